@@ -1,0 +1,222 @@
+"""Every error a caller can meet, in one tree ordered by what the caller can do about it.
+
+    DBError                     outcome says what is known of the statement, retryable whether repeating it is safe
+      DBConnectionError         try again: no broker, or a connection was lost       (a psycopg2.OperationalError)
+        DBOfflineError          no endpoint of the group can be reached
+        PoolTimeout             no backend became free within queue_timeout
+        TooManyRequests         max_waiting requests wait already
+        TransactionLost         the interactive transaction is gone, all of it rolled back
+      DBQueryError              mend the statement: PostgreSQL refused it           (the matching psycopg2.errors class)
+        ResultTooLarge          the statement ran, its result exceeds max_result_bytes
+      UnconfiguredGroupError    mend the configuration: no such group
+      UsageError                mend the program: a call out of place                (a psycopg2.InterfaceError)
+      ProtocolError             report it: client and broker do not understand each other
+
+DBConnectionError, DBOfflineError, DBQueryError and UnconfiguredGroupError are pgdbpool's names. A DBQueryError is at
+the same time an instance of psycopg2's class for its SQLSTATE, so `except psycopg2.errors.UniqueViolation` works
+unchanged; the class is made when its SQLSTATE is first met. All of them survive pickling.
+"""
+
+from functools import cache
+from typing import Any
+
+import psycopg2
+import psycopg2.errors
+import psycopg2.extensions
+
+from client.protocol import NOT_EXECUTED, TX_NONE, UNKNOWN, Failure
+
+# PostgreSQL says these when a transaction lost a race and was rolled back: repeating it is the documented answer.
+# https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html
+_LOST_RACES = ("40001", "40P01")
+
+
+class Diagnostics:
+    """PostgreSQL's diagnostic fields, named as in psycopg2.extensions.Diagnostics; None where nothing was said."""
+
+    FIELDS = (
+        "column_name",
+        "constraint_name",
+        "context",
+        "datatype_name",
+        "internal_position",
+        "internal_query",
+        "message_detail",
+        "message_hint",
+        "message_primary",
+        "schema_name",
+        "severity",
+        "severity_nonlocalized",
+        "source_file",
+        "source_function",
+        "source_line",
+        "sqlstate",
+        "statement_position",
+        "table_name",
+    )
+    __slots__ = FIELDS
+
+    def __init__(self, fields: dict[str, str]) -> None:
+        for name in self.FIELDS:
+            setattr(self, name, fields.get(name))
+
+
+class DBError(Exception):
+    """The root. Made from a Failure, whether the broker sent it or the client itself noticed it."""
+
+    def __init__(self, message: str, failure: Failure | None = None) -> None:
+        super().__init__(message)
+        # The wire's own words; request 0 says that the client noticed it, without the broker.
+        self.failure = failure or Failure(0, TX_NONE, kind_of(type(self)), NOT_EXECUTED, message, None, {})
+
+    @property
+    def outcome(self) -> str:
+        """What is known of the statement: 'not executed', 'failed', 'executed' or 'unknown'."""
+        return self.failure.outcome
+
+    @property
+    def retryable(self) -> bool:
+        """Whether repeating the statement (in a transaction: the whole of it) is safe and may succeed."""
+        return self.failure.outcome == NOT_EXECUTED or self.failure.sqlstate in _LOST_RACES
+
+    @property
+    def pgcode(self) -> str | None:
+        """The SQLSTATE, None where PostgreSQL said nothing.
+
+        psycopg2 sets pgcode, pgerror and diag from a server's result, which only the broker had; hence properties.
+        """
+        return self.failure.sqlstate
+
+    @property
+    def pgerror(self) -> str | None:
+        """PostgreSQL's message as psycopg2 has it, beginning with its severity; None where it said nothing."""
+        if self.failure.sqlstate is None:
+            return None
+        severity = self.failure.diag.get("severity", "ERROR") + ":  "
+        message = self.failure.message
+        return message if message.startswith(severity) else severity + message
+
+    @property
+    def diag(self) -> Diagnostics:
+        """PostgreSQL's diagnostic fields."""
+        return Diagnostics(self.failure.diag)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return error_from, (self.failure,)
+
+
+class DBConnectionError(DBError, psycopg2.OperationalError):  # type: ignore[misc,override]  # see DBError.pgcode
+    """The broker or PostgreSQL could not be reached, or a connection was lost; see outcome."""
+
+
+class DBOfflineError(DBConnectionError):
+    """No endpoint of the group could be reached within queue_timeout. Nothing was executed."""
+
+
+class PoolTimeout(DBConnectionError):
+    """No backend became free within queue_timeout. Nothing was executed."""
+
+
+class TooManyRequests(DBConnectionError):
+    """max_waiting requests of the group are waiting already. Nothing was executed."""
+
+
+class TransactionLost(DBConnectionError):
+    """The interactive transaction was lost and rolled back; rollback() makes its Handler usable again."""
+
+
+class DBQueryError(DBError, psycopg2.Error):  # type: ignore[misc,override]  # see DBError.pgcode
+    """PostgreSQL refused the statement."""
+
+
+class ResultTooLarge(DBQueryError, psycopg2.DataError):  # type: ignore[misc,override]  # see DBError.pgcode
+    """The statement was executed, but its result exceeds the broker's max_result_bytes."""
+
+
+class UnconfiguredGroupError(DBError):
+    """The broker has no group of that name."""
+
+
+class UsageError(DBError, psycopg2.InterfaceError):  # type: ignore[misc,override]  # see DBError.pgcode
+    """A call out of place; the text says what to do instead."""
+
+
+class ProtocolError(DBError):
+    """Client and broker do not understand each other."""
+
+
+QUERY = "query"
+# Failure.kind on the wire and the class it stands for.
+KINDS: dict[str, type[DBError]] = {
+    "connection": DBConnectionError,
+    "offline": DBOfflineError,
+    "pool-timeout": PoolTimeout,
+    "too-many-requests": TooManyRequests,
+    "transaction-lost": TransactionLost,
+    QUERY: DBQueryError,
+    "result-too-large": ResultTooLarge,
+    "unconfigured-group": UnconfiguredGroupError,
+    "usage": UsageError,
+    "protocol": ProtocolError,
+}
+_KIND_OF = {error: kind for kind, error in KINDS.items()}
+
+
+def kind_of(error: type[DBError]) -> str:
+    """The wire's word for an error class; a class made for a SQLSTATE is a query error."""
+    return _KIND_OF.get(error, QUERY)
+
+
+def error_from(failure: Failure) -> DBError:
+    """The exception for a Failure."""
+    found = KINDS.get(failure.kind, ProtocolError)
+    if found is DBQueryError and failure.sqlstate:
+        found = _query_error_class(failure.sqlstate)
+    return found(failure.message, failure)
+
+
+def connection_error(message: str, outcome: str = UNKNOWN) -> DBError:
+    """A DBConnectionError that the client noticed by itself."""
+    return error_from(Failure(0, TX_NONE, "connection", outcome, message, None, {}))
+
+
+@cache
+def _query_error_class(sqlstate: str) -> type[DBError]:
+    """DBQueryError and psycopg2's own class for this SQLSTATE in one. SQLSTATEs are few, so all are kept."""
+    try:
+        theirs = psycopg2.errors.lookup(sqlstate)
+    except KeyError:
+        theirs = _class_by_prefix(sqlstate)
+    return type(theirs.__name__, (DBQueryError, theirs), {"__module__": __name__, "__doc__": theirs.__doc__})
+
+
+# SQLSTATE classes and psycopg2's base classes for codes it has no name for, as in its pqpath.c.
+_BY_PREFIX: dict[str, type[psycopg2.Error]] = {
+    **dict.fromkeys(("0A",), psycopg2.NotSupportedError),
+    **dict.fromkeys(("20", "21", "3D", "3F", "42", "44"), psycopg2.ProgrammingError),
+    **dict.fromkeys(("22",), psycopg2.DataError),
+    **dict.fromkeys(("23",), psycopg2.IntegrityError),
+    **dict.fromkeys(("24", "25", "2B", "2D", "2F", "38", "39", "3B", "F0", "P0", "XX"), psycopg2.InternalError),
+    **dict.fromkeys(("26", "27", "28", "34", "53", "54", "55", "57", "58", "HV"), psycopg2.OperationalError),
+    **dict.fromkeys(("40",), psycopg2.extensions.TransactionRollbackError),
+}
+
+
+def _class_by_prefix(sqlstate: str) -> type[psycopg2.Error]:
+    return _BY_PREFIX.get(sqlstate[:2], psycopg2.DatabaseError)
+
+
+__all__ = [
+    "DBError",
+    "DBConnectionError",
+    "DBOfflineError",
+    "PoolTimeout",
+    "TooManyRequests",
+    "TransactionLost",
+    "DBQueryError",
+    "ResultTooLarge",
+    "UnconfiguredGroupError",
+    "UsageError",
+    "ProtocolError",
+    "Diagnostics",
+]

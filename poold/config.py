@@ -1,0 +1,81 @@
+"""The configuration as frozen values: what the rest of the program may rely on.
+
+`poold.configfile` makes them from TOML and has checked them by then. Durations are seconds, sizes are bytes. The text in
+each field's metadata is what `poold check-config` and the error messages say about the key.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from client.address import default_address
+from client.protocol import MAX_REQUEST_BYTES, MAX_RESULT_BYTES
+
+
+def setting(help: str, default: Any = ..., minimum: float | None = None, **more: Any) -> Any:
+    """A dataclass field that carries its own rules: help, the least value, and (in more) choices or a pattern."""
+    metadata = {"help": help, "minimum": minimum, **more}
+    return field(metadata=metadata) if default is ... else field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerConfig:
+    """`[broker]`: one broker process."""
+
+    address: str = setting("ipc:///absolute/path or tcp://HOST:PORT", default_address())
+    max_request_bytes: int = setting("the largest request a client may send", MAX_REQUEST_BYTES, 4096)
+    max_result_bytes: int = setting("the largest result a client can get", MAX_RESULT_BYTES, 4096)
+    drain_timeout: float = setting("how long `poold stop` waits for running work", 30.0, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointConfig:
+    """`[endpoints.NAME]`: one PostgreSQL address and how to log in there."""
+
+    host: str = setting("a host name, an IP address or the folder of a unix socket")
+    port: int = setting("the port", 5432, 1, maximum=65535)
+    dbname: str = setting("the database")
+    user: str = setting("the role")
+    password: str | None = setting("the password itself; password_file is better", None, secret=True)
+    password_file: str | None = setting("a file whose first line is the password", None)
+    password_env: str | None = setting("an environment variable that holds the password", None)
+    sslmode: str = setting(
+        "as in libpq",
+        "prefer",
+        choices=("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    )
+    sslrootcert: str | None = setting("a file with the certificates of trusted authorities", None)
+    sslcert: str | None = setting("a file with the client's certificate", None)
+    sslkey: str | None = setting("a file with the client's key", None)
+    sslcrl: str | None = setting("a file with revoked certificates", None)
+    connect_timeout: float = setting("how long opening a backend may take", 10.0, 0.1)
+    query_timeout: float = setting("the server's statement_timeout; 0 is none", 5.0, 0)
+    temp_buffers: str = setting("PostgreSQL's temp_buffers, as in '128MB'", "128MB", pattern=r"\d+(kB|MB|GB)")
+    options: str = setting("further server options, as in '-c work_mem=64MB'", "")
+    application_name: str = setting("what pg_stat_activity shows", "poold")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupConfig:
+    """`[groups.NAME]`: what clients ask for by name."""
+
+    endpoints: tuple[str, ...] = setting("the names of its endpoints; all when left out", ())
+    min_size: int = setting("backends kept open", 1, 0)
+    max_size: int = setting("backends at most, over all endpoints", 8, 1)
+    autocommit: bool = setting("true: each statement by itself; false: transactions by lease", True)
+    max_waiting: int = setting("requests that may wait; more are refused; 0 is no limit", 10_000, 0)
+    queue_timeout: float = setting("how long a request waits for a backend", 30.0, 0.001)
+    max_idle: float = setting("a backend above min_size idle for longer is closed", 600.0, 0.1)
+    max_lifetime: float = setting("an older backend is replaced; 0 is never", 3600.0, 0)
+    idle_in_transaction_timeout: float = setting("a lease idle for longer is rolled back; 0 is never", 60.0, 0)
+    lease_timeout: float = setting("a lease held for longer is rolled back; 0 is never", 600.0, 0)
+    sqlprepare: bool = setting('call "SQLPrepare"."PrepareQueries"() on each new backend', False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything `poold start` needs. Each group's `endpoints` is resolved: never empty, all of them known."""
+
+    broker: BrokerConfig
+    endpoints: Mapping[str, EndpointConfig]
+    groups: Mapping[str, GroupConfig]

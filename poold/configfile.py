@@ -1,0 +1,303 @@
+"""Reads poold's TOML into the frozen dataclasses of poold.config, or reports everything that is wrong with it.
+
+The dataclasses are the grammar: a field's annotation and metadata become a Rule, and `check_table` holds any table
+against its rules. A key added to poold.config needs no line here; only rules about several keys, or about the world
+outside the file, are functions. Problems are collected, not raised: whoever edits a configuration wants the whole list.
+No problem shows a secret, nor a line of the file, which might contain one.
+"""
+
+import difflib
+import json
+import math
+import os
+import re
+import tomllib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple, get_type_hints
+
+from client.address import check_address, default_address
+from poold.config import BrokerConfig, Config, EndpointConfig, GroupConfig
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # narrow, because names appear in log lines and metric labels
+_SHOWN_CHARS = 80  # of a refused value: enough to recognise it, still one line
+_PASSWORD_KEYS = ("password", "password_file", "password_env")
+_FILE_KEYS = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+_Tables = dict[str, dict[str, Any]]  # the checked values by the table's name
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used.
+
+    `problems` holds every problem found, one line each; str() puts the source's name above them. Neither has secrets.
+    """
+
+    def __init__(self, problems: list[str], source_name: str = "configuration") -> None:
+        super().__init__(problems, source_name)
+        self.problems = problems
+        self.source_name = source_name
+
+    def __str__(self) -> str:
+        return "\n  ".join([f"{self.source_name}: problems found: {len(self.problems)}", *self.problems])
+
+
+def load(path: str | os.PathLike[str]) -> Config:
+    """Read a configuration file as `parse` does; ConfigError also for a file that cannot be read."""
+    try:
+        text = Path(path).read_text("utf-8")
+    except OSError as error:
+        problem = f"cannot read the file: {error.strerror}"
+    except UnicodeDecodeError as error:
+        problem = f"not valid TOML: the text is not UTF-8 (at line {error.object.count(10, 0, error.start) + 1})"
+    else:
+        return parse(text, os.fspath(path))
+    raise ConfigError([problem], os.fspath(path))
+
+
+def parse(source: str | Mapping[str, object], source_name: str) -> Config:
+    """Make a Config of TOML text, or of a table as tomllib would return it.
+
+    Each password is resolved into `EndpointConfig.password` and each group's endpoints into names that exist. Relative
+    paths are taken from the working directory, as libpq takes them. Raises ConfigError with every problem found.
+    """
+    problems: list[str] = []
+    top = check_table(_TOP, "", _toml(source, source_name) if isinstance(source, str) else source, problems)
+    broker = check_table(_BROKER, "[broker]", top.get("broker", {}), problems)
+    endpoints = _entries("endpoints", _ENDPOINT, top, problems)
+    groups = _entries("groups", _GROUP, top, problems)
+    try:
+        check_address(broker.get("address", default_address()))
+    except ValueError as error:
+        problems.append(f"[broker] {error}")
+    for name, values in endpoints.items():
+        _check_endpoint(f"[endpoints.{quoted_key(name)}]", values, problems)
+    for name, values in groups.items():
+        _check_group(f"[groups.{quoted_key(name)}]", values, tuple(top.get("endpoints", ())), problems)
+    if problems:
+        raise ConfigError(problems, source_name)
+    return Config(
+        broker=BrokerConfig(**broker),
+        endpoints={name: EndpointConfig(**values) for name, values in endpoints.items()},
+        groups={name: GroupConfig(**values) for name, values in groups.items()},
+    )
+
+
+def describe(config: Config) -> dict[str, Any]:
+    """The whole configuration as plain JSON-able values; a secret is '***', one that is not set stays None."""
+
+    def plain(section: Any) -> dict[str, Any]:
+        values = asdict(section, dict_factory=lambda pairs: {k: list(v) if type(v) is tuple else v for k, v in pairs})
+        secrets = [field.name for field in fields(section) if field.metadata.get("secret")]
+        return values | {key: "***" for key in secrets if values[key] is not None}
+
+    endpoints = {name: plain(endpoint) for name, endpoint in config.endpoints.items()}
+    groups = {name: plain(group) for name, group in config.groups.items()}
+    return {"broker": plain(config.broker), "endpoints": endpoints, "groups": groups}
+
+
+def _fits(value: object) -> bool:
+    """TOML's integers have 64 bits. tomllib lets longer ones through, and repr() or float() of the longest fail."""
+    return type(value) is int and -(2**63) <= value < 2**63
+
+
+class _Kind(NamedTuple):
+    name: str  # as in "expected an integer"
+    accepts: Callable[[Any], bool]
+    make: Callable[[Any], Any] = lambda value: value
+
+
+_KINDS: dict[Any, _Kind] = {
+    str: _Kind("a string", lambda v: isinstance(v, str)),
+    str | None: _Kind("a string", lambda v: v is None or isinstance(v, str)),
+    int: _Kind("an integer", _fits),
+    float: _Kind("a number", lambda v: _fits(v) or (type(v) is float and math.isfinite(v)), float),
+    bool: _Kind("true or false", lambda v: isinstance(v, bool)),
+    tuple[str, ...]: _Kind("an array of strings", lambda v: type(v) is list and {*map(type, v)} <= {str}, tuple),
+    list: _Kind("an array", lambda v: isinstance(v, list | tuple)),
+    dict: _Kind("a table", lambda v: isinstance(v, Mapping)),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """What one key may hold; help, default and limits mean what they mean in `poold.config.setting`."""
+
+    type: Any  # a key of _KINDS
+    help: str
+    default: Any = ...
+    may_be_empty: bool = True
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] | None = None
+    pattern: str | None = None
+    secret: bool = False
+
+    def expected(self) -> str:
+        """The demand in words, as in "an integer from 1 to 65535"."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        text = _KINDS[self.type].name
+        if self.minimum is not None:
+            text += f" from {self.minimum} {'up' if self.maximum is None else f'to {self.maximum}'}"
+        if self.pattern:
+            text += f" that matches {self.pattern}"
+        return text if self.may_be_empty else f"{text} that is not empty"
+
+    def objection(self, value: Any) -> str | None:
+        """What was found and what was expected, or None for a value that will do."""
+        found = f"found {'a secret, which is not shown' if self.secret else shown(value)}"
+        if isinstance(value, str) and not clean(value):
+            return f"{found}, expected text without NUL characters and lone surrogates"
+        refused = (
+            not _KINDS[self.type].accepts(value)
+            or (self.minimum is not None and value < self.minimum)
+            or (self.maximum is not None and value > self.maximum)
+            or (self.choices is not None and value not in self.choices)
+            or (self.pattern is not None and not re.fullmatch(self.pattern, value, re.ASCII))
+            or not (value or self.may_be_empty)
+        )
+        return f"{found}, expected {self.expected()}" if refused else None
+
+
+def rules_of(cls: type) -> dict[str, Rule]:
+    """The rules that a dataclass of poold.config carries in its annotations and metadata.
+
+    Required strings and arrays may not be empty: libpq and the code would read that as "left out".
+    """
+    hints, known = get_type_hints(cls), {field.name for field in fields(Rule)}
+    rules = {}
+    for field in fields(cls):
+        default = ... if field.default is MISSING else field.default
+        limits = {key: field.metadata[key] for key in field.metadata.keys() & known} | {"default": default}
+        rules[field.name] = Rule(type=hints[field.name], may_be_empty=default not in (..., ()), **limits)
+    return rules
+
+
+_BROKER, _ENDPOINT, _GROUP = rules_of(BrokerConfig), rules_of(EndpointConfig), rules_of(GroupConfig)
+_TOP = {
+    "broker": Rule(type=dict, help="one broker process", default={}),
+    "endpoints": Rule(type=dict, may_be_empty=False, help="[endpoints.NAME]: one PostgreSQL address, how to log in"),
+    "groups": Rule(type=dict, may_be_empty=False, help="[groups.NAME]: what clients ask for by name"),
+}
+
+
+def check_table(rules: Mapping[str, Rule], where: str, table: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+    """The usable values of one table, defaults filled in; what is wrong is appended to problems.
+
+    A refused value is absent, so that rules about several keys do not complain about it once more. `where` is the
+    table's path in messages; the empty path is the top level of a TOML file, where keys are tables.
+    """
+    before, after, noun = (f"{where} ", "", "key") if where else ("[", "]", "table")
+    for key in map(str, table):
+        if key not in rules:
+            problems.append(f"{before}{quoted_key(key)}{after}: unknown {noun}{suggestion(key, rules)}")
+    values: dict[str, Any] = {}
+    for key, rule in rules.items():
+        if key in table:
+            objection = rule.objection(table[key])
+        else:
+            objection = f"missing, expected {rule.expected()}" if rule.default is ... else None
+        if objection:
+            problems.append(f"{before}{key}{after}: {objection} ({rule.help})")
+        else:
+            values[key] = _KINDS[rule.type].make(table[key]) if key in table else rule.default
+    return values
+
+
+def suggestion(word: str, known: Collection[str]) -> str:
+    """The end of a sentence about an unknown word: the nearest known one, or else all of them."""
+    nearest = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {nearest[0]}?" if nearest else f"; expected one of {', '.join(known)}"
+
+
+def toml_string(text: str) -> str:
+    """The text, which must be `clean`, as a TOML basic string."""
+    # JSON's escapes are a subset of TOML's; of the control characters only DEL is legal in JSON and not in TOML.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def quoted_key(name: str) -> str:
+    """The name as a TOML key: bare where that is legal, else quoted; an overlong one is cut."""
+    return name if _NAME.fullmatch(name) and "." not in name else shown(name)
+
+
+def clean(text: str) -> bool:
+    """Whether TOML and libpq can hold the text: no NUL, and no lone surrogate, which Python and JSON allow."""
+    return not re.search("[\0\ud800-\udfff]", text)
+
+
+def shown(value: object) -> str:
+    """A refused value for one line of a message: cut when it is long, only its kind when it has parts."""
+    if isinstance(value, str):
+        text = value if len(value) <= _SHOWN_CHARS else value[:_SHOWN_CHARS] + "..."
+        return toml_string(text.encode(errors="backslashreplace").decode())
+    if isinstance(value, bool | float) or _fits(value):
+        return repr(value).lower()
+    kinds = {int: "an integer of more than 64 bits", list: "an array", tuple: "an array", dict: "a table"}
+    return kinds.get(type(value), f"a {type(value).__name__}")
+
+
+def _toml(text: str, source_name: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: int() refuses thousands of digits
+        problem = str(error).replace("at end of document", f"at line {text.count(chr(10)) + 1}, the end of the text")
+    raise ConfigError([f"not valid TOML: {problem}"], source_name)
+
+
+def _entries(kind: str, rules: Mapping[str, Rule], top: Mapping[str, Any], problems: list[str]) -> _Tables:
+    """The checked values of each table `[kind.NAME]`."""
+    entries = {}
+    for name, table in top.get(kind, {}).items():
+        where = f"[{kind}.{quoted_key(name)}]"
+        if not _NAME.fullmatch(name):
+            problems.append(f"{where}: found {shown(name)} as a name, expected 1 to 64 characters of A-Z a-z 0-9 _ . -")
+        if isinstance(table, Mapping):
+            entries[name] = check_table(rules, where, table, problems)
+        else:  # the value is not shown: it is a password if that was written one level too high
+            problems.append(f"{where}: found a single value, expected a table ({_TOP[kind].help})")
+    return entries
+
+
+def _check_endpoint(where: str, values: dict[str, Any], problems: list[str]) -> None:
+    for key in _FILE_KEYS:
+        path = values.get(key)
+        # libpq reads "system" as the operating system's certificates.
+        if path is not None and not os.path.isfile(path) and (key, path) != ("sslrootcert", "system"):
+            problems.append(f"{where} {key}: found {shown(path)}, which does not exist, expected {_ENDPOINT[key].help}")
+    ways = [key for key in _PASSWORD_KEYS if values.get(key) is not None]
+    if len(ways) > 1:
+        problems.append(f"{where} {' and '.join(ways)}: found {len(ways)} ways to give the password, expected one")
+    elif ways and ways[0] != "password":
+        values["password"], trouble = _password(ways[0], values[ways[0]])
+        if trouble:
+            problems.append(f"{where} {ways[0]}: found {shown(values[ways[0]])}, {trouble} ({_ENDPOINT[ways[0]].help})")
+
+
+def _password(key: str, value: str) -> tuple[str, str]:
+    """The password from the file or the variable, and what is wrong with it, which shows none of it."""
+    try:
+        if key == "password_env":
+            text, expected = os.environ.get(value, ""), "expected a variable that is set and not empty"
+        else:
+            text = Path(value).read_text("utf-8", errors="surrogateescape").partition("\n")[0]
+            expected = "expected the password in its first line, which is empty"
+    except OSError as error:
+        return "", f"expected a file that can be read: {error.strerror}"
+    if not clean(text):
+        expected, text = "expected UTF-8 without NUL characters in it", ""
+    return text, "" if text else expected
+
+
+def _check_group(where: str, values: dict[str, Any], known: tuple[str, ...], problems: list[str]) -> None:
+    if values.get("min_size", 0) > values.get("max_size", math.inf):
+        problems.append(
+            f"{where} min_size: found {values['min_size']}, expected at most max_size: {values['max_size']}"
+        )
+    names = values["endpoints"] = values.get("endpoints") or known
+    for position, name in enumerate(names):
+        if known and name not in known:
+            problems.append(f"{where} endpoints: found {shown(name)}, which is no endpoint{suggestion(name, known)}")
+        elif name in names[:position]:
+            problems.append(f"{where} endpoints: found {shown(name)} more than once, expected it once")

@@ -1,0 +1,61 @@
+"""One PostgreSQL address as the core knows it: whether it is worth connecting to.
+
+A failed connect quarantines the endpoint for a pause that doubles with each failure in a row. After the pause it is
+probed with one connection per group; a connect that succeeds makes it available again, whatever it was.
+"""
+
+from enum import IntEnum
+
+# The first pause covers PostgreSQL's restart, the longest keeps a returned server from being missed for long. Jitter of
+# 20 % either way keeps the brokers of many hosts from knocking in step.
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 10.0
+JITTER = 0.2
+
+
+class EndpointState(IntEnum):
+    """Whether to connect there."""
+
+    AVAILABLE = 0  # connects succeed, or none was tried; -> QUARANTINED
+    QUARANTINED = 1  # a connect failed; no other is tried before `until`; -> PROBING, AVAILABLE
+    PROBING = 2  # the pause is over, one connect per group may try; -> AVAILABLE, QUARANTINED
+
+
+class Endpoint:
+    """Its state, how many connects failed in a row, and the last error."""
+
+    def __init__(self, name: str, query_timeout: float = 0.0, connect_timeout: float = 10.0) -> None:
+        self.name = name
+        self.query_timeout = query_timeout
+        self.connect_timeout = connect_timeout
+        self.state = EndpointState.AVAILABLE
+        self.failures = 0
+        self.error = ""
+        self.until = 0.0
+
+    def opened(self) -> bool:
+        """A connect succeeded. Returns whether the endpoint was not available before."""
+        was_away = self.state is not EndpointState.AVAILABLE
+        self.state = EndpointState.AVAILABLE
+        self.failures = 0
+        return was_away
+
+    def failed(self, error: str, now: float, chance: float) -> bool:
+        """A connect failed; chance is a random number in [0, 1). Returns whether a pause begins.
+
+        Connects that were under way together fail together: only the first of them lengthens the pause.
+        """
+        self.error = error
+        if self.state is EndpointState.QUARANTINED:
+            return False
+        self.state = EndpointState.QUARANTINED
+        self.failures += 1
+        # The exponent is bounded: 2**1100 is no float.
+        pause = min(FIRST_PAUSE * 2 ** min(self.failures - 1, 16), LONGEST_PAUSE)
+        self.until = now + pause * (1 - JITTER + 2 * JITTER * chance)
+        return True
+
+    def probe(self) -> None:
+        """The pause is over."""
+        if self.state is EndpointState.QUARANTINED:
+            self.state = EndpointState.PROBING

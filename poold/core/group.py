@@ -1,0 +1,100 @@
+"""A group: what clients ask for by name. Its queue, its pools, and what its limits mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from client.protocol import NOT_EXECUTED, TX_NONE, Failure
+from poold.config import GroupConfig
+from poold.core import routing
+from poold.core.endpoint import Endpoint, EndpointState
+from poold.core.pool import Backend, Pool
+from poold.core.queue import Queue
+from poold.core.state import BackendState
+from poold.core.stats import GroupStats
+
+
+class Group:
+    """One group over its endpoints, a pool on each."""
+
+    def __init__(self, name: str, config: GroupConfig, endpoints: Sequence[Endpoint]) -> None:
+        self.name = name
+        self.config = config
+        self.pools = tuple(Pool(endpoint) for endpoint in endpoints)
+        self.queue = Queue()
+        self.stats = GroupStats()
+        self.clients = 0  # connected clients that have used the group
+        self._turn = 0  # the pool whose turn it is
+        self.respread()
+
+    @property
+    def size(self) -> int:
+        """Backends over all endpoints, those still opening included."""
+        return sum(pool.size for pool in self.pools)
+
+    def count(self, state: BackendState) -> int:
+        """Backends in that state over all endpoints."""
+        return sum(len(pool.members[state]) for pool in self.pools)
+
+    def pool_on(self, endpoint: Endpoint) -> Pool | None:
+        """The group's pool on that endpoint, None where it does not use it."""
+        return next((pool for pool in self.pools if pool.endpoint is endpoint), None)
+
+    def respread(self) -> None:
+        """Deal the group's sizes out anew; wanted when an endpoint's state changed."""
+        routing.spread(self.pools, self.config.max_size, self.config.min_size)
+
+    def take_idle(self) -> Backend | None:
+        """An idle backend for a request; endpoints take turns. It stays IDLE until moved."""
+        backend = routing.idle_backend(self.pools, self._turn)
+        if backend is not None:
+            self._turn += 1
+        return backend
+
+    def next_opening(self) -> Pool | None:
+        """The pool where a backend should be opened now, None where none is needed or allowed.
+
+        Needed are each pool's floor, and one per waiting request as far as those being opened do not cover them.
+        """
+        if self.size >= self.config.max_size:
+            return None
+        pool = routing.pool_to_open(self.pools, below_floor=True)
+        if pool is None and self.count(BackendState.CONNECTING) < len(self.queue):
+            pool = routing.pool_to_open(self.pools)
+        return pool
+
+    def is_surplus(self, backend: Backend) -> bool:
+        """Whether this backend, at rest, should make room for one on an endpoint that came back."""
+        pool = backend.pool
+        return (
+            self.size >= self.config.max_size
+            and pool.endpoint.state is EndpointState.AVAILABLE
+            and pool.size > pool.cap
+            and routing.needs_room(self.pools)
+        )
+
+    def overdue(self, waited: float, is_own: bool) -> Failure:
+        """The error of a request that waited too long; is_own where its own timeout was the shorter one."""
+        limit = "the request's timeout" if is_own else "queue_timeout"
+        unreachable = [pool.endpoint for pool in self.pools if pool.endpoint.state is not EndpointState.AVAILABLE]
+        if len(unreachable) == len(self.pools):
+            errors = "; ".join(f"{endpoint.name}: {endpoint.error}" for endpoint in unreachable)
+            text = f"no endpoint of group {self.name!r} could be reached within {waited:.3g} s ({limit}): {errors}"
+            return Failure(0, TX_NONE, "offline", NOT_EXECUTED, text, None, {})
+        text = f"no backend of group {self.name!r} became free within {waited:.3g} s ({limit}); {self.load()}"
+        if unreachable:
+            text += "; not reachable: " + "; ".join(f"{endpoint.name}: {endpoint.error}" for endpoint in unreachable)
+        return Failure(0, TX_NONE, "pool-timeout", NOT_EXECUTED, text, None, {})
+
+    def full(self) -> Failure:
+        """The error of a request that finds max_waiting others."""
+        text = f"group {self.name!r} has max_waiting = {self.config.max_waiting} requests waiting; {self.load()}"
+        return Failure(0, TX_NONE, "too-many-requests", NOT_EXECUTED, text, None, {})
+
+    def load(self) -> str:
+        """The group's state in words, for error texts."""
+        opening = self.count(BackendState.CONNECTING)
+        busy = self.size - self.count(BackendState.IDLE) - opening
+        return (
+            f"of {self.config.max_size} backends {busy} busy, {opening} connecting; {len(self.queue)} requests waiting"
+        )

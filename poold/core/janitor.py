@@ -1,0 +1,51 @@
+"""When a backend has served long enough: idle beyond need, old, or in the way of one on an endpoint that came back.
+
+It works in two rhythms, as PgBouncer's does: each backend is looked at when it comes to rest, and all of them once per
+INTERVAL.
+"""
+
+from __future__ import annotations
+
+from poold.core.group import Group
+from poold.core.pool import Backend
+
+INTERVAL = 1.0
+# A backend's lifetime is shortened by up to a tenth, at random: those opened together do not all go together.
+LIFETIME_JITTER = 0.1
+
+
+def reason_to_retire(group: Group, backend: Backend, now: float) -> str | None:
+    """Why this backend, at rest, should be closed instead of used again; None where it should not."""
+    if backend.expires is not None and now >= backend.expires:
+        return "max_lifetime"
+    if group.is_surplus(backend):
+        return "rebalanced"
+    return None
+
+
+def retirements(group: Group, now: float) -> list[tuple[Backend, str]]:
+    """The idle backends to close now, and why. Turns the windows of the group's statistics as well."""
+    group.stats.wait_times.turn(now)
+    group.stats.run_times.turn(now)
+    found: list[tuple[Backend, str]] = []
+    spare = group.size - group.config.min_size
+    for pool in group.pools:
+        for backend in pool.idle.values():
+            reason = reason_to_retire(group, backend, now)
+            if reason is None and spare > 0 and now - backend.idle_since >= group.config.max_idle:
+                reason = "max_idle"
+            if reason is not None:
+                spare -= 1
+                found.append((backend, reason))
+                if reason == "rebalanced":
+                    break  # one at a time: after it there may be room
+    return found
+
+
+def surplus(group: Group) -> list[tuple[Backend, str]]:
+    """One idle backend that should make room for an endpoint that came back, if there is any."""
+    for pool in group.pools:
+        for backend in pool.idle.values():
+            if group.is_surplus(backend):
+                return [(backend, "rebalanced")]
+    return []

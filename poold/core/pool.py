@@ -1,0 +1,78 @@
+"""The backends of one group on one endpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from poold.core.endpoint import Endpoint, EndpointState
+from poold.core.request import Lease, Request
+from poold.core.state import TRANSITIONS, BackendState
+from poold.core.stats import PoolStats
+
+if TYPE_CHECKING:
+    from poold.core.group import Group
+
+# Connects under way at once in one pool. A PostgreSQL that is starting or short of memory is not helped by a hundred at
+# once; PgBouncer opens one at a time per pool, two hide the round trip of a remote one.
+CONNECTING_LIMIT = 2
+
+
+class Backend:
+    """One PostgreSQL connection as the core knows it."""
+
+    __slots__ = ("expires", "group", "idle_since", "lease", "number", "pool", "request", "state", "transaction")
+
+    def __init__(self, number: int, group: Group, pool: Pool) -> None:
+        self.number = number
+        self.group = group
+        self.pool = pool
+        self.state = BackendState.CONNECTING
+        # The request whose statement it runs: set in ACTIVE and CANCELLING, and only there.
+        self.request: Request | None = None
+        # The lease that holds it: in LEASED always, in the states of a running statement perhaps.
+        self.lease: Lease | None = None
+        # PostgreSQL's transaction state after the last statement, one of client.protocol's TX_ constants.
+        self.transaction = "none"
+        self.idle_since = 0.0
+        self.expires: float | None = None  # max_lifetime, with jitter
+
+    def __repr__(self) -> str:
+        return f"<Backend {self.number} {self.pool.endpoint.name} {self.state.name.lower()}>"
+
+
+class Pool:
+    """Backends by state: each sits in exactly the collection its state names; `move` is the only way between them."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        # How many backends the group may have here, and keeps here; `routing.spread` decides.
+        self.cap = 0
+        self.floor = 0
+        self.members: tuple[dict[int, Backend], ...] = tuple({} for _ in BackendState)
+        self.size = 0  # backends in all states but CLOSED
+        self.stats = PoolStats()
+        self.idle = self.members[BackendState.IDLE]  # in the order they became idle; the last is taken first
+        self.connecting = self.members[BackendState.CONNECTING]
+
+    def add(self, backend: Backend) -> None:
+        """A new backend, CONNECTING."""
+        self.connecting[backend.number] = backend
+        self.size += 1
+
+    def move(self, backend: Backend, state: BackendState) -> None:
+        """Change the backend's state; a transition that the table does not know is a bug and raises."""
+        if state not in TRANSITIONS[backend.state]:
+            raise AssertionError(f"{backend!r} cannot become {state.name.lower()}")
+        del self.members[backend.state][backend.number]
+        backend.state = state
+        if state is BackendState.CLOSED:
+            self.size -= 1
+        else:
+            self.members[state][backend.number] = backend
+
+    def may_open(self) -> bool:
+        """Whether another connect may begin here, as far as this pool is concerned."""
+        state = self.endpoint.state
+        if state is EndpointState.QUARANTINED or self.size >= self.cap:
+            return False
+        return len(self.connecting) < (1 if state is EndpointState.PROBING else CONNECTING_LIMIT)

@@ -1,0 +1,87 @@
+"""One request, and the client it came from, as the core knows them."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from poold.core.state import RequestState
+
+if TYPE_CHECKING:
+    from poold.core.group import Group
+    from poold.core.pool import Backend
+
+# Reasons of lost transactions are kept until their client asks; a client that never does must not grow memory.
+LOST_LEASES_KEPT = 64
+
+
+class Verb(IntEnum):
+    """What a request does with its lease."""
+
+    QUERY = 0  # runs the client's statement
+    COMMIT = 1
+    ROLLBACK = 2
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """A connected client."""
+
+    key: int
+    pid: int
+    name: str
+    # Unanswered requests by number: enter when accepted, leave with their reply.
+    requests: dict[int, Request] = field(default_factory=dict)
+    # Open leases by number: enter with the request that begins them, leave when the transaction is over.
+    leases: dict[int, Lease] = field(default_factory=dict)
+    # Why leases were lost, by number: enter when lost, leave with the client's rollback, the oldest first when many.
+    lost_leases: dict[int, str] = field(default_factory=dict)
+    # Groups it has sent requests to.
+    groups: set[Group] = field(default_factory=set)
+
+    def lease_lost(self, number: int, reason: str) -> None:
+        """Keep the reason for when the client asks."""
+        self.lost_leases[number] = reason
+        if len(self.lost_leases) > LOST_LEASES_KEPT:
+            del self.lost_leases[next(iter(self.lost_leases))]
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """One client's exclusive use of a backend for an interactive transaction.
+
+    backend is None until the request that begins it is granted one, and again when the lease is over: then the backend
+    is no longer the lease's.
+    """
+
+    client: Client
+    number: int
+    group: Group
+    backend: Backend | None = None
+    expires: float | None = None  # lease_timeout, from the grant on
+    # Requests of this lease behind the one that runs, in order.
+    pending: deque[Request] = field(default_factory=deque)
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One statement on its way through the broker."""
+
+    client: Client
+    number: int
+    group: Group
+    statement: bytes
+    verb: Verb
+    begin: bool  # runs after a BEGIN
+    lease: Lease | None
+    arrived: float
+    deadline: float | None  # the client's own
+    tag: str
+    state: RequestState = RequestState.WAITING
+    backend: Backend | None = None
+    started: float = 0.0
+    # Since when it is to be cancelled, and why, in words for the client.
+    cancelled: float = 0.0
+    reason: str = ""

@@ -1,0 +1,61 @@
+"""Which endpoint: how a group's backends are spread, where the next one opens, which idle one is used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from poold.core.endpoint import EndpointState
+from poold.core.pool import Backend, Pool
+
+
+def spread(pools: Sequence[Pool], max_size: int, min_size: int) -> None:
+    """Set each pool's cap and floor: max_size and min_size dealt out in turn to the endpoints worth connecting to.
+
+    A quarantined endpoint gets nothing; its share goes to the others meanwhile. One that is being probed gets one
+    backend at most, the rest of its share still serves elsewhere.
+    """
+    for pool in pools:
+        pool.cap = pool.floor = 0
+    reachable = [pool for pool in pools if pool.endpoint.state is not EndpointState.QUARANTINED]
+    _deal(reachable, max_size, "cap")
+    _deal(reachable, min_size, "floor")
+
+
+def _deal(pools: list[Pool], total: int, what: str) -> None:
+    """Deal out total in turn; endpoints being probed take one each."""
+    while total > 0 and pools:
+        for pool in pools[:total]:
+            setattr(pool, what, getattr(pool, what) + 1)
+        total -= min(total, len(pools))
+        pools = [pool for pool in pools if pool.endpoint.state is EndpointState.AVAILABLE]
+
+
+def pool_to_open(pools: Sequence[Pool], below_floor: bool = False) -> Pool | None:
+    """The pool where the next connect begins: the smallest that may open one, the first of them in order."""
+    chosen: Pool | None = None
+    for pool in pools:
+        if (
+            pool.may_open()
+            and (not below_floor or pool.size < pool.floor)
+            and (chosen is None or pool.size < chosen.size)
+        ):
+            chosen = pool
+    return chosen
+
+
+def needs_room(pools: Sequence[Pool]) -> bool:
+    """Whether an endpoint worth connecting to has fewer backends than it should keep, or none at all."""
+    return any(pool.size < min(pool.cap, max(pool.floor, 1)) and pool.may_open() for pool in pools)
+
+
+def idle_backend(pools: Sequence[Pool], turn: int) -> Backend | None:
+    """An idle backend, beginning with the pool whose turn it is.
+
+    Within a pool the one used last is used again: its caches are warm, and those not needed stay idle until max_idle.
+    """
+    count = len(pools)
+    for step in range(count):
+        idle = pools[(turn + step) % count].idle
+        if idle:
+            return next(reversed(idle.values()))
+    return None

@@ -1,0 +1,68 @@
+"""The core's state as plain values, for `poold stats` and for error reports. Times are in the unit the name says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from poold.core.endpoint import Endpoint, EndpointState
+from poold.core.group import Group
+from poold.core.pool import Pool
+from poold.core.state import BackendState
+
+
+def snapshot_group(group: Group, now: float) -> dict[str, Any]:
+    """One group: what waits, what has been served, how long it took, and its pools."""
+    oldest = group.queue.oldest()
+    stats = group.stats
+    return {
+        "autocommit": group.config.autocommit,
+        "max_size": group.config.max_size,
+        "clients": group.clients,
+        "waiting": len(group.queue),
+        "oldest_wait_ms": None if oldest is None else round((now - oldest.arrived) * 1000, 3),
+        "oldest_tag": None if oldest is None else oldest.tag,
+        "oldest_pid": None if oldest is None else oldest.client.pid,
+        "requests": stats.requests,
+        "errors": stats.errors,
+        "refused": stats.refused,
+        "timeouts": stats.timeouts,
+        "withdrawn": stats.withdrawn,
+        "wait_ms": stats.wait_times.percentiles_ms(),
+        "run_ms": stats.run_times.percentiles_ms(),
+        "endpoints": {pool.endpoint.name: snapshot_pool(pool) for pool in group.pools},
+    }
+
+
+def snapshot_pool(pool: Pool) -> dict[str, Any]:
+    """One pool: how many backends are in each state, and its counters."""
+    members = pool.members
+    return {
+        "size": pool.size,
+        "idle": len(members[BackendState.IDLE]),
+        "active": len(members[BackendState.ACTIVE]),
+        "leased": len(members[BackendState.LEASED]),
+        "connecting": len(members[BackendState.CONNECTING]),
+        "cancelling": len(members[BackendState.CANCELLING]) + len(members[BackendState.SETTLING]),
+        "resetting": len(members[BackendState.RESETTING]),
+        "requests": pool.stats.requests,
+        "opened": pool.stats.opened,
+        "failed": pool.stats.failed,
+        "closed": pool.stats.closed,
+        "lost": pool.stats.lost,
+    }
+
+
+def snapshot_endpoints(endpoints: Iterable[Endpoint], now: float) -> dict[str, Any]:
+    """Each endpoint: whether it is worth connecting to, and why not."""
+    return {
+        endpoint.name: {
+            "state": endpoint.state.name.lower(),
+            "failures": endpoint.failures,
+            "error": None if endpoint.state is EndpointState.AVAILABLE else endpoint.error,
+            "next_try_ms": round(max(0.0, endpoint.until - now) * 1000)
+            if endpoint.state is EndpointState.QUARANTINED
+            else None,
+        }
+        for endpoint in endpoints
+    }

@@ -1,0 +1,55 @@
+"""What all tests share: PostgreSQL servers.
+
+This folder is on the import path of the tests: `from postgres import ...`, `from waiting import wait_until`.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from postgres import Factory, Postgres, runnable_bindir, server_folder
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--postgres",
+        choices=("embedded", "testcontainers"),
+        default="embedded",
+        help="where the tests' PostgreSQL servers come from: programs on this machine, or containers",
+    )
+
+
+@pytest.fixture(scope="session")
+def session_folder() -> Iterator[Path]:
+    """The folder of all servers' data, one folder each; everybody may enter it."""
+    with server_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def bindir(session_folder: Path) -> Callable[[], Path]:
+    """PostgreSQL's programs, looked for when first called: tests against containers need none."""
+    return functools.cache(lambda: runnable_bindir(session_folder))
+
+
+@pytest.fixture(scope="session")
+def postgres(request: pytest.FixtureRequest, session_folder: Path, bindir: Callable[[], Path]) -> Iterator[Postgres]:
+    """One primary for everybody, on a unix socket and on 127.0.0.1. Leave it running and clean up after yourself."""
+    factory = Factory(request.config.getoption("--postgres"), session_folder, bindir)
+    try:
+        yield factory()
+    finally:
+        factory.close()
+
+
+@pytest.fixture
+def fresh_postgres(
+    request: pytest.FixtureRequest, session_folder: Path, bindir: Callable[[], Path]
+) -> Iterator[Factory]:
+    """Makes servers that are the test's own: `fresh_postgres()`, `fresh_postgres.standby(primary)`."""
+    factory = Factory(request.config.getoption("--postgres"), session_folder, bindir)
+    try:
+        yield factory
+    finally:
+        factory.close()
