@@ -215,17 +215,34 @@ def encode(message: ToBroker | ToClient) -> bytes:
 
 def encode_result_body(fields: Iterable[Any]) -> bytes:
     """A Result without its request number: what a backend makes before anybody knows whom it goes to."""
-    return b"".join(map(msgpack.packb, fields))
+    return b"".join(map(encode_value, fields))
 
 
+def encode_value(value: Any) -> bytes:
+    """Any plain value as msgpack: a part of a message that is put together elsewhere."""
+    return msgpack.packb(value)  # type: ignore[no-any-return]  # msgpack is untyped
+
+
+def array_header(length: int) -> bytes:
+    """msgpack's header of an array of that many elements.
+
+    https://github.com/msgpack/msgpack/blob/master/spec.md#array-format-family
+    """
+    if length < 16:
+        return bytes((0x90 | length,))
+    if length < 65536:
+        return b"\xdc" + length.to_bytes(2, "big")
+    return b"\xdd" + length.to_bytes(4, "big")
+
+
+_RESULT_HEAD = array_header(1 + len(Result._fields)) + bytes((RESULT_CODE,))
 # The reply to a Rollback whose transaction is gone already.
 ROLLED_BACK_BODY = encode_result_body((TX_NONE, "ROLLBACK", -1, None, []))
 
 
 def encode_result(request: int, body: bytes) -> bytes:
     """A whole Result from its number and its body."""
-    # 0x90 + n is msgpack's header of an array of n < 16 elements.
-    return bytes((0x90 + 1 + len(Result._fields), RESULT_CODE)) + msgpack.packb(request) + body  # type: ignore[no-any-return]
+    return b"".join((_RESULT_HEAD, encode_value(request), body))
 
 
 def decode_request(frame: bytes) -> ToBroker:

@@ -1,7 +1,7 @@
 """The configuration as frozen values: what the rest of the program may rely on.
 
-`poold.configfile` makes them from TOML and has checked them by then. Durations are seconds, sizes are bytes. The text in
-each field's metadata is what `poold check-config` and the error messages say about the key.
+`poold.configfile` makes them from TOML and has checked them by then. Durations are seconds, sizes are bytes. The text
+in each field's metadata is what the error messages say about the key.
 """
 
 from collections.abc import Mapping

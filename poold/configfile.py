@@ -20,10 +20,9 @@ from typing import Any, NamedTuple, get_type_hints
 from client.address import check_address, default_address
 from poold.config import BrokerConfig, Config, EndpointConfig, GroupConfig
 
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # narrow, because names appear in log lines and metric labels
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # narrow, because names appear in log lines and metric labels
 _SHOWN_CHARS = 80  # of a refused value: enough to recognise it, still one line
 _PASSWORD_KEYS = ("password", "password_file", "password_env")
-_FILE_KEYS = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 _Tables = dict[str, dict[str, Any]]  # the checked values by the table's name
 
 
@@ -145,19 +144,19 @@ class Rule:
         return text if self.may_be_empty else f"{text} that is not empty"
 
     def objection(self, value: Any) -> str | None:
-        """What was found and what was expected, or None for a value that will do."""
-        found = f"found {'a secret, which is not shown' if self.secret else shown(value)}"
+        """What was found (`...` is a missing value) and what was expected, or None for a value that will do."""
+        found = "missing" if value is ... else f"found {'a secret (not shown)' if self.secret else shown(value)}"
         if isinstance(value, str) and not clean(value):
             return f"{found}, expected text without NUL characters and lone surrogates"
-        refused = (
-            not _KINDS[self.type].accepts(value)
-            or (self.minimum is not None and value < self.minimum)
-            or (self.maximum is not None and value > self.maximum)
-            or (self.choices is not None and value not in self.choices)
-            or (self.pattern is not None and not re.fullmatch(self.pattern, value, re.ASCII))
-            or not (value or self.may_be_empty)
+        will_do = (
+            _KINDS[self.type].accepts(value)
+            and (self.minimum is None or value >= self.minimum)
+            and (self.maximum is None or value <= self.maximum)
+            and (self.choices is None or value in self.choices)
+            and (self.pattern is None or re.fullmatch(self.pattern, value, re.ASCII))
+            and (self.may_be_empty or value)
         )
-        return f"{found}, expected {self.expected()}" if refused else None
+        return None if will_do else f"{found}, expected {self.expected()}"
 
 
 def rules_of(cls: type) -> dict[str, Rule]:
@@ -177,7 +176,8 @@ def rules_of(cls: type) -> dict[str, Rule]:
 _BROKER, _ENDPOINT, _GROUP = rules_of(BrokerConfig), rules_of(EndpointConfig), rules_of(GroupConfig)
 _TOP = {
     "broker": Rule(type=dict, help="one broker process", default={}),
-    "endpoints": Rule(type=dict, may_be_empty=False, help="[endpoints.NAME]: one PostgreSQL address, how to log in"),
+    # Secret, because a connection string in the place of the tables has the password in it.
+    "endpoints": Rule(type=dict, secret=True, may_be_empty=False, help="[endpoints.NAME]: one PostgreSQL address"),
     "groups": Rule(type=dict, may_be_empty=False, help="[groups.NAME]: what clients ask for by name"),
 }
 
@@ -194,14 +194,11 @@ def check_table(rules: Mapping[str, Rule], where: str, table: Mapping[str, Any],
             problems.append(f"{before}{quoted_key(key)}{after}: unknown {noun}{suggestion(key, rules)}")
     values: dict[str, Any] = {}
     for key, rule in rules.items():
-        if key in table:
-            objection = rule.objection(table[key])
-        else:
-            objection = f"missing, expected {rule.expected()}" if rule.default is ... else None
-        if objection:
+        value = table.get(key, rule.default)
+        if (key in table or value is ...) and (objection := rule.objection(value)):
             problems.append(f"{before}{key}{after}: {objection} ({rule.help})")
         else:
-            values[key] = _KINDS[rule.type].make(table[key]) if key in table else rule.default
+            values[key] = _KINDS[rule.type].make(value) if key in table else value
     return values
 
 
@@ -219,7 +216,7 @@ def toml_string(text: str) -> str:
 
 def quoted_key(name: str) -> str:
     """The name as a TOML key: bare where that is legal, else quoted; an overlong one is cut."""
-    return name if _NAME.fullmatch(name) and "." not in name else shown(name)
+    return name if NAME.fullmatch(name) and "." not in name else shown(name)
 
 
 def clean(text: str) -> bool:
@@ -234,7 +231,13 @@ def shown(value: object) -> str:
         return toml_string(text.encode(errors="backslashreplace").decode())
     if isinstance(value, bool | float) or _fits(value):
         return repr(value).lower()
-    kinds = {int: "an integer of more than 64 bits", list: "an array", tuple: "an array", dict: "a table"}
+    kinds = {
+        int: "an integer of over 64 bits",
+        list: "an array",
+        tuple: "an array",
+        dict: "a table",
+        type(None): "null",
+    }
     return kinds.get(type(value), f"a {type(value).__name__}")
 
 
@@ -243,7 +246,7 @@ def _toml(text: str, source_name: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: int() refuses thousands of digits
         problem = str(error).replace("at end of document", f"at line {text.count(chr(10)) + 1}, the end of the text")
-    raise ConfigError([f"not valid TOML: {problem}"], source_name)
+        raise ConfigError([f"not valid TOML: {problem}"], source_name) from None
 
 
 def _entries(kind: str, rules: Mapping[str, Rule], top: Mapping[str, Any], problems: list[str]) -> _Tables:
@@ -251,7 +254,7 @@ def _entries(kind: str, rules: Mapping[str, Rule], top: Mapping[str, Any], probl
     entries = {}
     for name, table in top.get(kind, {}).items():
         where = f"[{kind}.{quoted_key(name)}]"
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             problems.append(f"{where}: found {shown(name)} as a name, expected 1 to 64 characters of A-Z a-z 0-9 _ . -")
         if isinstance(table, Mapping):
             entries[name] = check_table(rules, where, table, problems)
@@ -261,9 +264,8 @@ def _entries(kind: str, rules: Mapping[str, Rule], top: Mapping[str, Any], probl
 
 
 def _check_endpoint(where: str, values: dict[str, Any], problems: list[str]) -> None:
-    for key in _FILE_KEYS:
-        path = values.get(key)
-        # libpq reads "system" as the operating system's certificates.
+    for key in ("sslrootcert", "sslcert", "sslkey", "sslcrl"):
+        path = values.get(key)  # libpq reads sslrootcert "system" as the operating system's certificates
         if path is not None and not os.path.isfile(path) and (key, path) != ("sslrootcert", "system"):
             problems.append(f"{where} {key}: found {shown(path)}, which does not exist, expected {_ENDPOINT[key].help}")
     ways = [key for key in _PASSWORD_KEYS if values.get(key) is not None]
@@ -291,10 +293,9 @@ def _password(key: str, value: str) -> tuple[str, str]:
 
 
 def _check_group(where: str, values: dict[str, Any], known: tuple[str, ...], problems: list[str]) -> None:
-    if values.get("min_size", 0) > values.get("max_size", math.inf):
-        problems.append(
-            f"{where} min_size: found {values['min_size']}, expected at most max_size: {values['max_size']}"
-        )
+    low, high = values.get("min_size", 0), values.get("max_size", math.inf)
+    if low > high:
+        problems.append(f"{where} min_size: found {low}, expected at most max_size, which is {high}")
     names = values["endpoints"] = values.get("endpoints") or known
     for position, name in enumerate(names):
         if known and name not in known:

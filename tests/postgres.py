@@ -138,7 +138,8 @@ class ContainerPostgres(Postgres):
             self._container = container.with_bind_ports(5432, self._port).with_command(options)
             self._container.start()
         except DockerException as error:
-            pytest.fail(f"--postgres=testcontainers wants a Docker engine that answers: {error}", pytrace=False)
+            # What was asked for cannot be had: one message for the whole run, not one for each test.
+            pytest.exit(f"--postgres=testcontainers wants a Docker engine that answers: {error}", returncode=1)
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from typing import Any
 from client.protocol import ROLLED_BACK_BODY, Commit, Failure, Query, Rollback
 from poold.core import failures, janitor
 from poold.core.effects import Close, Effect, Reply, Stop
-from poold.core.endpoint import Endpoint
+from poold.core.group import Group
 from poold.core.machine import BrokerState, Completion, Machine
-from poold.core.pool import Backend
+from poold.core.pool import Backend, Pool
 from poold.core.request import Client, Lease, Request, Verb
-from poold.core.snapshot import snapshot_endpoints, snapshot_group
+from poold.core.snapshot import snapshot_group
 from poold.core.state import BackendState, RequestState
 
 # PostgreSQL ignores a cancel that comes before its statement. One that had no effect is repeated after this pause.
@@ -48,7 +48,6 @@ class Broker(Machine):
             "state": self.state.name.lower(),
             "clients": len(self.clients),
             "groups": {name: snapshot_group(group, now) for name, group in self.groups.items()},
-            "endpoints": snapshot_endpoints(self.endpoints.values(), now),
         }
 
     # Facts about the broker itself.
@@ -68,9 +67,9 @@ class Broker(Machine):
                 self._backend_due(key, now)
             elif isinstance(key, Lease):
                 self._lease_due(key, now)
-            elif isinstance(key, Endpoint):
-                key.probe()
-                self._endpoint_changed(key, now)
+            elif isinstance(key, Pool):
+                key.endpoint.probe()
+                self._endpoint_changed(key.group, now)
             elif key is _JANITOR:
                 self.timers.set(_JANITOR, now + janitor.INTERVAL)
                 for group in self.groups.values():
@@ -223,7 +222,7 @@ class Broker(Machine):
         if lifetime:
             backend.expires = now + lifetime * (1 - janitor.LIFETIME_JITTER * self.chance())
         if pool.endpoint.opened():
-            self._endpoint_changed(pool.endpoint, now)
+            self._endpoint_changed(group, now)
         self._idle(backend, now)
 
     def connect_failed(self, number: int, error: str, now: float) -> None:
@@ -231,12 +230,12 @@ class Broker(Machine):
         backend = self.backends.get(number)
         if backend is None:
             return
-        endpoint = backend.pool.endpoint
-        backend.pool.stats.failed += 1
+        pool = backend.pool
+        pool.stats.failed += 1
         self._remove(backend)
-        if endpoint.failed(error, now, self.chance()):
-            self.timers.set(endpoint, endpoint.until)
-            self._endpoint_changed(endpoint, now)
+        if pool.endpoint.failed(error, now, self.chance()):
+            self.timers.set(pool, pool.endpoint.until)
+            self._endpoint_changed(pool.group, now)
 
     def completed(self, number: int, done: Completion, now: float) -> None:
         """The statement, or the reset, of the backend has ended."""
@@ -320,12 +319,9 @@ class Broker(Machine):
         if request is not None and request.state is RequestState.RUNNING:
             self._cancel(request, RequestState.CANCELLED, reason, now)
 
-    def _endpoint_changed(self, endpoint: Endpoint, now: float) -> None:
-        """The endpoint became worth connecting to, or ceased to be: deal out the groups' sizes anew."""
-        for group in self.groups.values():
-            pool = group.pool_on(endpoint)
-            if pool is not None:
-                group.respread()
-                for backend, reason in janitor.surplus(group):
-                    self._close(backend, reason)
-                self._grow(group, now)
+    def _endpoint_changed(self, group: Group, now: float) -> None:
+        """An endpoint became worth connecting to, or ceased to be: deal out the group's sizes anew."""
+        group.respread()
+        for backend, reason in janitor.surplus(group):
+            self._close(backend, reason)
+        self._grow(group, now)

@@ -1,7 +1,8 @@
-"""One PostgreSQL address as the core knows it: whether it is worth connecting to.
+"""One PostgreSQL address as one group knows it: whether it is worth connecting to.
 
 A failed connect quarantines the endpoint for a pause that doubles with each failure in a row. After the pause it is
-probed with one connection per group; a connect that succeeds makes it available again, whatever it was.
+probed with one connection; a connect that succeeds makes it available again, whatever it was. Each group has its own
+opinion: a connect may fail for what only one group asks of it (`sqlprepare`), which must not close it to the others.
 """
 
 from enum import IntEnum
@@ -18,7 +19,7 @@ class EndpointState(IntEnum):
 
     AVAILABLE = 0  # connects succeed, or none was tried; -> QUARANTINED
     QUARANTINED = 1  # a connect failed; no other is tried before `until`; -> PROBING, AVAILABLE
-    PROBING = 2  # the pause is over, one connect per group may try; -> AVAILABLE, QUARANTINED
+    PROBING = 2  # the pause is over, one connect may try; -> AVAILABLE, QUARANTINED
 
 
 class Endpoint:

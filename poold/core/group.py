@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from client.protocol import NOT_EXECUTED, TX_NONE, Failure
-from poold.config import GroupConfig
+from poold.config import EndpointConfig, GroupConfig
 from poold.core import routing
 from poold.core.endpoint import Endpoint, EndpointState
 from poold.core.pool import Backend, Pool
@@ -17,10 +17,13 @@ from poold.core.stats import GroupStats
 class Group:
     """One group over its endpoints, a pool on each."""
 
-    def __init__(self, name: str, config: GroupConfig, endpoints: Sequence[Endpoint]) -> None:
+    def __init__(self, name: str, config: GroupConfig, endpoints: Mapping[str, EndpointConfig]) -> None:
         self.name = name
         self.config = config
-        self.pools = tuple(Pool(endpoint) for endpoint in endpoints)
+        self.pools = tuple(
+            Pool(Endpoint(each, endpoints[each].query_timeout, endpoints[each].connect_timeout), self)
+            for each in config.endpoints
+        )
         self.queue = Queue()
         self.stats = GroupStats()
         self.clients = 0  # connected clients that have used the group
@@ -35,10 +38,6 @@ class Group:
     def count(self, state: BackendState) -> int:
         """Backends in that state over all endpoints."""
         return sum(len(pool.members[state]) for pool in self.pools)
-
-    def pool_on(self, endpoint: Endpoint) -> Pool | None:
-        """The group's pool on that endpoint, None where it does not use it."""
-        return next((pool for pool in self.pools if pool.endpoint is endpoint), None)
 
     def respread(self) -> None:
         """Deal the group's sizes out anew; wanted when an endpoint's state changed."""

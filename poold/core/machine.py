@@ -15,7 +15,6 @@ from client.protocol import ROLLED_BACK_BODY, TX_BROKEN, TX_LOST, TX_NONE, Failu
 from poold.config import Config
 from poold.core import failures, janitor
 from poold.core.effects import Cancel, Close, Connect, Effect, Execute, Reply, Reset
-from poold.core.endpoint import Endpoint
 from poold.core.group import Group
 from poold.core.pool import Backend, Pool
 from poold.core.request import Client, Lease, Request, Verb
@@ -57,18 +56,12 @@ class Machine:
         self.config = config
         self.chance = chance
         self.state = BrokerState.RUNNING
-        self.endpoints = {
-            name: Endpoint(name, each.query_timeout, each.connect_timeout) for name, each in config.endpoints.items()
-        }
-        self.groups = {
-            name: Group(name, each, [self.endpoints[endpoint] for endpoint in each.endpoints])
-            for name, each in config.groups.items()
-        }
+        self.groups = {name: Group(name, each, config.endpoints) for name, each in config.groups.items()}
         # Connected clients: enter by client_arrived, leave by client_gone.
         self.clients: dict[int, Client] = {}
         # Backends in all states but CLOSED: enter by _open, leave by _remove.
         self.backends: dict[int, Backend] = {}
-        # Deadlines of requests, leases, backends and endpoints, by the object itself.
+        # Deadlines of requests, leases, backends and quarantined pools, by the object itself.
         self.timers = Timers()
         self._effects: list[Effect] = []
         self._numbers = itertools.count(1)
@@ -152,8 +145,8 @@ class Machine:
             stats.errors += 1
             if request.state is RequestState.CANCELLED:
                 reply = failures.with_reason(reply, request.reason)
-            if done.transaction == TX_BROKEN and request.lease is not None:
-                reply = reply._replace(transaction=TX_LOST)
+            if done.transaction == TX_BROKEN:
+                reply = reply._replace(transaction=TX_NONE if request.lease is None else TX_LOST)
         self._answer(request, reply)
 
     def _answer(self, request: Request, reply: bytes | Failure | None) -> None:
@@ -263,14 +256,14 @@ class Machine:
         """Open what the group needs."""
         if self.state is BrokerState.RUNNING or len(group.queue):
             while (pool := group.next_opening()) is not None:
-                self._open(group, pool, now)
+                self._open(pool, now)
 
-    def _open(self, group: Group, pool: Pool, now: float) -> None:
-        backend = Backend(next(self._numbers), group, pool)
+    def _open(self, pool: Pool, now: float) -> None:
+        backend = Backend(next(self._numbers), pool)
         self.backends[backend.number] = backend
         pool.add(backend)
         self.timers.set(backend, now + pool.endpoint.connect_timeout)
-        self._effects.append(Connect(backend.number, group.name, pool.endpoint.name))
+        self._effects.append(Connect(backend.number, pool.group.name, pool.endpoint.name))
 
     def _close(self, backend: Backend, reason: str) -> None:
         backend.pool.stats.closed += 1

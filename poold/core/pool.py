@@ -22,9 +22,9 @@ class Backend:
 
     __slots__ = ("expires", "group", "idle_since", "lease", "number", "pool", "request", "state", "transaction")
 
-    def __init__(self, number: int, group: Group, pool: Pool) -> None:
+    def __init__(self, number: int, pool: Pool) -> None:
         self.number = number
-        self.group = group
+        self.group = pool.group
         self.pool = pool
         self.state = BackendState.CONNECTING
         # The request whose statement it runs: set in ACTIVE and CANCELLING, and only there.
@@ -43,8 +43,9 @@ class Backend:
 class Pool:
     """Backends by state: each sits in exactly the collection its state names; `move` is the only way between them."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, group: Group) -> None:
         self.endpoint = endpoint
+        self.group = group
         # How many backends the group may have here, and keeps here; `routing.spread` decides.
         self.cap = 0
         self.floor = 0

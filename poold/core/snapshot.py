@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
-from poold.core.endpoint import Endpoint, EndpointState
+from poold.core.endpoint import EndpointState
 from poold.core.group import Group
 from poold.core.pool import Pool
 from poold.core.state import BackendState
@@ -30,14 +29,19 @@ def snapshot_group(group: Group, now: float) -> dict[str, Any]:
         "withdrawn": stats.withdrawn,
         "wait_ms": stats.wait_times.percentiles_ms(),
         "run_ms": stats.run_times.percentiles_ms(),
-        "endpoints": {pool.endpoint.name: snapshot_pool(pool) for pool in group.pools},
+        "endpoints": {pool.endpoint.name: snapshot_pool(pool, now) for pool in group.pools},
     }
 
 
-def snapshot_pool(pool: Pool) -> dict[str, Any]:
-    """One pool: how many backends are in each state, and its counters."""
-    members = pool.members
+def snapshot_pool(pool: Pool, now: float) -> dict[str, Any]:
+    """One pool: whether its endpoint can be reached, how many backends are in each state, and its counters."""
+    members, endpoint = pool.members, pool.endpoint
+    is_away = endpoint.state is not EndpointState.AVAILABLE
     return {
+        "state": endpoint.state.name.lower(),
+        "failures": endpoint.failures,
+        "error": endpoint.error if is_away else None,
+        "next_try_ms": round(max(0.0, endpoint.until - now) * 1000) if is_away else None,
         "size": pool.size,
         "idle": len(members[BackendState.IDLE]),
         "active": len(members[BackendState.ACTIVE]),
@@ -50,19 +54,4 @@ def snapshot_pool(pool: Pool) -> dict[str, Any]:
         "failed": pool.stats.failed,
         "closed": pool.stats.closed,
         "lost": pool.stats.lost,
-    }
-
-
-def snapshot_endpoints(endpoints: Iterable[Endpoint], now: float) -> dict[str, Any]:
-    """Each endpoint: whether it is worth connecting to, and why not."""
-    return {
-        endpoint.name: {
-            "state": endpoint.state.name.lower(),
-            "failures": endpoint.failures,
-            "error": None if endpoint.state is EndpointState.AVAILABLE else endpoint.error,
-            "next_try_ms": round(max(0.0, endpoint.until - now) * 1000)
-            if endpoint.state is EndpointState.QUARANTINED
-            else None,
-        }
-        for endpoint in endpoints
     }

@@ -81,16 +81,15 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-def start_by_hand(server: EmbeddedPostgres, folder: Path) -> "subprocess.Popen[bytes]":
+def start_by_hand(server: EmbeddedPostgres, bindir: Path, folder: Path) -> "subprocess.Popen[bytes]":
     """A postmaster on the cluster of a stopped server, with nobody who cares for it."""
     account = Account.for_server()
     sockets = folder / "by-hand"
     sockets.mkdir()
     account.give(sockets)
     settings = ["-c", f"unix_socket_directories={sockets}", "-c", "listen_addresses=", "-c", "fsync=off"]
-    command = [locate() if server._bindir is None else server._bindir, "postgres"]
     return subprocess.Popen(
-        [Path(*command), "-D", server.cluster, *settings],
+        [bindir / "postgres", "-D", server.cluster, *settings],
         cwd="/",
         env=environment(),
         stderr=subprocess.DEVNULL,
@@ -241,10 +240,12 @@ def test_a_server_outlives_the_thread_that_started_it(
     assert [query(make(), "SELECT 1") for _ in range(20)] == [1] * 20
 
 
-def test_an_orphan_is_stopped_before_a_new_server_starts(make: Callable[..., EmbeddedPostgres], folder: Path) -> None:
+def test_an_orphan_is_stopped_before_a_new_server_starts(
+    make: Callable[..., EmbeddedPostgres], bindir: Callable[[], Path], folder: Path
+) -> None:
     with make() as server:
         query(server, "CREATE TABLE kept AS SELECT 42 AS answer")
-    orphan = start_by_hand(server, folder)
+    orphan = start_by_hand(server, bindir(), folder)
     try:
         wait_until((folder / "by-hand" / ".s.PGSQL.5432").exists, what="the orphan's socket")
         with server:
@@ -318,10 +319,12 @@ def test_a_killed_initdb_leaves_nothing_half_made(make: Callable[..., EmbeddedPo
     assert not leftover.exists()
 
 
-def test_an_initdb_that_fails_leaves_no_cluster(make: Callable[..., EmbeddedPostgres], folder: Path) -> None:
+def test_an_initdb_that_fails_leaves_no_cluster(folder: Path) -> None:
     broken = folder / "broken"
-    shutil.copytree(locate(), broken)
-    (broken / "initdb").write_text('#!/bin/sh\n[ "$1" = --version ] || { echo "disk full" >&2; exit 1; }\n')
+    broken.mkdir()
+    for name in ("initdb", "postgres", "pg_ctl"):
+        (broken / name).write_text('#!/bin/sh\n[ "$1" = --version ] || { echo "disk full" >&2; exit 1; }\n')
+        (broken / name).chmod(0o755)
     server = EmbeddedPostgres(folder / "data", bindir=broken)
     with pytest.raises(EmbeddedError, match="disk full"):
         server.start()

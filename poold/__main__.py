@@ -1,0 +1,5 @@
+"""`python -m poold` is the command `poold`."""
+
+from poold.cli import main
+
+main()

@@ -1,0 +1,201 @@
+"""The broker process: puts core, frontend and backends together and turns the wheel.
+
+One turn takes all facts that have come, lets the core decide, carries out its effects and goes back to sleep until the
+next fact or deadline:
+
+    1. callbacks of ready descriptors give their facts to the core and call `_wake`, which schedules one turn
+    2. deadlines that are due
+    3. effects, until there are none: some have an immediate answer
+    4. messages that arrived meanwhile (ZMQ_FD is edge-triggered)
+    5. the timer for the next deadline
+
+An exception that nobody expected ends the broker with an error: clients learn it at once and PostgreSQL rolls back,
+whereas a broker that goes on in a state it does not understand could answer the wrong client.
+"""
+
+import asyncio
+import logging
+import os
+import platform
+import random
+import resource
+import signal
+from collections.abc import Callable
+from importlib.metadata import version
+from time import monotonic
+from typing import Any
+
+import psycopg2.extensions
+import uvloop
+import zmq
+
+from client.protocol import NOT_EXECUTED, TX_NONE, Failure
+from poold import __version__
+from poold.backend import Backends
+from poold.config import Config
+from poold.core import effects
+from poold.core.broker import Broker
+from poold.frontend import Frontend, Peer
+from poold.listening import AddressClaim
+
+log = logging.getLogger(__name__)
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def run(config: Config, ready: Callable[[str], None]) -> None:
+    """Serve until stopped by a signal or a client; ready is called with the address when clients may come.
+
+    Raises AddressInUse where another broker serves the address, OSError where it cannot be bound, and whatever ended
+    the broker unexpectedly.
+    """
+    with AddressClaim(config.broker.address):
+        uvloop.run(Daemon(config).serve(ready))
+
+
+class Daemon:
+    """One broker process."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._broker = Broker(config, random.random)
+        self._frontend: Frontend
+        self._backends: Backends
+        self._started = monotonic()
+        self._is_turn_scheduled = False
+        # The timer that wakes the broker for its next deadline, and that deadline.
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_deadline: float | None = None
+        self._stopped: asyncio.Future[None]
+        self._loop: asyncio.AbstractEventLoop
+
+    async def serve(self, ready: Callable[[str], None]) -> None:
+        """Serve until the core says Stop."""
+        self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(self._crashed)
+        self._stopped = self._loop.create_future()
+        self._backends = Backends(self._config, self._broker, self._wake)
+        self._frontend = Frontend(self._config, self._broker, self._answer, self._wake)
+        for number in STOP_SIGNALS:
+            self._loop.add_signal_handler(number, self._signalled, number)
+        try:
+            self._broker.start(monotonic())
+            self._wake()
+            log.info("broker started address=%s pid=%d version=%s", self._frontend.address, os.getpid(), __version__)
+            ready(self._frontend.address)
+            await self._stopped
+        finally:
+            self._backends.close_all()
+            self._frontend.close()
+            log.info("broker stopped pid=%d", os.getpid())
+
+    def _wake(self) -> None:
+        """There are facts: have a turn soon. Facts that come until then share it."""
+        if not self._is_turn_scheduled:
+            self._is_turn_scheduled = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._is_turn_scheduled = False
+        broker = self._broker
+        deadline = broker.next_deadline()
+        if deadline is not None and deadline <= monotonic():
+            broker.tick(monotonic())
+        while todo := broker.take():
+            for effect in todo:
+                self._carry_out(effect)
+        self._frontend.after_turn()
+        deadline = broker.next_deadline()
+        if deadline != self._timer_deadline:
+            self._arm(deadline)
+
+    def _carry_out(self, effect: effects.Effect) -> None:
+        """Hand the effect to who can do it; the most frequent come first."""
+        match effect:
+            case effects.Execute():
+                self._backends.execute(effect.backend, effect.statement, effect.begin)
+            case effects.Reply():
+                self._frontend.reply(effect.client, effect.request, effect.body)
+            case effects.Connect():
+                self._backends.connect(effect.backend, effect.group, effect.endpoint)
+            case effects.Cancel():
+                self._backends.cancel(effect.backend)
+            case effects.Reset():
+                self._backends.reset(effect.backend)
+            case effects.Close():
+                self._backends.close(effect.backend, effect.reason)
+            case effects.Stop():
+                if not self._stopped.done():
+                    self._stopped.set_result(None)
+
+    def _arm(self, deadline: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._timer_deadline = deadline
+        if deadline is not None:
+            self._timer = self._loop.call_later(max(0.0, deadline - monotonic()), self._turn_on_time)
+
+    def _turn_on_time(self) -> None:
+        self._timer = self._timer_deadline = None
+        self._wake()
+
+    def _signalled(self, number: signal.Signals) -> None:
+        """The first signal drains, the second stops at once."""
+        log.info("signal received name=%s", signal.Signals(number).name)
+        self._begin_stop(at_once=self._broker.state.name != "RUNNING")
+
+    def _begin_stop(self, at_once: bool) -> None:
+        if at_once:
+            self._broker.stop(monotonic())
+        else:
+            self._broker.drain(monotonic())
+        self._wake()
+
+    def _answer(self, what: str, peer: Peer) -> dict[str, Any] | Failure:
+        """Answer a question to the broker itself."""
+        if what == "ping":
+            return {"pid": os.getpid(), "version": __version__, "state": self._broker.state.name.lower()}
+        if what == "stats":
+            return self._stats()
+        if peer.uid not in (os.getuid(), 0):
+            who = "this address does not tell who asks" if peer.uid is None else f"you are user {peer.uid}"
+            text = f"only root and the broker's own user {os.getuid()} may stop it; {who}"
+            return Failure(0, TX_NONE, "usage", NOT_EXECUTED, text, None, {})
+        log.info("stop requested pid=%d how=%s", peer.pid, what)
+        self._begin_stop(at_once=what == "stop-now")
+        return {"pid": os.getpid()}
+
+    def _stats(self) -> dict[str, Any]:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return {
+            "pid": os.getpid(),
+            "version": __version__,
+            "address": self._frontend.address,
+            "uptime_s": round(monotonic() - self._started, 1),
+            "cpu_s": round(usage.ru_utime + usage.ru_stime, 3),
+            "max_memory_kb": usage.ru_maxrss,
+            "protocol_violations": self._frontend.violations,
+            "dropped_replies": self._frontend.dropped,
+            **self._broker.snapshot(monotonic()),
+        }
+
+    def _crashed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        log.critical("unexpected error, the broker ends message=%s", context.get("message"), exc_info=error)
+        if not self._stopped.done():
+            self._stopped.set_exception(error or RuntimeError(str(context.get("message"))))
+
+
+def versions() -> dict[str, str]:
+    """The versions of poold and of what it stands on."""
+    return {
+        "poold": __version__,
+        "python": platform.python_version(),
+        "psycopg2": version("psycopg2-binary"),
+        "libpq": str(psycopg2.extensions.libpq_version()),
+        "pyzmq": zmq.__version__,
+        "libzmq": zmq.zmq_version(),
+        "msgpack": version("msgpack"),
+        "uvloop": version("uvloop"),
+    }
