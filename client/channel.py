@@ -195,26 +195,27 @@ class Channel:
 
     def _next_reply(self, deadline: float | None) -> ToClient | None:
         """The next message from the broker, None at the deadline."""
-        frame: bytes | None = None
-        while frame is None:
+        while (frame := self._received()) is None:
+            if self._is_broken:
+                raise connection_error(
+                    f"broker at {self.address} went away before it answered; the statement may have run"
+                )
             timeout = None if deadline is None else max(0, int((deadline - time.monotonic()) * 1000) + 1)
-            ready = self._poller.poll(timeout)
-            if not ready and deadline is not None and time.monotonic() >= deadline:
+            if not self._poller.poll(timeout) and deadline is not None and time.monotonic() >= deadline:
                 return None
-            try:
-                frame = self._socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                # Only with nothing left to receive does a lost connection mean a lost reply.
-                self._read_monitor()
-                if self._is_broken:
-                    raise connection_error(
-                        f"broker at {self.address} went away before it answered; the statement may have run"
-                    ) from None
+            # In this order: what came before the connection was lost is received after the loss is known.
+            self._read_monitor()
         try:
             return decode_reply(frame)
         except ProtocolViolation as error:
             self._is_broken = True
             raise error_from(Failure(0, "none", "protocol", UNKNOWN, str(error), None, {})) from error
+
+    def _received(self) -> bytes | None:
+        try:
+            return self._socket.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
 
     def _has_news(self) -> bool:
         return bool(int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN)

@@ -107,7 +107,7 @@ def _start_here(config_file: Path | None, address: str | None, data: Path | None
             else:
                 target = broker_address(address)
                 if is_claimed(target):
-                    raise AddressInUse(f"a broker already serves {target}; stop it with: poold stop")  # noqa: TRY301
+                    raise AddressInUse(f"a broker already serves {target}; stop it with: poold stop")
                 server = embedded.EmbeddedPostgres(data or embedded.default_data_dir())
                 cleanup.enter_context(server)
                 config = private.private_config(server, target)
@@ -128,7 +128,7 @@ def _announce(config: Any, bound: str, note: str, ready_fd: int | None) -> None:
     first = next(iter(config.groups))
     text = (
         f"poold {__version__} is ready at {bound} (process {os.getpid()})\n{groups}\n{note}"
-        f"  try: python -c \"from client import Handler; print(Handler('{first}').query('SELECT version()').fetchone())\"\n"
+        f"  try: python -c \"from client import Handler; print(*Handler('{first}').query('SELECT version()'))\"\n"
         "       poold stats\n"
         "  stop: Ctrl-C, or poold stop"
     )

@@ -229,15 +229,9 @@ def shown(value: object) -> str:
     if isinstance(value, str):
         text = value if len(value) <= _SHOWN_CHARS else value[:_SHOWN_CHARS] + "..."
         return toml_string(text.encode(errors="backslashreplace").decode())
-    if isinstance(value, bool | float) or _fits(value):
+    if isinstance(value, bool | float | None) or _fits(value):
         return repr(value).lower()
-    kinds = {
-        int: "an integer of over 64 bits",
-        list: "an array",
-        tuple: "an array",
-        dict: "a table",
-        type(None): "null",
-    }
+    kinds = {int: "an integer of over 64 bits", list: "an array", tuple: "an array", dict: "a table"}
     return kinds.get(type(value), f"a {type(value).__name__}")
 
 
