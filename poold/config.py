@@ -15,7 +15,12 @@ from client.protocol import MAX_REQUEST_BYTES, MAX_RESULT_BYTES
 def setting(help: str, default: Any = ..., minimum: float | None = None, **more: Any) -> Any:
     """A dataclass field that carries its own rules: help, the least value, and (in more) choices or a pattern."""
     metadata = {"help": help, "minimum": minimum, **more}
-    return field(metadata=metadata) if default is ... else field(default=default, metadata=metadata)
+    is_shown = not more.get("secret")
+    return (
+        field(repr=is_shown, metadata=metadata)
+        if default is ...
+        else field(default=default, repr=is_shown, metadata=metadata)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,7 +42,7 @@ _GROUP = {
     "sqlprepare": Rule(type=bool, help="whether SQLPrepare is called on each new connection", default=False),
 }
 # Their values may be named in errors. Beneath any other key an unquoted password may stand where a name is seen.
-_HARMLESS_KEYS = {key for rules in (_TOP, _DB, _GROUP) for key, rule in rules.items() if not rule.secret}
+_HARMLESS_KEYS = {"db"} | {key for rules in (_TOP, _DB, _GROUP) for key, rule in rules.items() if not rule.secret}
 _MUTATORS = {"append", "clear", "extend", "insert", "pop", "popitem", "remove", "setdefault", "update"}
 
 
@@ -89,7 +89,7 @@ def _from_python(text: str, filename: str) -> object:
     except SyntaxError as error:
         raise LegacyConfigError([f"line {error.lineno}: not valid Python: {error.msg}"], filename) from None
     except (ValueError, RecursionError, MemoryError) as error:
-        raise LegacyConfigError([f"not usable Python: {error}"], filename) from None
+        raise LegacyConfigError([f"not usable Python: {str(error) or 'nested too deeply'}"], filename) from None
     dicts = dict(_assignments(module))
     if "config" not in dicts:
         others = ", ".join(name for name, node in dicts.items() if isinstance(node, ast.Dict))
@@ -120,6 +120,8 @@ def _assignments(module: ast.Module) -> Iterator[tuple[str, ast.expr]]:
 def _non_literals(node: ast.expr, key: str) -> Iterator[str]:
     """What ast.literal_eval would refuse, named without any constant in it. `key` is the dict key above the node."""
     match node:
+        case ast.Constant(constant) if constant is ...:
+            yield f"line {node.lineno}: found the placeholder ..., expected a value"
         case ast.Constant() | ast.UnaryOp(ast.USub() | ast.UAdd(), ast.Constant()):
             return
         case ast.List() | ast.Tuple() | ast.Set():

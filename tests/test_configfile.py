@@ -308,6 +308,10 @@ def test_no_endpoints_and_no_groups_are_two_problems() -> None:
         assert groups.startswith("[groups]: ")
 
 
+def test_without_any_endpoint_a_groups_endpoints_are_not_called_unknown() -> None:
+    assert len(problems_of('[groups.default]\nendpoints = ["main"]')) == 1
+
+
 def test_a_missing_table_is_named_with_its_purpose() -> None:
     assert problems_of(f"[endpoints.main]\n{ENDPOINT}") == [
         "[groups]: missing, expected a table that is not empty ([groups.NAME]: what clients ask for by name)"
@@ -479,10 +483,10 @@ def test_load_reports_a_folder(tmp_path: Path) -> None:
 
 
 def test_load_reports_the_line_that_is_not_utf8(tmp_path: Path) -> None:
-    (tmp_path / "latin1.toml").write_bytes(f"[endpoints.main]\npassword = '{SECRET}".encode() + b"\xe4'\n")
+    (tmp_path / "latin1.toml").write_bytes(f"\n[endpoints.main]\npassword = '{SECRET}".encode() + b"\xe4'\n")
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "latin1.toml")
-    assert caught.value.problems == ["not valid TOML: the text is not UTF-8 (at line 2)"]
+    assert caught.value.problems == ["not valid TOML: the text is not UTF-8 (at line 3)"]
 
 
 def test_a_file_with_windows_line_ends_is_read(tmp_path: Path) -> None:
@@ -635,6 +639,16 @@ some_table = st.dictionaries(key | st.text(max_size=5), anything, max_size=6)
 )
 def test_whatever_a_table_holds_it_is_a_config_or_a_config_error(table: dict[str, Any]) -> None:
     outcome(table).encode()
+
+
+@pytest.mark.parametrize("value", [2**63 - 1, -(2**63)])
+def test_integers_have_64_bits_like_tomls(value: int) -> None:
+    beyond = value + (1 if value > 0 else -1)
+    assert shown(value) == str(value)
+    assert shown(beyond) == "an integer of over 64 bits"
+    rules = {"a": Rule(type=int, help="h")}
+    assert check_table(rules, "t", {"a": value}, []) == {"a": value}
+    assert check_table(rules, "t", {"a": beyond}, []) == {}
 
 
 @given(anything)

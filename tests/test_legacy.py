@@ -111,7 +111,7 @@ def test_code_below_the_definition_that_only_uses_config_is_ignored() -> None:
 
 def test_the_readmes_placeholders_are_reported_where_they_stand() -> None:
     found = problems_of(README_THREADING_MODEL, "settings.py")
-    assert found[0].startswith("line 3: ")
+    assert found == [f"line {line}: found the placeholder ..., expected a value" for line in (5, 6)]
 
 
 def test_defaults_are_pgdbpools_and_not_poolds() -> None:
@@ -253,6 +253,7 @@ def test_python_and_json_give_the_same_result() -> None:
         (f"config = other = {CONFIG!r}", "settings.py"),
         (f"x = 1; y: int\nconfig: dict[str, object] = {CONFIG!r}", "settings.py"),
         (f"config = make()\nconfig = {CONFIG!r}", "settings.py"),
+        (f"{{}}\nconfig = {CONFIG!r}", "settings.py"),
         (f"config = {dict(CONFIG, db=(DB,))!r}", "settings.py"),
     ],
 )
@@ -307,11 +308,18 @@ def test_an_expression_for_a_password_is_not_named_because_it_may_be_one_without
 
 
 @pytest.mark.parametrize(
-    "text", ["config = dict(db=1)", "config = load()", "config = BASE | {}", "config = {'db': {}}\nconfig = load()"]
+    ("text", "named"),
+    [
+        ("config = dict(db=1)", "dict(...)"),
+        ("config = BASE | {}", "a calculation"),
+        ("config = CONFIG", "CONFIG"),
+        ("config = {DB: 1}", "DB"),
+        ("config = {'db': {}}\nconfig = load()", "load(...)"),
+    ],
 )
-def test_a_config_that_is_no_literal_at_all_is_reported(text: str) -> None:
+def test_a_config_that_is_no_literal_at_all_is_reported(text: str, named: str) -> None:
     (problem,) = problems_of(text, "settings.py")
-    assert problem.startswith(f"line {text.count(chr(10)) + 1}: found ")
+    assert problem.startswith(f"line {text.count(chr(10)) + 1}: found {named}, expected a literal")
 
 
 @pytest.mark.parametrize(
@@ -342,6 +350,7 @@ def test_a_config_that_is_changed_below_its_definition_is_reported(change: str) 
         "print(config['db'], config.get('type'), config.copy())",
         "other['x'] = config",
         "settings.config = 1",
+        "a, b = [1, 2]",
         "Connection.init(config)",
     ],
 )
@@ -374,6 +383,8 @@ def test_a_python_file_without_config_is_reported(text: str, hint: str) -> None:
         (f"x = 1\nconfig = {{'pass': '{SECRET}}}", "pool.py", "line 2: not valid Python: "),
         (f"config = {{'pass': {SECRET} x}}", "pool.py", "line 1: not valid Python: "),
         ("config = '\0'", "pool.py", ""),
+        ("config = " + "-" * 5_000 + "1", "pool.py", "not usable Python: maximum recursion depth"),
+        ("config = " + "-" * 100_000 + "1", "pool.py", "not usable Python: "),
         ("config = {[1]: 2}", "pool.py", "line 1: config cannot be built from its literals"),
         (f"config = {{'pass': -'{SECRET}'}}", "pool.py", "line 1: config cannot be built from its literals"),
     ],
@@ -390,7 +401,7 @@ def test_a_source_that_cannot_be_read_is_one_problem(text: str, filename: str, s
     ("config", "start"),
     [
         ([], "found no dict, expected one with db and groups"),
-        (f"user=web password={SECRET}", "found no dict"),
+        (json.dumps(f"user=web password={SECRET}"), "found no dict"),
         (CONFIG | {"grups": 1}, "top level grups: unknown key; did you mean groups?"),
         (CONFIG | {"type": "asyncio"}, 'top level type: found "asyncio", expected one of threaded, non-threaded'),
         (CONFIG | {"type": 1}, "top level type: found 1, expected one of"),
@@ -454,7 +465,7 @@ def test_a_group_name_that_is_no_string_is_reported() -> None:
     assert problem.startswith("groups[5]: expected a name")
 
 
-@pytest.mark.parametrize("value", ["{1, 2}", "b'x'", "(1, 2)", "1j", "None", "..."])
+@pytest.mark.parametrize("value", ["{1, 2}", "b'x'", "(1, 2)", "1j", "None"])
 def test_values_that_only_python_has_are_reported_and_break_nothing(value: str) -> None:
     text = f"config = {CONFIG!r}".replace("'db.example.com'", value)
     (problem,) = problems_of(text, "settings.py")
@@ -468,6 +479,16 @@ def test_all_problems_are_reported_together() -> None:
         "top level typ", "db[0] prot", "db[0] port", "db[1] host", "db[1] name", "db[1] user", "db[1] pass",
         'groups["a"] connection_count', 'groups["a"] autocommit',
     }  # fmt: skip
+
+
+def test_what_poold_refuses_in_the_result_is_raised_and_not_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: str, source_name: str) -> None:
+        assert source.startswith("# poold's configuration")
+        raise ConfigError(["refused"], source_name)
+
+    monkeypatch.setattr("poold.legacy.parse", refuse)
+    with pytest.raises(ConfigError, match=r"pool\.json: problems found: 1\n  refused"):
+        toml_of(CONFIG)
 
 
 def test_a_legacy_error_can_be_caught_as_a_config_error() -> None:
@@ -510,9 +531,9 @@ def test_every_valid_configuration_is_carried_over(config: dict[str, Any], filen
         assert new.connect_timeout == old.get("connect_timeout", 10)
         assert round(new.query_timeout * 1000) == entries[0].get("query_timeout", 5000)
     assert list(result.groups) == list(config["groups"])
-    for old, new in zip(config["groups"].values(), result.groups.values(), strict=True):
-        assert new.min_size == new.max_size == old["connection_count"]
-        assert new.autocommit is old.get("autocommit", False)
+    for old, made in zip(config["groups"].values(), result.groups.values(), strict=True):
+        assert made.min_size == made.max_size == old["connection_count"]
+        assert made.autocommit is old.get("autocommit", False)
 
 
 @given(st.text(), st.sampled_from([".py", ".json", ""]))

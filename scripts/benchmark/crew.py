@@ -1,0 +1,222 @@
+"""Worker processes that do the same work at the same time, and measure each request.
+
+A run has three steps, so that nothing but the work itself is measured:
+
+    rehearse(work)     every worker opens its session and works a little; returns when all have: the barrier
+    perform(seconds)   tells all of them when to begin, when the measured time begins and ends, and when to stop
+    collect()          waits for the end and adds up
+
+Owner and workers talk through a pipe each: no shared memory, no semaphore that a killed process could leave behind,
+and a worker that dies is noticed by its pipe's end.
+"""
+
+import multiprocessing
+import signal
+import time
+import traceback
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from random import Random
+from types import TracebackType
+from typing import Any, Self
+
+# forkserver: quick as fork, and the workers inherit neither threads nor sockets of their owner.
+START_METHODS = tuple(multiprocessing.get_all_start_methods())
+START_METHOD = "forkserver" if "forkserver" in START_METHODS else "spawn"
+# Imported once for all workers of a forkserver: what takes long. They import the rest by themselves.
+PRELOADED = ["client", "poold.embedded", "click", "rich.progress", "rich.table"]
+
+# Requests of the rehearsal: enough to open connections and fill the caches of client and server.
+REHEARSALS = 3
+# Between the order and the beginning of a performance: long enough for it to reach every worker.
+NOTICE = 0.05
+PROGRESS_INTERVAL = 0.1
+# Workers that do not end by themselves in this time are ended.
+STOP_TIMEOUT = 1.0
+
+# What a worker does again and again: one request through its session.
+Work = Callable[[Any, Random], None]
+
+
+class CrewError(RuntimeError):
+    """A worker failed or died; the text has its traceback."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """When to do what; points in time by perf_counter, which is one clock for all processes of the machine."""
+
+    start: float
+    begin: float  # requests that end in [begin, end) are measured
+    end: float
+    stop: float
+    progress: bool  # whether workers report how far they are
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What workers report, and what they report together."""
+
+    latencies: "array[float]"  # seconds, of the measured requests
+    acknowledged: int  # all requests that ended without an error, the rehearsal's included
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    traceback: str
+
+
+class Crew:
+    """A number of workers with a session each; a context manager."""
+
+    def __init__(self, workers: int, connect: Callable[[], Any], start_method: str = START_METHOD) -> None:
+        """connect opens a session, in the worker. Like each work it must survive pickling."""
+        self._connect = connect
+        self._workers = workers
+        self._context: Any = multiprocessing.get_context(start_method)
+        # In the order of their numbers; from start to stop.
+        self._processes: list[multiprocessing.Process] = []
+        self._pipes: list[Connection] = []
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def pids(self) -> list[int]:
+        """The workers' process ids."""
+        return [process.pid for process in self._processes if process.pid is not None]
+
+    def start(self) -> None:
+        """Start the processes; they connect when they rehearse."""
+        self._context.set_forkserver_preload(PRELOADED)
+        for number in range(self._workers):
+            mine, theirs = self._context.Pipe()
+            process = self._context.Process(target=_live, args=(theirs, self._connect, number), daemon=True)
+            self._processes.append(process)
+            self._pipes.append(mine)
+            process.start()
+            theirs.close()
+
+    def stop(self) -> None:
+        """End the processes, in the middle of their work if need be."""
+        for pipe in self._pipes:
+            try:
+                pipe.send(None)
+            except OSError:
+                pass  # it is gone already
+        deadline = time.monotonic() + STOP_TIMEOUT
+        started = [process for process in self._processes if process.pid is not None]
+        for process in started:
+            process.join(max(0.0, deadline - time.monotonic()))
+        for process in started:
+            if process.is_alive():
+                process.kill()
+                process.join()
+        for pipe in self._pipes:
+            pipe.close()
+        self._processes, self._pipes = [], []
+
+    def rehearse(self, work: Work) -> None:
+        """Let every worker connect and do the work a few times; returns when all of them have."""
+        for pipe in self._pipes:
+            pipe.send(work)
+        for number in range(self._workers):
+            self._receive(number)
+
+    def perform(self, seconds: float, settle: float = 0.0, tail: float = 0.0, progress: bool = False) -> Window:
+        """Let them work for this long, and unmeasured before (settle) and after it (tail): returns at once."""
+        start = time.perf_counter() + NOTICE
+        begin = start + settle
+        window = Window(start, begin, begin + seconds, begin + seconds + tail, progress)
+        for pipe in self._pipes:
+            pipe.send(window)
+        return window
+
+    def collect(self, show: Callable[[int], None] = lambda count: None) -> Tally:
+        """Wait until all have stopped. With progress, show gets the number of requests done so far, now and then."""
+        counts = [0] * self._workers
+        tallies: dict[int, Tally] = {}
+        numbers = {pipe: number for number, pipe in enumerate(self._pipes)}
+        while len(tallies) < self._workers:
+            for pipe in wait([pipe for pipe, number in numbers.items() if number not in tallies], PROGRESS_INTERVAL):
+                number = numbers[pipe]  # type: ignore[index]  # only pipes were waited for
+                report = self._receive(number)
+                if isinstance(report, Tally):
+                    tallies[number] = report
+                else:
+                    counts[number] = report
+            show(sum(counts))
+        merged = array("d")
+        for tally in tallies.values():
+            merged.extend(tally.latencies)
+        return Tally(merged, sum(tally.acknowledged for tally in tallies.values()))
+
+    def _receive(self, number: int) -> Any:
+        try:
+            message = self._pipes[number].recv()
+        except (EOFError, OSError):
+            raise CrewError(f"worker {number} (process {self._processes[number].pid}) died") from None
+        if isinstance(message, _Failed):
+            raise CrewError(f"worker {number} failed:\n{message.traceback}")
+        return message
+
+
+def percentile_ms(latencies: Sequence[float], share: float) -> float:
+    """The latency in milliseconds that this share of the requests does not exceed; they must be sorted."""
+    return latencies[min(int(len(latencies) * share), len(latencies) - 1)] * 1000
+
+
+def _live(pipe: Connection, connect: Callable[[], Any], number: int) -> None:
+    """A worker's life."""
+    # Ctrl-C reaches the whole terminal; the owner decides what ends, and may have handlers that fork has copied here.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        _serve(pipe, connect, Random(number))
+    except (EOFError, BrokenPipeError):
+        pass  # the owner is gone
+    except Exception:  # noqa: BLE001 - whatever it is, the owner raises it
+        pipe.send(_Failed(traceback.format_exc()))
+
+
+def _serve(pipe: Connection, connect: Callable[[], Any], chance: Random) -> None:
+    session = connect()
+    while (work := pipe.recv()) is not None:
+        for _ in range(REHEARSALS):
+            work(session, chance)
+        pipe.send(0)
+        window = pipe.recv()
+        if window is None:
+            return
+        pipe.send(_measure(pipe, window, work, session, chance))
+
+
+def _measure(pipe: Connection, window: Window, work: Work, session: Any, chance: Random) -> Tally:
+    """Work until the window's stop. The loop costs well below a microsecond a turn, which counts as latency."""
+    clock = time.perf_counter
+    latencies = array("d")
+    begin, end, stop = window.begin, window.end, window.stop
+    next_word = window.start if window.progress else float("inf")
+    done = 0
+    time.sleep(max(0.0, window.start - clock()))
+    now = clock()
+    while now < stop:
+        before = now
+        work(session, chance)
+        now = clock()
+        done += 1
+        if begin <= now < end:
+            latencies.append(now - before)
+        if now >= next_word:
+            next_word = now + PROGRESS_INTERVAL
+            pipe.send(done)
+    return Tally(latencies, REHEARSALS + done)

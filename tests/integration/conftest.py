@@ -1,0 +1,82 @@
+"""Brokers for the integration tests: one for everybody, and others made as a test needs them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from brokers import Broker, Worker
+from postgres import Postgres
+
+from client.handler import Handler
+
+GROUPS = {
+    "default": {"autocommit": True, "max_size": 4},
+    "transactions": {"autocommit": False, "max_size": 4},
+}
+
+StartBroker = Callable[..., Broker]
+StartWorker = Callable[..., Worker]
+
+
+@pytest.fixture(scope="session")
+def broker(postgres: Postgres) -> Iterator[Broker]:
+    """One broker for everybody, with the groups `default` and `transactions`. Leave it running and its leases free."""
+    broker = Broker({"main": postgres.parameters}, GROUPS)
+    try:
+        yield broker.start()
+    finally:
+        broker.close()
+
+
+@pytest.fixture
+def start_broker(request: pytest.FixtureRequest) -> Iterator[StartBroker]:
+    """Starts brokers that are the test's own; each must be able to stop in good order when the test is over.
+
+    `start_broker(endpoints={'main': server.parameters}, groups={...}, broker={...}, start=True)`; what is left out is
+    the session's PostgreSQL, the session's groups and the defaults.
+    """
+    with ExitStack() as cleanup:
+
+        def start_broker(
+            endpoints: Mapping[str, Mapping[str, Any]] | None = None,
+            groups: Mapping[str, Mapping[str, Any]] | None = None,
+            broker: Mapping[str, Any] | None = None,
+            start: bool = True,
+        ) -> Broker:
+            if endpoints is None:
+                endpoints = {"main": request.getfixturevalue("postgres").parameters}
+            made = Broker(endpoints, GROUPS if groups is None else groups, broker)
+            cleanup.callback(made.close)
+            return made.start() if start else made
+
+        yield start_broker
+
+
+@pytest.fixture
+def start_worker(broker: Broker) -> Iterator[StartWorker]:
+    """Starts fresh Python processes, on the session's broker if no other address is given; ends them with the test."""
+    with ExitStack() as cleanup:
+
+        def start_worker(program: str, *arguments: str, address: str = broker.address, **variables: str) -> Worker:
+            worker = Worker(program, *arguments, address=address, **variables)
+            cleanup.callback(worker.close)
+            return worker
+
+        yield start_worker
+
+
+@pytest.fixture
+def db(broker: Broker) -> Handler:
+    """A Handler in the session broker's autocommit group."""
+    return broker.handler("default")
+
+
+@pytest.fixture
+def tx(broker: Broker) -> Iterator[Handler]:
+    """A Handler in the session broker's group of transactions; what it left open is rolled back."""
+    handler = broker.handler("transactions")
+    try:
+        yield handler
+    finally:
+        handler.rollback()
