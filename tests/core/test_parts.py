@@ -1,0 +1,109 @@
+"""The small parts of the core: timers, queue, times."""
+
+import random
+
+import pytest
+
+from poold.core.stats import WINDOW, Times
+from poold.core.timers import COMPACT_FROM, Timers
+
+
+def test_due_keys_come_in_order_and_only_once() -> None:
+    timers = Timers()
+    for key, when in (("c", 3.0), ("a", 1.0), ("b", 2.0)):
+        timers.set(key, when)
+    assert timers.next_deadline() == 1.0
+    assert timers.pop_due(2.0) == ["a", "b"]
+    assert timers.pop_due(2.0) == []
+    assert timers.next_deadline() == 3.0
+
+
+def test_a_deadline_that_moves_counts_where_it_moved() -> None:
+    timers = Timers()
+    timers.set("a", 1.0)
+    timers.set("a", 5.0)
+    assert timers.pop_due(4.0) == []
+    timers.set("a", 4.5)
+    assert timers.pop_due(4.5) == ["a"]
+    assert timers.pop_due(9.0) == []
+
+
+def test_a_cleared_deadline_never_comes() -> None:
+    timers = Timers()
+    timers.set("a", 1.0)
+    timers.clear("a")
+    timers.clear("unknown")
+    assert timers.next_deadline() is None
+    assert timers.pop_due(9.0) == []
+
+
+def test_leftovers_do_not_pile_up() -> None:
+    timers = Timers()
+    timers.set("kept", 1e9)
+    for key in range(100 * COMPACT_FROM):
+        timers.set(key, 30.0 + key)
+        timers.clear(key)
+    assert len(timers._heap) <= 2 * COMPACT_FROM
+
+
+def test_one_key_with_ever_later_deadlines_has_one_entry() -> None:
+    timers = Timers()
+    for when in range(10_000):
+        timers.set("backend", float(when))
+    assert len(timers._heap) == 1
+
+
+def test_timers_agree_with_a_plain_dict_whatever_happens() -> None:
+    dice = random.Random(20250101)
+    timers, model, now = Timers(), dict[int, float](), 0.0
+    for _ in range(20_000):
+        match dice.randrange(4):
+            case 0 | 1:
+                key, when = dice.randrange(30), now + dice.random() * 10
+                timers.set(key, when)
+                model[key] = when
+            case 2:
+                key = dice.randrange(30)
+                timers.clear(key)
+                model.pop(key, None)
+            case 3:
+                now += dice.random()
+                due = {key for key, when in model.items() if when <= now}
+                assert set(timers.pop_due(now)) == due
+                for key in due:
+                    del model[key]
+        earliest = min(model.values(), default=None)
+        told = timers.next_deadline()
+        assert (told is None) if earliest is None else (told is not None and told <= earliest)
+
+
+def test_percentiles_are_right_within_a_bucket() -> None:
+    times = Times()
+    for milliseconds in range(1, 1001):
+        times.record(milliseconds / 1000)
+    found = times.percentiles_ms()
+    assert found["p50"] == pytest.approx(500, rel=0.2)
+    assert found["p99"] == pytest.approx(990, rel=0.2)
+
+
+def test_times_beyond_the_buckets_are_counted_at_their_ends() -> None:
+    times = Times()
+    times.record(0.0)
+    assert times.percentiles_ms()["p50"] == pytest.approx(0.01, rel=0.2)
+    for _ in range(10):
+        times.record(1e6)
+    found = times.percentiles_ms()["p99"]
+    assert found is not None
+    assert found > 100_000
+
+
+def test_times_are_forgotten_after_two_windows() -> None:
+    times = Times()
+    assert times.percentiles_ms() == {"p50": None, "p99": None}
+    times.record(1.0)
+    times.turn(WINDOW)
+    assert times.percentiles_ms()["p50"] is not None
+    times.turn(WINDOW + 1)
+    assert times.percentiles_ms()["p50"] is not None
+    times.turn(2 * WINDOW)
+    assert times.percentiles_ms()["p50"] is None
