@@ -49,8 +49,9 @@ from client.protocol import (
 CONNECT_TIMEOUT = 0.8
 # Where one listens, how long it may take to say Welcome: many workers may start at once on a busy machine.
 WELCOME_TIMEOUT = 10.0
-# How often libzmq tries again meanwhile, in milliseconds.
+# How soon libzmq tries again meanwhile, and at most how seldom later: the worker may be idle when its broker goes away.
 RECONNECT_INTERVAL_MS = 20
+LONGEST_RECONNECT_INTERVAL_MS = 2000
 # ZMTP heartbeats find a peer that is stopped or unreachable, which no closed connection tells about.
 HEARTBEAT_INTERVAL_MS = 10_000
 HEARTBEAT_TIMEOUT_MS = 30_000
@@ -74,6 +75,7 @@ class Channel:
         self._socket = _context().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_INTERVAL_MS)
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, LONGEST_RECONNECT_INTERVAL_MS)
         self._socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_INTERVAL_MS)
         self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED)

@@ -368,9 +368,10 @@ async def _prepare_session(connection: Any, group: GroupConfig) -> None:
 
 
 def _failure(error: psycopg2.Error, transaction: str) -> Failure:
-    """PostgreSQL's error for the wire."""
+    """PostgreSQL's error for the wire. After FATAL it closes the connection, having rolled the statement back."""
     diag = {name: value for name in Diagnostics.FIELDS if (value := getattr(error.diag, name, None)) is not None}
-    return Failure(0, transaction, "query", FAILED, str(error), error.pgcode, diag)
+    kind = "connection" if diag.get("severity_nonlocalized") in ("FATAL", "PANIC") else "query"
+    return Failure(0, transaction, kind, FAILED, str(error), error.pgcode, diag)
 
 
 def _relied_on_failure() -> Failure:

@@ -22,7 +22,7 @@ import psycopg2
 from benchmark import pgbouncer, processor, report
 from benchmark.broker import Broker
 from benchmark.contestants import Contestant, Poold, Psycopg2
-from benchmark.crew import START_METHOD, START_METHODS, Crew, CrewError, percentile_ms
+from benchmark.crew import START_METHOD, START_METHODS, Crew, CrewError, end_helpers, percentile_ms
 from benchmark.figures import Cell, Figures, Results
 from benchmark.service import Service, ServiceError
 from benchmark.tables import loading
@@ -106,6 +106,7 @@ def run(workspace: Workspace, options: Options, json_file: Path | None) -> None:
     """Set up, measure, report."""
     console = report.console()
     connections = max(options.workers) + 2 * options.backends + SPARE_CONNECTIONS
+    workspace.callback(end_helpers)
     server = EmbeddedPostgres(workspace.folder / "postgresql", settings={"max_connections": str(connections)})
     workspace.callback(server.stop)
     with workspace.undisturbed():

@@ -15,7 +15,7 @@ from random import Random
 
 import click
 from benchmark.broker import STATEMENTS, TRANSACTIONS, Broker
-from benchmark.crew import START_METHOD, START_METHODS, Crew, CrewError, Tally, Window, Work, percentile_ms
+from benchmark.crew import START_METHOD, START_METHODS, Crew, CrewError, Tally, Window, Work, end_helpers, percentile_ms
 from benchmark.service import ServiceError
 from benchmark.tables import ACCOUNTS, SELECT, loading, random_account, random_transfer
 from benchmark.workspace import Workspace
@@ -94,18 +94,23 @@ def main(seconds: float, workers: int, backends: int, start_method: str) -> None
             )
             broker = set_up(workspace, backends, console)
             crew = Crew(workers, partial(connect, broker.address), start_method)
+            workspace.callback(end_helpers)
             workspace.callback(crew.stop)
             with workspace.undisturbed():
                 crew.start()
-            phases = [
-                perform(crew, "point selects", read_balance, STATEMENTS, seconds, console),
-                perform(crew, "TPC-B transactions", transfer, TRANSACTIONS, seconds, console),
-            ]
+            try:
+                phases = [
+                    perform(crew, "point selects", read_balance, STATEMENTS, seconds, console),
+                    perform(crew, "TPC-B transactions", transfer, TRANSACTIONS, seconds, console),
+                ]
+            except (CrewError, DBError):
+                broker.check()  # its end explains more than what workers make of it
+                raise
             show_phases(phases, workers, console)
             mistakes = check_books(phases[1].tally.acknowledged, console)
             broker.check()
             show_stats(broker, console)
-    except (CrewError, ServiceError, EmbeddedError, DBError, OSError) as error:
+    except (CrewError, ServiceError, EmbeddedError, DBError, OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"demo: {error}")
     except KeyboardInterrupt:
         sys.exit("demo: interrupted; everything is removed")

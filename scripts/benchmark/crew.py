@@ -10,6 +10,7 @@ Owner and workers talk through a pipe each: no shared memory, no semaphore that 
 and a worker that dies is noticed by its pipe's end.
 """
 
+import contextlib
 import multiprocessing
 import signal
 import time
@@ -17,6 +18,7 @@ import traceback
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from random import Random
 from types import TracebackType
@@ -108,10 +110,8 @@ class Crew:
     def stop(self) -> None:
         """End the processes, in the middle of their work if need be."""
         for pipe in self._pipes:
-            try:
+            with contextlib.suppress(OSError):  # it is gone already
                 pipe.send(None)
-            except OSError:
-                pass  # it is gone already
         deadline = time.monotonic() + STOP_TIMEOUT
         started = [process for process in self._processes if process.pid is not None]
         for process in started:
@@ -169,6 +169,16 @@ class Crew:
         return message
 
 
+def end_helpers() -> None:
+    """End multiprocessing's helper processes: they would outlive this one, if only by a moment.
+
+    The methods are its own tests'; there is no public way.
+    """
+    helpers: list[Any] = [forkserver._forkserver, resource_tracker._resource_tracker]  # type: ignore[attr-defined]
+    for helper in helpers:
+        helper._stop()
+
+
 def percentile_ms(latencies: Sequence[float], share: float) -> float:
     """The latency in milliseconds that this share of the requests does not exceed; they must be sorted."""
     return latencies[min(int(len(latencies) * share), len(latencies) - 1)] * 1000
@@ -182,10 +192,12 @@ def _live(pipe: Connection, connect: Callable[[], Any], number: int) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         _serve(pipe, connect, Random(number))
-    except (EOFError, BrokenPipeError):
+    except EOFError:
         pass  # the owner is gone
     except Exception:  # noqa: BLE001 - whatever it is, the owner raises it
-        pipe.send(_Failed(traceback.format_exc()))
+        report = _Failed(traceback.format_exc())
+        with contextlib.suppress(OSError):  # unless the owner has stopped listening, because another worker failed
+            pipe.send(report)
 
 
 def _serve(pipe: Connection, connect: Callable[[], Any], chance: Random) -> None:

@@ -1,0 +1,183 @@
+"""The wire: golden frames, and what a stranger may send."""
+
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from client import protocol
+from client.protocol import (
+    MESSAGES,
+    VERSION,
+    Answer,
+    Ask,
+    Cancel,
+    Commit,
+    Failure,
+    Hello,
+    ProtocolViolation,
+    Query,
+    Result,
+    Rollback,
+    Welcome,
+    array_header,
+    decode_reply,
+    decode_request,
+    encode,
+    encode_result,
+    encode_result_body,
+    encode_value,
+)
+
+GOLDEN = Path(__file__).parent / "golden"
+
+# One of each message; the file of the same name holds its bytes in hex. A change here is a change of VERSION.
+EXAMPLES: dict[str, Any] = {
+    "hello": Hello(1, 4711, "worker.py", "0.1.0"),
+    "query": Query(1, "default", 0, False, b"SELECT 1", 2.5, "report"),
+    "query-begin": Query(2, "transactions", 7, True, "SELECT 'é'".encode(), None, ""),
+    "commit": Commit(3, 7),
+    "rollback": Rollback(4, 7),
+    "cancel": Cancel(4),
+    "ask": Ask(5, "stats"),
+    "welcome": Welcome(1, 42, "0.1.0", 16777216, 67108864, {"default": True, "transactions": False}),
+    "result": Result(1, "none", "SELECT 2", 2, (("id", 23, 4, None, None),), ((b"1",), (None,))),  # type: ignore[arg-type]  # tuples decode to tuples
+    "result-no-rows": Result(1, "active", "UPDATE 3", 3, None, ()),  # type: ignore[arg-type]  # as above
+    "failure": Failure(2, "failed", "query", "failed", "no", "42P01", {"severity": "ERROR"}),
+    "answer": Answer(5, {"pid": 42}),
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_golden_frames_do_not_change(name: str) -> None:
+    expected = bytes.fromhex((GOLDEN / f"{name}.hex").read_text())
+    assert encode(EXAMPLES[name]) == expected
+    decode = decode_request if expected[1] < 64 else decode_reply
+    assert decode(expected) == EXAMPLES[name]
+
+
+def test_there_is_a_golden_frame_for_every_message_in_this_version() -> None:
+    assert VERSION == 1
+    assert {type(example) for example in EXAMPLES.values()} == set(MESSAGES.values())
+
+
+def test_a_result_put_together_from_its_body_is_the_result() -> None:
+    for name in ("result", "result-no-rows"):
+        _, *fields = EXAMPLES[name]
+        assert encode_result(1, encode_result_body(fields)) == encode(EXAMPLES[name])
+    big = 2**40
+    assert decode_reply(encode_result(big, encode_result_body(fields))).request == big  # type: ignore[union-attr]  # a Result
+
+
+@pytest.mark.parametrize("length", [0, 15, 16, 65535, 65536, 70000])
+def test_array_headers_are_msgpacks_own(length: int) -> None:
+    packed = encode_value([None] * length)
+    assert packed.startswith(array_header(length))
+    assert len(packed) == length + len(array_header(length))
+
+
+def but(message: Any, **fields: Any) -> bytes:
+    return encode(message._replace(**fields))
+
+
+@pytest.mark.parametrize(
+    ("frame", "why"),
+    [
+        (b"", "not a msgpack array"),
+        (b"\xc1", "not a msgpack array"),
+        (b"\x93\x02", "not a msgpack array"),
+        (encode(EXAMPLES["commit"]) + b"\x00", "not a msgpack array"),
+        (msgpack.packb(5), "expected an array"),
+        (msgpack.packb([]), "expected an array"),
+        (msgpack.packb(["x"]), "expected an array"),
+        (msgpack.packb([True, 1, 2]), "expected an array"),
+        (msgpack.packb({1: 2}), "not a msgpack array"),
+        (msgpack.packb([99, 1]), "unknown message code 99"),
+        (msgpack.packb([64, 1, 2, "", 1, 1, []]), "unknown message code 64"),
+        (msgpack.packb([3, 1]), "Commit has 2 fields, got 1"),
+        (msgpack.packb([3, 1, 2, 3]), "Commit has 2 fields, got 3"),
+        (but(EXAMPLES["query"], request=0), "Query.request"),
+        (but(EXAMPLES["query"], request=-1), "Query.request"),
+        (but(EXAMPLES["query"], request=True), "Query.request"),
+        (but(EXAMPLES["query"], request=2**63), "Query.request"),
+        (but(EXAMPLES["query"], request="1"), "Query.request"),
+        (but(EXAMPLES["query"], group=b"default"), "Query.group"),
+        (but(EXAMPLES["query"], group="x" * 129), "Query.group"),
+        (but(EXAMPLES["query"], group="a\0"), "Query.group"),
+        (but(EXAMPLES["query"], lease=-1), "Query.lease"),
+        (but(EXAMPLES["query"], begin=1), "Query.begin"),
+        (but(EXAMPLES["query"], statement="SELECT"), "Query.statement"),
+        (but(EXAMPLES["query"], statement=b"SELECT\0"), "Query.statement"),
+        (but(EXAMPLES["query"], timeout=0), "Query.timeout"),
+        (but(EXAMPLES["query"], timeout=-1.0), "Query.timeout"),
+        (but(EXAMPLES["query"], timeout=float("nan")), "Query.timeout"),
+        (but(EXAMPLES["query"], timeout=float("inf")), "Query.timeout"),
+        (but(EXAMPLES["query"], timeout=False), "Query.timeout"),
+        (but(EXAMPLES["query"], tag=None), "Query.tag"),
+        (but(EXAMPLES["query"], tag=[[]]), "Query.tag"),
+        (but(EXAMPLES["ask"], what="shutdown"), "Ask.what"),
+        (but(EXAMPLES["hello"], version=0), "Hello.version"),
+        (but(EXAMPLES["hello"], application_name="x" * 129), "Hello.application_name"),
+    ],
+)
+def test_what_is_no_message_is_refused_with_the_reason(frame: bytes, why: str) -> None:
+    with pytest.raises(ProtocolViolation, match=why.replace("[", r"\[")):
+        decode_request(frame)
+
+
+@given(st.binary(max_size=400))
+@settings(max_examples=3000, deadline=None)
+def test_random_bytes_raise_nothing_but_the_protocols_error(frame: bytes) -> None:
+    try:
+        message = decode_request(frame)
+    except ProtocolViolation:
+        return
+    assert decode_request(encode(message)) == message
+
+
+@given(st.sampled_from(list(EXAMPLES)), st.data())
+@settings(max_examples=2000, deadline=None)
+def test_damaged_messages_raise_nothing_but_the_protocols_error(name: str, data: st.DataObject) -> None:
+    frame = bytearray(encode(EXAMPLES[name]))
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(frame) - 1))
+        frame[place] = data.draw(st.integers(0, 255))
+    cut = bytes(frame[: data.draw(st.integers(0, len(frame)))])
+    for decode in (decode_request, decode_reply):
+        try:
+            decode(cut)
+        except ProtocolViolation:
+            continue
+
+
+def test_deep_and_wide_garbage_is_refused_before_it_becomes_objects() -> None:
+    for frame in (
+        b"\x91" * 100_000,
+        b"\xdd\xff\xff\xff\xff",
+        b"\xdc\xff\xff" + b"\xc0" * 65535,
+        b"\xdf\xff\xff\xff\xff",
+    ):
+        with pytest.raises(ProtocolViolation):
+            decode_request(frame)
+
+
+text = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=128)
+
+
+@given(
+    st.builds(
+        Query,
+        request=st.integers(1, protocol.MAX_NUMBER),
+        group=text,
+        lease=st.integers(0, protocol.MAX_NUMBER),
+        begin=st.booleans(),
+        statement=st.binary().filter(lambda value: b"\0" not in value),
+        timeout=st.none() | st.floats(1e-6, protocol.MAX_TIMEOUT),
+        tag=text,
+    )
+)
+def test_every_valid_query_survives_the_wire(message: Query) -> None:
+    assert decode_request(encode(message)) == message
