@@ -12,9 +12,10 @@
       UsageError                mend the program: a call out of place                (a psycopg2.InterfaceError)
       ProtocolError             report it: client and broker do not understand each other
 
-DBConnectionError, DBOfflineError, DBQueryError and UnconfiguredGroupError are pgdbpool's names. An error that PostgreSQL
-sent is at the same time an instance of psycopg2's class for its SQLSTATE, so `except psycopg2.errors.UniqueViolation`
-works unchanged; the class is made when its SQLSTATE is first met. All of them survive pickling.
+DBConnectionError, DBOfflineError, DBQueryError and UnconfiguredGroupError are pgdbpool's names. An error that
+PostgreSQL sent is at the same time an instance of psycopg2's class for its SQLSTATE, so that
+`except psycopg2.errors.UniqueViolation` works unchanged; the class is made when its SQLSTATE is first met. All of them
+survive pickling.
 """
 
 from functools import cache
@@ -171,7 +172,7 @@ def error_from(failure: Failure) -> DBError:
     """The exception for a Failure."""
     found = KINDS.get(failure.kind, ProtocolError)
     if failure.sqlstate:
-        found = _with_psycopg2_class(found, failure.sqlstate)
+        found = _with_psycopg2_class(kind_of(found), failure.sqlstate)
     return found(failure.message, failure)
 
 
@@ -181,13 +182,13 @@ def connection_error(message: str, outcome: str = UNKNOWN) -> DBError:
 
 
 @cache
-def _with_psycopg2_class(ours: type[DBError], sqlstate: str) -> type[DBError]:
+def _with_psycopg2_class(kind: str, sqlstate: str) -> type[DBError]:
     """Our class and psycopg2's own for this SQLSTATE in one. SQLSTATEs are few, so all are kept."""
     try:
         theirs = psycopg2.errors.lookup(sqlstate)
     except KeyError:
         theirs = _class_by_prefix(sqlstate)
-    return type(theirs.__name__, (ours, theirs), {"__module__": __name__, "__doc__": theirs.__doc__})
+    return type(theirs.__name__, (KINDS[kind], theirs), {"__module__": __name__, "__doc__": theirs.__doc__})
 
 
 # SQLSTATE classes and psycopg2's base classes for codes it has no name for, as in its pqpath.c.

@@ -106,10 +106,17 @@ def test_the_readmes_examples_run_on_their_imported_configuration(
         assert sorted(imported.group(group)["endpoints"]) == ["db1", "db2"]
 
 
+CONNECTS = """
+import client as dbpool
+
+dbpool.Connection.init(json.loads(sys.argv[1]))
+tell(dbpool.Handler('default').query('SELECT 1 AS it').fetchone()['it'])
+"""
+
+
 def test_a_single_endpoint_may_be_a_dict_as_in_pgdbpool(broker: Broker, config: dict[str, Any]) -> None:
     config["db"] = config["db"][0]
-    program = "import client as dbpool\ndbpool.Connection.init(json.loads(sys.argv[1]))\ntell(dbpool.Handler('default').autocommit)"
-    assert run_worker(program, json.dumps(config), address=broker.address) is True
+    assert run_worker(CONNECTS, json.dumps(config), address=broker.address) == 1
 
 
 THREADS = """
