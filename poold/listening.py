@@ -6,6 +6,7 @@ even after kill -9. A tcp address needs none: there the second bind fails.
 """
 
 import fcntl
+import ipaddress
 import os
 import stat
 from pathlib import Path
@@ -27,6 +28,7 @@ class AddressClaim:
         self._lock: int | None = None
 
     def __enter__(self) -> Self:
+        _refuse_open_network(self._address)
         if self._path is not None:
             self._make_folder(self._path.parent)
             self._lock = self._take_lock(lock_path(self._path))
@@ -74,6 +76,22 @@ class AddressClaim:
                 os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
                 return lock
             os.close(lock)
+
+
+def _refuse_open_network(address: str) -> None:
+    """tcp:// has no authentication: whoever reaches the port runs SQL, so it may only be this machine."""
+    if not address.startswith("tcp://"):
+        return
+    host = address.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    try:
+        is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback:
+        raise ValueError(
+            f"address {address!r} can be reached from other machines, and tcp:// neither encrypts nor authenticates; "
+            "use tcp://127.0.0.1:PORT or ipc://"
+        )
 
 
 def lock_path(socket: Path) -> Path:

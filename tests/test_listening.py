@@ -1,0 +1,82 @@
+"""The claim on an address."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from client.address import IPC_PATH_LIMIT, check_address, default_address, runtime_dir
+from poold.listening import AddressClaim, AddressInUse, is_claimed, lock_path
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> str:
+    return f"ipc://{tmp_path}/s"
+
+
+def test_one_claim_at_a_time_and_the_holder_is_named(address: str) -> None:
+    with AddressClaim(address):
+        assert is_claimed(address)
+        with pytest.raises(AddressInUse, match=f"process {os.getpid()}"), AddressClaim(address):
+            pass
+    assert not is_claimed(address)
+
+
+def test_nothing_is_left_after_a_claim(address: str, tmp_path: Path) -> None:
+    with AddressClaim(address):
+        (tmp_path / "s").touch()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_holder_left_is_no_obstacle(address: str, tmp_path: Path) -> None:
+    program = f"""
+import os, signal
+from poold.listening import AddressClaim
+AddressClaim({address!r}).__enter__()
+open({str(tmp_path / "s")!r}, "w").close()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", program], check=False)
+    assert lock_path(tmp_path / "s").exists()
+    assert not is_claimed(address)
+    with AddressClaim(address):
+        assert not (tmp_path / "s").exists()
+
+
+def test_a_missing_folder_is_made_for_this_user_only(tmp_path: Path) -> None:
+    with AddressClaim(f"ipc://{tmp_path}/made/s"):
+        assert (tmp_path / "made").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("address", ["tcp://0.0.0.0:5000", "tcp://10.1.2.3:5000", "tcp://*:5000", "tcp://[::]:5000"])
+def test_tcp_beyond_this_machine_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match="neither encrypts nor authenticates"), AddressClaim(address):
+        pass
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:5000", "tcp://localhost:5000", "tcp://[::1]:5000"])
+def test_tcp_on_this_machine_needs_no_lock(address: str) -> None:
+    with AddressClaim(address):
+        assert not is_claimed(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "poold.sock", "/run/poold.sock", "ipc://relative", "ipc://", "http://x:1", "tcp://x", "tcp://:1", "tcp://x:0",
+     "tcp://x:99999", "ipc:///" + "x" * IPC_PATH_LIMIT],
+)  # fmt: skip
+def test_an_address_of_no_known_form_is_refused_with_what_is_expected(address: str) -> None:
+    with pytest.raises(ValueError, match=r"ipc://|tcp://|choose a shorter"):
+        check_address(address)
+
+
+def test_the_default_is_the_users_own_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = default_address()
+    for name in list(os.environ):
+        monkeypatch.delenv(name)
+    assert default_address() == before
+    assert check_address(before)
+    monkeypatch.setattr(os, "getuid", lambda: 424242)
+    assert str(runtime_dir()) == "/tmp/poold-424242"
