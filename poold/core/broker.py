@@ -60,7 +60,7 @@ class Broker(Machine):
 
     def tick(self, now: float) -> None:
         """Time has passed: act on every deadline that is due."""
-        for key in self.timers.pop_due(now):
+        while (key := self.timers.pop_due(now)) is not None:
             if isinstance(key, Request):
                 self._request_due(key, now)
             elif isinstance(key, Backend):

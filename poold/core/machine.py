@@ -143,7 +143,7 @@ class Machine:
             reply = failures.commit_rolled_back()
         if type(reply) is Failure:
             stats.errors += 1
-            if request.state is RequestState.CANCELLED:
+            if request.state is RequestState.CANCELLED and reply is done.reply:
                 reply = failures.with_reason(reply, request.reason)
             if done.transaction == TX_BROKEN:
                 reply = reply._replace(transaction=TX_NONE if request.lease is None else TX_LOST)

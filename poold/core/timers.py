@@ -42,9 +42,11 @@ class Timers:
         """No later than the earliest deadline; None without any. May be early where deadlines were moved."""
         return self._heap[0][0] if self._deadlines else None
 
-    def pop_due(self, now: float) -> list[Hashable]:
-        """The keys whose deadline is not after now, earliest first; they have none any more."""
-        due: list[Hashable] = []
+    def pop_due(self, now: float) -> Hashable | None:
+        """The key with the earliest deadline that is not after now, None without any; it has no deadline any more.
+
+        One at a time, because acting on one deadline may move or clear another.
+        """
         while self._heap and self._heap[0][0] <= now:
             when, _, key = heapq.heappop(self._heap)
             if self._armed.get(key) != when:
@@ -55,10 +57,9 @@ class Timers:
                 continue
             if deadline <= now:
                 del self._deadlines[key]
-                due.append(key)
-            else:
-                self._arm(key, deadline)
-        return due
+                return key
+            self._arm(key, deadline)
+        return None
 
     def _arm(self, key: Hashable, when: float) -> None:
         self._armed[key] = when

@@ -573,6 +573,17 @@ def test_a_working_lease_is_not_idle() -> None:
     assert world.state(backend) is S.LEASED
 
 
+def test_a_lease_and_a_statement_that_are_due_together_do_not_hit_what_comes_after_them() -> None:
+    limit = 5.0 + machine.GUARD
+    world = World(idle_in_transaction_timeout=limit, lease_timeout=0.0, endpoint_settings={"query_timeout": 5.0})
+    world.client()
+    backend = world.begin(lease=1)
+    world.now += limit + 1.0
+    world.broker.tick(world.now)
+    assert world.taken(effects.Reset) == [effects.Reset(backend)]
+    assert world.state(backend) is S.RESETTING, "the reset has its own deadline, not the statement's"
+
+
 # Connections that are lost.
 
 
