@@ -72,13 +72,20 @@ class Entry:
 @click.option("--seconds", type=click.FloatRange(0.1), default=2.0, help="How long one measurement takes.")
 @click.option("--quick", is_flag=True, help=f"{QUICK_ROUNDS} rounds of {QUICK_SECONDS:g} s: for a first impression.")
 @click.option("--workers", type=click.IntRange(1), multiple=True, default=(1, 16, 64), help="Processes; repeatable.")
-@click.option("--workload", type=click.Choice(list(WORKLOADS)), multiple=True, default=WORKLOADS, help="Repeatable.")
+@click.option(
+    "--workload", type=click.Choice(list(WORKLOADS)), multiple=True, default=tuple(WORKLOADS), help="Repeatable."
+)
 @click.option("--contestant", type=click.Choice(CONTESTANTS), multiple=True, default=CONTESTANTS, help="Repeatable.")
 @click.option("--backends", type=click.IntRange(1), default=8, help="Size of the pools of poold and pgbouncer.")
 @click.option("--scale", type=click.IntRange(1), default=10, help="Of pgbench's tables; 1 is 100,000 accounts.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the results here as well.")
 @click.option("--install", is_flag=True, help="Install pgbouncer with apt-get if it is missing (as root).")
-@click.option("--folder", type=click.Path(path_type=Path, exists=True, file_okay=False), default="/tmp")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default="/tmp",
+    help="Where the temporary folder with the data is made: its disk is measured as well.",
+)
 @click.option("--start-method", type=click.Choice(START_METHODS), default=START_METHOD, hidden=True)
 def main(
     json_file: Path | None,
@@ -108,17 +115,17 @@ def run(workspace: Workspace, options: Options, json_file: Path | None) -> None:
     connections = max(options.workers) + 2 * options.backends + SPARE_CONNECTIONS
     workspace.callback(end_helpers)
     server = EmbeddedPostgres(workspace.folder / "postgresql", settings={"max_connections": str(connections)})
-    workspace.callback(server.stop)
-    with workspace.undisturbed():
-        server.start()
+    workspace.launch(server.start, server.stop)
     console.print(f"PostgreSQL runs in {workspace.folder}; filling the tables (scale {options.scale})")
     version = load(server, options.scale)
     entries, missing = line_up(workspace, server, options)
+    if not entries:
+        raise ServiceError(f"{', '.join(missing)}: not installed, and nothing else was asked for; see --install")
     environment = describe(version)
     console.print(", ".join(f"{name} {value}" for name, value in environment.items()))
     results = Results()
     try:
-        measure_all(results, entries, server, options)
+        measure_all(workspace, results, entries, server, options)
     except CrewError as error:
         console.print(*(each.between.last_words() for each in entries if each.between is not None), sep="\n")
         raise error from None
@@ -147,9 +154,7 @@ def line_up(workspace: Workspace, server: EmbeddedPostgres, options: Options) ->
     entries = []
     if POOLD in options.contestants:
         broker = Broker(workspace.folder, server.dsn(), options.backends)
-        workspace.callback(broker.stop)
-        with workspace.undisturbed():
-            broker.launch()
+        workspace.launch(broker.launch, broker.stop)
         entries.append(Entry(Poold(POOLD, broker.address), broker))
     if OWN in options.contestants:
         entries.append(Entry(Psycopg2(OWN, server.dsn()), None))
@@ -159,9 +164,7 @@ def line_up(workspace: Workspace, server: EmbeddedPostgres, options: Options) ->
             return entries, [PGBOUNCER]
         account = server.programs.account
         bouncer = pgbouncer.PgBouncer(program, workspace.folder / PGBOUNCER, server.dsn(), options.backends, account)
-        workspace.callback(bouncer.stop)
-        with workspace.undisturbed():
-            bouncer.launch()
+        workspace.launch(bouncer.launch, bouncer.stop)
         entries.append(Entry(Psycopg2(PGBOUNCER, bouncer.dsn), bouncer))
     return entries, []
 
@@ -179,7 +182,9 @@ def describe(server_version: str) -> dict[str, Any]:
     }
 
 
-def measure_all(results: Results, entries: Sequence[Entry], server: EmbeddedPostgres, options: Options) -> None:
+def measure_all(
+    workspace: Workspace, results: Results, entries: Sequence[Entry], server: EmbeddedPostgres, options: Options
+) -> None:
     """All rounds. In each the contestants take turns at each place, and another one begins."""
     places = list(product(options.workloads, options.workers))
     # Places in the order of the table, whoever is measured first.
@@ -194,16 +199,17 @@ def measure_all(results: Results, entries: Sequence[Entry], server: EmbeddedPost
             for (workload, workers), entry in product(places, [*entries[first:], *entries[:first]]):
                 cell = Cell(workload, workers, entry.contestant.name)
                 progress.update(task, description=f"round {number + 1}: {workload}, {workers}, {cell.contestant}")
-                results.add(cell, measure(cell, entry, server, options))
+                results.add(cell, measure(workspace, cell, entry, server, options))
                 progress.advance(task)
 
 
-def measure(cell: Cell, entry: Entry, server: EmbeddedPostgres, options: Options) -> Figures:
+def measure(workspace: Workspace, cell: Cell, entry: Entry, server: EmbeddedPostgres, options: Options) -> Figures:
     """One cell in one round."""
     between = [] if entry.between is None else [entry.between.pid]
     postmaster = server.pid
     assert postmaster is not None
-    with Crew(cell.workers, entry.contestant.connect, options.start_method) as crew:
+    crew = Crew(cell.workers, entry.contestant.connect, options.start_method)
+    with workspace.running(crew.start, crew.stop):
         crew.rehearse(partial(WORKLOADS[cell.workload], scale=options.scale))
         window = crew.perform(options.seconds, SETTLE, TAIL)
         used = []

@@ -95,9 +95,7 @@ def main(seconds: float, workers: int, backends: int, start_method: str) -> None
             broker = set_up(workspace, backends, console)
             crew = Crew(workers, partial(connect, broker.address), start_method)
             workspace.callback(end_helpers)
-            workspace.callback(crew.stop)
-            with workspace.undisturbed():
-                crew.start()
+            workspace.launch(crew.start, crew.stop)
             try:
                 phases = [
                     perform(crew, "point selects", read_balance, STATEMENTS, seconds, console),
@@ -122,14 +120,10 @@ def set_up(workspace: Workspace, backends: int, console: Console) -> Broker:
     """Start PostgreSQL and the broker, and fill the tables through it."""
     with timed("a private PostgreSQL", console):
         server = EmbeddedPostgres(workspace.folder / "postgresql")
-        workspace.callback(server.stop)
-        with workspace.undisturbed():
-            server.start()
+        workspace.launch(server.start, server.stop)
     with timed("the broker", console):
         broker = Broker(workspace.folder, server.dsn(), backends)
-        workspace.callback(broker.stop)
-        with workspace.undisturbed():
-            broker.launch()
+        workspace.launch(broker.launch, broker.stop)
     Connection.init({"address": broker.address})
     with timed(f"{ACCOUNTS:,} accounts, 10 tellers, 1 branch, filled in through the broker", console):
         db = Handler(STATEMENTS)

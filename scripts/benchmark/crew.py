@@ -12,6 +12,7 @@ and a worker that dies is noticed by its pipe's end.
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import time
 import traceback
@@ -21,8 +22,7 @@ from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from random import Random
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 # forkserver: quick as fork, and the workers inherit neither threads nor sockets of their owner.
 START_METHODS = tuple(multiprocessing.get_all_start_methods())
@@ -71,7 +71,7 @@ class _Failed:
 
 
 class Crew:
-    """A number of workers with a session each; a context manager."""
+    """A number of workers with a session each."""
 
     def __init__(self, workers: int, connect: Callable[[], Any], start_method: str = START_METHOD) -> None:
         """connect opens a session, in the worker. Like each work it must survive pickling."""
@@ -82,15 +82,6 @@ class Crew:
         self._processes: list[multiprocessing.Process] = []
         self._pipes: list[Connection] = []
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
     @property
     def pids(self) -> list[int]:
         """The workers' process ids."""
@@ -98,6 +89,8 @@ class Crew:
 
     def start(self) -> None:
         """Start the processes; they connect when they rehearse."""
+        # multiprocessing's helpers would import packages of these names from the working directory.
+        os.environ["PYTHONSAFEPATH"] = "1"
         self._context.set_forkserver_preload(PRELOADED)
         for number in range(self._workers):
             mine, theirs = self._context.Pipe()
@@ -126,8 +119,7 @@ class Crew:
 
     def rehearse(self, work: Work) -> None:
         """Let every worker connect and do the work a few times; returns when all of them have."""
-        for pipe in self._pipes:
-            pipe.send(work)
+        self._tell_all(work)
         for number in range(self._workers):
             self._receive(number)
 
@@ -136,8 +128,7 @@ class Crew:
         start = time.perf_counter() + NOTICE
         begin = start + settle
         window = Window(start, begin, begin + seconds, begin + seconds + tail, progress)
-        for pipe in self._pipes:
-            pipe.send(window)
+        self._tell_all(window)
         return window
 
     def collect(self, show: Callable[[int], None] = lambda count: None) -> Tally:
@@ -159,6 +150,11 @@ class Crew:
             merged.extend(tally.latencies)
         return Tally(merged, sum(tally.acknowledged for tally in tallies.values()))
 
+    def _tell_all(self, order: Work | Window) -> None:
+        for pipe in self._pipes:
+            with contextlib.suppress(OSError):  # a worker that died is noticed when its answer is due
+                pipe.send(order)
+
     def _receive(self, number: int) -> Any:
         try:
             message = self._pipes[number].recv()
@@ -172,9 +168,10 @@ class Crew:
 def end_helpers() -> None:
     """End multiprocessing's helper processes: they would outlive this one, if only by a moment.
 
-    The methods are its own tests'; there is no public way.
+    Every crew must have stopped: workers hold the forkserver's life line as well. The methods are those of
+    multiprocessing's own tests; there is no public way.
     """
-    helpers: list[Any] = [forkserver._forkserver, resource_tracker._resource_tracker]  # type: ignore[attr-defined]
+    helpers: list[Any] = [forkserver._forkserver, resource_tracker._resource_tracker]
     for helper in helpers:
         helper._stop()
 

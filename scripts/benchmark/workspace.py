@@ -9,7 +9,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -51,14 +51,29 @@ class Workspace(ExitStack):
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """A signal that comes in the block takes effect at its end."""
-        self._is_undisturbed = True
+        """A signal that comes in the block takes effect at its end. Blocks may be nested."""
+        before, self._is_undisturbed = self._is_undisturbed, True
         try:
             yield
         finally:
-            self._is_undisturbed = False
-            if self._is_interrupted:
+            self._is_undisturbed = before
+            if self._is_interrupted and not before:
                 raise KeyboardInterrupt
+
+    @contextmanager
+    def running(self, start: Callable[[], object], stop: Callable[[], object]) -> Iterator[None]:
+        """Start something for the block. stop is called even where start failed halfway."""
+        try:
+            with self.undisturbed():
+                start()
+            yield
+        finally:
+            with self.undisturbed():
+                stop()
+
+    def launch(self, start: Callable[[], object], stop: Callable[[], object]) -> None:
+        """Start something for as long as the workspace lasts."""
+        self.enter_context(self.running(start, stop))
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self._is_interrupted = True

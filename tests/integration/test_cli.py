@@ -3,10 +3,12 @@
 Exit codes: 0 ok, 1 error, 2 usage, 3 no broker is running at the address.
 """
 
+import contextlib
 import json
 import os
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -18,7 +20,7 @@ from typing import Any
 
 import psycopg2
 import pytest
-from brokers import ROOT, Broker, environment, is_gone, poold, toml
+from brokers import ROOT, Broker, environment, is_gone, poold, toml, wait_gone
 from postgres import Postgres, free_port, server_folder
 from waiting import wait_until
 
@@ -68,15 +70,12 @@ class Command:
             start_new_session=True,
         )
 
-    def read_until(self, text: str) -> str:
-        """What it says on its standard output, up to the line that has this text."""
+    def read_until(self, text: str, stream: str = "stdout") -> str:
+        """What it says on one of its streams, up to the line that has this text."""
         said = ""
-        assert self.process.stdout is not None
         while text not in said:
-            line = self.process.stdout.readline()
-            if not line:
-                assert self.process.stderr is not None
-                raise AssertionError(f"it ended after saying {said!r} and {self.process.stderr.read()!r}")
+            line = getattr(self.process, stream).readline()
+            assert line, f"it ended after saying {said!r} and then {self.process.communicate()}"
             said += line
         return said
 
@@ -144,7 +143,9 @@ def gate(postgres: Postgres) -> Iterator[Gate]:
 @pytest.fixture
 def patient(start_broker: Any, postgres: Postgres) -> Broker:
     """A broker on an endpoint where statements may take as long as a test."""
-    return start_broker(endpoints={"main": {**postgres.parameters, "query_timeout": 0}})
+    broker: Broker = start_broker(endpoints={"main": {**postgres.parameters, "query_timeout": 0}})
+    reap(broker)
+    return broker
 
 
 def at_the_gate(broker: Broker, threads: ThreadPoolExecutor, gate: Gate, group: str = "default") -> "Future[Any]":
@@ -159,9 +160,13 @@ def is_refused(broker: Broker) -> bool:
     try:
         broker.handler().query("SELECT 1")
     except DBConnectionError as error:
-        assert "shutting down" in str(error)
-        return True
+        return "shutting down" in str(error)
     return False
+
+
+def reap(broker: Broker) -> None:
+    """Notice the broker's end at once: until its parent has noticed it, a process that has ended is still listed."""
+    threading.Thread(target=broker.process.wait, daemon=True).start()
 
 
 # Start.
@@ -253,22 +258,47 @@ def test_ctrl_c_in_a_terminal_lets_a_statement_on_the_private_server_finish(
     wait_until(is_waiting, what="the statement at the gate")
     # Ctrl-C goes to the whole process group.
     os.killpg(command.process.pid, signal.SIGINT)
-    assert command.process.stderr is not None
-    assert "signal received name=SIGINT" in _read_until(command, "signal received")
+    command.read_until("signal received name=SIGINT", "stderr")
     holder.close()
     assert future.result() == "through the gate"
     assert command.finish()[0] == 0
 
 
-def _read_until(command: Command, text: str) -> str:
-    """What the command says on its standard error, up to the line that has this text."""
-    said = ""
-    assert command.process.stderr is not None
-    while text not in said:
-        line = command.process.stderr.readline()
-        assert line, f"it ended after saying {said!r}"
-        said += line
-    return said
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_while_the_private_server_stops_leaves_nothing_behind_either(
+    run: Callable[..., Command], folder: Path, address: str, private: dict[str, str], number: signal.Signals
+) -> None:
+    data = folder / "data"
+    command = run("start", f"--data={data}", f"--address={address}", **private)
+    command.read_until("stop:")
+    server = postmaster(data)
+    os.kill(server, signal.SIGSTOP)
+    try:
+        command.process.send_signal(number)
+        # The broker's own part is over, it waits for the server.
+        wait_until(lambda: not (folder / "s.lock").exists(), what="the end of the broker's claim on its address")
+        command.process.send_signal(number)
+    finally:
+        os.kill(server, signal.SIGCONT)
+    code, _, errors = command.finish()
+    wait_gone(server)
+    assert (code, "Traceback" in errors) == (0, False), errors
+    assert not (data / "socket").exists()
+
+
+def test_a_signal_during_the_start_leaves_nothing_behind(
+    run: Callable[..., Command], folder: Path, address: str, private: dict[str, str]
+) -> None:
+    data = folder / "data"
+    command = run("start", f"--data={data}", f"--address={address}", **private)
+    # The server is being started, or is there already.
+    wait_until(lambda: (data / "cluster" / "postmaster.pid").exists(), what="the private server")
+    command.process.terminate()
+    code, _, errors = command.finish()
+    assert (code, "Traceback" in errors) == (0, False), errors
+    assert not (data / "cluster" / "postmaster.pid").exists()
+    assert not (data / "socket").exists()
+    assert [path.name for path in folder.iterdir()] == ["data"]
 
 
 def test_a_detached_broker_is_ready_when_start_returns_and_stop_waits_for_its_end(
@@ -381,21 +411,31 @@ def test_a_file_that_cannot_be_read_is_an_error(command: str, folder: Path) -> N
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("address", ["ipc:///dev/null/s", "tcp://192.0.2.1:6543"])
-def test_an_address_that_cannot_be_bound_is_an_error(config: Path, address: str) -> None:
-    started = poold("start", f"--config={config}", f"--address={address}")
+@pytest.fixture
+def taken() -> Iterator[str]:
+    """An address where something else listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("kind", ["taken", "impossible", "reachable from outside"])
+def test_an_address_that_cannot_be_bound_is_an_error(config: Path, taken: str, kind: str) -> None:
+    other = {"impossible": "ipc:///dev/null/s", "reachable from outside": "tcp://0.0.0.0:6543"}
+    started = poold("start", f"--config={config}", f"--address={other.get(kind, taken)}")
     assert (started.returncode, started.stdout) == (ERROR, "")
     assert "Traceback" not in started.stderr
     assert started.stderr.strip().splitlines()[-1].startswith("poold: ")
 
 
 def test_a_private_server_is_stopped_when_the_broker_cannot_start(
-    broker: Broker, folder: Path, private: dict[str, str]
+    folder: Path, taken: str, private: dict[str, str]
 ) -> None:
     data = folder / "data"
-    started = poold("start", f"--data={data}", "--address=tcp://192.0.2.1:6543", **private)
+    started = poold("start", f"--data={data}", f"--address={taken}", **private)
     assert started.returncode == ERROR
-    assert "cannot listen at tcp://192.0.2.1:6543" in started.stderr
+    assert f"cannot listen at {taken}" in started.stderr
     assert (data / "cluster").is_dir()
     assert not (data / "cluster" / "postmaster.pid").exists()
 
@@ -433,15 +473,13 @@ def test_the_address_of_the_environment_is_used_and_a_wrong_one_is_an_error(brok
     assert "Traceback" not in wrong.stderr
 
 
-@pytest.mark.parametrize("command", [*READING, ["stats", "--watch"], ["stop"], ["stop", "--now"]])
 def test_where_no_broker_runs_the_exit_code_is_3_and_the_text_says_how_to_start_one(
-    command: list[str], address: str
+    address: str, threads: ThreadPoolExecutor
 ) -> None:
-    done = poold(*command, f"--address={address}")
-    assert (done.returncode, done.stdout) == (NOT_RUNNING, "")
-    assert done.stderr == f"poold: no poold broker answers at {address}; start one there with: " + (
-        f"poold start --address {address}\n"
-    )
+    commands = [*READING, ["stats", "--watch"], ["stop"], ["stop", "--now"]]
+    expected = f"poold: no poold broker answers at {address}; start one there with: poold start --address {address}\n"
+    for done in threads.map(lambda command: poold(*command, f"--address={address}"), commands):
+        assert (done.returncode, done.stdout, done.stderr) == (NOT_RUNNING, "", expected), done.args
 
 
 # Stop.
@@ -488,7 +526,7 @@ def test_stop_now_does_not_wait_and_every_client_is_told(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_stops_at_once_while_a_long_statement_runs(
-    patient: Broker, postgres: Postgres, threads: ThreadPoolExecutor, gate: Gate, number: signal.Signals
+    patient: Broker, threads: ThreadPoolExecutor, gate: Gate, number: signal.Signals
 ) -> None:
     future = at_the_gate(patient, threads, gate)
     patient.signal(number)
@@ -499,14 +537,8 @@ def test_a_second_signal_stops_at_once_while_a_long_statement_runs(
     with pytest.raises(DBConnectionError):
         future.result()
     assert not patient.socket.exists()
-    # client_connection_check_interval ends the statement; here the gate does.
     gate.open()
-    wait_until(
-        lambda: (
-            not any(each["application_name"] == "poold" and each["state"] == "active" for each in postgres.backends())
-        ),
-        what="the end of the abandoned statement",
-    )
+    gate.wait_for(0)
 
 
 def test_a_drain_ends_after_its_timeout(
@@ -514,6 +546,7 @@ def test_a_drain_ends_after_its_timeout(
 ) -> None:
     endpoints = {"main": {**postgres.parameters, "query_timeout": 0}}
     broker = start_broker(endpoints=endpoints, broker={"drain_timeout": 0.2})
+    reap(broker)
     future = at_the_gate(broker, threads, gate)
     assert poold("stop", f"--address={broker.address}").returncode == 0
     assert broker.wait() == 0
@@ -562,6 +595,14 @@ def test_a_broker_at_a_tcp_address_serves_and_is_stopped_by_a_signal_only(
     assert command.finish()[0] == 0
 
 
+def test_stop_does_not_wait_for_the_brokers_parent_to_notice_its_end(start_broker: Any) -> None:
+    broker = start_broker()
+    # Nobody waits for the process meanwhile, as in a container whose first process is no init.
+    stopped = poold("stop", f"--address={broker.address}", timeout=15)
+    assert (stopped.returncode, stopped.stderr) == (0, "")
+    assert broker.wait() == 0
+
+
 # Reading commands.
 
 GROUP_FIELDS = {
@@ -581,13 +622,11 @@ def test_stats_shows_who_works_who_waits_and_for_how_long(start_broker: Any, thr
     holder.query("SELECT 1")
     with pytest.raises(psycopg2.errors.DivisionByZero):
         holder.query("SELECT 1/0")
-    waiter = broker.handler("transactions", tag="report 7")
 
     def wait_in_line() -> Any:
         with broker.handler("transactions", tag="report 7") as waiter:
             return waiter.query("SELECT 2").fetchone()
 
-    del waiter
     future = threads.submit(wait_in_line)
     wait_until(lambda: broker.group("transactions")["waiting"] == 1, what="the waiting request")
     snapshot = json.loads(poold("stats", "--json", f"--address={broker.address}").stdout)
@@ -630,12 +669,35 @@ def test_stats_shows_why_an_endpoint_is_away(start_broker: Any, tmp_path: Path) 
     assert "group default, endpoint gone: connection to server on socket" in " ".join(text.split())
 
 
-def test_stats_watches_until_ctrl_c(broker: Broker, run: Callable[..., Command]) -> None:
-    command = run("stats", "--watch", f"--address={broker.address}")
-    command.read_until("transactions")
-    command.process.send_signal(signal.SIGINT)
-    code, _, errors = command.finish()
-    assert (code, errors) == (0, "")
+def test_stats_watches_until_ctrl_c(broker: Broker) -> None:
+    terminal, terminal_end = os.openpty()
+    command = [sys.executable, "-m", "poold", "stats", "--watch", f"--address={broker.address}"]
+    variables = environment(TERM="xterm", COLUMNS="200", LINES="50")
+    process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=terminal_end, stderr=subprocess.PIPE, text=True)
+    os.close(terminal_end)
+    try:
+        # The heading of the first table, and again when it is shown anew.
+        shown = b""
+        while shown.count(b"wait p50") < 2:
+            shown += os.read(terminal, 65536)
+        assert b"transactions" in shown
+        process.send_signal(signal.SIGINT)
+        drain = threading.Thread(target=_read_all, args=(terminal,), daemon=True)
+        drain.start()
+        _, errors = process.communicate(timeout=60)
+        drain.join()
+        assert (process.returncode, errors) == (0, "")
+    finally:
+        process.kill()
+        process.communicate()
+        os.close(terminal)
+
+
+def _read_all(terminal: int) -> None:
+    """Read what a process says on its way out; the terminal gives an error when nobody is left to say anything."""
+    with contextlib.suppress(OSError):
+        while os.read(terminal, 65536):
+            pass
 
 
 def test_ping_tells_that_the_broker_is_there(broker: Broker) -> None:
@@ -657,12 +719,11 @@ def test_version_tells_what_poold_stands_on() -> None:
 
 
 def test_help_names_every_command() -> None:
-    for option in ("--help", "-h"):
-        shown = poold(option)
-        assert shown.returncode == 0
-        for command in ("start", "stop", "stats", "ping", "check-config", "import-config", "version"):
-            assert re.search(rf"^  {command} ", shown.stdout, re.MULTILINE)
-            assert poold(command, option).returncode == 0 or option == "-h"
+    shown = poold("--help")
+    assert (shown.returncode, shown.stdout) == (0, poold("-h").stdout)
+    for command in ("start", "stop", "stats", "ping", "check-config", "import-config", "version"):
+        assert re.search(rf"^  {command} ", shown.stdout, re.MULTILINE)
+        assert poold(command, "--help").stdout.startswith(f"Usage: python -m poold {command} ")
 
 
 def test_check_config_tells_what_is_in_a_good_configuration(config: Path, address: str) -> None:
@@ -716,52 +777,50 @@ def test_import_config_refuses_what_it_cannot_read_with_all_reasons(folder: Path
 # Secrets.
 
 
-@pytest.mark.parametrize("way", ["password", "password_file", "password_env"])
 def test_a_password_appears_in_no_output_no_log_and_no_process_list(
-    run: Callable[..., Command], folder: Path, address: str, postgres: Postgres, way: str
+    run: Callable[..., Command], folder: Path, address: str, postgres: Postgres
 ) -> None:
     secret = "correct-horse-battery"
     (folder / "secret").write_text(secret + "\n", "utf-8")
-    given = {"password": secret, "password_file": str(folder / "secret"), "password_env": "POOLD_TEST_SECRET"}[way]
+    ways = {"password": secret, "password_file": str(folder / "secret"), "password_env": "POOLD_TEST_SECRET"}
     server = {name: value for name, value in postgres.parameters.items() if name != "password"}
-    away = {"host": str(folder), "dbname": "app", "user": "app", way: given}
+    endpoints = {f"by_{way}": {**server, way: given} for way, given in ways.items()}
+    endpoints["away"] = {"host": str(folder), "dbname": "app", "user": "app", "password": secret}
+    groups = {"default": {"endpoints": list(endpoints)[:3], "min_size": 3}, "other": {"endpoints": ["away"]}}
+    groups["other"]["queue_timeout"] = 0.2
+    tables = {"broker": {"address": address}, "endpoints": endpoints, "groups": groups}
     config = folder / "poold.toml"
-    tables = {
-        "broker": {"address": address},
-        "endpoints": {"main": {**server, way: given}, "away": away},
-        "groups": {"default": {"endpoints": ["main"]}, "other": {"endpoints": ["away"], "queue_timeout": 0.2}},
-    }
     config.write_text(toml(tables), "utf-8")
     variables = {"POOLD_TEST_SECRET": secret}
     command = run("start", f"--config={config}", "--verbose", **variables)
-    said = command.read_until("stop:")
+    outputs = [command.read_until("stop:")]
     with pytest.raises(DBConnectionError) as caught:
         Handler("other", address=address).query("SELECT 1")
-    outputs = [said, str(caught.value), repr(caught.value.failure)]
-    for reading in (*READING, ["check-config", str(config)], ["check-config", str(config), "--json"]):
-        options = [] if reading[0] == "check-config" else [f"--address={address}"]
-        done = poold(*reading, *options, **variables)
+    outputs += [str(caught.value), repr(caught.value.failure)]
+    for words in READING:
+        done = poold(*words, f"--address={address}")
+        assert done.returncode == 0
+        outputs += [done.stdout, done.stderr]
+    for words in (["check-config"], ["check-config", "--json"]):
+        done = poold(*words, str(config), **variables)
         assert done.returncode == 0
         outputs += [done.stdout, done.stderr]
     outputs += [path.read_text(errors="replace") for path in Path("/proc").glob("[0-9]*/cmdline") if _is_readable(path)]
     command.process.terminate()
-    code, *rest = command.finish()
+    code, output, log = command.finish()
     assert code == 0
-    assert "connect failed endpoint=away" in rest[1]
-    assert [text for text in [*outputs, *rest] if secret in text] == []
+    assert "connect failed endpoint=away" in log
     # A mistake beside it does not bring it to light either.
     config.write_text(toml({**tables, "groups": {"default": {"max_size": "many"}}}), "utf-8")
-    for words in (
-        ["start", f"--config={config}"],
-        ["check-config", str(config)],
-        ["check-config", "--json", str(config)],
-    ):
-        refused = poold(*words, **variables)
-        assert refused.returncode == ERROR
-        assert secret not in refused.stdout + refused.stderr
+    for words in (["start", "--config"], ["check-config"], ["check-config", "--json"]):
+        done = poold(*words, str(config), **variables)
+        assert done.returncode == ERROR
+        outputs += [done.stdout, done.stderr]
+    assert [text for text in [*outputs, output, log] if secret in text] == []
 
 
 def _is_readable(path: Path) -> bool:
+    """Whether a process is still there to tell its command line."""
     try:
         return bool(path.read_bytes())
     except OSError:
