@@ -13,7 +13,7 @@ Rows travel undecoded: a cell is None or PostgreSQL's text as bytes, and only th
 Everything a stranger sends passes `decode_request`, which raises nothing but ProtocolViolation.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgpack
@@ -213,9 +213,9 @@ def encode(message: ToBroker | ToClient) -> bytes:
     return msgpack.packb((_CODES[type(message)], *message))  # type: ignore[no-any-return]  # msgpack is untyped
 
 
-def encode_result_body(fields: Iterable[Any]) -> bytes:
-    """A Result without its request number: what a backend makes before anybody knows whom it goes to."""
-    return b"".join(map(encode_value, fields))
+def encode_result_body(fields: tuple[Any, ...]) -> bytes:
+    """A Result, or its first fields, without its request number: what a backend makes of a finished statement."""
+    return encode_value(fields)[len(array_header(len(fields))) :]
 
 
 def encode_value(value: Any) -> bytes:

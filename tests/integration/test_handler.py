@@ -1,5 +1,6 @@
 """The Handler's contract: results, rows, transactions, errors, limits, threads, interruptions."""
 
+import contextlib
 import copy
 import gc
 import pickle
@@ -8,6 +9,7 @@ import string
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import psycopg2
@@ -718,6 +720,25 @@ def test_a_timeout_that_is_none_is_refused(db: Handler, timeout: float) -> None:
         db.query("SELECT 1", timeout=timeout)
 
 
+# What one client does to others, or to itself.
+
+
+def test_no_client_can_spoil_the_intervals_of_others(narrow: Broker) -> None:
+    # psycopg2 reads intervals in PostgreSQL's own style only.
+    with contextlib.suppress(UsageError):
+        narrow.handler().query("SET IntervalStyle = 'iso_8601'")
+    assert narrow.handler().query("SELECT '1 day 02:00'::interval").fetchone() == (timedelta(days=1, hours=2),)
+
+
+@pytest.mark.parametrize("tag", ["x" * 129, "a\0b", "\ud800"], ids=["long", "NUL", "surrogate"])
+def test_a_tag_that_cannot_be_sent_is_refused_in_the_client(broker: Broker, tag: str) -> None:
+    before = broker.stats()["protocol_violations"]
+    for group in ("default", "transactions"):
+        with pytest.raises(ValueError):  # noqa: PT011  UnicodeEncodeError is one as well
+            broker.handler(group, tag=tag).query("SELECT 1")
+    assert broker.stats()["protocol_violations"] == before
+
+
 # Size.
 
 
@@ -844,9 +865,11 @@ def test_a_transaction_whose_thread_ends_is_rolled_back(broker: Broker, postgres
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    wait_until(lambda: broker.pool("transactions")["leased"] == 0, what="the end of the dead thread's transaction")
+    try:
+        wait_until(lambda: broker.pool("transactions")["leased"] == 0, what="the end of the dead thread's transaction")
+    finally:
+        handlers.clear()
     assert ids(postgres) == []
-    handlers.clear()
 
 
 # Ends.

@@ -201,6 +201,11 @@ def test_an_endpoint_that_is_offline_gives_an_error_that_names_it_and_its_own_er
     assert isinstance(caught.value, dbpool.DBConnectionError | psycopg2.OperationalError)
 
 
+def test_a_program_whose_file_name_is_no_utf8_works(broker: Broker) -> None:
+    program = "sys.argv[0] = os.fsdecode(b'/srv/caf\\xe9.py')\nfrom client import Handler\ntell(Handler().autocommit)"
+    assert run_worker(program, address=broker.address) is True
+
+
 # Settings.
 
 
