@@ -1,30 +1,26 @@
-"""One conversation with one broker: a DEALER socket, used by one thread of one process.
+"""One conversation with one broker, used by one thread of one process.
 
 A channel connects once. When the broker goes away it is broken for good and its owner makes another, so a channel, its
-request numbers and the leases opened through it live and die together. It starts no thread and takes no lock.
+request numbers and the leases opened through it live and die together. It is a plain blocking socket that speaks
+ZeroMQ's protocol (`client.zmtp`): no thread, no lock, one send and, for small replies, one recv per request.
 
-Facts about libzmq that shape it (http://api.zeromq.org/master:zmq-setsockopt):
-- A socket inherited over fork says "sent" and loses the message: owners compare `pid` before each use.
-- A request that libzmq holds while the broker is away is delivered to the next one there, long after its caller gave
-  up. It is not run: each connection begins with Hello, and what comes before is refused. ZMQ_IMMEDIATE would hold
-  nothing, but it discards replies that arrived just before the connection closed (2 in 100 when a broker answers and
-  ends).
-- A lost connection shows up only in the socket's monitor. Waiting for both at once doubles the cost of a request
-  (zmq_poll asks each socket again and again), so a wait is cut into slices and the monitor is asked between them.
-- The connection's descriptor stays open in forked children, so the broker would not see the parent die:
-  `_after_fork_in_child` closes it there.
+A broker that ends closes the connection, so a wait for its reply ends at once. One that hangs does not: after a silence
+its ZeroMQ is asked with PING, which is answered even while the broker itself is busy.
+
+A channel inherited over fork belongs to the parent: owners compare `pid` before each use. The child closes its copy of
+the descriptor, which would keep the connection open, so that the broker would not see the parent die.
 """
 
 import contextlib
 import os
+import socket
+import struct
 import sys
 import time
 import weakref
 from importlib.metadata import PackageNotFoundError, version
 
-import zmq
-from zmq.utils.monitor import recv_monitor_message
-
+from client.address import ipc_path
 from client.errors import DBConnectionError, DBError, UsageError, connection_error, error_from
 from client.protocol import (
     MAX_NAME_CHARS,
@@ -45,33 +41,23 @@ from client.protocol import (
     decode_reply,
     encode,
 )
+from client.zmtp import PING, ZmtpConnection, ZmtpError, frame
 
 # How long to wait for a broker to be there: short enough for an error within a second, long enough for its restart.
 CONNECT_TIMEOUT = 0.8
+CONNECT_AGAIN = 0.02
 # Where one listens, how long it may take to say Welcome: many workers may start at once on a busy machine.
 WELCOME_TIMEOUT = 10.0
-# How soon libzmq tries again meanwhile, and at most how seldom later: the worker may be idle when its broker goes away.
-RECONNECT_INTERVAL_MS = 20
-LONGEST_RECONNECT_INTERVAL_MS = 2000
-# ZMTP heartbeats find a peer that is stopped or unreachable, which no closed connection tells about.
-HEARTBEAT_INTERVAL_MS = 10_000
-HEARTBEAT_TIMEOUT_MS = 30_000
-
-# How long a wait goes on until the monitor is asked whether the broker is still there.
-SLICE_MS = 100
-# So soon after a message from the broker it is taken to be there still; asking costs a twentieth of a request. Where
-# that is wrong the wait ends with the truth, only a slice later.
+# After so long a silence in a wait the broker is asked with PING; without any answer for so long it counts as gone.
+PING_AFTER = 10.0
+GONE_AFTER = 30.0
+# So soon after a message from the broker it is taken to be there still; asking costs a system call per request. Where
+# that is wrong the request itself tells.
 TRUSTED_FOR = 0.01
+RECEIVE_BYTES = 65536
 
-# As plain numbers: pyzmq's own flags are enums, and combining or passing them costs more than the call.
-_NOBLOCK = int(zmq.NOBLOCK)
-_EVENTS = int(zmq.EVENTS)
-_POLLIN = int(zmq.POLLIN)
-
-_contexts: dict[int, zmq.Context[zmq.Socket[bytes]]] = {}
-# Channels of this process. Those inherited over fork move to _inherited: destroying them would touch the parent's.
+# Channels of this process, for the child of a fork to let go of.
 _channels: "weakref.WeakSet[Channel]" = weakref.WeakSet()
-_inherited: list[object] = []
 
 
 class Channel:
@@ -83,22 +69,17 @@ class Channel:
         self.welcome: Welcome
         self._last_request = 0
         self._is_broken = False
-        self._descriptor: tuple[int, int] | None = None  # the connection's fd and inode
-        self._slice_ms = 0  # the socket's RCVTIMEO
         self._heard = 0.0  # when the broker last sent something
-        self._socket = _context().socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_INTERVAL_MS)
-        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, LONGEST_RECONNECT_INTERVAL_MS)
-        self._socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_INTERVAL_MS)
-        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED)
+        self._wait = 0.0  # the socket's SO_RCVTIMEO
+        self._zmtp = ZmtpConnection(REPLY_OVERHEAD_BYTES)
+        self._socket = _connect(address)
+        _channels.add(self)
         try:
-            self.welcome = self._open()
+            self.welcome = self._greet()
         except BaseException:
             self.close()
             raise
-        _channels.add(self)
+        self._zmtp.max_message_bytes = self.welcome.max_result_bytes + REPLY_OVERHEAD_BYTES
 
     @property
     def is_usable(self) -> bool:
@@ -106,7 +87,7 @@ class Channel:
         if self.pid != os.getpid():
             return False
         if not self._is_broken and time.monotonic() - self._heard > TRUSTED_FOR:
-            self._read_monitor()
+            self._look()
         return not self._is_broken
 
     def next_request(self) -> int:
@@ -120,7 +101,7 @@ class Channel:
         patience bounds the wait, in seconds; the broker's own limits are the rule, so it only has to cover a broker
         that hangs. A wait that ends otherwise, by patience or by a signal, withdraws the request.
         """
-        self._send(message, f"broker at {self.address} went away before the request was sent")
+        self._send(message)
         try:
             reply = self._reply_to(message.request, patience)
         except DBError:
@@ -135,41 +116,28 @@ class Channel:
     def post(self, message: ToBroker) -> None:
         """Send a message whose reply nobody waits for; a broker that is gone makes it void anyway."""
         if not self._is_broken:
-            with contextlib.suppress(zmq.Again):
-                self._socket.send(encode(message), zmq.NOBLOCK)
+            try:
+                self._socket.sendall(frame(encode(message)), socket.MSG_DONTWAIT)
+            except OSError:
+                self._is_broken = True  # a part of a message may have gone out
 
     def close(self) -> None:
         """End the conversation; the broker drops what this client still had there."""
         self._is_broken = True
-        if self.pid == os.getpid() and not self._socket.closed:
-            self._socket.disable_monitor()
-            self._monitor.close(linger=0)
-            self._socket.close(linger=0)
+        self._socket.close()
 
     def __del__(self) -> None:
-        if not sys.is_finalizing() and hasattr(self, "_monitor"):
+        if not sys.is_finalizing() and hasattr(self, "_socket"):
             self.close()
 
-    def _open(self) -> Welcome:
+    def _greet(self) -> Welcome:
+        """ZeroMQ's handshake, then our own."""
         try:
-            self._socket.connect(self.address)
-        except zmq.ZMQError as error:
-            raise connection_error(f"cannot use address {self.address}: {error}", NOT_EXECUTED) from None
-        hello = Hello(VERSION, self.pid, _application_name(), _release())
-        try:
-            self._send(hello, f"broker at {self.address} closed the connection at once")
-            reply = self._next_reply(time.monotonic() + CONNECT_TIMEOUT)
-            if reply is None and self._descriptor is not None:
-                reply = self._next_reply(time.monotonic() + WELCOME_TIMEOUT)
-        except DBConnectionError:
-            text = f"broker at {self.address} went away before it said Welcome"
+            self._send(Hello(VERSION, self.pid, _application_name(), _release()), ready=False)
+            reply = self._next_reply(time.monotonic() + WELCOME_TIMEOUT)
+        except DBConnectionError as error:
+            text = f"{self.address} closed the connection before it said Welcome ({error})"
             raise connection_error(text, NOT_EXECUTED) from None
-        if reply is None and self._descriptor is None:
-            raise connection_error(
-                f"no poold broker answers at {self.address}; start one there with: "
-                f"poold start --address {self.address}",
-                NOT_EXECUTED,
-            )
         if isinstance(reply, Failure):
             raise error_from(reply)
         if not isinstance(reply, Welcome):
@@ -178,22 +146,30 @@ class Channel:
                 f"{WELCOME_TIMEOUT:g} s; check the address",
                 NOT_EXECUTED,
             )
-        # A reply above the broker's own limit is not from a broker: libzmq then drops the connection.
-        self._socket.setsockopt(zmq.MAXMSGSIZE, reply.max_result_bytes + REPLY_OVERHEAD_BYTES)
         return reply
 
-    def _send(self, message: ToBroker, lost: str) -> None:
-        frame = encode(message)
-        if len(frame) > 4096 and len(frame) > self.welcome.max_request_bytes:
+    def _send(self, message: ToBroker, ready: bool = True) -> None:
+        encoded = encode(message)
+        if ready and len(encoded) > self.welcome.max_request_bytes:
             raise UsageError(
-                f"the request has {len(frame)} bytes, the broker takes at most {self.welcome.max_request_bytes} "
+                f"the request has {len(encoded)} bytes, the broker takes at most {self.welcome.max_request_bytes} "
                 "(max_request_bytes); send it in parts"
             )
         try:
-            self._socket.send(frame, _NOBLOCK)
-        except zmq.Again:
+            if not ready:
+                self._shake_hands(time.monotonic() + WELCOME_TIMEOUT)
+            self._socket.sendall(frame(encoded))
+        except OSError as error:
+            # Incomplete as it is, the broker does not run it.
             self._is_broken = True
-            raise connection_error(lost, NOT_EXECUTED) from None
+            text = f"broker at {self.address} went away before the request was sent ({error})"
+            raise connection_error(text, NOT_EXECUTED) from None
+
+    def _shake_hands(self, deadline: float) -> None:
+        while not self._zmtp.is_ready and time.monotonic() < deadline:
+            self._flush()
+            self._receive(deadline)
+        self._flush()
 
     def _reply_to(self, request: int, patience: float | None) -> Result | Answer | Failure:
         """The reply with this number. Late replies to requests given up earlier are passed over."""
@@ -205,66 +181,129 @@ class Channel:
                 raise connection_error(
                     f"broker at {self.address} did not answer within {patience:g} s; the statement may have run"
                 )
+            if isinstance(reply, Welcome):
+                continue
+            if reply.request == request:
+                return reply
             if isinstance(reply, Failure) and reply.request == 0:
                 self._is_broken = True
                 raise error_from(reply)
-            if not isinstance(reply, Welcome) and reply.request == request:
-                return reply
 
     def _next_reply(self, deadline: float | None) -> ToClient | None:
         """The next message from the broker, None at the deadline."""
-        while True:
-            self._set_slice(deadline)
-            try:
-                frame = self._socket.recv()
-                break
-            except zmq.Again:
-                self._read_monitor()
-            if self._is_broken:
-                # In this order: what came before the connection was lost is received after the loss is known.
-                try:
-                    frame = self._socket.recv(_NOBLOCK)
-                    break
-                except zmq.Again:
-                    text = f"broker at {self.address} went away before it answered; the statement may have run"
-                    raise connection_error(text) from None
+        inbox = self._zmtp.inbox
+        while not inbox:
             if deadline is not None and time.monotonic() >= deadline:
                 return None
-        self._heard = time.monotonic()
+            self._receive(deadline)
+            if self._is_broken and not inbox:
+                text = f"broker at {self.address} went away before it answered; the statement may have run"
+                raise connection_error(text)
         try:
-            return decode_reply(frame)
+            return decode_reply(inbox.popleft())
         except ProtocolViolation as error:
             self._is_broken = True
             raise error_from(Failure(0, "none", "protocol", UNKNOWN, str(error), None, {})) from error
 
-    def _set_slice(self, deadline: float | None) -> None:
-        """Let the next recv wait for one slice, or for less where the deadline is nearer."""
-        slice_ms = SLICE_MS
-        if deadline is not None:
-            slice_ms = min(SLICE_MS, max(1, int((deadline - time.monotonic()) * 1000) + 1))
-        if slice_ms != self._slice_ms:
-            self._slice_ms = slice_ms
-            self._socket.setsockopt(zmq.RCVTIMEO, slice_ms)
+    def _receive(self, deadline: float | None) -> None:
+        """Take what comes within PING_AFTER or until the deadline, if anything does."""
+        wait = PING_AFTER if deadline is None else min(PING_AFTER, max(0.001, deadline - time.monotonic()))
+        if wait != self._wait:
+            self._wait = wait
+            timeval = struct.pack("@ll", int(wait), int(wait % 1 * 1_000_000))
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+        try:
+            data = self._socket.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            self._break_silence()
+            return
+        except OSError:
+            data = b""
+        self._take(data)
 
-    def _has_news(self) -> bool:
-        return bool(int(self._monitor.getsockopt(_EVENTS)) & _POLLIN)
+    def _take(self, data: bytes) -> None:
+        """Hand what came to ZMTP; nothing is the end of the connection."""
+        self._heard = time.monotonic()
+        if not data:
+            self._is_broken = True
+            return
+        try:
+            self._zmtp.received(data)
+        except ZmtpError as error:
+            self._is_broken = True
+            text = f"{self.address}: {error}; is it a poold broker?"
+            raise error_from(Failure(0, "none", "protocol", UNKNOWN, text, None, {})) from error
+        if self._zmtp.outbox and self._zmtp.is_ready:
+            self._flush()
 
-    def _read_monitor(self) -> None:
-        while self._has_news():
-            event = recv_monitor_message(self._monitor, zmq.NOBLOCK)
-            if event["event"] == zmq.EVENT_DISCONNECTED:
-                self._is_broken = True
-            elif event["event"] == zmq.EVENT_CONNECTED:
-                with contextlib.suppress(OSError):  # it may be closed again by now
-                    self._descriptor = event["value"], os.fstat(event["value"]).st_ino
+    def _flush(self) -> None:
+        data, self._zmtp.outbox = self._zmtp.outbox, bytearray()
+        try:
+            self._socket.sendall(data)
+        except OSError:
+            self._is_broken = True
+
+    def _break_silence(self) -> None:
+        """Nothing came for a while: the broker waits for PostgreSQL, or is gone."""
+        silence = time.monotonic() - self._heard
+        if self._heard and silence >= GONE_AFTER:
+            self._is_broken = True
+        elif silence >= PING_AFTER and self._zmtp.is_ready:
+            self._zmtp.outbox += PING
+            self._flush()
+
+    def _look(self) -> None:
+        """Take what came while nobody waited: an end of the connection, a PING, a late reply."""
+        try:
+            self._take(self._socket.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            self._heard = time.monotonic()
+        except OSError:
+            self._is_broken = True
 
 
-def _context() -> "zmq.Context[zmq.Socket[bytes]]":
-    """This process's libzmq context; an inherited one has no I/O thread."""
-    pid = os.getpid()
-    if pid not in _contexts:
-        _contexts[pid] = zmq.Context()
-    return _contexts[pid]
+def _connect(address: str) -> socket.socket:
+    """A connected blocking socket; tries again for CONNECT_TIMEOUT where nobody listens."""
+    deadline = time.monotonic() + CONNECT_TIMEOUT
+    while True:
+        connecting = _new_socket(address)
+        try:
+            connecting.settimeout(CONNECT_TIMEOUT)
+            connecting.connect(_target(address))
+        except OSError as error:
+            connecting.close()
+            if time.monotonic() + CONNECT_AGAIN < deadline and isinstance(
+                error, ConnectionRefusedError | FileNotFoundError | BlockingIOError
+            ):
+                time.sleep(CONNECT_AGAIN)
+                continue
+            raise connection_error(
+                f"no poold broker answers at {address} ({error.strerror or error}); start one there with: "
+                f"poold start --address {address}",
+                NOT_EXECUTED,
+            ) from None
+        connecting.setblocking(True)
+        # A broker that reads nothing for so long hangs.
+        timeval = struct.pack("@ll", int(GONE_AFTER), 0)
+        connecting.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+        return connecting
+
+
+def _new_socket(address: str) -> socket.socket:
+    if address.startswith("ipc://"):
+        return socket.socket(socket.AF_UNIX)
+    made = socket.socket(socket.AF_INET6 if "[" in address else socket.AF_INET)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return made
+
+
+def _target(address: str) -> str | tuple[str, int]:
+    path = ipc_path(address)
+    if path is not None:
+        return str(path)
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def _application_name() -> str:
@@ -280,20 +319,11 @@ def _release() -> str:
 
 
 def _after_fork_in_child() -> None:
-    """Let go of the parent's connections without a word to the broker.
-
-    The inode tells whether the number still means that connection: libzmq may have closed it in the parent and the
-    program opened something else.
-    """
-    inherited = list(_channels)
-    _inherited.extend(inherited)
+    """Let go of the parent's connections without a word to the broker."""
+    for channel in list(_channels):
+        with contextlib.suppress(OSError):
+            channel._socket.close()
     _channels.clear()
-    for channel in inherited:
-        if channel._descriptor is not None:
-            fd, inode = channel._descriptor
-            with contextlib.suppress(OSError):
-                if os.fstat(fd).st_ino == inode:
-                    os.close(fd)
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -52,9 +52,6 @@ RECEIVE_AT_ONCE = 256
 # Connections that wait to be accepted: all workers of a host may start in the same second.
 BACKLOG = 1024
 HANDSHAKE_TIMEOUT_MS = 2000
-# As in client.channel: a peer that is stopped or unreachable closes no connection.
-HEARTBEAT_INTERVAL_MS = 10_000
-HEARTBEAT_TIMEOUT_MS = 30_000
 # How long replies that were handed to libzmq may take to leave when the broker ends.
 LINGER_MS = 1000
 # Below this copying is cheaper than telling libzmq's thread to hand the memory back.
@@ -113,8 +110,6 @@ class Frontend:
             (zmq.MAXMSGSIZE, config.broker.max_request_bytes),
             (zmq.BACKLOG, BACKLOG),
             (zmq.HANDSHAKE_IVL, HANDSHAKE_TIMEOUT_MS),
-            (zmq.HEARTBEAT_IVL, HEARTBEAT_INTERVAL_MS),
-            (zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS),
         ):
             self._socket.setsockopt(option, value)
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)

@@ -1,0 +1,128 @@
+"""ZMTP 3.1 for the connecting side, as bytes in and bytes out: no socket, no clock.
+
+The peer is a libzmq ROUTER or anything else that speaks ZeroMQ's own protocol (RFC 37/ZMTP, https://rfc.zeromq.org/spec/37/):
+
+    greeting    64 bytes each way: signature, version, mechanism; ours is NULL, which has no authentication
+    READY       a command each way with the socket's type
+    frames      flags, length in 1 or 8 bytes, body; a command among them may be PING, which is answered with PONG
+
+Why not libzmq itself: it hands every message to a thread of its own and back, which costs a worker more than everything
+else of a request together, and it hides what a worker needs to know at once, that the broker is gone.
+
+Every length is checked before anything is kept for it. What is absent: the binding side, messages of several frames
+(the broker sends none), mechanisms with authentication, versions before 3.0.
+"""
+
+from collections import deque
+
+SIGNATURE = b"\xff" + bytes(8) + b"\x7f"
+GREETING_BYTES = 64
+GREETING = SIGNATURE + b"\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32)
+# libzmq's READY and ERROR have some dozens of bytes.
+MAX_COMMAND_BYTES = 4096
+
+_MORE, _LONG, _COMMAND = 1, 2, 4
+_PONG_CONTEXT_BYTES = 16
+
+
+class ZmtpError(Exception):
+    """The peer does not speak ZMTP as expected; the text says how."""
+
+
+class ZmtpConnection:
+    """One connection: `received` takes bytes, `inbox` holds whole messages, `outbox` what must be sent."""
+
+    def __init__(self, max_message_bytes: int) -> None:
+        self.max_message_bytes = max_message_bytes
+        self.is_ready = False
+        # Messages of the peer: enter by received, leave by their reader.
+        self.inbox: deque[bytes] = deque()
+        # Bytes to be sent as they are: the handshake and answers to PING; their sender empties it.
+        self.outbox = bytearray(GREETING)
+        # Received bytes that are no whole greeting or frame yet.
+        self._buffer = bytearray()
+        self._is_greeted = False
+
+    def received(self, data: bytes) -> None:
+        """Take what came; raises ZmtpError, after which the connection is of no use."""
+        # The frequent case, a short message that came alone, without copying it twice.
+        if self.is_ready and not self._buffer and len(data) > 1 and data[0] == 0 and len(data) == data[1] + 2:
+            self.inbox.append(data[2:])
+            return
+        self._buffer += data
+        if not self._is_greeted and not self._take_greeting():
+            return
+        while self._take_frame():
+            pass
+
+    def _take_greeting(self) -> bool:
+        greeting = self._buffer
+        if greeting[:1] != SIGNATURE[: len(greeting[:1])] or greeting[9:10] != SIGNATURE[9 : len(greeting[:10])]:
+            raise ZmtpError("the peer does not greet as ZeroMQ does")
+        if len(greeting) > 10 and greeting[10] < 3:
+            raise ZmtpError(f"the peer speaks ZMTP {greeting[10]}, expected 3 or later")
+        if len(greeting) < GREETING_BYTES:
+            return False
+        mechanism = bytes(greeting[12:32]).rstrip(b"\0")
+        if mechanism != b"NULL":
+            raise ZmtpError(f"the peer wants the security mechanism {mechanism!r}, expected NULL")
+        del greeting[:GREETING_BYTES]
+        self._is_greeted = True
+        self.outbox += command(b"READY", b"\x0bSocket-Type" + len(b"DEALER").to_bytes(4, "big") + b"DEALER")
+        return True
+
+    def _take_frame(self) -> bool:
+        """Take one whole frame from the buffer; False where there is none yet."""
+        buffer = self._buffer
+        if len(buffer) < 2:
+            return False
+        flags = buffer[0]
+        if flags & ~(_MORE | _LONG | _COMMAND) or flags & _MORE:
+            raise ZmtpError(f"the peer sent a frame with flags {flags:#04x}, expected a message of one frame")
+        begin = 9 if flags & _LONG else 2
+        if len(buffer) < begin:
+            return False
+        length = int.from_bytes(buffer[1:begin], "big")
+        limit = MAX_COMMAND_BYTES if flags & _COMMAND else self.max_message_bytes
+        if length > limit:
+            raise ZmtpError(f"the peer sent a frame of {length} bytes, expected at most {limit}")
+        if len(buffer) < begin + length:
+            return False
+        with memoryview(buffer) as view:
+            body = bytes(view[begin : begin + length])
+        del buffer[: begin + length]
+        if flags & _COMMAND:
+            self._take_command(body)
+        elif not self.is_ready:
+            raise ZmtpError("the peer sent a message before READY")
+        else:
+            self.inbox.append(body)
+        return True
+
+    def _take_command(self, body: bytes) -> None:
+        name = body[1 : 1 + body[0]] if body else b""
+        if name == b"READY" and not self.is_ready:
+            self.is_ready = True
+        elif name == b"PING" and self.is_ready:
+            # PING carries a time to live of two bytes and a context to be sent back.
+            self.outbox += command(b"PONG", body[7 : 7 + _PONG_CONTEXT_BYTES])
+        elif name == b"ERROR":
+            raise ZmtpError(f"the peer refused the connection: {body[7:].decode('ascii', 'replace')}")
+        elif name != b"PONG" or not self.is_ready:
+            raise ZmtpError(f"the peer sent the command {name!r} out of place")
+
+
+def command(name: bytes, body: bytes) -> bytes:
+    """A command frame; its body is short here."""
+    return bytes((_COMMAND, 1 + len(name) + len(body), len(name))) + name + body
+
+
+# Asks the peer's ZeroMQ, not its program, whether it is there. Time to live 0: the peer may take its time with ours.
+PING = command(b"PING", b"\0\0")
+
+
+def frame(message: bytes) -> bytes:
+    """A message as one frame."""
+    if len(message) < 256:
+        return bytes((0, len(message))) + message
+    return b"\x02" + len(message).to_bytes(8, "big") + message
