@@ -18,6 +18,7 @@ import struct
 import sys
 import time
 import weakref
+from collections import deque
 from importlib.metadata import PackageNotFoundError, version
 
 from client.address import ipc_path
@@ -35,6 +36,7 @@ from client.protocol import (
     ProtocolViolation,
     Request,
     Result,
+    Rollback,
     ToBroker,
     ToClient,
     Welcome,
@@ -72,6 +74,8 @@ class Channel:
         self._heard = 0.0  # when the broker last sent something
         self._wait = 0.0  # the socket's SO_RCVTIMEO
         self._zmtp = ZmtpConnection(REPLY_OVERHEAD_BYTES)
+        # Leases that other threads gave up, as a garbage collector does; rolled back with the next message.
+        self._abandoned: deque[int] = deque()
         self._socket = _connect(address)
         _channels.add(self)
         try:
@@ -121,6 +125,10 @@ class Channel:
             except OSError:
                 self._is_broken = True  # a part of a message may have gone out
 
+    def abandon(self, lease: int) -> None:
+        """Roll a lease back that nobody will end; may be called from any thread, which others must not."""
+        self._abandoned.append(lease)
+
     def close(self) -> None:
         """End the conversation; the broker drops what this client still had there."""
         self._is_broken = True
@@ -155,6 +163,8 @@ class Channel:
                 f"the request has {len(encoded)} bytes, the broker takes at most {self.welcome.max_request_bytes} "
                 "(max_request_bytes); send it in parts"
             )
+        while self._abandoned:
+            self.post(Rollback(self.next_request(), self._abandoned.popleft()))
         try:
             if not ready:
                 self._shake_hands(time.monotonic() + WELCOME_TIMEOUT)
@@ -262,6 +272,10 @@ class Channel:
             self._is_broken = True
 
 
+# Also a broker whose backlog is full for the moment.
+_NOBODY_THERE = (ConnectionRefusedError, FileNotFoundError, BlockingIOError)
+
+
 def _connect(address: str) -> socket.socket:
     """A connected blocking socket; tries again for CONNECT_TIMEOUT where nobody listens."""
     deadline = time.monotonic() + CONNECT_TIMEOUT
@@ -272,14 +286,13 @@ def _connect(address: str) -> socket.socket:
             connecting.connect(_target(address))
         except OSError as error:
             connecting.close()
-            if time.monotonic() + CONNECT_AGAIN < deadline and isinstance(
-                error, ConnectionRefusedError | FileNotFoundError | BlockingIOError
-            ):
+            if time.monotonic() + CONNECT_AGAIN < deadline and isinstance(error, _NOBODY_THERE):
                 time.sleep(CONNECT_AGAIN)
                 continue
+            # Nobody there is the usual reason and needs no words; a closed folder, say, does.
+            why = "" if isinstance(error, _NOBODY_THERE) else f" ({error.strerror or error})"
             raise connection_error(
-                f"no poold broker answers at {address} ({error.strerror or error}); start one there with: "
-                f"poold start --address {address}",
+                f"no poold broker answers at {address}{why}; start one there with: poold start --address {address}",
                 NOT_EXECUTED,
             ) from None
         connecting.setblocking(True)
@@ -308,7 +321,8 @@ def _target(address: str) -> str | tuple[str, int]:
 
 def _application_name() -> str:
     """What `poold stats` shows for this client: the program's file name."""
-    return os.path.basename(sys.argv[0] if sys.argv else "")[:MAX_NAME_CHARS]
+    name = os.path.basename(sys.argv[0] if sys.argv else "")
+    return os.fsencode(name).decode("utf-8", "replace")[:MAX_NAME_CHARS]
 
 
 def _release() -> str:

@@ -7,6 +7,7 @@
         TooManyRequests         max_waiting requests wait already
         TransactionLost         the interactive transaction is gone, all of it rolled back
       DBQueryError              mend the statement: PostgreSQL refused it           (the matching psycopg2.errors class)
+        StatementRefused        psycopg2 itself refuses it: an empty statement, COPY
         ResultTooLarge          the statement ran, its result exceeds max_result_bytes
       UnconfiguredGroupError    mend the configuration: no such group
       UsageError                mend the program: a call out of place                (a psycopg2.InterfaceError)
@@ -130,6 +131,10 @@ class DBQueryError(DBError, psycopg2.Error):  # type: ignore[misc,override]  # s
     """PostgreSQL refused the statement."""
 
 
+class StatementRefused(DBQueryError, psycopg2.ProgrammingError):  # type: ignore[misc,override]  # see DBError.pgcode
+    """psycopg2 in the broker refuses the statement: it is empty, or a COPY."""
+
+
 class ResultTooLarge(DBQueryError, psycopg2.DataError):  # type: ignore[misc,override]  # see DBError.pgcode
     """The statement was executed, but its result exceeds the broker's max_result_bytes."""
 
@@ -155,6 +160,7 @@ KINDS: dict[str, type[DBError]] = {
     "too-many-requests": TooManyRequests,
     "transaction-lost": TransactionLost,
     QUERY: DBQueryError,
+    "statement-refused": StatementRefused,
     "result-too-large": ResultTooLarge,
     "unconfigured-group": UnconfiguredGroupError,
     "usage": UsageError,
@@ -197,14 +203,19 @@ _BY_PREFIX: dict[str, type[psycopg2.Error]] = {
     **dict.fromkeys(("20", "21", "3D", "3F", "42", "44"), psycopg2.ProgrammingError),
     **dict.fromkeys(("22",), psycopg2.DataError),
     **dict.fromkeys(("23",), psycopg2.IntegrityError),
-    **dict.fromkeys(("24", "25", "2B", "2D", "2F", "38", "39", "3B", "F0", "P0", "XX"), psycopg2.InternalError),
-    **dict.fromkeys(("26", "27", "28", "34", "53", "54", "55", "57", "58", "HV"), psycopg2.OperationalError),
+    **dict.fromkeys(("24", "25", "2B", "2D", "2F", "38", "39", "3B"), psycopg2.InternalError),
+    **dict.fromkeys(("08", "26", "27", "28", "34"), psycopg2.OperationalError),
     **dict.fromkeys(("40",), psycopg2.extensions.TransactionRollbackError),
+}
+
+_BY_LETTER: dict[str, type[psycopg2.Error]] = {
+    **dict.fromkeys(("5", "H"), psycopg2.OperationalError),
+    **dict.fromkeys(("F", "P", "X"), psycopg2.InternalError),
 }
 
 
 def _class_by_prefix(sqlstate: str) -> type[psycopg2.Error]:
-    return _BY_PREFIX.get(sqlstate[:2], psycopg2.DatabaseError)
+    return _BY_PREFIX.get(sqlstate[:2]) or _BY_LETTER.get(sqlstate[:1], psycopg2.DatabaseError)
 
 
 __all__ = [
@@ -215,6 +226,7 @@ __all__ = [
     "TooManyRequests",
     "TransactionLost",
     "DBQueryError",
+    "StatementRefused",
     "ResultTooLarge",
     "UnconfiguredGroupError",
     "UsageError",

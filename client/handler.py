@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import os
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -46,10 +47,11 @@ class Handler:
     def __init__(self, group: str = DEFAULT_GROUP, *, address: str | None = None, tag: str = "") -> None:
         self._group = group
         self._address = broker_address(address)
-        self._tag = tag
+        self._tag = _checked_tag(tag)
         # The open transaction: its lease's number (0: none), and the channel and thread it was begun through.
         self._lease = 0
-        self._lease_channel: Channel | None = None
+        # Held weakly: the channel ends with its thread, which rolls the transaction back.
+        self._lease_channel: weakref.ref[Channel] | None = None
         self._lease_thread = 0
         self._check_group(channel_to(self._address))
 
@@ -76,7 +78,7 @@ class Handler:
         query_timeout hold. Raises the errors of `client.errors`; a PostgreSQL error is also its psycopg2.errors class.
         """
         rendered = render(statement, params)
-        if timeout is not None and not 0 < timeout <= protocol.MAX_TIMEOUT:
+        if timeout is not None and (isinstance(timeout, bool) or not 0 < timeout <= protocol.MAX_TIMEOUT):
             raise ValueError(f"timeout is {timeout!r}; expected seconds above 0, or None")
         patience = None if timeout is None else timeout + GRACE
         if self._lease == 0:
@@ -86,7 +88,7 @@ class Handler:
                 message = Query(request, self._group, 0, False, rendered, timeout, self._tag)
                 return Result(channel.call(message, patience))  # type: ignore[arg-type]  # a Query gets a Result
             self._lease = next(_lease_numbers)
-            self._lease_channel = channel
+            self._lease_channel = weakref.ref(channel)
             self._lease_thread = threading.get_ident()
             message = Query(request, self._group, self._lease, True, rendered, timeout, self._tag)
         else:
@@ -145,11 +147,14 @@ class Handler:
             self._lease = 0
 
     def __del__(self) -> None:
-        # Never raise here, and never touch another thread's socket: that channel's end rolls back.
+        # Never raise here, and never touch another thread's socket.
         lease = getattr(self, "_lease", 0)
-        channel = self._lease_channel if lease else None
-        if channel is not None and channel.pid == os.getpid() and self._lease_thread == threading.get_ident():
-            channel.post(Rollback(channel.next_request(), lease))
+        channel = self._lease_channel() if lease and self._lease_channel is not None else None
+        if channel is not None and channel.pid == os.getpid():
+            if self._lease_thread == threading.get_ident():
+                channel.post(Rollback(channel.next_request(), lease))
+            else:
+                channel.abandon(lease)
 
     def _end(self, verb: type[Commit] | type[Rollback]) -> None:
         if self._lease:
@@ -179,8 +184,12 @@ class Handler:
 
     def _owned_channel(self) -> Channel:
         """The channel of the open transaction, checked to be usable here and now."""
-        channel = self._lease_channel
-        assert channel is not None
+        channel = self._lease_channel() if self._lease_channel is not None else None
+        if channel is None:
+            raise TransactionLost(
+                "this transaction's connection to the broker is gone and with it the transaction, rolled back: the broker "
+                "went away, or the thread that began it ended; call rollback() and begin anew"
+            )
         if channel.pid != os.getpid():
             raise UsageError(
                 "this Handler's transaction was begun before the fork and belongs to the parent process; "
@@ -206,3 +215,13 @@ class Handler:
                 f"the broker at {self._address} has no group {self._group!r}; it has {', '.join(sorted(groups))}"
             )
         return autocommit
+
+
+def _checked_tag(tag: str) -> str:
+    """The tag, if it can be sent; the broker would take any other for a breach of the protocol."""
+    if not isinstance(tag, str) or len(tag) > protocol.MAX_NAME_CHARS or "\0" in tag:
+        raise ValueError(
+            f"tag is {tag!r:.200}; expected text of at most {protocol.MAX_NAME_CHARS} characters without NUL"
+        )
+    tag.encode()  # a lone surrogate says so itself
+    return tag

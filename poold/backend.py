@@ -47,7 +47,7 @@ SENT_AT_ONCE = 8192
 # Cancels under way at once. Each blocks a thread for as long as the server takes to answer.
 CANCEL_THREADS = 8
 # What clients' literals and casters rely on (see client.values); PostgreSQL reports changes of these by itself.
-RELIED_ON = ("standard_conforming_strings", "client_encoding", "DateStyle")
+RELIED_ON = ("standard_conforming_strings", "client_encoding", "DateStyle", "IntervalStyle")
 # How often a running query checks whether its client, the broker, is still there (PostgreSQL 14 and later).
 CONNECTION_CHECK_INTERVAL = "5s"
 
@@ -306,7 +306,7 @@ async def _connection_parameters(config: EndpointConfig) -> dict[str, Any]:
         # Later options win: what literals rely on cannot be set otherwise.
         "options": (
             f"-c statement_timeout={round(config.query_timeout * 1000)} -c temp_buffers={config.temp_buffers} "
-            f"{config.options} -c standard_conforming_strings=on -c DateStyle=ISO"
+            f"{config.options} -c standard_conforming_strings=on -c DateStyle=ISO -c IntervalStyle=postgres"
         ),
         # A server that vanished from the network is noticed within a minute even where nothing is sent.
         "keepalives_idle": 30,
@@ -371,6 +371,8 @@ def _failure(error: psycopg2.Error, transaction: str) -> Failure:
     """PostgreSQL's error for the wire. After FATAL it closes the connection, having rolled the statement back."""
     diag = {name: value for name in Diagnostics.FIELDS if (value := getattr(error.diag, name, None)) is not None}
     kind = "connection" if diag.get("severity_nonlocalized") in ("FATAL", "PANIC") else "query"
+    if error.pgcode is None and isinstance(error, psycopg2.ProgrammingError):
+        kind = "statement-refused"
     return Failure(0, transaction, kind, FAILED, str(error), error.pgcode, diag)
 
 

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from contextlib import ExitStack
@@ -81,7 +82,7 @@ def start(
     if detach:
         from poold.detach import start_detached
 
-        target = address or broker_address()
+        target = _target(address)
         socket = ipc_path(target)
         log_file = log_file or (socket.with_suffix(".log") if socket else runtime_dir() / "poold.log")
         arguments = [f"--address={address}"] if address else []
@@ -97,6 +98,8 @@ def _start_here(config_file: Path | None, address: str | None, data: Path | None
     from poold import configfile, daemon, embedded, private
     from poold.listening import AddressInUse, is_claimed
 
+    # Until the loop has its own handlers, and after it: a stop in between must still clean up.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as cleanup:
         try:
             if config_file is not None:
@@ -105,14 +108,18 @@ def _start_here(config_file: Path | None, address: str | None, data: Path | None
                     config = dataclasses.replace(config, broker=dataclasses.replace(config.broker, address=address))
                 note = ""
             else:
-                target = broker_address(address)
+                target = _target(address)
                 if is_claimed(target):
                     raise AddressInUse(f"a broker already serves {target}; stop it with: poold stop")
                 server = embedded.EmbeddedPostgres(data or embedded.default_data_dir())
                 cleanup.enter_context(server)
                 config = private.private_config(server, target)
                 note = f"  private PostgreSQL in {server.data}, for a look inside: psql '{server.dsn()}'\n"
-            daemon.run(config, lambda bound: _announce(config, bound, note, ready_fd))
+            try:
+                daemon.run(config, lambda bound: _announce(config, bound, note, ready_fd))
+            finally:
+                for number in daemon.STOP_SIGNALS:
+                    signal.signal(number, signal.SIG_IGN)
         except KeyboardInterrupt:
             return 0
         except (configfile.ConfigError, embedded.EmbeddedError, AddressInUse, OSError, ValueError) as error:
@@ -147,7 +154,7 @@ def stop(address: str | None, now: bool) -> None:
     """Stop the broker: let it finish what it has, and wait until it is gone."""
     from poold.listening import is_claimed
 
-    target = broker_address(address)
+    target = _target(address)
     answer = _ask(target, "stop-now" if now else "stop")
     pid = answer["pid"]
     deadline = time.monotonic() + STOP_TIMEOUT
@@ -166,7 +173,7 @@ def stats(address: str | None, as_json: bool, watch: bool) -> None:
     """Show what the broker is doing: clients, waiting requests, backends, totals and times."""
     from poold.report import show, show_continuously
 
-    target = broker_address(address)
+    target = _target(address)
     if watch:
         if as_json:
             raise click.UsageError("--watch is for people, --json for programs: give one of them")
@@ -182,7 +189,7 @@ def stats(address: str | None, as_json: bool, watch: bool) -> None:
 @json_option
 def ping(address: str | None, as_json: bool) -> None:
     """Ask the broker whether it is there."""
-    target = broker_address(address)
+    target = _target(address)
     channel = _open_channel(target)
     began = time.perf_counter()
     answer = _ask_through(channel, "ping")
@@ -251,6 +258,14 @@ def version(as_json: bool) -> None:
             click.echo(f"{name} {number}")
 
 
+def _target(address: str | None) -> str:
+    """The address to use; a wrong POOLD_ADDRESS is a wrong option."""
+    try:
+        return broker_address(address)
+    except ValueError as error:
+        raise click.UsageError(f"{ADDRESS_VARIABLE}: {error}") from None
+
+
 def _set_up_log(log_file: Path | None, verbose: bool) -> None:
     handler: logging.Handler = logging.FileHandler(log_file) if log_file else logging.StreamHandler()
     logging.basicConfig(
@@ -289,6 +304,12 @@ def _ask_through(channel: Channel, what: str) -> dict[str, Any]:
 
 
 def _is_alive(pid: int) -> bool:
+    """Whether the process still runs; one that has ended and waits for its parent to notice does not."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
+            return stat.read().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        pass  # no such process, or no /proc
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

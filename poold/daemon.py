@@ -97,6 +97,8 @@ class Daemon:
 
     def _turn(self) -> None:
         self._is_turn_scheduled = False
+        if self._stopped.done():
+            return
         broker = self._broker
         deadline = broker.next_deadline()
         if deadline is not None and deadline <= monotonic():

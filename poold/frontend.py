@@ -100,6 +100,7 @@ class Frontend:
         self._connected: set[int] = set()
         self._last_key = 0
         self._has_sent = False  # since EVENTS was last asked
+        self._is_closed = False
         self.violations = 0  # messages that were none of the protocol
         self.dropped = 0  # replies whose client was gone or did not read
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
@@ -145,7 +146,8 @@ class Frontend:
                 self._loop.call_soon(self._receive)
 
     def close(self) -> None:
-        """Send what libzmq still holds, then close."""
+        """Send what libzmq still holds, then close. A callback that is scheduled already finds nothing to do."""
+        self._is_closed = True
         for descriptor in self._descriptors:
             self._loop.remove_reader(descriptor)
         self._close_sockets()
@@ -168,6 +170,8 @@ class Frontend:
 
     def _receive(self) -> None:
         """Take the messages that are there; many are taken in turns."""
+        if self._is_closed:
+            return
         socket = self._socket
         for _ in range(RECEIVE_AT_ONCE):
             # Asked before each message: an empty recv costs three times as much, for its exception.

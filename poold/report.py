@@ -14,14 +14,12 @@ WATCH_INTERVAL = 1.0
 # Where nobody looks at a terminal, tables are not squeezed into 80 columns.
 PIPED_WIDTH = 160
 
-GROUP_COLUMNS = (
-    "group", "mode", "clients", "waiting", "oldest ms", "requests", "errors", "timeouts", "refused", "withdrawn",
-    "wait p50", "wait p99", "run p50", "run p99",
-)  # fmt: skip
-POOL_COLUMNS = (
-    "group", "endpoint", "state", "size", "active", "leased", "idle", "connecting", "other", "requests", "opened",
-    "failed", "lost",
-)  # fmt: skip
+# Each table fits 80 columns.
+WORK = ("group", "clients", "waiting", "oldest ms", "requests", "errors", "timeouts", "refused", "withdrawn")
+TIMES = ("group", "mode", "wait p50", "wait p99", "run p50", "run p99")
+BACKENDS = ("group", "endpoint", "state", "size", "active", "leased", "idle", "connecting", "other")
+TOTALS = ("group", "endpoint", "requests", "opened", "closed", "failed", "lost")
+TEXT_COLUMNS = ("group", "mode", "endpoint", "state")
 
 
 def show(snapshot: dict[str, Any]) -> None:
@@ -31,57 +29,59 @@ def show(snapshot: dict[str, Any]) -> None:
 
 
 def show_continuously(take: Callable[[], dict[str, Any]]) -> None:
-    """Print the snapshot again and again until Ctrl-C."""
-    with Live(render(take()), auto_refresh=False, screen=sys.stdout.isatty()) as live:
-        try:
+    """Print the snapshot again and again until Ctrl-C; into a pipe one after the other."""
+    try:
+        if not sys.stdout.isatty():
+            while True:
+                show(take())
+                sys.stdout.flush()
+                time.sleep(WATCH_INTERVAL)
+        with Live(render(take()), auto_refresh=False, screen=True) as live:
             while True:
                 time.sleep(WATCH_INTERVAL)
                 live.update(render(take()), refresh=True)
-        except KeyboardInterrupt:
-            return
+    except KeyboardInterrupt:
+        return
 
 
 def render(snapshot: dict[str, Any]) -> Group:
-    """The snapshot as tables: groups, then their pools, then what is wrong with endpoints."""
+    """The snapshot as tables: groups, then their backends, then what is wrong with endpoints."""
     head = Text(
         f"poold {snapshot['version']} at {snapshot['address']}, process {snapshot['pid']}, {snapshot['state']}, "
         f"up {snapshot['uptime_s']:g} s, cpu {snapshot['cpu_s']:g} s, {snapshot['max_memory_kb'] // 1024} MB, "
         f"{snapshot['clients']} clients"
     )
-    groups = _table(GROUP_COLUMNS, "times in milliseconds, over the last one to two minutes")
-    pools = _table(POOL_COLUMNS, "backends by state; other: cancelling or resetting")
+    work = _table(WORK, "requests since the start, and those waiting now")
+    times = _table(TIMES, "milliseconds, over the last one to two minutes")
+    backends = _table(BACKENDS, "backends now; other: cancelling or resetting")
+    totals = _table(TOTALS, "backends since the start")
     problems = []
     for name, group in snapshot["groups"].items():
-        groups.add_row(name, *map(_cell, _group_cells(group)))
+        counts = [group[key] for key in ("clients", "waiting", "oldest_wait_ms", "requests", "errors", "timeouts")]
+        _add(work, name, *counts, group["refused"], group["withdrawn"])
+        mode = "autocommit" if group["autocommit"] else "transactions"
+        wait, run = group["wait_ms"], group["run_ms"]
+        _add(times, name, mode, wait["p50"], wait["p99"], run["p50"], run["p99"])
         for endpoint, pool in group["endpoints"].items():
-            pools.add_row(name, endpoint, *map(_cell, _pool_cells(pool)))
+            other = pool["cancelling"] + pool["resetting"]
+            states = [pool[key] for key in ("state", "size", "active", "leased", "idle", "connecting")]
+            _add(backends, name, endpoint, *states, other)
+            _add(totals, name, endpoint, *(pool[key] for key in TOTALS[2:]))
             if pool["error"]:
                 next_try = f"next try in {pool['next_try_ms']} ms"
                 problems.append(Text(f"group {name}, endpoint {endpoint}: {pool['error']} ({next_try})"))
-    return Group(head, groups, pools, *problems)
+    return Group(head, work, times, backends, totals, *problems)
 
 
-def _table(columns: tuple[str, ...], caption: str) -> Table:
-    table = Table(caption=caption, caption_justify="left", box=None, pad_edge=False)
+def _table(columns: tuple[str, ...], title: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="italic", box=None, pad_edge=False)
     for column in columns:
-        is_text = column in ("group", "mode", "endpoint", "state")
-        table.add_column(column, justify="left" if is_text else "right", no_wrap=True)
+        table.add_column(column, justify="left" if column in TEXT_COLUMNS else "right", no_wrap=True)
     return table
 
 
-def _group_cells(group: dict[str, Any]) -> list[Any]:
-    wait, run = group["wait_ms"], group["run_ms"]
-    counts = [group[name] for name in ("clients", "waiting", "oldest_wait_ms", "requests", "errors", "timeouts")]
-    mode = "autocommit" if group["autocommit"] else "transactions"
-    return [mode, *counts, group["refused"], group["withdrawn"], wait["p50"], wait["p99"], run["p50"], run["p99"]]
-
-
-def _pool_cells(pool: dict[str, Any]) -> list[Any]:
-    shown = [pool[name] for name in ("state", "size", "active", "leased", "idle", "connecting")]
-    return [*shown, pool["cancelling"] + pool["resetting"], *(pool[name] for name in _POOL_COUNTERS)]
-
-
-_POOL_COUNTERS = ("requests", "opened", "failed", "lost")
+def _add(table: Table, *cells: Any) -> None:
+    table.add_row(*map(_cell, cells))
 
 
 def _cell(value: Any) -> str:
