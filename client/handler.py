@@ -187,8 +187,8 @@ class Handler:
         channel = self._lease_channel() if self._lease_channel is not None else None
         if channel is None:
             raise TransactionLost(
-                "this transaction's connection to the broker is gone and with it the transaction, rolled back: the broker "
-                "went away, or the thread that began it ended; call rollback() and begin anew"
+                "this transaction's connection to the broker is gone and with it the transaction, rolled back: the "
+                "broker went away, or the thread that began it ended; call rollback() and begin anew"
             )
         if channel.pid != os.getpid():
             raise UsageError(

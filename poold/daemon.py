@@ -14,6 +14,7 @@ whereas a broker that goes on in a state it does not understand could answer the
 """
 
 import asyncio
+import gc
 import logging
 import os
 import platform
@@ -49,6 +50,8 @@ def run(config: Config, ready: Callable[[str], None]) -> None:
     Raises AddressInUse where another broker serves the address, OSError where it cannot be bound, and whatever ended
     the broker unexpectedly.
     """
+    # A broker makes many small objects and few cycles: collecting ten times less often costs nothing to anybody.
+    gc.set_threshold(7000, 20, 20)
     with AddressClaim(config.broker.address):
         uvloop.run(Daemon(config).serve(ready))
 

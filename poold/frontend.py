@@ -174,11 +174,12 @@ class Frontend:
             return
         socket = self._socket
         for _ in range(RECEIVE_AT_ONCE):
-            # Asked before each message: an empty recv costs three times as much, for its exception.
-            if not int(socket.getsockopt(_EVENTS)) & _POLLIN:
+            # An empty recv asks libzmq for events as well; asking EVENTS before each message costs more.
+            try:
+                identity = socket.recv(_NOBLOCK)
+            except zmq.Again:
                 self._has_sent = False
                 break
-            identity = socket.recv(_NOBLOCK)
             peer = self._by_identity.get(identity)
             if peer is not None:
                 payload = socket.recv(_NOBLOCK)

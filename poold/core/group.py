@@ -26,14 +26,11 @@ class Group:
         )
         self.queue = Queue()
         self.stats = GroupStats()
+        # Backends over all endpoints, those still opening included; its pools keep it up to date.
+        self.size = 0
         self.clients = 0  # connected clients that have used the group
         self._turn = 0  # the pool whose turn it is
         self.respread()
-
-    @property
-    def size(self) -> int:
-        """Backends over all endpoints, those still opening included."""
-        return sum(pool.size for pool in self.pools)
 
     def count(self, state: BackendState) -> int:
         """Backends in that state over all endpoints."""
@@ -66,9 +63,9 @@ class Group:
         """Whether this backend, at rest, should make room for one on an endpoint that came back."""
         pool = backend.pool
         return (
-            self.size >= self.config.max_size
+            pool.size > pool.cap
+            and self.size >= self.config.max_size
             and pool.endpoint.state is EndpointState.AVAILABLE
-            and pool.size > pool.cap
             and routing.needs_room(self.pools)
         )
 

@@ -59,6 +59,7 @@ class Pool:
         """A new backend, CONNECTING."""
         self.connecting[backend.number] = backend
         self.size += 1
+        self.group.size += 1
 
     def move(self, backend: Backend, state: BackendState) -> None:
         """Change the backend's state; a transition that the table does not know is a bug and raises."""
@@ -68,6 +69,7 @@ class Pool:
         backend.state = state
         if state is BackendState.CLOSED:
             self.size -= 1
+            self.group.size -= 1
         else:
             self.members[state][backend.number] = backend
 

@@ -251,6 +251,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def no_group_exceeds_its_size(self) -> None:
         for group in self.broker.groups.values():
+            assert group.size == sum(pool.size for pool in group.pools)
             assert group.size <= group.config.max_size
 
     @invariant()
