@@ -84,7 +84,8 @@ class Handler:
         if self._lease == 0:
             channel = channel_to(self._address)
             request = channel.next_request()
-            if self._check_group(channel):
+            # The hot path; the lookup repeats _check_group, which says what is wrong where there is no such group.
+            if channel.welcome.groups.get(self._group) or self._check_group(channel):
                 message = Query(request, self._group, 0, False, rendered, timeout, self._tag)
                 return Result(channel.call(message, patience))  # type: ignore[arg-type]  # a Query gets a Result
             self._lease = next(_lease_numbers)

@@ -117,8 +117,8 @@ class Result(NamedTuple):
     transaction: str
     command: str
     rowcount: int
-    columns: list[tuple[str, int, int, int | None, int | None]] | None
-    rows: list[tuple[bytes | None, ...]]
+    columns: tuple[tuple[str, int, int, int | None, int | None], ...] | None
+    rows: tuple[tuple[bytes | None, ...], ...]
 
 
 class Failure(NamedTuple):

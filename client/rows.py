@@ -143,11 +143,12 @@ class Result:
 
     def fetchone(self) -> Row | None:
         """The next row, None after the last."""
-        self._need_rows()
-        if self._position >= len(self._cells):
+        position = self._position
+        if position >= len(self._cells):
+            self._need_rows()
             return None
-        self._position += 1
-        return self._make(self._cells[self._position - 1])
+        self._position = position + 1
+        return self._make(self._cells[position])
 
     def fetchmany(self, size: int | None = None) -> list[Row]:
         """The next size rows (default: arraysize), fewer at the end."""
@@ -199,7 +200,12 @@ class Result:
 
     def _make(self, cells: tuple[bytes | None, ...]) -> Row:
         if self._read is None:
-            columns = self._columns or ()
-            self._row = row_class(tuple(column[0] for column in columns))
-            self._read = casters([column[1] for column in columns])
+            self._row, oids = _shape(self._columns or ())
+            self._read = casters(oids)
         return self._row(cast_row(self._read, cells))
+
+
+@lru_cache(maxsize=ROW_CLASSES)
+def _shape(columns: tuple[tuple[Any, ...], ...]) -> tuple[type[Row], tuple[int, ...]]:
+    """The Row class and the type OIDs of these columns."""
+    return row_class(tuple(column[0] for column in columns)), tuple(column[1] for column in columns)

@@ -48,7 +48,9 @@ def render(statement: Any, params: Sequence[Any] | Mapping[str, Any] | None) -> 
 def casters(oids: Sequence[int]) -> list[Caster]:
     """For each type OID the caster that psycopg2 would use now, programs' registrations included."""
     known = extensions.string_types
-    return [_calendar_caster(known[oid]) if oid in _CALENDAR else known.get(oid, extensions.UNICODE) for oid in oids]
+    return [
+        known.get(oid, extensions.UNICODE) if oid not in _CALENDAR else _calendar_caster(known[oid]) for oid in oids
+    ]
 
 
 def cast_row(row_casters: Sequence[Caster], cells: Sequence[bytes | None]) -> list[Any]:

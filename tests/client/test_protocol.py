@@ -44,8 +44,8 @@ EXAMPLES: dict[str, Any] = {
     "cancel": Cancel(4),
     "ask": Ask(5, "stats"),
     "welcome": Welcome(1, 42, "0.1.0", 16777216, 67108864, {"default": True, "transactions": False}),
-    "result": Result(1, "none", "SELECT 2", 2, (("id", 23, 4, None, None),), ((b"1",), (None,))),  # type: ignore[arg-type]  # tuples decode to tuples
-    "result-no-rows": Result(1, "active", "UPDATE 3", 3, None, ()),  # type: ignore[arg-type]  # as above
+    "result": Result(1, "none", "SELECT 2", 2, (("id", 23, 4, None, None),), ((b"1",), (None,))),
+    "result-no-rows": Result(1, "active", "UPDATE 3", 3, None, ()),
     "failure": Failure(2, "failed", "query", "failed", "no", "42P01", {"severity": "ERROR"}),
     "answer": Answer(5, {"pid": 42}),
 }
