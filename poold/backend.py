@@ -59,7 +59,11 @@ _TRANSACTIONS = {
 
 
 class Backends:
-    """All backends of the broker, by number."""
+    """All backends of the broker, by number.
+
+    An effect may name a backend that was lost after the core decided and before the turn came to it. The core has been
+    told by then, and has answered the request; the effect is void.
+    """
 
     def __init__(self, config: Config, broker: Broker, wake: Callable[[], None]) -> None:
         """wake is called after each fact given to broker: there may be effects to take."""
@@ -77,15 +81,17 @@ class Backends:
 
     def execute(self, number: int, statement: bytes, begin: bool) -> None:
         """Run a statement."""
-        self._open[number].execute(statement, begin)
+        if (backend := self._open.get(number)) is not None:
+            backend.execute(statement, begin)
 
     def reset(self, number: int) -> None:
         """Roll back."""
-        self._open[number].execute(b"ROLLBACK", False)
+        self.execute(number, b"ROLLBACK", False)
 
     def cancel(self, number: int) -> None:
         """Cancel what the backend runs."""
-        self._open[number].cancel(self._cancels)
+        if (backend := self._open.get(number)) is not None:
+            backend.cancel(self._cancels)
 
     def close(self, number: int, reason: str) -> None:
         """Close a backend, open or still opening."""
