@@ -181,21 +181,15 @@ class Frontend:
                 self._has_sent = False
                 break
             peer = self._by_identity.get(identity)
-            if peer is not None:
-                payload = socket.recv(_NOBLOCK)
-                if socket.getsockopt(_RCVMORE):
-                    self._drop_parts()
-                    self._violated(identity, "a message has one frame")
-                else:
-                    self._take(peer, payload)
+            # Only a frame taken without copying tells where it came from, which a newcomer's is asked for.
+            payload: Any = socket.recv(_NOBLOCK, copy=peer is not None)
+            if socket.getsockopt(_RCVMORE):
+                self._drop_parts()
+                self._violated(identity, "a message has one frame")
+            elif peer is not None:
+                self._take(peer, payload)
             else:
-                # Only a frame taken without copying tells where it came from.
-                frame = socket.recv(_NOBLOCK, copy=False)
-                if socket.getsockopt(_RCVMORE):
-                    self._drop_parts()
-                    self._violated(identity, "a message has one frame")
-                else:
-                    self._greet(identity, frame)
+                self._greet(identity, payload)
         else:
             self._loop.call_soon(self._receive)
         self._wake()
