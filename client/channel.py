@@ -25,6 +25,7 @@ from client.address import ipc_path
 from client.errors import DBConnectionError, DBError, UsageError, connection_error, error_from
 from client.protocol import (
     MAX_NAME_CHARS,
+    MAX_REQUEST_BYTES,
     NOT_EXECUTED,
     REPLY_OVERHEAD_BYTES,
     UNKNOWN,
@@ -73,6 +74,8 @@ class Channel:
         self._is_broken = False
         self._heard = 0.0  # when the broker last sent something
         self._wait = 0.0  # the socket's SO_RCVTIMEO
+        # Until Welcome tells the broker's own limits.
+        self._max_request_bytes = MAX_REQUEST_BYTES
         self._zmtp = ZmtpConnection(REPLY_OVERHEAD_BYTES)
         # Leases that other threads gave up, as a garbage collector does; rolled back with the next message.
         self._abandoned: deque[int] = deque()
@@ -83,6 +86,7 @@ class Channel:
         except BaseException:
             self.close()
             raise
+        self._max_request_bytes = self.welcome.max_request_bytes
         self._zmtp.max_message_bytes = self.welcome.max_result_bytes + REPLY_OVERHEAD_BYTES
 
     @property
@@ -140,9 +144,12 @@ class Channel:
 
     def _greet(self) -> Welcome:
         """ZeroMQ's handshake, then our own."""
+        deadline = time.monotonic() + WELCOME_TIMEOUT
+        reply: ToClient | None = None
         try:
-            self._send(Hello(VERSION, self.pid, _application_name(), _release()), ready=False)
-            reply = self._next_reply(time.monotonic() + WELCOME_TIMEOUT)
+            if self._shake_hands(deadline):
+                self._send(Hello(VERSION, self.pid, _application_name(), _release()))
+                reply = self._next_reply(deadline)
         except DBConnectionError as error:
             text = f"{self.address} closed the connection before it said Welcome ({error})"
             raise connection_error(text, NOT_EXECUTED) from None
@@ -156,30 +163,33 @@ class Channel:
             )
         return reply
 
-    def _send(self, message: ToBroker, ready: bool = True) -> None:
+    def _shake_hands(self, deadline: float) -> bool:
+        """ZeroMQ's handshake; False where it is not over at the deadline."""
+        while not self._zmtp.is_ready:
+            if self._is_broken:
+                raise connection_error("in the middle of ZeroMQ's handshake", NOT_EXECUTED)
+            if time.monotonic() >= deadline:
+                return False
+            self._flush()
+            self._receive(deadline)
+        return True
+
+    def _send(self, message: ToBroker) -> None:
         encoded = encode(message)
-        if ready and len(encoded) > self.welcome.max_request_bytes:
+        if len(encoded) > self._max_request_bytes:
             raise UsageError(
-                f"the request has {len(encoded)} bytes, the broker takes at most {self.welcome.max_request_bytes} "
+                f"the request has {len(encoded)} bytes, the broker takes at most {self._max_request_bytes} "
                 "(max_request_bytes); send it in parts"
             )
         while self._abandoned:
             self.post(Rollback(self.next_request(), self._abandoned.popleft()))
         try:
-            if not ready:
-                self._shake_hands(time.monotonic() + WELCOME_TIMEOUT)
             self._socket.sendall(frame(encoded))
         except OSError as error:
             # Incomplete as it is, the broker does not run it.
             self._is_broken = True
             text = f"broker at {self.address} went away before the request was sent ({error})"
             raise connection_error(text, NOT_EXECUTED) from None
-
-    def _shake_hands(self, deadline: float) -> None:
-        while not self._zmtp.is_ready and time.monotonic() < deadline:
-            self._flush()
-            self._receive(deadline)
-        self._flush()
 
     def _reply_to(self, request: int, patience: float | None) -> Result | Answer | Failure:
         """The reply with this number. Late replies to requests given up earlier are passed over."""

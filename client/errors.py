@@ -216,20 +216,3 @@ _BY_LETTER: dict[str, type[psycopg2.Error]] = {
 
 def _class_by_prefix(sqlstate: str) -> type[psycopg2.Error]:
     return _BY_PREFIX.get(sqlstate[:2]) or _BY_LETTER.get(sqlstate[:1], psycopg2.DatabaseError)
-
-
-__all__ = [
-    "DBError",
-    "DBConnectionError",
-    "DBOfflineError",
-    "PoolTimeout",
-    "TooManyRequests",
-    "TransactionLost",
-    "DBQueryError",
-    "StatementRefused",
-    "ResultTooLarge",
-    "UnconfiguredGroupError",
-    "UsageError",
-    "ProtocolError",
-    "Diagnostics",
-]

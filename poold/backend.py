@@ -32,8 +32,8 @@ from client.protocol import (
     Failure,
     array_header,
     encode_result_body,
+    encode_value,
 )
-from client.protocol import encode_value as pack
 from poold.config import Config, EndpointConfig, GroupConfig
 from poold.core.broker import Broker
 from poold.core.machine import Completion
@@ -271,7 +271,7 @@ class Backend:
         parts = [encode_result_body((transaction, command, count, columns)), array_header(count)]
         size = 0
         while rows := cursor.fetchmany(FETCH_ROWS):
-            parts.append(pack(rows)[len(array_header(len(rows))) :])
+            parts.append(encode_value(rows)[len(array_header(len(rows))) :])
             size += len(parts[-1])
             if size > self._max_result_bytes:
                 return self._too_large(transaction)
