@@ -5,10 +5,12 @@ Programs written for pgdbpool change their import line to `import client as dbpo
 
 from client.connection import Connection
 from client.errors import (
+    CommitOutcomeUnknown,
     DBConnectionError,
     DBError,
     DBOfflineError,
     DBQueryError,
+    ExpectationFailed,
     PoolTimeout,
     ProtocolError,
     ResultTooLarge,
@@ -19,22 +21,29 @@ from client.errors import (
     UsageError,
 )
 from client.handler import Handler
+from client.pending import PendingResult, Savepoint
 from client.rows import Result, Row
+from client.transaction import Transaction
 
 __all__ = [
     "Handler",
     "Connection",
     "Result",
     "Row",
+    "Transaction",
+    "PendingResult",
+    "Savepoint",
     "DBError",
     "DBConnectionError",
     "DBOfflineError",
     "PoolTimeout",
     "TooManyRequests",
     "TransactionLost",
+    "CommitOutcomeUnknown",
     "DBQueryError",
     "StatementRefused",
     "ResultTooLarge",
+    "ExpectationFailed",
     "UnconfiguredGroupError",
     "UsageError",
     "ProtocolError",

@@ -40,6 +40,7 @@ from client.protocol import (
     Rollback,
     ToBroker,
     ToClient,
+    TransactionResult,
     Welcome,
     decode_reply,
     encode,
@@ -103,7 +104,7 @@ class Channel:
         self._last_request += 1
         return self._last_request
 
-    def call(self, message: Request, patience: float | None = None) -> Result | Answer:
+    def call(self, message: Request, patience: float | None = None) -> Result | TransactionResult | Answer:
         """Send the request and wait for its reply; a Failure is raised as its error.
 
         patience bounds the wait, in seconds; the broker's own limits are the rule, so it only has to cover a broker
@@ -191,7 +192,7 @@ class Channel:
             text = f"broker at {self.address} went away before the request was sent ({error})"
             raise connection_error(text, NOT_EXECUTED) from None
 
-    def _reply_to(self, request: int, patience: float | None) -> Result | Answer | Failure:
+    def _reply_to(self, request: int, patience: float | None) -> Result | TransactionResult | Answer | Failure:
         """The reply with this number. Late replies to requests given up earlier are passed over."""
         deadline = None if patience is None else time.monotonic() + patience
         while True:

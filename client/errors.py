@@ -6,21 +6,24 @@
         PoolTimeout             no backend became free within queue_timeout
         TooManyRequests         max_waiting requests wait already
         TransactionLost         the interactive transaction is gone, all of it rolled back
+        CommitOutcomeUnknown    COMMIT was sent, its answer was lost, and PostgreSQL could not be asked
       DBQueryError              mend the statement: PostgreSQL refused it           (the matching psycopg2.errors class)
         StatementRefused        psycopg2 itself refuses it: an empty statement, COPY
         ResultTooLarge          the statement ran, its result exceeds max_result_bytes
+        ExpectationFailed       a row count is not what `expect` said; the statement was rolled back
       UnconfiguredGroupError    mend the configuration: no such group
       UsageError                mend the program: a call out of place                (a psycopg2.InterfaceError)
       ProtocolError             report it: client and broker do not understand each other
 
 DBConnectionError, DBOfflineError, DBQueryError and UnconfiguredGroupError are pgdbpool's names. An error that
 PostgreSQL sent is at the same time an instance of psycopg2's class for its SQLSTATE, so that
-`except psycopg2.errors.UniqueViolation` works unchanged; the class is made when its SQLSTATE is first met. All of them
-survive pickling.
+`except psycopg2.errors.UniqueViolation` works unchanged; the class is made when its SQLSTATE is first met. An error
+that a statement of a transaction message caused says which one, in its text and by statement_index. All of them survive
+pickling.
 """
 
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg2
 import psycopg2.errors
@@ -31,6 +34,10 @@ from client.protocol import NOT_EXECUTED, TX_NONE, UNKNOWN, Failure
 # PostgreSQL says these when a transaction lost a race and was rolled back: repeating it is the documented answer.
 # https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html
 _LOST_RACES = ("40001", "40P01")
+
+# Of a statement: so much is kept with an error, and so much is quoted in its text, which is for one glance.
+STATEMENT_CHARS = 200
+QUOTED_CHARS = 60
 
 
 class Diagnostics:
@@ -63,13 +70,26 @@ class Diagnostics:
             setattr(self, name, fields.get(name))
 
 
+class Place(NamedTuple):
+    """A statement's place in a transaction message; as text what an error begins with."""
+
+    number: int  # among the statements, from 0; savepoint marks do not count
+    total: int  # of statements
+    statement: str
+
+    def __str__(self) -> str:
+        return f"statement {self.number + 1} of {self.total} ({_shortened(self.statement, QUOTED_CHARS)})"
+
+
 class DBError(Exception):
     """The root. Made from a Failure, whether the broker sent it or the client itself noticed it."""
 
-    def __init__(self, message: str, failure: Failure | None = None) -> None:
+    def __init__(self, message: str, failure: Failure | None = None, place: Place | None = None) -> None:
         super().__init__(message)
         # The wire's own words; request 0 says that the client noticed it, without the broker.
         self.failure = failure or Failure(0, TX_NONE, kind_of(type(self)), NOT_EXECUTED, message, None, {})
+        # Where in its transaction message the failed statement stands; None for all other errors.
+        self.place = place
 
     @property
     def outcome(self) -> str:
@@ -80,6 +100,21 @@ class DBError(Exception):
     def retryable(self) -> bool:
         """Whether repeating the statement (in a transaction: the whole of it) is safe and may succeed."""
         return self.failure.outcome == NOT_EXECUTED or self.failure.sqlstate in _LOST_RACES
+
+    @property
+    def statement_index(self) -> int | None:
+        """Which statement of a transaction message failed, from 0; None where it was none of them."""
+        return None if self.place is None else self.place.number
+
+    @property
+    def statement(self) -> str | None:
+        """That statement, at most 200 characters of it, its parameters written %s; None where there is none."""
+        return None if self.place is None else self.place.statement
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """PostgreSQL's messages to the client before the error, as psycopg2's connection.notices has them."""
+        return self.failure.notices
 
     @property
     def pgcode(self) -> str | None:
@@ -104,7 +139,7 @@ class DBError(Exception):
         return Diagnostics(self.failure.diag)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return error_from, (self.failure,)
+        return error_from, (self.failure, self.place)
 
 
 class DBConnectionError(DBError, psycopg2.OperationalError):  # type: ignore[misc,override]  # see DBError.pgcode
@@ -127,6 +162,14 @@ class TransactionLost(DBConnectionError):
     """The interactive transaction was lost and rolled back; rollback() makes its Handler usable again."""
 
 
+class CommitOutcomeUnknown(DBConnectionError):
+    """A transaction message whose COMMIT was sent and not answered: it was committed, or it was not.
+
+    PostgreSQL keeps what became of it, but could not be asked. Look for what the transaction would have written before
+    sending it again; outcome is 'unknown'.
+    """
+
+
 class DBQueryError(DBError, psycopg2.Error):  # type: ignore[misc,override]  # see DBError.pgcode
     """PostgreSQL refused the statement."""
 
@@ -137,6 +180,14 @@ class StatementRefused(DBQueryError, psycopg2.ProgrammingError):  # type: ignore
 
 class ResultTooLarge(DBQueryError, psycopg2.DataError):  # type: ignore[misc,override]  # see DBError.pgcode
     """The statement was executed, but its result exceeds the broker's max_result_bytes."""
+
+
+class ExpectationFailed(DBQueryError, psycopg2.IntegrityError):  # type: ignore[misc,override]  # see DBError.pgcode
+    """A statement affected, or returned, another number of rows than its `expect` said, and was rolled back.
+
+    A psycopg2.IntegrityError, because the data is not as the caller's condition wants it, as with a violated
+    constraint; sending the same again does not help.
+    """
 
 
 class UnconfiguredGroupError(DBError):
@@ -159,9 +210,11 @@ KINDS: dict[str, type[DBError]] = {
     "pool-timeout": PoolTimeout,
     "too-many-requests": TooManyRequests,
     "transaction-lost": TransactionLost,
+    "commit-unknown": CommitOutcomeUnknown,
     QUERY: DBQueryError,
     "statement-refused": StatementRefused,
     "result-too-large": ResultTooLarge,
+    "expectation": ExpectationFailed,
     "unconfigured-group": UnconfiguredGroupError,
     "usage": UsageError,
     "protocol": ProtocolError,
@@ -174,12 +227,22 @@ def kind_of(error: type[DBError]) -> str:
     return _KIND_OF.get(error, QUERY)
 
 
-def error_from(failure: Failure) -> DBError:
-    """The exception for a Failure."""
+def error_from(failure: Failure, place: Place | None = None) -> DBError:
+    """The exception for a Failure; place says which statement of a transaction message it is about."""
     found = KINDS.get(failure.kind, ProtocolError)
     if failure.sqlstate:
         found = _with_psycopg2_class(kind_of(found), failure.sqlstate)
-    return found(failure.message, failure)
+    return found(failure.message if place is None else f"{place}: {failure.message}", failure, place)
+
+
+def place_of(number: int, total: int, statement: bytes) -> Place:
+    """The Place of a statement as it travels; NUL stands for its parameters."""
+    text = statement.replace(b"\0", b"%s").decode(errors="replace")
+    return Place(number, total, _shortened(" ".join(text.split()), STATEMENT_CHARS))
+
+
+def _shortened(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 4] + " ..."
 
 
 def connection_error(message: str, outcome: str = UNKNOWN) -> DBError:

@@ -4,12 +4,20 @@ One message is one msgpack array, [code, field, field, ...], in one ZeroMQ frame
 fields of a message are those of its NamedTuple in that order, `_RULES` holds each field's type and limit. A change of
 either is a change of `VERSION` (the golden frames in tests/client/golden prove it).
 
-A conversation begins with Hello and Welcome. After that each request (Query, Commit, Rollback, Ask) carries a number
-that its client chose, greater than any before, and gets exactly one final reply with the same number: Result, Failure
-or Answer. Cancel is a remark about an earlier request and has no reply of its own. A Failure with request 0 is about
-the conversation itself.
+A conversation begins with Hello and Welcome. After that each request (Query, Transaction, Commit, Rollback, Ask)
+carries a number that its client chose, greater than any before, and gets exactly one final reply with the same number:
+Result, TransactionResult, Failure or Answer. Cancel is a remark about an earlier request and has no reply of its own. A
+Failure with request 0 is about the conversation itself.
 
-Rows travel undecoded: a cell is None or PostgreSQL's text as bytes, and only the client turns it into an object.
+Statements and results travel as PostgreSQL's own protocol has them, so that the broker passes them on unread:
+
+    statement   SQL in which NUL stands for each parameter; NUL occurs in no SQL, so nobody has to look for quotes
+    types       4 bytes per parameter, its type OID; 0 where PostgreSQL is to find out, as for a quoted literal
+    values      per parameter 4 bytes length and that many bytes of text; length -1 is NULL (the middle of a Bind)
+    columns     the body of RowDescription
+    rows        DataRow messages one after the other, headers included
+
+All numbers in them are big-endian. https://www.postgresql.org/docs/current/protocol-message-formats.html
 Everything a stranger sends passes `decode_request`, which raises nothing but ProtocolViolation.
 """
 
@@ -18,7 +26,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-VERSION = 1
+VERSION = 2
 
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
 MAX_RESULT_BYTES = 64 * 1024 * 1024
@@ -29,6 +37,11 @@ MAX_NAME_CHARS = 128
 MAX_NUMBER = 2**63 - 1
 # A timeout beyond a year is a mistake in units.
 MAX_TIMEOUT = 366 * 86400.0
+# Bind counts parameters in 16 bits.
+MAX_PARAMETERS = 65535
+# Steps of one transaction message. Beyond it a message is a data load, and the backend is held for long.
+MAX_STEPS = 1000
+MAX_RETRIES = 100
 
 # Outcomes: what is known of the statement's effect after an error. DESIGN: three-valued, never a guess.
 NOT_EXECUTED = "not executed"
@@ -57,10 +70,11 @@ class Hello(NamedTuple):
 
 
 class Query(NamedTuple):
-    """One SQL string with its literals in place.
+    """One statement, or several in one string where it has no parameters.
 
     lease 0 is a statement of its own in an autocommit group. Any other number names an interactive transaction, unique
-    per client; begin says that this statement opens it. timeout is what is left of the caller's patience, in seconds.
+    per client; begin says that this statement opens it. prepare false keeps parameters as literals, always. timeout is
+    what is left of the caller's patience, in seconds.
     """
 
     request: int
@@ -68,6 +82,58 @@ class Query(NamedTuple):
     lease: int
     begin: bool
     statement: bytes
+    types: bytes
+    values: bytes
+    prepare: bool
+    timeout: float | None
+    tag: str
+
+
+class Reference(NamedTuple):
+    """A parameter whose value an earlier step of the same transaction message returns.
+
+    parameter counts from 0 within its statement, where types has 0 and values NULL in its place. step is the earlier
+    one's place among the steps; column its name, or its number from 0; row counts from 0, None takes all rows as an
+    array.
+    """
+
+    parameter: int
+    step: int
+    row: int | None
+    column: str | int
+
+
+class Step(NamedTuple):
+    """One statement of a transaction message; it must affect, or return, from low to high rows (None: no limit)."""
+
+    statement: bytes
+    types: bytes
+    values: bytes
+    prepare: bool
+    references: tuple[Reference, ...]
+    low: int
+    high: int | None
+
+
+# Steps that are no statements.
+SAVEPOINT = 1
+END_SAVEPOINT = 2
+
+
+class Transaction(NamedTuple):
+    """A whole transaction. steps holds Steps, and SAVEPOINT and END_SAVEPOINT in pairs, nested as blocks are.
+
+    isolation is one of ISOLATIONS; None leaves isolation, read_only and deferrable to the server's defaults. retries is
+    how often the broker may run it again where that is certain to be safe.
+    """
+
+    request: int
+    group: str
+    isolation: str | None
+    read_only: bool | None
+    deferrable: bool | None
+    retries: int
+    steps: tuple[Any, ...]
     timeout: float | None
     tag: str
 
@@ -111,14 +177,18 @@ class Welcome(NamedTuple):
 
 
 class Result(NamedTuple):
-    """A statement's result. A column is (name, type OID, internal size, precision, scale)."""
+    """A statement's result. rowcount is psycopg2's; columns is None where the statement returns no rows.
+
+    notices are PostgreSQL's messages to the client, as psycopg2's connection.notices has them.
+    """
 
     request: int
     transaction: str
     command: str
     rowcount: int
-    columns: tuple[tuple[str, int, int, int | None, int | None], ...] | None
-    rows: tuple[tuple[bytes | None, ...], ...]
+    columns: bytes | None
+    rows: bytes
+    notices: tuple[str, ...]
 
 
 class Failure(NamedTuple):
@@ -131,6 +201,23 @@ class Failure(NamedTuple):
     message: str
     sqlstate: str | None
     diag: dict[str, str]
+    notices: tuple[str, ...] = ()
+
+
+class TransactionResult(NamedTuple):
+    """What became of a transaction message.
+
+    results has one entry per step: the fields of its Result; the fields of its Failure where its savepoint block was
+    undone for it; None for savepoint marks, for what an undone block left, and where the result is not known. failure
+    holds the fields of the Failure that ended the transaction (results is empty then), None where it was committed;
+    step is the step it belongs to, -1 where it is none's. tries counts how often the message was run.
+    """
+
+    request: int
+    tries: int
+    results: tuple[Any, ...]
+    failure: tuple[Any, ...] | None
+    step: int
 
 
 class Answer(NamedTuple):
@@ -140,29 +227,31 @@ class Answer(NamedTuple):
     body: dict[str, Any]
 
 
-Request = Query | Commit | Rollback | Ask
-ToBroker = Hello | Query | Commit | Rollback | Cancel | Ask
-ToClient = Welcome | Result | Failure | Answer
+Request = Query | Transaction | Commit | Rollback | Ask
+ToBroker = Hello | Query | Transaction | Commit | Rollback | Cancel | Ask
+ToClient = Welcome | Result | TransactionResult | Failure | Answer
 
-# Where a backend stands after a statement that left it unusable (inside COPY, or disconnected). Never on the wire.
+# Where a backend stands after a statement that left it unusable. Never on the wire.
 TX_BROKEN = "broken"
 
 QUESTIONS = ("ping", "stats", "stop", "stop-now")
-QUERY_CODE = 2
-RESULT_CODE = 65
+ISOLATIONS = ("read uncommitted", "read committed", "repeatable read", "serializable")
+TRANSACTION_CODE = 7
 
 # Codes below 64 travel to the broker, the others to the client.
 MESSAGES: dict[int, type[ToBroker] | type[ToClient]] = {
     1: Hello,
-    QUERY_CODE: Query,
+    2: Query,
     3: Commit,
     4: Rollback,
     5: Cancel,
     6: Ask,
+    TRANSACTION_CODE: Transaction,
     64: Welcome,
-    RESULT_CODE: Result,
+    65: Result,
     66: Failure,
     67: Answer,
+    68: TransactionResult,
 }
 _CODES: dict[type, int] = {message: code for code, message in MESSAGES.items()}
 
@@ -179,8 +268,58 @@ def _timeout(value: Any) -> bool:
     return value is None or (type(value) in (float, int) and 0 < value <= MAX_TIMEOUT)
 
 
-def _statement(value: Any) -> bool:
-    return type(value) is bytes and b"\0" not in value
+def _types(value: Any) -> bool:
+    return type(value) is bytes and len(value) % 4 == 0 and len(value) <= 4 * MAX_PARAMETERS
+
+
+def _steps(value: Any) -> bool:
+    """Whether these are steps, each as its fields, references looking back and savepoint blocks closed."""
+    if type(value) is not tuple or not 0 < len(value) <= MAX_STEPS:
+        return False
+    depth = 0
+    for place, step in enumerate(value):
+        if type(step) is int:
+            depth += 1 if step == SAVEPOINT else -1
+            if step not in (SAVEPOINT, END_SAVEPOINT) or depth < 0:
+                return False
+        elif not _step(step, place, value):
+            return False
+    return depth == 0
+
+
+def _step(step: Any, place: int, steps: tuple[Any, ...]) -> bool:
+    if type(step) is not tuple or len(step) != len(Step._fields):
+        return False
+    statement, types, values, prepare, references, low, high = step
+    return (
+        type(statement) is bytes
+        and _types(types)
+        and statement.count(0) * 4 == len(types)
+        and type(values) is bytes
+        and type(prepare) is bool
+        and type(references) is tuple
+        and all(_reference(each, place, steps, len(types) // 4) for each in references)
+        and _row_number(low)
+        and (high is None or _row_number(high))
+    )
+
+
+def _reference(value: Any, place: int, steps: tuple[Any, ...], parameters: int) -> bool:
+    if type(value) is not tuple or len(value) != len(Reference._fields):
+        return False
+    parameter, step, row, column = value
+    return (
+        type(parameter) is int
+        and 0 <= parameter < parameters
+        and type(step) is int
+        and 0 <= step < place
+        and type(steps[step]) is tuple
+        and (row is None or _row_number(row))
+        and (_row_number(column) or type(column) is str)
+    )
+
+
+_row_number = _whole(0)
 
 
 # What a stranger may put into each field of a message to the broker, and the words for it.
@@ -193,7 +332,15 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "group": (_text(MAX_NAME_CHARS), f"text of at most {MAX_NAME_CHARS} characters without NUL"),
     "lease": (_whole(0), "a whole number from 0"),
     "begin": (lambda value: type(value) is bool, "a boolean"),
-    "statement": (_statement, "bytes without NUL"),
+    "statement": (lambda value: type(value) is bytes, "bytes"),
+    "types": (_types, f"4 bytes for each of at most {MAX_PARAMETERS} parameters"),
+    "values": (lambda value: type(value) is bytes, "bytes"),
+    "prepare": (lambda value: type(value) is bool, "a boolean"),
+    "isolation": (lambda value: value is None or value in ISOLATIONS, f"one of {', '.join(ISOLATIONS)}, or nil"),
+    "read_only": (lambda value: value is None or type(value) is bool, "a boolean or nil"),
+    "deferrable": (lambda value: value is None or type(value) is bool, "a boolean or nil"),
+    "retries": (_whole(0, MAX_RETRIES), f"a whole number from 0 to {MAX_RETRIES}"),
+    "steps": (_steps, f"from 1 to {MAX_STEPS} statements, with savepoint blocks closed and references looking back"),
     "timeout": (_timeout, "seconds above 0 and below a year, or nil"),
     "tag": (_text(MAX_NAME_CHARS), f"text of at most {MAX_NAME_CHARS} characters without NUL"),
     "what": (lambda value: value in QUESTIONS, f"one of {', '.join(QUESTIONS)}"),
@@ -206,6 +353,8 @@ _INBOUND: dict[int, tuple[type[ToBroker], tuple[tuple[str, Callable[[Any], bool]
 }
 # No message to the broker holds a longer array, a map or an extension: garbage is refused before it becomes objects.
 _MAX_INBOUND_FIELDS = max(len(rules) for _, rules in _INBOUND.values()) + 1
+# Only this one holds arrays in arrays, one per step and one per reference.
+_TRANSACTION_HEAD = bytes((0x90 | (1 + len(Transaction._fields)), TRANSACTION_CODE))
 
 
 def encode(message: ToBroker | ToClient) -> bytes:
@@ -213,42 +362,11 @@ def encode(message: ToBroker | ToClient) -> bytes:
     return msgpack.packb((_CODES[type(message)], *message))  # type: ignore[no-any-return]  # msgpack is untyped
 
 
-def encode_result_body(fields: tuple[Any, ...]) -> bytes:
-    """A Result, or its first fields, without its request number: what a backend makes of a finished statement."""
-    return encode_value(fields)[len(array_header(len(fields))) :]
-
-
-def encode_value(value: Any) -> bytes:
-    """Any plain value as msgpack: a part of a message that is put together elsewhere."""
-    return msgpack.packb(value)  # type: ignore[no-any-return]  # msgpack is untyped
-
-
-def array_header(length: int) -> bytes:
-    """msgpack's header of an array of that many elements.
-
-    https://github.com/msgpack/msgpack/blob/master/spec.md#array-format-family
-    """
-    if length < 16:
-        return bytes((0x90 | length,))
-    if length < 65536:
-        return b"\xdc" + length.to_bytes(2, "big")
-    return b"\xdd" + length.to_bytes(4, "big")
-
-
-_RESULT_HEAD = array_header(1 + len(Result._fields)) + bytes((RESULT_CODE,))
-# The reply to a Rollback whose transaction is gone already.
-ROLLED_BACK_BODY = encode_result_body((TX_NONE, "ROLLBACK", -1, None, []))
-
-
-def encode_result(request: int, body: bytes) -> bytes:
-    """A whole Result from its number and its body."""
-    return b"".join((_RESULT_HEAD, encode_value(request), body))
-
-
 def decode_request(frame: bytes) -> ToBroker:
     """A message to the broker from a stranger's bytes, fully checked; raises ProtocolViolation."""
+    longest = MAX_PARAMETERS if frame[:2] == _TRANSACTION_HEAD else _MAX_INBOUND_FIELDS
     try:
-        array = msgpack.unpackb(frame, use_list=False, max_array_len=_MAX_INBOUND_FIELDS, max_map_len=0, max_ext_len=0)
+        array = msgpack.unpackb(frame, use_list=False, max_array_len=longest, max_map_len=0, max_ext_len=0)
     except Exception as error:  # noqa: BLE001  msgpack raises many types, some of them undocumented
         raise ProtocolViolation(f"not a msgpack array: {type(error).__name__}") from None
     if type(array) is not tuple or not array or type(array[0]) is not int:
@@ -262,6 +380,8 @@ def decode_request(frame: bytes) -> ToBroker:
     for value, (name, is_valid, expected) in zip(array[1:], rules, strict=True):
         if not is_valid(value):
             raise ProtocolViolation(f"{message.__name__}.{name}: expected {expected}")
+    if message is Query and array[5].count(0) * 4 != len(array[6]):
+        raise ProtocolViolation("Query.types: expected 4 bytes for each NUL in statement")
     return message._make(array[1:])
 
 

@@ -1,20 +1,39 @@
 """What a query gives back: a Result, and its Rows.
 
 A Row is a tuple whose class knows the column names, so it answers to index, name and attribute and costs no more than a
-tuple. The class is made once per list of names. Cells stay PostgreSQL's bytes until their row is read.
+tuple. The class is made once per list of names.
+
+A Result keeps PostgreSQL's messages as they came; nothing in them is looked at before a row is read. The first row is
+read by itself, since many programs want no other. Those behind it are read one by one too or, where there are many
+cells, a block at a time by psycopg2 itself (`client.datarows`). Only one block is held decoded.
 """
 
-from collections.abc import ItemsView, Iterator, Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple, overload
+from array import array
+from collections.abc import ItemsView, Iterable, Iterator, Sequence
+from functools import lru_cache, partial
+from itertools import chain, islice
+from typing import Any, NamedTuple, Self, overload
 
 import psycopg2
 
 from client import protocol
-from client.values import Caster, cast_row, casters
+from client.datarows import (
+    COLUMN_LISTS,
+    Caster,
+    block_end,
+    cast_row,
+    casters,
+    describe,
+    is_worth_replay,
+    parse_columns,
+    replay,
+    row_end,
+    row_starts,
+)
 
-# Programs have few distinct column lists; a generated one in a loop must not grow memory for ever.
-ROW_CLASSES = 512
+# What a cell's contents make psycopg2 raise: no UTF-8, beyond the calendar, beyond its type.
+_UNREADABLE = (psycopg2.Error, ValueError, OverflowError)
+_NO_ROWS: Iterator[Any] = iter(())
 
 
 class Column(NamedTuple):
@@ -92,7 +111,7 @@ def _revive(names: tuple[str, ...], values: tuple[Any, ...]) -> Row:
 _METHODS = frozenset(("keys", "values", "items", "get"))
 
 
-@lru_cache(maxsize=ROW_CLASSES)
+@lru_cache(maxsize=COLUMN_LISTS)
 def row_class(names: tuple[str, ...]) -> type[Row]:
     """The Row class of these column names. A name wins over tuple's own attributes: row.count is the column."""
     index = {name: place for place, name in enumerate(names)}
@@ -112,59 +131,70 @@ class Result:
 
     Iteration and fetchone/fetchmany/fetchall move one common position and end with the last row, as a cursor's do;
     len(), result[i] and result[i:j] look without moving it. For a statement that returns no rows, columns and
-    description are None and fetching raises psycopg2.ProgrammingError, as in psycopg2.
+    description are None and fetching raises psycopg2.ProgrammingError, as in psycopg2. A cell that its caster cannot
+    read raises the caster's error when its row is read; the position is behind that row then.
+
+    notices are PostgreSQL's messages to the client, as in psycopg2's connection.notices.
     """
 
-    __slots__ = ("_cells", "_columns", "_position", "_read", "_row", "arraysize", "rowcount", "statusmessage")
+    __slots__ = (
+        "_ahead", "_at", "_casters", "_columns", "_count", "_row", "_rows", "_starts",
+        "arraysize", "notices", "rowcount", "statusmessage",
+    )  # fmt: skip
 
     def __init__(self, reply: protocol.Result) -> None:
-        self.rowcount = reply.rowcount
+        self.rowcount = self._count = reply.rowcount
         self.statusmessage = reply.command
+        self.notices = reply.notices
         self.arraysize = 1
         self._columns = reply.columns
-        self._cells: Sequence[tuple[bytes | None, ...]] = reply.rows
-        self._position = 0
-        self._read: list[Caster] | None = None  # looked up when the first row is read
+        self._rows = reply.rows
+        # Rows made ready to be read, and the byte where those behind them begin.
+        self._ahead: Iterator[Row] = _NO_ROWS
+        self._at = 0
+        self._casters: list[Caster] | None = None  # looked up when the first row is read, as the Row class
         self._row: type[Row] = Row
+        self._starts: array[int] | None = None  # where each row begins, once one is asked for by its number
+
+    @classmethod
+    def from_fields(cls, fields: Sequence[Any]) -> Self:
+        """The result whose protocol.Result has these fields, in their order."""
+        return cls(protocol.Result._make(fields))
 
     @property
     def columns(self) -> tuple[str, ...] | None:
         """The column names, None where the statement returns no rows."""
-        return None if self._columns is None else tuple(column[0] for column in self._columns)
+        return None if self._columns is None else column_names(self._columns)
 
     @property
     def description(self) -> tuple[Column, ...] | None:
         """DB-API 2.0's description, None where the statement returns no rows."""
-        if self._columns is None:
-            return None
-        return tuple(
-            Column(name, oid, None, size, precision, scale, None) for name, oid, size, precision, scale in self._columns
-        )
+        return None if self._columns is None else _description(self._columns)
 
     def fetchone(self) -> Row | None:
         """The next row, None after the last."""
-        position = self._position
-        if position >= len(self._cells):
-            self._need_rows()
-            return None
-        self._position = position + 1
-        return self._make(self._cells[position])
+        for row in self._ahead:
+            return row
+        if self._at == 0 and self._rows:  # the hot path: the first row
+            self._at = row_end(self._rows, 0)
+            return self._row_at(0)
+        if self._look_ahead():
+            return next(self._ahead)
+        self._need_rows()
+        return None
 
     def fetchmany(self, size: int | None = None) -> list[Row]:
         """The next size rows (default: arraysize), fewer at the end."""
-        self._need_rows()
-        end = self._position + (self.arraysize if size is None else max(size, 0))
-        rows = [self._make(cells) for cells in self._cells[self._position : end]]
-        self._position += len(rows)
-        return rows
+        return self._take((islice(self, self.arraysize if size is None else max(size, 0)),))
 
     def fetchall(self) -> list[Row]:
         """All remaining rows."""
-        return self.fetchmany(len(self._cells))
+        self._need_rows()
+        return self._take(self._all_ahead())
 
     def __iter__(self) -> Iterator[Row]:
         self._need_rows()
-        return self
+        return chain.from_iterable(self._all_ahead())
 
     def __next__(self) -> Row:
         row = self.fetchone()
@@ -173,7 +203,7 @@ class Result:
         return row
 
     def __len__(self) -> int:
-        return len(self._cells)
+        return self._count if self._rows else 0
 
     @overload
     def __getitem__(self, place: int) -> Row: ...
@@ -181,13 +211,21 @@ class Result:
     def __getitem__(self, place: slice) -> list[Row]: ...
     def __getitem__(self, place: int | slice) -> Row | list[Row]:
         self._need_rows()
+        if self._starts is None:
+            self._starts = row_starts(self._rows, 0, len(self._rows))
         if isinstance(place, slice):
-            return [self._make(cells) for cells in self._cells[place]]
-        return self._make(self._cells[place])
+            return self._slice(self._starts, place)
+        try:
+            at = self._starts[place]
+        except IndexError:
+            raise IndexError(f"no row {place}; this result has {len(self._starts)} rows") from None
+        return self._row_at(at)
 
     def close(self) -> None:
         """Forget the rows. Never needed; programs written for cursors call it."""
-        self._cells = ()
+        self._rows = b""
+        self._ahead = _NO_ROWS
+        self._starts = None
 
     def __repr__(self) -> str:
         return f"<Result {self.statusmessage!r} rowcount={self.rowcount}>"
@@ -198,14 +236,103 @@ class Result:
                 f"no results to fetch: {self.statusmessage or 'the statement'} returns no rows"
             )
 
-    def _make(self, cells: tuple[bytes | None, ...]) -> Row:
-        if self._read is None:
-            self._row, oids = _shape(self._columns or ())
-            self._read = casters(oids)
-        return self._row(cast_row(self._read, cells))
+    def _take(self, parts: Iterable[Iterable[Row]]) -> list[Row]:
+        """All these rows; where one cannot be read, those before it are still to be read."""
+        rows: list[Row] = []
+        try:
+            for part in parts:
+                rows += part
+        except BaseException:
+            self._ahead = chain(rows, self._ahead)
+            raise
+        return rows
+
+    def _all_ahead(self) -> Iterator[Iterator[Row]]:
+        """_ahead, each time it is another, until the end. Others may read on between."""
+        while True:
+            yield (ahead := self._ahead)
+            if ahead is self._ahead and not self._look_ahead():
+                return
+
+    def _look_ahead(self) -> bool:
+        """Make the next rows ready, where there are any."""
+        if self._at >= len(self._rows):
+            return False
+        self._ahead, self._at = self._some(self._at, len(self._rows))
+        return True
+
+    def _slice(self, starts: "array[int]", place: slice) -> list[Row]:
+        first, last, step = place.indices(len(starts))
+        if step != 1:
+            return list(map(self._row_at, starts[place]))
+        rows: list[Row] = []
+        if first < last:
+            at, end = starts[first], starts[last] if last < len(starts) else len(self._rows)
+            while at < end:
+                some, at = self._some(at, end)
+                rows += some
+        return rows
+
+    def _some(self, at: int, end: int) -> tuple[Iterator[Row], int]:
+        """Rows from byte at on, and the byte where those behind them begin, end at the latest."""
+        casters = self._casters or self._look_up()
+        if is_worth_replay(self._count, len(casters), len(self._rows)):
+            end = block_end(self._rows, at, end)
+            values = self._replayed(at, end)
+            if values is not None:
+                return map(self._row, values), end
+        # Not self._row_at: a Result that refers to itself would keep its bytes until the next garbage collection.
+        read = partial(_read, self._row, casters, self._rows)
+        return map(read, row_starts(self._rows, at, end)), end
+
+    def _replayed(self, at: int, end: int) -> list[tuple[Any, ...]] | None:
+        """The values of the rows between two bytes; None where one of them cannot be read this way."""
+        assert self._columns is not None
+        try:
+            return replay(self._columns, memoryview(self._rows)[at:end])
+        except _UNREADABLE:
+            return None
+        except Exception as error:
+            # A program's own caster may raise anything. So may its signal handler, a time limit's say, and what is
+            # not a row's must get through.
+            for start in row_starts(self._rows, at, end):
+                try:
+                    self._row_at(start)
+                except type(error):
+                    return None
+            raise
+
+    def _row_at(self, at: int) -> Row:
+        casters = self._casters
+        if casters is None:
+            casters = self._look_up()
+        return self._row(cast_row(casters, self._rows, at))
+
+    def _look_up(self) -> list[Caster]:
+        assert self._columns is not None
+        self._row, oids = _shape(self._columns)
+        self._casters = found = casters(oids)
+        return found
 
 
-@lru_cache(maxsize=ROW_CLASSES)
-def _shape(columns: tuple[tuple[Any, ...], ...]) -> tuple[type[Row], tuple[int, ...]]:
+def _read(row_class: type[Row], row_casters: list[Caster], rows: bytes, at: int) -> Row:
+    return row_class(cast_row(row_casters, rows, at))
+
+
+@lru_cache(maxsize=COLUMN_LISTS)
+def column_names(columns: bytes) -> tuple[str, ...]:
+    """The names in the body of a RowDescription."""
+    return parse_columns(columns)[0]
+
+
+@lru_cache(maxsize=COLUMN_LISTS)
+def _shape(columns: bytes) -> tuple[type[Row], tuple[int, ...]]:
     """The Row class and the type OIDs of these columns."""
-    return row_class(tuple(column[0] for column in columns)), tuple(column[1] for column in columns)
+    names, oids = parse_columns(columns)
+    return row_class(names), oids
+
+
+@lru_cache(maxsize=COLUMN_LISTS)
+def _description(columns: bytes) -> tuple[Column, ...]:
+    """What psycopg2 makes of these columns."""
+    return tuple(Column(*column) for column in describe(columns))

@@ -1,4 +1,4 @@
-"""Values on their way to PostgreSQL and back, exactly as psycopg2 converts them.
+"""Values on their way to PostgreSQL, and the connection to nowhere that psycopg2 wants for them.
 
 psycopg2 binds parameters as literals through its adapters and reads cells through its type casters; programs register
 their own of both. Both want a connection: for the encoding, for the way of quoting, for the time zone's class. A worker
@@ -7,13 +7,14 @@ very process, after which it knows what it needs for quoting (UTF-8, standard_co
 anything again. The broker keeps every backend at these same settings, else no literal would be safe.
 
 Without it QuotedString doubles backslashes by the rules of 2005, and a caster given None for its cursor reads stray
-memory. The connection does no I/O, so it may be inherited over fork and shared by threads.
+memory. The connection does no I/O, so it may be inherited over fork and shared by threads. (`client.datarows` makes
+others, whose server side stays open; those may not.)
 """
 
 import socket
 import struct
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -21,13 +22,8 @@ import psycopg2
 import psycopg2.extras
 from psycopg2 import extensions
 
-Caster = Callable[[bytes | None, Any], Any]
-
 # psycopg2 knows uuid.UUID only where a program registered it; here it is a parameter like any other.
 extensions.register_adapter(UUID, psycopg2.extras.UUID_adapter)
-
-# Types whose values may lie outside Python's calendar: date, time, timestamp, timestamptz, interval, timetz; arrays.
-_CALENDAR = frozenset((1082, 1083, 1114, 1184, 1186, 1266, 1115, 1182, 1183, 1185, 1187, 1270))
 
 _cursor: Any = None
 
@@ -45,42 +41,18 @@ def render(statement: Any, params: Sequence[Any] | Mapping[str, Any] | None) -> 
     return rendered
 
 
-def casters(oids: Sequence[int]) -> list[Caster]:
-    """For each type OID the caster that psycopg2 would use now, programs' registrations included."""
-    known = extensions.string_types
-    return [
-        known.get(oid, extensions.UNICODE) if oid not in _CALENDAR else _calendar_caster(known[oid]) for oid in oids
-    ]
-
-
-def cast_row(row_casters: Sequence[Caster], cells: Sequence[bytes | None]) -> list[Any]:
-    """The Python values of one row's cells."""
-    cursor = _cursor or _nowhere()
-    return [cast(cell, cursor) for cast, cell in zip(row_casters, cells, strict=True)]
-
-
-def _calendar_caster(theirs: Caster) -> Caster:
-    """Their caster, and PostgreSQL's text for what Python's calendar cannot hold (years before 1 and after 9999)."""
-
-    def cast(cell: bytes | None, cursor: Any) -> Any:
-        try:
-            return theirs(cell, cursor)
-        except (ValueError, OverflowError, psycopg2.DataError):
-            return cell.decode() if cell is not None else None
-
-    return cast
-
-
 def _nowhere() -> Any:
     """The cursor of the connection to nowhere, made at first use (0.4 ms)."""
     global _cursor  # made once per process; a race of two threads makes two, and either serves
     if _cursor is None:
-        _cursor = _connect_to_nowhere().cursor()
+        connection, server = connect_to_nowhere()
+        server.close()
+        _cursor = connection.cursor()
     return _cursor
 
 
-def _connect_to_nowhere() -> Any:
-    """A libpq connection whose server side is written here and closed again.
+def connect_to_nowhere() -> tuple[Any, socket.socket]:
+    """An asynchronous libpq connection, ready for queries, and its server side, which is the caller's to play.
 
     The messages are PostgreSQL's: https://www.postgresql.org/docs/current/protocol-message-formats.html
     """
@@ -97,17 +69,20 @@ def _connect_to_nowhere() -> Any:
             gssencmode="disable",
             async_=1,
         )
-        peer, _ = listener.accept()
-        with peer:
+        server, _ = listener.accept()
+        try:
             while connection.poll() == extensions.POLL_WRITE:
                 pass  # libpq sends its startup packet, which a local socket takes at once
-            (length,) = struct.unpack("!I", peer.recv(4, socket.MSG_WAITALL))
-            peer.recv(length - 4, socket.MSG_WAITALL)
-            peer.sendall(_welcome())
+            (length,) = struct.unpack("!I", server.recv(4, socket.MSG_WAITALL))
+            server.recv(length - 4, socket.MSG_WAITALL)
+            server.sendall(_welcome())
             while (state := connection.poll()) != extensions.POLL_OK:
                 if state != extensions.POLL_READ:
                     raise RuntimeError(f"libpq did not finish its handshake with nowhere: poll() says {state}")
-        return connection
+        except BaseException:
+            server.close()
+            raise
+    return connection, server
 
 
 def _welcome() -> bytes:
@@ -119,11 +94,12 @@ def _welcome() -> bytes:
         "integer_datetimes": "on",
         "server_version": "15.0",
     }
-    messages = [_message(b"R", struct.pack("!I", 0))]
-    messages += [_message(b"S", f"{name}\0{value}\0".encode()) for name, value in settings.items()]
-    messages += [_message(b"K", struct.pack("!II", 1, 1)), _message(b"Z", b"I")]
+    messages = [message(b"R", struct.pack("!I", 0))]
+    messages += [message(b"S", f"{name}\0{value}\0".encode()) for name, value in settings.items()]
+    messages += [message(b"K", struct.pack("!II", 1, 1)), message(b"Z", b"I")]
     return b"".join(messages)
 
 
-def _message(kind: bytes, body: bytes) -> bytes:
+def message(kind: bytes, body: bytes) -> bytes:
+    """A message of PostgreSQL's protocol."""
     return kind + struct.pack("!I", len(body) + 4) + body

@@ -5,7 +5,7 @@ next fact or deadline:
 
     1. callbacks of ready descriptors give their facts to the core and call `_wake`, which schedules one turn
     2. deadlines that are due
-    3. effects, until there are none: some have an immediate answer
+    3. effects, until there are none, and what they give to backends is sent: some have an immediate answer
     4. messages that arrived meanwhile (ZMQ_FD is edge-triggered)
     5. the timer for the next deadline
 
@@ -109,6 +109,7 @@ class Daemon:
         while todo := broker.take():
             for effect in todo:
                 self._carry_out(effect)
+            self._backends.flush()
         self._frontend.after_turn()
         deadline = broker.next_deadline()
         if deadline != self._timer_deadline:
@@ -118,15 +119,13 @@ class Daemon:
         """Hand the effect to who can do it; the most frequent come first."""
         match effect:
             case effects.Execute():
-                self._backends.execute(effect.backend, effect.statement, effect.begin)
+                self._backends.execute(effect.backend, effect.unit)
             case effects.Reply():
-                self._frontend.reply(effect.client, effect.request, effect.body)
+                self._frontend.reply(effect.client, effect.body)
             case effects.Connect():
                 self._backends.connect(effect.backend, effect.group, effect.endpoint)
             case effects.Cancel():
                 self._backends.cancel(effect.backend)
-            case effects.Reset():
-                self._backends.reset(effect.backend)
             case effects.Close():
                 self._backends.close(effect.backend, effect.reason)
             case effects.Stop():

@@ -34,12 +34,14 @@ from client.protocol import (
     Hello,
     ProtocolViolation,
     Query,
+    Result,
     Rollback,
     ToClient,
+    Transaction,
+    TransactionResult,
     Welcome,
     decode_request,
     encode,
-    encode_result,
 )
 from poold import __version__
 from poold.config import Config
@@ -128,15 +130,13 @@ class Frontend:
         """The address that is bound; for tcp with its real port."""
         return str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
 
-    def reply(self, key: int, request: int, body: bytes | Failure) -> None:
+    def reply(self, key: int, body: Result | TransactionResult | Failure) -> None:
         """Send the final reply of a request."""
         peer = self._by_key.get(key)
         if peer is None:
             self.dropped += 1
-        elif type(body) is bytes:
-            self._send(peer.identity, encode_result(request, body))
         else:
-            self._send(peer.identity, encode(body._replace(request=request)))  # type: ignore[union-attr]  # a Failure
+            self._send(peer.identity, encode(body))
 
     def after_turn(self) -> None:
         """Ask for what arrived while the turn sent: the descriptor will not tell again."""
@@ -205,7 +205,7 @@ class Frontend:
         except ProtocolViolation as violation:
             self._violated(peer.identity, str(violation))
             return
-        if isinstance(message, (Query, Commit, Rollback)):
+        if isinstance(message, (Query, Transaction, Commit, Rollback)):
             self._broker.request(peer.key, message, monotonic())
         elif isinstance(message, Cancel):
             self._broker.cancel(peer.key, message.request, monotonic())

@@ -11,7 +11,7 @@ MODULES = sorted([*ROOT.glob("client/**/*.py"), *ROOT.glob("poold/**/*.py")])
 
 # What the core may import besides itself: values, and libraries that only compute.
 CORE_MAY_IMPORT = (
-    "__future__", "bisect", "collections", "dataclasses", "enum", "heapq", "itertools", "re", "typing",
+    "__future__", "abc", "bisect", "collections", "dataclasses", "enum", "heapq", "itertools", "re", "typing",
     "client.protocol", "poold.config", "poold.core",
 )  # fmt: skip
 # Each library has its place: module -> the only files that may import it.
@@ -22,8 +22,8 @@ LIBRARIES = {
     "rich": ("poold/report.py",),
     "uvloop": ("poold/daemon.py",),
     "psycopg2": (
-        "client/errors.py", "client/rows.py", "client/values.py",
-        "poold/backend.py", "poold/daemon.py", "poold/embedded.py",
+        "client/datarows.py", "client/errors.py", "client/parameters.py", "client/rows.py", "client/values.py",
+        "poold/backend.py", "poold/connecting.py", "poold/daemon.py", "poold/embedded.py", "poold/libpq.py",
     ),
 }  # fmt: skip
 # Modules of poold below the daemon do not know it, nor the command line; a line says who may import whom.

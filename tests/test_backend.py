@@ -3,6 +3,7 @@
 from poold.backend import Backends
 from poold.config import BrokerConfig, Config, EndpointConfig, GroupConfig
 from poold.core.broker import Broker
+from poold.core.effects import Simple
 
 
 def test_effects_for_a_backend_that_was_lost_meanwhile_are_void() -> None:
@@ -13,8 +14,8 @@ def test_effects_for_a_backend_that_was_lost_meanwhile_are_void() -> None:
     )
     woken: list[None] = []
     backends = Backends(config, Broker(config, lambda: 0.5), lambda: woken.append(None))
-    backends.execute(23, b"SELECT 1", False)
-    backends.reset(23)
+    backends.execute(23, (Simple(b"SELECT 1"),))
+    backends.flush()
     backends.cancel(23)
     backends.close(23, "gone")
     backends.close_all()

@@ -1,22 +1,29 @@
 """The broker's decisions: facts in, effects out.
 
 A fact is a method call that carries `now`; what follows from it is appended to the effects, which the shell takes once
-per turn. Which step a fact calls for is decided here, the steps themselves are `machine`'s.
+per turn. Which step a fact calls for is decided here; the steps are those of `lifecycle`, `machine`, `messages`,
+`losses` and `deadlines`, each built on the one before.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from client.protocol import ROLLED_BACK_BODY, Commit, Failure, Query, Rollback
+from client.protocol import Commit, Failure, ProtocolViolation, Query, Rollback, Transaction
 from poold.core import failures, janitor
-from poold.core.effects import Close, Effect, Reply, Stop
-from poold.core.group import Group
-from poold.core.machine import BrokerState, Completion, Machine
+from poold.core.deadlines import Deadlines
+from poold.core.effects import Effect, Execute, Reply, Stop
+from poold.core.facts import Completion, Outcome, Server
+from poold.core.lifecycle import BrokerState
+from poold.core.machine import CANCEL_TIMEOUT, rolled_back
+from poold.core.messages import refusal
 from poold.core.pool import Backend, Pool
 from poold.core.request import Client, Lease, Request, Verb
+from poold.core.script import Script
 from poold.core.snapshot import snapshot_group
 from poold.core.state import BackendState, RequestState
+from poold.core.statements import StatementState
 
 # PostgreSQL ignores a cancel that comes before its statement. One that had no effect is repeated after this pause.
 CANCEL_AGAIN = 0.05
@@ -26,7 +33,7 @@ _JANITOR = "janitor"
 _DRAIN = "drain"
 
 
-class Broker(Machine):
+class Broker(Deadlines):
     """Clients, requests, leases and backends, and what to do next."""
 
     # What the shell asks.
@@ -117,6 +124,8 @@ class Broker(Machine):
             request.group.stats.withdrawn += 1
             if request.state is RequestState.WAITING:
                 self._discard(request, None, now)
+            elif request.state is RequestState.IN_DOUBT:
+                request.state = RequestState.WITHDRAWN
             else:
                 self._cancel(request, RequestState.WITHDRAWN, "", now)
         for lease in list(client.leases.values()):
@@ -136,22 +145,24 @@ class Broker(Machine):
         elif request.state is RequestState.RUNNING:
             self._cancel(request, RequestState.CANCELLED, "", now)
 
-    def request(self, key: int, message: Query | Commit | Rollback, now: float) -> None:
+    def request(self, key: int, message: Query | Transaction | Commit | Rollback, now: float) -> None:
         """A client sent a request."""
         client = self.clients.get(key)
         if client is None:
             return
         if message.request in client.requests:
-            refusal = failures.protocol(f"request {message.request} is not answered yet, numbers must be new")
-            self._effects.append(Reply(key, 0, refusal))
+            text = f"request {message.request} is not answered yet, numbers must be new"
+            self._effects.append(Reply(key, failures.protocol(text)))
             return
         refused: Failure | None
-        if type(message) is Query:
+        if isinstance(message, Query):
             refused = self._query(client, message, now)
+        elif isinstance(message, Transaction):
+            refused = self._transaction(client, message, now)
         else:
-            refused = self._end_transaction(client, message, now)  # type: ignore[arg-type]  # no Query
+            refused = self._end_transaction(client, message, now)
         if refused is not None:
-            self._effects.append(Reply(key, message.request, refused))
+            self._effects.append(Reply(key, refused._replace(request=message.request)))
 
     def _query(self, client: Client, message: Query, now: float) -> Failure | None:
         """Accept the query, or say why not."""
@@ -176,21 +187,48 @@ class Broker(Machine):
         if lease is None and 0 < group.config.max_waiting <= len(group.queue):
             group.stats.refused += 1
             return group.full()
+        statement = group.statements.find(message.statement, message.types)
+        if statement.state is not StatementState.PREPARED:
+            try:
+                statement.rendered(message.values)
+            except ProtocolViolation as violation:
+                return failures.protocol(str(violation))
         if message.lease and lease is None:
             lease = client.leases[message.lease] = Lease(client, message.lease, group)
-        deadline = None if message.timeout is None else now + message.timeout
         request = Request(
             client,
             message.request,
             group,
-            message.statement,
             Verb.QUERY,
+            now,
+            None if message.timeout is None else now + message.timeout,
+            message.tag,
             message.begin,
             lease,
-            now,
-            deadline,
-            message.tag,
+            statement,
+            message.values,
+            message.prepare,
         )
+        return self._accept(request, now)
+
+    def _transaction(self, client: Client, message: Transaction, now: float) -> Failure | None:
+        """Accept the transaction message, or say why not."""
+        group = self.groups.get(message.group)
+        if group is None:
+            return failures.unconfigured_group(message.group, list(self.groups))
+        if self.state is not BrokerState.RUNNING:
+            group.stats.refused += 1
+            return failures.draining()
+        if 0 < group.config.max_waiting <= len(group.queue):
+            group.stats.refused += 1
+            return group.full()
+        config = self.config.broker
+        script = Script(message, group.statements, group.config.track_outcome, config.max_result_bytes)
+        refused = refusal(script)
+        if refused is not None:
+            return refused
+        deadline = None if message.timeout is None else now + message.timeout
+        request = Request(client, message.request, group, Verb.TRANSACTION, now, deadline, message.tag, script=script)
         return self._accept(request, now)
 
     def _end_transaction(self, client: Client, message: Commit | Rollback, now: float) -> Failure | None:
@@ -202,21 +240,21 @@ class Broker(Machine):
             if verb is Verb.COMMIT:
                 return failures.transaction_lost(reason)
             client.lost_leases.pop(message.lease, None)
-            self._effects.append(Reply(client.key, message.request, ROLLED_BACK_BODY))
+            self._effects.append(Reply(client.key, rolled_back(message.request)))
             return None
-        statement = b"COMMIT" if verb is Verb.COMMIT else b"ROLLBACK"
-        request = Request(client, message.request, lease.group, statement, verb, False, lease, now, None, "")
+        request = Request(client, message.request, lease.group, verb, now, lease=lease)
         return self._accept(request, now)
 
     # Facts about backends.
 
-    def opened(self, number: int, now: float) -> None:
+    def opened(self, number: int, now: float, server: Server | None = None) -> None:
         """The backend is connected and ready."""
         backend = self.backends.get(number)
         if backend is None:
             return
         pool, group = backend.pool, backend.group
         pool.stats.opened += 1
+        backend.server = server or backend.server
         self.timers.clear(backend)
         lifetime = group.config.max_lifetime
         if lifetime:
@@ -228,29 +266,63 @@ class Broker(Machine):
     def connect_failed(self, number: int, error: str, now: float) -> None:
         """The backend could not be opened."""
         backend = self.backends.get(number)
-        if backend is None:
-            return
-        pool = backend.pool
-        pool.stats.failed += 1
-        self._remove(backend)
-        if pool.endpoint.failed(error, now, self.chance()):
-            self.timers.set(pool, pool.endpoint.until)
-            self._endpoint_changed(pool.group, now)
+        if backend is not None:
+            self._connect_failed(backend, error, now)
 
     def completed(self, number: int, done: Completion, now: float) -> None:
-        """The statement, or the reset, of the backend has ended."""
+        """The first of the backend's units has ended."""
         backend = self.backends.get(number)
         if backend is None:
             return
         backend.transaction = done.transaction
-        request = backend.request
-        if request is not None:
-            backend.request = None
-            self._finish(request, backend, done, now)
-        if backend.state is BackendState.CANCELLING:
+        running = backend.running
+        if not running:
+            self._rest(backend, now)  # its reset
+            return
+        request = running[0]
+        if request.then and self._goes_on(backend, request, done):
+            return
+        if request.script is not None:
+            if self._advance(backend, request, done, now):
+                return
+            running.popleft()
+        else:
+            running.popleft()
+            if request.verb is Verb.PROBE:
+                self._probed(request, backend, done)
+            elif request.verb is Verb.INQUIRY:
+                self._inquired(request, done, now)
+            else:
+                self._finish(request, backend, done, now)
+        backend.completed = now
+        if running:
+            self._next_in_line(backend, running[0], now)
+        elif backend.state is BackendState.CANCELLING:
             backend.pool.move(backend, BackendState.SETTLING)
         else:
             self._rest(backend, now)
+
+    def _goes_on(self, backend: Backend, request: Request, done: Completion) -> bool:
+        """BEGIN has succeeded: its statement follows, unless nobody wants it any more."""
+        following, request.then = request.then, ()
+        if done.failure is None and request.state is RequestState.RUNNING:
+            request.unit = following
+            self._effects.append(Execute(backend.number, following))
+            return True
+        done.failure = done.failure or failures.withdrawn()
+        return False
+
+    def _next_in_line(self, backend: Backend, request: Request, now: float) -> None:
+        """PostgreSQL goes on with the next request in the backend's connection."""
+        if backend.state is not BackendState.ACTIVE:
+            return
+        if request.state is RequestState.RUNNING:
+            self._guard(backend, request, now)
+            if len(backend.group.queue):
+                self._refill(backend, now)
+        else:
+            self.timers.set(backend, now + CANCEL_TIMEOUT)
+            self._send_cancel(backend)
 
     def cancelled(self, number: int, now: float) -> None:
         """The backend's cancel is settled: PostgreSQL has delivered it, or it failed; it cannot hit anything later."""
@@ -261,67 +333,27 @@ class Broker(Machine):
             self._rest(backend, now)
         elif backend.state is BackendState.CANCELLING:
             backend.pool.move(backend, BackendState.ACTIVE)
-            self.timers.set(backend.request, now + CANCEL_AGAIN)
+            request = backend.running[0]
+            if request.state is RequestState.RUNNING:
+                self._guard(backend, request, now)  # the cancelled one has ended, this one came after it
+            else:
+                self.timers.set(request, now + CANCEL_AGAIN)
 
-    def lost(self, number: int, error: str, now: float) -> None:
-        """The backend's connection is gone."""
+    def lost(
+        self,
+        number: int,
+        error: str,
+        now: float,
+        unsent: int = 0,
+        partial: Sequence[Outcome] = (),
+        last: Failure | None = None,
+    ) -> None:
+        """The backend's connection is gone.
+
+        unsent of its units were not written at all. partial are the results of the first of the others, as far as they
+        came, and last is the FATAL error that ended it.
+        """
         backend = self.backends.get(number)
         if backend is not None:
             backend.pool.stats.lost += 1
-            self._lose(backend, error, now)
-            self._grow(backend.group, now)
-
-    # Deadlines.
-
-    def _request_due(self, request: Request, now: float) -> None:
-        """A waiting request has waited too long, a running one must end, or its cancel had no effect."""
-        if request.state is RequestState.WAITING:
-            request.group.stats.timeouts += 1
-            is_own = request.deadline is not None and request.deadline <= now
-            self._discard(request, request.group.overdue(now - request.arrived, is_own), now)
-        elif request.state is RequestState.RUNNING:
-            assert request.deadline is not None
-            reason = f"the request's timeout of {request.deadline - request.arrived:g} s has passed"
-            self._cancel(request, RequestState.CANCELLED, reason, now)
-        elif request.backend is not None:
-            self._send_cancel(request.backend)
-
-    def _backend_due(self, backend: Backend, now: float) -> None:
-        """What the backend is doing takes too long."""
-        request = backend.request
-        if backend.state is BackendState.CONNECTING:
-            timeout = backend.pool.endpoint.connect_timeout
-            error = f"no connection within connect_timeout = {timeout:g} s"
-            self._effects.append(Close(backend.number, error))
-            self.connect_failed(backend.number, error, now)
-        elif request is not None and request.state is RequestState.RUNNING and request.verb is Verb.QUERY:
-            timeout = backend.pool.endpoint.query_timeout
-            reason = f"the endpoint did not end it after its query_timeout of {timeout:g} s"
-            self._cancel(request, RequestState.CANCELLED, reason, now)
-        elif request is not None:
-            self._give_up(backend, "the server does not answer", now)
-        elif backend.state is BackendState.SETTLING or backend.state is BackendState.RESETTING:
-            self._give_up(backend, f"the server does not answer while {backend.state.name.lower()}", now)
-
-    def _lease_due(self, lease: Lease, now: float) -> None:
-        """The lease was idle, or held, for too long."""
-        request = lease.backend.request if lease.backend is not None else None
-        if request is not None and request.verb is not Verb.QUERY:
-            return  # it is ending by itself
-        config = lease.group.config
-        if lease.expires is not None and lease.expires <= now:
-            reason = f"it was open for longer than lease_timeout = {config.lease_timeout:g} s"
-        else:
-            reason = (
-                f"it was idle for longer than idle_in_transaction_timeout = {config.idle_in_transaction_timeout:g} s"
-            )
-        self._lose_lease(lease, reason, now)
-        if request is not None and request.state is RequestState.RUNNING:
-            self._cancel(request, RequestState.CANCELLED, reason, now)
-
-    def _endpoint_changed(self, group: Group, now: float) -> None:
-        """An endpoint became worth connecting to, or ceased to be: deal out the group's sizes anew."""
-        group.respread()
-        for backend, reason in janitor.surplus(group):
-            self._close(backend, reason)
-        self._grow(group, now)
+            self._lose(backend, error, now, unsent, partial, last)

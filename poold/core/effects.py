@@ -1,13 +1,65 @@
 """What the core wants done: small values, taken by the shell once per turn and carried out in order.
 
 A backend is named by its number, a client by the number its frontend gave it. The shell answers with facts: Connect
-with opened or connect_failed; Execute and Reset with completed or lost; Cancel with cancelled. Close, Reply and Stop
-need no answer. For a backend that was closed, facts that still arrive are ignored.
+with opened or connect_failed; Execute with completed or lost; Cancel with cancelled. Close, Reply and Stop need no
+answer. For a backend that was closed, facts that still arrive are ignored.
+
+Execute carries a unit: commands that PostgreSQL runs one after the other up to its ReadyForQuery. An error skips the
+rest of its unit and nothing else, so several units may be on their way to a backend at once; each is answered by one
+completed, in order.
 """
 
 from dataclasses import dataclass
 
-from client.protocol import Failure
+from client.protocol import Failure, Result, TransactionResult
+
+
+@dataclass(slots=True)
+class Simple:
+    """A string of any number of statements, alone in its unit; its result is the last one's."""
+
+    sql: bytes
+
+
+@dataclass(slots=True)
+class Plain:
+    """One statement without parameters."""
+
+    sql: bytes
+
+
+@dataclass(slots=True)
+class Prepare:
+    """Prepare a statement under a name; it has no result of its own."""
+
+    name: bytes
+    sql: bytes  # with $1, $2, ...
+    types: bytes
+
+
+@dataclass(slots=True)
+class Bound:
+    """Run a prepared statement with these values."""
+
+    name: bytes
+    count: int
+    values: bytes
+
+
+@dataclass(slots=True)
+class Deallocate:
+    """Forget a prepared statement; it has no result of its own."""
+
+    name: bytes
+
+
+@dataclass(slots=True)
+class Flush:
+    """Send the results so far without waiting for the end of the unit."""
+
+
+Command = Simple | Plain | Prepare | Bound | Deallocate | Flush
+Unit = tuple[Command, ...]
 
 
 @dataclass(slots=True)
@@ -21,23 +73,15 @@ class Connect:
 
 @dataclass(slots=True)
 class Execute:
-    """Run the statement, after a BEGIN of its own when begin."""
+    """Run the unit, after those the backend runs already."""
 
     backend: int
-    statement: bytes
-    begin: bool
+    unit: Unit
 
 
 @dataclass(slots=True)
 class Cancel:
     """Ask PostgreSQL to cancel what the backend runs. Until cancelled() comes, the cancel may still hit."""
-
-    backend: int
-
-
-@dataclass(slots=True)
-class Reset:
-    """Roll back whatever is open on the backend."""
 
     backend: int
 
@@ -52,11 +96,10 @@ class Close:
 
 @dataclass(slots=True)
 class Reply:
-    """The final reply to a request: a Result's body, as the backend encoded it, or a Failure."""
+    """The final reply to a request."""
 
     client: int
-    request: int
-    body: bytes | Failure
+    body: Result | TransactionResult | Failure
 
 
 @dataclass(slots=True)
@@ -64,4 +107,4 @@ class Stop:
     """The drain is over; nothing is left to do."""
 
 
-Effect = Connect | Execute | Cancel | Reset | Close | Reply | Stop
+Effect = Connect | Execute | Cancel | Close | Reply | Stop

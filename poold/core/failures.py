@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from client.protocol import (
+    EXECUTED,
     FAILED,
     NOT_EXECUTED,
     TX_LOST,
@@ -14,6 +15,9 @@ from client.protocol import (
 )
 from poold.core.request import Request, Verb
 
+# A transaction lost a race and was rolled back: serialization failure, deadlock. To repeat it is the documented answer:
+# https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html
+_LOST_RACES = ("40001", "40P01")
 # A statement of a transaction that may have ended it: where one of these words occurs, nobody can tell after a loss.
 _MAY_COMMIT = re.compile(rb"\b(commit|end|prepare|call|do)\b", re.IGNORECASE)
 
@@ -69,11 +73,51 @@ def left_open() -> Failure:
 def connection_lost(request: Request, endpoint: str, error: str) -> Failure:
     """The backend went away under a running statement; says what can be known of it."""
     where = f"the connection to endpoint {endpoint!r} was lost"
-    if request.lease is not None and request.verb is Verb.QUERY and not _MAY_COMMIT.search(request.statement):
+    sql = request.statement.sql if request.statement is not None else b""
+    if request.lease is not None and request.verb is Verb.QUERY and not _MAY_COMMIT.search(sql):
         return transaction_lost(f"{where} ({error})")
     what = "COMMIT was" if request.verb is Verb.COMMIT else "the statement was"
     text = f"{where} while {what} running, it may have taken effect: {error}"
     return Failure(0, TX_NONE, "connection", UNKNOWN, text, None, {})
+
+
+def not_run(endpoint: str, error: str) -> Failure:
+    """The backend went away before anything could take effect, and there was no other try left."""
+    text = f"the connection to endpoint {endpoint!r} was lost, nothing was committed: {error}"
+    return Failure(0, TX_NONE, "connection", NOT_EXECUTED, text, None, {})
+
+
+def commit_unknown(error: str, why: str) -> Failure:
+    """The answer to COMMIT was lost, and PostgreSQL cannot tell what became of it."""
+    text = f"the connection was lost during COMMIT ({error}) and {why}: it may have been committed, or not"
+    return Failure(0, TX_NONE, "commit-unknown", UNKNOWN, text, None, {})
+
+
+def is_lost_race(failure: Failure) -> bool:
+    """Whether to run the whole transaction again is the answer to this failure."""
+    return failure.sqlstate in _LOST_RACES
+
+
+def ended_early() -> Failure:
+    """A statement of a transaction message ended its transaction."""
+    text = "a statement ended the transaction before its end; what it did before that may have been committed"
+    return Failure(0, TX_NONE, "usage", UNKNOWN, text, None, {})
+
+
+def unexpected_count(count: int, low: int, high: int | None) -> Failure:
+    """A statement of a transaction message did not affect as many rows as its client expects."""
+    expected = f"at least {low}" if high is None else f"{low}" if low == high else f"from {low} to {high}"
+    text = f"expected {expected} rows, got {max(count, 0)}; the transaction was rolled back"
+    return Failure(0, TX_NONE, "expectation", FAILED, text, None, {})
+
+
+def result_too_large(limit: int) -> Failure:
+    """The statement ran, its result is not kept."""
+    text = (
+        f"the statement was executed, but its result exceeds {limit} bytes (max_result_bytes in [broker]); ask for "
+        "less at a time (LIMIT, fewer columns) or raise the limit"
+    )
+    return Failure(0, TX_NONE, "result-too-large", EXECUTED, text, None, {})
 
 
 def with_reason(failure: Failure, reason: str) -> Failure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 
 from client.protocol import NOT_EXECUTED, TX_NONE, Failure
@@ -11,6 +12,7 @@ from poold.core.endpoint import Endpoint, EndpointState
 from poold.core.pool import Backend, Pool
 from poold.core.queue import Queue
 from poold.core.state import BackendState
+from poold.core.statements import Statement, Statements
 from poold.core.stats import GroupStats
 
 
@@ -29,6 +31,9 @@ class Group:
         # Backends over all endpoints, those still opening included; its pools keep it up to date.
         self.size = 0
         self.clients = 0  # connected clients that have used the group
+        self.statements = Statements(config.prepare == "auto")
+        # Statements to be probed as soon as a backend is free: enter when seen often enough, leave when probed.
+        self.probes: deque[Statement] = deque()
         self._turn = 0  # the pool whose turn it is
         self.respread()
 
@@ -47,6 +52,15 @@ class Group:
             self._turn += 1
         return backend
 
+    def take_company(self, now: float) -> Backend | None:
+        """The backend whose pipeline a short statement may join, the shortest; None where there is none.
+
+        While a statement waits to be probed nobody joins: it needs a backend that comes to rest.
+        """
+        if self.probes:
+            return None
+        return routing.backend_to_join(self.pools, self.config.pipeline_depth, now)
+
     def next_opening(self) -> Pool | None:
         """The pool where a backend should be opened now, None where none is needed or allowed.
 
@@ -57,6 +71,8 @@ class Group:
         pool = routing.pool_to_open(self.pools, below_floor=True)
         if pool is None and self.count(BackendState.CONNECTING) < len(self.queue):
             pool = routing.pool_to_open(self.pools)
+        if pool is None:
+            pool = next((each for each in self.pools if each.inquiries and not each.size and each.may_open()), None)
         return pool
 
     def is_surplus(self, backend: Backend) -> bool:

@@ -1,72 +1,48 @@
-"""The moving parts: how requests, leases and backends change together, step by step.
+"""A request's life: accepted, started on a backend, finished, answered; and the end of a lease.
 
-`Broker` decides which step a fact calls for; the steps are here. A request goes _accept, _start, _finish, _answer; a
-backend goes _open, _start, _rest, _idle, _close. Each step leaves everything consistent for the next.
+A request goes _accept, _start, _finish, _answer. Most end there with the one statement they run; transaction messages
+go on in `messages`, and what a lost backend leaves behind in `losses`.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import IntEnum
 
-from client.protocol import ROLLED_BACK_BODY, TX_BROKEN, TX_LOST, TX_NONE, Failure
-from poold.config import Config
-from poold.core import failures, janitor
-from poold.core.effects import Cancel, Close, Connect, Effect, Execute, Reply, Reset
-from poold.core.group import Group
-from poold.core.pool import Backend, Pool
-from poold.core.request import Client, Lease, Request, Verb
+from client.protocol import (
+    TX_BROKEN,
+    TX_LOST,
+    TX_NONE,
+    Failure,
+    ProtocolViolation,
+    Result,
+    TransactionResult,
+)
+from poold.core import failures
+from poold.core.effects import Cancel, Command, Execute, Reply, Simple, Unit
+from poold.core.facts import Completion, Outcome
+from poold.core.lifecycle import ROLLBACK, Lifecycle
+from poold.core.pool import Backend
+from poold.core.request import Lease, Request, Verb
 from poold.core.state import BackendState, RequestState
-from poold.core.timers import Timers
+from poold.core.statements import Statement, StatementState, literal_command, plain_command
 
 # What a running statement may take beyond its endpoint's query_timeout before the broker itself cancels it: the
 # server's statement_timeout comes first unless the server cannot be heard any more.
 GUARD = 5.0
 # A cancel that has not ended its statement by then never will: the connection is closed instead.
 CANCEL_TIMEOUT = 5.0
-RESET_TIMEOUT = 5.0
 # Requests of one lease that may wait behind its running statement. A synchronous client has one at most.
 LEASE_PENDING_LIMIT = 16
 
-
-class BrokerState(IntEnum):
-    """Whether the broker takes work."""
-
-    RUNNING = 0
-    DRAINING = 1  # takes no new work, finishes what it has
-    STOPPED = 2
+COMMIT: Unit = (Simple(b"COMMIT"),)
+# A prepared statement does not fit any more: its tables changed, it is not there, another one is there.
+STALE = ("0A000", "26000", "42P05")
+_CANCELED = "57014"
 
 
-@dataclass(slots=True)
-class Completion:
-    """How a statement ended, as far as the core needs to know."""
-
-    transaction: str  # one of client.protocol's TX_NONE, TX_ACTIVE, TX_FAILED, TX_BROKEN
-    command: str  # PostgreSQL's command tag, "" after an error
-    reply: bytes | Failure
-
-
-class Machine:
-    """Everything the broker knows, and the steps that change it."""
-
-    def __init__(self, config: Config, chance: Callable[[], float]) -> None:
-        """chance gives random numbers in [0, 1); it is the core's only source of them."""
-        self.config = config
-        self.chance = chance
-        self.state = BrokerState.RUNNING
-        self.groups = {name: Group(name, each, config.endpoints) for name, each in config.groups.items()}
-        # Connected clients: enter by client_arrived, leave by client_gone.
-        self.clients: dict[int, Client] = {}
-        # Backends in all states but CLOSED: enter by _open, leave by _remove.
-        self.backends: dict[int, Backend] = {}
-        # Deadlines of requests, leases, backends and quarantined pools, by the object itself.
-        self.timers = Timers()
-        self._effects: list[Effect] = []
-        self._numbers = itertools.count(1)
-
-    # A request's life.
+class Machine(Lifecycle):
+    """The steps of requests and leases."""
 
     def _accept(self, request: Request, now: float) -> Failure | None:
         """Let the request run, or wait: in its group's queue, or behind the statement that its lease runs."""
@@ -78,60 +54,141 @@ class Machine:
         if group not in client.groups:
             client.groups.add(group)
             group.clients += 1
-        if lease is not None and not request.begin:
-            if lease.backend is not None and lease.backend.state is BackendState.LEASED:
-                self._start(lease.backend, request, now)
-            else:
-                lease.pending.append(request)
-                if request.deadline is not None:
-                    self.timers.set(request, request.deadline)
-            return None
-        backend = None if len(group.queue) else group.take_idle()
-        if backend is not None:
-            self._start(backend, request, now)
-            return None
-        group.queue.push(request)
-        limit = now + group.config.queue_timeout
-        self.timers.set(request, limit if request.deadline is None else min(limit, request.deadline))
-        self._grow(group, now)
+        if lease is None or request.begin:
+            self._dispatch(request, now)
+        elif lease.backend is not None and lease.backend.state is BackendState.LEASED:
+            self._start(lease.backend, request, now)
+        else:
+            lease.pending.append(request)
+            if request.deadline is not None:
+                self.timers.set(request, request.deadline)
         return None
 
+    def _dispatch(self, request: Request, now: float) -> None:
+        """Give the request a backend, or let it wait for one."""
+        group = request.group
+        if not len(group.queue):
+            backend = group.take_idle()
+            if backend is None and self._may_join(request):
+                backend = group.take_company(now)
+            if backend is not None:
+                self._start(backend, request, now)
+                return
+        group.queue.push(request)
+        self._limit_wait(request, now)
+        self._grow(group, now)
+
     def _start(self, backend: Backend, request: Request, now: float) -> None:
-        """Run the request's statement on the backend."""
+        """Run the request on the backend, which is free, or runs only short statements."""
+        pool = backend.pool
         request.state = RequestState.RUNNING
         request.backend = backend
         request.started = now
-        backend.request = request
-        pool = backend.pool
-        pool.stats.requests += 1
-        request.group.stats.wait_times.record(now - request.arrived)
-        lease = request.lease
-        if lease is not None:
-            if request.begin:
-                lease.backend = backend
-                backend.lease = lease
-                if request.group.config.lease_timeout:
-                    lease.expires = now + request.group.config.lease_timeout
-            if lease.expires is None:
-                self.timers.clear(lease)
-            else:
-                self.timers.set(lease, lease.expires)
-        pool.move(backend, BackendState.ACTIVE)
-        if pool.endpoint.query_timeout:
-            self.timers.set(backend, now + pool.endpoint.query_timeout + GUARD)
-        else:
-            self.timers.clear(backend)
+        request.unit = unit = self._unit(backend, request)
+        backend.running.append(request)
+        if request.verb < Verb.PROBE:
+            pool.stats.requests += 1
+            request.group.stats.wait_times.record(now - request.arrived)
+        if request.lease is not None:
+            self._hold(backend, request, request.lease, now)
         if request.deadline is None:
             self.timers.clear(request)
         else:
             self.timers.set(request, request.deadline)
-        self._effects.append(Execute(backend.number, request.statement, request.begin))
+        if len(backend.running) == 1:
+            pool.move(backend, BackendState.ACTIVE)
+            self._guard(backend, request, now)
+        else:
+            pool.stats.joined += 1
+        self._effects.append(Execute(backend.number, unit))
+
+    def _guard(self, backend: Backend, request: Request, now: float) -> None:
+        """How long the server may take for what the backend runs first."""
+        timeout = backend.pool.endpoint.query_timeout
+        if timeout:
+            statements = 1 if request.script is None else len(request.script.steps)
+            self.timers.set(backend, now + timeout * statements + GUARD)
+        else:
+            self.timers.clear(backend)
+
+    def _hold(self, backend: Backend, request: Request, lease: Lease, now: float) -> None:
+        """The lease has, or goes on with, this backend."""
+        if request.begin:
+            lease.backend = backend
+            backend.lease = lease
+            if request.group.config.lease_timeout:
+                lease.expires = now + request.group.config.lease_timeout
+        if lease.expires is None:
+            self.timers.clear(lease)
+        else:
+            self.timers.set(lease, lease.expires)
+
+    def _may_join(self, request: Request) -> bool:
+        """Whether the request may run behind others: a prepared autocommit statement that is known to be short."""
+        statement = request.statement
+        return (
+            statement is not None and statement.is_short and request.lease is None and is_prepared(request, statement)
+        )
+
+    def _unit(self, backend: Backend, request: Request) -> Unit:
+        """What the backend is to do for the request."""
+        statement = request.statement
+        match request.verb:
+            case Verb.QUERY:
+                assert statement is not None
+                if is_prepared(request, statement):
+                    commands = backend.prepared.commands(statement, request.values)
+                    if request.begin:
+                        commands = backend.prepared.commands(request.group.statements.own(b"BEGIN"), b"") + commands
+                    return tuple(commands)
+                literal = _literal(statement, request.values)
+                if not request.begin:
+                    return (literal,)
+                # BEGIN must have succeeded before a simple query, which no earlier error would skip.
+                request.then = (literal,)
+                return (Simple(b"BEGIN"),)
+            case Verb.COMMIT:
+                return COMMIT
+            case Verb.ROLLBACK:
+                return ROLLBACK
+            case Verb.TRANSACTION:
+                assert request.script is not None
+                return request.script.start(self._plan(backend, request))
+            case _:
+                return request.unit
+
+    def _plan(self, backend: Backend, request: Request) -> Callable[[Statement, bytes, bool], list[Command]]:
+        """How a transaction message's statements are run on this backend."""
+
+        def plan(statement: Statement, values: bytes, is_literal: bool) -> list[Command]:
+            if statement.state is StatementState.PREPARED and not is_literal:
+                return backend.prepared.commands(statement, values)
+            return [plain_command(statement, values)]
+
+        return plan
 
     def _finish(self, request: Request, backend: Backend, done: Completion, now: float) -> None:
-        """Answer a request whose statement ended."""
-        stats = request.group.stats
-        stats.run_times.record(now - request.started)
-        reply = done.reply
+        """A query, commit or rollback has ended: answer it, or run it again where that is safe and helps."""
+        group, statement, failure = request.group, request.statement, done.failure
+        began = request.started if request.started > backend.completed else backend.completed
+        group.stats.run_times.record(now - began)
+        if failure is None:
+            outcome = done.results[-1]
+            if statement is not None:
+                self._learn(backend, request, statement, done.results, now - began)
+            reply: Result | Failure
+            if outcome[3] is None:
+                reply = failures.result_too_large(self.config.broker.max_result_bytes)
+                reply = reply._replace(transaction=done.transaction)
+            elif len(done.results) == 1:
+                reply = Result(request.number, done.transaction, *outcome)
+            else:
+                reply = Result(request.number, done.transaction, *outcome[:4], _all_notices(done.results))
+        else:
+            if self._is_worth_another_run(request, backend, failure, done):
+                self._again(request, now)
+                return
+            reply = failure
         if request.lease is None:
             if done.transaction not in (TX_NONE, TX_BROKEN):
                 reply = failures.left_open()
@@ -139,25 +196,65 @@ class Machine:
             # The lease was lost meanwhile. A transaction that its own statement ended is not rolled back, though.
             reason = request.client.lost_leases.get(request.lease.number, request.reason)
             reply = failures.transaction_lost(reason)
-        elif request.verb is Verb.COMMIT and done.command == "ROLLBACK":
+        elif request.verb is Verb.COMMIT and failure is None and done.results[-1][0] == "ROLLBACK":
             reply = failures.commit_rolled_back()
         if type(reply) is Failure:
-            stats.errors += 1
-            if request.state is RequestState.CANCELLED and reply is done.reply:
+            group.stats.errors += 1
+            if request.state is RequestState.CANCELLED and reply is failure:
                 reply = failures.with_reason(reply, request.reason)
             if done.transaction == TX_BROKEN:
                 reply = reply._replace(transaction=TX_NONE if request.lease is None else TX_LOST)
         self._answer(request, reply)
 
-    def _answer(self, request: Request, reply: bytes | Failure | None) -> None:
+    def _learn(
+        self, backend: Backend, request: Request, statement: Statement, results: list[Outcome], seconds: float
+    ) -> None:
+        """The statement ran: what that tells of it, and of what is prepared on the backend."""
+        _, _, columns, rows, _ = results[-1]
+        statement.record(seconds, 0 if rows is None else len(rows))
+        command = request.unit[-1]
+        if type(command) is not Simple:
+            return
+        if any(result[0] in ("DEALLOCATE ALL", "DISCARD ALL") for result in results):
+            backend.prepared.clear()
+        group = request.group
+        if group.config.prepare == "auto" and request.prepare and statement.saw_columns(columns):
+            group.probes.append(statement)
+
+    def _is_worth_another_run(self, request: Request, backend: Backend, failure: Failure, done: Completion) -> bool:
+        """Whether the failure is the broker's own doing. A failed autocommit statement had no effect."""
+        unit, statement = request.unit, request.statement
+        is_literal = type(unit[-1]) is Simple
+        is_parse = len(unit) > 1 and backend.prepared.failed(unit, done)
+        if statement is not None and not is_literal:
+            if failure.sqlstate in STALE:
+                if failure.sqlstate == "26000":
+                    backend.prepared.clear()
+                request.group.statements.forget(statement)
+            elif is_parse:
+                statement.parse_failed()
+        if request.lease is not None or request.state is not RequestState.RUNNING:
+            return False
+        if failure.sqlstate == _CANCELED:
+            return request.is_exposed
+        # A value that does not fit its parameter: with literals the error shows the place in the statement.
+        is_bind = done.bound <= len(done.results)
+        if is_literal or not (is_parse or is_bind or failure.sqlstate in STALE):
+            return False
+        request.is_literal = True
+        return True
+
+    def _answer(self, request: Request, reply: Result | TransactionResult | Failure | None) -> None:
         """The request is done; reply is None where nobody is left to hear it."""
         del request.client.requests[request.number]
         self.timers.clear(request)
         if reply is not None and request.state is not RequestState.WITHDRAWN:
-            self._effects.append(Reply(request.client.key, request.number, reply))
+            if type(reply) is Failure:
+                reply = reply._replace(request=request.number)
+            self._effects.append(Reply(request.client.key, reply))
         request.state = RequestState.DONE
 
-    def _discard(self, request: Request, reply: bytes | Failure | None, now: float) -> None:
+    def _discard(self, request: Request, reply: Result | Failure | None, now: float) -> None:
         """A waiting request leaves unexecuted."""
         lease = request.lease
         request.group.queue.discard(request)
@@ -168,20 +265,26 @@ class Machine:
             self._end_lease(lease, "its first statement did not run", now)
 
     def _cancel(self, request: Request, state: RequestState, reason: str, now: float) -> None:
-        """Cancel a running statement. COMMIT and ROLLBACK are left alone: what they do cannot be taken back."""
+        """Cancel a running statement. COMMIT and ROLLBACK are left alone: what they do cannot be taken back.
+
+        One that still waits behind others in its backend's connection is cancelled when its turn comes.
+        """
         backend = request.backend
         assert backend is not None
         is_first = request.state is RequestState.RUNNING
         request.state = state
         request.reason = request.reason or reason
-        if is_first and request.verb is Verb.QUERY:
+        if is_first and request.verb in (Verb.QUERY, Verb.TRANSACTION):
             self.timers.clear(request)
-            self.timers.set(backend, now + CANCEL_TIMEOUT)
-            self._send_cancel(backend)
+            if backend.running[0] is request:
+                self.timers.set(backend, now + CANCEL_TIMEOUT)
+                self._send_cancel(backend)
 
     def _send_cancel(self, backend: Backend) -> None:
         if backend.state is BackendState.ACTIVE:
             backend.pool.move(backend, BackendState.CANCELLING)
+            for neighbour in itertools.islice(backend.running, 1, None):
+                neighbour.is_exposed = True
             self._effects.append(Cancel(backend.number))
 
     # A lease's end.
@@ -194,7 +297,8 @@ class Machine:
         lease.backend = None
         for request in list(lease.pending):
             is_rollback = request.verb is Verb.ROLLBACK
-            self._discard(request, ROLLED_BACK_BODY if is_rollback else failures.transaction_lost(reason), now)
+            reply = rolled_back(request.number) if is_rollback else failures.transaction_lost(reason)
+            self._discard(request, reply, now)
         if backend is not None:
             backend.lease = None
             if backend.state is BackendState.LEASED:
@@ -205,95 +309,24 @@ class Machine:
         lease.client.lease_lost(lease.number, reason)
         self._end_lease(lease, reason, now)
 
-    # A backend between statements.
 
-    def _rest(self, backend: Backend, now: float) -> None:
-        """The backend runs nothing and no cancel is on its way: what is it for next?"""
-        lease = backend.lease
-        if backend.transaction == TX_NONE:
-            if lease is not None:
-                backend.lease = lease.backend = None
-                self._end_lease(lease, "it had ended already", now)
-            self._idle(backend, now)
-        elif backend.transaction == TX_BROKEN:
-            if lease is not None:
-                backend.lease = lease.backend = None
-                self._lose_lease(lease, "its last statement left the connection unusable", now)
-            self._close(backend, "unusable after its last statement")
-            self._grow(backend.group, now)
-        elif lease is None:
-            if backend.state is BackendState.RESETTING:
-                self._close(backend, "still in a transaction after its reset")
-                return
-            backend.pool.move(backend, BackendState.RESETTING)
-            self.timers.set(backend, now + RESET_TIMEOUT)
-            self._effects.append(Reset(backend.number))
-        elif lease.pending:
-            self._start(backend, lease.pending.popleft(), now)
-        else:
-            backend.pool.move(backend, BackendState.LEASED)
-            limits = [lease.expires] if lease.expires is not None else []
-            if lease.group.config.idle_in_transaction_timeout:
-                limits.append(now + lease.group.config.idle_in_transaction_timeout)
-            if limits:
-                self.timers.set(lease, min(limits))
+def is_prepared(request: Request, statement: Statement) -> bool:
+    """Whether the request runs its statement prepared."""
+    return statement.state is StatementState.PREPARED and request.prepare and not request.is_literal
 
-    def _idle(self, backend: Backend, now: float) -> None:
-        """The backend is free: for the next waiting request, or for later."""
-        group = backend.group
-        reason = janitor.reason_to_retire(group, backend, now)
-        if reason is not None:
-            self._close(backend, reason)
-            self._grow(group, now)
-            return
-        backend.idle_since = now
-        backend.pool.move(backend, BackendState.IDLE)
-        while len(group.queue) and (free := group.take_idle()) is not None:
-            self._start(free, group.queue.pop(), now)
-        self._grow(group, now)
 
-    def _grow(self, group: Group, now: float) -> None:
-        """Open what the group needs."""
-        if self.state is BrokerState.RUNNING or len(group.queue):
-            while (pool := group.next_opening()) is not None:
-                self._open(pool, now)
+def rolled_back(number: int) -> Result:
+    """The reply to a Rollback whose transaction is gone already."""
+    return Result(number, TX_NONE, "ROLLBACK", -1, None, b"", ())
 
-    def _open(self, pool: Pool, now: float) -> None:
-        backend = Backend(next(self._numbers), pool)
-        self.backends[backend.number] = backend
-        pool.add(backend)
-        self.timers.set(backend, now + pool.endpoint.connect_timeout)
-        self._effects.append(Connect(backend.number, pool.group.name, pool.endpoint.name))
 
-    def _close(self, backend: Backend, reason: str) -> None:
-        backend.pool.stats.closed += 1
-        self._remove(backend)
-        self._effects.append(Close(backend.number, reason))
+def _literal(statement: Statement, values: bytes) -> Simple:
+    try:
+        return literal_command(statement, values)
+    except ProtocolViolation:
+        # Refused where it arrived, unless the statement was prepared then: PostgreSQL refuses it for what it is.
+        return Simple(b"")
 
-    def _remove(self, backend: Backend) -> None:
-        self.timers.clear(backend)
-        del self.backends[backend.number]
-        backend.pool.move(backend, BackendState.CLOSED)
 
-    def _lose(self, backend: Backend, error: str, now: float) -> None:
-        """The backend's connection is gone, whoever ended it: say so to all who were using it."""
-        request, lease = backend.request, backend.lease
-        endpoint = backend.pool.endpoint.name
-        backend.request = backend.lease = None
-        self._remove(backend)
-        if lease is not None:
-            lease.backend = None
-            self._lose_lease(lease, f"the connection to endpoint {endpoint!r} was lost ({error})", now)
-        if request is not None:
-            request.group.stats.errors += 1
-            if request.verb is Verb.ROLLBACK:
-                self._answer(request, ROLLED_BACK_BODY)
-            else:
-                self._answer(request, failures.connection_lost(request, endpoint, error))
-
-    def _give_up(self, backend: Backend, why: str, now: float) -> None:
-        """Close a backend that does not answer, and say so to all who were using it."""
-        self._effects.append(Close(backend.number, why))
-        backend.pool.stats.closed += 1
-        self._lose(backend, why, now)
-        self._grow(backend.group, now)
+def _all_notices(results: list[Outcome]) -> tuple[str, ...]:
+    return tuple(itertools.chain.from_iterable(result[4] for result in results))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from poold.core.endpoint import Endpoint, EndpointState
+from poold.core.facts import Server
 from poold.core.request import Lease, Request
 from poold.core.state import TRANSITIONS, BackendState
+from poold.core.statements import Prepared
 from poold.core.stats import PoolStats
 
 if TYPE_CHECKING:
@@ -20,21 +23,43 @@ CONNECTING_LIMIT = 2
 class Backend:
     """One PostgreSQL connection as the core knows it."""
 
-    __slots__ = ("expires", "group", "idle_since", "lease", "number", "pool", "request", "state", "transaction")
+    __slots__ = (
+        "completed",
+        "expires",
+        "group",
+        "idle_since",
+        "lease",
+        "number",
+        "pool",
+        "prepared",
+        "running",
+        "server",
+        "state",
+        "transaction",
+    )
 
     def __init__(self, number: int, pool: Pool) -> None:
         self.number = number
         self.group = pool.group
         self.pool = pool
         self.state = BackendState.CONNECTING
-        # The request whose statement it runs: set in ACTIVE and CANCELLING, and only there.
-        self.request: Request | None = None
+        # The requests it runs, the one that PostgreSQL works on first; the others wait in the connection behind it.
+        # Not empty in the states of a running statement, and only there. Enter by _start, leave when completed.
+        self.running: deque[Request] = deque()
+        self.prepared = Prepared()
+        self.server = Server()
+        self.completed = 0.0  # when its last unit was
         # The lease that holds it: in LEASED always, in the states of a running statement perhaps.
         self.lease: Lease | None = None
         # PostgreSQL's transaction state after the last statement, one of client.protocol's TX_ constants.
         self.transaction = "none"
         self.idle_since = 0.0
         self.expires: float | None = None  # max_lifetime, with jitter
+
+    @property
+    def request(self) -> Request | None:
+        """The request that PostgreSQL works on."""
+        return self.running[0] if self.running else None
 
     def __repr__(self) -> str:
         return f"<Backend {self.number} {self.pool.endpoint.name} {self.state.name.lower()}>"
@@ -54,6 +79,9 @@ class Pool:
         self.stats = PoolStats()
         self.idle = self.members[BackendState.IDLE]  # in the order they became idle; the last is taken first
         self.connecting = self.members[BackendState.CONNECTING]
+        self.active = self.members[BackendState.ACTIVE]
+        # Inquiries that wait for a backend here: what became of a COMMIT only its own server knows.
+        self.inquiries: deque[Request] = deque()
 
     def add(self, backend: Backend) -> None:
         """A new backend, CONNECTING."""

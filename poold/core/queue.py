@@ -9,7 +9,7 @@ from poold.core.request import Request
 
 
 class Queue:
-    """Waiting requests: they enter by push, leave by pop when a backend is free for them, or by discard."""
+    """Waiting requests: enter by push or push_front, leave by pop when a backend is free for them, or by discard."""
 
     def __init__(self) -> None:
         # OrderedDict, as a plain dict looks for its first entry in O(n) after deletions at the front.
@@ -21,6 +21,11 @@ class Queue:
     def push(self, request: Request) -> None:
         """Add the request at the end."""
         self._waiting[request] = None
+
+    def push_front(self, request: Request) -> None:
+        """Add a request that had its turn before."""
+        self._waiting[request] = None
+        self._waiting.move_to_end(request, last=False)
 
     def pop(self) -> Request:
         """Take the request whose turn it is. The queue must not be empty."""

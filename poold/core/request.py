@@ -10,19 +10,26 @@ from typing import TYPE_CHECKING
 from poold.core.state import RequestState
 
 if TYPE_CHECKING:
+    from poold.core.effects import Unit
     from poold.core.group import Group
-    from poold.core.pool import Backend
+    from poold.core.pool import Backend, Pool
+    from poold.core.script import Script
+    from poold.core.statements import Statement
 
 # Reasons of lost transactions are kept until their client asks; a client that never does must not grow memory.
 LOST_LEASES_KEPT = 64
 
 
 class Verb(IntEnum):
-    """What a request does with its lease."""
+    """What a request is."""
 
     QUERY = 0  # runs the client's statement
-    COMMIT = 1
+    COMMIT = 1  # ends the lease's transaction
     ROLLBACK = 2
+    TRANSACTION = 3  # a transaction message
+    # The broker's own, nobody waits for a reply:
+    PROBE = 4  # whether a statement can be prepared
+    INQUIRY = 5  # what became of a COMMIT whose answer was lost
 
 
 @dataclass(slots=True, eq=False)
@@ -67,21 +74,41 @@ class Lease:
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One statement on its way through the broker."""
+    """One statement, or one transaction message, on its way through the broker."""
 
     client: Client
     number: int
     group: Group
-    statement: bytes
     verb: Verb
-    begin: bool  # runs after a BEGIN
-    lease: Lease | None
     arrived: float
-    deadline: float | None  # the client's own
-    tag: str
+    deadline: float | None = None  # the client's own
+    tag: str = ""
+    begin: bool = False  # runs after a BEGIN
+    lease: Lease | None = None
+    statement: Statement | None = None
+    values: bytes = b""
+    prepare: bool = True
+    script: Script | None = None
+    # INQUIRY: the request whose outcome is asked for, and where.
+    about: Request | None = None
+    pool: Pool | None = None
+    identity: str = ""
     state: RequestState = RequestState.WAITING
     backend: Backend | None = None
     started: float = 0.0
-    # Since when it is to be cancelled, and why, in words for the client.
-    cancelled: float = 0.0
+    # The unit it runs, and the one that follows when that has succeeded.
+    unit: Unit = ()
+    then: Unit = ()
+    # Runs with literals, because its prepared statement turned out to be out of date.
+    is_literal: bool = False
+    # How often it was given to another backend after one was lost.
+    moves: int = 0
+    # A cancel meant for a neighbour was on its way while it ran, and may have hit it instead.
+    is_exposed: bool = False
+    # It waits for its next try, not for a backend.
+    is_paused: bool = False
+    # Why it is to be cancelled, in words for the client.
     reason: str = ""
+
+
+NOBODY = Client(0, 0, "")  # whose requests the broker's own are

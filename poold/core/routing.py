@@ -1,4 +1,4 @@
-"""Which endpoint: how a group's backends are spread, where the next one opens, which idle one is used."""
+"""Which backend: how a group's are spread over endpoints, where the next one opens, which one a request is given."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from poold.core.endpoint import EndpointState
 from poold.core.pool import Backend, Pool
+from poold.core.request import Verb
+from poold.core.state import RequestState
 
 
 def spread(pools: Sequence[Pool], max_size: int, min_size: int) -> None:
@@ -59,3 +61,31 @@ def idle_backend(pools: Sequence[Pool], turn: int) -> Backend | None:
         if idle:
             return next(reversed(idle.values()))
     return None
+
+
+def backend_to_join(pools: Sequence[Pool], depth: int, now: float) -> Backend | None:
+    """The backend with the fewest statements on it, below depth, where all of them are known to be short.
+
+    The one that runs has not outlived its expectation; and the backend need not come to rest, to be replaced.
+    """
+    found: Backend | None = None
+    for pool in pools:
+        if pool.size > pool.cap:
+            continue
+        for backend in pool.active.values():
+            running = backend.running
+            if len(running) >= depth:
+                continue
+            head = running[0]
+            statement = head.statement
+            if (
+                statement is not None
+                and statement.is_short
+                and head.verb is Verb.QUERY
+                and head.lease is None
+                and head.state is RequestState.RUNNING
+                and now - max(head.started, backend.completed) <= statement.patience
+                and (backend.expires is None or now < backend.expires)
+            ):
+                found, depth = backend, len(running)
+    return found

@@ -1,11 +1,14 @@
 """The states of a backend and of a request, and which may follow which.
 
-A backend runs at most one statement. Cancelling is the one delicate part: PostgreSQL's cancel names the connection,
-not the statement, so a cancel on its way may hit whatever runs there when it arrives. Two facts must come before the
-backend may run anything else, that the statement ended and that the cancel was settled, in either order:
+A backend runs one statement, or several autocommit ones that wait in its connection one behind the other. Cancelling is
+the one delicate part: PostgreSQL's cancel names the connection, not the statement, so a cancel on its way may hit
+whatever runs there when it arrives. Two facts must come before the backend may be given anything else, that all it runs
+has ended and that the cancel was settled, in either order:
 
     ACTIVE --cancel--> CANCELLING --completed--> SETTLING --cancelled--> at rest
                             \\----cancelled----> ACTIVE   --completed--> at rest
+
+A neighbour of the cancelled statement that was hit instead has failed without effect, and is run again.
 
 At rest a backend goes to IDLE, to LEASED (its lease goes on), to ACTIVE (its lease has a next statement), to RESETTING
 (a transaction is open that nobody owns) or is closed.
@@ -19,7 +22,7 @@ class BackendState(IntEnum):
 
     CONNECTING = 0  # being opened; -> IDLE, CLOSED
     IDLE = 1  # free, no transaction open; -> ACTIVE, CLOSED
-    ACTIVE = 2  # runs a request's statement; -> at rest, CANCELLING
+    ACTIVE = 2  # runs requests' statements, or a probe of the broker's; -> at rest, CANCELLING
     LEASED = 3  # inside a lease, waits for its client's next statement; -> ACTIVE, RESETTING, IDLE, CLOSED
     CANCELLING = 4  # runs a statement that a cancel is on its way to; -> SETTLING, ACTIVE, CLOSED
     SETTLING = 5  # runs nothing, a cancel may still arrive; -> at rest
@@ -46,8 +49,11 @@ TRANSITIONS: tuple[tuple[BackendState, ...], ...] = (
 class RequestState(IntEnum):
     """Where a request is."""
 
-    WAITING = 0  # in its group's queue, or behind another statement of its lease; -> RUNNING, DONE
-    RUNNING = 1  # on a backend; -> CANCELLED, WITHDRAWN, DONE
-    CANCELLED = 2  # on a backend, to be cancelled; the reply is still owed; -> WITHDRAWN, DONE
+    WAITING = 0  # in its group's queue, behind another statement of its lease, or for its next try; -> RUNNING, DONE
+    RUNNING = 1  # on a backend; -> WAITING (to be run again), IN_DOUBT, CANCELLED, WITHDRAWN, DONE
+    CANCELLED = 2  # on a backend, to be cancelled; the reply is still owed; -> IN_DOUBT, WITHDRAWN, DONE
     WITHDRAWN = 3  # on a backend, to be cancelled; nobody is left to reply to; -> DONE
-    DONE = 4  # answered, or nobody is left; no successor
+    IN_DOUBT = (
+        4  # its backend was lost during COMMIT, PostgreSQL is asked what became of it; -> WAITING, WITHDRAWN, DONE
+    )
+    DONE = 5  # answered, or nobody is left; no successor

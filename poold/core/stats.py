@@ -52,7 +52,17 @@ def _percentile_ms(counts: list[int], share: float) -> float | None:
 class GroupStats:
     """One group's counters since start, and its times."""
 
-    __slots__ = ("errors", "refused", "requests", "run_times", "timeouts", "wait_times", "withdrawn")
+    __slots__ = (
+        "errors",
+        "in_doubt",
+        "refused",
+        "requests",
+        "retries",
+        "run_times",
+        "timeouts",
+        "wait_times",
+        "withdrawn",
+    )
 
     def __init__(self) -> None:
         self.requests = 0  # accepted
@@ -60,6 +70,8 @@ class GroupStats:
         self.refused = 0  # not accepted: max_waiting, draining
         self.timeouts = 0  # left the queue unexecuted at their deadline
         self.withdrawn = 0  # cancelled by their client, or their client died
+        self.retries = 0  # other tries of transaction messages
+        self.in_doubt = 0  # transaction messages whose COMMIT's outcome could not be found out
         self.wait_times = Times()  # from arrival to start
         self.run_times = Times()  # from start to end
 
@@ -67,10 +79,11 @@ class GroupStats:
 class PoolStats:
     """One pool's counters since start."""
 
-    __slots__ = ("closed", "failed", "lost", "opened", "requests")
+    __slots__ = ("closed", "failed", "joined", "lost", "opened", "requests")
 
     def __init__(self) -> None:
-        self.requests = 0  # statements run
+        self.requests = 0  # statements and transaction messages run
+        self.joined = 0  # of these, sent to a backend that was running others
         self.opened = 0  # connects that succeeded
         self.failed = 0  # connects that did not
         self.closed = 0  # closed by the broker

@@ -1,11 +1,10 @@
 """Event scripts: each test tells what happened, in order, and looks at what the core made of it."""
 
 import pytest
-from world import OK, World, failure
+from world import BEGUN, OK, ROLLED_BACK, World, executed, failure
 
 from client.protocol import (
     NOT_EXECUTED,
-    ROLLED_BACK_BODY,
     TX_ACTIVE,
     TX_BROKEN,
     TX_FAILED,
@@ -17,7 +16,8 @@ from client.protocol import (
     Query,
     Rollback,
 )
-from poold.core import effects, machine
+from poold.core import effects, lifecycle, machine
+from poold.core.facts import Completion
 from poold.core.state import BackendState as S
 
 
@@ -36,9 +36,9 @@ def test_a_request_opens_a_backend_runs_there_and_is_answered_with_its_result() 
     request = world.query(statement=b"SELECT 42")
     (connect,) = world.taken(effects.Connect)
     world.broker.opened(connect.backend, world.now)
-    assert world.taken(effects.Execute) == [effects.Execute(connect.backend, b"SELECT 42", False)]
+    assert world.taken(effects.Execute) == [executed(connect.backend, b"SELECT 42")]
     world.complete(connect.backend)
-    assert world.reply_to(request) == OK
+    assert world.outcome(request) == OK
     assert world.state(connect.backend) is S.IDLE
 
 
@@ -62,7 +62,7 @@ def test_requests_wait_in_order_and_the_next_one_starts_when_a_backend_comes_fre
     assert not world.is_answered(third)
     world.finish(second)
     world.finish(third)
-    assert all(world.reply_to(request) == OK for request in (first, second, third))
+    assert all(world.outcome(request) == OK for request in (first, second, third))
 
 
 def test_an_error_of_postgresql_reaches_its_caller_and_leaves_the_backend_free() -> None:
@@ -91,7 +91,7 @@ def test_a_statement_that_leaves_a_transaction_open_is_rolled_back_and_refused()
     backend = world.running(request)
     world.complete(backend, TX_ACTIVE)
     assert refused(world, request).kind == "usage"
-    assert world.taken(effects.Reset) == [effects.Reset(backend)]
+    assert world.resets() == [backend]
     world.complete(backend, TX_NONE)
     assert world.state(backend) is S.IDLE
 
@@ -117,7 +117,7 @@ def test_a_backend_left_unusable_is_closed_and_replaced_for_those_who_wait() -> 
     assert refused(world, first).transaction == TX_NONE, "broken never leaves the broker"
     world.connect_all()
     world.finish(second)
-    assert world.reply_to(second) == OK
+    assert world.outcome(second) == OK
 
 
 def test_a_number_that_is_not_answered_yet_is_not_taken_twice() -> None:
@@ -126,10 +126,10 @@ def test_a_number_that_is_not_answered_yet_is_not_taken_twice() -> None:
     request = world.query()
     world.query(request=request)
     (reply,) = world.taken(effects.Reply)
-    assert reply.request == 0, "the first request's own reply is still to come"
+    assert reply.body.request == 0, "the first request's own reply is still to come"
     world.connect_all()
     world.finish(request)
-    assert world.reply_to(request) == OK
+    assert world.outcome(request) == OK
 
 
 def test_a_request_of_an_unknown_client_is_ignored() -> None:
@@ -237,7 +237,7 @@ def test_a_backend_runs_nothing_while_a_cancel_may_still_hit_it() -> None:
     backend = world.running(request)
     world.pass_time(1.0)
     world.complete(backend)
-    assert world.reply_to(request) == OK, "the statement was faster than its cancel"
+    assert world.outcome(request) == OK, "the statement was faster than its cancel"
     assert len(world.taken(effects.Execute)) == 1
     world.broker.cancelled(backend, world.now)
     assert world.running(waiting) == backend
@@ -368,7 +368,7 @@ def test_the_lease_of_a_client_that_died_is_rolled_back() -> None:
     world.client()
     backend = world.begin(lease=1)
     world.broker.client_gone(1, world.now)
-    assert world.taken(effects.Reset) == [effects.Reset(backend)]
+    assert world.resets() == [backend]
     world.complete(backend, TX_NONE)
     assert world.state(backend) is S.IDLE
 
@@ -381,9 +381,9 @@ def test_a_client_that_dies_during_a_statement_of_its_lease_has_it_cancelled_the
     world.broker.client_gone(1, world.now)
     assert world.taken(effects.Cancel) == [effects.Cancel(backend)]
     world.complete(backend, TX_FAILED, reply=failure("57014"))
-    assert world.taken(effects.Reset) == [], "the cancel may still arrive and would hit the ROLLBACK"
+    assert world.resets() == [], "the cancel may still arrive and would hit the ROLLBACK"
     world.broker.cancelled(backend, world.now)
-    assert world.taken(effects.Reset) == [effects.Reset(backend)]
+    assert world.resets() == [backend]
 
 
 def test_a_commit_on_its_way_is_not_cancelled_when_its_client_dies() -> None:
@@ -419,13 +419,15 @@ def test_a_lease_begins_with_its_first_statement_and_keeps_its_backend() -> None
     request = world.query(1, "tx", lease=1, begin=True, statement=b"INSERT")
     world.connect_all()
     backend = world.running(request)
-    assert world.taken(effects.Execute) == [effects.Execute(backend, b"INSERT", True)]
+    assert world.taken(effects.Execute) == [executed(backend, b"BEGIN")]
+    world.broker.completed(backend, Completion(TX_ACTIVE, [BEGUN]), world.now)
+    assert world.taken(effects.Execute) == [executed(backend, b"BEGIN"), executed(backend, b"INSERT")]
     world.complete(backend, TX_ACTIVE)
     assert world.state(backend) is S.LEASED
     second = world.query(1, "tx", lease=1, statement=b"UPDATE")
-    assert world.taken(effects.Execute)[-1] == effects.Execute(backend, b"UPDATE", False)
+    assert world.taken(effects.Execute)[-1] == executed(backend, b"UPDATE")
     world.complete(backend, TX_ACTIVE)
-    assert world.reply_to(second) == OK
+    assert world.outcome(second) == OK
 
 
 def test_a_leased_backend_serves_nobody_else() -> None:
@@ -456,7 +458,7 @@ def test_a_commit_answered_with_rollback_is_an_error() -> None:
 def test_a_rollback_of_no_transaction_succeeds_and_a_commit_of_none_does_not() -> None:
     world = World()
     world.client()
-    assert world.reply_to(world.end(Rollback, 9)) == ROLLED_BACK_BODY
+    assert world.outcome(world.end(Rollback, 9)) == ROLLED_BACK
     assert refused(world, world.end(Commit, 9)).kind == "transaction-lost"
 
 
@@ -468,7 +470,7 @@ def test_a_later_statement_of_a_lost_lease_is_refused_until_rollback() -> None:
     answer = refused(world, world.query(1, "tx", lease=1))
     assert (answer.kind, answer.transaction) == ("transaction-lost", TX_LOST)
     assert "server closed the connection" in answer.message
-    assert world.reply_to(world.end(Rollback, 1)) == ROLLED_BACK_BODY
+    assert world.outcome(world.end(Rollback, 1)) == ROLLED_BACK
     assert "ended already" in refused(world, world.query(1, "tx", lease=1)).message
 
 
@@ -521,7 +523,7 @@ def test_a_rollback_overtakes_the_statement_that_still_waits_to_begin_its_lease(
     world.broker.cancel(2, waiting, world.now)
     rollback = world.end(Rollback, 1, client=2)
     assert refused(world, waiting, 2).outcome == NOT_EXECUTED
-    assert world.reply_to(rollback, 2) == ROLLED_BACK_BODY
+    assert world.outcome(rollback, 2) == ROLLED_BACK
 
 
 @pytest.mark.parametrize(
@@ -535,7 +537,7 @@ def test_a_lease_that_is_kept_too_long_is_rolled_back_and_its_client_is_told_why
     world.pass_time(9.9)
     assert world.state(backend) is S.LEASED
     world.pass_time(0.2)
-    assert world.taken(effects.Reset) == [effects.Reset(backend)]
+    assert world.resets() == [backend]
     assert word in refused(world, world.end(Commit, 1)).message
 
 
@@ -549,7 +551,7 @@ def test_lease_timeout_also_ends_a_lease_whose_statement_runs() -> None:
     world.complete(backend, TX_FAILED, reply=failure("57014", TX_FAILED))
     assert refused(world, request).kind == "transaction-lost"
     world.broker.cancelled(backend, world.now)
-    assert world.taken(effects.Reset) == [effects.Reset(backend)]
+    assert world.resets() == [backend]
 
 
 def test_lease_timeout_does_not_touch_a_commit_that_runs() -> None:
@@ -559,7 +561,7 @@ def test_lease_timeout_does_not_touch_a_commit_that_runs() -> None:
     commit = world.end(Commit, 1)
     world.pass_time(11)
     world.complete(backend, TX_NONE, command="COMMIT")
-    assert world.reply_to(commit) == OK
+    assert world.outcome(commit)[0] == "COMMIT"
 
 
 def test_a_working_lease_is_not_idle() -> None:
@@ -580,7 +582,7 @@ def test_a_lease_and_a_statement_that_are_due_together_do_not_hit_what_comes_aft
     backend = world.begin(lease=1)
     world.now += limit + 1.0
     world.broker.tick(world.now)
-    assert world.taken(effects.Reset) == [effects.Reset(backend)]
+    assert world.resets() == [backend]
     assert world.state(backend) is S.RESETTING, "the reset has its own deadline, not the statement's"
 
 
@@ -630,7 +632,7 @@ def test_a_commit_on_a_lost_connection_is_unknown_and_a_rollback_is_done() -> No
             assert isinstance(reply, Failure)
             assert (reply.kind, reply.outcome, reply.transaction) == ("connection", UNKNOWN, TX_NONE)
         else:
-            assert reply == ROLLED_BACK_BODY
+            assert tuple(reply)[2:] == ROLLED_BACK
 
 
 def test_an_idle_backend_that_is_lost_is_replaced_up_to_min_size() -> None:
@@ -647,7 +649,7 @@ def test_facts_about_a_backend_that_is_gone_are_ignored() -> None:
     for fact in (
         lambda: world.broker.opened(99, 0.0),
         lambda: world.broker.connect_failed(99, "x", 0.0),
-        lambda: world.complete(99),
+        lambda: world.broker.completed(99, Completion(TX_NONE), 0.0),
         lambda: world.broker.cancelled(99, 0.0),
         lambda: world.broker.lost(99, "x", 0.0),
     ):
@@ -660,7 +662,7 @@ def test_a_reset_that_is_never_answered_closes_the_backend() -> None:
     world.client()
     backend = world.begin(lease=1)
     world.broker.client_gone(1, world.now)
-    world.pass_time(machine.RESET_TIMEOUT)
+    world.pass_time(lifecycle.RESET_TIMEOUT)
     assert world.taken(effects.Close)[0].backend == backend
 
 
@@ -685,7 +687,7 @@ def test_a_drain_finishes_what_runs_and_what_waits_and_refuses_what_is_new() -> 
     assert world.taken(effects.Stop) == []
     world.finish(waiting)
     assert len(world.taken(effects.Stop)) == 1
-    assert world.reply_to(waiting) == OK
+    assert world.outcome(waiting) == OK
 
 
 def test_a_drain_lets_an_open_transaction_go_on_and_begins_none() -> None:
@@ -695,11 +697,11 @@ def test_a_drain_lets_an_open_transaction_go_on_and_begins_none() -> None:
     world.broker.drain(world.now)
     query = world.query(1, "tx", lease=1)
     world.complete(backend, TX_ACTIVE)
-    assert world.reply_to(query) == OK
+    assert world.outcome(query) == OK
     assert refused(world, world.query(1, "tx", lease=2, begin=True)).outcome == NOT_EXECUTED
     commit = world.end(Commit, 1)
     world.complete(backend, TX_NONE, command="COMMIT")
-    assert world.reply_to(commit) == OK
+    assert world.outcome(commit)[0] == "COMMIT"
     assert len(world.taken(effects.Stop)) == 1
 
 
@@ -728,7 +730,7 @@ def test_the_snapshot_shows_who_waits_for_how_long() -> None:
     world.query()
     world.connect_all()
     world.now = 1.0
-    world.broker.request(1, Query(900, "default", 0, False, b"SELECT", None, "report"), world.now)
+    world.broker.request(1, Query(900, "default", 0, False, b"SELECT", b"", b"", True, None, "report"), world.now)
     world.now = 3.5
     group = world.broker.snapshot(world.now)["groups"]["default"]
     assert (group["waiting"], group["oldest_wait_ms"], group["oldest_tag"], group["oldest_pid"]) == (

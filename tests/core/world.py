@@ -3,14 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
-from client.protocol import TX_ACTIVE, TX_NONE, Commit, Failure, Query, Rollback, encode_result_body
+from client.protocol import TX_ACTIVE, TX_NONE, Commit, Failure, Query, Result, Rollback, TransactionResult
 from poold.config import BrokerConfig, Config, EndpointConfig, GroupConfig
 from poold.core import effects
 from poold.core.broker import Broker
-from poold.core.machine import Completion
+from poold.core.facts import Completion, Outcome, Server
 from poold.core.state import BackendState
 
-OK = encode_result_body((TX_NONE, "SELECT 1", 1, None, []))
+OK: Outcome = ("SELECT 1", 1, b"\0\0", b"D\0\0\0\6\0\0", ())
+BEGUN: Outcome = ("BEGIN", -1, None, b"", ())
+ROLLED_BACK: Outcome = ("ROLLBACK", -1, None, b"", ())
+SERVER = Server(160000, "1/00000001")
 S = BackendState
 
 
@@ -31,7 +34,7 @@ class World:
         **group: Any,
     ) -> None:
         """One group `default` with these settings, and `tx` with the same and autocommit off."""
-        group = {"min_size": 0, "max_size": 2, **group}
+        group = {"min_size": 0, "max_size": 2, "prepare": "off", **group}
         names = tuple(endpoints)
         self.config = Config(
             broker=BrokerConfig(address="ipc:///tmp/x", drain_timeout=drain_timeout),
@@ -69,7 +72,7 @@ class World:
     def query(self, client: int = 1, group: str = "default", lease: int = 0, begin: bool = False, **over: Any) -> int:
         """Send a query; returns its request number."""
         self._last_request += 1
-        message = Query(self._last_request, group, lease, begin, b"SELECT 1", None, "")._replace(**over)
+        message = Query(self._last_request, group, lease, begin, b"SELECT 1", b"", b"", True, None, "")._replace(**over)
         self.broker.request(client, message, self.now)
         return message.request
 
@@ -81,15 +84,28 @@ class World:
     def connect_all(self) -> None:
         """Every backend that is being opened opens."""
         while connecting := [b for b in self.broker.backends.values() if b.state is S.CONNECTING]:
-            self.broker.opened(connecting[0].number, self.now)
+            self.broker.opened(connecting[0].number, self.now, SERVER)
         self.take()
 
     def running(self, request: int) -> int:
         """The number of the backend that runs this request."""
-        return next(b.number for b in self.broker.backends.values() if b.request and b.request.number == request)
+        return next(
+            b.number for b in self.broker.backends.values() if any(each.number == request for each in b.running)
+        )
 
     def complete(self, backend: int, transaction: str = TX_NONE, reply: Any = OK, command: str = "SELECT 1") -> None:
-        self.broker.completed(backend, Completion(transaction, command, reply), self.now)
+        """The statement that the backend runs ends, after the BEGIN that makes way for it."""
+        request = self.broker.backends[backend].request
+        if request is not None and request.then:
+            self.broker.completed(backend, Completion(TX_ACTIVE, [BEGUN]), self.now)
+        if isinstance(reply, Failure):
+            self.broker.completed(backend, Completion(transaction, [], reply), self.now)
+        else:
+            self.broker.completed(backend, Completion(transaction, [(command, *reply[1:])]), self.now)
+
+    def resets(self) -> list[int]:
+        """The backends that were told to roll back, by the broker or by a client."""
+        return [each.backend for each in self.taken(effects.Execute) if each.unit == (effects.Simple(b"ROLLBACK"),)]
 
     def finish(self, request: int, transaction: str = TX_NONE, **over: Any) -> None:
         """The request's statement ends."""
@@ -111,19 +127,29 @@ class World:
             self.broker.tick(self.now)
         self.now = end
 
-    def reply_to(self, request: int, client: int = 1) -> bytes | Failure:
+    def reply_to(self, request: int, client: int = 1) -> Result | TransactionResult | Failure:
         """The one reply of a request; fails when there is none or more than one."""
         self.take()
-        found = [reply.body for reply in self.replies if (reply.client, reply.request) == (client, request)]
+        found = [reply.body for reply in self.replies if (reply.client, reply.body.request) == (client, request)]
         assert len(found) == 1, f"request {request} has {len(found)} replies"
         return found[0]
 
+    def outcome(self, request: int, client: int = 1) -> Outcome | Failure:
+        """As reply_to; of a Result what PostgreSQL said."""
+        reply = self.reply_to(request, client)
+        return tuple(reply)[2:] if isinstance(reply, Result) else reply
+
     def is_answered(self, request: int, client: int = 1) -> bool:
         self.take()
-        return any((reply.client, reply.request) == (client, request) for reply in self.replies)
+        return any((reply.client, reply.body.request) == (client, request) for reply in self.replies)
 
     def state(self, backend: int) -> BackendState:
         return self.broker.backends[backend].state
+
+
+def executed(backend: int, sql: bytes) -> effects.Execute:
+    """The effect that runs this text."""
+    return effects.Execute(backend, (effects.Simple(sql),))
 
 
 def failure(sqlstate: str = "22012", transaction: str = TX_NONE, message: str = "division by zero") -> Failure:

@@ -608,11 +608,11 @@ def test_stop_does_not_wait_for_the_brokers_parent_to_notice_its_end(start_broke
 
 GROUP_FIELDS = {
     "autocommit", "max_size", "clients", "waiting", "oldest_wait_ms", "oldest_tag", "oldest_pid", "requests", "errors",
-    "refused", "timeouts", "withdrawn", "wait_ms", "run_ms", "endpoints",
+    "refused", "timeouts", "withdrawn", "retries", "in_doubt", "statements", "wait_ms", "run_ms", "endpoints",
 }  # fmt: skip
 POOL_FIELDS = {
     "state", "failures", "error", "next_try_ms", "size", "idle", "active", "leased", "connecting", "cancelling",
-    "resetting", "requests", "opened", "failed", "closed", "lost",
+    "resetting", "requests", "joined", "opened", "failed", "closed", "lost",
 }  # fmt: skip
 
 

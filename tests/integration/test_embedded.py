@@ -426,7 +426,7 @@ def test_a_standby_streams_from_its_primary(folder: Path, bindir: Callable[[], P
 
 def test_backends_shows_the_connections_of_others(fresh_postgres: Factory) -> None:
     server = fresh_postgres()
-    assert server.backends() == []
+    wait_until(lambda: server.backends() == [], what="the end of the fixture's own backend")
     connection = server.connect(application_name="somebody")
     assert [row["application_name"] for row in server.backends()] == ["somebody"]
     connection.close()

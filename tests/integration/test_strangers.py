@@ -64,7 +64,7 @@ def refusal(stranger: Stranger) -> str:
 
 def test_a_request_before_hello_is_refused_and_not_run(broker: Broker, stranger: Stranger) -> None:
     before = broker.group()["requests"]
-    stranger.send(encode(Query(1, "default", 0, False, b"SELECT 1", None, "")))
+    stranger.send(encode(Query(1, "default", 0, False, b"SELECT 1", b"", b"", True, None, "")))
     assert "Hello first" in refusal(stranger)
     assert broker.group()["requests"] == before
 
@@ -95,7 +95,7 @@ def test_a_message_of_several_frames_is_refused_whole(stranger: Stranger) -> Non
     assert "one frame" in refusal(stranger)
     stranger.send(HELLO)
     assert isinstance(stranger.hear(), Welcome)
-    stranger.send(encode(Query(1, "default", 0, False, b"SELECT 1", None, "")), b"more")
+    stranger.send(encode(Query(1, "default", 0, False, b"SELECT 1", b"", b"", True, None, "")), b"more")
     assert "one frame" in refusal(stranger)
 
 
@@ -139,7 +139,11 @@ def test_bytes_that_are_no_zmtp_are_dropped(broker: Broker) -> None:
 
 def test_thousands_of_damaged_messages_change_nothing_for_others(broker: Broker, stranger: Stranger) -> None:
     dice = random.Random(11)
-    originals = [HELLO, encode(Query(1, "default", 0, False, b"SELECT 1", None, "")), encode(Ask(1, "ping"))]
+    originals = [
+        HELLO,
+        encode(Query(1, "default", 0, False, b"SELECT 1", b"", b"", True, None, "")),
+        encode(Ask(1, "ping")),
+    ]
     stranger.socket.setsockopt(zmq.RCVHWM, 0)
     for _ in range(3000):
         frame = bytearray(dice.choice(originals))

@@ -1,0 +1,301 @@
+"""A result's columns and rows, from PostgreSQL's messages to Python's values, exactly as psycopg2 reads them.
+
+A cell's value is made by psycopg2's caster for its type, its own or one that the program registered. Called from Python
+that costs a third of a microsecond per cell. Where there are many, psycopg2 does it in C, several times faster, but
+only for a result that came through libpq. So they are replayed: on a connection to nowhere (`client.values`), whose
+server side is kept open here, some query is sent and answered with the very columns and rows that came from the broker.
+Nothing ever waits: what libpq is to read has been written before.
+
+A replay serves one thread at a time, and one process: sharing its sockets would mix up two results. It is kept for the
+next result; since rows are replayed in blocks, no result makes it hold much memory.
+"""
+
+import contextlib
+import os
+import struct
+from array import array
+from collections.abc import Callable, Sequence
+from socket import SO_SNDBUF, SOL_SOCKET
+from typing import Any
+
+import psycopg2
+from psycopg2 import _psycopg, extensions
+
+from client.protocol import ProtocolViolation
+from client.values import _nowhere, connect_to_nowhere, message
+
+Caster = Callable[[bytes | None, Any], Any]
+
+# Programs have few distinct column lists; a generated one in a loop must not grow memory for ever.
+COLUMN_LISTS = 512
+# So many bytes of rows are replayed at once: enough to make a replay's own cost vanish, little enough for the socket's
+# buffer (Linux allows 416 kB unless told otherwise), and for memory: decoded they take up to ten times as much.
+BLOCK_BYTES = 256 * 1024
+# A replay costs 5 us and 0.5 us per column, as much as reading one row by itself; each cell of the others costs a
+# quarter. With so many of them it is faster however many columns there are.
+REPLAY_CELLS = 64
+# Long cells are copied and decoded either way, and a replay copies them three times more: beyond 2 kB it is slower.
+REPLAY_CELL_BYTES = 1024
+# Replays kept open and unused; each has two descriptors. Threads seldom read large results at the same moment.
+IDLE_REPLAYS = 4
+
+# Types whose values may lie outside Python's calendar: date, time, timestamp, timestamptz, interval, timetz; arrays.
+_CALENDAR = frozenset((1082, 1083, 1114, 1184, 1186, 1266, 1115, 1182, 1183, 1185, 1187, 1270))
+# psycopg2's casters, by identity, for they cannot be hashed. All give None for NULL.
+_OWN = {
+    id(found): found
+    for module in (_psycopg, extensions)
+    for found in vars(module).values()
+    if type(found) is type(extensions.UNICODE)
+}
+
+_ROW_HEAD = struct.Struct("!BIH").unpack_from  # kind, length without the kind, number of cells
+_CELL_HEAD = struct.Struct("!i").unpack_from
+_DATA_ROW = ord("D")
+_LENGTH = struct.Struct("!I").unpack_from
+# What follows a column's name: OID of its table, its number there, OID of its type, typlen, typmod, format.
+_FIELD = struct.Struct("!IhIhih")
+_ONE_NULL = message(b"D", struct.pack("!Hi", 1, -1))
+_END = message(b"C", b"SELECT 0\0") + message(b"Z", b"I")
+_NOT_WHOLE = "the broker sent rows that are not whole"
+
+
+def parse_columns(columns: bytes) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The names and the type OIDs in the body of a RowDescription."""
+    names, oids = [], []
+    try:
+        (count,) = struct.unpack_from("!H", columns)
+        at = 2
+        for _ in range(count):
+            end = columns.index(0, at)
+            names.append(columns[at:end])
+            oids.append(_FIELD.unpack_from(columns, end + 1)[2])
+            at = end + 1 + _FIELD.size
+    except (struct.error, ValueError):
+        at = -1
+    if at != len(columns):
+        raise ProtocolViolation(f"the broker sent columns that are no RowDescription: {columns!r:.200}")
+    return tuple(name.decode() for name in names), tuple(oids)
+
+
+def casters(oids: Sequence[int]) -> list[Caster]:
+    """For each type OID the caster that psycopg2 would use now, programs' registrations included."""
+    known = extensions.string_types
+    found = []
+    for oid in oids:  # a loop, which costs half of what a comprehension does for the usual few
+        caster: Caster = known.get(oid, extensions.UNICODE)
+        if id(caster) not in _OWN:
+            caster = _foreign_caster(oid, caster)
+        found.append(_calendar_caster(caster) if oid in _CALENDAR else caster)
+    return found
+
+
+def cast_row(row_casters: Sequence[Caster], rows: bytes, at: int) -> list[Any]:
+    """The values of the row that begins at byte at. The hot path of small results."""
+    cursor = _nowhere()
+    values: list[Any] = []
+    # A caster may raise struct.error too, so it is only caught where it is ours.
+    try:
+        kind, length, count = _ROW_HEAD(rows, at)
+    except struct.error:
+        raise ProtocolViolation(_NOT_WHOLE) from None
+    end = at + 1 + length
+    at += 7
+    for cast in row_casters:
+        try:
+            (size,) = _CELL_HEAD(rows, at)
+        except struct.error:
+            break
+        at += 4
+        if size < 0:
+            values.append(cast(None, cursor))
+        else:
+            values.append(cast(rows[at : at + size], cursor))
+            at += size
+    if at != end or end > len(rows) or kind != _DATA_ROW or not len(values) == count == len(row_casters):
+        raise ProtocolViolation(f"the broker sent a row that is no DataRow of {len(row_casters)} columns")
+    return values
+
+
+def _foreign_caster(oid: int, theirs: Caster) -> Caster:
+    """A program's caster. psycopg2 gives it NULL too, as None, but only from within C: that costs a replay."""
+
+    def cast(cell: bytes | None, cursor: Any) -> Any:
+        if cell is not None:
+            return theirs(cell, cursor)
+        rows = replay(struct.pack("!Hx", 1) + _FIELD.pack(0, 0, oid, -1, -1, 0), _ONE_NULL)
+        return rows[0][0] if rows is not None else None
+
+    return cast
+
+
+def _calendar_caster(theirs: Caster) -> Caster:
+    """Their caster, and PostgreSQL's text for what Python's calendar cannot hold (years before 1 and after 9999)."""
+
+    def cast(cell: bytes | None, cursor: Any) -> Any:
+        try:
+            return theirs(cell, cursor)
+        except (ValueError, OverflowError, psycopg2.DataError):
+            return cell.decode() if cell is not None else None
+
+    return cast
+
+
+def is_worth_replay(count: int, width: int, size: int) -> bool:
+    """Whether so many rows of so many columns, in so many bytes, are read faster by a replay."""
+    return (count - 1) * width >= REPLAY_CELLS and size <= count * width * REPLAY_CELL_BYTES
+
+
+def row_end(rows: bytes, at: int) -> int:
+    """The byte behind the row that begins at byte at."""
+    try:
+        return at + 1 + int(_LENGTH(rows, at + 1)[0])
+    except struct.error:
+        raise ProtocolViolation(_NOT_WHOLE) from None
+
+
+def row_starts(rows: bytes, at: int, end: int) -> "array[int]":
+    """The byte where each row between two bytes begins."""
+    starts = array("Q")
+    try:
+        while at < end:
+            starts.append(at)
+            at += 1 + _LENGTH(rows, at + 1)[0]
+    except struct.error:
+        at = -1
+    if at != end:
+        raise ProtocolViolation(_NOT_WHOLE)
+    return starts
+
+
+def block_end(rows: bytes, at: int, end: int) -> int:
+    """The byte behind the block that begins at byte at: at least one row, and end at the latest."""
+    if end - at <= BLOCK_BYTES:
+        return end
+    most = at + BLOCK_BYTES
+    at = row_end(rows, at)
+    while (behind := row_end(rows, at)) <= most:
+        at = behind
+    return at
+
+
+def replay(columns: bytes, rows: bytes | memoryview) -> list[tuple[Any, ...]] | None:
+    """The values of a block of rows, read in C; None where that cannot be done.
+
+    Raises what the casters raise, and psycopg2's errors for what is no result.
+    """
+    if len(rows) > BLOCK_BYTES:
+        return None  # one long row, which is better read where it is
+    try:
+        server = _borrow()
+    except OSError:
+        return None  # no descriptors left, or no folder for the socket
+    try:
+        return list(server.play(columns, rows).fetchall())
+    finally:
+        _give_back(server)
+
+
+def describe(columns: bytes) -> tuple[Any, ...]:
+    """psycopg2's description of these columns."""
+    server = _borrow()
+    try:
+        return tuple(server.play(columns, b"").description)
+    finally:
+        _give_back(server)
+
+
+class _Replay:
+    """A connection to nowhere and its server side, which has one answer to every query: the result to be replayed."""
+
+    def __init__(self) -> None:
+        self._connection, self._server = connect_to_nowhere()
+        self._descriptor = self._connection.fileno()
+        self._pid = os.getpid()
+        self._is_playing = False
+        self._server.setblocking(False)
+        with contextlib.suppress(OSError):  # where the system refuses so much, it takes some more turns
+            self._server.setsockopt(SOL_SOCKET, SO_SNDBUF, 2 * BLOCK_BYTES)
+        _open.add(self)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it belongs to this process and its last play came to the end."""
+        return self._pid == os.getpid() and not self._is_playing
+
+    def play(self, columns: bytes, rows: bytes | memoryview) -> Any:
+        """A cursor that holds this result."""
+        self._is_playing = True
+        cursor = self._connection.cursor()
+        cursor.execute("x")
+        self._server.recv(64)  # the query
+        self._answer(b"".join((message(b"T", columns), rows, _END)))
+        self._is_playing = False
+        return cursor
+
+    def close(self) -> None:
+        """End the connection, unless a fork has done so already."""
+        if self in _open:
+            _open.discard(self)  # first: the child of a fork between must not close what has its number by then
+            self._connection.close()
+            self._server.close()
+
+    def abandon(self) -> None:
+        """Close a child's copies of its parent's descriptors.
+
+        Not by way of libpq, which would take leave of the server: that is the parent. psycopg2 finishes no connection
+        of another process, so nobody closes the number a second time.
+        """
+        _open.discard(self)
+        self._server.close()
+        with contextlib.suppress(OSError):
+            os.close(self._descriptor)
+
+    def _answer(self, data: bytes) -> None:
+        """Give libpq the data as fast as it takes them, until it has the whole result."""
+        unsent = memoryview(data)
+        # Each turn moves a page at least. Were the rows cut short, libpq would wait for the rest for ever.
+        for _ in range(len(data) // 1024 + 16):
+            if unsent:
+                with contextlib.suppress(BlockingIOError):
+                    unsent = unsent[self._server.send(unsent) :]
+            if self._connection.poll() == extensions.POLL_OK:
+                return
+        raise ProtocolViolation("the broker sent columns or rows that are not whole")
+
+
+# Those of this process, for the child of a fork to let go of: from their making until they are closed.
+_open: set[_Replay] = set()
+# Those that nobody uses at the moment. append and pop are atomic, so this needs no lock.
+_idle: list[_Replay] = []
+
+
+def _borrow() -> _Replay:
+    """A replay for the caller alone. The first costs 0.4 ms."""
+    while _idle:
+        try:
+            found = _idle.pop()
+        except IndexError:
+            break  # another thread was faster
+        if found.is_usable:
+            return found
+        found.abandon()  # a process that was forked without Python's knowing
+    return _Replay()
+
+
+def _give_back(server: _Replay) -> None:
+    """Keep it for the next who needs one, where it is in order and few are kept."""
+    if server.is_usable and len(_idle) < IDLE_REPLAYS:
+        _idle.append(server)
+    else:
+        server.close()
+
+
+def _after_fork_in_child() -> None:
+    """Let go of the parent's replays, those that its other threads were using as well."""
+    _idle.clear()
+    for server in list(_open):
+        server.abandon()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

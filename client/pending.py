@@ -1,0 +1,251 @@
+"""What is not known yet inside a transaction block: the results of its statements, and what became of its savepoints.
+
+The statements of a block are sent together when it ends, so inside it a result can only be pointed at: its cells are
+References, which the broker replaces by what the earlier statement returned. After the block the same expressions
+give the values themselves. There is deliberately no waiting for a result here, only the answer that it is too early.
+"""
+
+from collections.abc import Iterator
+from typing import Any, overload
+
+from client.errors import DBError, UsageError
+from client.parameters import Reference
+from client.protocol import MAX_NUMBER
+from client.rows import Column, Result, Row
+
+TOO_EARLY = (
+    "this result cannot be read inside its transaction block: the statements are sent together when the block ends. "
+    "Read it after the block; to use a value of it in a later statement of the block, give result['column'] as a "
+    "parameter; to decide by a value, use query and commit in a group with autocommit = false"
+)
+
+
+class PendingResult:
+    """The result of one statement of a transaction block; after the block it reads like a Result.
+
+    Inside the block result['id'], result[0]['id'] and result.column('id') are parameters for later statements, and any
+    other use raises UsageError. After it they are the first row's value, that row's value, and the column's values as a
+    list. Where there is no result, because the transaction or its savepoint block failed, reading it raises an error
+    that says so.
+    """
+
+    __slots__ = ("_known", "around")
+
+    def __init__(self, around: "Savepoint | None") -> None:
+        # The innermost savepoint block around the statement.
+        self.around = around
+        # None inside the block; then the result, or the error that reading it raises.
+        self._known: Result | DBError | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is known what became of the statement."""
+        return self._known is not None
+
+    def settle(self, known: Result | DBError) -> None:
+        """Say what became of the statement, where nobody has yet; the transaction does it."""
+        if self._known is None:
+            self._known = known
+
+    def result(self) -> Result:
+        """The Result itself, without the ways of referring to it."""
+        known = self._known
+        if known is None:
+            raise UsageError(TOO_EARLY)
+        if isinstance(known, DBError):
+            raise known
+        return known
+
+    @overload
+    def __getitem__(self, place: str) -> Any: ...
+    @overload
+    def __getitem__(self, place: int) -> Any: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Row]: ...
+    def __getitem__(self, place: str | int | slice) -> Any:
+        if self._known is None:
+            if isinstance(place, slice):
+                raise UsageError(TOO_EARLY)
+            if isinstance(place, str):
+                return Cell(self, 0, place)
+            return PendingRow(self, _number(place, "row"))
+        if isinstance(place, str):
+            return self._row(0)[place]
+        return self.result()[place] if isinstance(place, slice) else self._row(place)
+
+    def column(self, name: str | int) -> Any:
+        """All values of a column, by name or number: a list; inside the block an array for a later statement."""
+        if self._known is None:
+            return Cell(self, None, name if isinstance(name, str) else _number(name, "column"))
+        return [row[name] for row in self.result()[:]]
+
+    @property
+    def rowcount(self) -> int:
+        """The number of rows affected or returned."""
+        return self.result().rowcount
+
+    @property
+    def statusmessage(self) -> str:
+        """PostgreSQL's command tag."""
+        return self.result().statusmessage
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """The column names, None where the statement returns no rows."""
+        return self.result().columns
+
+    @property
+    def description(self) -> tuple[Column, ...] | None:
+        """DB-API 2.0's description, None where the statement returns no rows."""
+        return self.result().description
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """PostgreSQL's messages to the client, as in psycopg2's connection.notices."""
+        return self.result().notices
+
+    @property
+    def arraysize(self) -> int:
+        """How many rows fetchmany gives."""
+        return self.result().arraysize
+
+    @arraysize.setter
+    def arraysize(self, size: int) -> None:
+        self.result().arraysize = size
+
+    def fetchone(self) -> Row | None:
+        """The next row, None after the last."""
+        return self.result().fetchone()
+
+    def fetchmany(self, size: int | None = None) -> list[Row]:
+        """The next size rows (default: arraysize), fewer at the end."""
+        return self.result().fetchmany(size)
+
+    def fetchall(self) -> list[Row]:
+        """All remaining rows."""
+        return self.result().fetchall()
+
+    def close(self) -> None:
+        """Forget the rows."""
+        self.result().close()
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.result())
+
+    def __next__(self) -> Row:
+        return next(self.result())
+
+    def __len__(self) -> int:
+        return len(self.result())
+
+    def __repr__(self) -> str:
+        if self._known is None:
+            return "<PendingResult not sent yet>"
+        if isinstance(self._known, DBError):
+            return f"<PendingResult without a result: {self._known}>"
+        return repr(self._known)
+
+    def _row(self, place: int) -> Row:
+        result = self.result()
+        try:
+            return result[place]
+        except IndexError:
+            raise IndexError(f"no row {place}: the statement gave {len(result)} rows ({result!r})") from None
+
+
+class PendingRow:
+    """One row of a PendingResult inside the block; row['id'], row.id and row[0] are parameters for later statements."""
+
+    __slots__ = ("_place", "_source")
+
+    def __init__(self, source: PendingResult, place: int) -> None:
+        self._source = source
+        self._place = place
+
+    def __getitem__(self, column: str | int) -> Reference:
+        name = column if isinstance(column, str) else _number(column, "column")
+        return Cell(self._source, self._place, name)
+
+    def __getattr__(self, name: str) -> Reference:
+        # Everything that asks whether an object has some protocol begins with an underscore.
+        if name.startswith("_"):
+            raise AttributeError(f"a row that was not read yet has no attribute {name!r}")
+        if name in ("keys", "values", "items", "get"):
+            raise UsageError(TOO_EARLY)
+        return self[name]
+
+    # Without it Python would iterate by number, and find a Reference for each.
+    def __iter__(self) -> Iterator[Any]:
+        raise UsageError(TOO_EARLY)
+
+    def __len__(self) -> int:
+        raise UsageError(TOO_EARLY)
+
+    def __eq__(self, other: object) -> bool:
+        raise UsageError(TOO_EARLY)
+
+    def __repr__(self) -> str:
+        return f"<PendingRow {self._place}>"
+
+
+class Cell(Reference):
+    """A value that is not known yet; only a parameter.
+
+    Python would compare it and make text of it all the same, so that a program decides, or stores, nonsense.
+    """
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        raise UsageError(TOO_EARLY)
+
+    def __eq__(self, other: object) -> bool:
+        raise UsageError(TOO_EARLY)
+
+    def __str__(self) -> str:
+        raise UsageError(TOO_EARLY)
+
+    def __format__(self, how: str) -> str:
+        raise UsageError(TOO_EARLY)
+
+
+class Savepoint:
+    """A block inside a transaction block; an error of PostgreSQL's undoes it alone, and the transaction goes on.
+
+    After the transaction's block error is that error, or None where the block took effect. A Python exception that
+    leaves the block takes its statements out of the transaction; where nothing catches it on its way, it leaves the
+    transaction's block too, and nothing is sent.
+    """
+
+    def __init__(self, mark: int, around: "Savepoint | None") -> None:
+        # Its first step, and the innermost savepoint block around it.
+        self.mark = mark
+        self.around = around
+        self._error: DBError | None = None
+        self._is_settled = False
+
+    @property
+    def error(self) -> DBError | None:
+        """What undid the block, None where it took effect; inside the transaction's block UsageError."""
+        if not self._is_settled:
+            raise UsageError(
+                "whether a savepoint block succeeds is not known inside its transaction block: the statements are sent "
+                "together when that ends; read error after it"
+            )
+        return self._error
+
+    def settle(self, error: DBError | None) -> None:
+        """Say what became of the block, where nobody has yet; the transaction does it."""
+        if not self._is_settled:
+            self._is_settled = True
+            self._error = error
+
+
+def _number(value: Any, what: str) -> int:
+    """A row's or column's number that can be referred to; how many there are is not known before the block ends."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_NUMBER:
+        return value
+    raise UsageError(
+        f"{what} {value!r} cannot be referred to inside a transaction block; expected "
+        f"{'a name or ' if what == 'column' else ''}a number from 0"
+    )

@@ -1,0 +1,326 @@
+"""Transaction messages: a whole transaction collected in a block, sent as one message when the block ends.
+
+    with db.transaction() as tx:
+        order = tx.query('INSERT INTO orders (customer) VALUES (%s) RETURNING id', (7,))
+        tx.query('INSERT INTO items (order_id, sku) VALUES (%s, %s)', (order['id'], 'A1'), expect=1)
+    print(order['id'])
+
+An interactive transaction holds a backend while the program thinks between its statements. Here the broker has all of
+them at once: it needs the backend for one stretch, can run the transaction again where that is safe, and can find out
+what became of a COMMIT whose answer was lost. The price is that no result can be read before the end: what later
+statements need of earlier ones are References, and what the program would have checked are row counts (expect).
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from client import protocol
+from client.errors import DBError, UsageError, connection_error, error_from, kind_of, place_of
+from client.parameters import Reference, bind
+from client.pending import PendingResult, Savepoint
+from client.protocol import (
+    END_SAVEPOINT,
+    EXECUTED,
+    FAILED,
+    ISOLATIONS,
+    MAX_RETRIES,
+    MAX_STEPS,
+    NOT_EXECUTED,
+    SAVEPOINT,
+    TX_NONE,
+    UNKNOWN,
+    Failure,
+    Step,
+    TransactionResult,
+)
+from client.rows import Result
+
+DEFAULT_RETRIES = 3
+
+Expectation = int | tuple[int, int | None] | None
+
+
+class Options(NamedTuple):
+    """How a transaction is to run: those fields of protocol.Transaction that the caller chooses for all of it."""
+
+    isolation: str | None
+    read_only: bool | None
+    deferrable: bool | None
+    retries: int
+    timeout: float | None
+
+
+# Sends a message of these steps and waits for what became of it.
+Send = Callable[[Options, tuple[Step | int, ...]], TransactionResult]
+
+
+class Phase(Enum):
+    """Where the block stands."""
+
+    NEW = "new"  # -> OPEN
+    OPEN = "open"  # -> ENDED
+    ENDED = "ended"
+
+
+class Transaction:
+    """The block of `Handler.transaction`. It belongs to one thread and is entered once.
+
+    Nothing is sent before the end of the block, and nothing at all where an exception leaves it or it holds no
+    statement. Its end raises the error that ended the transaction; nothing was committed then, except where the error's
+    outcome says otherwise.
+    """
+
+    def __init__(self, send: Send, options: Options, prepare: bool) -> None:
+        # How often the message was run; 0 where it was not sent or its answer did not come.
+        self.tries = 0
+        self._send = send
+        self._options = options
+        self._prepare = prepare
+        self._phase = Phase.NEW
+        self._steps: list[Step | int] = []
+        # Each statement among the steps, in their order, with its step.
+        self._statements: dict[PendingResult, int] = {}
+        # Each savepoint block that was begun, an outer one before those in it; and those not left yet.
+        self._savepoints: list[Savepoint] = []
+        self._open: list[Savepoint] = []
+
+    def query(
+        self,
+        statement: Any,
+        params: Sequence[Any] | Mapping[str, Any] | None = None,
+        expect: Expectation = None,
+        prepare: bool | None = None,
+    ) -> PendingResult:
+        """Add a statement; statement, params and prepare are those of Handler.query.
+
+        expect=1 wants exactly one row affected or returned, expect=(1, 10) from 1 to 10, expect=(1, None) at least one;
+        any other count is an ExpectationFailed. Raises what psycopg2 raises for parameters that do not fit.
+        """
+        self._check_open()
+        low, high = _row_limits(expect)
+        is_prepared = self._prepare if prepare is None else checked_prepare(prepare)
+        sql, types, values, references = bind(statement, params)
+        earlier = tuple(self._on_the_wire(parameter, reference) for parameter, reference in references)
+        self._need_room(1, "statement")
+        pending = PendingResult(self._innermost)
+        self._statements[pending] = len(self._steps)
+        self._steps.append(Step(sql, types, values, is_prepared, earlier, low, high))
+        return pending
+
+    @contextlib.contextmanager
+    def savepoint(self) -> Iterator[Savepoint]:
+        """A block of statements that succeed or fail together: an error in it does not end the transaction."""
+        self._check_open()
+        self._need_room(2, "savepoint block")
+        savepoint = Savepoint(len(self._steps), self._innermost)
+        self._savepoints.append(savepoint)
+        self._open.append(savepoint)
+        self._steps.append(SAVEPOINT)
+        try:
+            yield savepoint
+        except BaseException as error:
+            self._take_out(savepoint, error)
+            raise
+        self._check_open()
+        if self._innermost is not savepoint:
+            raise UsageError("savepoint blocks overlap; leave the one that was entered last first")
+        self._open.pop()
+        if len(self._steps) == savepoint.mark + 1:
+            self._steps.pop()
+        else:
+            self._steps.append(END_SAVEPOINT)
+
+    def __enter__(self) -> Self:
+        if self._phase is not Phase.NEW:
+            raise UsageError("a transaction's block is entered only once; call transaction() for another")
+        self._phase = Phase.OPEN
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._phase = Phase.ENDED
+        if error is not None:
+            self._give_up(_unsent("transaction", error))
+        elif self._open:
+            misuse = UsageError("the transaction's block ends inside a savepoint block; leave the savepoint's first")
+            self._give_up(_unsent("transaction", misuse))
+            raise misuse
+        elif self._steps:
+            self._run()
+        else:
+            self._settle(())
+
+    @property
+    def _innermost(self) -> Savepoint | None:
+        return self._open[-1] if self._open else None
+
+    def _check_open(self) -> None:
+        if self._phase is Phase.NEW:
+            raise UsageError("this transaction has not begun; write: with db.transaction() as tx")
+        if self._phase is Phase.ENDED:
+            raise UsageError("this transaction's block has ended; call transaction() for another")
+
+    def _need_room(self, more: int, what: str) -> None:
+        # Each open savepoint block still needs its end.
+        if len(self._steps) + len(self._open) + more > MAX_STEPS:
+            raise UsageError(
+                f"this {what} is one too many: a transaction block holds at most {MAX_STEPS} steps, where a savepoint "
+                "block counts two; split the transaction, or let one statement do the work of many"
+            )
+
+    def _on_the_wire(self, parameter: int, reference: Reference) -> protocol.Reference:
+        step = self._statements.get(reference.source)
+        if step is None:
+            raise UsageError(
+                f"parameter {parameter + 1} is a result of a statement that is not in this transaction block; have "
+                "both in one block, or read the value after the other block has ended"
+            )
+        return protocol.Reference(parameter, step, reference.row, reference.column)
+
+    def _take_out(self, outermost: Savepoint, cause: BaseException) -> None:
+        """An exception leaves a savepoint block; where it is caught the transaction goes on without that block."""
+        if outermost not in self._open:
+            return  # it went with the block around it
+        error = _unsent("savepoint", cause)
+        for savepoint in self._savepoints[self._savepoints.index(outermost) :]:
+            savepoint.settle(error)
+        for pending in [each for each, step in self._statements.items() if step > outermost.mark]:
+            pending.settle(error)
+            del self._statements[pending]
+        del self._steps[outermost.mark :]
+        del self._open[self._open.index(outermost) :]
+
+    def _run(self) -> None:
+        """Send the message, and tell the results and savepoint blocks what became of it."""
+        try:
+            reply = self._send(self._options, tuple(self._steps))
+        except BaseException as error:
+            self._give_up(_after(error))
+            raise
+        self.tries = reply.tries
+        if reply.failure is None:
+            self._settle(reply.results)
+            return
+        failed = error_from(Failure(*reply.failure))
+        for index, (pending, step) in enumerate(self._statements.items()):
+            if step == reply.step:
+                failed = self._error(reply.failure, index, step)
+                pending.settle(failed)
+        self._give_up(_after(failed))
+        raise failed
+
+    def _give_up(self, error: DBError) -> None:
+        """There are no results; reading one raises this."""
+        for pending in self._statements:
+            pending.settle(error)
+        for savepoint in self._savepoints:
+            savepoint.settle(error)
+
+    def _settle(self, results: tuple[Any, ...]) -> None:
+        """The transaction was committed: each statement has its result, or a reason for having none."""
+        for index, (pending, step) in enumerate(self._statements.items()):
+            fields = results[step]
+            if fields is not None and len(fields) == len(protocol.Result._fields):
+                pending.settle(Result.from_fields(fields))
+            elif fields is not None:
+                error = self._error(fields, index, step)
+                pending.settle(error)
+                if pending.around is not None:
+                    pending.around.settle(error)
+        # Outer ones come first, so what is around each is settled.
+        for savepoint in self._savepoints:
+            savepoint.settle(_undone(savepoint.around))
+        for pending in self._statements:
+            if not pending.is_settled:
+                pending.settle(_undone(pending.around) or _lost())
+
+    def _error(self, fields: tuple[Any, ...], index: int, step: int) -> DBError:
+        failed = self._steps[step]
+        assert isinstance(failed, Step)
+        return error_from(Failure(*fields), place_of(index, len(self._statements), failed.statement))
+
+
+def checked_options(
+    isolation: str | None, read_only: bool | None, deferrable: bool | None, retries: int, timeout: float | None
+) -> Options:
+    """The Options, if they can be sent; raises ValueError. timeout was checked by its caller."""
+    for name, value in (("read_only", read_only), ("deferrable", deferrable)):
+        if value is not None and not isinstance(value, bool):
+            raise ValueError(f"{name} is {value!r}; expected True, False, or None for the server's default")
+    if isinstance(retries, bool) or not isinstance(retries, int) or not 0 <= retries <= MAX_RETRIES:
+        raise ValueError(f"retries is {retries!r}; expected a whole number from 0 to {MAX_RETRIES}")
+    return Options(_checked_isolation(isolation), read_only, deferrable, retries, timeout)
+
+
+def checked_prepare(prepare: bool) -> bool:
+    """prepare, if it is a boolean; a word like 'off' would count as true."""
+    if not isinstance(prepare, bool):
+        raise TypeError(f"prepare is {prepare!r}; expected True, or False to keep parameters as literals")
+    return prepare
+
+
+def _checked_isolation(isolation: str | None) -> str | None:
+    if isolation is None:
+        return None
+    level = isolation.lower().replace("_", " ").replace("-", " ") if isinstance(isolation, str) else isolation
+    if level not in ISOLATIONS:
+        raise ValueError(f"isolation is {isolation!r}; expected one of {', '.join(ISOLATIONS)}, or None")
+    return level
+
+
+def _row_limits(expect: Any) -> tuple[int, int | None]:
+    """The fewest and the most rows (None: no limit) that expect allows."""
+    if expect is None:
+        return 0, None
+    low, high = expect if isinstance(expect, tuple) and len(expect) == 2 else (expect, expect)
+    if _is_count(low) and (high is None or (_is_count(high) and low <= high)):
+        return low, high
+    raise ValueError(
+        f"expect is {expect!r}; expected a number of rows, or (fewest, most), where most may be None for no limit"
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= protocol.MAX_NUMBER
+
+
+def _unsent(what: str, cause: BaseException) -> DBError:
+    text = f"nothing of this {what} block was sent, because it was left by {type(cause).__name__}: {cause}"
+    return _no_result(text, NOT_EXECUTED, cause)
+
+
+# What is known of the other statements' effects when a transaction ended with an error of this outcome.
+_FATE = {
+    NOT_EXECUTED: "nothing of this transaction was committed",
+    FAILED: "nothing of this transaction was committed",
+    EXECUTED: "this transaction was committed, but its results are lost",
+    UNKNOWN: "whether this transaction was committed is not known",
+}
+
+
+def _after(cause: BaseException) -> DBError:
+    """The error for the results of a transaction that ended with this one."""
+    outcome = cause.outcome if isinstance(cause, DBError) else UNKNOWN
+    why = str(cause) if isinstance(cause, DBError) else repr(cause)
+    return _no_result(f"{_FATE[outcome]}: {why}", outcome, cause)
+
+
+def _undone(savepoint: Savepoint | None) -> DBError | None:
+    """The error for what was in this savepoint block; None where there was none, or it took effect."""
+    cause = savepoint.error if savepoint is not None else None
+    return None if cause is None else _no_result(f"undone with its savepoint block: {cause}", FAILED, cause)
+
+
+def _lost() -> DBError:
+    text = "the transaction was committed, but this result was lost with the connection to PostgreSQL"
+    return connection_error(text, EXECUTED)
+
+
+def _no_result(text: str, outcome: str, cause: BaseException) -> DBError:
+    error = UsageError(text, Failure(0, TX_NONE, kind_of(UsageError), outcome, text, None, {}))
+    error.__cause__ = cause
+    return error

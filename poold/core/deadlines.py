@@ -1,0 +1,83 @@
+"""Deadlines: what follows when a time has come."""
+
+from __future__ import annotations
+
+from poold.core import janitor
+from poold.core.effects import Close
+from poold.core.group import Group
+from poold.core.losses import Losses
+from poold.core.pool import Backend
+from poold.core.request import Lease, Request, Verb
+from poold.core.state import BackendState, RequestState
+
+_CANCELLABLE = (Verb.QUERY, Verb.TRANSACTION)
+
+
+class Deadlines(Losses):
+    """The steps that time calls for."""
+
+    def _request_due(self, request: Request, now: float) -> None:
+        """A pause is over, a wait was too long, a running request must end, or its cancel had no effect."""
+        if request.verb is Verb.INQUIRY and request.deadline is not None and request.deadline <= now:
+            self._inquiry_overdue(request, now)
+        elif request.is_paused and (request.deadline is None or now < request.deadline):
+            self._resume(request, now)
+        elif request.state is RequestState.WAITING:
+            request.group.stats.timeouts += 1
+            is_own = request.deadline is not None and request.deadline <= now
+            self._discard(request, request.group.overdue(now - request.arrived, is_own), now)
+        elif request.state is RequestState.RUNNING:
+            assert request.deadline is not None
+            reason = f"the request's timeout of {request.deadline - request.arrived:g} s has passed"
+            self._cancel(request, RequestState.CANCELLED, reason, now)
+        elif request.backend is not None and request.backend.request is request:
+            self._send_cancel(request.backend)
+
+    def _backend_due(self, backend: Backend, now: float) -> None:
+        """What the backend is doing takes too long."""
+        request = backend.request
+        if backend.state is BackendState.CONNECTING:
+            timeout = backend.pool.endpoint.connect_timeout
+            error = f"no connection within connect_timeout = {timeout:g} s"
+            self._effects.append(Close(backend.number, error))
+            self._connect_failed(backend, error, now)
+        elif request is not None and request.state is RequestState.RUNNING and request.verb in _CANCELLABLE:
+            timeout = backend.pool.endpoint.query_timeout
+            reason = f"the endpoint did not end it after its query_timeout of {timeout:g} s"
+            self._cancel(request, RequestState.CANCELLED, reason, now)
+        elif request is not None:
+            self._give_up(backend, "the server does not answer", now)
+        elif backend.state is BackendState.SETTLING or backend.state is BackendState.RESETTING:
+            self._give_up(backend, f"the server does not answer while {backend.state.name.lower()}", now)
+
+    def _lease_due(self, lease: Lease, now: float) -> None:
+        """The lease was idle, or held, for too long."""
+        request = lease.backend.request if lease.backend is not None else None
+        if request is not None and request.verb is not Verb.QUERY:
+            return  # it is ending by itself
+        config = lease.group.config
+        if lease.expires is not None and lease.expires <= now:
+            reason = f"it was open for longer than lease_timeout = {config.lease_timeout:g} s"
+        else:
+            reason = (
+                f"it was idle for longer than idle_in_transaction_timeout = {config.idle_in_transaction_timeout:g} s"
+            )
+        self._lose_lease(lease, reason, now)
+        if request is not None and request.state is RequestState.RUNNING:
+            self._cancel(request, RequestState.CANCELLED, reason, now)
+
+    def _connect_failed(self, backend: Backend, error: str, now: float) -> None:
+        """The backend could not be opened: leave its endpoint alone for a while."""
+        pool = backend.pool
+        pool.stats.failed += 1
+        self._remove(backend)
+        if pool.endpoint.failed(error, now, self.chance()):
+            self.timers.set(pool, pool.endpoint.until)
+            self._endpoint_changed(pool.group, now)
+
+    def _endpoint_changed(self, group: Group, now: float) -> None:
+        """An endpoint became worth connecting to, or ceased to be: deal out the group's sizes anew."""
+        group.respread()
+        for backend, reason in janitor.surplus(group):
+            self._close(backend, reason)
+        self._grow(group, now)

@@ -1,0 +1,35 @@
+"""What the shell tells the core about a backend, as values."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from client.protocol import Failure
+
+# One statement's result: command tag, psycopg2's rowcount, columns, rows, notices; as in client.protocol.Result. Where
+# the rows were too large to keep, they are None.
+Outcome = tuple[str, int, bytes | None, Any, tuple[str, ...]]
+
+
+@dataclass(slots=True)
+class Completion:
+    """How a unit ended. A failure belongs to the command after the last one with a result."""
+
+    transaction: str  # one of client.protocol's TX_NONE, TX_ACTIVE, TX_FAILED, TX_BROKEN
+    results: list[Outcome] = field(default_factory=list)
+    failure: Failure | None = None
+    # Columns of the statements that were prepared, in order; fewer than asked for after a failure.
+    prepared: list[bytes | None] = field(default_factory=list)
+    # How many statements got their parameters; one more than there are results where the failure came later.
+    bound: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The PostgreSQL behind a backend.
+
+    identity names the database cluster and its timeline: transaction ids mean the same only where it is the same.
+    "" where it could not be learned.
+    """
+
+    version: int = 0  # as libpq counts, 160002
+    identity: str = ""

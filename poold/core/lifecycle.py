@@ -1,0 +1,186 @@
+"""A backend's life: opened, at rest, given to who needs it, closed.
+
+Together with `machine`, `messages` and `losses` these are the broker's steps; `Broker` decides which step a fact calls
+for. Each step leaves everything consistent for the next.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from enum import IntEnum
+
+from client.protocol import TX_BROKEN, TX_NONE
+from poold.config import Config
+from poold.core import janitor
+from poold.core.effects import Close, Connect, Effect, Execute, Prepare, Simple, Unit
+from poold.core.group import Group
+from poold.core.pool import Backend, Pool
+from poold.core.request import NOBODY, Client, Lease, Request, Verb
+from poold.core.state import BackendState, RequestState
+from poold.core.statements import StatementState
+from poold.core.timers import Timers
+
+RESET_TIMEOUT = 5.0
+
+ROLLBACK: Unit = (Simple(b"ROLLBACK"),)
+
+
+class BrokerState(IntEnum):
+    """Whether the broker takes work."""
+
+    RUNNING = 0
+    DRAINING = 1  # takes no new work, finishes what it has
+    STOPPED = 2
+
+
+class Lifecycle(ABC):
+    """Everything the broker knows, and the steps of backends."""
+
+    def __init__(self, config: Config, chance: Callable[[], float]) -> None:
+        """chance gives random numbers in [0, 1); it is the core's only source of them."""
+        self.config = config
+        self.chance = chance
+        self.state = BrokerState.RUNNING
+        self.groups = {name: Group(name, each, config.endpoints) for name, each in config.groups.items()}
+        # Connected clients: enter by client_arrived, leave by client_gone.
+        self.clients: dict[int, Client] = {}
+        # Backends in all states but CLOSED: enter by _open, leave by _remove.
+        self.backends: dict[int, Backend] = {}
+        # Deadlines of requests, leases, backends and quarantined pools, by the object itself.
+        self.timers = Timers()
+        self._effects: list[Effect] = []
+        self._numbers = itertools.count(1)
+
+    @abstractmethod
+    def _start(self, backend: Backend, request: Request, now: float) -> None:
+        """Run the request on the backend."""
+
+    @abstractmethod
+    def _may_join(self, request: Request) -> bool:
+        """Whether the request may run behind others on a backend."""
+
+    @abstractmethod
+    def _end_lease(self, lease: Lease, reason: str, now: float) -> None:
+        """The lease is over."""
+
+    @abstractmethod
+    def _lose_lease(self, lease: Lease, reason: str, now: float) -> None:
+        """The lease is over, and its client will want to know why."""
+
+    @abstractmethod
+    def _inquire(self, backend: Backend, inquiry: Request, now: float) -> bool:
+        """Ask what became of a COMMIT; False where this backend's server cannot know."""
+
+    def _rest(self, backend: Backend, now: float) -> None:
+        """The backend runs nothing and no cancel is on its way: what is it for next?"""
+        lease = backend.lease
+        if backend.transaction == TX_NONE:
+            if lease is not None:
+                backend.lease = lease.backend = None
+                self._end_lease(lease, "it had ended already", now)
+            self._idle(backend, now)
+        elif backend.transaction == TX_BROKEN:
+            if lease is not None:
+                backend.lease = lease.backend = None
+                self._lose_lease(lease, "its last statement left the connection unusable", now)
+            self._close(backend, "unusable after its last statement")
+            self._grow(backend.group, now)
+        elif lease is None:
+            if backend.state is BackendState.RESETTING:
+                self._close(backend, "still in a transaction after its reset")
+                return
+            backend.pool.move(backend, BackendState.RESETTING)
+            self.timers.set(backend, now + RESET_TIMEOUT)
+            self._effects.append(Execute(backend.number, ROLLBACK))
+        elif lease.pending:
+            self._start(backend, lease.pending.popleft(), now)
+        else:
+            backend.pool.move(backend, BackendState.LEASED)
+            limits = [lease.expires] if lease.expires is not None else []
+            if lease.group.config.idle_in_transaction_timeout:
+                limits.append(now + lease.group.config.idle_in_transaction_timeout)
+            if limits:
+                self.timers.set(lease, min(limits))
+
+    def _idle(self, backend: Backend, now: float) -> None:
+        """The backend is free: for the broker's own questions, for who waits, or for later."""
+        group = backend.group
+        reason = janitor.reason_to_retire(group, backend, now)
+        if reason is not None:
+            self._close(backend, reason)
+            self._grow(group, now)
+            return
+        backend.idle_since = now
+        backend.pool.move(backend, BackendState.IDLE)
+        self._serve(group, now)
+
+    def _serve(self, group: Group, now: float) -> None:
+        """Give idle backends of the group to who waits for one."""
+        for pool in group.pools:
+            while pool.inquiries and pool.idle:
+                self._inquire(next(reversed(pool.idle.values())), pool.inquiries.popleft(), now)
+        while group.probes and (free := group.take_idle()) is not None:
+            self._probe(free, group, now)
+        while len(group.queue) and (free := group.take_idle()) is not None:
+            self._start(free, group.queue.pop(), now)
+        self._grow(group, now)
+
+    def _refill(self, backend: Backend, now: float) -> None:
+        """A place in the backend's pipeline is free: for those who wait, in their order."""
+        group = backend.group
+        while (request := group.queue.oldest()) is not None and self._may_join(request):
+            company = group.take_company(now)
+            if company is None:
+                return
+            self._start(company, group.queue.pop(), now)
+
+    def _probe(self, backend: Backend, group: Group, now: float) -> None:
+        """Find out whether a statement can be prepared."""
+        statement = group.probes.popleft()
+        if statement.state is not StatementState.PROBING:
+            return
+        prepare = Prepare(statement.name, statement.numbered, statement.types)
+        self._start(backend, Request(NOBODY, 0, group, Verb.PROBE, now, statement=statement, unit=(prepare,)), now)
+
+    def _grow(self, group: Group, now: float) -> None:
+        """Open what the group needs."""
+        if self.state is BrokerState.RUNNING or len(group.queue) or any(pool.inquiries for pool in group.pools):
+            while (pool := group.next_opening()) is not None:
+                self._open(pool, now)
+
+    def _open(self, pool: Pool, now: float) -> None:
+        backend = Backend(next(self._numbers), pool)
+        self.backends[backend.number] = backend
+        pool.add(backend)
+        self.timers.set(backend, now + pool.endpoint.connect_timeout)
+        self._effects.append(Connect(backend.number, pool.group.name, pool.endpoint.name))
+
+    def _close(self, backend: Backend, reason: str) -> None:
+        backend.pool.stats.closed += 1
+        self._remove(backend)
+        self._effects.append(Close(backend.number, reason))
+
+    def _remove(self, backend: Backend) -> None:
+        self.timers.clear(backend)
+        del self.backends[backend.number]
+        backend.pool.move(backend, BackendState.CLOSED)
+
+    def _again(self, request: Request, now: float) -> None:
+        """Run it once more: it is the next of its group."""
+        group = request.group
+        request.state = RequestState.WAITING
+        request.backend = None
+        request.is_exposed = False
+        free = group.take_idle()
+        if free is not None:
+            self._start(free, request, now)
+        else:
+            group.queue.push_front(request)
+            self._limit_wait(request, now)
+
+    def _limit_wait(self, request: Request, now: float) -> None:
+        """A waiting request waits for queue_timeout, or as long as its client wants."""
+        limit = now + request.group.config.queue_timeout
+        self.timers.set(request, limit if request.deadline is None else min(limit, request.deadline))

@@ -1,0 +1,222 @@
+"""Transaction messages: unit after unit, tried again where that is safe, asked for where COMMIT's answer was lost."""
+
+from __future__ import annotations
+
+from client.protocol import NOT_EXECUTED, TX_NONE, Failure, ProtocolViolation
+from poold.core import failures
+from poold.core.effects import Execute, Simple
+from poold.core.facts import Completion
+from poold.core.machine import STALE, Machine
+from poold.core.pool import Backend
+from poold.core.references import only_cell
+from poold.core.request import NOBODY, Request, Verb
+from poold.core.script import Script, Verdict
+from poold.core.state import RequestState
+from poold.core.statements import StatementState
+
+# Pauses before the next try of a transaction that lost a race: doubled each time, with jitter, so that those that
+# raced do not meet again.
+FIRST_PAUSE = 0.005
+LONGEST_PAUSE = 0.5
+# How long PostgreSQL is asked what became of a COMMIT, and how often while it is still at it. A server notices the end
+# of a connection within client_connection_check_interval.
+OUTCOME_TIMEOUT = 10.0
+ASK_AGAIN = 0.05
+
+
+class Messages(Machine):
+    """The steps of transaction messages, and of the broker's own questions."""
+
+    def _advance(self, backend: Backend, request: Request, done: Completion, now: float) -> bool:
+        """A unit of the message has ended. Returns whether the message runs on."""
+        script = request.script
+        assert script is not None
+        is_parse = done.failure is not None and backend.prepared.failed(request.unit, done)
+        if request.state is not RequestState.RUNNING:
+            verdict = script.stop(done, failures.with_reason(failures.withdrawn(), request.reason))
+        else:
+            following = script.advance(done, self._plan(backend, request))
+            if not isinstance(following, Verdict):
+                request.unit = following
+                self._effects.append(Execute(backend.number, following))
+                return True
+            verdict = following
+        if script.to_probe:
+            if request.group.config.prepare == "auto":
+                request.group.probes.extend(script.to_probe)
+            script.to_probe.clear()
+        request.group.stats.run_times.record(now - request.started)
+        if verdict.failure is None:
+            self._answer(request, script.result(request.number, verdict))
+        elif (is_parse or verdict.failure.sqlstate in STALE) and not script.literal_only:
+            script.literal_only = True
+            script.tries -= 1
+            self._again(request, now)
+        elif failures.is_lost_race(verdict.failure) and self._may_try_again(request, script, now):
+            request.group.stats.retries += 1
+            self._pause(request, script, now)
+        else:
+            self._fail(request, verdict)
+        return False
+
+    def _may_try_again(self, request: Request, script: Script, now: float) -> bool:
+        is_wanted = request.state in (RequestState.RUNNING, RequestState.IN_DOUBT)
+        in_time = request.deadline is None or now < request.deadline
+        return is_wanted and in_time and script.tries <= script.retries
+
+    def _pause(self, request: Request, script: Script, now: float) -> None:
+        """Try it again a little later."""
+        pause = min(FIRST_PAUSE * 2 ** min(script.tries - 1, 16), LONGEST_PAUSE) * (0.5 + self.chance())
+        request.state = RequestState.WAITING
+        request.backend = None
+        request.is_paused = True
+        self.timers.set(request, now + pause)
+
+    def _fail(self, request: Request, verdict: Verdict) -> None:
+        script, failure = request.script, verdict.failure
+        assert script is not None
+        assert failure is not None
+        request.group.stats.errors += 1
+        if request.state is RequestState.CANCELLED:
+            failure = failures.with_reason(failure, request.reason)
+        verdict = Verdict(failure._replace(request=request.number, transaction=TX_NONE), verdict.step)
+        self._answer(request, script.result(request.number, verdict))
+
+    # A COMMIT whose answer was lost.
+
+    def _doubt(self, request: Request, backend: Backend, error: str, now: float) -> None:
+        """The backend was lost after COMMIT was sent."""
+        script = request.script
+        assert script is not None
+        if script.is_read_only:
+            self._retry_elsewhere(request, backend, error, now)
+            return
+        if not script.xid.isdigit() or not backend.server.identity:
+            self._unknown(request, error, "its transaction's id was not known")
+            return
+        if request.state is not RequestState.WITHDRAWN:
+            request.state = RequestState.IN_DOUBT
+        self.timers.clear(request)
+        inquiry = Request(NOBODY, 0, request.group, Verb.INQUIRY, now, about=request, pool=backend.pool)
+        inquiry.deadline = now + OUTCOME_TIMEOUT
+        inquiry.reason = error
+        inquiry.identity = backend.server.identity
+        inquiry.unit = (Simple(b"SELECT pg_catalog.pg_xact_status('%b'::pg_catalog.xid8)" % script.xid),)
+        self._ask(inquiry, now)
+
+    def _ask(self, inquiry: Request, now: float) -> None:
+        """Let the question wait for a backend of its server. Whoever calls this lets _serve follow."""
+        assert inquiry.pool is not None
+        assert inquiry.deadline is not None
+        inquiry.state = RequestState.WAITING
+        inquiry.pool.inquiries.append(inquiry)
+        self.timers.set(inquiry, inquiry.deadline)
+
+    def _inquire(self, backend: Backend, inquiry: Request, now: float) -> bool:
+        """Ask what became of a COMMIT; False where this backend's server cannot know."""
+        if backend.server.identity != inquiry.identity:
+            self.timers.clear(inquiry)
+            self._told(inquiry, "the server is another one now", now)
+            return False
+        self._start(backend, inquiry, now)
+        return True
+
+    def _inquired(self, inquiry: Request, done: Completion, now: float) -> None:
+        """PostgreSQL has answered, or not."""
+        self.timers.clear(inquiry)
+        if done.failure is not None:
+            self._told(inquiry, f"PostgreSQL does not tell ({done.failure.message.strip()})", now)
+            return
+        status = only_cell(done.results[-1][3] or b"")
+        if status != b"in progress":
+            self._told(inquiry, status.decode() if status else "PostgreSQL has forgotten it", now)
+            return
+        assert inquiry.deadline is not None
+        inquiry.state = RequestState.WAITING
+        inquiry.is_paused = True
+        self.timers.set(inquiry, min(now + ASK_AGAIN, inquiry.deadline))
+
+    def _inquiry_overdue(self, inquiry: Request, now: float) -> None:
+        """PostgreSQL could not be asked in time. Where it is being asked, the answer comes too late."""
+        assert inquiry.pool is not None
+        if inquiry in inquiry.pool.inquiries:
+            inquiry.pool.inquiries.remove(inquiry)
+        self._told(inquiry, f"PostgreSQL could not tell within {OUTCOME_TIMEOUT:g} s", now)
+
+    def _told(self, inquiry: Request, status: str, now: float) -> None:
+        """Now it is known, as far as it can be, what became of the transaction."""
+        request = inquiry.about
+        assert request is not None
+        script = request.script
+        assert script is not None
+        inquiry.state = RequestState.DONE
+        if request.state is RequestState.DONE:
+            return
+        if status == "committed":
+            self._answer(request, script.result(request.number, Verdict()))
+        elif status == "aborted":
+            backend = request.backend
+            assert backend is not None
+            self._retry_elsewhere(request, backend, inquiry.reason, now)
+        else:
+            self._unknown(request, inquiry.reason, status)
+
+    def _unknown(self, request: Request, error: str, why: str) -> None:
+        request.group.stats.in_doubt += 1
+        self._fail(request, Verdict(failures.commit_unknown(error, why)))
+
+    def _retry_elsewhere(self, request: Request, backend: Backend, error: str, now: float) -> None:
+        """Nothing of it was committed: run it on another backend, or say so."""
+        script = request.script
+        assert script is not None
+        if self._may_try_again(request, script, now):
+            request.group.stats.retries += 1
+            self._again(request, now)
+        else:
+            self._fail(request, Verdict(failures.not_run(backend.pool.endpoint.name, error)))
+
+    # Whether a statement can be prepared.
+
+    def _probed(self, request: Request, backend: Backend, done: Completion) -> None:
+        statement = request.statement
+        assert statement is not None
+        if done.failure is None:
+            backend.prepared.add(statement)
+            statement.probed(accepted=True, columns=done.prepared[0])
+        elif done.failure.sqlstate in ("57014", "55P03"):
+            statement.unprobed()
+        else:
+            statement.probed(accepted=False)
+
+    def _resume(self, request: Request, now: float) -> None:
+        """A pause is over."""
+        request.is_paused = False
+        if request.verb is Verb.INQUIRY:
+            self._ask(request, now)
+            self._serve(request.group, now)
+        else:
+            self._dispatch(request, now)
+
+
+def refusal(script: Script) -> Failure | None:
+    """Why this message cannot be run, None where it can."""
+    for place, (statement, values) in enumerate(script.statements()):
+        traits = statement.examine()
+        reason = ""
+        if traits.is_copy:
+            reason = "is a COPY, which poold does not run"
+        elif traits.is_several:
+            reason = "holds several statements; give each its own query()"
+        elif traits.controls_transaction:
+            reason = "begins or ends a transaction; the block does that"
+        elif traits.is_empty:
+            reason = "is empty"
+        if not reason and statement.state is not StatementState.PREPARED:
+            try:
+                statement.rendered(values)
+            except ProtocolViolation as violation:
+                reason = str(violation)
+        if reason:
+            text = f"statement {place + 1} of the transaction {reason}"
+            return Failure(0, TX_NONE, "usage", NOT_EXECUTED, text, None, {})
+    return None

@@ -1,0 +1,280 @@
+"""One transaction message on its way: which commands next, and what became of it.
+
+The steps go out in as few units as can be. A unit ends where the broker has to look before it can go on:
+
+    before a step that refers to a result of the same unit     its value has to be known
+    at the end of a savepoint block                            an error in it undoes the block and not the rest
+    before COMMIT, where a row count is expected               if it is not met, nothing may be committed
+
+With none of these it is one unit, from BEGIN to COMMIT, and one round trip.
+
+Where the outcome is tracked, the transaction's id is asked for right after BEGIN and flushed ahead of the work: with it
+the server can be asked what became of a COMMIT whose answer was lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from client.protocol import (
+    END_SAVEPOINT,
+    FAILED,
+    MAX_NUMBER,
+    SAVEPOINT,
+    TX_NONE,
+    Failure,
+    Reference,
+    Result,
+    Step,
+    Transaction,
+    TransactionResult,
+)
+from poold.core import failures, references
+from poold.core.effects import Command, Deallocate, Flush, Plain, Simple, Unit
+from poold.core.facts import Completion, Outcome
+from poold.core.statements import Statement, Statements
+
+XID = b"SELECT pg_catalog.pg_current_xact_id()"
+_SAVEPOINT = b"SAVEPOINT poold"
+_RELEASE = b"RELEASE SAVEPOINT poold"
+_UNDO = b"ROLLBACK TO SAVEPOINT poold"
+
+# What a result in a unit belongs to, where it is no step's.
+_OWN, _XID, _COMMIT = -1, -2, -3
+
+# Commands that run a statement with these values on the backend at hand.
+Plan = Callable[[Statement, bytes, bool], list[Command]]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The transaction is over on its backend: committed, or rolled back for a failure of a step (-1: of none)."""
+
+    failure: Failure | None = None
+    step: int = -1
+
+
+class Script:
+    """The state of one run of the message, and what all its runs have in common."""
+
+    def __init__(self, message: Transaction, statements: Statements, tracked: bool, max_result_bytes: int) -> None:
+        self.steps: list[Step | int] = [step if isinstance(step, int) else _step(step) for step in message.steps]
+        self.retries = message.retries
+        self._max_result_bytes = max_result_bytes
+        self.tries = 0
+        # Statements seen often enough to be probed: the broker takes them.
+        self.to_probe: list[Statement] = []
+        self.literal_only = False  # prepared statements turned out to be out of date
+        # The savepoint mark that each step is directly inside of, None outside; and the end of each block.
+        self._block, self._block_end = _blocks(self.steps)
+        self._statements = statements
+        self.is_read_only = message.read_only is True
+        self._begin = statements.own(_begin(message))
+        self._commit = statements.own(b"COMMIT")
+        writes = any(statement.examine().writes for statement, _ in self.statements())
+        self._tracked = tracked and writes and not self.is_read_only
+        self._restart()
+
+    def _restart(self) -> None:
+        self.xid = b""
+        # Whether COMMIT was handed out: from then on a loss leaves the outcome in doubt.
+        self.commit_sent = False
+        self._next = 0  # the step to send next
+        self._sent: list[int] = []  # what each result of the unit on its way belongs to
+        self._outcomes: list[Outcome | None] = [None] * len(self.steps)
+        self._contained: dict[int, Failure] = {}  # failures that only undid their savepoint block
+        # The statement of each step that runs with literals now.
+        self._literal: dict[int, Statement] = {}
+        self._verdict: Verdict | None = None  # known, once the ROLLBACK on its way has ended
+        self._unresolved: Verdict | None = None  # a reference cannot be resolved, once the unit on its way has ended
+
+    def start(self, plan: Plan) -> Unit:
+        """The first unit of another try."""
+        self._restart()
+        self.tries += 1
+        self._sent = [_OWN]
+        commands = plan(self._begin, b"", False)
+        if self._tracked:
+            commands += plan(self._statements.own(XID), b"", False)
+            commands.append(Flush())
+            self._sent.append(_XID)
+        return self._rest_of_unit(commands, plan)
+
+    def advance(self, done: Completion, plan: Plan) -> Unit | Verdict:
+        """A unit has ended: the next one, or what became of the transaction."""
+        if self._verdict is not None:
+            return self._verdict
+        failure, step = self._take(done.results)
+        if failure is None and done.failure is not None:
+            failure = done.failure
+            at = len(done.results)
+            step = self._sent[at] if at < len(self._sent) else -1
+        if failure is None and self._unresolved is not None:
+            return self._abort(self._unresolved, done.transaction)
+        if failure is None:
+            if self.commit_sent:
+                is_committed = done.results[-1][0] == "COMMIT"
+                return Verdict() if is_committed else Verdict(failures.commit_rolled_back())
+            if done.transaction == TX_NONE:
+                return Verdict(failures.ended_early())
+            self._sent = []
+            return self._rest_of_unit([], plan)
+        block = self._block[step] if step >= 0 else None
+        if block is None or failures.is_lost_race(failure) or done.transaction == TX_NONE:
+            return self._abort(Verdict(failure, step), done.transaction)
+        self._undo(block, step, failure)
+        self._sent = [_OWN, _OWN]
+        commands = plan(self._statements.own(_UNDO), b"", False) + plan(self._statements.own(_RELEASE), b"", False)
+        return self._rest_of_unit(commands, plan)
+
+    def stop(self, done: Completion, cancelled: Failure) -> Verdict:
+        """A unit has ended of a message that is to be cancelled: no other follows, unless all is done."""
+        self._take(done.results)
+        if self.commit_sent and done.failure is None and self._verdict is None:
+            is_committed = done.results[-1][0] == "COMMIT"
+            return Verdict() if is_committed else Verdict(failures.commit_rolled_back())
+        if self._verdict is not None:
+            return self._verdict
+        return Verdict(done.failure or cancelled)
+
+    def statements(self) -> list[tuple[Statement, bytes]]:
+        """Its statements with their values, those of references not yet in place."""
+        return [
+            (self._statements.find(step.statement, step.types), step.values)
+            for step in self.steps
+            if isinstance(step, Step)
+        ]
+
+    def lost(self, partial: list[Outcome]) -> None:
+        """The backend is gone; these results of the unit on its way had come."""
+        self._take(partial)
+
+    def result(self, request: int, verdict: Verdict, committed_unseen: bool = False) -> TransactionResult:
+        """The reply. committed_unseen: PostgreSQL was asked, so results may be missing."""
+        if verdict.failure is not None:
+            return TransactionResult(request, self.tries, (), tuple(verdict.failure), verdict.step)
+        entries: list[tuple[object, ...] | None] = []
+        for place, outcome in enumerate(self._outcomes):
+            if place in self._contained:
+                entries.append(tuple(self._contained[place]))
+            elif outcome is None:
+                entries.append(None)
+            elif outcome[3] is None:
+                entries.append(tuple(failures.result_too_large(self._max_result_bytes)))
+            else:
+                entries.append(tuple(Result(0, TX_NONE, *outcome)))
+        return TransactionResult(request, self.tries, tuple(entries), None, -1)
+
+    def _rest_of_unit(self, commands: list[Command], plan: Plan) -> Unit:
+        """Add steps until the broker has to look at results."""
+        first = len(self._sent)
+        is_checked = False
+        while self._next < len(self.steps):
+            step = self.steps[self._next]
+            if step == SAVEPOINT:
+                commands += plan(self._statements.own(_SAVEPOINT), b"", False)
+                self._sent.append(_OWN)
+            elif step == END_SAVEPOINT:
+                if self._has_steps(first):
+                    return _in_order(commands)
+                commands += plan(self._statements.own(_RELEASE), b"", False)
+                self._sent.append(_OWN)
+            else:
+                assert isinstance(step, Step)
+                if any(each.step in self._sent[first:] for each in step.references):
+                    return _in_order(commands)
+                types, values = step.types, step.values
+                if step.references:
+                    try:
+                        types, values = references.resolved(types, values, step.references, self._outcomes)
+                    except references.ReferenceMissing as error:
+                        failure = Failure(0, TX_NONE, "expectation", FAILED, str(error), None, {})
+                        self._unresolved = Verdict(failure, self._next)
+                        return _in_order(commands) or (Simple(b"SELECT"),)
+                statement = self._statements.find(step.statement, types)
+                is_literal = self.literal_only or not step.prepare
+                planned = plan(statement, values, is_literal)
+                if not is_literal and type(planned[-1]) is Plain:
+                    self._literal[self._next] = statement
+                commands += planned
+                self._sent.append(self._next)
+                is_checked = is_checked or step.low > 0 or step.high is not None
+            self._next += 1
+        if is_checked:
+            return _in_order(commands)
+        commands += plan(self._commit, b"", False)
+        self._sent.append(_COMMIT)
+        self.commit_sent = True
+        return _in_order(commands)
+
+    def _has_steps(self, first: int) -> bool:
+        return any(each >= 0 for each in self._sent[first:])
+
+    def _take(self, results: list[Outcome]) -> tuple[Failure | None, int]:
+        """Keep the results; the first row count that was not expected, as its failure and step."""
+        unexpected: tuple[Failure | None, int] = None, -1
+        for what, outcome in zip(self._sent, results, strict=False):
+            if what == _XID:
+                self.xid = references.only_cell(outcome[3] or b"")
+            elif what >= 0:
+                self._outcomes[what] = outcome
+                statement = self._literal.pop(what, None)
+                if statement is not None and statement.saw_columns(outcome[2]):
+                    self.to_probe.append(statement)
+                step = self.steps[what]
+                assert isinstance(step, Step)
+                is_met = step.low <= max(outcome[1], 0) <= (MAX_NUMBER if step.high is None else step.high)
+                if not is_met and unexpected[0] is None:
+                    unexpected = failures.unexpected_count(outcome[1], step.low, step.high), what
+        return unexpected
+
+    def _abort(self, verdict: Verdict, transaction: str) -> Unit | Verdict:
+        if transaction == TX_NONE:
+            return verdict
+        self._verdict = verdict
+        return (Simple(b"ROLLBACK"),)
+
+    def _undo(self, block: int, step: int, failure: Failure) -> None:
+        """The savepoint block that begins at this step is undone; go on after it."""
+        end = self._block_end[block]
+        for place in range(block, end):
+            self._outcomes[place] = None
+            self._contained.pop(place, None)
+        self._contained[step] = failure
+        self._next = end + 1
+
+
+def _step(fields: tuple[object, ...]) -> Step:
+    step = Step._make(fields)
+    return step._replace(references=tuple(Reference._make(each) for each in step.references))
+
+
+def _blocks(steps: list[Step | int]) -> tuple[list[int | None], dict[int, int]]:
+    """For each step its innermost savepoint mark; for each mark the step that ends it."""
+    inside: list[int | None] = []
+    ends: dict[int, int] = {}
+    stack: list[int] = []
+    for place, step in enumerate(steps):
+        if step == END_SAVEPOINT:
+            ends[stack.pop()] = place
+        inside.append(stack[-1] if stack else None)
+        if step == SAVEPOINT:
+            stack.append(place)
+    return inside, ends
+
+
+def _begin(message: Transaction) -> bytes:
+    words = ["BEGIN"]
+    if message.isolation is not None:
+        words.append(f"ISOLATION LEVEL {message.isolation.upper()}")
+    if message.read_only is not None:
+        words.append("READ ONLY" if message.read_only else "READ WRITE")
+    if message.deferrable is not None:
+        words.append("DEFERRABLE" if message.deferrable else "NOT DEFERRABLE")
+    return " ".join(words).encode()
+
+
+def _in_order(commands: list[Command]) -> Unit:
+    """What is to be forgotten comes first: an error before it would leave it behind."""
+    return tuple(sorted(commands, key=lambda command: type(command) is not Deallocate))

@@ -1,0 +1,249 @@
+"""What the broker needs to know of a statement before it may prepare it, told from its lexical structure alone.
+
+A statement comes with NUL in place of each parameter. At first it runs with literals there, as psycopg2 sends it; later
+it may run prepared, with $1, $2 and so on, and must mean the same. PostgreSQL itself refuses most of what cannot be
+prepared, and then nothing is lost. What is looked for here is the rest, where both are accepted and differ:
+
+    utility statements     they take no parameters, or they change what prepared statements rest on
+    hidden parameters      interval '\\0 days': the literal is part of a string, $1 would be text in it
+    glued parameters       E\\0: one token with the literal, two with $1
+    column positions       ORDER BY \\0: the literal 1 is the first column, $1 a constant
+
+This is no parser: one pass over the tokens knows a few keywords and counts parentheses. In doubt it finds an obstacle,
+or a write. What functions do it cannot see. Nothing raises or recurses; time is linear, two microseconds per token.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# Beyond these a statement is a bulk load, and the next one's length is another.
+MAX_BYTES = 100_000
+MAX_PARAMETERS = 1_000
+
+_PREPARABLE = frozenset(b"DELETE INSERT MERGE SELECT TABLE UPDATE VALUES WITH".split())  # PostgreSQL's PreparableStmt
+_READING = frozenset(b"EXPLAIN SELECT SHOW TABLE VALUES WITH".split())
+_MODIFYING = frozenset(b"ANALYSE ANALYZE DELETE INSERT MERGE UPDATE".split())  # in EXPLAIN and WITH, columns' names too
+# They leave behind settings, prepared statements, channels, libraries or cursors, or take them away.
+_SESSION = frozenset(b"CLOSE DEALLOCATE DECLARE DISCARD LISTEN LOAD PREPARE RESET SET UNLISTEN".split())
+_TRANSACTION = frozenset(b"ABORT BEGIN COMMIT END RELEASE ROLLBACK SAVEPOINT START".split())  # and PREPARE TRANSACTION
+
+# What may be written as a whole number without quotes: int8, int2, int4, numeric.
+_NUMBERS = frozenset(oid.to_bytes(4, "big") for oid in (20, 21, 23, 1700))
+# Reserved words that end a list of columns within the same parentheses.
+_ENDING = frozenset(b"EXCEPT FETCH FOR HAVING INTERSECT LIMIT OFFSET ON RETURNING SELECT UNION WINDOW".split())
+# Words that make what stands before them part of a longer expression.
+_CONTINUING = frozenset(b"AND AT BETWEEN COLLATE ILIKE IN IS ISNULL LIKE NOT NOTNULL OPERATOR OR SIMILAR".split())
+# Words at the begin of an element behind which it still begins: GROUP BY DISTINCT ROLLUP (1).
+_GROUPING = frozenset(b"ALL CUBE DISTINCT GROUPING ROLLUP SETS".split())
+
+# Tokens with standard_conforming_strings on, as all backends have it. A doubled quote makes two, ending as one would.
+# https://www.postgresql.org/docs/current/sql-syntax-lexical.html
+# Possessive repeats keep time linear; of a group only where its body never fails half-way: Python 3.11.2 errs there.
+_IN_WORD = rb"[A-Za-z0-9_$\x80-\xff]"
+_WORD = rb"[A-Za-z_\x80-\xff]" + _IN_WORD + rb"*+"
+_ESCAPED = rb"'(?:[^'\\]++|\\(?:.|\Z))*+'?"
+_ANY = (
+    rb"(?P<escaped>[eE]" + _ESCAPED + rb")|(?P<word>" + _WORD + rb")|(?P<number>[0-9]+(?:\.[0-9]*)?)"
+    rb"|(?P<string>'[^']*'?)|(?P<name>\"[^\"]*\"?)|(?P<line>--[^\n\r]*)|(?P<block>/\*)|(?P<parameter>\$[0-9]+)"
+    rb"|(?P<dollar>\$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*+)?\$)|(?P<mark>.)"
+)
+# What fills the rows of a bulk INSERT; a cast with its type, an E'...' only where no second part can follow it.
+_CONSTANT = (
+    rb"(?:[\s,=<>+*%|!~#\[\]\0]++|[0-9]++(?:\.[0-9]*+)?|\.(?=[0-9])|-(?!-)|/(?!\*)|'[^']*+'|::\s*+" + _WORD + rb"(?!')"
+    rb"|[eE]'(?>(?:[^'\\]++|\\.|''){0,99})'(?=\s*+[,)\]:])"
+    rb"|(?i:NULL|TRUE|FALSE|DEFAULT|ARRAY)(?!'|" + _IN_WORD + rb"))"
+)
+_DULL = rb"(?P<dull>(?>(?:" + _CONSTANT + rb"|\((?>" + _CONSTANT + rb"{0,999})\)){1,999}))"
+_TOKEN = re.compile(rb"\s*+(?:" + _ANY + rb")", re.DOTALL)
+_SKIMMED = re.compile(rb"\s*+(?:" + _DULL + rb"|" + _ANY + rb")", re.DOTALL)
+_CONTINUED, _COMMENT_EDGE = re.compile(_ESCAPED, re.DOTALL), re.compile(rb"/\*|\*/")
+_NEAR = rb"[A-Za-z0-9_$'\".\x80-\xff\0]"
+_GLUED = re.compile(rb"\0(?:" + _NEAR + rb"|(?<=" + _NEAR + rb"\0)|(?<=[uU]&\0)(?<!" + _IN_WORD + rb"[uU]&\0))")
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What can be told from a statement's text."""
+
+    verb: str  # the first statement's first keyword in upper case, parentheses skipped; "" where there is none
+    obstacle: str  # why it cannot be prepared with the same meaning; "" where nothing speaks against trying
+    writes: bool  # some statement may write, or assigns a transaction id as SELECT ... FOR UPDATE does
+    is_copy: bool  # some statement is COPY
+    is_several: bool  # more than one statement; a ';' with nothing behind it makes no second one
+    is_empty: bool  # nothing but blanks, comments and ';'
+    changes_session: bool  # some statement's verb changes the session rather than data: see _SESSION
+    controls_transaction: bool  # some statement begins, divides or ends a transaction: see _TRANSACTION
+
+
+def examine(statement: bytes, types: bytes) -> Traits:
+    """The traits of a statement with NUL for each parameter; types holds 4 bytes of type OID for each."""
+    statements, positions, previous = _Statements(), _Positions(types), b""
+    is_skimmed = len(statement) > MAX_BYTES or 0 not in statement
+    for kind, text, _, _ in tokens(statement, is_skimmed):
+        word = text.upper() if kind == "word" and previous not in (b".", b"AS") else b""  # t.order, AS into: names
+        statements.take(kind, text, word, previous)
+        if not is_skimmed:
+            positions.take(text, word, previous)
+        previous = word or text
+    positions.take(b";", b"", previous)
+    return Traits(
+        verb=statements.verb.decode(errors="replace"),
+        obstacle=_obstacle(statement, statements, positions),
+        writes=statements.writes,
+        is_copy=statements.is_copy,
+        is_several=statements.count > 1,
+        is_empty=statements.count == 0,
+        changes_session=statements.changes_session,
+        controls_transaction=statements.controls_transaction,
+    )
+
+
+def tokens(statement: bytes, is_skimmed: bool = False) -> Iterator[tuple[str, bytes, int, int]]:
+    """The tokens in order, without blanks and comments: kind, text, begin, end.
+
+    Kinds: word (keywords and names), name ("quoted"), number, parameter ($1), string ('...' and $$...$$; U&, N, B and X
+    are tokens before it), escaped (E'...'), mark (any other byte). What is not closed goes to the end. is_skimmed makes
+    one token, dull, of as many constants, commas and operators as it can.
+    """
+    end, escapes = 0, False  # escapes: the last token is an E'...', which a quote would continue
+    while found := (_SKIMMED if is_skimmed and not escapes else _TOKEN).match(statement, end):
+        kind = str(found.lastgroup)
+        begin, end = found.span(kind)
+        if kind in ("line", "block"):
+            end = _comment_end(statement, begin) if kind == "block" else end
+            continue
+        if kind == "dollar":
+            kind, closing = "string", statement.find(found[kind], end)
+            end = len(statement) if closing < 0 else closing + end - begin
+        elif kind == "string" and escapes and (continued := _CONTINUED.match(statement, begin)):
+            kind, end = "escaped", continued.end()
+        escapes = kind == "escaped"
+        yield kind, statement[begin:end], begin, end
+
+
+def _comment_end(statement: bytes, begin: int) -> int:
+    """Where the comment that begins there ends; comments nest."""
+    depth = 0
+    for edge in _COMMENT_EDGE.finditer(statement, begin):
+        depth += 1 if edge[0] == b"/*" else -1
+        if depth == 0:
+            return edge.end()
+    return len(statement)
+
+
+class _Statements:
+    """Tells the statements of a string apart, and notes what their verbs and words say."""
+
+    def __init__(self) -> None:
+        self.count = 0  # those that are not empty
+        self.verb = b""  # the first one's
+        self.writes = self.is_copy = self.changes_session = self.controls_transaction = False
+        self.makes_table = self.changes_settings = self.has_own_parameters = False
+        # Of the statement being read: its verb, None before its first token, b"(" while there are only parentheses.
+        self._verb: bytes | None = None
+        self._depth = 0  # parentheses
+        self._blocks = 0  # BEGIN ATOMIC of CREATE FUNCTION, and CASE within it: END closes either
+
+    def take(self, kind: str, text: bytes, word: bytes, previous: bytes) -> None:
+        """The next token; word is its keyword in upper case, b"" where it is none; previous is the one before."""
+        if text == b";" and self._depth <= 0 and self._blocks == 0:
+            self._verb, self._depth = None, 0
+            return
+        if self._verb is None:
+            self._verb, self.count = b"(", self.count + 1
+        self._depth += (text == b"(") - (text == b")")
+        if self._verb != b"(":
+            self._read(word, previous)
+        elif text != b"(":
+            self._begin(word)
+        self.has_own_parameters |= kind == "parameter"
+        self.changes_settings |= text.lower() in (b"set_config", b'"set_config"')
+
+    def _begin(self, verb: bytes) -> None:
+        self._verb = verb
+        self.verb = verb[:63] if self.count == 1 else self.verb  # cut as PostgreSQL cuts names
+        self.writes |= verb not in _READING
+        self.is_copy |= verb == b"COPY"
+        self.changes_session |= verb in _SESSION
+        self.controls_transaction |= verb in _TRANSACTION
+
+    def _read(self, word: bytes, previous: bytes) -> None:
+        self.makes_table |= word == b"INTO" and previous not in (b"INSERT", b"MERGE")
+        locks = word in (b"UPDATE", b"SHARE") and previous in (b"FOR", b"KEY")
+        self.writes |= self.makes_table or locks or (word in _MODIFYING and self._verb in (b"EXPLAIN", b"WITH"))
+        self.controls_transaction |= word == b"TRANSACTION" and previous == self._verb == b"PREPARE"
+        if self._blocks:
+            self._blocks += (word == b"CASE") - (word == b"END")
+        elif word == b"ATOMIC" and previous == b"BEGIN" and self._verb == b"CREATE":
+            self._blocks = 1
+
+
+class _Positions:
+    """Looks for a number that is a whole element of an ORDER BY, GROUP BY or DISTINCT ON list.
+
+    PostgreSQL folds parentheses around it, and a minus before a negative number. Lists in OVER (...) and array_agg(...)
+    have no column positions; they count all the same, for nobody writes a number there.
+    """
+
+    def __init__(self, types: bytes) -> None:
+        self.found = False
+        self.parameters = 0  # so far
+        self._types = types
+        self._is_list = False  # commas within these parentheses divide elements of such a list
+        self._is_inner = False  # the list began outside of these parentheses: GROUP BY (a, b)
+        self._outer: list[tuple[bool, bool]] = []  # these two of each parenthesis or bracket around
+        self._is_start = False  # an element may begin here
+        self._is_number = False  # the last token is a number that began an element, which may go on
+
+    def take(self, text: bytes, word: bytes, previous: bytes) -> None:
+        """The next token, as for _Statements; ';' also at the very end."""
+        is_start, self._is_start = self._is_start, False
+        was_number, self._is_number = self._is_number, False
+        if word:
+            self.found |= was_number and word not in _CONTINUING
+            self._read(word, previous, is_start)
+        elif text == b"\0":
+            self._is_number = is_start and self._types[4 * self.parameters : 4 * self.parameters + 4] in _NUMBERS
+            self.parameters += 1
+        elif text in (b"(", b"["):
+            self._outer.append((self._is_list, self._is_inner))
+            self._is_start = is_start and text == b"("
+            self._is_list, self._is_inner = self._is_start, self._is_start and self._is_list
+        elif text in (b")", b"]"):
+            self._is_number = was_number and self._is_inner
+            self.found |= was_number and not self._is_inner
+            self._is_list, self._is_inner = self._outer.pop() if self._outer else (False, False)
+        elif text in (b",", b";"):
+            self.found |= was_number
+            self._is_start = self._is_list
+        else:
+            self._is_start = is_start and text == b"-"
+
+    def _read(self, word: bytes, previous: bytes, is_start: bool) -> None:
+        if word == b"BY" and previous in (b"ORDER", b"GROUP"):
+            self._is_list, self._is_inner, self._is_start = True, False, True
+        elif word == b"ON" and previous == b"DISTINCT":
+            self._is_list, self._is_start = False, True
+        elif word in _ENDING:
+            self._is_list = False
+        else:
+            self._is_start = is_start and word in _GROUPING
+
+
+def _obstacle(statement: bytes, statements: _Statements, positions: _Positions) -> str:
+    parameters = statement.count(0)
+    obstacles = (
+        (len(statement) > MAX_BYTES, "too long to keep"),
+        (parameters > MAX_PARAMETERS, "too many parameters"),
+        (statements.count == 0, "empty"),
+        (statements.count > 1, "several statements"),
+        (statements.verb not in _PREPARABLE, "not a statement that can be prepared"),
+        (statements.has_own_parameters, "$1 in the text"),
+        (parameters > positions.parameters, "a parameter inside a string, quoted name or comment"),
+        (_GLUED.search(statement) is not None, "a parameter glued to another token"),
+        (positions.found, "a parameter for a column position"),
+        (statements.makes_table, "SELECT INTO makes a table"),
+        (statements.changes_settings, "changes settings"),
+    )
+    return next((text for is_so, text in obstacles if is_so), "")

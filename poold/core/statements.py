@@ -1,0 +1,284 @@
+"""What the broker knows of each statement: how long it takes, and whether it is prepared.
+
+A statement is a template and its parameters' types. psycopg2 binds parameters as literals, and programs rely on what
+that means; so a statement begins as literals in place (LITERAL). Seen a few times, it is prepared once, by nobody's
+request, outside any transaction (PROBING). Where PostgreSQL accepts that and describes the very columns that the
+literals gave, it is from then on prepared at first use on each backend (PREPARED); otherwise it stays with literals for
+good (REFUSED). So nobody sees a probe fail, and what can only be told by a difference in the columns is told.
+
+Whether a statement may share a backend's pipeline is decided by its profile: mean and deviation of its run time and the
+size of its results, averaged as TCP averages round trips (RFC 6298).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from enum import IntEnum
+
+from poold.core import literals, sql
+from poold.core.effects import Bound, Command, Deallocate, Plain, Prepare, Simple, Unit
+from poold.core.facts import Completion
+
+# Runs with literals before a statement is probed: a statement that comes once is not worth a name on every backend.
+PROBE_AFTER = 3
+# Parses that failed on some backend after the probe succeeded, until the statement is left alone.
+FAILURES_UNTIL_REFUSED = 3
+# Statements known per group, and their text in bytes; the least recently used go.
+STATEMENTS_KEPT = 5000
+TEXT_KEPT = 16 * 1024 * 1024
+# Names on one backend: PostgreSQL keeps parse tree and plan of each, some ten kilobytes.
+PREPARED_KEPT = 500
+# Runs until the profile is trusted.
+TRUSTED_AFTER = 5
+# What may share a pipeline: a neighbour waits this long at most, as far as the profile can tell, and the broker does
+# not read a large result while small ones wait behind it.
+SHORT_SECONDS = 0.010
+SHORT_BYTES = 16384
+# A statement that takes longer than this, and than its profile lets expect, gets no company any more.
+PATIENCE_SECONDS = 0.005
+# The weights of a new observation: RFC 6298's.
+_ALPHA, _BETA = 1 / 8, 1 / 4
+
+
+class StatementState(IntEnum):
+    """Whether a statement is prepared."""
+
+    LITERAL = 0  # runs with literals; -> PROBING, REFUSED
+    PROBING = 1  # as LITERAL, a probe is on its way; -> PREPARED, REFUSED, LITERAL
+    PREPARED = 2  # prepared on each backend at first use; -> REFUSED
+    REFUSED = 3  # runs with literals for good; no successor
+
+
+class Statement:
+    """One template with the types of its parameters."""
+
+    __slots__ = (
+        "columns",
+        "count",
+        "deviation",
+        "failures",
+        "is_short",
+        "mean",
+        "name",
+        "numbered",
+        "patience",
+        "recent",
+        "runs",
+        "sightings",
+        "size",
+        "sql",
+        "state",
+        "traits",
+        "types",
+    )
+
+    def __init__(self, number: int, template: bytes, types: bytes) -> None:
+        self.sql = template  # with NUL for each parameter
+        self.types = types
+        self.count = len(types) // 4
+        self.name = b"poold_%d" % number
+        self.numbered = b""  # with $1, $2, ...; made when it is to be prepared
+        self.state = StatementState.LITERAL
+        self.traits: sql.Traits | None = None  # looked up when first wanted
+        # The columns that its literals gave; b"" before the first run.
+        self.columns: bytes | None = b""
+        self.sightings = 0  # runs with literals
+        self.failures = 0
+        self.runs = 0
+        self.mean = self.deviation = self.recent = 0.0  # seconds
+        self.size = 0.0  # mean bytes of its results
+        self.is_short = False
+        self.patience = PATIENCE_SECONDS
+
+    def __repr__(self) -> str:
+        return f"<Statement {self.name.decode()} {self.state.name.lower()} runs={self.runs}>"
+
+    def examine(self) -> sql.Traits:
+        """What its text tells."""
+        if self.traits is None:
+            self.traits = sql.examine(self.sql, self.types)
+        return self.traits
+
+    def record(self, seconds: float, size: int) -> None:
+        """It ran."""
+        self.runs += 1
+        self.recent = seconds
+        if self.runs == 1:
+            self.mean, self.deviation, self.size = seconds, seconds / 2, float(size)
+        else:
+            error = seconds - self.mean
+            self.deviation += _BETA * ((error if error > 0 else -error) - self.deviation)
+            self.mean += _ALPHA * error
+            self.size += _ALPHA * (size - self.size)
+        expected = self.mean + 2 * self.deviation
+        self.is_short = (
+            expected < SHORT_SECONDS
+            and self.size < SHORT_BYTES
+            and self.runs >= TRUSTED_AFTER
+            and self.state is StatementState.PREPARED
+        )
+        self.patience = 2 * expected if expected > PATIENCE_SECONDS else 2 * PATIENCE_SECONDS
+
+    def saw_columns(self, columns: bytes | None) -> bool:
+        """It ran with literals and gave these columns. Returns whether it should be probed now."""
+        if self.state is not StatementState.LITERAL:
+            return False
+        if self.columns == b"":
+            self.columns = columns
+        elif self.columns != columns:
+            self.state = StatementState.REFUSED
+            return False
+        self.sightings += 1
+        if self.sightings < PROBE_AFTER:
+            return False
+        if self.examine().obstacle:
+            self.state = StatementState.REFUSED
+            return False
+        self.numbered = literals.numbered(self.sql)
+        self.state = StatementState.PROBING
+        return True
+
+    def probed(self, accepted: bool, columns: bytes | None = None) -> None:
+        """The probe is back."""
+        is_same = accepted and columns == self.columns
+        self.state = StatementState.PREPARED if is_same else StatementState.REFUSED
+
+    def unprobed(self) -> None:
+        """The probe told nothing: it was cut off. Wait for some more runs."""
+        if self.state is StatementState.PROBING:
+            self.state = StatementState.LITERAL
+            self.sightings = 0
+
+    def parse_failed(self) -> None:
+        """A backend refused what the probe's accepted."""
+        self.failures += 1
+        if self.failures >= FAILURES_UNTIL_REFUSED:
+            self.state = StatementState.REFUSED
+
+    def rendered(self, values: bytes) -> bytes:
+        """The text with its literals in place; raises ProtocolViolation for values that are none."""
+        return literals.render(self.sql, self.types, values) if self.count else self.sql
+
+
+class Statements:
+    """The statements of one group."""
+
+    def __init__(self, is_prepared: bool = True) -> None:
+        """is_prepared: whether the broker's own statements may be."""
+        self._own_state = StatementState.PREPARED if is_prepared else StatementState.REFUSED
+        # By template and types: enter when first asked for, leave when many others were asked for since.
+        self._known: OrderedDict[tuple[bytes, bytes], Statement] = OrderedDict()
+        self._text = 0
+        self._numbers = itertools.count(1)
+        # The broker's own: BEGIN in its forms, COMMIT, savepoints.
+        self._own: dict[bytes, Statement] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __iter__(self) -> itertools.chain[Statement]:
+        return itertools.chain(self._known.values())
+
+    def find(self, template: bytes, types: bytes) -> Statement:
+        """The statement, known or new."""
+        key = (template, types)
+        found = self._known.get(key)
+        if found is not None:
+            self._known.move_to_end(key)
+            return found
+        made = self._known[key] = Statement(next(self._numbers), template, types)
+        self._text += len(template)
+        while len(self._known) > STATEMENTS_KEPT or (self._text > TEXT_KEPT and len(self._known) > 1):
+            (old, _), _ = self._known.popitem(last=False)
+            self._text -= len(old)
+        return made
+
+    def own(self, text: bytes) -> Statement:
+        """A statement of the broker's; their number is small."""
+        found = self._own.get(text)
+        if found is None:
+            found = self._own[text] = Statement(next(self._numbers), text, b"")
+            found.numbered = text
+            found.state = self._own_state
+        return found
+
+    def forget(self, statement: Statement) -> None:
+        """Its tables have changed: whoever asks next gets a new one, with a new name, that begins with literals."""
+        if self._known.pop((statement.sql, statement.types), None) is not None:
+            self._text -= len(statement.sql)
+
+    def counts(self) -> dict[str, int]:
+        """How many there are in each state, by its name."""
+        found = dict.fromkeys((state.name.lower() for state in StatementState), 0)
+        for statement in self._known.values():
+            found[statement.state.name.lower()] += 1
+        return found
+
+
+class Prepared:
+    """The statements that are prepared on one backend, the least recently used first."""
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        # By name. Enter with their Prepare, leave with Deallocate, when that failed, or all at once.
+        self._held: dict[bytes, None] = {}
+
+    def __contains__(self, statement: Statement) -> bool:
+        return statement.name in self._held
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def commands(self, statement: Statement, values: bytes) -> list[Command]:
+        """Run the prepared statement, after preparing it where that has not been done here."""
+        name = statement.name
+        bound = Bound(name, statement.count, values)
+        if name in self._held:
+            if len(self._held) > PREPARED_KEPT // 2:  # before, nobody is going to leave
+                del self._held[name]
+                self._held[name] = None
+            return [bound]
+        found: list[Command] = []
+        if len(self._held) >= PREPARED_KEPT:
+            oldest = next(iter(self._held))
+            del self._held[oldest]
+            found.append(Deallocate(oldest))
+        self._held[name] = None
+        found.append(Prepare(statement.name, statement.numbered, statement.types))
+        found.append(bound)
+        return found
+
+    def add(self, statement: Statement) -> None:
+        """It was prepared here by a probe."""
+        self._held[statement.name] = None
+
+    def failed(self, unit: Unit, done: Completion) -> bool:
+        """The unit failed: what it was to prepare after the failure is not. Returns whether a Prepare itself failed."""
+        prepares = [command.name for command in unit if type(command) is Prepare]
+        for name in prepares[len(done.prepared) :]:
+            self._held.pop(name, None)
+        runs = prepared = 0
+        for command in unit:
+            if type(command) is Prepare:
+                prepared += 1
+            elif type(command) is Bound or type(command) is Plain:
+                if runs == len(done.results):
+                    return prepared > len(done.prepared)
+                runs += 1
+        return False
+
+    def clear(self) -> None:
+        """None is any more."""
+        self._held.clear()
+
+
+def literal_command(statement: Statement, values: bytes) -> Simple:
+    """Run the statement with literals, by itself."""
+    return Simple(statement.rendered(values))
+
+
+def plain_command(statement: Statement, values: bytes) -> Plain:
+    """Run the statement with literals, among others of its unit."""
+    return Plain(statement.rendered(values))

@@ -1,0 +1,170 @@
+"""The few functions of libpq, and of its OpenSSL, that psycopg2 does not offer: through `pgconn_ptr`, by ctypes.
+
+psycopg2 opens and authenticates a connection; from then on the broker speaks on its socket by itself (`poold.pgwire`).
+Needed of libpq are then a cancel that does not block, and the bytes of a connection that is encrypted. The symbols are
+looked up in psycopg2's own extension module: whatever libpq psycopg2 brought along, and whatever OpenSSL that uses.
+
+Where this libpq has no PQcancelStart (before 17), psycopg2's blocking cancel is used, in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+from concurrent.futures import ThreadPoolExecutor
+from ctypes import c_char_p, c_int, c_void_p
+from functools import cache
+from typing import Any
+
+from psycopg2 import _psycopg, extensions
+
+# PostgresPollingStatusType; libpq-fe.h.
+_POLLING_FAILED, _POLLING_READING, _POLLING_WRITING, _POLLING_OK = range(4)
+# SSL_get_error's answers; https://docs.openssl.org/master/man3/SSL_get_error/
+_SSL_WANT_READ, _SSL_WANT_WRITE, _SSL_ZERO_RETURN = 2, 3, 6
+
+_CANCEL = {
+    # https://www.postgresql.org/docs/current/libpq-cancel.html
+    "PQcancelCreate": ([c_void_p], c_void_p),  # NULL only without memory
+    "PQcancelStart": ([c_void_p], c_int),  # 0: PQcancelErrorMessage says why
+    "PQcancelPoll": ([c_void_p], c_int),  # PostgresPollingStatusType
+    "PQcancelSocket": ([c_void_p], c_int),  # -1: none
+    "PQcancelErrorMessage": ([c_void_p], c_char_p),
+    "PQcancelFinish": ([c_void_p], None),
+}
+_ENCRYPTION = {
+    # https://www.postgresql.org/docs/current/libpq-status.html
+    "PQsslInUse": ([c_void_p], c_int),
+    "PQsslStruct": ([c_void_p, c_char_p], c_void_p),  # NULL: not encrypted, or not by this library
+}
+_OPENSSL = {
+    # https://docs.openssl.org/master/man3/SSL_read/, SSL_write: <= 0 where SSL_get_error says why
+    "SSL_read": ([c_void_p, c_void_p, c_int], c_int),
+    "SSL_write": ([c_void_p, c_char_p, c_int], c_int),
+    "SSL_get_error": ([c_void_p, c_int], c_int),
+}
+
+
+class LibpqError(Exception):
+    """A function failed; the text is libpq's."""
+
+
+@cache
+def _library() -> Any:
+    # PyDLL keeps the GIL: none of these blocks, and a connection is used by one thread.
+    library = ctypes.PyDLL(_psycopg.__file__)
+    for name, (arguments, result) in {**_CANCEL, **_ENCRYPTION, **_OPENSSL}.items():
+        function = getattr(library, name, None)
+        if function is not None:
+            function.argtypes = arguments
+            function.restype = result
+    return library
+
+
+def _has(names: dict[str, Any]) -> bool:
+    return all(hasattr(_library(), name) for name in names)
+
+
+@cache
+def has_async_cancel() -> bool:
+    """Whether cancels run in the event loop; otherwise each takes a thread for as long as the server needs."""
+    return _has(_CANCEL)
+
+
+@cache
+def has_openssl() -> bool:
+    """Whether encrypted connections can be read and written; otherwise they are refused."""
+    return _has(_ENCRYPTION) and _has(_OPENSSL)
+
+
+def lacking() -> list[str]:
+    """What this libpq does not have, and what is done instead, for `poold version`."""
+    found = []
+    if not has_async_cancel():
+        found.append(f"libpq {extensions.libpq_version()} has no PQcancelStart: cancels run in threads")
+    if not has_openssl():
+        found.append("psycopg2's libpq shows no OpenSSL: encrypted connections to PostgreSQL are refused")
+    return found
+
+
+def is_encrypted(connection: Any) -> bool:
+    """Whether this psycopg2 connection is."""
+    return hasattr(_library(), "PQsslInUse") and bool(_library().PQsslInUse(connection.pgconn_ptr))
+
+
+async def cancel(connection: Any, threads: ThreadPoolExecutor) -> None:
+    """Ask the server to cancel what the connection runs; returns when the server has taken it.
+
+    Raises LibpqError, or psycopg2.Error where psycopg2's own cancel is used.
+    """
+    loop = asyncio.get_running_loop()
+    if not has_async_cancel():
+        await loop.run_in_executor(threads, connection.cancel)
+        return
+    library = _library()
+    handle = library.PQcancelCreate(connection.pgconn_ptr)
+    if not handle:
+        raise LibpqError("out of memory")
+    try:
+        status = _POLLING_WRITING if library.PQcancelStart(handle) else _POLLING_FAILED
+        while status in (_POLLING_READING, _POLLING_WRITING):
+            await _ready(library.PQcancelSocket(handle), status)
+            status = library.PQcancelPoll(handle)
+        if status == _POLLING_FAILED:
+            raise LibpqError(library.PQcancelErrorMessage(handle).decode("utf-8", "replace").strip())
+    finally:
+        library.PQcancelFinish(handle)
+
+
+async def _ready(descriptor: int, status: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    is_reading = status == _POLLING_READING
+    add, remove = (loop.add_reader, loop.remove_reader) if is_reading else (loop.add_writer, loop.remove_writer)
+    add(descriptor, lambda: None if ready.done() else ready.set_result(None))
+    try:
+        await ready
+    finally:
+        remove(descriptor)
+
+
+class EncryptedSocket:
+    """recv and send of a non-blocking socket, through the OpenSSL object of a libpq connection.
+
+    BlockingIOError where nothing can be read or written now, b"" at the end, OSError where the connection is broken.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self._library = _library()
+        self._ssl = self._library.PQsslStruct(connection.pgconn_ptr, b"OpenSSL") if has_openssl() else None
+        if not self._ssl:
+            raise LibpqError("this connection's encryption cannot be reached; see poold version")
+        self._buffer = ctypes.create_string_buffer(0)
+
+    def recv(self, size: int) -> bytes:
+        """What is there, up to size bytes. Call it until it blocks: no descriptor tells of what OpenSSL still holds."""
+        if len(self._buffer) != size:
+            self._buffer = ctypes.create_string_buffer(size)
+        count = self._library.SSL_read(self._ssl, self._buffer, size)
+        if count > 0:
+            return ctypes.string_at(self._buffer, count)
+        reason = self._library.SSL_get_error(self._ssl, count)
+        if reason in (_SSL_WANT_READ, _SSL_WANT_WRITE):
+            raise BlockingIOError
+        if reason == _SSL_ZERO_RETURN:
+            return b""
+        raise ConnectionResetError(f"the encrypted connection broke (SSL_get_error says {reason})")
+
+    def send(self, data: bytes) -> int:
+        """Send what can be sent; returns how many bytes that were."""
+        count = int(self._library.SSL_write(self._ssl, data, len(data)))
+        if count > 0:
+            return count
+        reason = self._library.SSL_get_error(self._ssl, count)
+        if reason in (_SSL_WANT_READ, _SSL_WANT_WRITE):
+            raise BlockingIOError
+        raise BrokenPipeError(f"the encrypted connection broke (SSL_get_error says {reason})")
+
+    def detach(self) -> int:
+        """As a socket's; libpq owns the descriptor."""
+        return -1

@@ -1,0 +1,348 @@
+"""PostgreSQL's protocol 3.0 on an open connection, as bytes in and bytes out: no socket, no clock.
+
+A unit of commands goes out as a simple query, or as messages of the extended protocol with one Sync at their end; any
+number of units may be on their way at once. Each ends with ReadyForQuery, for which `received` gives one Completion.
+Rows are not looked at: their messages are counted and cut out of the stream as they are, for the client to read.
+
+Why not libpq, which opens the connection: through ctypes a prepared statement with one row costs it five times the
+time, and a cell of a result six times that of a whole row here (scripts/benchmark/libpq.py measures both); and
+psycopg2's cursors know neither pipelines nor a limit for what they read.
+
+https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-PIPELINING
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from typing import Any
+
+from client.protocol import EXECUTED, FAILED, TX_ACTIVE, TX_BROKEN, TX_FAILED, TX_NONE, Failure
+from poold import wiretext
+from poold.core.effects import Bound, Command, Deallocate, Flush, Plain, Prepare, Simple, Unit
+from poold.core.facts import Completion, Outcome
+
+# What clients' literals and casters rely on (see client.values); PostgreSQL reports changes of these by itself.
+RELIED_ON = ("standard_conforming_strings", "client_encoding", "DateStyle", "IntervalStyle")
+# Notifications kept until somebody wants them.
+NOTIFICATIONS_KEPT = 1000
+# A message that is no row, a row's header aside, is short; a longer one is not PostgreSQL's.
+MAX_MESSAGE_BYTES = 1 << 30
+_TAGS_KEPT = 1000
+
+_TRANSACTIONS = {ord("I"): TX_NONE, ord("T"): TX_ACTIVE, ord("E"): TX_FAILED}
+_SYNC = b"S\0\0\0\4"
+_FLUSH = b"H\0\0\0\4"
+# Execute, of the unnamed portal without a limit of rows, and Sync.
+_EXECUTE = b"E\0\0\0\x09\0\0\0\0\0"
+_EXECUTE_SYNC = _EXECUTE + _SYNC
+_DESCRIBE_PORTAL = b"D\0\0\0\6P\0"
+_COPY_FAIL = b"f\0\0\0\x09COPY\0"
+
+_length = struct.Struct("!I").unpack_from
+_bind = struct.Struct("!cI").pack
+_count = struct.Struct("!HH").pack
+_EXECUTING = (Bound, Plain, Simple)
+
+
+class WireError(Exception):
+    """The server does not speak the protocol, or not as expected; the connection is of no use."""
+
+
+class Wire:
+    """One connection's conversation: `send` units, hand what came to `received`, take `outbox`."""
+
+    def __init__(self, max_result_bytes: int, parameters: dict[str, str]) -> None:
+        """parameters are the server's settings in RELIED_ON as they are when the connection opens."""
+        self.outbox: list[bytes] = []
+        # Units sent and not completed, in order: enter by send, leave with their ReadyForQuery.
+        self.units: deque[Unit] = deque()
+        self.fatal: str | None = None  # PostgreSQL's last words, after which it closes the connection
+        self.notifications: deque[tuple[int, str, str]] = deque(maxlen=NOTIFICATIONS_KEPT)
+        self._max_result_bytes = max_result_bytes
+        self._relied_on = dict(parameters)
+        self._parameters = dict(parameters)
+        # Columns of the statements that are prepared here, by name: enter when described, leave when deallocated.
+        self._columns: dict[bytes, bytes | None] = {}
+        self._tags: dict[bytes, tuple[str, int]] = {}
+        # What came of a message that is not whole yet, and how many bytes it still wants at least.
+        self._chunks: list[bytes] = []
+        self._missing = 0
+        self._skipping = 0  # bytes of a row too large to keep that are still to come
+        self._begin()
+
+    def _begin(self) -> None:
+        """A new unit's answer begins."""
+        self._results: list[Outcome] = []
+        self._notices: list[str] = []
+        self._failure: Failure | None = None
+        self._prepared: list[bytes | None] = []
+        self._bound = 0
+        self._place = -1  # of the command whose result comes, -1 before the first
+        self._is_describing = False
+        self._begin_result()
+
+    def _begin_result(self) -> None:
+        self._described: bytes | None = None  # this result's own description
+        self._rows: list[bytes] = []
+        self._row_count = 0
+        self._size = 0
+
+    # Commands as messages.
+
+    def send(self, unit: Unit) -> None:
+        """Put the unit into outbox."""
+        self.units.append(unit)
+        first = unit[0]
+        if type(first) is Bound and len(unit) == 1:
+            self.outbox.append(_bound(first) + _EXECUTE_SYNC)
+        elif type(first) is Simple:
+            self.outbox.append(_message(b"Q", first.sql + b"\0"))
+        else:
+            self.outbox += [self._encoded(command) for command in unit]
+            self.outbox.append(_SYNC)
+
+    def _encoded(self, command: Command) -> bytes:
+        match command:
+            case Bound():
+                return _bound(command) + _EXECUTE
+            case Plain(sql):
+                return _parse(b"", sql, b"") + _bound(Bound(b"", 0, b"")) + _DESCRIBE_PORTAL + _EXECUTE
+            case Prepare(name, sql, types):
+                return _parse(name, sql, types) + _message(b"D", b"S" + name + b"\0")
+            case Deallocate(name):
+                self._columns.pop(name, None)
+                return _message(b"C", b"S" + name + b"\0")
+            case Flush():
+                return _FLUSH
+            case Simple():
+                raise AssertionError("a simple query is alone in its unit")
+
+    # Answers.
+
+    def received(self, data: bytes) -> list[Completion]:
+        """Take what came; the completions of the units that ended with it. Raises WireError."""
+        if self._skipping or self._chunks:
+            data = self._join(data)
+        done: list[Completion] = []
+        position, end = 0, len(data)
+        rows_from = -1  # where the rows not yet cut out begin
+        while position + 5 <= end:
+            kind = data[position]
+            after = position + 1 + _length(data, position + 1)[0]
+            if after > end:
+                if kind == 0x44 and after - position > self._max_result_bytes:
+                    self._skip(after - end)
+                    position = end
+                self._missing = after - end
+                break
+            if kind == 0x44:  # DataRow
+                if rows_from < 0:
+                    rows_from = position
+                self._row_count += 1
+                position = after
+                continue
+            if rows_from >= 0:
+                self._add_rows(data[rows_from:position])
+                rows_from = -1
+            if kind == 0x43:  # CommandComplete
+                self._end_result(data[position + 5 : after - 1])
+            elif kind == 0x5A:  # ReadyForQuery
+                done.append(self._end_unit(data[position + 5]))
+            elif kind == 0x32:  # BindComplete
+                self._bound += 1
+            else:
+                self._take(kind, data[position + 5 : after])
+            position = after
+        if rows_from >= 0:
+            self._add_rows(data[rows_from:position])
+        if position < end:
+            self._chunks.append(data[position:])
+            if end - position < 5:
+                self._missing = 5 - (end - position)
+            elif self._missing > MAX_MESSAGE_BYTES:
+                raise WireError(f"the server sent a message of {self._missing} bytes")
+        return done
+
+    def _join(self, data: bytes) -> bytes:
+        """What came before and this, or nothing while a message is not whole: joining each chunk would be quadratic."""
+        if self._skipping:
+            skipped = min(self._skipping, len(data))
+            self._skipping -= skipped
+            return data[skipped:]
+        self._chunks.append(data)
+        self._missing -= len(data)
+        if self._missing > 0:
+            return b""
+        joined = b"".join(self._chunks)
+        self._chunks.clear()
+        return joined
+
+    def _skip(self, missing: int) -> None:
+        """A row larger than any result may be: count it, keep nothing of it."""
+        self._row_count += 1
+        self._rows.clear()
+        self._size = self._max_result_bytes + 1
+        self._skipping = missing
+
+    def last_failure(self) -> Failure | None:
+        """The FATAL error of the unit that is being answered, None where there was none."""
+        return self._failure if self._failure is not None and self._failure.kind == "connection" else None
+
+    def partial(self) -> list[Outcome]:
+        """The results so far of the unit that is being answered."""
+        return self._results
+
+    def _add_rows(self, rows: bytes) -> None:
+        self._size += len(rows)
+        if self._size > self._max_result_bytes:
+            self._rows.clear()
+        else:
+            self._rows.append(rows)
+
+    def _take(self, kind: int, body: bytes) -> None:
+        """The messages that are not in every answer."""
+        match chr(kind):
+            case "T":
+                self._describe(body)
+            case "n":
+                self._describe(None)
+            case "t":
+                self._is_describing = True
+            case "E":
+                self._fail(body)
+            case "N":
+                self._notices.append(wiretext.notice(body, self._sql()))
+            case "S":
+                name, value = body[:-1].decode("utf-8", "replace").split("\0", 1)
+                if name in self._relied_on:
+                    self._parameters[name] = value
+            case "A":
+                channel, payload = body[4:-1].decode("utf-8", "replace").split("\0", 1)
+                self.notifications.append((_length(body)[0], channel, payload))
+            case "I":
+                self._failure = _refused("can't execute an empty query", FAILED)
+            case "G":
+                self._failure = _refused("COPY FROM STDIN needs its data along, which no message has", FAILED)
+                # In the extended protocol the server waits for another Sync, whose ReadyForQuery is the unit's.
+                self.outbox.append(_COPY_FAIL if type(self.units[0][0]) is Simple else _COPY_FAIL + _SYNC)
+            case "H":
+                self._failure = _refused("COPY TO STDOUT has no result to fetch; use SELECT", EXECUTED)
+            case "1" | "3" | "s" | "d" | "c":
+                pass
+            case other:
+                raise WireError(f"the server sent a message of type {other!r}, which does not belong here")
+
+    def _describe(self, body: bytes | None) -> None:
+        if self._is_describing:
+            self._is_describing = False
+            names = [each.name for each in self.units[0] if type(each) is Prepare]
+            self._columns[names[len(self._prepared)]] = body
+            self._prepared.append(body)
+        else:
+            self._described = body
+
+    def _fail(self, body: bytes) -> None:
+        notices = tuple(self._notices)
+        if not self.units:
+            diag = wiretext.fields(body)
+            self.fatal = diag.get("message_primary", "the server closed the connection")
+            return
+        if self._failure is None or self._failure.kind != "statement-refused":
+            self._place = self._next_place()
+            self._failure = wiretext.failure(body, TX_NONE, self._sql(), notices)
+        if self._failure.kind == "connection":
+            self.fatal = self._failure.message.strip()
+
+    def _sql(self) -> bytes | None:
+        """The text of the statement that runs, where it is known."""
+        place = self._next_place()
+        command: Any = self.units[0][place] if self.units and place < len(self.units[0]) else None
+        return getattr(command, "sql", None)
+
+    def _next_place(self) -> int:
+        """The place in its unit of the command whose result comes next."""
+        if not self.units:
+            return 0
+        unit = self.units[0]
+        if type(unit[0]) is Simple:
+            return 0
+        place = self._place + 1
+        while place < len(unit) and type(unit[place]) not in _EXECUTING:
+            place += 1
+        return place
+
+    def _end_result(self, tag: bytes) -> None:
+        if not self.units:
+            raise WireError("the server answered what nobody asked")
+        self._place = self._next_place()
+        command = self.units[0][self._place]
+        columns = self._columns.get(command.name) if type(command) is Bound else self._described
+        word = self._tags.get(tag)
+        if word is None:
+            word = self._read_tag(tag)
+        is_too_large = self._size > self._max_result_bytes
+        rows = self._rows
+        self._results.append(
+            (
+                word[0],
+                word[1] if columns is None else self._row_count,
+                columns,
+                None if is_too_large else rows[0] if len(rows) == 1 else b"".join(rows),
+                tuple(self._notices),
+            )
+        )
+        if self._notices:
+            self._notices = []
+        self._begin_result()
+
+    def _read_tag(self, tag: bytes) -> tuple[str, int]:
+        """The command tag, and the number of rows it tells or -1."""
+        text = tag.decode("utf-8", "replace")
+        last = text.rpartition(" ")[2]
+        word = text, int(last) if last.isdecimal() else -1
+        if len(self._tags) < _TAGS_KEPT:
+            self._tags[tag] = word
+        return word
+
+    def _end_unit(self, status: int) -> Completion:
+        if not self.units:
+            raise WireError("the server answered what nobody asked")
+        self.units.popleft()
+        transaction = _TRANSACTIONS.get(status, TX_BROKEN)
+        failure = self._failure
+        if self._parameters != self._relied_on:
+            transaction = TX_BROKEN
+            failure = _relied_on_failure()
+        if failure is not None:
+            failure = failure._replace(transaction=transaction, notices=failure.notices or tuple(self._notices))
+        done = Completion(transaction, self._results, failure, self._prepared, self._bound)
+        self._begin()
+        return done
+
+
+def _message(kind: bytes, body: bytes) -> bytes:
+    return kind + (len(body) + 4).to_bytes(4, "big") + body
+
+
+def _parse(name: bytes, sql: bytes, types: bytes) -> bytes:
+    return _message(b"P", b"%b\0%b\0%b%b" % (name, sql, (len(types) // 4).to_bytes(2, "big"), types))
+
+
+def _bound(command: Bound) -> bytes:
+    """Bind: unnamed portal, statement, all parameters and results as text."""
+    name, values = command.name, command.values
+    size = 12 + len(name) + len(values)
+    return b"%b\0%b\0%b%b\0\0" % (_bind(b"B", size), name, _count(0, command.count), values)
+
+
+def _refused(text: str, outcome: str) -> Failure:
+    return Failure(0, TX_NONE, "statement-refused", outcome, text, None, {})
+
+
+def _relied_on_failure() -> Failure:
+    text = (
+        f"a statement must not change {', '.join(RELIED_ON)}: the clients' literals and values rely on them; "
+        "the connection was closed, an open transaction rolled back"
+    )
+    return Failure(0, TX_BROKEN, "usage", FAILED, text, None, {})
