@@ -24,10 +24,7 @@ from importlib.metadata import PackageNotFoundError, version
 from client.address import ipc_path
 from client.errors import DBConnectionError, DBError, UsageError, connection_error, error_from
 from client.protocol import (
-    MAX_NAME_CHARS,
-    MAX_REQUEST_BYTES,
     NOT_EXECUTED,
-    REPLY_OVERHEAD_BYTES,
     UNKNOWN,
     VERSION,
     Answer,
@@ -45,6 +42,7 @@ from client.protocol import (
     decode_reply,
     encode,
 )
+from client.rules import MAX_NAME_CHARS, MAX_REQUEST_BYTES, REPLY_OVERHEAD_BYTES
 from client.zmtp import PING, ZmtpConnection, ZmtpError, frame
 
 # How long to wait for a broker to be there: short enough for an error within a second, long enough for its restart.
@@ -221,7 +219,7 @@ class Channel:
                 text = f"broker at {self.address} went away before it answered; the statement may have run"
                 raise connection_error(text)
         try:
-            return decode_reply(inbox.popleft())
+            return decode_reply(inbox.popleft() or b"")
         except ProtocolViolation as error:
             self._is_broken = True
             raise error_from(Failure(0, "none", "protocol", UNKNOWN, str(error), None, {})) from error

@@ -56,7 +56,8 @@ _LENGTH = struct.Struct("!I").unpack_from
 # What follows a column's name: OID of its table, its number there, OID of its type, typlen, typmod, format.
 _FIELD = struct.Struct("!IhIhih")
 _ONE_NULL = message(b"D", struct.pack("!Hi", 1, -1))
-_END = message(b"C", b"SELECT 0\0") + message(b"Z", b"I")
+_COMMAND = "REPLAY"
+_END = message(b"C", _COMMAND.encode() + b"\0") + message(b"Z", b"I")
 _NOT_WHOLE = "the broker sent rows that are not whole"
 
 
@@ -92,19 +93,21 @@ def casters(oids: Sequence[int]) -> list[Caster]:
 
 def cast_row(row_casters: Sequence[Caster], rows: bytes, at: int) -> list[Any]:
     """The values of the row that begins at byte at. The hot path of small results."""
-    cursor = _nowhere()
-    values: list[Any] = []
-    # A caster may raise struct.error too, so it is only caught where it is ours.
+    width = len(row_casters)
     try:
         kind, length, count = _ROW_HEAD(rows, at)
     except struct.error:
         raise ProtocolViolation(_NOT_WHOLE) from None
     end = at + 1 + length
+    if kind != _DATA_ROW or count != width or end > len(rows):
+        raise ProtocolViolation(f"the broker sent rows that are not {width} columns each, or not whole")
+    cursor = _nowhere()
+    values: list[Any] = []
     at += 7
     for cast in row_casters:
         try:
             (size,) = _CELL_HEAD(rows, at)
-        except struct.error:
+        except struct.error:  # a caster may raise it too, so it is only caught where it is not a caster's
             break
         at += 4
         if size < 0:
@@ -112,8 +115,8 @@ def cast_row(row_casters: Sequence[Caster], rows: bytes, at: int) -> list[Any]:
         else:
             values.append(cast(rows[at : at + size], cursor))
             at += size
-    if at != end or end > len(rows) or kind != _DATA_ROW or not len(values) == count == len(row_casters):
-        raise ProtocolViolation(f"the broker sent a row that is no DataRow of {len(row_casters)} columns")
+    if at != end or len(values) != width:
+        raise ProtocolViolation(_NOT_WHOLE)
     return values
 
 
@@ -230,6 +233,9 @@ class _Replay:
         cursor.execute("x")
         self._server.recv(64)  # the query
         self._answer(b"".join((message(b"T", columns), rows, _END)))
+        if cursor.statusmessage != _COMMAND:
+            # The rows held the end of a result, and what is behind it would be missing.
+            raise ProtocolViolation(_NOT_WHOLE)
         self._is_playing = False
         return cursor
 
@@ -261,7 +267,7 @@ class _Replay:
                     unsent = unsent[self._server.send(unsent) :]
             if self._connection.poll() == extensions.POLL_OK:
                 return
-        raise ProtocolViolation("the broker sent columns or rows that are not whole")
+        raise ProtocolViolation(_NOT_WHOLE)
 
 
 # Those of this process, for the child of a fork to let go of: from their making until they are closed.

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from client import protocol
+from client import protocol, rules
 from client.channel import Channel
 from client.connection import broker_address, channel_to
 from client.errors import DBConnectionError, DBError, TransactionLost, UnconfiguredGroupError, UsageError
@@ -318,16 +318,14 @@ class Handler:
 
 def _patience(timeout: float) -> float:
     """How long to wait for the reply to a request with this timeout; raises ValueError where it cannot be sent."""
-    if isinstance(timeout, bool) or not 0 < timeout <= protocol.MAX_TIMEOUT:
+    if isinstance(timeout, bool) or not 0 < timeout <= rules.MAX_TIMEOUT:
         raise ValueError(f"timeout is {timeout!r}; expected seconds above 0, or None")
     return timeout + GRACE
 
 
 def _checked_tag(tag: str) -> str:
     """The tag, if it can be sent; the broker would take any other for a breach of the protocol."""
-    if not isinstance(tag, str) or len(tag) > protocol.MAX_NAME_CHARS or "\0" in tag:
-        raise ValueError(
-            f"tag is {tag!r:.200}; expected text of at most {protocol.MAX_NAME_CHARS} characters without NUL"
-        )
+    if not isinstance(tag, str) or len(tag) > rules.MAX_NAME_CHARS or "\0" in tag:
+        raise ValueError(f"tag is {tag!r:.200}; expected text of at most {rules.MAX_NAME_CHARS} characters without NUL")
     tag.encode()  # a lone surrogate says so itself
     return tag

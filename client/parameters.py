@@ -21,7 +21,7 @@ from uuid import UUID
 from psycopg2 import _psycopg, extensions, extras, sql
 
 from client import values
-from client.protocol import MAX_PARAMETERS
+from client.rules import MAX_PARAMETERS
 
 # Statements whose pieces are kept, and the longest such statement in characters: 25 MB at most, where somebody makes
 # long statements in a loop. A program has some hundred, of some hundred characters each.
@@ -243,9 +243,7 @@ def _in_order(template: Template, params: Any) -> Sequence[Any] | None:
 def cell_of(value: Any) -> Cell | None:
     """The value as a parameter; None where it is not simply that."""
     known = _CONVERSIONS.get(type(value))
-    if known is None or extensions.adapters.get(known[0]) is not known[1]:
-        return None
-    return known[2](value)
+    return known[2](value) if known is not None and extensions.adapters.get(known[0]) is known[1] else None
 
 
 def _sized(text: bytes) -> bytes:
@@ -259,7 +257,7 @@ _UNKNOWN, _INT4, _INT8, _NUMERIC, _FLOAT8, _INET = (_SMALL[oid] for oid in (0, 2
 _BOOL, _BYTEA, _UUID, _DATE, _INTERVAL = (_SMALL[oid] for oid in (16, 17, 2950, 1082, 1186))
 _TIME, _TIMETZ, _TIMESTAMP, _TIMESTAMPTZ = (_SMALL[oid] for oid in (1083, 1266, 1114, 1184))
 # An adapter's literal, and types of which any text is written like this.
-_QUOTED = re.compile(rb"'((?:[^']|'')*+)'(?:::([a-z]+))?")
+_QUOTED = re.compile(rb"'([^']*(?:''[^']*)*)'(?:::([a-z]+))?")
 _TYPES_BY_NAME = {
     None: _UNKNOWN, b"bytea": _BYTEA, b"uuid": _UUID, b"date": _DATE, b"time": _TIME, b"timetz": _TIMETZ,
     b"timestamp": _TIMESTAMP, b"timestamptz": _TIMESTAMPTZ, b"interval": _INTERVAL, b"inet": _INET,

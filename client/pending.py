@@ -10,8 +10,8 @@ from typing import Any, overload
 
 from client.errors import DBError, UsageError
 from client.parameters import Reference
-from client.protocol import MAX_NUMBER
 from client.rows import Column, Result, Row
+from client.rules import MAX_NUMBER
 
 TOO_EARLY = (
     "this result cannot be read inside its transaction block: the statements are sent together when the block ends. "

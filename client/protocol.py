@@ -1,8 +1,8 @@
 """The language both sides speak: every message, its fields, their types and limits, and the codec.
 
 One message is one msgpack array, [code, field, field, ...], in one ZeroMQ frame. `MESSAGES` is the whole table: the
-fields of a message are those of its NamedTuple in that order, `_RULES` holds each field's type and limit. A change of
-either is a change of `VERSION` (the golden frames in tests/client/golden prove it).
+fields of a message are those of its NamedTuple in that order, `client.rules` has each field's type and limit. A change
+of either is a change of `VERSION` (the golden frames in tests/client/golden prove it).
 
 A conversation begins with Hello and Welcome. After that each request (Query, Transaction, Commit, Rollback, Ask)
 carries a number that its client chose, greater than any before, and gets exactly one final reply with the same number:
@@ -26,22 +26,9 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from client.rules import MAX_NAME_CHARS, MAX_NUMBER, MAX_PARAMETERS, MAX_TIMEOUT, RULES
+
 VERSION = 2
-
-MAX_REQUEST_BYTES = 16 * 1024 * 1024
-MAX_RESULT_BYTES = 64 * 1024 * 1024
-# What a reply holds besides its cells; the client's frame limit is the broker's result limit plus this.
-REPLY_OVERHEAD_BYTES = 1024 * 1024
-
-MAX_NAME_CHARS = 128
-MAX_NUMBER = 2**63 - 1
-# A timeout beyond a year is a mistake in units.
-MAX_TIMEOUT = 366 * 86400.0
-# Bind counts parameters in 16 bits.
-MAX_PARAMETERS = 65535
-# Steps of one transaction message. Beyond it a message is a data load, and the backend is held for long.
-MAX_STEPS = 1000
-MAX_RETRIES = 100
 
 # Outcomes: what is known of the statement's effect after an error. DESIGN: three-valued, never a guess.
 NOT_EXECUTED = "not executed"
@@ -113,11 +100,6 @@ class Step(NamedTuple):
     references: tuple[Reference, ...]
     low: int
     high: int | None
-
-
-# Steps that are no statements.
-SAVEPOINT = 1
-END_SAVEPOINT = 2
 
 
 class Transaction(NamedTuple):
@@ -234,8 +216,6 @@ ToClient = Welcome | Result | TransactionResult | Failure | Answer
 # Where a backend stands after a statement that left it unusable. Never on the wire.
 TX_BROKEN = "broken"
 
-QUESTIONS = ("ping", "stats", "stop", "stop-now")
-ISOLATIONS = ("read uncommitted", "read committed", "repeatable read", "serializable")
 TRANSACTION_CODE = 7
 
 # Codes below 64 travel to the broker, the others to the client.
@@ -256,98 +236,9 @@ MESSAGES: dict[int, type[ToBroker] | type[ToClient]] = {
 _CODES: dict[type, int] = {message: code for code, message in MESSAGES.items()}
 
 
-def _whole(low: int, high: int = MAX_NUMBER) -> Callable[[Any], bool]:
-    return lambda value: type(value) is int and low <= value <= high
-
-
-def _text(longest: int) -> Callable[[Any], bool]:
-    return lambda value: type(value) is str and len(value) <= longest and "\0" not in value
-
-
-def _timeout(value: Any) -> bool:
-    return value is None or (type(value) in (float, int) and 0 < value <= MAX_TIMEOUT)
-
-
-def _types(value: Any) -> bool:
-    return type(value) is bytes and len(value) % 4 == 0 and len(value) <= 4 * MAX_PARAMETERS
-
-
-def _steps(value: Any) -> bool:
-    """Whether these are steps, each as its fields, references looking back and savepoint blocks closed."""
-    if type(value) is not tuple or not 0 < len(value) <= MAX_STEPS:
-        return False
-    depth = 0
-    for place, step in enumerate(value):
-        if type(step) is int:
-            depth += 1 if step == SAVEPOINT else -1
-            if step not in (SAVEPOINT, END_SAVEPOINT) or depth < 0:
-                return False
-        elif not _step(step, place, value):
-            return False
-    return depth == 0
-
-
-def _step(step: Any, place: int, steps: tuple[Any, ...]) -> bool:
-    if type(step) is not tuple or len(step) != len(Step._fields):
-        return False
-    statement, types, values, prepare, references, low, high = step
-    return (
-        type(statement) is bytes
-        and _types(types)
-        and statement.count(0) * 4 == len(types)
-        and type(values) is bytes
-        and type(prepare) is bool
-        and type(references) is tuple
-        and all(_reference(each, place, steps, len(types) // 4) for each in references)
-        and _row_number(low)
-        and (high is None or _row_number(high))
-    )
-
-
-def _reference(value: Any, place: int, steps: tuple[Any, ...], parameters: int) -> bool:
-    if type(value) is not tuple or len(value) != len(Reference._fields):
-        return False
-    parameter, step, row, column = value
-    return (
-        type(parameter) is int
-        and 0 <= parameter < parameters
-        and type(step) is int
-        and 0 <= step < place
-        and type(steps[step]) is tuple
-        and (row is None or _row_number(row))
-        and (_row_number(column) or type(column) is str)
-    )
-
-
-_row_number = _whole(0)
-
-
-# What a stranger may put into each field of a message to the broker, and the words for it.
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "version": (_whole(1), "a whole number from 1"),
-    "pid": (_whole(0), "a whole number from 0"),
-    "application_name": (_text(MAX_NAME_CHARS), f"text of at most {MAX_NAME_CHARS} characters without NUL"),
-    "release": (_text(MAX_NAME_CHARS), f"text of at most {MAX_NAME_CHARS} characters without NUL"),
-    "request": (_whole(1), "a whole number from 1"),
-    "group": (_text(MAX_NAME_CHARS), f"text of at most {MAX_NAME_CHARS} characters without NUL"),
-    "lease": (_whole(0), "a whole number from 0"),
-    "begin": (lambda value: type(value) is bool, "a boolean"),
-    "statement": (lambda value: type(value) is bytes, "bytes"),
-    "types": (_types, f"4 bytes for each of at most {MAX_PARAMETERS} parameters"),
-    "values": (lambda value: type(value) is bytes, "bytes"),
-    "prepare": (lambda value: type(value) is bool, "a boolean"),
-    "isolation": (lambda value: value is None or value in ISOLATIONS, f"one of {', '.join(ISOLATIONS)}, or nil"),
-    "read_only": (lambda value: value is None or type(value) is bool, "a boolean or nil"),
-    "deferrable": (lambda value: value is None or type(value) is bool, "a boolean or nil"),
-    "retries": (_whole(0, MAX_RETRIES), f"a whole number from 0 to {MAX_RETRIES}"),
-    "steps": (_steps, f"from 1 to {MAX_STEPS} statements, with savepoint blocks closed and references looking back"),
-    "timeout": (_timeout, "seconds above 0 and below a year, or nil"),
-    "tag": (_text(MAX_NAME_CHARS), f"text of at most {MAX_NAME_CHARS} characters without NUL"),
-    "what": (lambda value: value in QUESTIONS, f"one of {', '.join(QUESTIONS)}"),
-}
 # Per code: the message and, in order, each field's name and rule. Resolved once, the decoder only walks it.
 _INBOUND: dict[int, tuple[type[ToBroker], tuple[tuple[str, Callable[[Any], bool], str], ...]]] = {
-    code: (message, tuple((name, *_RULES[name]) for name in message._fields))  # type: ignore[misc]  # code < 64
+    code: (message, tuple((name, *RULES[name]) for name in message._fields))  # type: ignore[misc]  # code < 64
     for code, message in MESSAGES.items()
     if code < 64
 }
@@ -357,9 +248,14 @@ _MAX_INBOUND_FIELDS = max(len(rules) for _, rules in _INBOUND.values()) + 1
 _TRANSACTION_HEAD = bytes((0x90 | (1 + len(Transaction._fields)), TRANSACTION_CODE))
 
 
+# A Packer keeps its buffer; one at a time is used, by whoever holds the GIL.
+_pack = msgpack.Packer().pack
+_QUERY_CODE = _CODES[Query]
+
+
 def encode(message: ToBroker | ToClient) -> bytes:
     """The message as bytes."""
-    return msgpack.packb((_CODES[type(message)], *message))  # type: ignore[no-any-return]  # msgpack is untyped
+    return _pack((_CODES[type(message)], *message))  # type: ignore[no-any-return]  # msgpack is untyped
 
 
 def decode_request(frame: bytes) -> ToBroker:
@@ -371,6 +267,8 @@ def decode_request(frame: bytes) -> ToBroker:
         raise ProtocolViolation(f"not a msgpack array: {type(error).__name__}") from None
     if type(array) is not tuple or not array or type(array[0]) is not int:
         raise ProtocolViolation("expected an array that begins with a message code")
+    if array[0] == _QUERY_CODE and len(array) == 11 and _is_query(*array):
+        return Query._make(array[1:])
     found = _INBOUND.get(array[0])
     if found is None:
         raise ProtocolViolation(f"unknown message code {array[0]}")
@@ -383,6 +281,42 @@ def decode_request(frame: bytes) -> ToBroker:
     if message is Query and array[5].count(0) * 4 != len(array[6]):
         raise ProtocolViolation("Query.types: expected 4 bytes for each NUL in statement")
     return message._make(array[1:])
+
+
+def _is_query(
+    _: int,
+    request: Any,
+    group: Any,
+    lease: Any,
+    begin: Any,
+    statement: Any,
+    types: Any,
+    values: Any,
+    prepare: Any,
+    timeout: Any,
+    tag: Any,
+) -> bool:
+    """The rules of a Query in one expression: nearly all messages are one. Where it is false, the table says why."""
+    return (
+        type(request) is int
+        and 0 < request <= MAX_NUMBER
+        and type(group) is str
+        and len(group) <= MAX_NAME_CHARS
+        and "\0" not in group
+        and type(lease) is int
+        and 0 <= lease <= MAX_NUMBER
+        and type(begin) is bool
+        and type(statement) is bytes
+        and type(types) is bytes
+        and len(types) <= 4 * MAX_PARAMETERS
+        and statement.count(0) * 4 == len(types)
+        and type(values) is bytes
+        and type(prepare) is bool
+        and (timeout is None or (type(timeout) is float and 0 < timeout <= MAX_TIMEOUT))
+        and type(tag) is str
+        and len(tag) <= MAX_NAME_CHARS
+        and "\0" not in tag
+    )
 
 
 def decode_reply(frame: bytes) -> ToClient:

@@ -17,26 +17,13 @@ from enum import Enum
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from client import protocol
+from client import protocol, rules
 from client.errors import DBError, UsageError, connection_error, error_from, kind_of, place_of
 from client.parameters import Reference, bind
 from client.pending import PendingResult, Savepoint
-from client.protocol import (
-    END_SAVEPOINT,
-    EXECUTED,
-    FAILED,
-    ISOLATIONS,
-    MAX_RETRIES,
-    MAX_STEPS,
-    NOT_EXECUTED,
-    SAVEPOINT,
-    TX_NONE,
-    UNKNOWN,
-    Failure,
-    Step,
-    TransactionResult,
-)
+from client.protocol import EXECUTED, FAILED, NOT_EXECUTED, TX_NONE, UNKNOWN, Failure, Step, TransactionResult
 from client.rows import Result
+from client.rules import END_SAVEPOINT, ISOLATIONS, MAX_RETRIES, MAX_STEPS, SAVEPOINT
 
 DEFAULT_RETRIES = 3
 
@@ -285,7 +272,7 @@ def _row_limits(expect: Any) -> tuple[int, int | None]:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= protocol.MAX_NUMBER
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= rules.MAX_NUMBER
 
 
 def _unsent(what: str, cause: BaseException) -> DBError:

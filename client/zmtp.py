@@ -1,17 +1,23 @@
-"""ZMTP 3.1 for the connecting side, as bytes in and bytes out: no socket, no clock.
+"""ZMTP 3.1, as bytes in and bytes out: no socket, no clock.
 
-The peer is a libzmq ROUTER or anything else that speaks ZeroMQ's own protocol (RFC 37/ZMTP, https://rfc.zeromq.org/spec/37/):
+ZeroMQ's own protocol (RFC 37/ZMTP, https://rfc.zeromq.org/spec/37/), so that the peer may be libzmq:
 
     greeting    64 bytes each way: signature, version, mechanism; ours is NULL, which has no authentication
     READY       a command each way with the socket's type
-    frames      flags, length in 1 or 8 bytes, body; a command among them may be PING, which is answered with PONG
+    frames      flags, length in 1 or 8 bytes, body; a message is one frame or several, all but the last with MORE
+    commands    frames of their own: PING is answered with PONG, ERROR ends the connection
 
-Why not libzmq itself: it hands every message to a thread of its own and back, which costs a worker more than everything
-else of a request together, and it hides what a worker needs to know at once, that the broker is gone.
+The client is a DEALER that connects to a ROUTER, the broker a ROUTER that DEALERs and REQs connect to; with NULL
+nothing else distinguishes the two sides. A REQ puts an empty frame before its message and expects one before the answer.
 
-Every length is checked before anything is kept for it. What is absent: the binding side, messages of several frames
-(the broker sends none), mechanisms with authentication, versions before 3.0.
+Why not libzmq itself: it hands every message to a thread of its own and back, which costs more than everything else of
+a request together, and it hides what both sides need to know at once, that the other is gone.
+
+Every length is checked before anything is kept for it. What is absent: messages of several frames, which poold has none
+of and whose frames are dropped as they come; mechanisms with authentication; versions before 3.0.
 """
+
+from __future__ import annotations
 
 from collections import deque
 
@@ -20,6 +26,10 @@ GREETING_BYTES = 64
 GREETING = SIGNATURE + b"\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32)
 # libzmq's READY and ERROR have some dozens of bytes.
 MAX_COMMAND_BYTES = 4096
+
+CLIENT, SERVER = "DEALER", "ROUTER"
+# By our own socket's type: those it can talk to.
+_PEERS = {CLIENT: (b"ROUTER",), SERVER: (b"DEALER", b"REQ")}
 
 _MORE, _LONG, _COMMAND = 1, 2, 4
 _PONG_CONTEXT_BYTES = 16
@@ -32,21 +42,45 @@ class ZmtpError(Exception):
 class ZmtpConnection:
     """One connection: `received` takes bytes, `inbox` holds whole messages, `outbox` what must be sent."""
 
-    def __init__(self, max_message_bytes: int) -> None:
+    __slots__ = (
+        "_buffer",
+        "_is_greeted",
+        "_is_several",
+        "_parts",
+        "inbox",
+        "is_ready",
+        "max_message_bytes",
+        "outbox",
+        "peer",
+        "role",
+    )
+
+    def __init__(self, max_message_bytes: int, role: str = CLIENT) -> None:
         self.max_message_bytes = max_message_bytes
+        self.role = role
+        self.peer = b""  # the other socket's type, once it is ready
         self.is_ready = False
-        # Messages of the peer: enter by received, leave by their reader.
-        self.inbox: deque[bytes] = deque()
+        # Messages of the peer: enter by received, leave by their reader. None is one of several frames, dropped.
+        self.inbox: deque[bytes | None] = deque()
         # Bytes to be sent as they are: the handshake and answers to PING; their sender empties it.
         self.outbox = bytearray(GREETING)
         # Received bytes that are no whole greeting or frame yet.
         self._buffer = bytearray()
         self._is_greeted = False
+        self._parts = 0  # frames of the message that is coming
+        self._is_several = False  # whether it has more than a delimiter before its last frame
 
     def received(self, data: bytes) -> None:
         """Take what came; raises ZmtpError, after which the connection is of no use."""
         # The frequent case, a short message that came alone, without copying it twice.
-        if self.is_ready and not self._buffer and len(data) > 1 and data[0] == 0 and len(data) == data[1] + 2:
+        if (
+            self.is_ready
+            and not self._buffer
+            and len(data) > 1
+            and data[0] == 0
+            and len(data) == data[1] + 2
+            and not self._parts
+        ):
             self.inbox.append(data[2:])
             return
         self._buffer += data
@@ -54,6 +88,10 @@ class ZmtpConnection:
             return
         while self._take_frame():
             pass
+
+    def encoded(self, message: bytes) -> bytes:
+        """The message as bytes for this peer."""
+        return b"\x01\x00" + frame(message) if self.peer == b"REQ" else frame(message)
 
     def _take_greeting(self) -> bool:
         greeting = self._buffer
@@ -68,7 +106,7 @@ class ZmtpConnection:
             raise ZmtpError(f"the peer wants the security mechanism {mechanism!r}, expected NULL")
         del greeting[:GREETING_BYTES]
         self._is_greeted = True
-        self.outbox += command(b"READY", b"\x0bSocket-Type" + len(b"DEALER").to_bytes(4, "big") + b"DEALER")
+        self.outbox += command(b"READY", _property(b"Socket-Type", self.role.encode()))
         return True
 
     def _take_frame(self) -> bool:
@@ -77,7 +115,7 @@ class ZmtpConnection:
         if len(buffer) < 2:
             return False
         flags = buffer[0]
-        if flags & ~(_MORE | _LONG | _COMMAND) or flags & _MORE:
+        if flags & ~(_MORE | _LONG | _COMMAND) or (flags & _MORE and (flags & _COMMAND or self.role == CLIENT)):
             raise ZmtpError(f"the peer sent a frame with flags {flags:#04x}, expected a message of one frame")
         begin = 9 if flags & _LONG else 2
         if len(buffer) < begin:
@@ -96,12 +134,29 @@ class ZmtpConnection:
         elif not self.is_ready:
             raise ZmtpError("the peer sent a message before READY")
         else:
-            self.inbox.append(body)
+            self._take_part(body, bool(flags & _MORE))
         return True
+
+    def _take_part(self, body: bytes, has_more: bool) -> None:
+        """One frame of a message."""
+        if has_more:
+            # A REQ's first frame is its delimiter; any other is one too many.
+            self._is_several = self._is_several or bool(self._parts) or bool(body) or self.peer != b"REQ"
+            self._parts += 1
+            return
+        is_whole = not self._is_several and bool(self._parts) is (self.peer == b"REQ")
+        self.inbox.append(body if is_whole else None)
+        self._parts = 0
+        self._is_several = False
 
     def _take_command(self, body: bytes) -> None:
         name = body[1 : 1 + body[0]] if body else b""
         if name == b"READY" and not self.is_ready:
+            peer = _properties(body[6:]).get(b"socket-type", b"")
+            if peer not in _PEERS[self.role]:
+                self.outbox += command(b"ERROR", b"\x13Invalid socket type")
+                raise ZmtpError(f"the peer is a {peer.decode('ascii', 'replace') or 'socket without a type'}")
+            self.peer = peer
             self.is_ready = True
         elif name == b"PING" and self.is_ready:
             # PING carries a time to live of two bytes and a context to be sent back.
@@ -110,6 +165,24 @@ class ZmtpConnection:
             raise ZmtpError(f"the peer refused the connection: {body[7:].decode('ascii', 'replace')}")
         elif name != b"PONG" or not self.is_ready:
             raise ZmtpError(f"the peer sent the command {name!r} out of place")
+
+
+def _property(name: bytes, value: bytes) -> bytes:
+    return bytes((len(name),)) + name + len(value).to_bytes(4, "big") + value
+
+
+def _properties(body: bytes) -> dict[bytes, bytes]:
+    """READY's properties; their names do not distinguish case."""
+    found = {}
+    place = 0
+    while place < len(body):
+        end = place + 1 + body[place]
+        length = int.from_bytes(body[end : end + 4], "big")
+        if end + 4 + length > len(body):
+            raise ZmtpError("the peer sent a READY that ends too early")
+        found[body[place + 1 : end].lower()] = body[end + 4 : end + 4 + length]
+        place = end + 4 + length
+    return found
 
 
 def command(name: bytes, body: bytes) -> bytes:

@@ -27,7 +27,8 @@ from poold.pgwire import RELIED_ON, Wire, WireError
 
 log = logging.getLogger(__name__)
 
-RECEIVE_BYTES = 262144
+# Above glibc's mmap threshold of 128 KiB each receive would map and unmap its memory, which costs ten times the call.
+RECEIVE_BYTES = 65536
 # Cancels under way at once where each blocks a thread for as long as the server takes to answer.
 CANCEL_THREADS = 8
 

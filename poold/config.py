@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from client.address import default_address
-from client.protocol import MAX_REQUEST_BYTES, MAX_RESULT_BYTES
+from client.rules import MAX_REQUEST_BYTES, MAX_RESULT_BYTES
 
 
 def setting(help: str, default: Any = ..., minimum: float | None = None, **more: Any) -> Any:
@@ -30,6 +30,11 @@ class BrokerConfig:
     address: str = setting("ipc:///absolute/path or tcp://HOST:PORT", default_address())
     max_request_bytes: int = setting("the largest request a client may send", MAX_REQUEST_BYTES, 4096)
     max_result_bytes: int = setting("the largest result a client can get", MAX_RESULT_BYTES, 4096)
+    max_clients: int = setting("clients at once over ipc://; 0 is as many as there are descriptors", 0, 0)
+    client_buffer_bytes: int = setting("replies a client may leave unread before it is not read from", 16777216, 65536)
+    client_write_timeout: float = setting("how long it may do so before it is dropped", 30.0, 0.1)
+    allow_uids: tuple[int, ...] = setting("users who may connect; empty: the socket file's mode decides", ())
+    allow_gids: tuple[int, ...] = setting("groups who may connect", ())
     drain_timeout: float = setting("how long `poold stop` waits for running work", 30.0, 0)
 
 

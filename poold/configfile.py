@@ -113,6 +113,7 @@ _KINDS: dict[Any, _Kind] = {
     float: _Kind("a number", lambda v: _fits(v) or (type(v) is float and math.isfinite(v)), float),
     bool: _Kind("true or false", lambda v: isinstance(v, bool)),
     tuple[str, ...]: _Kind("an array of strings", lambda v: type(v) is list and {*map(type, v)} <= {str}, tuple),
+    tuple[int, ...]: _Kind("an array of whole numbers", lambda v: type(v) is list and {*map(type, v)} <= {int}, tuple),
     list: _Kind("an array", lambda v: isinstance(v, list | tuple)),
     dict: _Kind("a table", lambda v: isinstance(v, Mapping)),
 }

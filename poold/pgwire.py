@@ -69,6 +69,8 @@ class Wire:
         self._chunks: list[bytes] = []
         self._missing = 0
         self._skipping = 0  # bytes of a row too large to keep that are still to come
+        # Whether the next message begins a unit's answer, and no setting has changed.
+        self._is_fresh = True
         self._begin()
 
     def _begin(self) -> None:
@@ -126,9 +128,12 @@ class Wire:
             data = self._join(data)
         done: list[Completion] = []
         position, end = 0, len(data)
+        if self._is_fresh:
+            position = self._take_short_answers(data, end, done)
         rows_from = -1  # where the rows not yet cut out begin
         while position + 5 <= end:
             kind = data[position]
+            self._is_fresh = False
             after = position + 1 + _length(data, position + 1)[0]
             if after > end:
                 if kind == 0x44 and after - position > self._max_result_bytes:
@@ -163,6 +168,39 @@ class Wire:
             elif self._missing > MAX_MESSAGE_BYTES:
                 raise WireError(f"the server sent a message of {self._missing} bytes")
         return done
+
+    def _take_short_answers(self, data: bytes, end: int, done: list[Completion]) -> int:
+        """The hot path: answers of single prepared statements that are here whole; returns where the rest begins.
+
+        BindComplete, rows, CommandComplete and ReadyForQuery outside a transaction, without anything in between. All
+        else is left to the loop in received.
+        """
+        units, columns, tags = self.units, self._columns, self._tags
+        position = 0
+        while position + 24 < end and data[position] == 0x32 and units:
+            unit = units[0]
+            first = unit[0]
+            if type(first) is not Bound or len(unit) != 1:
+                break
+            rows_from = at = position + 5
+            count = 0
+            while at + 5 < end and data[at] == 0x44:
+                at += 1 + _length(data, at + 1)[0]
+                count += 1
+            if at + 5 > end or data[at] != 0x43 or at - rows_from > self._max_result_bytes:
+                break
+            ready = at + 1 + _length(data, at + 1)[0]
+            if ready + 6 > end or data[ready] != 0x5A or data[ready + 5] != 0x49:
+                break
+            word = tags.get(data[at + 5 : ready - 1])
+            if word is None:
+                break
+            described = columns.get(first.name)
+            rowcount = word[1] if described is None else count
+            units.popleft()
+            done.append(Completion(TX_NONE, [(word[0], rowcount, described, data[rows_from:at], ())], None, [], 1))
+            position = ready + 6
+        return position
 
     def _join(self, data: bytes) -> bytes:
         """What came before and this, or nothing while a message is not whole: joining each chunk would be quadratic."""
@@ -317,6 +355,7 @@ class Wire:
         if failure is not None:
             failure = failure._replace(transaction=transaction, notices=failure.notices or tuple(self._notices))
         done = Completion(transaction, self._results, failure, self._prepared, self._bound)
+        self._is_fresh = self._parameters == self._relied_on
         self._begin()
         return done
 

@@ -12,11 +12,11 @@ MODULES = sorted([*ROOT.glob("client/**/*.py"), *ROOT.glob("poold/**/*.py")])
 # What the core may import besides itself: values, and libraries that only compute.
 CORE_MAY_IMPORT = (
     "__future__", "abc", "bisect", "collections", "dataclasses", "enum", "heapq", "itertools", "re", "typing",
-    "client.protocol", "poold.config", "poold.core",
+    "client.protocol", "client.rules", "poold.config", "poold.core",
 )  # fmt: skip
 # Each library has its place: module -> the only files that may import it.
 LIBRARIES = {
-    "zmq": ("poold/frontend.py", "poold/daemon.py"),
+    "zmq": ("poold/tcp.py", "poold/daemon.py"),
     "msgpack": ("client/protocol.py",),
     "click": ("poold/cli.py", "poold/detach.py"),
     "rich": ("poold/report.py",),
@@ -30,7 +30,7 @@ LIBRARIES = {
 KNOWN_BY = {
     "poold.cli": ("poold/__main__.py",),
     "poold.daemon": ("poold/cli.py",),
-    "poold.frontend": ("poold/daemon.py",),
+    "poold.frontend": ("poold/daemon.py", "poold/ipc.py", "poold/tcp.py"),
     "poold.backend": ("poold/daemon.py",),
 }
 MAX_LINES = 400

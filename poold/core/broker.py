@@ -195,20 +195,13 @@ class Broker(Deadlines):
                 return failures.protocol(str(violation))
         if message.lease and lease is None:
             lease = client.leases[message.lease] = Lease(client, message.lease, group)
-        request = Request(
-            client,
-            message.request,
-            group,
-            Verb.QUERY,
-            now,
-            None if message.timeout is None else now + message.timeout,
-            message.tag,
-            message.begin,
-            lease,
-            statement,
-            message.values,
-            message.prepare,
-        )
+        deadline = None if message.timeout is None else now + message.timeout
+        request = Request(client, message.request, group, Verb.QUERY, now, deadline, lease)
+        request.tag = message.tag
+        request.begin = message.begin
+        request.statement = statement
+        request.values = message.values
+        request.prepare = message.prepare
         return self._accept(request, now)
 
     def _transaction(self, client: Client, message: Transaction, now: float) -> Failure | None:
@@ -228,7 +221,9 @@ class Broker(Deadlines):
         if refused is not None:
             return refused
         deadline = None if message.timeout is None else now + message.timeout
-        request = Request(client, message.request, group, Verb.TRANSACTION, now, deadline, message.tag, script=script)
+        request = Request(client, message.request, group, Verb.TRANSACTION, now, deadline)
+        request.tag = message.tag
+        request.script = script
         return self._accept(request, now)
 
     def _end_transaction(self, client: Client, message: Commit | Rollback, now: float) -> Failure | None:
@@ -262,6 +257,7 @@ class Broker(Deadlines):
         if pool.endpoint.opened():
             self._endpoint_changed(group, now)
         self._idle(backend, now)
+        self._grow(group, now)
 
     def connect_failed(self, number: int, error: str, now: float) -> None:
         """The backend could not be opened."""

@@ -34,6 +34,7 @@ class Group:
         self.statements = Statements(config.prepare == "auto")
         # Statements to be probed as soon as a backend is free: enter when seen often enough, leave when probed.
         self.probes: deque[Statement] = deque()
+        self.errands = 0  # of the broker's own that wait for a backend: probes, and the pools' inquiries
         self._turn = 0  # the pool whose turn it is
         self.respread()
 

@@ -118,10 +118,14 @@ class Lifecycle(ABC):
 
     def _serve(self, group: Group, now: float) -> None:
         """Give idle backends of the group to who waits for one."""
+        if not len(group.queue) and not group.errands:
+            return
         for pool in group.pools:
             while pool.inquiries and pool.idle:
+                group.errands -= 1
                 self._inquire(next(reversed(pool.idle.values())), pool.inquiries.popleft(), now)
         while group.probes and (free := group.take_idle()) is not None:
+            group.errands -= 1
             self._probe(free, group, now)
         while len(group.queue) and (free := group.take_idle()) is not None:
             self._start(free, group.queue.pop(), now)
@@ -142,7 +146,10 @@ class Lifecycle(ABC):
         if statement.state is not StatementState.PROBING:
             return
         prepare = Prepare(statement.name, statement.numbered, statement.types)
-        self._start(backend, Request(NOBODY, 0, group, Verb.PROBE, now, statement=statement, unit=(prepare,)), now)
+        request = Request(NOBODY, 0, group, Verb.PROBE, now)
+        request.statement = statement
+        request.unit = (prepare,)
+        self._start(backend, request, now)
 
     def _grow(self, group: Group, now: float) -> None:
         """Open what the group needs."""

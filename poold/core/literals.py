@@ -20,7 +20,7 @@ from client.protocol import ProtocolViolation
 # PostgreSQL's arrays have at most as many dimensions (MAXDIM in its source).
 MAX_DIMENSIONS = 6
 
-_BOOL, _INT2, _INT4, _INT8, _NUMERIC, _FLOAT4, _FLOAT8, _TEXT_ARRAY = 16, 21, 23, 20, 1700, 700, 701, 1009
+_BOOL, _INT2, _INT4, _INT8, _NUMERIC, _FLOAT4, _FLOAT8, _TEXT, _TEXT_ARRAY = 16, 21, 23, 20, 1700, 700, 701, 25, 1009
 # Types that a parameter may be declared to have: their names, and the types of their arrays.
 _TYPES = {
     _BOOL: (b"bool", 1000),
@@ -44,7 +44,7 @@ _INTEGERS = (_INT2, _INT4, _INT8)
 _NUMBERS = (*_INTEGERS, _NUMERIC, _FLOAT4, _FLOAT8)
 # "char", name, text, char(n), varchar: as parameters they stay undeclared and become what their place asks for, which
 # is what happens to a quoted literal.
-_TEXTS = (18, 19, 25, 1042, 1043)
+_TEXTS = (18, 19, _TEXT, 1042, 1043)
 _ARRAYS = frozenset((_TEXT_ARRAY, *(array for _, array in _TYPES.values())))
 
 Array = list[Any]  # of bytes and None, or of Arrays
@@ -146,7 +146,7 @@ def parse_array(text: bytes) -> Array:
 
 # An item in quotes, an item without, or a mark. It is matched where the last one ended, never searched for: after an
 # opening quote without an end the search would begin again at each of the quotes behind it.
-_ARRAY_TOKEN = re.compile(rb'"((?:[^"\\]|\\.)*+)"|([^\s"\\{},]++)|([{},])', re.DOTALL)
+_ARRAY_TOKEN = re.compile(rb'"((?:[^"\\]++|\\(?:.|\Z))*+)"|([^\s"\\{},]++)|([{},])', re.DOTALL)
 _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
 _BARE_ITEM = re.compile(rb"[0-9A-Za-z_.:+-]+")
 
@@ -192,7 +192,7 @@ def _bool(text: bytes) -> bytes:
 
 _BOOLS = {b"t": b"true", b"true": b"true", b"f": b"false", b"false": b"false"}
 _INTEGER = re.compile(rb"-?(?:0|[1-9][0-9]*+)")
-_NUMBER = re.compile(rb"-?[0-9]++(?:\.[0-9]++)?(?:[eE][-+]?[0-9]++)?")
+_NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][-+]?[0-9]++)?")
 _SPECIAL = (b"NaN", b"Infinity", b"-Infinity")
 
 
@@ -274,28 +274,30 @@ _numeric_special = _with_cast(b"numeric")
 
 
 def _text_array(text: bytes) -> bytes:
-    """A text[], without the parser where all its items are in quotes: an order of magnitude faster."""
-    # Escaped characters give way to what occurs in no text. What quotes are left are around items, and a backslash
-    # that is left escapes something that needs none.
+    """A text[]; without the parser, which takes a hundred times as long, where all its items are in quotes."""
+    # Escaped characters give way to what is in no text. Then quotes are only around items, and a backslash is before
+    # something that needs none.
     plain = text.replace(b"\\\\", b"\0b").replace(b'\\"', b"\0q")
-    if b"\0" in text or not _ALL_IN_QUOTES.fullmatch(plain):
+    items = plain[2:-2]
+    rest = items.replace(b'","', b"")
+    if b"\0" in text or plain != b'{"' + items + b'"}' or b'"' in rest or b"\\" in rest:
         return _any_text_array(text)
-    items = plain[2:-2].replace(b"'", b"''").replace(b'","', b"','")
+    items = items.replace(b"'", b"''").replace(b'","', b"','")
     return b"ARRAY['" + items.replace(b"\0q", b'"').replace(b"\0b", b"\\") + b"']"
 
 
-_ALL_IN_QUOTES = re.compile(rb'\{"[^"\\]*+"(?:,"[^"\\]*+")*+\}')
-_any_text_array = _array_writer(25, b"text", _quoted)
+_any_text_array = _array_writer(_TEXT, b"text", _quoted)
 
 
 def _int4_array(text: bytes) -> bytes:
-    """An int4[], without the parser where there are only short integers in a row."""
-    if _SHORT_INTEGERS.fullmatch(text):
-        return b"ARRAY[" + text[1:-1].replace(b"-", b" -") + b"]"
+    """An int4[]; without the parser, which takes ten times as long, where there are only short integers in a row."""
+    items = text[1:-1]
+    if text == b"{" + items + b"}" and all(map(_SHORT_INTEGER.fullmatch, items.split(b","))):
+        return b"ARRAY[" + items.replace(b"-", b" -") + b"]"
     return _any_int4_array(text)
 
 
-_SHORT_INTEGERS = re.compile(rb"\{-?[0-9]{1,9}(?:,-?[0-9]{1,9})*+\}")
+_SHORT_INTEGER = re.compile(rb"-?(?:0|[1-9][0-9]{0,8})")
 _any_int4_array = _array_writer(_INT4, b"int4", _number_in_array)
 
 

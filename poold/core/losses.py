@@ -65,6 +65,7 @@ class Losses(Messages):
             else:
                 self._lose_statement(request, backend, error, now, is_begun, last if place == 0 else None)
         self._serve(backend.group, now)
+        self._grow(backend.group, now)
 
     def _revoke(self, backend: Backend) -> int:
         """Take back what the shell has not taken yet; returns how many units that were."""

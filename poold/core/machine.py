@@ -220,6 +220,7 @@ class Machine(Lifecycle):
         group = request.group
         if group.config.prepare == "auto" and request.prepare and statement.saw_columns(columns):
             group.probes.append(statement)
+            group.errands += 1
 
     def _is_worth_another_run(self, request: Request, backend: Backend, failure: Failure, done: Completion) -> bool:
         """Whether the failure is the broker's own doing. A failed autocommit statement had no effect."""

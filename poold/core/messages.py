@@ -44,6 +44,7 @@ class Messages(Machine):
         if script.to_probe:
             if request.group.config.prepare == "auto":
                 request.group.probes.extend(script.to_probe)
+                request.group.errands += len(script.to_probe)
             script.to_probe.clear()
         request.group.stats.run_times.record(now - request.started)
         if verdict.failure is None:
@@ -97,8 +98,9 @@ class Messages(Machine):
         if request.state is not RequestState.WITHDRAWN:
             request.state = RequestState.IN_DOUBT
         self.timers.clear(request)
-        inquiry = Request(NOBODY, 0, request.group, Verb.INQUIRY, now, about=request, pool=backend.pool)
-        inquiry.deadline = now + OUTCOME_TIMEOUT
+        inquiry = Request(NOBODY, 0, request.group, Verb.INQUIRY, now, now + OUTCOME_TIMEOUT)
+        inquiry.about = request
+        inquiry.pool = backend.pool
         inquiry.reason = error
         inquiry.identity = backend.server.identity
         inquiry.unit = (Simple(b"SELECT pg_catalog.pg_xact_status('%b'::pg_catalog.xid8)" % script.xid),)
@@ -110,6 +112,7 @@ class Messages(Machine):
         assert inquiry.deadline is not None
         inquiry.state = RequestState.WAITING
         inquiry.pool.inquiries.append(inquiry)
+        inquiry.group.errands += 1
         self.timers.set(inquiry, inquiry.deadline)
 
     def _inquire(self, backend: Backend, inquiry: Request, now: float) -> bool:
@@ -141,6 +144,7 @@ class Messages(Machine):
         assert inquiry.pool is not None
         if inquiry in inquiry.pool.inquiries:
             inquiry.pool.inquiries.remove(inquiry)
+            inquiry.group.errands -= 1
         self._told(inquiry, f"PostgreSQL could not tell within {OUTCOME_TIMEOUT:g} s", now)
 
     def _told(self, inquiry: Request, status: str, now: float) -> None:

@@ -72,43 +72,60 @@ class Lease:
     pending: deque[Request] = field(default_factory=deque)
 
 
-@dataclass(slots=True, eq=False)
 class Request:
-    """One statement, or one transaction message, on its way through the broker."""
+    """One statement, or one transaction message, on its way through the broker.
 
-    client: Client
-    number: int
-    group: Group
-    verb: Verb
-    arrived: float
-    deadline: float | None = None  # the client's own
-    tag: str = ""
-    begin: bool = False  # runs after a BEGIN
-    lease: Lease | None = None
+    Most fields keep their defaults, which are the class's: to set them all costs more than all else of a request here.
+    """
+
+    tag = ""
+    begin = False  # runs after a BEGIN
     statement: Statement | None = None
-    values: bytes = b""
-    prepare: bool = True
+    values = b""
+    prepare = True
     script: Script | None = None
     # INQUIRY: the request whose outcome is asked for, and where.
     about: Request | None = None
     pool: Pool | None = None
-    identity: str = ""
-    state: RequestState = RequestState.WAITING
+    identity = ""
     backend: Backend | None = None
-    started: float = 0.0
+    started = 0.0
     # The unit it runs, and the one that follows when that has succeeded.
     unit: Unit = ()
     then: Unit = ()
     # Runs with literals, because its prepared statement turned out to be out of date.
-    is_literal: bool = False
+    is_literal = False
     # How often it was given to another backend after one was lost.
-    moves: int = 0
+    moves = 0
     # A cancel meant for a neighbour was on its way while it ran, and may have hit it instead.
-    is_exposed: bool = False
+    is_exposed = False
     # It waits for its next try, not for a backend.
-    is_paused: bool = False
+    is_paused = False
     # Why it is to be cancelled, in words for the client.
-    reason: str = ""
+    reason = ""
+
+    def __init__(
+        self,
+        client: Client,
+        number: int,
+        group: Group,
+        verb: Verb,
+        arrived: float,
+        deadline: float | None = None,
+        lease: Lease | None = None,
+    ) -> None:
+        """deadline is the client's own."""
+        self.client = client
+        self.number = number
+        self.group = group
+        self.verb = verb
+        self.arrived = arrived
+        self.deadline = deadline
+        self.lease = lease
+        self.state = RequestState.WAITING
+
+    def __repr__(self) -> str:
+        return f"<Request {self.number} {self.verb.name.lower()} {self.state.name.lower()}>"
 
 
 NOBODY = Client(0, 0, "")  # whose requests the broker's own are

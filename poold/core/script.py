@@ -17,19 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from client.protocol import (
-    END_SAVEPOINT,
-    FAILED,
-    MAX_NUMBER,
-    SAVEPOINT,
-    TX_NONE,
-    Failure,
-    Reference,
-    Result,
-    Step,
-    Transaction,
-    TransactionResult,
-)
+from client.protocol import FAILED, TX_NONE, Failure, Reference, Result, Step, Transaction, TransactionResult
+from client.rules import END_SAVEPOINT, MAX_NUMBER, SAVEPOINT
 from poold.core import failures, references
 from poold.core.effects import Command, Deallocate, Flush, Plain, Simple, Unit
 from poold.core.facts import Completion, Outcome

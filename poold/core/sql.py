@@ -30,8 +30,8 @@ _TRANSACTION = frozenset(b"ABORT BEGIN COMMIT END RELEASE ROLLBACK SAVEPOINT STA
 
 # What may be written as a whole number without quotes: int8, int2, int4, numeric.
 _NUMBERS = frozenset(oid.to_bytes(4, "big") for oid in (20, 21, 23, 1700))
-# Reserved words that end a list of columns within the same parentheses.
-_ENDING = frozenset(b"EXCEPT FETCH FOR HAVING INTERSECT LIMIT OFFSET ON RETURNING SELECT UNION WINDOW".split())
+# Words behind which commas, within the same parentheses, divide something else than a list's columns.
+_ENDING = (b"SELECT", b"RETURNING")
 # Words that make what stands before them part of a longer expression.
 _CONTINUING = frozenset(b"AND AT BETWEEN COLLATE ILIKE IN IS ISNULL LIKE NOT NOTNULL OPERATOR OR SIMILAR".split())
 # Words at the begin of an element behind which it still begins: GROUP BY DISTINCT ROLLUP (1).
@@ -148,7 +148,7 @@ class _Statements:
     def take(self, kind: str, text: bytes, word: bytes, previous: bytes) -> None:
         """The next token; word is its keyword in upper case, b"" where it is none; previous is the one before."""
         if text == b";" and self._depth <= 0 and self._blocks == 0:
-            self._verb, self._depth = None, 0
+            self._verb = None
             return
         if self._verb is None:
             self._verb, self.count = b"(", self.count + 1
@@ -224,7 +224,7 @@ class _Positions:
         if word == b"BY" and previous in (b"ORDER", b"GROUP"):
             self._is_list, self._is_inner, self._is_start = True, False, True
         elif word == b"ON" and previous == b"DISTINCT":
-            self._is_list, self._is_start = False, True
+            self._is_start = True
         elif word in _ENDING:
             self._is_list = False
         else:

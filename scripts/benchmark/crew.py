@@ -21,14 +21,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from random import Random
 from typing import Any
 
 # forkserver: quick as fork, and the workers inherit neither threads nor sockets of their owner.
 START_METHODS = tuple(multiprocessing.get_all_start_methods())
 START_METHOD = "forkserver" if "forkserver" in START_METHODS else "spawn"
-# Imported once for all workers of a forkserver: what takes long. They import the rest by themselves.
-PRELOADED = ["client", "poold.embedded", "click", "rich.progress", "rich.table"]
+# Imported once for all workers of a forkserver: what each of them needs for itself, or for the program's main module,
+# which each of them imports. What is not installed is passed over.
+PRELOADED = [
+    *("benchmark.measurement", "benchmark.report", "benchmark.targets", "benchmark.environment"),
+    *("click", "rich.progress", "rich.table", "psycopg", "psycopg_pool", "pgdbpool.pool"),
+]
 
 # Requests of the rehearsal: enough to open connections and fill the caches of client and server.
 REHEARSALS = 3
@@ -37,9 +42,12 @@ NOTICE = 0.05
 PROGRESS_INTERVAL = 0.1
 # Workers that do not end by themselves in this time are ended.
 STOP_TIMEOUT = 1.0
+# A worker that says nothing for so long after its answer was due hangs. Opening hundreds of connections on a busy
+# machine takes seconds.
+PATIENCE = 60.0
 
-# What a worker does again and again: one request through its session.
-Work = Callable[[Any, Random], None]
+# What a worker does again and again: one request through its session. Those that return True are counted apart.
+Work = Callable[[Any, Random], bool | None]
 
 
 class CrewError(RuntimeError):
@@ -51,7 +59,7 @@ class Window:
     """When to do what; points in time by perf_counter, which is one clock for all processes of the machine."""
 
     start: float
-    begin: float  # requests that end in [begin, end) are measured
+    begin: float  # requests that begin in [begin, end) are measured
     end: float
     stop: float
     progress: bool  # whether workers report how far they are
@@ -62,6 +70,8 @@ class Tally:
     """What workers report, and what they report together."""
 
     latencies: "array[float]"  # seconds, of the measured requests
+    apart: "array[float]"  # the same of those for which work returned True
+    processor_seconds: float  # what the workers used for the measured requests
     acknowledged: int  # all requests that ended without an error, the rehearsal's included
 
 
@@ -81,6 +91,8 @@ class Crew:
         # In the order of their numbers; from start to stop.
         self._processes: list[multiprocessing.Process] = []
         self._pipes: list[Connection] = []
+        # When the last of them must have reported, by perf_counter.
+        self._deadline = 0.0
 
     @property
     def pids(self) -> list[int]:
@@ -91,7 +103,8 @@ class Crew:
         """Start the processes; they connect when they rehearse."""
         # multiprocessing's helpers would import packages of these names from the working directory.
         os.environ["PYTHONSAFEPATH"] = "1"
-        self._context.set_forkserver_preload(PRELOADED)
+        if self._context.get_start_method() == "forkserver":
+            _start_forkserver()
         for number in range(self._workers):
             mine, theirs = self._context.Pipe()
             process = self._context.Process(target=_live, args=(theirs, self._connect, number), daemon=True)
@@ -120,7 +133,10 @@ class Crew:
     def rehearse(self, work: Work) -> None:
         """Let every worker connect and do the work a few times; returns when all of them have."""
         self._tell_all(work)
+        deadline = time.monotonic() + PATIENCE
         for number in range(self._workers):
+            if not self._pipes[number].poll(max(0.0, deadline - time.monotonic())):
+                raise CrewError(f"worker {number} has not connected and worked once within {PATIENCE:g} s")
             self._receive(number)
 
     def perform(self, seconds: float, settle: float = 0.0, tail: float = 0.0, progress: bool = False) -> Window:
@@ -128,6 +144,7 @@ class Crew:
         start = time.perf_counter() + NOTICE
         begin = start + settle
         window = Window(start, begin, begin + seconds, begin + seconds + tail, progress)
+        self._deadline = window.stop + PATIENCE
         self._tell_all(window)
         return window
 
@@ -145,10 +162,10 @@ class Crew:
                 else:
                     counts[number] = report
             show(sum(counts))
-        merged = array("d")
-        for tally in tallies.values():
-            merged.extend(tally.latencies)
-        return Tally(merged, sum(tally.acknowledged for tally in tallies.values()))
+            if time.perf_counter() > self._deadline:
+                hanging = sorted(set(range(self._workers)) - set(tallies))
+                raise CrewError(f"{PATIENCE:g} s after the end these workers still wait for a reply: {hanging}")
+        return _sum(list(tallies.values()))
 
     def _tell_all(self, order: Work | Window) -> None:
         for pipe in self._pipes:
@@ -181,6 +198,21 @@ def percentile_ms(latencies: Sequence[float], share: float) -> float:
     return latencies[min(int(len(latencies) * share), len(latencies) - 1)] * 1000
 
 
+def _start_forkserver() -> None:
+    """Unless it runs. It looks for what it imports where the environment says, not where this process does."""
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    folders = os.environ.get("PYTHONPATH")
+    scripts = str(Path(__file__).parent.parent)
+    os.environ["PYTHONPATH"] = os.pathsep.join([scripts, folders] if folders else [scripts])
+    try:
+        forkserver.ensure_running()
+    finally:
+        if folders is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = folders
+
+
 def _live(pipe: Connection, connect: Callable[[], Any], number: int) -> None:
     """A worker's life."""
     # Ctrl-C reaches the whole terminal; the owner decides what ends, and may have handlers that fork has copied here.
@@ -210,22 +242,57 @@ def _serve(pipe: Connection, connect: Callable[[], Any], chance: Random) -> None
 
 
 def _measure(pipe: Connection, window: Window, work: Work, session: Any, chance: Random) -> Tally:
-    """Work until the window's stop. The loop costs well below a microsecond a turn, which counts as latency."""
+    """Work until the window's stop, and remember what was begun between its begin and its end."""
+    latencies, apart, unmeasured = array("d"), array("d"), array("d")
+    word = Word(pipe, window.start if window.progress else float("inf"))
+    time.sleep(max(0.0, window.start - time.perf_counter()))
+    _work_until(window.begin, word, work, session, chance, unmeasured, unmeasured)
+    before = time.process_time()
+    _work_until(window.end, word, work, session, chance, latencies, apart)
+    used = time.process_time() - before
+    _work_until(window.stop, word, work, session, chance, unmeasured, unmeasured)
+    return Tally(latencies, apart, used, REHEARSALS + word.done)
+
+
+@dataclass(slots=True)
+class Word:
+    """What a worker says about its progress."""
+
+    pipe: Connection
+    due: float  # when it is said next
+    done: int = 0
+
+    def say(self, now: float) -> None:
+        self.due = now + PROGRESS_INTERVAL
+        self.pipe.send(self.done)
+
+
+def _work_until(
+    moment: float,
+    word: Word,
+    work: Work,
+    session: Any,
+    chance: Random,
+    latencies: "array[float]",
+    apart: "array[float]",
+) -> None:
+    """Begin requests until then. A turn costs well below a microsecond, which counts as latency."""
     clock = time.perf_counter
-    latencies = array("d")
-    begin, end, stop = window.begin, window.end, window.stop
-    next_word = window.start if window.progress else float("inf")
-    done = 0
-    time.sleep(max(0.0, window.start - clock()))
     now = clock()
-    while now < stop:
+    while now < moment:
         before = now
-        work(session, chance)
+        is_apart = work(session, chance)
         now = clock()
-        done += 1
-        if begin <= now < end:
-            latencies.append(now - before)
-        if now >= next_word:
-            next_word = now + PROGRESS_INTERVAL
-            pipe.send(done)
-    return Tally(latencies, REHEARSALS + done)
+        (apart if is_apart else latencies).append(now - before)
+        word.done += 1
+        if now >= word.due:
+            word.say(now)
+
+
+def _sum(tallies: Sequence[Tally]) -> Tally:
+    latencies, apart = array("d"), array("d")
+    for tally in tallies:
+        latencies.extend(tally.latencies)
+        apart.extend(tally.apart)
+    used = sum(tally.processor_seconds for tally in tallies)
+    return Tally(latencies, apart, used, sum(tally.acknowledged for tally in tallies))

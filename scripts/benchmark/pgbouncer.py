@@ -18,7 +18,10 @@ from poold.binaries import Account
 PORT = 6432
 # Debian's place, which is not on every PATH.
 PROGRAM = "/usr/sbin/pgbouncer"
-MAX_CLIENTS = 1000
+# What listen(2) gets; workers that start together connect together. The kernel's own limit is as much.
+BACKLOG = 4096
+# The one that asks whether it serves.
+SPARE_CLIENTS = 10
 
 CONFIG = """\
 [databases]
@@ -31,6 +34,7 @@ auth_type = any
 pool_mode = transaction
 default_pool_size = {backends}
 max_client_conn = {clients}
+listen_backlog = {backlog}
 """
 
 
@@ -52,19 +56,28 @@ def version(program: str) -> str:
 class PgBouncer(Service):
     """One pgbouncer in front of one PostgreSQL server."""
 
-    def __init__(self, program: str, folder: Path, server_dsn: str, backends: int, account: Account) -> None:
-        """folder is made for it and given to the account, whose processes it is one of."""
+    def __init__(
+        self, program: str, folder: Path, server_dsn: str, backends: int, account: Account, clients: int
+    ) -> None:
+        """folder is made for it and given to the account, whose process it is; so many clients may come."""
         parts = parse_dsn(server_dsn)
         self.dsn = make_dsn(host=str(folder), port=PORT, user=parts["user"], dbname=parts["dbname"])
         self._folder = folder
         self._account = account
-        self._config = CONFIG.format(folder=folder, own_port=PORT, backends=backends, clients=MAX_CLIENTS, **parts)
+        self._config = CONFIG.format(
+            folder=folder,
+            own_port=PORT,
+            backends=backends,
+            clients=clients + SPARE_CLIENTS,
+            backlog=BACKLOG,
+            **parts,
+        )
         command = [program, "-q", str(folder / "pgbouncer.ini")]
         super().__init__("pgbouncer", command, folder / "pgbouncer.log", account.identity)
 
     def launch(self) -> None:
         """Write the configuration, start it and wait until it serves."""
-        self._folder.mkdir()
+        self._folder.mkdir(exist_ok=True)
         self._account.give(self._folder)
         config = self._folder / "pgbouncer.ini"
         config.write_text(self._config)

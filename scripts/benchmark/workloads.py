@@ -1,29 +1,102 @@
 """What a worker does again and again: each workload is a function that makes one request through a session.
 
-A new one is a function here, an entry in WORKLOADS, and what it needs of `contestants.Session`.
+A new one is a function here and an entry in WORKLOADS. Each looks at what it gets: some libraries make Python's values
+only then.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from random import Random
-from typing import Protocol
+from typing import Any, Protocol
 
-from benchmark.contestants import Session
-from benchmark.tables import random_account, random_transfer
+from benchmark.contestants import Session, Step
+from benchmark.tables import (
+    CHANGE_ACCOUNT,
+    READ_ACCOUNT,
+    REPORT,
+    REPORT_VALUES,
+    SELECT,
+    SLOW,
+    TPCB,
+    TPCB_READ,
+    random_account,
+    random_changes,
+    random_transfer,
+)
+
+# This share of the mixed workload's requests is slow.
+SLOW_SHARE = 0.1
 
 
-class Workload(Protocol):
-    """One request; scale is that of the tables."""
+class Request(Protocol):
+    """One request; scale is that of the tables. Returns True where it is to be counted apart."""
 
-    def __call__(self, session: Session, chance: Random, scale: int) -> None: ...
+    def __call__(self, session: Session, chance: Random, scale: int) -> bool | None: ...
+
+
+class WrongAnswer(RuntimeError):
+    """A session gave something else than PostgreSQL has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is requested, and what it means to the tables."""
+
+    summary: str
+    request: Request
+    writes: bool = False
+    history: int = 0  # rows that each request adds to pgbench_history
 
 
 def select(session: Session, chance: Random, scale: int) -> None:
-    """One row by its primary key."""
-    session.select(random_account(scale, chance))
+    _check(session.one(SELECT, (random_account(scale, chance),)), 1)
 
 
 def tpcb(session: Session, chance: Random, scale: int) -> None:
-    """One TPC-B transaction: five statements and the commit."""
-    session.tpcb(random_transfer(scale, chance))
+    transfer = random_transfer(scale, chance)
+    (row,) = session.transaction([Step(statement, transfer, statement is TPCB_READ) for statement in TPCB])
+    _check(row, 1)
 
 
-WORKLOADS: dict[str, Workload] = {"select": select, "tpcb": tpcb}
+def rows(session: Session, chance: Random, scale: int) -> None:
+    values = 0
+    for row in session.all(REPORT):
+        for value in row:
+            values += value is not None
+    if values != REPORT_VALUES:
+        raise WrongAnswer(f"{REPORT}: expected {REPORT_VALUES} values that are not NULL, got {values}")
+
+
+def long(session: Session, chance: Random, scale: int) -> None:
+    steps: list[Step] = []
+    for change in random_changes(scale, chance):
+        steps += (Step(READ_ACCOUNT, change, True), Step(CHANGE_ACCOUNT, change, False))
+    for row in session.transaction(steps):
+        _check(row, 3)
+
+
+def mixed(session: Session, chance: Random, scale: int) -> bool:
+    is_slow = chance.random() < SLOW_SHARE
+    if is_slow:
+        session.one(SLOW)
+    else:
+        select(session, chance, scale)
+    return is_slow
+
+
+def _check(row: Sequence[Any], columns: int) -> None:
+    """The row has so many columns, and all are numbers."""
+    count = 0
+    for value in row:
+        count += isinstance(value, int)
+    if count != columns:
+        raise WrongAnswer(f"expected a row of {columns} numbers, got {row!r}")
+
+
+WORKLOADS = {
+    "select": Workload("one row by its primary key", select),
+    "tpcb": Workload("a TPC-B transaction: five statements and the commit", tpcb, writes=True, history=1),
+    "rows": Workload("1,000 rows of 10 columns, all values read", rows),
+    "long": Workload("a transaction of 20 statements: ten accounts are read and changed", long, writes=True),
+    "mixed": Workload("nine in ten as in select, one in ten takes 20 ms; p99 of the short ones apart", mixed),
+}

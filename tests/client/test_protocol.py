@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client import protocol
+from client import rules
 from client.protocol import (
     MESSAGES,
     VERSION,
@@ -117,9 +117,9 @@ def but(message: Any, **fields: Any) -> bytes:
         (but(EXAMPLES["transaction"], read_only=1), "Transaction.read_only"),
         (but(EXAMPLES["transaction"], deferrable="yes"), "Transaction.deferrable"),
         (but(EXAMPLES["transaction"], retries=-1), "Transaction.retries"),
-        (but(EXAMPLES["transaction"], retries=protocol.MAX_RETRIES + 1), "Transaction.retries"),
+        (but(EXAMPLES["transaction"], retries=rules.MAX_RETRIES + 1), "Transaction.retries"),
         (but(EXAMPLES["transaction"], steps=()), "Transaction.steps"),
-        (but(EXAMPLES["transaction"], steps=(STEP,) * (protocol.MAX_STEPS + 1)), "Transaction.steps"),
+        (but(EXAMPLES["transaction"], steps=(STEP,) * (rules.MAX_STEPS + 1)), "Transaction.steps"),
         (but(EXAMPLES["transaction"], steps=(1,)), "Transaction.steps"),
         (but(EXAMPLES["transaction"], steps=(STEP, 2)), "Transaction.steps"),
         (but(EXAMPLES["transaction"], steps=(3, 2)), "Transaction.steps"),
@@ -199,15 +199,15 @@ text = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)
 @given(
     st.builds(
         Query,
-        request=st.integers(1, protocol.MAX_NUMBER),
+        request=st.integers(1, rules.MAX_NUMBER),
         group=text,
-        lease=st.integers(0, protocol.MAX_NUMBER),
+        lease=st.integers(0, rules.MAX_NUMBER),
         begin=st.booleans(),
         statement=st.binary().map(lambda value: value.replace(b"\0", b"") + b"\0\0"),
         types=st.binary(min_size=8, max_size=8),
         values=st.binary(),
         prepare=st.booleans(),
-        timeout=st.none() | st.floats(1e-6, protocol.MAX_TIMEOUT),
+        timeout=st.none() | st.floats(1e-6, rules.MAX_TIMEOUT),
         tag=text,
     )
 )

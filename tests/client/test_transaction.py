@@ -10,16 +10,9 @@ from client import Handler, UnconfiguredGroupError, UsageError
 from client import handler as handler_module
 from client.parameters import Reference
 from client.pending import PendingResult
-from client.protocol import (
-    END_SAVEPOINT,
-    MAX_RETRIES,
-    MAX_STEPS,
-    NOT_EXECUTED,
-    SAVEPOINT,
-    Query,
-    Transaction,
-)
+from client.protocol import NOT_EXECUTED, Query, Transaction
 from client.protocol import Reference as WireReference
+from client.rules import END_SAVEPOINT, MAX_RETRIES, MAX_STEPS, SAVEPOINT
 
 INSERT_ORDER = "INSERT INTO orders (customer) VALUES (%s) RETURNING id"
 

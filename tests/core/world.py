@@ -3,7 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
-from client.protocol import TX_ACTIVE, TX_NONE, Commit, Failure, Query, Result, Rollback, TransactionResult
+from client.protocol import (
+    TX_ACTIVE,
+    TX_NONE,
+    Commit,
+    Failure,
+    Query,
+    Result,
+    Rollback,
+    Transaction,
+    TransactionResult,
+)
 from poold.config import BrokerConfig, Config, EndpointConfig, GroupConfig
 from poold.core import effects
 from poold.core.broker import Broker
@@ -73,6 +83,13 @@ class World:
         """Send a query; returns its request number."""
         self._last_request += 1
         message = Query(self._last_request, group, lease, begin, b"SELECT 1", b"", b"", True, None, "")._replace(**over)
+        self.broker.request(client, message, self.now)
+        return message.request
+
+    def transaction(self, *steps: Any, client: int = 1, **over: Any) -> int:
+        """Send a transaction message; returns its request number."""
+        self._last_request += 1
+        message = Transaction(self._last_request, "default", None, None, None, 0, steps, None, "")._replace(**over)
         self.broker.request(client, message, self.now)
         return message.request
 

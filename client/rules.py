@@ -1,0 +1,120 @@
+"""What a stranger may put into each field of a message to the broker, and the limits of both sides."""
+
+from collections.abc import Callable
+from typing import Any
+
+MAX_REQUEST_BYTES = 16 * 1024 * 1024
+MAX_RESULT_BYTES = 64 * 1024 * 1024
+# What a reply holds besides its cells; the client's frame limit is the broker's result limit plus this.
+REPLY_OVERHEAD_BYTES = 1024 * 1024
+
+MAX_NAME_CHARS = 128
+MAX_NUMBER = 2**63 - 1
+# A timeout beyond a year is a mistake in units.
+MAX_TIMEOUT = 366 * 86400.0
+# Bind counts parameters in 16 bits.
+MAX_PARAMETERS = 65535
+# Steps of one transaction message. Beyond it a message is a data load, and the backend is held for long.
+MAX_STEPS = 1000
+MAX_RETRIES = 100
+
+QUESTIONS = ("ping", "stats", "stop", "stop-now")
+ISOLATIONS = ("read uncommitted", "read committed", "repeatable read", "serializable")
+
+# Steps of a transaction message that are no statements.
+SAVEPOINT = 1
+END_SAVEPOINT = 2
+# The fields of client.protocol's Step and Reference, which travel as plain arrays.
+STEP_FIELDS = 7
+REFERENCE_FIELDS = 4
+
+
+def _whole(low: int, high: int = MAX_NUMBER) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and low <= value <= high
+
+
+def _text(longest: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is str and len(value) <= longest and "\0" not in value
+
+
+def _timeout(value: Any) -> bool:
+    return value is None or (type(value) in (float, int) and 0 < value <= MAX_TIMEOUT)
+
+
+def _types(value: Any) -> bool:
+    return type(value) is bytes and len(value) % 4 == 0 and len(value) <= 4 * MAX_PARAMETERS
+
+
+def _steps(value: Any) -> bool:
+    """Whether these are steps, each as its fields, references looking back and savepoint blocks closed."""
+    if type(value) is not tuple or not 0 < len(value) <= MAX_STEPS:
+        return False
+    depth = 0
+    for place, step in enumerate(value):
+        if type(step) is int:
+            depth += 1 if step == SAVEPOINT else -1
+            if step not in (SAVEPOINT, END_SAVEPOINT) or depth < 0:
+                return False
+        elif not _step(step, place, value):
+            return False
+    return depth == 0
+
+
+def _step(step: Any, place: int, steps: tuple[Any, ...]) -> bool:
+    if type(step) is not tuple or len(step) != STEP_FIELDS:
+        return False
+    statement, types, values, prepare, references, low, high = step
+    return (
+        type(statement) is bytes
+        and _types(types)
+        and statement.count(0) * 4 == len(types)
+        and type(values) is bytes
+        and type(prepare) is bool
+        and type(references) is tuple
+        and all(_reference(each, place, steps, len(types) // 4) for each in references)
+        and _row_number(low)
+        and (high is None or _row_number(high))
+    )
+
+
+def _reference(value: Any, place: int, steps: tuple[Any, ...], parameters: int) -> bool:
+    if type(value) is not tuple or len(value) != REFERENCE_FIELDS:
+        return False
+    parameter, step, row, column = value
+    return (
+        type(parameter) is int
+        and 0 <= parameter < parameters
+        and type(step) is int
+        and 0 <= step < place
+        and type(steps[step]) is tuple
+        and (row is None or _row_number(row))
+        and (_row_number(column) or type(column) is str)
+    )
+
+
+_row_number = _whole(0)
+
+
+# What a stranger may put into each field of a message to the broker, and the words for it.
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "version": (_whole(1), "a whole number from 1"),
+    "pid": (_whole(0), "a whole number from 0"),
+    "application_name": (_text(MAX_NAME_CHARS), f"text of at most {MAX_NAME_CHARS} characters without NUL"),
+    "release": (_text(MAX_NAME_CHARS), f"text of at most {MAX_NAME_CHARS} characters without NUL"),
+    "request": (_whole(1), "a whole number from 1"),
+    "group": (_text(MAX_NAME_CHARS), f"text of at most {MAX_NAME_CHARS} characters without NUL"),
+    "lease": (_whole(0), "a whole number from 0"),
+    "begin": (lambda value: type(value) is bool, "a boolean"),
+    "statement": (lambda value: type(value) is bytes, "bytes"),
+    "types": (_types, f"4 bytes for each of at most {MAX_PARAMETERS} parameters"),
+    "values": (lambda value: type(value) is bytes, "bytes"),
+    "prepare": (lambda value: type(value) is bool, "a boolean"),
+    "isolation": (lambda value: value is None or value in ISOLATIONS, f"one of {', '.join(ISOLATIONS)}, or nil"),
+    "read_only": (lambda value: value is None or type(value) is bool, "a boolean or nil"),
+    "deferrable": (lambda value: value is None or type(value) is bool, "a boolean or nil"),
+    "retries": (_whole(0, MAX_RETRIES), f"a whole number from 0 to {MAX_RETRIES}"),
+    "steps": (_steps, f"from 1 to {MAX_STEPS} statements, with savepoint blocks closed and references looking back"),
+    "timeout": (_timeout, "seconds above 0 and below a year, or nil"),
+    "tag": (_text(MAX_NAME_CHARS), f"text of at most {MAX_NAME_CHARS} characters without NUL"),
+    "what": (lambda value: value in QUESTIONS, f"one of {', '.join(QUESTIONS)}"),
+}

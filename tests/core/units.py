@@ -1,0 +1,180 @@
+"""Units as PostgreSQL answers them, so that event scripts name statements and not commands.
+
+What a unit holds is told by its texts: the SQL of what it runs, whether prepared or not, and words in capitals for what
+has no result (PREPARE, DEALLOCATE, FLUSH). What PostgreSQL makes of it follows from the texts as well, unless a test
+says otherwise.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from world import BEGUN, OK, ROLLED_BACK, World, failure
+
+from client.protocol import TX_ACTIVE, TX_FAILED, TX_NONE, Failure, Reference, Step, TransactionResult
+from poold.core.effects import Bound, Command, Deallocate, Execute, Flush, Plain, Prepare, Simple, Unit
+from poold.core.facts import Completion, Outcome
+from poold.core.script import XID
+
+WRITTEN: Outcome = ("INSERT 0 1", 1, None, b"", ())
+_WORDS: dict[bytes, Outcome] = {
+    b"BEGIN": BEGUN,
+    b"COMMIT": ("COMMIT", -1, None, b"", ()),
+    b"ROLLBACK": ROLLED_BACK,
+    b"SAVEPOINT": ("SAVEPOINT", -1, None, b"", ()),
+    b"RELEASE": ("RELEASE", -1, None, b"", ()),
+    b"INSERT": WRITTEN,
+    b"UPDATE": ("UPDATE 1", 1, None, b"", ()),
+}
+
+
+def table(columns: Mapping[str, int], *rows: Sequence[bytes | None]) -> Outcome:
+    """The outcome of a SELECT with these columns (name and type OID) and rows."""
+    described = len(columns).to_bytes(2, "big")
+    for name, oid in columns.items():
+        described += name.encode() + b"\0" + bytes(6) + oid.to_bytes(4, "big") + bytes(8)
+    return (f"SELECT {len(rows)}", len(rows), described, b"".join(_data_row(row) for row in rows), ())
+
+
+def _data_row(row: Sequence[bytes | None]) -> bytes:
+    body = len(row).to_bytes(2, "big") + packed(*row)
+    return b"D" + (len(body) + 4).to_bytes(4, "big") + body
+
+
+def packed(*values: bytes | None) -> bytes:
+    """Parameters as they travel."""
+    return b"".join(b"\xff" * 4 if each is None else len(each).to_bytes(4, "big") + each for each in values)
+
+
+def oids(*types: int) -> bytes:
+    """Their types as they travel."""
+    return b"".join(each.to_bytes(4, "big") for each in types)
+
+
+def step(
+    sql: bytes,
+    *references: Reference,
+    types: bytes | None = None,
+    values: bytes | None = None,
+    prepare: bool = True,
+    low: int = 0,
+    high: int | None = None,
+) -> tuple[Any, ...]:
+    """A step as it comes from the wire; parameters are of unknown type and NULL where nothing else is said."""
+    count = sql.count(0)
+    found = Step(
+        sql,
+        oids(*[0] * count) if types is None else types,
+        packed(*[None] * count) if values is None else values,
+        prepare,
+        tuple(tuple(each) for each in references),  # type: ignore[arg-type]  # as the decoder leaves them
+        low,
+        high,
+    )
+    return tuple(found)
+
+
+def current_unit(world: World, backend: int) -> Unit:
+    """The unit that PostgreSQL works on, or the last one."""
+    request = world.broker.backends[backend].request
+    if request is not None:
+        return request.unit
+    return [each.unit for each in world.taken(Execute) if each.backend == backend][-1]
+
+
+def texts(world: World, unit: Unit) -> list[bytes]:
+    """The unit's commands as texts."""
+    return [_text(world, command) for command in unit]
+
+
+def sent(world: World, backend: int | None = None) -> list[list[bytes]]:
+    """All units so far as texts, of all backends or of one."""
+    return [texts(world, each.unit) for each in world.taken(Execute) if backend in (None, each.backend)]
+
+
+def _text(world: World, command: Command) -> bytes:
+    match command:
+        case Simple(sql) | Plain(sql):
+            return sql
+        case Bound(name):
+            return _prepared(world, name).sql
+        case Prepare(_, sql):
+            return b"PREPARE " + sql
+        case Deallocate(name):
+            return b"DEALLOCATE " + _prepared(world, name).sql
+        case Flush():
+            return b"FLUSH"
+
+
+def _prepared(world: World, name: bytes) -> Prepare:
+    commands = [command for each in world.taken(Execute) for command in each.unit]
+    return next(each for each in commands if type(each) is Prepare and each.name == name)
+
+
+def outcome_of(sql: bytes) -> Outcome:
+    """What PostgreSQL usually makes of it."""
+    if sql == XID:
+        return table({"pg_current_xact_id": 5069}, [b"77"])
+    return _WORDS.get(sql.split()[0], OK)
+
+
+def completion(
+    world: World,
+    backend: int,
+    given: Mapping[bytes, Outcome] | None = None,
+    fails: bytes = b"",
+    error: Failure | None = None,
+    is_bound: bool = True,
+) -> Completion:
+    """How the unit ends: each command gives what is given for it, until one fails; is_bound: after its Bind."""
+    done = Completion(world.broker.backends[backend].transaction)
+    for command in current_unit(world, backend):
+        text = _text(world, command)
+        runs = type(command) in (Simple, Plain, Bound)
+        if fails and text == fails:
+            done.bound += runs and is_bound
+            if done.transaction != TX_NONE:
+                done.transaction = TX_NONE if text == b"COMMIT" else TX_FAILED
+            done.failure = (error or failure())._replace(transaction=done.transaction)
+            return done
+        if type(command) is Prepare:
+            done.prepared.append(((given or {}).get(command.sql) or outcome_of(command.sql))[2])
+        elif runs:
+            done.bound += type(command) is not Simple
+            done.results.append((given or {}).get(text) or outcome_of(text))
+            if text.startswith(b"BEGIN"):
+                done.transaction = TX_ACTIVE
+            elif text in (b"COMMIT", b"ROLLBACK"):
+                done.transaction = TX_NONE
+            elif text.startswith(b"ROLLBACK TO"):
+                done.transaction = TX_ACTIVE
+    assert not fails, f"nothing in the unit is {fails!r}"
+    return done
+
+
+def answer(
+    world: World,
+    backend: int,
+    given: Mapping[bytes, Outcome] | None = None,
+    fails: bytes = b"",
+    error: Failure | None = None,
+    is_bound: bool = True,
+) -> None:
+    """The unit that PostgreSQL works on ends, as `completion` tells."""
+    world.broker.completed(backend, completion(world, backend, given, fails, error, is_bound), world.now)
+
+
+def committed(world: World, request: int, client: int = 1) -> TransactionResult:
+    """The reply to a message whose transaction was committed."""
+    reply = world.reply_to(request, client)
+    assert isinstance(reply, TransactionResult)
+    assert reply.failure is None, reply
+    return reply
+
+
+def failed(world: World, request: int, client: int = 1) -> tuple[Failure, int]:
+    """Why a message that ran was not committed, and at which step."""
+    reply = world.reply_to(request, client)
+    assert isinstance(reply, TransactionResult)
+    assert reply.failure is not None, reply
+    assert reply.results == ()
+    return Failure(*reply.failure), reply.step
