@@ -91,8 +91,8 @@ def bind(statement: Any, params: Sequence[Any] | Mapping[str, Any] | None) -> Bo
     value that has no form but its literal stands in the statement and is no parameter. Raises what
     client.values.render raises, and TypeError for a Reference where none can be.
 
-    The hot path, so `cell_of` is written out in it: 1.5 microseconds for a known statement with two integers, where
-    psycopg2 takes 2.6 to render it.
+    The hot path, so `cell_of` is written out in it: by timeit 1.5 microseconds for a known statement with two integers,
+    which psycopg2 takes 2.6 to render.
     """
     if params is None:
         return _rendered(statement, None)

@@ -8,7 +8,8 @@ ZeroMQ's own protocol (RFC 37/ZMTP, https://rfc.zeromq.org/spec/37/), so that th
     commands    frames of their own: PING is answered with PONG, ERROR ends the connection
 
 The client is a DEALER that connects to a ROUTER, the broker a ROUTER that DEALERs and REQs connect to; with NULL
-nothing else distinguishes the two sides. A REQ puts an empty frame before its message and expects one before the answer.
+nothing else distinguishes the two sides. A REQ puts an empty frame before its message, and expects one before the
+answer.
 
 Why not libzmq itself: it hands every message to a thread of its own and back, which costs more than everything else of
 a request together, and it hides what both sides need to know at once, that the other is gone.

@@ -269,6 +269,7 @@ class IpcPeer(Peer):
 
     def _write_overdue(self) -> None:
         self._timer = None
+        self._transport.frontend.dropped += 1
         log.warning(
             "client dropped pid=%d reason=it left %d bytes of replies unread for client_write_timeout = %g s",
             self.pid,

@@ -22,6 +22,8 @@ LONGEST_PAUSE = 0.5
 # of a connection within client_connection_check_interval.
 OUTCOME_TIMEOUT = 10.0
 ASK_AGAIN = 0.05
+# Text of one statement, its parameters not counted: it is read for what it does, which takes about 2 s per megabyte.
+MAX_TEXT = 1024 * 1024
 
 
 class Messages(Machine):
@@ -205,9 +207,11 @@ class Messages(Machine):
 def refusal(script: Script) -> Failure | None:
     """Why this message cannot be run, None where it can."""
     for place, (statement, values) in enumerate(script.statements()):
-        traits = statement.examine()
+        traits = statement.examine() if len(statement.sql) <= MAX_TEXT else None
         reason = ""
-        if traits.is_copy:
+        if traits is None:
+            reason = f"has {len(statement.sql)} bytes of text; at most {MAX_TEXT} are looked through, use parameters"
+        elif traits.is_copy:
             reason = "is a COPY, which poold does not run"
         elif traits.is_several:
             reason = "holds several statements; give each its own query()"

@@ -61,8 +61,7 @@ class Script:
         self.is_read_only = message.read_only is True
         self._begin = statements.own(_begin(message))
         self._commit = statements.own(b"COMMIT")
-        writes = any(statement.examine().writes for statement, _ in self.statements())
-        self._tracked = tracked and writes and not self.is_read_only
+        self._is_tracked = tracked and not self.is_read_only
         self._restart()
 
     def _restart(self) -> None:
@@ -84,7 +83,7 @@ class Script:
         self.tries += 1
         self._sent = [_OWN]
         commands = plan(self._begin, b"", False)
-        if self._tracked:
+        if self._is_tracked and self._writes():
             commands += plan(self._statements.own(XID), b"", False)
             commands.append(Flush())
             self._sent.append(_XID)
@@ -116,6 +115,10 @@ class Script:
         self._sent = [_OWN, _OWN]
         commands = plan(self._statements.own(_UNDO), b"", False) + plan(self._statements.own(_RELEASE), b"", False)
         return self._rest_of_unit(commands, plan)
+
+    def _writes(self) -> bool:
+        """Whether some statement of it may write: only then there is something to be in doubt about."""
+        return any(statement.examine().writes for statement, _ in self.statements())
 
     def stop(self, done: Completion, cancelled: Failure) -> Verdict:
         """A unit has ended of a message that is to be cancelled: no other follows, unless all is done."""

@@ -204,24 +204,24 @@ def test_a_malformed_array_is_refused_whatever_its_type(text: bytes) -> None:
 
 
 HOSTILE_AND_LONG = [
-    b'{"' + b'\\"' * 500_000,
-    b'{"' + b"\\" * 1_000_001,
-    b'{"' + b'","' * 300_000,
-    b'{"' + b'a","' * 300_000 + b'"',
-    b"{" * 1_000_000,
-    b"{1," * 300_000,
-    b"{" + b"1," * 500_000,
-    b"{" + b"1" * 1_000_000,
-    b"{" + b"-" * 1_000_000 + b'"}',
+    b'{"' + b'\\"' * 100_000,
+    b'{"' + b"\\" * 200_001,
+    b'{"' + b'","' * 60_000,
+    b'{"' + b'a","' * 60_000 + b'"',
+    b"{" * 200_000,
+    b"{1," * 60_000,
+    b"{" + b"1," * 100_000,
+    b"{" + b"1" * 200_000,
+    b"{" + b"-" * 200_000 + b'"}',
     b"[1:1]" * 200_000,
-    b"'" * 1_000_000,
+    b"'" * 200_000,
 ]
 
 
 @pytest.mark.parametrize("text", HOSTILE_AND_LONG, ids=[f"{text[:12]!r}" for text in HOSTILE_AND_LONG])
 @pytest.mark.parametrize("oid", [INT4S, NUMERICS, TEXTS, BYTEAS])
 def test_a_long_malformed_array_is_refused_in_linear_time(oid: int, text: bytes) -> None:
-    # A second or two where the time is linear; where it is not, the test runs into its timeout.
+    # A moment where the time is linear; where it is not, the test runs into its timeout.
     with pytest.raises(ProtocolViolation):
         literal(oid, text)
 

@@ -3,7 +3,23 @@
 from typing import Any
 
 import pytest
-from units import WRITTEN, answer, committed, completion, failed, oids, packed, sent, step, table
+from units import (
+    INSERT,
+    READ,
+    UNTRACKED,
+    UPDATE,
+    WRITTEN,
+    answer,
+    begin,
+    committed,
+    completion,
+    failed,
+    oids,
+    packed,
+    sent,
+    step,
+    table,
+)
 from world import OK, World, executed, failure
 
 from client.protocol import (
@@ -22,18 +38,7 @@ from poold.core import effects
 from poold.core.script import XID
 from poold.core.state import BackendState as S
 
-READ, INSERT, UPDATE = step(b"SELECT 1"), step(b"INSERT 1"), step(b"UPDATE 1")
 ROLLBACK = [b"ROLLBACK"]
-# What most of these tests are not about: the question for the transaction's id.
-UNTRACKED = {"track_outcome": False}
-
-
-def begin(world: World, *steps: Any, **over: Any) -> tuple[int, int]:
-    """A message that has just been started: its request, and its backend."""
-    world.client()
-    request = world.transaction(*steps, **over)
-    world.connect_all()
-    return request, world.running(request)
 
 
 # Units.
@@ -69,9 +74,7 @@ def test_a_message_is_cut_where_a_step_needs_a_result_of_the_same_unit() -> None
 
 def test_a_message_is_cut_at_the_end_of_each_savepoint_block() -> None:
     world = World(**UNTRACKED)
-    request, backend = begin(
-        world, SAVEPOINT, INSERT, END_SAVEPOINT, UPDATE, SAVEPOINT, READ, END_SAVEPOINT
-    )
+    request, backend = begin(world, SAVEPOINT, INSERT, END_SAVEPOINT, UPDATE, SAVEPOINT, READ, END_SAVEPOINT)
     answer(world, backend)
     answer(world, backend)
     answer(world, backend)

@@ -229,7 +229,7 @@ def test_queries_do_not_write(statement: str) -> None:
         "WITH a AS (DELETE FROM t RETURNING *) SELECT * FROM a",
         "WITH a AS (SELECT 1) insert INTO t SELECT * FROM a",
         "(WITH a AS (UPDATE t SET b = 1 RETURNING *) TABLE a)",
-        "WITH a AS (SELECT 1) MERGE INTO t USING a ON true WHEN MATCHED THEN DELETE",
+        "WITH a AS (SELECT 1) MERGE INTO t USING a ON true WHEN MATCHED THEN DO NOTHING",
         "SELECT * INTO a FROM t",
         "SELECT 1. INTO a",
         "SELECT 1 AS b INTO a",

@@ -13,7 +13,9 @@ from world import BEGUN, OK, ROLLED_BACK, World, failure
 from client.protocol import TX_ACTIVE, TX_FAILED, TX_NONE, Failure, Reference, Step, TransactionResult
 from poold.core.effects import Bound, Command, Deallocate, Execute, Flush, Plain, Prepare, Simple, Unit
 from poold.core.facts import Completion, Outcome
+from poold.core.literals import numbered
 from poold.core.script import XID
+from poold.core.statements import TRUSTED_AFTER, Statement, StatementState
 
 WRITTEN: Outcome = ("INSERT 0 1", 1, None, b"", ())
 _WORDS: dict[bytes, Outcome] = {
@@ -24,7 +26,10 @@ _WORDS: dict[bytes, Outcome] = {
     b"RELEASE": ("RELEASE", -1, None, b"", ()),
     b"INSERT": WRITTEN,
     b"UPDATE": ("UPDATE 1", 1, None, b"", ()),
+    b"DELETE": ("DELETE 1", 1, None, b"", ()),
 }
+# Messages do not ask for their transaction's id, which most tests are not about.
+UNTRACKED = {"track_outcome": False}
 
 
 def table(columns: Mapping[str, int], *rows: Sequence[bytes | None]) -> Outcome:
@@ -71,6 +76,28 @@ def step(
         high,
     )
     return tuple(found)
+
+
+READ, INSERT, UPDATE, DELETE = step(b"SELECT 1"), step(b"INSERT 1"), step(b"UPDATE 1"), step(b"DELETE 1")
+
+
+def begin(world: World, *steps: Any, **over: Any) -> tuple[int, int]:
+    """A message of client 1 that has just been started: its request, and its backend."""
+    world.client()
+    request = world.transaction(*steps, **over)
+    world.connect_all()
+    return request, world.running(request)
+
+
+def promote(world: World, sql: bytes, types: bytes = b"", is_short: bool = False) -> Statement:
+    """A statement of group `default` that a probe has found to be one that can be prepared."""
+    statement = world.broker.groups["default"].statements.find(sql, types)
+    statement.numbered = numbered(sql)
+    statement.state = StatementState.PREPARED
+    for _ in range(TRUSTED_AFTER if is_short else 0):
+        statement.record(0.001, 100)
+    assert statement.is_short is is_short
+    return statement
 
 
 def current_unit(world: World, backend: int) -> Unit:

@@ -2,7 +2,7 @@
 
 import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import zmq
@@ -22,6 +22,7 @@ from client.protocol import (
     encode,
 )
 
+StartBroker = Callable[..., Broker]
 HELLO = encode(Hello(VERSION, 1, "stranger", "0"))
 
 
@@ -154,7 +155,8 @@ def test_thousands_of_damaged_messages_change_nothing_for_others(broker: Broker,
     assert [db.query("SELECT %s::int", (n,))[0][0] for n in range(100)] == list(range(100))
 
 
-def test_a_client_that_reads_nothing_is_dropped_and_others_are_served(broker: Broker) -> None:
+def test_a_client_that_reads_nothing_is_dropped_and_others_are_served(start_broker: StartBroker) -> None:
+    broker = start_broker(broker={"client_buffer_bytes": 65536, "client_write_timeout": 0.5})
     deaf = Stranger(broker)
     try:
         deaf.socket.setsockopt(zmq.RCVHWM, 1)
@@ -174,6 +176,7 @@ def test_a_client_that_reads_nothing_is_dropped_and_others_are_served(broker: Br
             return bool(broker.stats()["dropped_replies"] > dropped)
 
         wait_until(flood, 30, "the deaf client to be dropped")
+        assert "client_write_timeout" in broker.log()
         assert broker.handler().query("SELECT 1")[0][0] == 1
     finally:
         deaf.close()

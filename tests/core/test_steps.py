@@ -4,23 +4,38 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from test_messages import INSERT, READ, ROLLBACK, UNTRACKED, UPDATE, begin
-from units import answer, committed, failed, oids, packed, sent, step, table
+from units import (
+    DELETE,
+    INSERT,
+    READ,
+    UNTRACKED,
+    UPDATE,
+    answer,
+    begin,
+    committed,
+    failed,
+    oids,
+    packed,
+    promote,
+    sent,
+    step,
+    table,
+)
 from world import World, failure
 
 from client.protocol import FAILED, Failure, Reference
 from client.rules import END_SAVEPOINT, SAVEPOINT
 from poold.core.facts import Outcome
 
-DELETE = step(b"DELETE 1")
+ROLLBACK = [b"ROLLBACK"]
 
 
 def words(world: World) -> list[bytes]:
     """The units so far, each as the first words of its commands."""
-    return [b" ".join(text.split(b" TO ")[0].split()[0] for text in unit) for unit in sent(world)]
+    return [b" ".join(text.split()[0] for text in unit) for unit in sent(world)]
 
 
-def undone_names(world: World) -> list[tuple[bytes, bytes]]:
+def savepoints(world: World) -> list[tuple[bytes, bytes]]:
     """Every savepoint command so far in order: its verb and the name of its savepoint."""
     texts = [text for unit in sent(world) for text in unit if b"SAVEPOINT" in text]
     return [(text.split()[0], text.split()[-1]) for text in texts]
@@ -30,7 +45,7 @@ def is_undone(world: World, which: int) -> bool:
     """Whether the savepoint that was set as this one, from 0, was rolled back to; as PostgreSQL looks up names."""
     open_now: list[tuple[bytes, int]] = []
     count, undone = 0, set()
-    for verb, name in undone_names(world):
+    for verb, name in savepoints(world):
         if verb == b"SAVEPOINT":
             open_now.append((name, count))
             count += 1
@@ -69,7 +84,7 @@ def test_an_error_in_an_inner_block_leaves_the_outer_one() -> None:
     answer(world, backend)
     results = committed(world, request).results
     assert [place for place, entry in enumerate(results) if entry is not None] == [1, 3, 5]
-    assert (results[1][2], results[5][2]) == ("INSERT 0 1", "INSERT 0 1" if False else results[5][2])
+    assert (results[1][2], results[5][2]) == ("INSERT 0 1", "DELETE 1")
     assert not is_undone(world, 0)
     assert is_undone(world, 1)
 
@@ -190,9 +205,7 @@ def test_a_cell_of_an_earlier_result_becomes_a_parameter(row: int | None, column
 
 
 def test_references_and_values_stand_side_by_side() -> None:
-    world, _, _ = refer(
-        Reference(1, 0, 0, "id"), Reference(0, 0, 1, "id"), types=oids(0, 0), values=packed(None, None)
-    )
+    world, _, _ = refer(Reference(1, 0, 0, "id"), Reference(0, 0, 1, "id"), types=oids(0, 0), values=packed(None, None))
     assert sent(world)[-1][0] == b"UPDATE 8,7"
     world = World(**UNTRACKED)
     mixed = step(b"UPDATE \0, \0", Reference(1, 0, 0, "id"), types=oids(25, 0), values=packed(b"x", None))
@@ -267,9 +280,7 @@ def test_a_reference_that_was_not_needed_after_all_does_not_make_a_committed_mes
 def test_malformed_values_beside_a_reference_are_refused_where_the_statement_is_prepared() -> None:
     world = World(prepare="auto", **UNTRACKED)
     world.client()
-    group = world.broker.groups["default"]
-    known = group.statements.find(b"UPDATE \0, \0", oids(0, 0))
-    known.numbered, known.state = b"UPDATE $1, $2", type(known.state).PREPARED
+    promote(world, b"UPDATE \0, \0", oids(0, 0))
     broken = step(b"UPDATE \0, \0", Reference(1, 0, 0, "id"), values=b"\0\0\0\x09")
     request = world.transaction(step(b"SELECT ids"), broken)
     world.connect_all()
@@ -281,8 +292,7 @@ def test_malformed_values_beside_a_reference_are_refused_where_the_statement_is_
 def test_malformed_values_are_refused_where_the_statement_is_prepared_for_others() -> None:
     world = World(prepare="auto", **UNTRACKED)
     world.client()
-    known = world.broker.groups["default"].statements.find(b"UPDATE \0", oids(23))
-    known.numbered, known.state = b"UPDATE $1", type(known.state).PREPARED
+    promote(world, b"UPDATE \0", oids(23))
     request = world.transaction(step(b"UPDATE \0", types=oids(23), values=packed(b"; DROP"), prepare=False))
     world.connect_all()
     assert isinstance(world.reply_to(request), Failure)

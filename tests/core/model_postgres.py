@@ -1,0 +1,298 @@
+"""PostgreSQL as far as the core can see it: sessions that run the units they were sent, and what they commit.
+
+A session runs one command at a time, so a connection can be lost between any two. A session whose connection is lost
+runs on as a server does that has not noticed yet: what it was sent before may still be committed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from client.protocol import EXECUTED, FAILED, TX_ACTIVE, TX_BROKEN, TX_FAILED, TX_NONE, Failure
+from poold.core.effects import Bound, Command, Deallocate, Flush, Plain, Prepare, Simple, Unit
+from poold.core.facts import Completion, Outcome
+
+INT4 = (23).to_bytes(4, "big")
+COLUMNS = b"\0\1id\0" + bytes(6) + INT4 + bytes(8)
+OTHER_COLUMNS = b"\0\1no\0" + bytes(6) + INT4 + bytes(8)
+
+# What may befall a unit, and PostgreSQL's code for it.
+ERRORS = {
+    "error": "22012",
+    "bad value": "22P02",  # in Bind; elsewhere as any error
+    "timeout": "57014",
+    "cancelled": "57014",
+    "lost race": "40001",
+    "locked": "55P03",
+    "stale": "0A000",  # in Bind of a client's statement; elsewhere nothing
+}
+ENDINGS = (*ERRORS, "commit fails", "no rows", "too large", "other columns", "broken")
+
+_XACT_STATUS = re.compile(rb"pg_xact_status\('(\d+)'")
+_EXITS = (b"COMMIT", b"ROLLBACK", b"ROLLBACK TO SAVEPOINT poold")
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What befalls a unit; place is which of its commands that can fail it hits."""
+
+    ending: str = "ok"
+    place: int = 0
+
+
+@dataclass(eq=False)
+class Order:
+    """A unit that the core gave to a backend."""
+
+    unit: Unit
+    number: int  # counts the backend's units
+    owner: object  # whose it is, None for the broker's own questions and resets
+    is_sent: bool = False
+    fate: Fate = Fate()
+
+
+@dataclass(eq=False)
+class Work:
+    """One transaction in PostgreSQL."""
+
+    is_explicit: bool
+    owner: object = None
+    has_failed: bool = False
+    xid: bytes = b""
+    # What it did: the statements that ran, as template and value.
+    effects: list[tuple[bytes, int]] = field(default_factory=list)
+    savepoints: list[int] = field(default_factory=list)  # the length of effects at each
+
+
+class Cluster:
+    """What all sessions of one server share: its identity, and what became of transactions."""
+
+    def __init__(self, identity: str) -> None:
+        self.identity = identity
+        self.last_xid = 0
+        self.statuses: dict[bytes, bytes] = {}
+
+
+class Session:
+    """One connection's server process."""
+
+    def __init__(self, cluster: Cluster, owner_of: Callable[[int], object], committed: Callable[[Work], None]) -> None:
+        """owner_of tells whose a statement is by its value; committed is called with what is committed."""
+        self.cluster = cluster
+        # Sent and not yet run to the end.
+        self.queue: deque[Order] = deque()
+        self.work: Work | None = None
+        self.names: dict[bytes, bytes] = {}  # prepared statements' texts
+        # For each name the orders that prepare it, and how many orders were given when the core learned it is gone.
+        self.promised: dict[bytes, list[int]] = {}
+        self.told_gone: dict[bytes, list[int]] = {}
+        self.is_broken = False
+        self._owner_of = owner_of
+        self._committed = committed
+        self._begin()
+
+    def _begin(self) -> None:
+        self.done = Completion(TX_NONE)  # of the first in queue, as far as it has come
+        self._place = 0
+
+    def step(self) -> bool:
+        """Run one command of the first unit; False where none is left before its end."""
+        order = self.queue[0]
+        if self._place == len(order.unit):
+            return False
+        if self.done.failure is None:
+            self._run(order, order.unit[self._place])
+        self._place += 1
+        return True
+
+    def finish(self) -> Completion:
+        """Run the first unit to its end."""
+        while self.step():
+            pass
+        order, done = self.queue.popleft(), self.done
+        if self.work is not None and not self.work.is_explicit:
+            if done.failure is None and order.fate.ending == "commit fails":
+                self._fail("23503")
+            self._end(commits=done.failure is None)
+        done.transaction = TX_NONE if self.work is None else TX_FAILED if self.work.has_failed else TX_ACTIVE
+        self.is_broken = self.is_broken or (order.fate.ending == "broken" and done.failure is None)
+        if self.is_broken:
+            done.transaction = TX_BROKEN
+            outcome = EXECUTED if done.failure is None else FAILED
+            done.failure = Failure(0, TX_BROKEN, "usage", outcome, "changed DateStyle", None, {})
+        if done.failure is not None:
+            done.failure = done.failure._replace(transaction=done.transaction)
+        self._begin()
+        return done
+
+    def die(self) -> None:
+        """The process ends; its transaction is rolled back, what is left in the queue never runs."""
+        self.queue.clear()
+        if self.work is not None:
+            self._end(commits=False)
+
+    def run_on(self) -> None:
+        """Nobody listens any more: run what was sent, then end."""
+        while self.queue:
+            self.finish()
+        self.die()
+
+    # One command.
+
+    def _run(self, order: Order, command: Command) -> None:
+        match command:
+            case Flush():
+                pass
+            case Deallocate(name):
+                self.names.pop(name, None)
+            case Prepare(name, sql, _):
+                self._prepare(order, name, sql)
+            case Bound(name, _, values):
+                text = self.names.get(name)
+                if text is None:
+                    self._check_excuse(order, name)
+                    self._fail("26000")
+                elif not self._refuses(text) and not self._strikes(order, "bad value", "stale"):
+                    self.done.bound += 1
+                    self._statement(order, text.replace(b"$1", values[4:]))
+            case Plain(sql):
+                if not self._refuses(sql):
+                    self.done.bound += 1
+                    self._statement(order, sql)
+            case Simple(sql):
+                self._statement(order, sql)
+
+    def _prepare(self, order: Order, name: bytes, sql: bytes) -> None:
+        if len(order.unit) == 1:
+            assert self.work is None, "a probe inside a transaction"
+        if self._refuses(sql) or self._strikes(order, *ERRORS):
+            return
+        assert name not in self.names, f"{name!r} is prepared already"
+        self.names[name] = sql
+        columns = OTHER_COLUMNS if order.fate.ending == "other columns" else COLUMNS
+        self.done.prepared.append(columns if b"$1" in sql else None)
+
+    def _check_excuse(self, order: Order, name: bytes) -> None:
+        """A statement that is not there may be asked for as long as the core could not know it."""
+        promised = [number for number in self.promised.get(name, ()) if number <= order.number]
+        assert promised, f"{name!r} was never prepared here"
+        told = [number for number in self.told_gone.get(name, ()) if promised[-1] <= number < order.number]
+        assert not told, f"{name!r} is not prepared here, and the core was told so"
+
+    def _strikes(self, order: Order, *endings: str) -> bool:
+        """Whether the unit's fate strikes at this command, if it is one of these endings; then it has failed."""
+        fate = order.fate
+        if fate.ending not in endings:
+            return False
+        places = [place for place, command in enumerate(order.unit) if type(command) not in (Flush, Deallocate)]
+        command = order.unit[self._place]
+        if places[fate.place % len(places)] != self._place:
+            return False
+        if fate.ending == "stale" and not (type(command) is Bound and command.count):
+            return False
+        self._fail(ERRORS[fate.ending])
+        return True
+
+    def _refuses(self, sql: bytes) -> bool:
+        """A failed transaction takes nothing but its end."""
+        if self.work is None or not self.work.has_failed or sql in _EXITS or sql.startswith((b"COMMIT", b"ROLLBACK")):
+            return False
+        self._fail("25P02")
+        return True
+
+    def _fail(self, sqlstate: str) -> None:
+        self.done.failure = Failure(0, TX_NONE, "query", FAILED, "an error", sqlstate, {"severity": "ERROR"})
+        if self.work is not None and self.work.is_explicit:
+            self.work.has_failed = True
+
+    # One statement.
+
+    def _statement(self, order: Order, sql: bytes) -> None:
+        if self._refuses(sql) or self._strikes(order, *ERRORS.keys() - {"stale"}):
+            if self.work is not None and sql.startswith(b"COMMIT"):
+                self._end(commits=False)
+            return
+        verb = sql.split()[0]
+        value = re.search(rb"(?:= |\* )(\d+)", sql)
+        owner = self._owner_of(int(value[1])) if value is not None else None
+        if verb in (b"BEGIN", b"COMMIT", b"ROLLBACK", b"SAVEPOINT", b"RELEASE", b"DISCARD", b"DEALLOCATE"):
+            self._control(owner, sql, verb)
+        elif status := _XACT_STATUS.search(sql):
+            assert self.work is None, "a question inside a transaction"
+            self._result(self.cluster.statuses.get(status[1]))
+        elif b"pg_current_xact_id" in sql:
+            assert self.work is not None
+            self.cluster.last_xid += 1
+            self.work.xid = b"%d" % self.cluster.last_xid
+            self.cluster.statuses[self.work.xid] = b"in progress"
+            self._result(self.work.xid)
+        elif value is None:
+            self.done.results.append(("SELECT 1", 1, b"\0\0", b"D\0\0\0\6\0\0", ()))
+        else:
+            self._affect(order, owner, sql.replace(value[1], b"\0"), int(value[1]))
+
+    def _affect(self, order: Order, owner: object, template: bytes, value: int) -> None:
+        if self.work is None:
+            self.work = Work(is_explicit=False, owner=owner)
+            assert isinstance(owner, int), f"{owner} runs outside of its transaction"
+        self._claim(owner)
+        self.work.effects.append((template, value))
+        ending = order.fate.ending
+        self._result(None if ending == "no rows" else b"%d" % value, is_too_large=ending == "too large")
+
+    def _claim(self, owner: object) -> None:
+        """Whoever is the first in a transaction is the only one."""
+        work = self.work
+        if work is not None and owner is not None:
+            work.owner = work.owner or owner
+            assert work.owner == owner, f"{owner} runs in the transaction of {work.owner}"
+
+    def _control(self, owner: object, sql: bytes, verb: bytes) -> None:
+        self._claim(owner)
+        work = self.work
+        tag = verb.decode()
+        if verb == b"BEGIN":
+            assert work is None, "BEGIN inside a transaction"
+            self.work = Work(is_explicit=True, owner=owner)
+        elif verb in (b"DISCARD", b"DEALLOCATE"):
+            if work is not None and verb == b"DISCARD":
+                self._fail("25001")
+                return
+            self.names.clear()
+            tag += " ALL"
+        elif verb == b"SAVEPOINT":
+            assert work is not None
+            work.savepoints.append(len(work.effects))
+        elif verb == b"RELEASE":
+            assert work is not None
+            work.savepoints.pop()
+        elif b"TO SAVEPOINT" in sql:
+            assert work is not None
+            del work.effects[work.savepoints[-1] :]
+            work.has_failed = False
+        elif work is not None:
+            commits = verb == b"COMMIT" and not work.has_failed
+            tag = "COMMIT" if commits else "ROLLBACK"
+            self._end(commits)
+        self.done.results.append((tag, -1, None, b"", ()))
+
+    def _result(self, cell: bytes | None, is_too_large: bool = False) -> None:
+        rows = b"" if cell is None else b"D%b\0\1%b%b" % (_int4(len(cell) + 10), _int4(len(cell)), cell)
+        count = 0 if cell is None else 1
+        outcome: Outcome = (f"SELECT {count}", count, COLUMNS, None if is_too_large else rows, ())
+        self.done.results.append(outcome)
+
+    def _end(self, commits: bool) -> None:
+        work, self.work = self.work, None
+        assert work is not None
+        if work.xid:
+            self.cluster.statuses[work.xid] = b"committed" if commits else b"aborted"
+        if commits:
+            self._committed(work)
+
+
+def _int4(number: int) -> bytes:
+    return number.to_bytes(4, "big")
