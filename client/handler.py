@@ -21,7 +21,7 @@ from client.channel import Channel
 from client.connection import broker_address, channel_to
 from client.errors import DBConnectionError, DBError, TransactionLost, UnconfiguredGroupError, UsageError
 from client.parameters import bind
-from client.protocol import NOT_EXECUTED, TX_NONE, Commit, Query, Rollback, Step, TransactionResult
+from client.protocol import NOT_EXECUTED, TX_NONE, Commit, Query, Rollback, Step, TransactionResult, split_steps
 from client.rows import Result
 from client.transaction import DEFAULT_RETRIES, Options, Transaction, checked_options, checked_prepare
 
@@ -235,7 +235,7 @@ class Handler:
         isolation, read_only, deferrable, retries, timeout = options
         request = channel.next_request()
         message = protocol.Transaction(
-            request, self._group, isolation, read_only, deferrable, retries, steps, timeout, self._tag
+            request, self._group, isolation, read_only, deferrable, retries, *split_steps(steps), timeout, self._tag
         )
         try:
             reply = channel.call(message, None if timeout is None else _patience(timeout))

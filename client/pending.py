@@ -8,6 +8,7 @@ give the values themselves. There is deliberately no waiting for a result here, 
 from collections.abc import Iterator
 from typing import Any, overload
 
+from client import protocol
 from client.errors import DBError, UsageError
 from client.parameters import Reference
 from client.rows import Column, Result, Row
@@ -18,6 +19,9 @@ TOO_EARLY = (
     "Read it after the block; to use a value of it in a later statement of the block, give result['column'] as a "
     "parameter; to decide by a value, use query and commit in a group with autocommit = false"
 )
+
+
+RESULT_FIELDS = len(protocol.Result._fields)
 
 
 class PendingResult:
@@ -34,15 +38,16 @@ class PendingResult:
     def __init__(self, around: "Savepoint | None") -> None:
         # The innermost savepoint block around the statement.
         self.around = around
-        # None inside the block; then the result, or the error that reading it raises.
-        self._known: Result | DBError | None = None
+        # None inside the block; then the result, as the fields of its protocol.Result until it is read, or the error
+        # that reading it raises.
+        self._known: Result | tuple[Any, ...] | DBError | None = None
 
     @property
     def is_settled(self) -> bool:
         """Whether it is known what became of the statement."""
         return self._known is not None
 
-    def settle(self, known: Result | DBError) -> None:
+    def settle(self, known: tuple[Any, ...] | DBError) -> None:
         """Say what became of the statement, where nobody has yet; the transaction does it."""
         if self._known is None:
             self._known = known
@@ -50,11 +55,13 @@ class PendingResult:
     def result(self) -> Result:
         """The Result itself, without the ways of referring to it."""
         known = self._known
-        if known is None:
-            raise UsageError(TOO_EARLY)
+        if type(known) is tuple:
+            known = self._known = Result.from_fields(known)
+        if isinstance(known, Result):
+            return known
         if isinstance(known, DBError):
             raise known
-        return known
+        raise UsageError(TOO_EARLY)
 
     @overload
     def __getitem__(self, place: str) -> Any: ...
@@ -143,7 +150,7 @@ class PendingResult:
             return "<PendingResult not sent yet>"
         if isinstance(self._known, DBError):
             return f"<PendingResult without a result: {self._known}>"
-        return repr(self._known)
+        return repr(self.result())
 
     def _row(self, place: int) -> Row:
         result = self.result()

@@ -21,12 +21,13 @@ All numbers in them are big-endian. https://www.postgresql.org/docs/current/prot
 Everything a stranger sends passes `decode_request`, which raises nothing but ProtocolViolation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgpack
 
-from client.rules import MAX_NAME_CHARS, MAX_NUMBER, MAX_PARAMETERS, MAX_TIMEOUT, RULES
+from client.rules import MAX_NAME_CHARS, MAX_NUMBER, MAX_PARAMETERS, MAX_STEPS, MAX_TIMEOUT, RULES, are_steps
 
 VERSION = 2
 
@@ -91,7 +92,10 @@ class Reference(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One statement of a transaction message; it must affect, or return, from low to high rows (None: no limit)."""
+    """One statement of a transaction message; it must affect, or return, from low to high rows (None: no limit).
+
+    On the wire its values travel apart from the rest.
+    """
 
     statement: bytes
     types: bytes
@@ -103,8 +107,10 @@ class Step(NamedTuple):
 
 
 class Transaction(NamedTuple):
-    """A whole transaction. steps holds Steps, and SAVEPOINT and END_SAVEPOINT in pairs, nested as blocks are.
+    """A whole transaction.
 
+    steps holds Steps, and SAVEPOINT and END_SAVEPOINT in pairs, nested as blocks are; packed by `split_steps`, without
+    the values, which are the Steps' in their order. So both sides need not look twice at what a program sends often.
     isolation is one of ISOLATIONS; None leaves isolation, read_only and deferrable to the server's defaults. retries is
     how often the broker may run it again where that is certain to be safe.
     """
@@ -115,7 +121,8 @@ class Transaction(NamedTuple):
     read_only: bool | None
     deferrable: bool | None
     retries: int
-    steps: tuple[Any, ...]
+    steps: bytes
+    values: tuple[bytes, ...]
     timeout: float | None
     tag: str
 
@@ -236,21 +243,29 @@ MESSAGES: dict[int, type[ToBroker] | type[ToClient]] = {
 _CODES: dict[type, int] = {message: code for code, message in MESSAGES.items()}
 
 
+def _rule(message: type, name: str) -> tuple[Callable[[Any], bool], str]:
+    """The rule of a field: of this message's, or of all fields of that name."""
+    return RULES.get(f"{message.__name__}.{name}") or RULES[name]
+
+
 # Per code: the message and, in order, each field's name and rule. Resolved once, the decoder only walks it.
 _INBOUND: dict[int, tuple[type[ToBroker], tuple[tuple[str, Callable[[Any], bool], str], ...]]] = {
-    code: (message, tuple((name, *RULES[name]) for name in message._fields))  # type: ignore[misc]  # code < 64
+    code: (message, tuple((name, *_rule(message, name)) for name in message._fields))  # type: ignore[misc]  # code < 64
     for code, message in MESSAGES.items()
     if code < 64
 }
 # No message to the broker holds a longer array, a map or an extension: garbage is refused before it becomes objects.
 _MAX_INBOUND_FIELDS = max(len(rules) for _, rules in _INBOUND.values()) + 1
-# Only this one holds arrays in arrays, one per step and one per reference.
+# Only this one holds an array in its array, the values of its steps.
 _TRANSACTION_HEAD = bytes((0x90 | (1 + len(Transaction._fields)), TRANSACTION_CODE))
 
 
 # A Packer keeps its buffer; one at a time is used, by whoever holds the GIL.
 _pack = msgpack.Packer().pack
-_QUERY_CODE = _CODES[Query]
+_QUERY_CODE, _RESULT_CODE = _CODES[Query], _CODES[Result]
+# Packed steps that a client keeps, and the longest texts it keeps them for.
+STEPS_KEPT = 256
+LONGEST_STEPS_KEPT = 65536
 
 
 def encode(message: ToBroker | ToClient) -> bytes:
@@ -260,7 +275,7 @@ def encode(message: ToBroker | ToClient) -> bytes:
 
 def decode_request(frame: bytes) -> ToBroker:
     """A message to the broker from a stranger's bytes, fully checked; raises ProtocolViolation."""
-    longest = MAX_PARAMETERS if frame[:2] == _TRANSACTION_HEAD else _MAX_INBOUND_FIELDS
+    longest = MAX_STEPS if frame[:2] == _TRANSACTION_HEAD else _MAX_INBOUND_FIELDS
     try:
         array = msgpack.unpackb(frame, use_list=False, max_array_len=longest, max_map_len=0, max_ext_len=0)
     except Exception as error:  # noqa: BLE001  msgpack raises many types, some of them undocumented
@@ -281,6 +296,31 @@ def decode_request(frame: bytes) -> ToBroker:
     if message is Query and array[5].count(0) * 4 != len(array[6]):
         raise ProtocolViolation("Query.types: expected 4 bytes for each NUL in statement")
     return message._make(array[1:])
+
+
+def split_steps(steps: Iterable[Step | int]) -> tuple[bytes, tuple[bytes, ...]]:
+    """A Transaction's steps and values."""
+    shapes = tuple([step if isinstance(step, int) else (step[0], step[1], *step[3:]) for step in steps])
+    values = tuple([step[2] for step in steps if not isinstance(step, int)])
+    size = sum([len(shape[0]) for shape in shapes if not isinstance(shape, int)])
+    return (_packed_steps if size <= LONGEST_STEPS_KEPT else _pack)(shapes), values
+
+
+@lru_cache(maxsize=STEPS_KEPT)
+def _packed_steps(shapes: tuple[Any, ...]) -> bytes:
+    return _pack(shapes)  # type: ignore[no-any-return]  # msgpack is untyped
+
+
+def decode_steps(packed: bytes) -> list[Step | int]:
+    """A Transaction's steps, fully checked and with empty values; raises ProtocolViolation."""
+    try:
+        shapes = msgpack.unpackb(packed, use_list=False, max_array_len=MAX_PARAMETERS, max_map_len=0, max_ext_len=0)
+    except Exception as error:  # noqa: BLE001  msgpack raises many types, some of them undocumented
+        raise ProtocolViolation(f"Transaction.steps: not a msgpack array: {type(error).__name__}") from None
+    if not are_steps(shapes):
+        text = f"from 1 to {MAX_STEPS} statements, with savepoint blocks closed and references looking back"
+        raise ProtocolViolation(f"Transaction.steps: expected {text}")
+    return [shape if type(shape) is int else Step._make((*shape[:2], b"", *shape[2:])) for shape in shapes]
 
 
 def _is_query(
@@ -323,6 +363,8 @@ def decode_reply(frame: bytes) -> ToClient:
     """A message to the client. The broker is trusted; a frame it could not have sent raises ProtocolViolation."""
     try:
         array = msgpack.unpackb(frame, use_list=False)
+        if array[0] == _RESULT_CODE:
+            return Result._make(array[1:])
         message = MESSAGES[array[0]]
         if array[0] < 64:
             raise ProtocolViolation(f"{message.__name__} does not travel to clients")

@@ -24,8 +24,8 @@ ISOLATIONS = ("read uncommitted", "read committed", "repeatable read", "serializ
 # Steps of a transaction message that are no statements.
 SAVEPOINT = 1
 END_SAVEPOINT = 2
-# The fields of client.protocol's Step and Reference, which travel as plain arrays.
-STEP_FIELDS = 7
+# The fields of client.protocol's Step, without its values, and of Reference, which travel as plain arrays.
+STEP_FIELDS = 6
 REFERENCE_FIELDS = 4
 
 
@@ -37,6 +37,10 @@ def _text(longest: int) -> Callable[[Any], bool]:
     return lambda value: type(value) is str and len(value) <= longest and "\0" not in value
 
 
+def _all_bytes(value: Any) -> bool:
+    return type(value) is tuple and set(map(type, value)) <= {bytes}
+
+
 def _timeout(value: Any) -> bool:
     return value is None or (type(value) in (float, int) and 0 < value <= MAX_TIMEOUT)
 
@@ -45,7 +49,7 @@ def _types(value: Any) -> bool:
     return type(value) is bytes and len(value) % 4 == 0 and len(value) <= 4 * MAX_PARAMETERS
 
 
-def _steps(value: Any) -> bool:
+def are_steps(value: Any) -> bool:
     """Whether these are steps, each as its fields, references looking back and savepoint blocks closed."""
     if type(value) is not tuple or not 0 < len(value) <= MAX_STEPS:
         return False
@@ -63,12 +67,11 @@ def _steps(value: Any) -> bool:
 def _step(step: Any, place: int, steps: tuple[Any, ...]) -> bool:
     if type(step) is not tuple or len(step) != STEP_FIELDS:
         return False
-    statement, types, values, prepare, references, low, high = step
+    statement, types, prepare, references, low, high = step
     return (
         type(statement) is bytes
         and _types(types)
         and statement.count(0) * 4 == len(types)
-        and type(values) is bytes
         and type(prepare) is bool
         and type(references) is tuple
         and all(_reference(each, place, steps, len(types) // 4) for each in references)
@@ -108,12 +111,13 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "statement": (lambda value: type(value) is bytes, "bytes"),
     "types": (_types, f"4 bytes for each of at most {MAX_PARAMETERS} parameters"),
     "values": (lambda value: type(value) is bytes, "bytes"),
+    "Transaction.values": (_all_bytes, "an array of bytes"),
     "prepare": (lambda value: type(value) is bool, "a boolean"),
     "isolation": (lambda value: value is None or value in ISOLATIONS, f"one of {', '.join(ISOLATIONS)}, or nil"),
     "read_only": (lambda value: value is None or type(value) is bool, "a boolean or nil"),
     "deferrable": (lambda value: value is None or type(value) is bool, "a boolean or nil"),
     "retries": (_whole(0, MAX_RETRIES), f"a whole number from 0 to {MAX_RETRIES}"),
-    "steps": (_steps, f"from 1 to {MAX_STEPS} statements, with savepoint blocks closed and references looking back"),
+    "steps": (lambda value: type(value) is bytes, "bytes"),
     "timeout": (_timeout, "seconds above 0 and below a year, or nil"),
     "tag": (_text(MAX_NAME_CHARS), f"text of at most {MAX_NAME_CHARS} characters without NUL"),
     "what": (lambda value: value in QUESTIONS, f"one of {', '.join(QUESTIONS)}"),

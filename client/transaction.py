@@ -20,9 +20,8 @@ from typing import Any, NamedTuple, Self
 from client import protocol, rules
 from client.errors import DBError, UsageError, connection_error, error_from, kind_of, place_of
 from client.parameters import Reference, bind
-from client.pending import PendingResult, Savepoint
+from client.pending import RESULT_FIELDS, PendingResult, Savepoint
 from client.protocol import EXECUTED, FAILED, NOT_EXECUTED, TX_NONE, UNKNOWN, Failure, Step, TransactionResult
-from client.rows import Result
 from client.rules import END_SAVEPOINT, ISOLATIONS, MAX_RETRIES, MAX_STEPS, SAVEPOINT
 
 DEFAULT_RETRIES = 3
@@ -39,6 +38,8 @@ class Options(NamedTuple):
     retries: int
     timeout: float | None
 
+
+_DEFAULTS = Options(None, None, None, DEFAULT_RETRIES, None)
 
 # Sends a message of these steps and waits for what became of it.
 Send = Callable[[Options, tuple[Step | int, ...]], TransactionResult]
@@ -86,15 +87,20 @@ class Transaction:
         expect=1 wants exactly one row affected or returned, expect=(1, 10) from 1 to 10, expect=(1, None) at least one;
         any other count is an ExpectationFailed. Raises what psycopg2 raises for parameters that do not fit.
         """
-        self._check_open()
-        low, high = _row_limits(expect)
+        if self._phase is not Phase.OPEN:
+            self._check_open()
+        low, high = _NO_LIMITS if expect is None else _row_limits(expect)
         is_prepared = self._prepare if prepare is None else checked_prepare(prepare)
         sql, types, values, references = bind(statement, params)
-        earlier = tuple(self._on_the_wire(parameter, reference) for parameter, reference in references)
-        self._need_room(1, "statement")
-        pending = PendingResult(self._innermost)
-        self._statements[pending] = len(self._steps)
-        self._steps.append(Step(sql, types, values, is_prepared, earlier, low, high))
+        earlier: tuple[protocol.Reference, ...] = ()
+        if references:
+            earlier = tuple(self._on_the_wire(parameter, reference) for parameter, reference in references)
+        steps, blocks = self._steps, self._open
+        if len(steps) + len(blocks) >= MAX_STEPS:
+            self._need_room(1, "statement")
+        pending = PendingResult(blocks[-1] if blocks else None)
+        self._statements[pending] = len(steps)
+        steps.append(Step._make((sql, types, values, is_prepared, earlier, low, high)))
         return pending
 
     @contextlib.contextmanager
@@ -211,8 +217,8 @@ class Transaction:
         """The transaction was committed: each statement has its result, or a reason for having none."""
         for index, (pending, step) in enumerate(self._statements.items()):
             fields = results[step]
-            if fields is not None and len(fields) == len(protocol.Result._fields):
-                pending.settle(Result.from_fields(fields))
+            if fields is not None and len(fields) == RESULT_FIELDS:
+                pending.settle(fields)
             elif fields is not None:
                 error = self._error(fields, index, step)
                 pending.settle(error)
@@ -235,6 +241,8 @@ def checked_options(
     isolation: str | None, read_only: bool | None, deferrable: bool | None, retries: int, timeout: float | None
 ) -> Options:
     """The Options, if they can be sent; raises ValueError. timeout was checked by its caller."""
+    if isolation is None and read_only is None and deferrable is None and timeout is None and retries is DEFAULT_RETRIES:
+        return _DEFAULTS
     for name, value in (("read_only", read_only), ("deferrable", deferrable)):
         if value is not None and not isinstance(value, bool):
             raise ValueError(f"{name} is {value!r}; expected True, False, or None for the server's default")
@@ -259,10 +267,11 @@ def _checked_isolation(isolation: str | None) -> str | None:
     return level
 
 
+_NO_LIMITS = (0, None)
+
+
 def _row_limits(expect: Any) -> tuple[int, int | None]:
     """The fewest and the most rows (None: no limit) that expect allows."""
-    if expect is None:
-        return 0, None
     low, high = expect if isinstance(expect, tuple) and len(expect) == 2 else (expect, expect)
     if _is_count(low) and (high is None or (_is_count(high) and low <= high)):
         return low, high

@@ -168,6 +168,11 @@ class IpcPeer(Peer):
             self._end()
             return
         zmtp = self._zmtp
+        payload = zmtp.only_message(data)
+        if payload is not None and not zmtp.inbox:
+            self._transport.frontend.message(self, payload)
+            self._transport.frontend.wake()
+            return
         try:
             zmtp.received(data)
         except ZmtpError as error:
@@ -263,6 +268,8 @@ class IpcPeer(Peer):
             self._transport.loop.add_reader(self._socket.fileno(), self._readable)
 
     def _handshake_overdue(self) -> None:
+        if self._zmtp.is_ready:
+            return  # a client that reads slowly
         log.warning("client dropped pid=%d reason=no handshake within %g s", self.pid, HANDSHAKE_TIMEOUT)
         self._timer = None
         self._end()

@@ -35,7 +35,9 @@ _SYNC = b"S\0\0\0\4"
 _FLUSH = b"H\0\0\0\4"
 # Execute, of the unnamed portal without a limit of rows, and Sync.
 _EXECUTE = b"E\0\0\0\x09\0\0\0\0\0"
-_EXECUTE_SYNC = _EXECUTE + _SYNC
+# The end of Bind, all results as text, and Execute.
+_RESULTS_EXECUTE = b"\0\0" + _EXECUTE
+_BIND_NOTHING = b"B\0\0\0\x0c\0\0\0\0\0\0\0\0"
 _DESCRIBE_PORTAL = b"D\0\0\0\6P\0"
 _COPY_FAIL = b"f\0\0\0\x09COPY\0"
 
@@ -64,6 +66,7 @@ class Wire:
         self._parameters = dict(parameters)
         # Columns of the statements that are prepared here, by name: enter when described, leave when deallocated.
         self._columns: dict[bytes, bytes | None] = {}
+        self._heads: dict[bytes, bytes] = {}  # of their Bind messages, likewise
         self._tags: dict[bytes, tuple[str, int]] = {}
         # What came of a message that is not whole yet, and how many bytes it still wants at least.
         self._chunks: list[bytes] = []
@@ -95,30 +98,39 @@ class Wire:
     def send(self, unit: Unit) -> None:
         """Put the unit into outbox."""
         self.units.append(unit)
+        outbox = self.outbox
         first = unit[0]
-        if type(first) is Bound and len(unit) == 1:
-            self.outbox.append(_bound(first) + _EXECUTE_SYNC)
-        elif type(first) is Simple:
-            self.outbox.append(_message(b"Q", first.sql + b"\0"))
-        else:
-            self.outbox += [self._encoded(command) for command in unit]
-            self.outbox.append(_SYNC)
+        if type(first) is Simple:
+            outbox.append(_message(b"Q", first.sql + b"\0"))
+            return
+        for command in unit:
+            if type(command) is Bound:
+                head, values = self._heads.get(command.name) or self._make_head(command), command.values
+                outbox.append(_bind(b"B", 6 + len(head) + len(values)) + head + values + _RESULTS_EXECUTE)
+            else:
+                outbox.append(self._encoded(command))
+        outbox.append(_SYNC)
+
+    def _make_head(self, command: Bound) -> bytes:
+        """What Bind has before the values: unnamed portal, statement, parameters as text, their number."""
+        head = b"\0%b\0%b" % (command.name, _count(0, command.count))
+        self._heads[command.name] = head
+        return head
 
     def _encoded(self, command: Command) -> bytes:
         match command:
-            case Bound():
-                return _bound(command) + _EXECUTE
+            case Flush():
+                return _FLUSH
             case Plain(sql):
-                return _parse(b"", sql, b"") + _bound(Bound(b"", 0, b"")) + _DESCRIBE_PORTAL + _EXECUTE
+                return _parse(b"", sql, b"") + _BIND_NOTHING + _DESCRIBE_PORTAL + _EXECUTE
             case Prepare(name, sql, types):
                 return _parse(name, sql, types) + _message(b"D", b"S" + name + b"\0")
             case Deallocate(name):
                 self._columns.pop(name, None)
+                self._heads.pop(name, None)
                 return _message(b"C", b"S" + name + b"\0")
-            case Flush():
-                return _FLUSH
-            case Simple():
-                raise AssertionError("a simple query is alone in its unit")
+            case Bound() | Simple():
+                raise AssertionError(f"{command!r} is not written here")
 
     # Answers.
 
@@ -129,7 +141,7 @@ class Wire:
         done: list[Completion] = []
         position, end = 0, len(data)
         if self._is_fresh:
-            position = self._take_short_answers(data, end, done)
+            position = self._take_whole_answers(data, end, done)
         rows_from = -1  # where the rows not yet cut out begin
         while position + 5 <= end:
             kind = data[position]
@@ -169,37 +181,44 @@ class Wire:
                 raise WireError(f"the server sent a message of {self._missing} bytes")
         return done
 
-    def _take_short_answers(self, data: bytes, end: int, done: list[Completion]) -> int:
-        """The hot path: answers of single prepared statements that are here whole; returns where the rest begins.
+    def _take_whole_answers(self, data: bytes, end: int, done: list[Completion]) -> int:
+        """The hot path: answers to prepared statements that are here whole; returns where the rest begins.
 
-        BindComplete, rows, CommandComplete and ReadyForQuery outside a transaction, without anything in between. All
-        else is left to the loop in received.
+        For each statement BindComplete, rows and CommandComplete, then ReadyForQuery outside a transaction, without
+        anything in between. All else is left to the loop in received.
         """
-        units, columns, tags = self.units, self._columns, self._tags
+        units, columns, tags, limit = self.units, self._columns, self._tags, self._max_result_bytes
         position = 0
-        while position + 24 < end and data[position] == 0x32 and units:
-            unit = units[0]
-            first = unit[0]
-            if type(first) is not Bound or len(unit) != 1:
-                break
-            rows_from = at = position + 5
-            count = 0
-            while at + 5 < end and data[at] == 0x44:
-                at += 1 + _length(data, at + 1)[0]
-                count += 1
-            if at + 5 > end or data[at] != 0x43 or at - rows_from > self._max_result_bytes:
-                break
-            ready = at + 1 + _length(data, at + 1)[0]
-            if ready + 6 > end or data[ready] != 0x5A or data[ready + 5] != 0x49:
-                break
-            word = tags.get(data[at + 5 : ready - 1])
-            if word is None:
-                break
-            described = columns.get(first.name)
-            rowcount = word[1] if described is None else count
+        while units:
+            at = position
+            results: list[Outcome] = []
+            for command in units[0]:
+                if type(command) is not Bound:
+                    if type(command) is Flush:
+                        continue
+                    return position
+                if at + 10 > end or data[at] != 0x32:
+                    return position
+                rows_from = at = at + 5
+                count = 0
+                while at + 5 <= end and data[at] == 0x44:
+                    at += 1 + _length(data, at + 1)[0]
+                    count += 1
+                if at + 5 > end or data[at] != 0x43 or at - rows_from > limit:
+                    return position
+                after = at + 1 + _length(data, at + 1)[0]
+                word = tags.get(data[at + 5 : after - 1])
+                if word is None or after > end:
+                    return position
+                described = columns.get(command.name)
+                rowcount = word[1] if described is None else count
+                results.append((word[0], rowcount, described, data[rows_from:at], ()))
+                at = after
+            if at + 6 > end or data[at] != 0x5A or data[at + 5] != 0x49:
+                return position
             units.popleft()
-            done.append(Completion(TX_NONE, [(word[0], rowcount, described, data[rows_from:at], ())], None, [], 1))
-            position = ready + 6
+            done.append(Completion(TX_NONE, results, None, [], len(results)))
+            position = at + 6
         return position
 
     def _join(self, data: bytes) -> bytes:
@@ -366,13 +385,6 @@ def _message(kind: bytes, body: bytes) -> bytes:
 
 def _parse(name: bytes, sql: bytes, types: bytes) -> bytes:
     return _message(b"P", b"%b\0%b\0%b%b" % (name, sql, (len(types) // 4).to_bytes(2, "big"), types))
-
-
-def _bound(command: Bound) -> bytes:
-    """Bind: unnamed portal, statement, all parameters and results as text."""
-    name, values = command.name, command.values
-    size = 12 + len(name) + len(values)
-    return b"%b\0%b\0%b%b\0\0" % (_bind(b"B", size), name, _count(0, command.count), values)
 
 
 def _refused(text: str, outcome: str) -> Failure:

@@ -215,8 +215,16 @@ class Broker(Deadlines):
         if 0 < group.config.max_waiting <= len(group.queue):
             group.stats.refused += 1
             return group.full()
-        config = self.config.broker
-        script = Script(message, group.statements, group.config.track_outcome, config.max_result_bytes)
+        try:
+            plan = group.plans.find(message.steps)
+        except ProtocolViolation as violation:
+            return failures.protocol(str(violation))
+        if plan.obstacle:
+            return failures.usage(plan.obstacle)
+        if len(message.values) != plan.count:
+            return failures.protocol(f"{plan.count} statements have {len(message.values)} values")
+        is_tracked = group.config.track_outcome
+        script = Script(message, plan, group.statements, is_tracked, self.config.broker.max_result_bytes)
         refused = refusal(script)
         if refused is not None:
             return refused

@@ -9,6 +9,7 @@ from client.protocol import NOT_EXECUTED, TX_NONE, Failure
 from poold.config import EndpointConfig, GroupConfig
 from poold.core import routing
 from poold.core.endpoint import Endpoint, EndpointState
+from poold.core.plan import Plans
 from poold.core.pool import Backend, Pool
 from poold.core.queue import Queue
 from poold.core.state import BackendState
@@ -32,6 +33,7 @@ class Group:
         self.size = 0
         self.clients = 0  # connected clients that have used the group
         self.statements = Statements(config.prepare == "auto")
+        self.plans = Plans(self.statements)
         # Statements to be probed as soon as a backend is free: enter when seen often enough, leave when probed.
         self.probes: deque[Statement] = deque()
         self.errands = 0  # of the broker's own that wait for a backend: probes, and the pools' inquiries

@@ -153,19 +153,21 @@ class Machine(Lifecycle):
                 return ROLLBACK
             case Verb.TRANSACTION:
                 assert request.script is not None
-                return request.script.start(self._plan(backend, request))
+                return request.script.start(self._runner(backend))
             case _:
                 return request.unit
 
-    def _plan(self, backend: Backend, request: Request) -> Callable[[Statement, bytes, bool], list[Command]]:
+    def _runner(self, backend: Backend) -> Callable[[Statement, bytes, bool], list[Command]]:
         """How a transaction message's statements are run on this backend."""
 
-        def plan(statement: Statement, values: bytes, is_literal: bool) -> list[Command]:
+        prepared = backend.prepared.commands
+
+        def run(statement: Statement, values: bytes, is_literal: bool) -> list[Command]:
             if statement.state is StatementState.PREPARED and not is_literal:
-                return backend.prepared.commands(statement, values)
+                return prepared(statement, values)
             return [plain_command(statement, values)]
 
-        return plan
+        return run
 
     def _finish(self, request: Request, backend: Backend, done: Completion, now: float) -> None:
         """A query, commit or rollback has ended: answer it, or run it again where that is safe and helps."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from client.protocol import NOT_EXECUTED, TX_NONE, Failure, ProtocolViolation
+from client.protocol import TX_NONE, Failure, ProtocolViolation
 from poold.core import failures
 from poold.core.effects import Execute, Simple
 from poold.core.facts import Completion
@@ -22,8 +22,6 @@ LONGEST_PAUSE = 0.5
 # of a connection within client_connection_check_interval.
 OUTCOME_TIMEOUT = 10.0
 ASK_AGAIN = 0.05
-# Text of one statement, its parameters not counted: it is read for what it does, which takes about 2 s per megabyte.
-MAX_TEXT = 1024 * 1024
 
 
 class Messages(Machine):
@@ -37,7 +35,7 @@ class Messages(Machine):
         if request.state is not RequestState.RUNNING:
             verdict = script.stop(done, failures.with_reason(failures.withdrawn(), request.reason))
         else:
-            following = script.advance(done, self._plan(backend, request))
+            following = script.advance(done, self._runner(backend))
             if not isinstance(following, Verdict):
                 request.unit = following
                 self._effects.append(Execute(backend.number, following))
@@ -205,26 +203,11 @@ class Messages(Machine):
 
 
 def refusal(script: Script) -> Failure | None:
-    """Why this message cannot be run, None where it can."""
-    for place, (statement, values) in enumerate(script.statements()):
-        traits = statement.examine() if len(statement.sql) <= MAX_TEXT else None
-        reason = ""
-        if traits is None:
-            reason = f"has {len(statement.sql)} bytes of text; at most {MAX_TEXT} are looked through, use parameters"
-        elif traits.is_copy:
-            reason = "is a COPY, which poold does not run"
-        elif traits.is_several:
-            reason = "holds several statements; give each its own query()"
-        elif traits.controls_transaction:
-            reason = "begins or ends a transaction; the block does that"
-        elif traits.is_empty:
-            reason = "is empty"
-        if not reason and statement.state is not StatementState.PREPARED:
+    """Why these values cannot be taken, None where they can. Those of prepared statements PostgreSQL looks at."""
+    for place, (statement, values) in enumerate(script.values()):
+        if statement.state is not StatementState.PREPARED:
             try:
                 statement.rendered(values)
             except ProtocolViolation as violation:
-                reason = str(violation)
-        if reason:
-            text = f"statement {place + 1} of the transaction {reason}"
-            return Failure(0, TX_NONE, "usage", NOT_EXECUTED, text, None, {})
+                return failures.protocol(f"statement {place + 1} of the transaction: {violation}")
     return None

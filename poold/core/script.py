@@ -14,14 +14,15 @@ the server can be asked what became of a COMMIT whose answer was lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from client.protocol import FAILED, TX_NONE, Failure, Reference, Result, Step, Transaction, TransactionResult
+from client.protocol import FAILED, TX_NONE, Failure, Step, Transaction, TransactionResult
 from client.rules import END_SAVEPOINT, MAX_NUMBER, SAVEPOINT
 from poold.core import failures, references
 from poold.core.effects import Command, Deallocate, Flush, Plain, Simple, Unit
 from poold.core.facts import Completion, Outcome
+from poold.core.plan import Plan
 from poold.core.statements import Statement, Statements
 
 XID = b"SELECT pg_catalog.pg_current_xact_id()"
@@ -29,11 +30,13 @@ _SAVEPOINT = b"SAVEPOINT poold"
 _RELEASE = b"RELEASE SAVEPOINT poold"
 _UNDO = b"ROLLBACK TO SAVEPOINT poold"
 
+_FLUSH = Flush()
+
 # What a result in a unit belongs to, where it is no step's.
 _OWN, _XID, _COMMIT = -1, -2, -3
 
 # Commands that run a statement with these values on the backend at hand.
-Plan = Callable[[Statement, bytes, bool], list[Command]]
+Run = Callable[[Statement, bytes, bool], list[Command]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +50,24 @@ class Verdict:
 class Script:
     """The state of one run of the message, and what all its runs have in common."""
 
-    def __init__(self, message: Transaction, statements: Statements, tracked: bool, max_result_bytes: int) -> None:
-        self.steps: list[Step | int] = [step if isinstance(step, int) else _step(step) for step in message.steps]
+    def __init__(
+        self, message: Transaction, plan: Plan, statements: Statements, tracked: bool, max_result_bytes: int
+    ) -> None:
+        """tracked: whether the outcome of its COMMIT is to be found out where the answer is lost."""
+        self.steps = plan.steps
         self.retries = message.retries
-        self._max_result_bytes = max_result_bytes
         self.tries = 0
+        self.is_read_only = message.read_only is True
         # Statements seen often enough to be probed: the broker takes them.
         self.to_probe: list[Statement] = []
         self.literal_only = False  # prepared statements turned out to be out of date
-        # The savepoint mark that each step is directly inside of, None outside; and the end of each block.
-        self._block, self._block_end = _blocks(self.steps)
+        self._plan = plan
+        self._values = message.values
+        self._max_result_bytes = max_result_bytes
         self._statements = statements
-        self.is_read_only = message.read_only is True
         self._begin = statements.own(_begin(message))
         self._commit = statements.own(b"COMMIT")
-        self._is_tracked = tracked and not self.is_read_only
+        self._is_tracked = tracked and plan.writes and not self.is_read_only
         self._restart()
 
     def _restart(self) -> None:
@@ -77,19 +83,41 @@ class Script:
         self._verdict: Verdict | None = None  # known, once the ROLLBACK on its way has ended
         self._unresolved: Verdict | None = None  # a reference cannot be resolved, once the unit on its way has ended
 
-    def start(self, plan: Plan) -> Unit:
+    def start(self, run: Run) -> Unit:
         """The first unit of another try."""
         self._restart()
         self.tries += 1
         self._sent = [_OWN]
-        commands = plan(self._begin, b"", False)
-        if self._is_tracked and self._writes():
-            commands += plan(self._statements.own(XID), b"", False)
-            commands.append(Flush())
+        commands = run(self._begin, b"", False)
+        if self._is_tracked:
+            commands += run(self._statements.own(XID), b"", False)
+            commands.append(_FLUSH)
             self._sent.append(_XID)
-        return self._rest_of_unit(commands, plan)
+        return self._whole_unit(commands, run) if self._plan.is_whole else self._rest_of_unit(commands, run)
 
-    def advance(self, done: Completion, plan: Plan) -> Unit | Verdict:
+    def _whole_unit(self, commands: list[Command], run: Run) -> Unit:
+        """The hot path: nothing to look at before COMMIT."""
+        plan, steps, sent = self._plan, self.steps, self._sent
+        for place, values in enumerate(self._values):
+            is_literal = self.literal_only or not steps[place].prepare  # type: ignore[union-attr]  # no marks here
+            self._add(commands, place, plan.statement(place), values, is_literal, run)
+            sent.append(place)
+        commands += run(self._commit, b"", False)
+        sent.append(_COMMIT)
+        self._next = len(steps)
+        self.commit_sent = True
+        return _in_order(commands)
+
+    def _add(
+        self, commands: list[Command], place: int, statement: Statement, values: bytes, is_literal: bool, run: Run
+    ) -> None:
+        """Add the commands of a step, and note whether it runs with literals because it is not prepared yet."""
+        added = run(statement, values, is_literal)
+        if not is_literal and type(added[-1]) is Plain:
+            self._literal[place] = statement
+        commands += added
+
+    def advance(self, done: Completion, run: Run) -> Unit | Verdict:
         """A unit has ended: the next one, or what became of the transaction."""
         if self._verdict is not None:
             return self._verdict
@@ -107,18 +135,14 @@ class Script:
             if done.transaction == TX_NONE:
                 return Verdict(failures.ended_early())
             self._sent = []
-            return self._rest_of_unit([], plan)
-        block = self._block[step] if step >= 0 else None
+            return self._rest_of_unit([], run)
+        block = self._plan.block[step] if step >= 0 else None
         if block is None or failures.is_lost_race(failure) or done.transaction == TX_NONE:
             return self._abort(Verdict(failure, step), done.transaction)
         self._undo(block, step, failure)
         self._sent = [_OWN, _OWN]
-        commands = plan(self._statements.own(_UNDO), b"", False) + plan(self._statements.own(_RELEASE), b"", False)
-        return self._rest_of_unit(commands, plan)
-
-    def _writes(self) -> bool:
-        """Whether some statement of it may write: only then there is something to be in doubt about."""
-        return any(statement.examine().writes for statement, _ in self.statements())
+        commands = run(self._statements.own(_UNDO), b"", False) + run(self._statements.own(_RELEASE), b"", False)
+        return self._rest_of_unit(commands, run)
 
     def stop(self, done: Completion, cancelled: Failure) -> Verdict:
         """A unit has ended of a message that is to be cancelled: no other follows, unless all is done."""
@@ -130,13 +154,11 @@ class Script:
             return self._verdict
         return Verdict(done.failure or cancelled)
 
-    def statements(self) -> list[tuple[Statement, bytes]]:
-        """Its statements with their values, those of references not yet in place."""
-        return [
-            (self._statements.find(step.statement, step.types), step.values)
-            for step in self.steps
-            if isinstance(step, Step)
-        ]
+    def values(self) -> Iterator[tuple[Statement, bytes]]:
+        """Its statements with their values, those of references not in place."""
+        for place, at in enumerate(self._plan.places):
+            if at >= 0:
+                yield self._plan.statement(place), self._values[at]
 
     def lost(self, partial: list[Outcome]) -> None:
         """The backend is gone; these results of the unit on its way had come."""
@@ -155,47 +177,45 @@ class Script:
             elif outcome[3] is None:
                 entries.append(tuple(failures.result_too_large(self._max_result_bytes)))
             else:
-                entries.append(tuple(Result(0, TX_NONE, *outcome)))
+                entries.append((0, TX_NONE, *outcome))
         return TransactionResult(request, self.tries, tuple(entries), None, -1)
 
-    def _rest_of_unit(self, commands: list[Command], plan: Plan) -> Unit:
+    def _rest_of_unit(self, commands: list[Command], run: Run) -> Unit:
         """Add steps until the broker has to look at results."""
         first = len(self._sent)
         is_checked = False
         while self._next < len(self.steps):
             step = self.steps[self._next]
             if step == SAVEPOINT:
-                commands += plan(self._statements.own(_SAVEPOINT), b"", False)
+                commands += run(self._statements.own(_SAVEPOINT), b"", False)
                 self._sent.append(_OWN)
             elif step == END_SAVEPOINT:
                 if self._has_steps(first):
                     return _in_order(commands)
-                commands += plan(self._statements.own(_RELEASE), b"", False)
+                commands += run(self._statements.own(_RELEASE), b"", False)
                 self._sent.append(_OWN)
             else:
                 assert isinstance(step, Step)
                 if any(each.step in self._sent[first:] for each in step.references):
                     return _in_order(commands)
-                types, values = step.types, step.values
+                values = self._values[self._plan.places[self._next]]
                 if step.references:
                     try:
-                        types, values = references.resolved(types, values, step.references, self._outcomes)
+                        types, values = references.resolved(step.types, values, step.references, self._outcomes)
                     except references.ReferenceMissing as error:
                         failure = Failure(0, TX_NONE, "expectation", FAILED, str(error), None, {})
                         self._unresolved = Verdict(failure, self._next)
                         return _in_order(commands) or (Simple(b"SELECT"),)
-                statement = self._statements.find(step.statement, types)
-                is_literal = self.literal_only or not step.prepare
-                planned = plan(statement, values, is_literal)
-                if not is_literal and type(planned[-1]) is Plain:
-                    self._literal[self._next] = statement
-                commands += planned
+                    statement = self._statements.find(step.statement, types)
+                else:
+                    statement = self._plan.statement(self._next)
+                self._add(commands, self._next, statement, values, self.literal_only or not step.prepare, run)
                 self._sent.append(self._next)
                 is_checked = is_checked or step.low > 0 or step.high is not None
             self._next += 1
         if is_checked:
             return _in_order(commands)
-        commands += plan(self._commit, b"", False)
+        commands += run(self._commit, b"", False)
         self._sent.append(_COMMIT)
         self.commit_sent = True
         return _in_order(commands)
@@ -229,31 +249,12 @@ class Script:
 
     def _undo(self, block: int, step: int, failure: Failure) -> None:
         """The savepoint block that begins at this step is undone; go on after it."""
-        end = self._block_end[block]
+        end = self._plan.block_end[block]
         for place in range(block, end):
             self._outcomes[place] = None
             self._contained.pop(place, None)
         self._contained[step] = failure
         self._next = end + 1
-
-
-def _step(fields: tuple[object, ...]) -> Step:
-    step = Step._make(fields)
-    return step._replace(references=tuple(Reference._make(each) for each in step.references))
-
-
-def _blocks(steps: list[Step | int]) -> tuple[list[int | None], dict[int, int]]:
-    """For each step its innermost savepoint mark; for each mark the step that ends it."""
-    inside: list[int | None] = []
-    ends: dict[int, int] = {}
-    stack: list[int] = []
-    for place, step in enumerate(steps):
-        if step == END_SAVEPOINT:
-            ends[stack.pop()] = place
-        inside.append(stack[-1] if stack else None)
-        if step == SAVEPOINT:
-            stack.append(place)
-    return inside, ends
 
 
 def _begin(message: Transaction) -> bytes:
@@ -269,4 +270,6 @@ def _begin(message: Transaction) -> bytes:
 
 def _in_order(commands: list[Command]) -> Unit:
     """What is to be forgotten comes first: an error before it would leave it behind."""
+    if Deallocate not in map(type, commands):
+        return tuple(commands)
     return tuple(sorted(commands, key=lambda command: type(command) is not Deallocate))

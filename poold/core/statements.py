@@ -58,6 +58,7 @@ class Statement:
         "count",
         "deviation",
         "failures",
+        "is_forgotten",
         "is_short",
         "mean",
         "name",
@@ -84,6 +85,7 @@ class Statement:
         # The columns that its literals gave; b"" before the first run.
         self.columns: bytes | None = b""
         self.sightings = 0  # runs with literals
+        self.is_forgotten = False  # no longer among the known: whoever holds it finds another
         self.failures = 0
         self.runs = 0
         self.mean = self.deviation = self.recent = 0.0  # seconds
@@ -205,6 +207,7 @@ class Statements:
 
     def forget(self, statement: Statement) -> None:
         """Its tables have changed: whoever asks next gets a new one, with a new name, that begins with literals."""
+        statement.is_forgotten = True
         if self._known.pop((statement.sql, statement.types), None) is not None:
             self._text -= len(statement.sql)
 

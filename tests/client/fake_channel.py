@@ -15,10 +15,12 @@ from client.protocol import (
     VERSION,
     Failure,
     Result,
+    Transaction,
     TransactionResult,
     Welcome,
     decode_reply,
     decode_request,
+    decode_steps,
     encode,
 )
 
@@ -74,7 +76,7 @@ class FakeChannel:
 
     def call(self, message: Any, patience: float | None = None) -> Any:
         decode_request(encode(message))
-        self.sent.append(message)
+        self.sent.append(_with_steps(message))
         self.patience.append(patience)
         reply = self.answer(message)
         if isinstance(reply, BaseException):
@@ -89,3 +91,14 @@ class FakeChannel:
 
     def fails(self, reason: Failure, step: int = -1, tries: int = 1) -> None:
         self.answer = lambda message: TransactionResult(message.request, tries, (), tuple(reason), step)
+
+
+def _with_steps(message: Any) -> Any:
+    """The message; a Transaction with its steps unpacked and their values in place."""
+    if not isinstance(message, Transaction):
+        return message
+    values = iter(message.values)
+    steps = [
+        step if isinstance(step, int) else step._replace(values=next(values)) for step in decode_steps(message.steps)
+    ]
+    return message._replace(steps=tuple(steps))

@@ -29,7 +29,15 @@ ERRORS = {
     "locked": "55P03",
     "stale": "0A000",  # in Bind of a client's statement; elsewhere nothing
 }
-ENDINGS = (*ERRORS, "commit fails", "no rows", "too large", "other columns", "broken")
+# What may do so by itself; "cancelled" takes a cancel.
+ENDINGS = (
+    *(each for each in ERRORS if each != "cancelled"),
+    "commit fails",
+    "no rows",
+    "too large",
+    "other columns",
+    "broken",
+)
 
 _XACT_STATUS = re.compile(rb"pg_xact_status\('(\d+)'")
 _EXITS = (b"COMMIT", b"ROLLBACK", b"ROLLBACK TO SAVEPOINT poold")
@@ -217,8 +225,9 @@ class Session:
             return
         verb = sql.split()[0]
         value = re.search(rb"(?:= |\* )(\d+)", sql)
-        owner = self._owner_of(int(value[1])) if value is not None else None
-        if verb in (b"BEGIN", b"COMMIT", b"ROLLBACK", b"SAVEPOINT", b"RELEASE", b"DISCARD", b"DEALLOCATE"):
+        owner = order.owner if value is None else self._owner_of(int(value[1]))
+        assert owner == order.owner, f"{owner} runs for {order.owner}"
+        if verb in (b"BEGIN", b"COMMIT", b"ROLLBACK", b"SAVEPOINT", b"RELEASE"):
             self._control(owner, sql, verb)
         elif status := _XACT_STATUS.search(sql):
             assert self.work is None, "a question inside a transaction"
@@ -241,7 +250,11 @@ class Session:
         self._claim(owner)
         self.work.effects.append((template, value))
         ending = order.fate.ending
-        self._result(None if ending == "no rows" else b"%d" % value, is_too_large=ending == "too large")
+        if template.startswith((b"DISCARD", b"DEALLOCATE")):
+            self.names.clear()
+            self.done.results.append((template[: template.index(b" /*")].decode(), -1, None, b"", ()))
+        else:
+            self._result(None if ending == "no rows" else b"%d" % value, is_too_large=ending == "too large")
 
     def _claim(self, owner: object) -> None:
         """Whoever is the first in a transaction is the only one."""
@@ -257,12 +270,6 @@ class Session:
         if verb == b"BEGIN":
             assert work is None, "BEGIN inside a transaction"
             self.work = Work(is_explicit=True, owner=owner)
-        elif verb in (b"DISCARD", b"DEALLOCATE"):
-            if work is not None and verb == b"DISCARD":
-                self._fail("25001")
-                return
-            self.names.clear()
-            tag += " ALL"
         elif verb == b"SAVEPOINT":
             assert work is not None
             work.savepoints.append(len(work.effects))

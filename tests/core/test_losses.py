@@ -3,16 +3,20 @@
 from typing import Any
 
 import pytest
-from units import INSERT, answer, begin, committed, completion, failed, outcome_of, sent, step
-from world import BEGUN, SERVER, World, failure
+from units import INSERT, answer, begin, committed, completion, failed, outcome_of, promote, sent, step
+from world import BEGUN, OK, SERVER, World, failure
 
-from client.protocol import NOT_EXECUTED, TransactionResult
+from client.protocol import FAILED, NOT_EXECUTED, UNKNOWN, Failure, TransactionResult
+from poold.core import effects
 from poold.core.losses import MAX_MOVES
+from poold.core.machine import CANCEL_TIMEOUT, GUARD
 from poold.core.script import XID
 from poold.core.statements import PROBE_AFTER
 
 ERROR = "server closed the connection unexpectedly"
 WITH_ID = (BEGUN, outcome_of(XID))
+FATAL = failure("57P01", message="terminating connection due to administrator command")._replace(kind="connection")
+SQL = b"SELECT 1"
 
 
 # Messages, before COMMIT was sent.
@@ -91,7 +95,8 @@ def test_a_message_that_failed_is_told_so_whatever_becomes_of_its_rollback(
 ) -> None:
     world = World()
     request, backend = begin(world, *steps, retries=5)
-    answer(world, backend, fails=b"INSERT 1", error=failure("23505"))
+    done = completion(world, backend, fails=b"INSERT 1", error=failure("23505"))
+    world.broker.completed(backend, done, world.now)
     if is_written:
         world.take()
     world.broker.lost(backend, ERROR, world.now)
@@ -112,3 +117,161 @@ def test_a_statement_is_probed_even_if_its_last_run_before_that_ended_in_a_loss(
         if sent(world)[-1] == [b"PREPARE INSERT 1"]:
             answer(world, backend)
     assert [b"PREPARE INSERT 1"] in sent(world)
+
+
+# Statements that share a backend.
+
+
+def share(count: int, **settings: Any) -> tuple[World, int, list[int]]:
+    """A world with one backend that runs this many short statements, and their requests."""
+    world = World(prepare="auto", max_size=1, **settings)
+    world.client()
+    promote(world, SQL, is_short=True)
+    requests = [world.query(statement=SQL)]
+    world.connect_all()
+    requests += [world.query(statement=SQL) for _ in range(count - 1)]
+    world.take()
+    (backend,) = world.broker.backends
+    assert running(world, backend) == requests
+    return world, backend, requests
+
+
+def running(world: World, backend: int) -> list[int]:
+    return [request.number for request in world.broker.backends[backend].running]
+
+
+def again(world: World) -> list[int]:
+    """The requests that run on the backend that replaces the lost one, in their order."""
+    world.connect_all()
+    return [request for backend in world.broker.backends for request in running(world, backend)]
+
+
+def outcomes(world: World, requests: list[int]) -> list[str]:
+    replies = [world.reply_to(request) for request in requests]
+    return [reply.outcome for reply in replies if isinstance(reply, Failure)]
+
+
+def test_what_was_written_may_have_run_and_what_was_not_runs_elsewhere() -> None:
+    world, backend, requests = share(4)
+    world.broker.lost(backend, ERROR, world.now, unsent=2)
+    assert outcomes(world, requests[:2]) == [UNKNOWN, UNKNOWN]
+    assert not any(world.is_answered(request) for request in requests[2:])
+    assert again(world)[0] == requests[2]
+
+
+def test_what_the_shell_has_not_taken_yet_runs_elsewhere() -> None:
+    world, backend, (first,) = share(1)
+    late = world.query(statement=SQL)
+    world.broker.lost(backend, ERROR, world.now)
+    assert outcomes(world, [first]) == [UNKNOWN]
+    assert again(world) == [late]
+    assert len(sent(world, backend)) == 1
+
+
+def test_what_was_written_but_not_taken_is_told_apart_from_what_was_not_written() -> None:
+    world, backend, requests = share(2)
+    requests += [world.query(statement=SQL)]
+    world.broker.lost(backend, ERROR, world.now, unsent=1)
+    assert outcomes(world, requests[:1]) == [UNKNOWN]
+    assert again(world)[0] == requests[1]
+
+
+def test_what_waited_behind_a_fatal_error_runs_elsewhere() -> None:
+    world, backend, requests = share(3)
+    world.broker.lost(backend, ERROR, world.now, last=FATAL)
+    reply = world.reply_to(requests[0])
+    assert isinstance(reply, Failure)
+    assert (reply.sqlstate, reply.outcome) == ("57P01", FAILED), "PostgreSQL has said what became of it"
+    assert again(world)[0] == requests[1]
+    assert not world.is_answered(requests[2])
+
+
+def test_a_fatal_error_after_a_warning_may_come_after_the_commit() -> None:
+    world, backend, requests = share(2)
+    last = FATAL._replace(notices=("WARNING:  canceling the wait for synchronous replication",))
+    world.broker.lost(backend, ERROR, world.now, last=last)
+    assert outcomes(world, requests[:1]) == [UNKNOWN]
+    assert again(world) == requests[1:]
+
+
+def test_what_runs_elsewhere_keeps_its_order_and_its_place_before_those_who_wait() -> None:
+    world, backend, requests = share(3)
+    requests += [world.query(statement=b"SELECT 'slow'"), world.query(statement=SQL)]
+    world.broker.lost(backend, ERROR, world.now, unsent=3)
+    queue = world.broker.groups["default"].queue
+    assert [request.number for request in queue._waiting] == requests
+
+
+def test_a_group_that_can_write_nothing_runs_everything_again() -> None:
+    world, backend, requests = share(3, read_only=True)
+    world.broker.lost(backend, ERROR, world.now, unsent=1)
+    assert not any(world.is_answered(request) for request in requests)
+    for request in requests:
+        world.connect_all()
+        (another,) = world.broker.backends
+        assert running(world, another)[0] == request
+        answer(world, another)
+        assert world.outcome(request) == OK
+
+
+@pytest.mark.parametrize(("settings", "unsent"), [({}, 1), ({"read_only": True}, 0)])
+def test_a_statement_moves_to_another_backend_only_so_often(settings: dict[str, Any], unsent: int) -> None:
+    world, backend, (request,) = share(1, **settings)
+    for _ in range(MAX_MOVES):
+        world.broker.lost(backend, ERROR, world.now, unsent=unsent)
+        assert again(world) == [request]
+        (backend,) = world.broker.backends
+    world.broker.lost(backend, ERROR, world.now, unsent=unsent)
+    assert outcomes(world, [request]) == [NOT_EXECUTED if unsent else UNKNOWN]
+
+
+def test_a_withdrawn_statement_does_not_move() -> None:
+    world, backend, requests = share(3)
+    world.broker.cancel(1, requests[1], world.now)
+    world.broker.cancel(1, requests[2], world.now)
+    world.broker.lost(backend, ERROR, world.now, unsent=1)
+    assert outcomes(world, requests) == [UNKNOWN, UNKNOWN, NOT_EXECUTED]
+
+
+def test_the_statement_of_a_client_that_is_gone_does_not_move() -> None:
+    world, backend, _ = share(1)
+    world.broker.client_gone(1, world.now)
+    world.broker.lost(backend, ERROR, world.now, unsent=1)
+    assert again(world) == []
+    assert world.taken(effects.Reply) == []
+
+
+def test_a_statement_past_its_deadline_does_not_move_for_long() -> None:
+    world, backend, _ = share(1)
+    late = world.query(statement=SQL, timeout=1.0)
+    world.now = 1.5
+    world.broker.lost(backend, ERROR, world.now, unsent=1)
+    world.broker.tick(world.now)
+    assert outcomes(world, [late]) == [NOT_EXECUTED]
+
+
+def test_a_backend_that_is_given_up_may_still_run_what_waited_on_it() -> None:
+    world, backend, requests = share(2, endpoint_settings={"query_timeout": 5.0})
+    world.pass_time(5.0 + GUARD)
+    assert world.taken(effects.Cancel) == [effects.Cancel(backend)]
+    world.pass_time(CANCEL_TIMEOUT)
+    assert world.taken(effects.Close)[0].backend == backend
+    assert outcomes(world, requests) == [UNKNOWN, UNKNOWN]
+    assert again(world) == []
+
+
+def test_the_first_of_many_does_not_prepare_and_those_behind_it_run_with_literals_too() -> None:
+    world, backend, requests = share(2)
+    answer(world, backend, fails=b"PREPARE " + SQL, error=failure("53200"))
+    answer(world, backend, fails=SQL, error=failure("26000"))
+    assert not any(world.is_answered(request) for request in requests)
+    answer(world, backend)
+    answer(world, backend)
+    assert [world.outcome(request) for request in requests] == [OK, OK]
+
+
+def test_a_stopped_broker_says_what_it_knows_of_each() -> None:
+    world, _, requests = share(2)
+    requests += [world.query(statement=SQL), world.query(statement=b"SELECT 'slow'")]
+    world.broker.stop(world.now)
+    assert outcomes(world, requests) == [UNKNOWN, UNKNOWN, NOT_EXECUTED, NOT_EXECUTED]

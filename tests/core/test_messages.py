@@ -194,6 +194,24 @@ def test_values_that_are_none_are_refused_before_anything_runs() -> None:
     assert reply.outcome == NOT_EXECUTED
 
 
+@pytest.mark.parametrize("over", [{"values": ()}, {"values": (b"", b"")}, {"steps": b""}, {"steps": b"\x91\x02"}])
+def test_what_no_client_of_ours_sends_is_refused(over: dict[str, Any]) -> None:
+    world = World()
+    world.client()
+    reply = world.reply_to(world.transaction(READ, **over))
+    assert isinstance(reply, Failure)
+    assert (reply.kind, reply.outcome) == ("protocol", NOT_EXECUTED)
+
+
+def test_messages_that_differ_in_their_values_share_what_is_known_of_their_steps() -> None:
+    world = World(**UNTRACKED)
+    for value in (b"1", b"2"):
+        _, backend = begin(world, step(b"UPDATE \0", types=oids(23), values=packed(value)))
+        answer(world, backend)
+    assert [unit[1] for unit in sent(world)] == [b"UPDATE 1", b"UPDATE 2"]
+    assert len(world.broker.groups["default"].plans) == 1
+
+
 @pytest.mark.parametrize(
     ("settings", "group", "kind"),
     [({}, "nope", "unconfigured-group"), ({"max_size": 1, "max_waiting": 1}, "default", "too-many-requests")],

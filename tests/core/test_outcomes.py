@@ -3,12 +3,13 @@
 from typing import Any
 
 import pytest
-from units import INSERT, READ, answer, begin, committed, failed, outcome_of, promote, sent, step, table
+from units import INSERT, READ, answer, begin, committed, completion, failed, outcome_of, promote, sent, step, table
 from world import BEGUN, SERVER, World, failure
 
 from client.protocol import NOT_EXECUTED, UNKNOWN, Failure
 from poold.core import effects
 from poold.core.facts import Server
+from poold.core.machine import CANCEL_TIMEOUT
 from poold.core.messages import ASK_AGAIN, OUTCOME_TIMEOUT
 from poold.core.script import XID
 from poold.core.state import BackendState as S
@@ -73,6 +74,15 @@ def test_results_that_came_before_the_loss_are_kept() -> None:
     answer(world, next(iter(world.broker.backends)), status(b"committed"))
     first, second = committed(world, request).results
     assert (first[2], second) == ("SELECT 1", None)
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+def test_a_commit_whose_answer_had_come_needs_no_inquiry(tracked: bool) -> None:
+    world = World(track_outcome=tracked)
+    request, backend = begin(world, INSERT)
+    world.broker.lost(backend, ERROR, world.now, partial=completion(world, backend).results)
+    assert committed(world, request).results[0][2] == "INSERT 0 1"
+    assert [INQUIRY] not in sent(world)
 
 
 def test_a_commit_that_was_aborted_is_run_again() -> None:
@@ -191,7 +201,6 @@ def test_the_id_that_an_earlier_unit_brought_is_good_for_the_last_one() -> None:
     world = World()
     request, backend = begin(world, step(b"INSERT 1", low=1))
     answer(world, backend)
-    world.take()
     world.broker.lost(backend, ERROR, world.now)
     world.connect_all()
     answer(world, next(iter(world.broker.backends)), status(b"committed"))
@@ -310,7 +319,9 @@ def test_a_drain_waits_for_what_became_of_a_commit() -> None:
 
 def test_a_broker_that_stops_while_a_commit_runs_does_not_call_it_not_executed() -> None:
     world = World()
-    request, _ = begin(world, INSERT)
+    request, backend = begin(world, step(b"INSERT 1", low=1))
+    answer(world, backend)
+    assert sent(world)[-1] == [b"COMMIT"]
     world.broker.stop(world.now)
     assert outcome(world, request) == UNKNOWN
 
@@ -319,6 +330,17 @@ def test_a_broker_that_stops_while_a_commit_is_asked_for_does_not_call_it_not_ex
     world, request, _ = in_doubt()
     world.broker.stop(world.now)
     assert outcome(world, request) == UNKNOWN
+
+
+def test_a_server_that_does_not_end_a_cancelled_commit_is_given_up_and_asked() -> None:
+    world = World()
+    request, backend = begin(world, step(b"INSERT 1", low=1), timeout=1.0)
+    answer(world, backend)
+    world.pass_time(1.0 + CANCEL_TIMEOUT)
+    assert world.taken(effects.Close)[0].backend == backend
+    world.connect_all()
+    answer(world, next(iter(world.broker.backends)), status(b"committed"))
+    committed(world, request)
 
 
 def test_a_message_that_stops_with_the_broker_before_commit_was_not_executed() -> None:

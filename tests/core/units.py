@@ -89,9 +89,9 @@ def begin(world: World, *steps: Any, **over: Any) -> tuple[int, int]:
     return request, world.running(request)
 
 
-def promote(world: World, sql: bytes, types: bytes = b"", is_short: bool = False) -> Statement:
-    """A statement of group `default` that a probe has found to be one that can be prepared."""
-    statement = world.broker.groups["default"].statements.find(sql, types)
+def promote(world: World, sql: bytes, types: bytes = b"", is_short: bool = False, group: str = "default") -> Statement:
+    """A statement that a probe has found to be one that can be prepared."""
+    statement = world.broker.groups[group].statements.find(sql, types)
     statement.numbered = numbered(sql)
     statement.state = StatementState.PREPARED
     for _ in range(TRUSTED_AFTER if is_short else 0):
@@ -186,8 +186,9 @@ def answer(
     error: Failure | None = None,
     is_bound: bool = True,
 ) -> None:
-    """The unit that PostgreSQL works on ends, as `completion` tells."""
+    """The unit that PostgreSQL works on ends, as `completion` tells; what follows is sent."""
     world.broker.completed(backend, completion(world, backend, given, fails, error, is_bound), world.now)
+    world.take()
 
 
 def committed(world: World, request: int, client: int = 1) -> TransactionResult:

@@ -13,6 +13,7 @@ from client.protocol import (
     Rollback,
     Transaction,
     TransactionResult,
+    split_steps,
 )
 from poold.config import BrokerConfig, Config, EndpointConfig, GroupConfig
 from poold.core import effects
@@ -89,7 +90,9 @@ class World:
     def transaction(self, *steps: Any, client: int = 1, **over: Any) -> int:
         """Send a transaction message; returns its request number."""
         self._last_request += 1
-        message = Transaction(self._last_request, "default", None, None, None, 0, steps, None, "")._replace(**over)
+        message = Transaction(
+            self._last_request, "default", None, None, None, 0, *split_steps(steps), None, ""
+        )._replace(**over)
         self.broker.request(client, message, self.now)
         return message.request
 

@@ -1,0 +1,208 @@
+"""What was asked, what was answered, and what PostgreSQL committed: the three must agree.
+
+Each statement carries a value that is its own, PLACES times its request's number and, in a transaction message, its
+place. So whatever a server commits is known to be somebody's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from model_postgres import Work
+
+from client.protocol import (
+    EXECUTED,
+    FAILED,
+    NOT_EXECUTED,
+    TX_ACTIVE,
+    TX_BROKEN,
+    TX_FAILED,
+    TX_LOST,
+    TX_NONE,
+    UNKNOWN,
+    Failure,
+    Result,
+    TransactionResult,
+)
+
+PLACES = 100
+
+
+@dataclass(eq=False)
+class Lease:
+    """One interactive transaction as its client sees it."""
+
+    client: int
+    number: int
+    jobs: list[Job] = field(default_factory=list)
+    is_odd: bool = False  # its client ends it by a statement of its own, and gets what it asked for
+    is_denied: bool = False  # its client was told that nothing of it is committed
+
+    @property
+    def owner(self) -> object:
+        return ("lease", self.client, self.number)
+
+
+@dataclass(eq=False)
+class Job:
+    """A request, what its client was told, and what was committed of it."""
+
+    number: int
+    client: int
+    kind: str  # query, in lease, commit, rollback, message
+    lease: Lease | None = None
+    steps: list[tuple[bytes, int] | None] = field(default_factory=list)  # template and value, None for marks
+    retries: int = 0
+    is_control: bool = False  # its statement begins or ends a transaction, and has no effect of its own
+    is_repeatable: bool = False  # it writes nothing, so it may run any number of times
+    is_withdrawn: bool = False
+    was_cancelled: bool = False  # a cancel was meant for it
+    timed_out: bool = False  # PostgreSQL's own statement_timeout ended it
+    was_lost: bool = False  # a connection was lost while it was there
+    tries: int = 0  # how often it was given to a backend from the beginning
+    reply: Any = None
+    is_denied: bool = False
+    commits: list[Work] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"<request {self.number}, {self.kind}>"
+
+    @property
+    def owner(self) -> object:
+        if self.lease is not None:
+            return self.lease.owner
+        return self.number if self.kind == "query" else ("message", self.number)
+
+
+class Books:
+    """All requests, by their numbers."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[int, Job] = {}
+        self.leases: dict[tuple[int, int], Lease] = {}
+        # Connected clients, and the requests they wait for.
+        self.owed: dict[int, set[int]] = {}
+        self.is_stopped = False
+
+    def add(self, job: Job) -> None:
+        """A client is about to send this."""
+        self.jobs[job.number] = job
+        self.owed[job.client].add(job.number)
+        if job.lease is not None:
+            job.lease.jobs.append(job)
+
+    def owner_of(self, value: int) -> object:
+        return self.jobs[value // PLACES].owner
+
+    def committed(self, work: Work) -> None:
+        """A server has committed."""
+        for number in {value // PLACES for _, value in work.effects}:
+            job = self.jobs[number]
+            job.commits.append(work)
+            if job.is_repeatable:
+                continue
+            assert len(job.commits) == 1, f"{job} is committed twice"
+            assert not job.is_denied, f"{job} is committed, its client was told that it is not"
+            assert job.lease is None or not job.lease.is_denied, f"{job} is committed, its lease was lost"
+
+    def reply(self, client: int, body: Result | TransactionResult | Failure, open_leases: set[int]) -> None:
+        """The core answers; open_leases are its client's afterwards."""
+        job = self.jobs[body.request]
+        assert client == job.client
+        assert job.reply is None, "answered twice"
+        job.reply = body
+        if client not in self.owed:
+            return  # it is gone, and so is the reply
+        self.owed[client].remove(job.number)
+        if isinstance(body, TransactionResult):
+            assert -1 <= body.step < len(job.steps), f"step {body.step} is none"
+            assert body.tries <= job.retries + 1
+            if body.failure is None:
+                self._check_message(job, body)
+            else:
+                self._check_failure(job, Failure._make(body.failure))
+        elif isinstance(body, Result):
+            self._check_lease(job, body.transaction, open_leases)
+            self._check_result(job, body)
+        else:
+            if body.kind not in ("usage", "protocol"):
+                self._check_lease(job, body.transaction, open_leases)
+            self._check_failure(job, body)
+
+    def _check_lease(self, job: Job, transaction: str, open_leases: set[int]) -> None:
+        """The client goes by this: it forgets a lease whose transaction is none."""
+        assert transaction != TX_BROKEN
+        if job.lease is None:
+            assert transaction == TX_NONE
+        elif job.lease.number in open_leases:
+            assert transaction in (TX_ACTIVE, TX_FAILED), f"{job} is told {transaction}, its lease is open"
+        else:
+            assert transaction in (TX_NONE, TX_LOST), f"{job} is told {transaction}, its lease is over"
+
+    def _check_result(self, job: Job, body: Result) -> None:
+        if job.kind == "commit":
+            assert body.command == "COMMIT"
+            assert job.lease is not None
+            for each in job.lease.jobs:
+                if isinstance(each.reply, Result) and each.kind == "in lease" and not each.is_control:
+                    assert each.commits, f"{each} is not committed, COMMIT succeeded"
+        elif job.kind == "rollback":
+            self._deny_lease(job)
+        elif not job.is_control:
+            assert job.kind == "in lease" or job.commits, f"{job} is answered and not committed"
+            self._check_rows(job, body.rows, job.number * PLACES)
+
+    def _check_rows(self, job: Job, rows: bytes, value: int) -> None:
+        assert rows == b"" or rows.endswith(b"%d" % value), f"{job} is answered with another one's rows"
+
+    def _check_message(self, job: Job, body: TransactionResult) -> None:
+        assert job.commits, f"{job} is answered as committed"
+        assert len(body.results) == len(job.steps)
+        told: Counter[tuple[bytes, int]] = Counter()
+        for entry, step in zip(body.results, job.steps, strict=True):
+            if entry is None:
+                assert step is None or job.was_lost or None in job.steps, "a result is missing"
+            elif len(entry) == len(Result._fields):
+                assert step is not None
+                self._check_rows(job, entry[Result._fields.index("rows")], step[1])
+                told[step] += 1
+            else:
+                failure = Failure._make(entry)
+                assert failure.sqlstate != "57014" or job.timed_out or job.was_cancelled
+                told[step] += failure.outcome == EXECUTED  # type: ignore[index]  # marks have no entry
+        done = Counter(job.commits[-1].effects)
+        assert told <= done if job.was_lost else +told == done, f"{job} is told {told}, committed is {done}"
+
+    def _check_failure(self, job: Job, failure: Failure) -> None:
+        assert failure.transaction != TX_BROKEN
+        if failure.sqlstate == "57014":
+            told_itself = job.is_withdrawn and failure.outcome == NOT_EXECUTED
+            assert job.was_cancelled or job.timed_out or told_itself, f"{job} is hit by another one's cancel"
+        if job.lease is None:
+            assert failure.sqlstate not in ("26000", "42P05", "0A000"), f"{job} could be run again: {failure}"
+        match failure.outcome:
+            case "unknown":
+                assert failure.outcome == UNKNOWN
+                assert job.was_lost or self.is_stopped, f"{job} is not known without need"
+            case "executed":
+                assert failure.outcome == EXECUTED
+                assert job.kind == "in lease" or job.is_control or job.commits
+            case _:
+                assert failure.outcome in (FAILED, NOT_EXECUTED)
+                self._deny(job, failure)
+
+    def _deny(self, job: Job, failure: Failure) -> None:
+        """The client is told that nothing of this is committed, so nothing may be, now or later."""
+        if job.kind in ("query", "in lease", "message") and not job.is_repeatable:
+            job.is_denied = True
+            assert not job.commits, f"{job} is committed, its client is told {failure}"
+        if job.kind == "commit" or failure.kind == "transaction-lost":
+            self._deny_lease(job)
+
+    def _deny_lease(self, job: Job) -> None:
+        lease = job.lease
+        if lease is not None and not lease.is_odd:
+            lease.is_denied = True
+            assert not any(each.commits for each in lease.jobs), f"{job} is told that the transaction was rolled back"

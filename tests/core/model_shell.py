@@ -1,0 +1,288 @@
+"""The shell as the core sees it: effects are seen when they are decided, taken later, carried out later still.
+
+What an effect must not do is checked when the core decides it, by what the core has been told until then. Between that
+and the carrying out other facts may come, a loss of the very connection among them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from model_books import PLACES, Books, Job
+from model_postgres import Cluster, Fate, Order, Session
+from world import World
+
+from client.protocol import Failure
+from poold.core import effects
+from poold.core.effects import Bound, Deallocate, Plain, Prepare, Simple, Unit
+from poold.core.facts import Outcome, Server
+
+_VALUE = re.compile(rb"(?:= |\* )(\d+)")
+
+
+@dataclass(eq=False)
+class Line:
+    """A connection as the core knows it."""
+
+    number: int
+    group: str
+    endpoint: str
+    is_opening: bool = False  # Connect is carried out
+    session: Session | None = None
+    # Given and not yet told to be completed.
+    orders: deque[Order] = field(default_factory=deque)
+    given: int = 0
+    cancel: str = ""  # decided, sent, spent (it has hit something); "" when settled
+    is_closed: bool = False  # by the core
+
+
+class Shell:
+    """Lines by number, and the effects that wait to be carried out."""
+
+    def __init__(self, world: World, books: Books) -> None:
+        self.world = world
+        self.broker = world.broker
+        self.books = books
+        self.clusters: dict[str, Cluster] = {}
+        # Enter when Connect is decided, leave when connect failed, lost, or Close is carried out.
+        self.lines: dict[int, Line] = {}
+        self.last_line = 0
+        self.todo: deque[effects.Effect] = deque()  # taken, not carried out
+        self.orphans: list[Session] = []  # their connections are gone, their servers may not know
+        self._seen: list[effects.Effect] = []  # decided, not taken
+
+    # The core decides.
+
+    def fact(self, call: Callable[..., None], *args: Any, **more: Any) -> None:
+        """Tell the core, and look at what it decides."""
+        call(*args, **more)
+        self.observe()
+
+    def observe(self) -> None:
+        """Check the effects that the last fact has led to."""
+        self.books.is_stopped = self.broker.state.name == "STOPPED"
+        decided = self.broker._effects
+        for effect in decided:
+            if all(effect is not each for each in self._seen):
+                self._decided(effect)
+        self._seen = list(decided)
+
+    def _decided(self, effect: effects.Effect) -> None:
+        match effect:
+            case effects.Connect(number, group, endpoint):
+                assert number > self.last_line
+                self.last_line = number
+                self.lines[number] = Line(number, group, endpoint)
+            case effects.Execute(number, unit):
+                self._given(self.lines[number], unit)
+            case effects.Cancel(number):
+                self._cancels(self.lines[number])
+            case effects.Close(number):
+                assert not self.lines[number].is_closed
+                self.lines[number].is_closed = True
+                self._mark_lost(self.lines[number])
+            case effects.Reply(client, body):
+                known = self.broker.clients.get(client)
+                self.books.reply(client, body, set(known.leases) if known is not None else set())
+
+    def _given(self, line: Line, unit: Unit) -> None:
+        session = line.session
+        assert session is not None, "only an open backend runs anything"
+        assert not line.is_closed
+        assert not line.cancel, "a cancel on its way would hit what is given"
+        job = self._whose(line, unit)
+        if line.orders:
+            self._check_company(line, unit, job)
+        line.given += 1
+        line.orders.append(Order(unit, line.given, None if job is None else job.owner))
+        for command in unit:
+            if type(command) is Prepare:
+                session.promised.setdefault(command.name, []).append(line.given)
+            elif type(command) is Deallocate:
+                session.told_gone.setdefault(command.name, []).append(line.given)
+        if job is not None and any(type(each) is Simple and each.sql == b"BEGIN" for each in unit):
+            job.tries += 1
+
+    def _whose(self, line: Line, unit: Unit) -> Job | None:
+        """By the value that a statement in the unit carries; where none does, the one that runs."""
+        for command in unit:
+            if type(command) is Bound and command.count:
+                return self.books.jobs[int(command.values[4:]) // PLACES]
+            if type(command) in (Plain, Simple) and (found := _VALUE.search(command.sql)):
+                return self.books.jobs[int(found[1]) // PLACES]
+        backend = self.broker.backends.get(line.number)
+        return self.books.jobs.get(backend.running[-1].number) if backend is not None and backend.running else None
+
+    def _check_company(self, line: Line, unit: Unit, job: Job | None) -> None:
+        """A unit goes behind others."""
+        backend = self.broker.backends[line.number]
+        config = backend.group.config
+        assert len(line.orders) < config.pipeline_depth
+        assert job is not None
+        assert job.kind == "query"
+        for each in (*(order.unit for order in line.orders), unit):
+            own = [command for command in each if type(command) not in (Prepare, Deallocate)]
+            assert len(own) == 1, "only single statements share a backend"
+            assert type(own[0]) is Bound, "only prepared statements share a backend"
+            assert own[0].count, "only clients' statements share a backend"
+        for order in line.orders:
+            assert isinstance(order.owner, int), "only autocommit statements share a backend"
+        for place in (0, len(line.orders)):
+            statement = backend.running[place].statement
+            assert statement is not None
+            assert statement.is_short, "only short statements share a backend"
+
+    def _cancels(self, line: Line) -> None:
+        assert line.orders, "nothing to cancel"
+        assert not line.cancel
+        line.cancel = "decided"
+        target = line.orders[0]
+        backend = self.broker.backends.get(line.number)
+        job = self.books.jobs.get(backend.running[0].number) if backend is not None and backend.running else None
+        assert backend is None or job is not None, "the broker cancels its own questions"
+        if job is not None:
+            assert job.owner == target.owner
+            assert job.kind not in ("commit", "rollback"), "COMMIT is never cancelled"
+            job.was_cancelled = True
+
+    def _mark_lost(self, line: Line) -> None:
+        for order in line.orders:
+            for job in self.books.jobs.values():
+                if job.owner == order.owner:
+                    job.was_lost = True
+
+    # The shell acts.
+
+    def take(self) -> None:
+        self.todo.extend(self.world.take())
+        self._seen = []
+        self.observe()
+
+    def carry_out(self, count: int | None = None) -> None:
+        """Carry out what was taken, or the first count of it."""
+        for _ in range(len(self.todo) if count is None else min(count, len(self.todo))):
+            effect = self.todo.popleft()
+            match effect:
+                case effects.Connect(number):
+                    self.lines[number].is_opening = True
+                case effects.Execute(number) if number in self.lines:
+                    line = self.lines[number]
+                    assert line.session is not None
+                    order = next(each for each in line.orders if not each.is_sent)
+                    order.is_sent = True
+                    line.session.queue.append(order)
+                case effects.Cancel(number) if number in self.lines:
+                    self.lines[number].cancel = "sent"
+                case effects.Close(number) if number in self.lines:
+                    self._end(self.lines[number])
+
+    def turn(self) -> None:
+        """Take and carry out all there is."""
+        self.take()
+        while self.todo:
+            self.carry_out()
+            self.take()
+
+    def _end(self, line: Line) -> None:
+        del self.lines[line.number]
+        if line.session is not None:
+            self.orphans.append(line.session)
+
+    # What PostgreSQL and the network do.
+
+    def opening(self) -> list[int]:
+        return [line.number for line in self.lines.values() if line.is_opening and line.session is None]
+
+    def busy(self) -> list[int]:
+        """Lines whose servers have something to run."""
+        return [line.number for line in self.lines.values() if line.session is not None and line.session.queue]
+
+    def opened(self, number: int) -> None:
+        line = self.lines[number]
+        cluster = self.clusters.setdefault(line.endpoint, Cluster(f"{line.endpoint}/1"))
+        line.session = Session(cluster, self.books.owner_of, self.books.committed)
+        server = Server(160000, cluster.identity)
+        self.fact(self.broker.opened, number, self.world.now, server)
+
+    def connect_failed(self, number: int) -> None:
+        del self.lines[number]
+        self.fact(self.broker.connect_failed, number, "refused", self.world.now)
+
+    def completed(self, number: int, fate: Fate) -> None:
+        """The first unit in the line's session ends, and the core is told."""
+        line = self.lines[number]
+        session = line.session
+        assert session is not None
+        order = session.queue[0]
+        assert order is line.orders[0]
+        if order.fate.ending == "ok":
+            order.fate = fate
+        if order.fate.ending == "timeout":
+            for job in self.books.jobs.values():
+                job.timed_out = job.timed_out or job.owner == order.owner
+        done = session.finish()
+        line.orders.popleft()
+        for name in self._told_gone(session, order, done):
+            session.told_gone.setdefault(name, []).append(line.given)
+        self.fact(self.broker.completed, number, done, self.world.now)
+
+    def _told_gone(self, session: Session, order: Order, done: Any) -> list[bytes]:
+        """The names that this completion tells to be unknown to the server."""
+        if any(result[0] in ("DISCARD ALL", "DEALLOCATE ALL") for result in done.results):
+            return list(session.promised)
+        if done.failure is None:
+            return []
+        gone = [command.name for command in order.unit if type(command) is Prepare][len(done.prepared) :]
+        if done.failure.sqlstate == "26000":
+            executing = [command for command in order.unit if type(command) in (Bound, Plain)]
+            failed = executing[len(done.results)]
+            assert type(failed) is Bound
+            gone.append(failed.name)
+        return gone
+
+    def hit(self, number: int, target: int, place: int) -> None:
+        """The cancel on its way hits one of the units in the server's hands."""
+        line = self.lines[number]
+        assert line.session is not None
+        queue = line.session.queue
+        if line.cancel == "sent" and target < len(queue):
+            line.cancel = "spent"
+            queue[target].fate = Fate("cancelled", place)
+
+    def settled(self, number: int) -> None:
+        self.lines[number].cancel = ""
+        self.fact(self.broker.cancelled, number, self.world.now)
+
+    def lost(self, number: int, steps: int, seen: int, dies: bool) -> None:
+        """The connection is lost: the first unit has come so far, and so many of its results were seen.
+
+        dies: the server ended it, with an error of which the core is told; otherwise the server may not know.
+        """
+        line = self.lines[number]
+        session = line.session
+        assert session is not None
+        pending = sum(type(each) is effects.Execute and each.backend == number for each in self.broker._effects)
+        unsent = sum(not order.is_sent for order in line.orders) - pending
+        partial: list[Outcome] = []
+        last = None
+        if session.queue:
+            for _ in range(steps):
+                session.step()
+            partial = session.done.results[: None if dies else seen]
+            if dies:
+                last = Failure(0, "none", "connection", "failed", "terminating", "57P01", {"severity": "FATAL"})
+                session.die()
+        self._mark_lost(line)
+        self._end(line)
+        self.fact(self.broker.lost, number, "reset", self.world.now, unsent, partial, last)
+
+    def failover(self, endpoint: str) -> None:
+        """Connections from now on lead to another server, which knows nothing of the old one's transactions."""
+        old = self.clusters.get(endpoint)
+        if old is not None:
+            name, timeline = old.identity.split("/")
+            self.clusters[endpoint] = Cluster(f"{name}/{int(timeline) + 1}")
