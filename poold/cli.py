@@ -249,13 +249,17 @@ def import_config(file: Path, output: Path | None) -> None:
 def version(as_json: bool) -> None:
     """Show the versions of poold and of what it stands on."""
     from poold.daemon import versions
+    from poold.libpq import lacking
 
     found = versions()
+    missing = lacking()
     if as_json:
-        _print_json(found)
+        _print_json({**found, "lacking": missing})
     else:
         for name, number in found.items():
             click.echo(f"{name} {number}")
+        for what in missing:
+            click.echo(f"lacking: {what}")
 
 
 def _target(address: str | None) -> str:

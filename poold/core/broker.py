@@ -43,6 +43,7 @@ class Broker(Deadlines):
         if self.state is BrokerState.DRAINING and not any(c.requests or c.leases for c in self.clients.values()):
             self._stop()
         effects, self._effects = self._effects, []
+        self._turn += 1
         return effects
 
     def next_deadline(self) -> float | None:
@@ -322,7 +323,7 @@ class Broker(Deadlines):
             return
         if request.state is RequestState.RUNNING:
             self._guard(backend, request, now)
-            if len(backend.group.queue):
+            if backend.group.queue.waiting:
                 self._refill(backend, now)
         else:
             self.timers.set(backend, now + CANCEL_TIMEOUT)

@@ -16,6 +16,9 @@ from poold.core.state import BackendState
 from poold.core.statements import Statement, Statements
 from poold.core.stats import GroupStats
 
+# Short statements of one turn that share a backend.
+BATCH = 4
+
 
 class Group:
     """One group over its endpoints, a pool on each."""
@@ -36,6 +39,9 @@ class Group:
         self.plans = Plans(self.statements)
         # Statements to be probed as soon as a backend is free: enter when seen often enough, leave when probed.
         self.probes: deque[Statement] = deque()
+        # The backend that took the last short statement from rest, and in which turn.
+        self._batch: Backend | None = None
+        self._batch_turn = 0
         self.errands = 0  # of the broker's own that wait for a backend: probes, and the pools' inquiries
         self._turn = 0  # the pool whose turn it is
         self.respread()
@@ -54,6 +60,23 @@ class Group:
         if backend is not None:
             self._turn += 1
         return backend
+
+    def begin_batch(self, backend: Backend, turn: int) -> None:
+        """A short statement goes to this backend, which was idle."""
+        self._batch = backend
+        self._batch_turn = turn
+
+    def take_batch(self, turn: int, now: float) -> Backend | None:
+        """The backend that was given a short statement in this very turn, for some more of them.
+
+        To send, to wake the server's process and to receive cost more than a short statement itself; those of one turn
+        share all three, although another backend may idle.
+        """
+        backend = self._batch
+        if backend is None or self._batch_turn != turn or backend.state is not BackendState.ACTIVE or self.probes:
+            return None
+        is_room = len(backend.running) < min(BATCH, self.config.pipeline_depth)
+        return backend if is_room and routing.is_company(backend, now) else None
 
     def take_company(self, now: float) -> Backend | None:
         """The backend whose pipeline a short statement may join, the shortest; None where there is none.

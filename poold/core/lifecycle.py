@@ -51,6 +51,7 @@ class Lifecycle(ABC):
         # Deadlines of requests, leases, backends and quarantined pools, by the object itself.
         self.timers = Timers()
         self._effects: list[Effect] = []
+        self._turn = 0  # of the shell's: how often it has taken effects
         self._numbers = itertools.count(1)
 
     @abstractmethod
@@ -118,7 +119,7 @@ class Lifecycle(ABC):
 
     def _serve(self, group: Group, now: float) -> None:
         """Give idle backends of the group to who waits for one."""
-        if not len(group.queue) and not group.errands:
+        if not group.errands and not group.queue.waiting:
             return
         for pool in group.pools:
             while pool.inquiries and pool.idle:
@@ -127,7 +128,7 @@ class Lifecycle(ABC):
         while group.probes and (free := group.take_idle()) is not None:
             group.errands -= 1
             self._probe(free, group, now)
-        while len(group.queue) and (free := group.take_idle()) is not None:
+        while group.queue.waiting and (free := group.take_idle()) is not None:
             self._start(free, group.queue.pop(), now)
         self._grow(group, now)
 

@@ -67,10 +67,15 @@ class Machine(Lifecycle):
     def _dispatch(self, request: Request, now: float) -> None:
         """Give the request a backend, or let it wait for one."""
         group = request.group
-        if not len(group.queue):
-            backend = group.take_idle()
-            if backend is None and self._may_join(request):
-                backend = group.take_company(now)
+        if not group.queue.waiting:
+            may_join = self._may_join(request)
+            backend = group.take_batch(self._turn, now) if may_join else None
+            if backend is None:
+                backend = group.take_idle()
+                if backend is not None and may_join:
+                    group.begin_batch(backend, self._turn)
+                elif may_join:
+                    backend = group.take_company(now)
             if backend is not None:
                 self._start(backend, request, now)
                 return

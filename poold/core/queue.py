@@ -13,28 +13,28 @@ class Queue:
 
     def __init__(self) -> None:
         # OrderedDict, as a plain dict looks for its first entry in O(n) after deletions at the front.
-        self._waiting: OrderedDict[Request, None] = OrderedDict()
+        self.waiting: OrderedDict[Request, None] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self.waiting)
 
     def push(self, request: Request) -> None:
         """Add the request at the end."""
-        self._waiting[request] = None
+        self.waiting[request] = None
 
     def push_front(self, request: Request) -> None:
         """Add a request that had its turn before."""
-        self._waiting[request] = None
-        self._waiting.move_to_end(request, last=False)
+        self.waiting[request] = None
+        self.waiting.move_to_end(request, last=False)
 
     def pop(self) -> Request:
         """Take the request whose turn it is. The queue must not be empty."""
-        return self._waiting.popitem(last=False)[0]
+        return self.waiting.popitem(last=False)[0]
 
     def discard(self, request: Request) -> None:
         """Take this request out, if it is here."""
-        self._waiting.pop(request, None)
+        self.waiting.pop(request, None)
 
     def oldest(self) -> Request | None:
         """The request that has waited longest, None where nobody waits."""
-        return next(iter(self._waiting), None)
+        return next(iter(self.waiting), None)

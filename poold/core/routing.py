@@ -64,28 +64,30 @@ def idle_backend(pools: Sequence[Pool], turn: int) -> Backend | None:
 
 
 def backend_to_join(pools: Sequence[Pool], depth: int, now: float) -> Backend | None:
-    """The backend with the fewest statements on it, below depth, where all of them are known to be short.
-
-    The one that runs has not outlived its expectation; and the backend need not come to rest, to be replaced.
-    """
+    """The backend with the fewest statements on it, below depth, that another short one may join."""
     found: Backend | None = None
     for pool in pools:
         if pool.size > pool.cap:
             continue
         for backend in pool.active.values():
-            running = backend.running
-            if len(running) >= depth:
-                continue
-            head = running[0]
-            statement = head.statement
-            if (
-                statement is not None
-                and statement.is_short
-                and head.verb is Verb.QUERY
-                and head.lease is None
-                and head.state is RequestState.RUNNING
-                and now - max(head.started, backend.completed) <= statement.patience
-                and (backend.expires is None or now < backend.expires)
-            ):
-                found, depth = backend, len(running)
+            if len(backend.running) < depth and is_company(backend, now):
+                found, depth = backend, len(backend.running)
     return found
+
+
+def is_company(backend: Backend, now: float) -> bool:
+    """Whether a short statement may run behind those of this backend, ACTIVE: they are short as well.
+
+    The one that runs has not outlived its expectation; and the backend need not come to rest, to be replaced.
+    """
+    head = backend.running[0]
+    statement = head.statement
+    return (
+        statement is not None
+        and statement.is_short
+        and head.verb is Verb.QUERY
+        and head.lease is None
+        and head.state is RequestState.RUNNING
+        and now - max(head.started, backend.completed) <= statement.patience
+        and (backend.expires is None or now < backend.expires)
+    )

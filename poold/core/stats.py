@@ -24,7 +24,7 @@ class Times:
 
     def record(self, seconds: float) -> None:
         """Count one time."""
-        self._current[bisect_left(_BOUNDS, seconds)] += 1
+        self._current[bisect_left(_BOUNDS, seconds) if seconds else 0] += 1
 
     def turn(self, now: float) -> None:
         """Begin a new window where the last is over."""

@@ -60,25 +60,66 @@ def test_a_short_statement_joins_one_that_runs_and_each_gets_its_own_answer() ->
     assert world.broker.groups["default"].pools[0].stats.joined == 2
 
 
-def test_an_idle_backend_is_used_before_a_busy_one() -> None:
-    world = World(prepare="auto", min_size=2, max_size=2)
+def two_idle(**settings: Any) -> World:
+    """A world whose group has two idle backends."""
+    world = World(prepare="auto", min_size=2, max_size=2, **settings)
     world.connect_all()
     world.client()
     promote(world, SHORT, is_short=True)
-    first, second, third = short(world), short(world), short(world)
-    assert world.running(first) != world.running(second)
-    assert world.running(third) in (world.running(first), world.running(second))
+    return world
+
+
+def loads(world: World) -> list[int]:
+    """How many statements each backend of the group runs, the busiest first."""
+    (pool,) = world.broker.groups["default"].pools
+    return sorted((len(backend.running) for states in pool.members for backend in states.values()), reverse=True)
+
+
+def test_an_idle_backend_is_used_before_a_busy_one() -> None:
+    world = two_idle()
+    for expected in ([1, 0], [1, 1], [2, 1]):
+        short(world)
+        world.take()
+        assert loads(world) == expected
 
 
 def test_the_backend_with_the_fewest_statements_is_joined() -> None:
-    world = World(prepare="auto", min_size=2, max_size=2)
-    world.connect_all()
-    world.client()
-    promote(world, SHORT, is_short=True)
+    world = two_idle()
     for _ in range(8):
         short(world)
-    (pool,) = world.broker.groups["default"].pools
-    assert [len(backend.running) for backend in pool.active.values()] == [4, 4]
+        world.take()
+    assert loads(world) == [4, 4]
+
+
+def test_some_short_statements_of_one_turn_share_a_backend_although_another_one_idles() -> None:
+    world = two_idle()
+    for _ in range(machine.BATCH):
+        short(world)
+    assert loads(world) == [machine.BATCH, 0]
+    short(world)
+    assert loads(world) == [machine.BATCH, 1]
+
+
+def test_what_is_not_short_shares_no_turn() -> None:
+    world = two_idle()
+    world.query(statement=SLOW)
+    short(world)
+    assert loads(world) == [1, 1]
+
+
+def test_a_turn_is_not_shared_beyond_pipeline_depth() -> None:
+    world = two_idle(pipeline_depth=2)
+    for _ in range(3):
+        short(world)
+    assert loads(world) == [2, 1]
+
+
+def test_a_backend_that_was_lost_in_this_turn_is_not_shared() -> None:
+    world = two_idle()
+    first = short(world)
+    world.broker.lost(world.running(first), "reset", world.now)
+    second = short(world)
+    assert world.running(first) == world.running(second)
 
 
 def test_a_busy_backend_is_joined_before_another_one_is_opened() -> None:
@@ -185,10 +226,7 @@ def test_nobody_joins_while_a_statement_waits_to_be_probed() -> None:
 
 
 def test_nobody_joins_on_a_backend_that_is_to_be_replaced() -> None:
-    world, backend, requests = busy(max_lifetime=100.0, endpoint_settings={"query_timeout": 0.0})
-    answer(world, backend)
-    world.now = 99.9
-    requests = [short(world)]
+    world, backend, requests = busy()
     world.broker.backends[backend].expires = world.now
     waiting = short(world)
     assert running(world, backend) == requests

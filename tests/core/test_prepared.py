@@ -4,7 +4,7 @@ import pytest
 from units import UNTRACKED, answer, oids, packed, promote, sent, step
 from world import World
 
-from client.protocol import split_steps
+from client.protocol import Rollback, split_steps
 from poold.core import effects, plan, statements
 from poold.core.plan import Plans
 from poold.core.statements import (
@@ -65,6 +65,39 @@ def test_what_is_forgotten_comes_first_where_an_error_cannot_skip_it() -> None:
     ]  # fmt: skip
 
 
+def check_names(units: list[effects.Unit]) -> int:
+    """PostgreSQL would run these units one after the other on one backend; returns how many names it has then."""
+    held: set[bytes] = set()
+    for command in (command for unit in units for command in unit):
+        match command:
+            case effects.Deallocate(name):
+                held.discard(name)
+            case effects.Prepare(name):
+                assert name not in held, "PostgreSQL would answer 42P05"
+                held.add(name)
+            case effects.Bound(name):
+                assert name in held, "PostgreSQL would answer 26000"
+    return len(held)
+
+
+@pytest.mark.usefixtures("_two_names")
+def test_the_begin_of_a_lease_is_forgotten_before_it_is_prepared_again() -> None:
+    world = World(prepare="auto", max_size=1)
+    world.client()
+    for lease, sql in enumerate((b"SELECT 1", b"SELECT 2"), 1):
+        promote(world, sql, group="tx")
+        request = world.query(1, "tx", lease=lease, begin=True, statement=sql)
+        world.connect_all()
+        backend = world.running(request)
+        answer(world, backend)
+        world.query(1, "tx", lease=lease, statement=sql)
+        answer(world, backend)
+        world.end(Rollback, lease)
+        answer(world, backend)
+    units = [each.unit for each in world.taken(effects.Execute)]
+    assert check_names(units) == len(world.broker.backends[backend].prepared)
+
+
 @pytest.mark.usefixtures("_two_names")
 def test_a_unit_with_more_statements_than_there_are_names_forgets_none_of_its_own() -> None:
     world = World(prepare="auto", max_size=1, **UNTRACKED)
@@ -74,18 +107,8 @@ def test_a_unit_with_more_statements_than_there_are_names_forgets_none_of_its_ow
     world.transaction(step(b"SELECT 1"), step(b"SELECT 2"), step(b"SELECT 3"), step(b"SELECT 1"))
     world.connect_all()
     (execute,) = world.taken(effects.Execute)
-    held: set[bytes] = set()
-    for command in execute.unit:
-        match command:
-            case effects.Deallocate(name):
-                held.discard(name)
-            case effects.Prepare(name):
-                assert name not in held, "PostgreSQL would answer 42P05"
-                held.add(name)
-            case effects.Bound(name):
-                assert name in held, "PostgreSQL would answer 26000"
     kept = world.broker.backends[execute.backend].prepared
-    assert len(kept) == len(held), "what the broker believes is what is so"
+    assert check_names([execute.unit]) == len(kept), "what the broker believes is what is so"
 
 
 @pytest.mark.usefixtures("_two_names")

@@ -178,6 +178,33 @@ def test_a_stale_statement_in_a_savepoint_block_is_nothing_the_client_gets_to_se
     assert committed(world, request).results[1][2] == "INSERT 0 1"
 
 
+def test_a_begin_that_is_missing_on_the_backend_is_prepared_again() -> None:
+    world = World(prepare="auto", **UNTRACKED)
+    _, backend = begin(world, READ)
+    answer(world, backend)
+    request = world.transaction(READ)
+    answer(world, backend, fails=b"BEGIN", error=failure("26000"))
+    answer(world, backend, fails=b"" if sent(world)[-1][0] == b"PREPARE BEGIN" else b"BEGIN", error=failure("26000"))
+    committed(world, request)
+
+
+def test_a_name_that_is_taken_on_the_backend_is_not_tried_again() -> None:
+    world = World(prepare="auto", **UNTRACKED)
+    _, backend = begin(world, READ)
+    (first,) = (each.unit[0] for each in world.taken(effects.Execute))
+    answer(world, backend, fails=b"PREPARE BEGIN", error=failure("42P05"))
+    again = world.taken(effects.Execute)[1].unit[0]
+    assert (type(again), getattr(again, "name", b"")) != (effects.Prepare, first.name), "each message would fail here"
+
+
+def test_a_message_that_discards_everything_is_noticed() -> None:
+    world = World(prepare="auto", **UNTRACKED)
+    _, backend = begin(world, step(b"DEALLOCATE ALL"))
+    answer(world, backend, {b"DEALLOCATE ALL": ("DEALLOCATE ALL", -1, None, b"", ())})
+    world.transaction(READ)
+    assert sent(world)[-1][0] == b"PREPARE BEGIN"
+
+
 def test_a_message_that_ran_nothing_prepared_is_not_run_again_for_it() -> None:
     world = World(**UNTRACKED)
     request, backend = begin(world, INSERT)
@@ -238,6 +265,22 @@ def test_a_withdrawn_message_that_lost_a_race_is_not_tried_again() -> None:
     world.broker.cancelled(backend, world.now)
     answer(world, backend)
     world.pass_time(2.0)
+    assert tries(world) == 1
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_a_withdrawn_message_with_a_stale_statement_is_not_run_again(is_gone: bool) -> None:
+    world = World(prepare="auto", max_size=1, **UNTRACKED)
+    promote(world, b"INSERT 1")
+    request, backend = begin(world, INSERT)
+    if is_gone:
+        world.broker.client_gone(1, world.now)
+    else:
+        world.broker.cancel(1, request, world.now)
+    answer(world, backend, fails=b"INSERT 1", error=GONE_STALE)
+    assert world.is_answered(request) is not is_gone
+    world.broker.cancelled(backend, world.now)
+    answer(world, backend)
     assert tries(world) == 1
 
 

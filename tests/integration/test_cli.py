@@ -714,6 +714,7 @@ def test_ping_tells_that_the_broker_is_there(broker: Broker) -> None:
 def test_version_tells_what_poold_stands_on() -> None:
     found = json.loads(poold("version", "--json").stdout)
     assert found["poold"] == __version__
+    assert found.pop("lacking") == []
     assert set(found) == {"poold", "python", "psycopg2", "libpq", "pyzmq", "libzmq", "msgpack", "uvloop"}
     text = poold("version")
     assert (text.returncode, text.stdout) == (0, "".join(f"{name} {number}\n" for name, number in found.items()))
