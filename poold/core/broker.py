@@ -16,7 +16,7 @@ from poold.core.deadlines import Deadlines
 from poold.core.effects import Effect, Execute, Reply, Stop
 from poold.core.facts import Completion, Outcome, Server
 from poold.core.lifecycle import BrokerState
-from poold.core.machine import CANCEL_TIMEOUT, rolled_back
+from poold.core.machine import CANCEL_TIMEOUT, GUARD, rolled_back
 from poold.core.messages import refusal
 from poold.core.pool import Backend, Pool
 from poold.core.request import Client, Lease, Request, Verb
@@ -95,13 +95,18 @@ class Broker(Deadlines):
 
     def stop(self, now: float) -> None:
         """Stop at once: whatever runs is lost."""
+        if self.state is BrokerState.STOPPED:
+            return
+        self.state = BrokerState.STOPPED
         for backend in list(self.backends.values()):
             self._lose(backend, "the broker was stopped", now)
         for client in self.clients.values():
             for request in list(client.requests.values()):
-                if request.state is not RequestState.DONE:
+                if request.state is RequestState.IN_DOUBT:
+                    self._unknown(request, "the broker was stopped", "PostgreSQL was not asked")
+                elif request.state is not RequestState.DONE:
                     self._discard(request, failures.draining(), now)
-        self._stop()
+        self._effects.append(Stop())
 
     def _stop(self) -> None:
         if self.state is not BrokerState.STOPPED:
@@ -145,6 +150,8 @@ class Broker(Deadlines):
             self._discard(request, failures.withdrawn(), now)
         elif request.state is RequestState.RUNNING:
             self._cancel(request, RequestState.CANCELLED, "", now)
+        elif request.state is RequestState.IN_DOUBT and request.script is not None:
+            request.script.retries = 0  # what became of it is still told
 
     def request(self, key: int, message: Query | Transaction | Commit | Rollback, now: float) -> None:
         """A client sent a request."""
@@ -314,11 +321,13 @@ class Broker(Deadlines):
             request.unit = following
             self._effects.append(Execute(backend.number, following))
             return True
-        done.failure = done.failure or failures.withdrawn()
+        done.failure = done.failure or failures.withdrawn()._replace(transaction=done.transaction)
         return False
 
     def _next_in_line(self, backend: Backend, request: Request, now: float) -> None:
         """PostgreSQL goes on with the next request in the backend's connection."""
+        if backend.state is BackendState.CANCELLING and request.state is RequestState.RUNNING:
+            self.timers.set(backend, now + max(backend.pool.endpoint.query_timeout, CANCEL_TIMEOUT) + GUARD)
         if backend.state is not BackendState.ACTIVE:
             return
         if request.state is RequestState.RUNNING:

@@ -62,6 +62,13 @@ Command = Simple | Plain | Prepare | Bound | Deallocate | Flush
 Unit = tuple[Command, ...]
 
 
+def in_order(commands: list[Command]) -> Unit:
+    """What is to be forgotten comes first: an error before it would leave it behind."""
+    if Deallocate not in map(type, commands):
+        return tuple(commands)
+    return tuple(sorted(commands, key=lambda command: type(command) is not Deallocate))
+
+
 @dataclass(slots=True)
 class Connect:
     """Open a backend."""

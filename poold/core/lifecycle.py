@@ -149,11 +149,13 @@ class Lifecycle(ABC):
         prepare = Prepare(statement.name, statement.numbered, statement.types)
         request = Request(NOBODY, 0, group, Verb.PROBE, now)
         request.statement = statement
-        request.unit = (prepare,)
+        request.unit = (*backend.prepared.room(), prepare)
         self._start(backend, request, now)
 
     def _grow(self, group: Group, now: float) -> None:
         """Open what the group needs."""
+        if self.state is BrokerState.STOPPED:
+            return
         if self.state is BrokerState.RUNNING or len(group.queue) or any(pool.inquiries for pool in group.pools):
             while (pool := group.next_opening()) is not None:
                 self._open(pool, now)

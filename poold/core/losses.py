@@ -106,6 +106,10 @@ class Losses(Messages):
     def _lose_message(self, request: Request, backend: Backend, error: str, now: float, is_begun: bool) -> None:
         script = request.script
         assert script is not None
+        self._take_probes(request, script)
+        if script.verdict is not None:
+            self._conclude(request, script, script.verdict, now)
+            return
         if is_begun and script.commit_sent:
             self._doubt(request, backend, error, now)
             return
@@ -113,7 +117,7 @@ class Losses(Messages):
             script.tries -= 1
             request.moves += 1
         if request.moves > MAX_MOVES:
-            script.tries = script.retries + 1
+            script.retries = -1
         self._retry_elsewhere(request, backend, error, now)
 
     def _give_up(self, backend: Backend, why: str, now: float) -> None:

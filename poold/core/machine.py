@@ -19,7 +19,7 @@ from client.protocol import (
     TransactionResult,
 )
 from poold.core import failures
-from poold.core.effects import Cancel, Command, Execute, Reply, Simple, Unit
+from poold.core.effects import Cancel, Command, Execute, Prepare, Reply, Simple, Unit, in_order
 from poold.core.facts import Completion, Outcome
 from poold.core.lifecycle import ROLLBACK, Lifecycle
 from poold.core.pool import Backend
@@ -142,10 +142,12 @@ class Machine(Lifecycle):
             case Verb.QUERY:
                 assert statement is not None
                 if is_prepared(request, statement):
-                    commands = backend.prepared.commands(statement, request.values)
-                    if request.begin:
-                        commands = backend.prepared.commands(request.group.statements.own(b"BEGIN"), b"") + commands
-                    return tuple(commands)
+                    if not request.begin:
+                        return tuple(backend.prepared.commands(statement, request.values))
+                    own = request.group.statements.own(b"BEGIN")
+                    commands = backend.prepared.commands(own, b"")
+                    commands += backend.prepared.commands(statement, request.values, (own.name,))
+                    return in_order(commands)
                 literal = _literal(statement, request.values)
                 if not request.begin:
                     return (literal,)
@@ -166,10 +168,12 @@ class Machine(Lifecycle):
         """How a transaction message's statements are run on this backend."""
 
         prepared = backend.prepared.commands
+        names: set[bytes] = set()
 
         def run(statement: Statement, values: bytes, is_literal: bool) -> list[Command]:
             if statement.state is StatementState.PREPARED and not is_literal:
-                return prepared(statement, values)
+                names.add(statement.name)
+                return prepared(statement, values, names)
             return [plain_command(statement, values)]
 
         return run
@@ -218,7 +222,7 @@ class Machine(Lifecycle):
     ) -> None:
         """The statement ran: what that tells of it, and of what is prepared on the backend."""
         _, _, columns, rows, _ = results[-1]
-        statement.record(seconds, 0 if rows is None else len(rows))
+        statement.record(seconds, self.config.broker.max_result_bytes if rows is None else len(rows))
         command = request.unit[-1]
         if type(command) is not Simple:
             return
@@ -233,13 +237,16 @@ class Machine(Lifecycle):
         """Whether the failure is the broker's own doing. A failed autocommit statement had no effect."""
         unit, statement = request.unit, request.statement
         is_literal = type(unit[-1]) is Simple
-        is_parse = len(unit) > 1 and backend.prepared.failed(unit, done)
-        if statement is not None and not is_literal:
+        failed = None if is_literal else backend.prepared.failed(unit, done)
+        is_parse = type(failed) is Prepare
+        if statement is not None and failed is not None:
             if failure.sqlstate in STALE:
-                if failure.sqlstate == "26000":
-                    backend.prepared.clear()
-                request.group.statements.forget(statement)
-            elif is_parse:
+                backend.prepared.missing(failed.name)
+                if failed.name == statement.name:
+                    request.group.statements.forget(statement)
+                else:
+                    request.group.statements.forget_own(failed.name)
+            elif is_parse and failed.name == statement.name:
                 statement.parse_failed()
         if request.lease is not None or request.state is not RequestState.RUNNING:
             return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from client.protocol import TX_NONE, Failure, ProtocolViolation
 from poold.core import failures
-from poold.core.effects import Execute, Simple
+from poold.core.effects import Bound, Execute, Simple
 from poold.core.facts import Completion
 from poold.core.machine import STALE, Machine
 from poold.core.pool import Backend
@@ -31,9 +31,12 @@ class Messages(Machine):
         """A unit of the message has ended. Returns whether the message runs on."""
         script = request.script
         assert script is not None
-        is_parse = done.failure is not None and backend.prepared.failed(request.unit, done)
+        if any(each[0] == "DEALLOCATE ALL" for each in done.results):
+            backend.prepared.clear()
+        if done.failure is not None:
+            self._note_stale(backend, request, script, done)
         if request.state is not RequestState.RUNNING:
-            verdict = script.stop(done, failures.with_reason(failures.withdrawn(), request.reason))
+            verdict = script.stop(done, failures.withdrawn())
         else:
             following = script.advance(done, self._runner(backend))
             if not isinstance(following, Verdict):
@@ -41,24 +44,52 @@ class Messages(Machine):
                 self._effects.append(Execute(backend.number, following))
                 return True
             verdict = following
+        self._take_probes(request, script)
+        request.group.stats.run_times.record(now - request.started)
+        self._conclude(request, script, verdict, now)
+        return False
+
+    def _note_stale(self, backend: Backend, request: Request, script: Script, done: Completion) -> None:
+        """The unit failed: was it about a prepared statement that does not fit any more?"""
+        assert done.failure is not None
+        failed = backend.prepared.failed(request.unit, done)
+        if failed is None or (type(failed) is Bound and done.failure.sqlstate not in STALE):
+            return
+        script.is_stale = True
+        backend.prepared.missing(failed.name)
+        statements = request.group.statements
+        statements.forget_own(failed.name)
+        for statement, _ in script.values():
+            if statement.name == failed.name:
+                if done.failure.sqlstate in STALE:
+                    statements.forget(statement)
+                else:
+                    statement.parse_failed()
+                break
+
+    def _take_probes(self, request: Request, script: Script) -> None:
+        """Statements that the message ran often enough are to be probed."""
         if script.to_probe:
             if request.group.config.prepare == "auto":
                 request.group.probes.extend(script.to_probe)
                 request.group.errands += len(script.to_probe)
             script.to_probe.clear()
-        request.group.stats.run_times.record(now - request.started)
+
+    def _conclude(self, request: Request, script: Script, verdict: Verdict, now: float) -> None:
+        """Known is what became of this try: answer, or try again."""
         if verdict.failure is None:
             self._answer(request, script.result(request.number, verdict))
-        elif (is_parse or verdict.failure.sqlstate in STALE) and not script.literal_only:
+        elif script.is_stale and not script.literal_only and request.state is RequestState.RUNNING:
             script.literal_only = True
             script.tries -= 1
             self._again(request, now)
-        elif failures.is_lost_race(verdict.failure) and self._may_try_again(request, script, now):
+        elif failures.is_lost_race(verdict.failure) and self._may_try_again(
+            request, script, now + self._next_pause(script)
+        ):
             request.group.stats.retries += 1
             self._pause(request, script, now)
         else:
             self._fail(request, verdict)
-        return False
 
     def _may_try_again(self, request: Request, script: Script, now: float) -> bool:
         is_wanted = request.state in (RequestState.RUNNING, RequestState.IN_DOUBT)
@@ -67,11 +98,15 @@ class Messages(Machine):
 
     def _pause(self, request: Request, script: Script, now: float) -> None:
         """Try it again a little later."""
-        pause = min(FIRST_PAUSE * 2 ** min(script.tries - 1, 16), LONGEST_PAUSE) * (0.5 + self.chance())
+        pause = self._next_pause(script) * (0.5 + self.chance())
         request.state = RequestState.WAITING
         request.backend = None
         request.is_paused = True
         self.timers.set(request, now + pause)
+
+    def _next_pause(self, script: Script) -> float:
+        """Its mean."""
+        return float(min(FIRST_PAUSE * 2 ** min(script.tries - 1, 16), LONGEST_PAUSE))
 
     def _fail(self, request: Request, verdict: Verdict) -> None:
         script, failure = request.script, verdict.failure
@@ -95,6 +130,8 @@ class Messages(Machine):
         if not script.xid.isdigit() or not backend.server.identity:
             self._unknown(request, error, "its transaction's id was not known")
             return
+        if request.state is RequestState.CANCELLED:
+            script.retries = 0
         if request.state is not RequestState.WITHDRAWN:
             request.state = RequestState.IN_DOUBT
         self.timers.clear(request)
@@ -205,7 +242,7 @@ class Messages(Machine):
 def refusal(script: Script) -> Failure | None:
     """Why these values cannot be taken, None where they can. Those of prepared statements PostgreSQL looks at."""
     for place, (statement, values) in enumerate(script.values()):
-        if statement.state is not StatementState.PREPARED:
+        if statement.state is not StatementState.PREPARED or script.is_special(place):
             try:
                 statement.rendered(values)
             except ProtocolViolation as violation:

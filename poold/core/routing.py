@@ -67,7 +67,7 @@ def backend_to_join(pools: Sequence[Pool], depth: int, now: float) -> Backend | 
     """The backend with the fewest statements on it, below depth, that another short one may join."""
     found: Backend | None = None
     for pool in pools:
-        if pool.size > pool.cap:
+        if pool.size > pool.cap or pool.inquiries:
             continue
         for backend in pool.active.values():
             if len(backend.running) < depth and is_company(backend, now):

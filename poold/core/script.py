@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from client.protocol import FAILED, TX_NONE, Failure, Step, Transaction, TransactionResult
 from client.rules import END_SAVEPOINT, MAX_NUMBER, SAVEPOINT
 from poold.core import failures, references
-from poold.core.effects import Command, Deallocate, Flush, Plain, Simple, Unit
+from poold.core.effects import Command, Flush, Plain, Simple, Unit, in_order
 from poold.core.facts import Completion, Outcome
 from poold.core.plan import Plan
 from poold.core.statements import Statement, Statements
@@ -65,8 +65,7 @@ class Script:
         self._values = message.values
         self._max_result_bytes = max_result_bytes
         self._statements = statements
-        self._begin = statements.own(_begin(message))
-        self._commit = statements.own(b"COMMIT")
+        self._begin_text = _begin(message)
         self._is_tracked = tracked and plan.writes and not self.is_read_only
         self._restart()
 
@@ -74,13 +73,14 @@ class Script:
         self.xid = b""
         # Whether COMMIT was handed out: from then on a loss leaves the outcome in doubt.
         self.commit_sent = False
+        self.is_stale = False  # a prepared statement did not fit any more
         self._next = 0  # the step to send next
         self._sent: list[int] = []  # what each result of the unit on its way belongs to
         self._outcomes: list[Outcome | None] = [None] * len(self.steps)
         self._contained: dict[int, Failure] = {}  # failures that only undid their savepoint block
         # The statement of each step that runs with literals now.
         self._literal: dict[int, Statement] = {}
-        self._verdict: Verdict | None = None  # known, once the ROLLBACK on its way has ended
+        self.verdict: Verdict | None = None  # known, once the ROLLBACK on its way has ended
         self._unresolved: Verdict | None = None  # a reference cannot be resolved, once the unit on its way has ended
 
     def start(self, run: Run) -> Unit:
@@ -88,7 +88,7 @@ class Script:
         self._restart()
         self.tries += 1
         self._sent = [_OWN]
-        commands = run(self._begin, b"", False)
+        commands = run(self._statements.own(self._begin_text), b"", False)
         if self._is_tracked:
             commands += run(self._statements.own(XID), b"", False)
             commands.append(_FLUSH)
@@ -102,11 +102,11 @@ class Script:
             is_literal = self.literal_only or not steps[place].prepare  # type: ignore[union-attr]  # no marks here
             self._add(commands, place, plan.statement(place), values, is_literal, run)
             sent.append(place)
-        commands += run(self._commit, b"", False)
+        commands += run(self._statements.own(b"COMMIT"), b"", False)
         sent.append(_COMMIT)
         self._next = len(steps)
         self.commit_sent = True
-        return _in_order(commands)
+        return in_order(commands)
 
     def _add(
         self, commands: list[Command], place: int, statement: Statement, values: bytes, is_literal: bool, run: Run
@@ -119,25 +119,25 @@ class Script:
 
     def advance(self, done: Completion, run: Run) -> Unit | Verdict:
         """A unit has ended: the next one, or what became of the transaction."""
-        if self._verdict is not None:
-            return self._verdict
+        if self.verdict is not None:
+            return self.verdict
         failure, step = self._take(done.results)
+        if self.verdict is not None:
+            return self.verdict
         if failure is None and done.failure is not None:
             failure = done.failure
             at = len(done.results)
-            step = self._sent[at] if at < len(self._sent) else -1
-        if failure is None and self._unresolved is not None:
-            return self._abort(self._unresolved, done.transaction)
+            step = max(self._sent[at], -1) if at < len(self._sent) else -1
+        unresolved, self._unresolved = self._unresolved, None
+        if failure is None and unresolved is not None:
+            failure, step = unresolved.failure, unresolved.step
         if failure is None:
-            if self.commit_sent:
-                is_committed = done.results[-1][0] == "COMMIT"
-                return Verdict() if is_committed else Verdict(failures.commit_rolled_back())
             if done.transaction == TX_NONE:
                 return Verdict(failures.ended_early())
             self._sent = []
             return self._rest_of_unit([], run)
         block = self._plan.block[step] if step >= 0 else None
-        if block is None or failures.is_lost_race(failure) or done.transaction == TX_NONE:
+        if block is None or self.is_stale or failures.is_lost_race(failure) or done.transaction == TX_NONE:
             return self._abort(Verdict(failure, step), done.transaction)
         self._undo(block, step, failure)
         self._sent = [_OWN, _OWN]
@@ -146,13 +146,9 @@ class Script:
 
     def stop(self, done: Completion, cancelled: Failure) -> Verdict:
         """A unit has ended of a message that is to be cancelled: no other follows, unless all is done."""
-        self._take(done.results)
-        if self.commit_sent and done.failure is None and self._verdict is None:
-            is_committed = done.results[-1][0] == "COMMIT"
-            return Verdict() if is_committed else Verdict(failures.commit_rolled_back())
-        if self._verdict is not None:
-            return self._verdict
-        return Verdict(done.failure or cancelled)
+        if self.verdict is None:
+            self._take(done.results)
+        return self.verdict or Verdict(done.failure or cancelled)
 
     def values(self) -> Iterator[tuple[Statement, bytes]]:
         """Its statements with their values, those of references not in place."""
@@ -160,9 +156,15 @@ class Script:
             if at >= 0:
                 yield self._plan.statement(place), self._values[at]
 
+    def is_special(self, number: int) -> bool:
+        """Whether the broker itself reads the values of this statement: for references, or for literals."""
+        step = self.steps[self._plan.places.index(number)]
+        return isinstance(step, Step) and (bool(step.references) or not step.prepare)
+
     def lost(self, partial: list[Outcome]) -> None:
         """The backend is gone; these results of the unit on its way had come."""
-        self._take(partial)
+        if self.verdict is None:
+            self._take(partial)
 
     def result(self, request: int, verdict: Verdict, committed_unseen: bool = False) -> TransactionResult:
         """The reply. committed_unseen: PostgreSQL was asked, so results may be missing."""
@@ -187,17 +189,20 @@ class Script:
         while self._next < len(self.steps):
             step = self.steps[self._next]
             if step == SAVEPOINT:
+                if is_checked and self._plan.block[self._next] is not None:
+                    # A count that is not met undoes the block around this one, and its name would mean this one.
+                    return in_order(commands)
                 commands += run(self._statements.own(_SAVEPOINT), b"", False)
                 self._sent.append(_OWN)
             elif step == END_SAVEPOINT:
                 if self._has_steps(first):
-                    return _in_order(commands)
+                    return in_order(commands)
                 commands += run(self._statements.own(_RELEASE), b"", False)
                 self._sent.append(_OWN)
             else:
                 assert isinstance(step, Step)
                 if any(each.step in self._sent[first:] for each in step.references):
-                    return _in_order(commands)
+                    return in_order(commands)
                 values = self._values[self._plan.places[self._next]]
                 if step.references:
                     try:
@@ -205,7 +210,7 @@ class Script:
                     except references.ReferenceMissing as error:
                         failure = Failure(0, TX_NONE, "expectation", FAILED, str(error), None, {})
                         self._unresolved = Verdict(failure, self._next)
-                        return _in_order(commands) or (Simple(b"SELECT"),)
+                        return in_order(commands) or (Simple(b"SELECT"),)
                     statement = self._statements.find(step.statement, types)
                 else:
                     statement = self._plan.statement(self._next)
@@ -214,11 +219,11 @@ class Script:
                 is_checked = is_checked or step.low > 0 or step.high is not None
             self._next += 1
         if is_checked:
-            return _in_order(commands)
-        commands += run(self._commit, b"", False)
+            return in_order(commands)
+        commands += run(self._statements.own(b"COMMIT"), b"", False)
         self._sent.append(_COMMIT)
         self.commit_sent = True
-        return _in_order(commands)
+        return in_order(commands)
 
     def _has_steps(self, first: int) -> bool:
         return any(each >= 0 for each in self._sent[first:])
@@ -227,7 +232,10 @@ class Script:
         """Keep the results; the first row count that was not expected, as its failure and step."""
         unexpected: tuple[Failure | None, int] = None, -1
         for what, outcome in zip(self._sent, results, strict=False):
-            if what == _XID:
+            if what == _COMMIT:
+                is_committed = outcome[0] == "COMMIT"
+                self.verdict = Verdict() if is_committed else Verdict(failures.commit_rolled_back())
+            elif what == _XID:
                 self.xid = references.only_cell(outcome[3] or b"")
             elif what >= 0:
                 self._outcomes[what] = outcome
@@ -244,7 +252,7 @@ class Script:
     def _abort(self, verdict: Verdict, transaction: str) -> Unit | Verdict:
         if transaction == TX_NONE:
             return verdict
-        self._verdict = verdict
+        self.verdict = verdict
         return (Simple(b"ROLLBACK"),)
 
     def _undo(self, block: int, step: int, failure: Failure) -> None:
@@ -266,10 +274,3 @@ def _begin(message: Transaction) -> bytes:
     if message.deferrable is not None:
         words.append("DEFERRABLE" if message.deferrable else "NOT DEFERRABLE")
     return " ".join(words).encode()
-
-
-def _in_order(commands: list[Command]) -> Unit:
-    """What is to be forgotten comes first: an error before it would leave it behind."""
-    if Deallocate not in map(type, commands):
-        return tuple(commands)
-    return tuple(sorted(commands, key=lambda command: type(command) is not Deallocate))

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
+from collections.abc import Collection
 from enum import IntEnum
 
+from client.protocol import ProtocolViolation
 from poold.core import literals, sql
 from poold.core.effects import Bound, Command, Deallocate, Plain, Prepare, Simple, Unit
 from poold.core.facts import Completion
@@ -208,8 +210,16 @@ class Statements:
     def forget(self, statement: Statement) -> None:
         """Its tables have changed: whoever asks next gets a new one, with a new name, that begins with literals."""
         statement.is_forgotten = True
-        if self._known.pop((statement.sql, statement.types), None) is not None:
+        key = (statement.sql, statement.types)
+        if self._known.get(key) is statement:
+            del self._known[key]
             self._text -= len(statement.sql)
+
+    def forget_own(self, name: bytes) -> None:
+        """The broker's own statement of this name, if it is one, gets another name."""
+        for text, statement in list(self._own.items()):
+            if statement.name == name:
+                del self._own[text]
 
     def counts(self) -> dict[str, int]:
         """How many there are in each state, by its name."""
@@ -234,8 +244,11 @@ class Prepared:
     def __len__(self) -> int:
         return len(self._held)
 
-    def commands(self, statement: Statement, values: bytes) -> list[Command]:
-        """Run the prepared statement, after preparing it where that has not been done here."""
+    def commands(self, statement: Statement, values: bytes, among: Collection[bytes] = ()) -> list[Command]:
+        """Run the prepared statement, after preparing it where that has not been done here.
+
+        among: names that the same unit needs as well.
+        """
         name = statement.name
         bound = Bound(name, statement.count, values)
         if name in self._held:
@@ -243,34 +256,49 @@ class Prepared:
                 del self._held[name]
                 self._held[name] = None
             return [bound]
-        found: list[Command] = []
-        if len(self._held) >= PREPARED_KEPT:
-            oldest = next(iter(self._held))
-            del self._held[oldest]
-            found.append(Deallocate(oldest))
+        found = self.room(among)
         self._held[name] = None
         found.append(Prepare(statement.name, statement.numbered, statement.types))
         found.append(bound)
+        return found
+
+    def room(self, among: Collection[bytes] = ()) -> list[Command]:
+        """Forget what was not used for long, until there is room for another name; but none of those among."""
+        found: list[Command] = []
+        if len(self._held) >= PREPARED_KEPT:
+            excess = len(self._held) - PREPARED_KEPT + 1
+            for oldest in list(itertools.islice((name for name in self._held if name not in among), excess)):
+                del self._held[oldest]
+                found.append(Deallocate(oldest))
         return found
 
     def add(self, statement: Statement) -> None:
         """It was prepared here by a probe."""
         self._held[statement.name] = None
 
-    def failed(self, unit: Unit, done: Completion) -> bool:
-        """The unit failed: what it was to prepare after the failure is not. Returns whether a Prepare itself failed."""
+    def failed(self, unit: Unit, done: Completion) -> Prepare | Bound | None:
+        """The unit failed: what it was to prepare after the failure is not.
+
+        Returns the command that failed where it is about a prepared statement.
+        """
         prepares = [command.name for command in unit if type(command) is Prepare]
         for name in prepares[len(done.prepared) :]:
             self._held.pop(name, None)
         runs = prepared = 0
         for command in unit:
             if type(command) is Prepare:
+                if prepared == len(done.prepared):
+                    return command
                 prepared += 1
             elif type(command) is Bound or type(command) is Plain:
                 if runs == len(done.results):
-                    return prepared > len(done.prepared)
+                    return command if type(command) is Bound else None
                 runs += 1
-        return False
+        return None
+
+    def missing(self, name: bytes) -> None:
+        """PostgreSQL does not know it here."""
+        self._held.pop(name, None)
 
     def clear(self) -> None:
         """None is any more."""
@@ -284,4 +312,7 @@ def literal_command(statement: Statement, values: bytes) -> Simple:
 
 def plain_command(statement: Statement, values: bytes) -> Plain:
     """Run the statement with literals, among others of its unit."""
-    return Plain(statement.rendered(values))
+    try:
+        return Plain(statement.rendered(values))
+    except ProtocolViolation:
+        return Plain(b"")  # as literal commands: PostgreSQL refuses it for what it is

@@ -28,6 +28,7 @@ from client.protocol import (
 )
 
 PLACES = 100
+STALE = ("26000", "42P05", "0A000")
 
 
 @dataclass(eq=False)
@@ -55,13 +56,14 @@ class Job:
     lease: Lease | None = None
     steps: list[tuple[bytes, int] | None] = field(default_factory=list)  # template and value, None for marks
     retries: int = 0
+    deadline: float | None = None
     is_control: bool = False  # its statement begins or ends a transaction, and has no effect of its own
     is_repeatable: bool = False  # it writes nothing, so it may run any number of times
     is_withdrawn: bool = False
     was_cancelled: bool = False  # a cancel was meant for it
+    is_overdue: bool = False
     timed_out: bool = False  # PostgreSQL's own statement_timeout ended it
     was_lost: bool = False  # a connection was lost while it was there
-    tries: int = 0  # how often it was given to a backend from the beginning
     reply: Any = None
     is_denied: bool = False
     commits: list[Work] = field(default_factory=list)
@@ -81,7 +83,6 @@ class Books:
 
     def __init__(self) -> None:
         self.jobs: dict[int, Job] = {}
-        self.leases: dict[tuple[int, int], Lease] = {}
         # Connected clients, and the requests they wait for.
         self.owed: dict[int, set[int]] = {}
         self.is_stopped = False
@@ -98,7 +99,10 @@ class Books:
 
     def committed(self, work: Work) -> None:
         """A server has committed."""
-        for number in {value // PLACES for _, value in work.effects}:
+        numbers = {value // PLACES for _, value in work.effects}
+        if isinstance(work.owner, tuple) and work.owner[0] == "message":
+            numbers.add(work.owner[1])  # all it did may have been undone by savepoints
+        for number in numbers:
             job = self.jobs[number]
             job.commits.append(work)
             if job.is_repeatable:
@@ -107,9 +111,10 @@ class Books:
             assert not job.is_denied, f"{job} is committed, its client was told that it is not"
             assert job.lease is None or not job.lease.is_denied, f"{job} is committed, its lease was lost"
 
-    def reply(self, client: int, body: Result | TransactionResult | Failure, open_leases: set[int]) -> None:
+    def reply(self, client: int, body: Result | TransactionResult | Failure, open_leases: set[int], now: float) -> None:
         """The core answers; open_leases are its client's afterwards."""
         job = self.jobs[body.request]
+        job.is_overdue = job.deadline is not None and job.deadline <= now
         assert client == job.client
         assert job.reply is None, "answered twice"
         job.reply = body
@@ -171,6 +176,7 @@ class Books:
             else:
                 failure = Failure._make(entry)
                 assert failure.sqlstate != "57014" or job.timed_out or job.was_cancelled
+                assert failure.sqlstate not in STALE, f"{job} could be run again: {failure}"
                 told[step] += failure.outcome == EXECUTED  # type: ignore[index]  # marks have no entry
         done = Counter(job.commits[-1].effects)
         assert told <= done if job.was_lost else +told == done, f"{job} is told {told}, committed is {done}"
@@ -178,10 +184,10 @@ class Books:
     def _check_failure(self, job: Job, failure: Failure) -> None:
         assert failure.transaction != TX_BROKEN
         if failure.sqlstate == "57014":
-            told_itself = job.is_withdrawn and failure.outcome == NOT_EXECUTED
-            assert job.was_cancelled or job.timed_out or told_itself, f"{job} is hit by another one's cancel"
-        if job.lease is None:
-            assert failure.sqlstate not in ("26000", "42P05", "0A000"), f"{job} could be run again: {failure}"
+            is_its_own = job.was_cancelled or job.timed_out or job.is_overdue or job.is_withdrawn
+            assert is_its_own, f"{job} is hit by another one's cancel"
+        if job.lease is None and not job.is_withdrawn and not job.is_overdue:
+            assert failure.sqlstate not in STALE, f"{job} could be run again: {failure}"
         match failure.outcome:
             case "unknown":
                 assert failure.outcome == UNKNOWN

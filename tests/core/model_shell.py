@@ -16,7 +16,7 @@ from model_books import PLACES, Books, Job
 from model_postgres import Cluster, Fate, Order, Session
 from world import World
 
-from client.protocol import Failure
+from client.protocol import TX_NONE, Failure
 from poold.core import effects
 from poold.core.effects import Bound, Deallocate, Plain, Prepare, Simple, Unit
 from poold.core.facts import Outcome, Server
@@ -86,8 +86,17 @@ class Shell:
                 self.lines[number].is_closed = True
                 self._mark_lost(self.lines[number])
             case effects.Reply(client, body):
-                known = self.broker.clients.get(client)
-                self.books.reply(client, body, set(known.leases) if known is not None else set())
+                self.books.reply(client, body, self._open_leases(client), self.world.now)
+
+    def _open_leases(self, client: int) -> set[int]:
+        """The numbers of the client's leases, those aside whose backend only waits for a cancel to settle."""
+        known = self.broker.clients.get(client)
+        leases = () if known is None else known.leases.values()
+        return {
+            lease.number
+            for lease in leases
+            if lease.backend is None or lease.backend.running or lease.backend.transaction != TX_NONE
+        }
 
     def _given(self, line: Line, unit: Unit) -> None:
         session = line.session
@@ -95,6 +104,9 @@ class Shell:
         assert not line.is_closed
         assert not line.cancel, "a cancel on its way would hit what is given"
         job = self._whose(line, unit)
+        if job is not None:
+            assert not job.is_withdrawn, f"{job} was withdrawn before"
+            assert job.client in self.books.owed, f"the client of {job} is gone"
         if line.orders:
             self._check_company(line, unit, job)
         line.given += 1
@@ -104,8 +116,6 @@ class Shell:
                 session.promised.setdefault(command.name, []).append(line.given)
             elif type(command) is Deallocate:
                 session.told_gone.setdefault(command.name, []).append(line.given)
-        if job is not None and any(type(each) is Simple and each.sql == b"BEGIN" for each in unit):
-            job.tries += 1
 
     def _whose(self, line: Line, unit: Unit) -> Job | None:
         """By the value that a statement in the unit carries; where none does, the one that runs."""
@@ -201,6 +211,12 @@ class Shell:
         """Lines whose servers have something to run."""
         return [line.number for line in self.lines.values() if line.session is not None and line.session.queue]
 
+    def open(self) -> list[int]:
+        return [line.number for line in self.lines.values() if line.session is not None]
+
+    def cancelling(self) -> list[int]:
+        return [line.number for line in self.lines.values() if line.cancel in ("sent", "spent")]
+
     def opened(self, number: int) -> None:
         line = self.lines[number]
         cluster = self.clusters.setdefault(line.endpoint, Cluster(f"{line.endpoint}/1"))
@@ -233,7 +249,7 @@ class Shell:
     def _told_gone(self, session: Session, order: Order, done: Any) -> list[bytes]:
         """The names that this completion tells to be unknown to the server."""
         if any(result[0] in ("DISCARD ALL", "DEALLOCATE ALL") for result in done.results):
-            return list(session.promised)
+            return [name for name in session.promised if name not in session.names]
         if done.failure is None:
             return []
         gone = [command.name for command in order.unit if type(command) is Prepare][len(done.prepared) :]
@@ -245,10 +261,11 @@ class Shell:
         return gone
 
     def hit(self, number: int, target: int, place: int) -> None:
-        """The cancel on its way hits one of the units in the server's hands."""
+        """The cancel on its way hits one of the units in the server's hands, or none."""
         line = self.lines[number]
         assert line.session is not None
         queue = line.session.queue
+        target %= len(queue) + 1
         if line.cancel == "sent" and target < len(queue):
             line.cancel = "spent"
             queue[target].fate = Fate("cancelled", place)
@@ -286,3 +303,15 @@ class Shell:
         if old is not None:
             name, timeline = old.identity.split("/")
             self.clusters[endpoint] = Cluster(f"{name}/{int(timeline) + 1}")
+
+    def forget_names(self, number: int) -> None:
+        """A function that a client called has deallocated all prepared statements; no completion tells."""
+        session = self.lines[number].session
+        assert session is not None
+        session.names.clear()
+
+    def end_all(self) -> None:
+        """The broker's process has ended; what it had sent runs on."""
+        for session in [*self.orphans, *(line.session for line in self.lines.values())]:
+            if session is not None:
+                session.run_on()

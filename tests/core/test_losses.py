@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from units import INSERT, answer, begin, committed, completion, failed, outcome_of, promote, sent, step
+from units import INSERT, SHORT, answer, begin, committed, completion, failed, outcome_of, running, sent, sharing, step
 from world import BEGUN, OK, SERVER, World, failure
 
 from client.protocol import FAILED, NOT_EXECUTED, UNKNOWN, Failure, TransactionResult
@@ -16,7 +16,6 @@ from poold.core.statements import PROBE_AFTER
 ERROR = "server closed the connection unexpectedly"
 WITH_ID = (BEGUN, outcome_of(XID))
 FATAL = failure("57P01", message="terminating connection due to administrator command")._replace(kind="connection")
-SQL = b"SELECT 1"
 
 
 # Messages, before COMMIT was sent.
@@ -122,24 +121,6 @@ def test_a_statement_is_probed_even_if_its_last_run_before_that_ended_in_a_loss(
 # Statements that share a backend.
 
 
-def share(count: int, **settings: Any) -> tuple[World, int, list[int]]:
-    """A world with one backend that runs this many short statements, and their requests."""
-    world = World(prepare="auto", max_size=1, **settings)
-    world.client()
-    promote(world, SQL, is_short=True)
-    requests = [world.query(statement=SQL)]
-    world.connect_all()
-    requests += [world.query(statement=SQL) for _ in range(count - 1)]
-    world.take()
-    (backend,) = world.broker.backends
-    assert running(world, backend) == requests
-    return world, backend, requests
-
-
-def running(world: World, backend: int) -> list[int]:
-    return [request.number for request in world.broker.backends[backend].running]
-
-
 def again(world: World) -> list[int]:
     """The requests that run on the backend that replaces the lost one, in their order."""
     world.connect_all()
@@ -152,7 +133,7 @@ def outcomes(world: World, requests: list[int]) -> list[str]:
 
 
 def test_what_was_written_may_have_run_and_what_was_not_runs_elsewhere() -> None:
-    world, backend, requests = share(4)
+    world, backend, requests = sharing(4)
     world.broker.lost(backend, ERROR, world.now, unsent=2)
     assert outcomes(world, requests[:2]) == [UNKNOWN, UNKNOWN]
     assert not any(world.is_answered(request) for request in requests[2:])
@@ -160,8 +141,8 @@ def test_what_was_written_may_have_run_and_what_was_not_runs_elsewhere() -> None
 
 
 def test_what_the_shell_has_not_taken_yet_runs_elsewhere() -> None:
-    world, backend, (first,) = share(1)
-    late = world.query(statement=SQL)
+    world, backend, (first,) = sharing(1)
+    late = world.query(statement=SHORT)
     world.broker.lost(backend, ERROR, world.now)
     assert outcomes(world, [first]) == [UNKNOWN]
     assert again(world) == [late]
@@ -169,25 +150,25 @@ def test_what_the_shell_has_not_taken_yet_runs_elsewhere() -> None:
 
 
 def test_what_was_written_but_not_taken_is_told_apart_from_what_was_not_written() -> None:
-    world, backend, requests = share(2)
-    requests += [world.query(statement=SQL)]
+    world, backend, requests = sharing(2)
+    requests += [world.query(statement=SHORT)]
     world.broker.lost(backend, ERROR, world.now, unsent=1)
     assert outcomes(world, requests[:1]) == [UNKNOWN]
     assert again(world)[0] == requests[1]
 
 
 def test_what_waited_behind_a_fatal_error_runs_elsewhere() -> None:
-    world, backend, requests = share(3)
+    world, backend, requests = sharing(3)
     world.broker.lost(backend, ERROR, world.now, last=FATAL)
     reply = world.reply_to(requests[0])
     assert isinstance(reply, Failure)
-    assert (reply.sqlstate, reply.outcome) == ("57P01", FAILED), "PostgreSQL has said what became of it"
+    assert (reply.sqlstate, reply.outcome) == ("57P01", FAILED), "PostgreSHORT has said what became of it"
     assert again(world)[0] == requests[1]
     assert not world.is_answered(requests[2])
 
 
 def test_a_fatal_error_after_a_warning_may_come_after_the_commit() -> None:
-    world, backend, requests = share(2)
+    world, backend, requests = sharing(2)
     last = FATAL._replace(notices=("WARNING:  canceling the wait for synchronous replication",))
     world.broker.lost(backend, ERROR, world.now, last=last)
     assert outcomes(world, requests[:1]) == [UNKNOWN]
@@ -195,8 +176,8 @@ def test_a_fatal_error_after_a_warning_may_come_after_the_commit() -> None:
 
 
 def test_what_runs_elsewhere_keeps_its_order_and_its_place_before_those_who_wait() -> None:
-    world, backend, requests = share(3)
-    requests += [world.query(statement=b"SELECT 'slow'"), world.query(statement=SQL)]
+    world, backend, requests = sharing(3)
+    requests += [world.query(statement=b"SELECT 'slow'"), world.query(statement=SHORT)]
     world.broker.lost(backend, ERROR, world.now, unsent=3)
     queue = world.broker.groups["default"].queue
     assert [queue.pop().number for _ in requests] == requests
@@ -204,7 +185,7 @@ def test_what_runs_elsewhere_keeps_its_order_and_its_place_before_those_who_wait
 
 
 def test_a_group_that_can_write_nothing_runs_everything_again() -> None:
-    world, backend, requests = share(3, read_only=True)
+    world, backend, requests = sharing(3, read_only=True)
     world.broker.lost(backend, ERROR, world.now, unsent=1)
     assert not any(world.is_answered(request) for request in requests)
     for request in requests:
@@ -217,7 +198,7 @@ def test_a_group_that_can_write_nothing_runs_everything_again() -> None:
 
 @pytest.mark.parametrize(("settings", "unsent"), [({}, 1), ({"read_only": True}, 0)])
 def test_a_statement_moves_to_another_backend_only_so_often(settings: dict[str, Any], unsent: int) -> None:
-    world, backend, (request,) = share(1, **settings)
+    world, backend, (request,) = sharing(1, **settings)
     for _ in range(MAX_MOVES):
         world.broker.lost(backend, ERROR, world.now, unsent=unsent)
         assert again(world) == [request]
@@ -227,7 +208,7 @@ def test_a_statement_moves_to_another_backend_only_so_often(settings: dict[str, 
 
 
 def test_a_withdrawn_statement_does_not_move() -> None:
-    world, backend, requests = share(3)
+    world, backend, requests = sharing(3)
     world.broker.cancel(1, requests[1], world.now)
     world.broker.cancel(1, requests[2], world.now)
     world.broker.lost(backend, ERROR, world.now, unsent=1)
@@ -235,7 +216,7 @@ def test_a_withdrawn_statement_does_not_move() -> None:
 
 
 def test_the_statement_of_a_client_that_is_gone_does_not_move() -> None:
-    world, backend, _ = share(1)
+    world, backend, _ = sharing(1)
     world.broker.client_gone(1, world.now)
     world.broker.lost(backend, ERROR, world.now, unsent=1)
     assert again(world) == []
@@ -243,8 +224,8 @@ def test_the_statement_of_a_client_that_is_gone_does_not_move() -> None:
 
 
 def test_a_statement_past_its_deadline_does_not_move_for_long() -> None:
-    world, backend, _ = share(1)
-    late = world.query(statement=SQL, timeout=1.0)
+    world, backend, _ = sharing(1)
+    late = world.query(statement=SHORT, timeout=1.0)
     world.now = 1.5
     world.broker.lost(backend, ERROR, world.now, unsent=1)
     world.broker.tick(world.now)
@@ -252,7 +233,7 @@ def test_a_statement_past_its_deadline_does_not_move_for_long() -> None:
 
 
 def test_a_backend_that_is_given_up_may_still_run_what_waited_on_it() -> None:
-    world, backend, requests = share(2, endpoint_settings={"query_timeout": 5.0})
+    world, backend, requests = sharing(2, endpoint_settings={"query_timeout": 5.0})
     world.pass_time(5.0 + GUARD)
     assert world.taken(effects.Cancel) == [effects.Cancel(backend)]
     world.pass_time(CANCEL_TIMEOUT)
@@ -262,9 +243,9 @@ def test_a_backend_that_is_given_up_may_still_run_what_waited_on_it() -> None:
 
 
 def test_the_first_of_many_does_not_prepare_and_those_behind_it_run_with_literals_too() -> None:
-    world, backend, requests = share(2)
-    answer(world, backend, fails=b"PREPARE " + SQL, error=failure("53200"))
-    answer(world, backend, fails=SQL, error=failure("26000"))
+    world, backend, requests = sharing(2)
+    answer(world, backend, fails=b"PREPARE " + SHORT, error=failure("53200"))
+    answer(world, backend, fails=SHORT, error=failure("26000"))
     assert not any(world.is_answered(request) for request in requests)
     answer(world, backend)
     answer(world, backend)
@@ -272,7 +253,16 @@ def test_the_first_of_many_does_not_prepare_and_those_behind_it_run_with_literal
 
 
 def test_a_stopped_broker_says_what_it_knows_of_each() -> None:
-    world, _, requests = share(2)
-    requests += [world.query(statement=SQL), world.query(statement=b"SELECT 'slow'")]
+    world, _, requests = sharing(2)
+    requests += [world.query(statement=SHORT), world.query(statement=b"SELECT 'slow'")]
     world.broker.stop(world.now)
     assert outcomes(world, requests) == [UNKNOWN, UNKNOWN, NOT_EXECUTED, NOT_EXECUTED]
+
+
+def test_a_stopped_broker_opens_nothing() -> None:
+    world = World(min_size=1)
+    world.connect_all()
+    opened = len(world.taken(effects.Connect))
+    world.broker.stop(world.now)
+    assert len(world.taken(effects.Connect)) == opened
+    assert world.broker.backends == {}

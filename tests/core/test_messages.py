@@ -26,15 +26,18 @@ from client.protocol import (
     EXECUTED,
     FAILED,
     NOT_EXECUTED,
+    TX_ACTIVE,
     TX_BROKEN,
     TX_NONE,
     UNKNOWN,
     Failure,
     Reference,
+    Result,
     TransactionResult,
 )
 from client.rules import END_SAVEPOINT, SAVEPOINT
 from poold.core import effects
+from poold.core.facts import Completion
 from poold.core.script import XID
 from poold.core.state import BackendState as S
 
@@ -337,3 +340,18 @@ def test_the_rollback_of_a_failed_message_is_not_a_reset_of_the_backend() -> Non
     answer(world, backend, fails=b"INSERT 1")
     assert world.state(backend) is S.ACTIVE
     assert world.taken(effects.Execute)[-1] == executed(backend, b"ROLLBACK")
+
+
+def test_who_comes_after_a_failed_message_gets_a_backend_without_transaction() -> None:
+    world = World(max_size=1, **UNTRACKED)
+    request, backend = begin(world, INSERT)
+    other = world.query()
+    answer(world, backend, fails=b"INSERT 1")
+    assert not world.is_answered(request)
+    world.broker.completed(backend, Completion(TX_ACTIVE, [("ROLLBACK", -1, None, b"", ())]), world.now)
+    assert world.resets() == [backend, backend], "the ROLLBACK did not help, another follows before anybody's turn"
+    answer(world, backend)
+    world.finish(other)
+    reply = world.reply_to(other)
+    assert isinstance(reply, Result)
+    assert tuple(reply)[2:] == OK

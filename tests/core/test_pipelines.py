@@ -3,39 +3,21 @@
 from typing import Any
 
 import pytest
-from units import INSERT, UNTRACKED, answer, completion, promote, sent
+from units import INSERT, SHORT, UNTRACKED, answer, promote, running, sent, sharing
 from world import OK, World, failure
 
 from client.protocol import Failure
 from poold.core import effects, machine
 from poold.core.endpoint import EndpointState
+from poold.core.group import BATCH
 from poold.core.state import BackendState as S
 from poold.core.statements import PATIENCE_SECONDS, PROBE_AFTER
 
-SHORT, SLOW = b"SELECT 1", b"SELECT pg_sleep(1)"
-
-
-def busy(count: int = 1, max_size: int = 1, **settings: Any) -> tuple[World, int, list[int]]:
-    """A world with one backend that runs this many short statements, and their requests."""
-    world = World(prepare="auto", max_size=max_size, **settings)
-    world.client()
-    promote(world, SHORT, is_short=True)
-    promote(world, SLOW)
-    requests = [short(world)]
-    world.connect_all()
-    requests += [short(world) for _ in range(count - 1)]
-    (backend,) = world.broker.backends
-    assert running(world, backend) == requests
-    return world, backend, requests
+SLOW = b"SELECT pg_sleep(1)"
 
 
 def short(world: World, **over: Any) -> int:
     return world.query(statement=SHORT, **over)
-
-
-def running(world: World, backend: int) -> list[int]:
-    """The requests on the backend, in their order."""
-    return [request.number for request in world.broker.backends[backend].running]
 
 
 def failed(world: World, request: int) -> Failure:
@@ -48,7 +30,7 @@ def failed(world: World, request: int) -> Failure:
 
 
 def test_a_short_statement_joins_one_that_runs_and_each_gets_its_own_answer() -> None:
-    world, backend, (first, second, third) = busy(3)
+    world, backend, (first, second, third) = sharing(3)
     assert sent(world) == [[b"PREPARE " + SHORT, SHORT], [SHORT], [SHORT]]
     answer(world, backend)
     assert world.outcome(first) == OK
@@ -93,11 +75,11 @@ def test_the_backend_with_the_fewest_statements_is_joined() -> None:
 
 def test_some_short_statements_of_one_turn_share_a_backend_although_another_one_idles() -> None:
     world = two_idle()
-    for _ in range(machine.BATCH):
+    for _ in range(BATCH):
         short(world)
-    assert loads(world) == [machine.BATCH, 0]
+    assert loads(world) == [BATCH, 0]
     short(world)
-    assert loads(world) == [machine.BATCH, 1]
+    assert loads(world) == [BATCH, 1]
 
 
 def test_what_is_not_short_shares_no_turn() -> None:
@@ -123,7 +105,7 @@ def test_a_backend_that_was_lost_in_this_turn_is_not_shared() -> None:
 
 
 def test_a_busy_backend_is_joined_before_another_one_is_opened() -> None:
-    world, _, _ = busy(2, max_size=2)
+    world, _, _ = sharing(2, max_size=2)
     assert len(world.taken(effects.Connect)) == 1
 
 
@@ -137,7 +119,7 @@ def test_a_busy_backend_is_joined_before_another_one_is_opened() -> None:
     ],
 )
 def test_only_a_prepared_autocommit_statement_known_to_be_short_joins(group: str, over: dict[str, Any]) -> None:
-    world, backend, requests = busy()
+    world, backend, requests = sharing(1)
     world.query(group=group, **over)
     assert running(world, backend) == requests
 
@@ -158,7 +140,7 @@ def test_nobody_joins_what_is_not_known_to_be_short(sql: bytes) -> None:
 
 
 def test_nobody_joins_a_message() -> None:
-    world, backend, _ = busy(**UNTRACKED)
+    world, backend, _ = sharing(1, **UNTRACKED)
     answer(world, backend)
     message = world.transaction(INSERT)
     short(world)
@@ -177,7 +159,7 @@ def test_nobody_joins_a_lease() -> None:
 
 
 def test_no_more_than_pipeline_depth_share_a_backend() -> None:
-    world, backend, requests = busy(3, pipeline_depth=3)
+    world, backend, requests = sharing(3, pipeline_depth=3)
     waiting = short(world)
     assert running(world, backend) == requests
     answer(world, backend)
@@ -185,7 +167,7 @@ def test_no_more_than_pipeline_depth_share_a_backend() -> None:
 
 
 def test_a_pipeline_depth_of_one_is_no_company() -> None:
-    world, backend, requests = busy(pipeline_depth=1)
+    world, backend, requests = sharing(1, pipeline_depth=1)
     waiting = short(world)
     assert running(world, backend) == requests
     answer(world, backend)
@@ -193,7 +175,7 @@ def test_a_pipeline_depth_of_one_is_no_company() -> None:
 
 
 def test_nobody_joins_a_statement_that_has_outlived_its_patience() -> None:
-    world, backend, requests = busy()
+    world, backend, requests = sharing(1)
     world.now += 1.9 * PATIENCE_SECONDS
     requests.append(short(world))
     world.now += 0.2 * PATIENCE_SECONDS
@@ -202,15 +184,16 @@ def test_nobody_joins_a_statement_that_has_outlived_its_patience() -> None:
 
 
 def test_patience_counts_from_a_statements_own_turn() -> None:
-    world, backend, requests = busy(2)
-    world.now += 3 * PATIENCE_SECONDS
-    answer(world, backend)
+    world, backend, requests = sharing(4)
+    for _ in range(3):
+        world.now += 1.2 * PATIENCE_SECONDS
+        answer(world, backend)
     late = short(world)
-    assert running(world, backend) == [requests[1], late]
+    assert running(world, backend) == [requests[3], late]
 
 
 def test_nobody_joins_while_a_statement_waits_to_be_probed() -> None:
-    world, backend, requests = busy()
+    world, backend, requests = sharing(1)
     group = world.broker.groups["default"]
     other = group.statements.find(b"SELECT 'often'", b"")
     for _ in range(PROBE_AFTER):
@@ -226,7 +209,7 @@ def test_nobody_joins_while_a_statement_waits_to_be_probed() -> None:
 
 
 def test_nobody_joins_on_a_backend_that_is_to_be_replaced() -> None:
-    world, backend, requests = busy()
+    world, backend, requests = sharing(1)
     world.broker.backends[backend].expires = world.now
     waiting = short(world)
     assert running(world, backend) == requests
@@ -237,7 +220,7 @@ def test_nobody_joins_on_a_backend_that_is_to_be_replaced() -> None:
 
 
 def test_nobody_joins_on_a_backend_above_its_pools_share() -> None:
-    world, backend, requests = busy(2)
+    world, backend, requests = sharing(2)
     pool = world.broker.backends[backend].pool
     pool.endpoint.state = EndpointState.QUARANTINED
     pool.group.respread()
@@ -245,18 +228,22 @@ def test_nobody_joins_on_a_backend_above_its_pools_share() -> None:
     assert running(world, backend) == requests
 
 
-def test_nobody_joins_while_a_cancel_is_on_its_way() -> None:
-    world, backend, requests = busy(2)
+def test_nobody_joins_what_is_to_be_cancelled() -> None:
+    world, backend, requests = sharing(2)
     world.broker.cancel(1, requests[0], world.now)
     short(world)
     assert running(world, backend) == requests
+    world.broker.cancelled(backend, world.now)
+    assert world.state(backend) is S.ACTIVE
+    short(world)
+    assert running(world, backend) == requests, "it was too early, another cancel will follow"
 
 
 # Who comes next.
 
 
 def test_nobody_overtakes_those_who_wait() -> None:
-    world, backend, requests = busy(1)
+    world, backend, requests = sharing(1)
     slow, late = world.query(statement=SLOW), short(world)
     assert running(world, backend) == requests
     answer(world, backend)
@@ -266,7 +253,7 @@ def test_nobody_overtakes_those_who_wait() -> None:
 
 
 def test_a_pipeline_is_refilled_from_the_queue_in_order_up_to_what_cannot_join() -> None:
-    world, backend, requests = busy(2, pipeline_depth=2)
+    world, backend, requests = sharing(2, pipeline_depth=2)
     waiting = [short(world), short(world), world.query(statement=SLOW), short(world)]
     answer(world, backend)
     assert running(world, backend) == [requests[1], waiting[0]]
@@ -280,7 +267,7 @@ def test_a_pipeline_is_refilled_from_the_queue_in_order_up_to_what_cannot_join()
 
 
 def test_a_statement_that_is_taken_from_the_queue_has_its_own_time() -> None:
-    world, backend, requests = busy(2, pipeline_depth=2, endpoint_settings={"query_timeout": 5.0})
+    world, backend, requests = sharing(2, pipeline_depth=2, endpoint_settings={"query_timeout": 5.0})
     world.pass_time(4.0)
     answer(world, backend)
     world.pass_time(5.0 + machine.GUARD - 0.1)
@@ -288,107 +275,3 @@ def test_a_statement_that_is_taken_from_the_queue_has_its_own_time() -> None:
     world.pass_time(0.2)
     assert world.taken(effects.Cancel) == [effects.Cancel(backend)]
     assert running(world, backend) == requests[1:]
-
-
-# Whom a cancel hits.
-
-
-def test_a_statement_that_another_ones_cancel_hit_runs_again() -> None:
-    world, backend, (first, second) = busy(2)
-    world.broker.cancel(1, first, world.now)
-    answer(world, backend)
-    assert world.outcome(first) == OK, "it was faster than its cancel"
-    answer(world, backend, fails=SHORT, error=failure("57014"))
-    assert not world.is_answered(second)
-    assert world.state(backend) is S.SETTLING
-    world.broker.cancelled(backend, world.now)
-    assert running(world, backend) == [second]
-    answer(world, backend)
-    assert world.outcome(second) == OK
-
-
-def test_a_statement_that_runs_out_of_its_own_time_does_not_run_again() -> None:
-    world, backend, (first, second) = busy(2)
-    answer(world, backend)
-    answer(world, backend, fails=SHORT, error=failure("57014", message="statement timeout"))
-    assert world.is_answered(first)
-    assert failed(world, second).message == "statement timeout"
-
-
-def test_a_statement_that_two_cancels_were_meant_for_does_not_run_again() -> None:
-    world, backend, (first, second) = busy(2)
-    world.broker.cancel(1, first, world.now)
-    world.broker.cancel(1, second, world.now)
-    answer(world, backend)
-    answer(world, backend, fails=SHORT, error=failure("57014"))
-    assert failed(world, second).sqlstate == "57014"
-
-
-def test_a_withdrawn_statement_is_cancelled_when_its_turn_comes() -> None:
-    world, backend, (first, second, third) = busy(3)
-    world.broker.cancel(1, second, world.now)
-    assert world.taken(effects.Cancel) == []
-    answer(world, backend)
-    assert world.outcome(first) == OK
-    assert world.taken(effects.Cancel) == [effects.Cancel(backend)]
-    answer(world, backend, fails=SHORT, error=failure("57014"))
-    assert failed(world, second).sqlstate == "57014"
-    world.broker.cancelled(backend, world.now)
-    assert world.state(backend) is S.ACTIVE
-    answer(world, backend)
-    assert world.outcome(third) == OK
-
-
-def test_a_withdrawn_statement_whose_turn_is_over_before_its_cancel_leaves_the_backend_to_settle() -> None:
-    world, backend, (_, second) = busy(2)
-    world.broker.cancel(1, second, world.now)
-    for _ in range(2):
-        world.broker.completed(backend, completion(world, backend), world.now)
-    assert world.state(backend) is S.SETTLING
-    world.broker.cancelled(backend, world.now)
-    assert world.state(backend) is S.IDLE
-
-
-def test_a_second_cancel_waits_until_the_first_one_is_settled() -> None:
-    world, backend, (first, second) = busy(2)
-    world.broker.cancel(1, first, world.now)
-    world.broker.cancel(1, second, world.now)
-    answer(world, backend, fails=SHORT, error=failure("57014"))
-    assert len(world.taken(effects.Cancel)) == 1
-    world.broker.cancelled(backend, world.now)
-    world.pass_time(0.1)
-    assert len(world.taken(effects.Cancel)) == 2
-
-
-def test_a_deadline_that_passes_behind_others_is_kept_when_its_turn_comes() -> None:
-    world, backend, requests = busy()
-    late = short(world, timeout=1.0)
-    world.pass_time(1.0)
-    assert world.taken(effects.Cancel) == []
-    assert running(world, backend) == [*requests, late]
-    answer(world, backend)
-    assert world.taken(effects.Cancel) == [effects.Cancel(backend)]
-    answer(world, backend, fails=SHORT, error=failure("57014"))
-    assert "timeout of 1 s" in failed(world, late).message
-
-
-def test_the_statement_of_a_client_that_died_does_not_disturb_its_neighbours() -> None:
-    world, backend, (first,) = busy()
-    world.client(2)
-    short(world, client=2)
-    third = short(world)
-    world.broker.client_gone(2, world.now)
-    for _ in range(3):
-        answer(world, backend)
-    world.broker.cancelled(backend, world.now)
-    assert world.outcome(first) == world.outcome(third) == OK
-    assert len(world.taken(effects.Reply)) == 2
-
-
-def test_a_cancel_that_never_settles_is_not_the_neighbours_fault() -> None:
-    world, backend, (first, second) = busy(2)
-    world.broker.cancel(1, first, world.now)
-    answer(world, backend, fails=SHORT, error=failure("57014"))
-    world.pass_time(machine.CANCEL_TIMEOUT + 0.1)
-    answer(world, backend, fails=SHORT, error=failure("57014"))
-    assert not world.is_answered(second), "the cancel was meant for the other one: it runs again"

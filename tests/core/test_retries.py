@@ -2,12 +2,11 @@
 
 import pytest
 from units import INSERT, READ, UNTRACKED, UPDATE, answer, begin, committed, failed, promote, sent, step
-from world import OK, World, failure
+from world import World, failure
 
-from client.protocol import NOT_EXECUTED, TX_ACTIVE, Failure, Result, TransactionResult
+from client.protocol import NOT_EXECUTED, Failure, TransactionResult
 from client.rules import END_SAVEPOINT, SAVEPOINT
 from poold.core import effects
-from poold.core.facts import Completion
 from poold.core.messages import FIRST_PAUSE, LONGEST_PAUSE
 from poold.core.state import BackendState as S
 
@@ -372,18 +371,3 @@ def test_a_drain_waits_for_every_unit_and_every_try_of_a_message() -> None:
     answer(world, backend)
     committed(world, request)
     assert len(world.taken(effects.Stop)) == 1
-
-
-def test_a_query_waits_for_the_message_and_gets_a_backend_without_transaction() -> None:
-    world = World(max_size=1, **UNTRACKED)
-    request, backend = begin(world, INSERT)
-    other = world.query()
-    answer(world, backend, fails=b"INSERT 1")
-    assert not world.is_answered(request)
-    world.broker.completed(backend, Completion(TX_ACTIVE, [("ROLLBACK", -1, None, b"", ())]), world.now)
-    assert world.resets() == [backend, backend], "the ROLLBACK did not help, another follows before anybody's turn"
-    answer(world, backend)
-    world.finish(other)
-    reply = world.reply_to(other)
-    assert isinstance(reply, Result)
-    assert tuple(reply)[2:] == OK

@@ -71,7 +71,7 @@ def step(
         oids(*[0] * count) if types is None else types,
         packed(*[None] * count) if values is None else values,
         prepare,
-        tuple(tuple(each) for each in references),  # type: ignore[arg-type]  # as the decoder leaves them
+        tuple(tuple(each) for each in references),
         low,
         high,
     )
@@ -98,6 +98,28 @@ def promote(world: World, sql: bytes, types: bytes = b"", is_short: bool = False
         statement.record(0.001, 100)
     assert statement.is_short is is_short
     return statement
+
+
+SHORT = b"SELECT 1"
+
+
+def sharing(count: int, max_size: int = 1, **settings: Any) -> tuple[World, int, list[int]]:
+    """A world with one backend that runs this many short statements of client 1, and their requests."""
+    world = World(prepare="auto", max_size=max_size, **settings)
+    world.client()
+    promote(world, SHORT, is_short=True)
+    requests = [world.query(statement=SHORT)]
+    world.connect_all()
+    requests += [world.query(statement=SHORT) for _ in range(count - 1)]
+    world.take()
+    (backend,) = world.broker.backends
+    assert running(world, backend) == requests
+    return world, backend, requests
+
+
+def running(world: World, backend: int) -> list[int]:
+    """The requests on the backend, in their order."""
+    return [request.number for request in world.broker.backends[backend].running]
 
 
 def current_unit(world: World, backend: int) -> Unit:

@@ -40,9 +40,10 @@ def server(postgres: Postgres) -> Iterator[Postgres]:
 
 @pytest.fixture
 def threads() -> Iterator[ThreadPoolExecutor]:
-    """Threads for clients that wait."""
-    with ThreadPoolExecutor(8) as made:
-        yield made
+    """Threads for clients that wait. One that waits too long ends with its broker."""
+    made = ThreadPoolExecutor(8)
+    yield made
+    made.shutdown(wait=False, cancel_futures=True)
 
 
 # A backend lost before COMMIT, and during it.

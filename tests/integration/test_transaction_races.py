@@ -32,9 +32,10 @@ def server(postgres: Postgres) -> Iterator[Postgres]:
 
 @pytest.fixture
 def threads() -> Iterator[ThreadPoolExecutor]:
-    """Threads for clients that wait."""
-    with ThreadPoolExecutor(8) as made:
-        yield made
+    """Threads for clients that wait. One that waits too long ends with its broker."""
+    made = ThreadPoolExecutor(8)
+    yield made
+    made.shutdown(wait=False, cancel_futures=True)
 
 
 def test_serializable_transactions_that_race_are_run_again_as_if_one_had_come_first(
@@ -115,9 +116,8 @@ def test_under_load_with_backends_dying_every_transaction_is_committed_once_or_n
 
     def victims() -> list[int]:
         served = "application_name = 'poold' AND backend_type = 'client backend' AND state <> 'idle'"
-        return [
-            pid for (pid,) in server.execute(f"SELECT pid FROM pg_stat_activity WHERE {served}") if pid not in killed
-        ]
+        found = server.execute(f"SELECT pid FROM pg_stat_activity WHERE {served}")
+        return [pid for (pid,) in found if pid not in killed]
 
     workers = [threads.submit(work, number) for number in range(6)]
     try:

@@ -60,9 +60,10 @@ def db(broker: Broker, postgres: Postgres) -> Handler:
 
 @pytest.fixture
 def threads() -> Iterator[ThreadPoolExecutor]:
-    """Threads for clients that wait."""
-    with ThreadPoolExecutor(8) as made:
-        yield made
+    """Threads for clients that wait. One that waits too long ends with its broker."""
+    made = ThreadPoolExecutor(8)
+    yield made
+    made.shutdown(wait=False, cancel_futures=True)
 
 
 # What a block raises, its end does; so the whole block stands inside.

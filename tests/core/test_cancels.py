@@ -1,0 +1,126 @@
+"""Event scripts of cancels on a backend that several share: whom one hits, and when the next one's turn has come."""
+
+from units import SHORT, answer, completion, running, sharing
+from world import OK, World, failure
+
+from client.protocol import Failure
+from poold.core import effects, machine
+from poold.core.state import BackendState as S
+
+
+def failed(world: World, request: int) -> Failure:
+    reply = world.reply_to(request)
+    assert isinstance(reply, Failure)
+    return reply
+
+
+def test_a_statement_that_another_ones_cancel_hit_runs_again() -> None:
+    world, backend, (first, second) = sharing(2)
+    world.broker.cancel(1, first, world.now)
+    answer(world, backend)
+    assert world.outcome(first) == OK, "it was faster than its cancel"
+    answer(world, backend, fails=SHORT, error=failure("57014"))
+    assert not world.is_answered(second)
+    assert world.state(backend) is S.SETTLING
+    world.broker.cancelled(backend, world.now)
+    assert running(world, backend) == [second]
+    answer(world, backend)
+    assert world.outcome(second) == OK
+
+
+def test_a_statement_that_runs_out_of_its_own_time_does_not_run_again() -> None:
+    world, backend, (first, second) = sharing(2)
+    answer(world, backend)
+    answer(world, backend, fails=SHORT, error=failure("57014", message="statement timeout"))
+    assert world.is_answered(first)
+    assert failed(world, second).message == "statement timeout"
+
+
+def test_a_statement_that_two_cancels_were_meant_for_does_not_run_again() -> None:
+    world, backend, (first, second) = sharing(2)
+    world.broker.cancel(1, first, world.now)
+    world.broker.cancel(1, second, world.now)
+    answer(world, backend)
+    answer(world, backend, fails=SHORT, error=failure("57014"))
+    assert failed(world, second).sqlstate == "57014"
+
+
+def test_a_withdrawn_statement_is_cancelled_when_its_turn_comes() -> None:
+    world, backend, (first, second, third) = sharing(3)
+    world.broker.cancel(1, second, world.now)
+    assert world.taken(effects.Cancel) == []
+    answer(world, backend)
+    assert world.outcome(first) == OK
+    assert world.taken(effects.Cancel) == [effects.Cancel(backend)]
+    answer(world, backend, fails=SHORT, error=failure("57014"))
+    assert failed(world, second).sqlstate == "57014"
+    world.broker.cancelled(backend, world.now)
+    assert world.state(backend) is S.ACTIVE
+    answer(world, backend)
+    assert world.outcome(third) == OK
+
+
+def test_a_withdrawn_statement_whose_turn_is_over_before_its_cancel_leaves_the_backend_to_settle() -> None:
+    world, backend, (_, second) = sharing(2)
+    world.broker.cancel(1, second, world.now)
+    for _ in range(2):
+        world.broker.completed(backend, completion(world, backend), world.now)
+    assert world.state(backend) is S.SETTLING
+    world.broker.cancelled(backend, world.now)
+    assert world.state(backend) is S.IDLE
+
+
+def test_a_second_cancel_waits_until_the_first_one_is_settled() -> None:
+    world, backend, (first, second) = sharing(2)
+    world.broker.cancel(1, first, world.now)
+    world.broker.cancel(1, second, world.now)
+    answer(world, backend, fails=SHORT, error=failure("57014"))
+    assert len(world.taken(effects.Cancel)) == 1
+    world.broker.cancelled(backend, world.now)
+    world.pass_time(0.1)
+    assert len(world.taken(effects.Cancel)) == 2
+
+
+def test_a_deadline_that_passes_behind_others_is_kept_when_its_turn_comes() -> None:
+    world, backend, requests = sharing(1)
+    late = world.query(statement=SHORT, timeout=1.0)
+    world.pass_time(1.0)
+    assert world.taken(effects.Cancel) == []
+    assert running(world, backend) == [*requests, late]
+    answer(world, backend)
+    assert world.taken(effects.Cancel) == [effects.Cancel(backend)]
+    answer(world, backend, fails=SHORT, error=failure("57014"))
+    assert "timeout of 1 s" in failed(world, late).message
+
+
+def test_the_statement_of_a_client_that_died_does_not_disturb_its_neighbours() -> None:
+    world, backend, (first,) = sharing(1)
+    world.client(2)
+    world.query(2, statement=SHORT)
+    third = world.query(statement=SHORT)
+    world.broker.client_gone(2, world.now)
+    for _ in range(3):
+        answer(world, backend)
+    world.broker.cancelled(backend, world.now)
+    assert world.outcome(first) == world.outcome(third) == OK
+    assert len(world.taken(effects.Reply)) == 2
+
+
+def test_the_neighbour_of_a_cancelled_statement_has_its_whole_time() -> None:
+    world, backend, (first, _) = sharing(2, endpoint_settings={"query_timeout": 5.0})
+    world.broker.cancel(1, first, world.now)
+    answer(world, backend, fails=SHORT, error=failure("57014"))
+    world.broker.cancelled(backend, world.now)
+    world.pass_time(5.0 + machine.GUARD - 0.1)
+    assert len(world.taken(effects.Cancel)) == 1
+    world.pass_time(0.2)
+    assert len(world.taken(effects.Cancel)) == 2
+
+
+def test_a_cancel_that_never_settles_is_not_the_neighbours_fault() -> None:
+    world, backend, (first, second) = sharing(2)
+    world.broker.cancel(1, first, world.now)
+    answer(world, backend, fails=SHORT, error=failure("57014"))
+    world.pass_time(machine.CANCEL_TIMEOUT + 0.1)
+    answer(world, backend, fails=SHORT, error=failure("57014"))
+    assert not world.is_answered(second), "the cancel was meant for the other one: it runs again"

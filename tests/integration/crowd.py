@@ -1,0 +1,81 @@
+"""Clients that ask all at once: what they ask has reached the broker's sockets before the broker looks at any of it."""
+
+import signal
+from collections.abc import Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self
+
+from brokers import Broker
+
+from client.channel import Channel
+from client.errors import DBError, error_from
+from client.parameters import bind
+from client.protocol import Cancel, Failure, Query
+from client.rows import Result
+
+# How long an answer may take; only a hang reaches it.
+PATIENCE = 30.0
+
+Question = tuple[Any, ...]  # statement, parameters, and perhaps a timeout
+
+
+class Crowd:
+    """So many clients in one group. A block: its end closes their connections."""
+
+    def __init__(self, broker: Broker, count: int, group: str = "default") -> None:
+        self._broker = broker
+        self._group = group
+        self._channels: list[Channel] = []
+        self._count = count
+        self._requests: list[int] = []  # of the questions that were asked last, in their order
+        self._cleanup = ExitStack()
+
+    def ask(self, questions: Sequence[Question]) -> None:
+        """One client each asks one question; the broker sees them together."""
+        assert len(questions) <= self._count
+        self._broker.signal(signal.SIGSTOP)
+        try:
+            self._requests = [
+                self._send(channel, *question) for channel, question in zip(self._channels, questions, strict=False)
+            ]
+        finally:
+            self._broker.signal(signal.SIGCONT)
+
+    def answers(self) -> list[Result | DBError]:
+        """What became of the questions."""
+        return [self.answer(place) for place in range(len(self._requests))]
+
+    def answer(self, place: int) -> Result | DBError:
+        """What became of one question."""
+        try:
+            reply = self._channels[place]._reply_to(self._requests[place], PATIENCE)
+        except DBError as error:
+            return error
+        return error_from(reply) if isinstance(reply, Failure) else Result(reply)
+
+    def cancel(self, place: int) -> None:
+        """This client does not want its answer any more."""
+        self._channels[place].post(Cancel(self._requests[place]))
+
+    def leave(self, place: int) -> None:
+        """This client's process has ended; nobody takes its place."""
+        self._channels[place].close()
+
+    def __enter__(self) -> Self:
+        for _ in range(self._count):
+            channel = Channel(self._broker.address)
+            self._cleanup.callback(channel.close)
+            self._channels.append(channel)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._cleanup.close()
+
+    def _send(self, channel: Channel, statement: str, params: Any = None, timeout: float | None = None) -> int:
+        sql, types, values, _ = bind(statement, params)
+        number = channel.next_request()
+        channel._send(Query(number, self._group, 0, False, sql, types, values, True, timeout, ""))
+        return number

@@ -1,0 +1,300 @@
+"""Statements of different clients in one backend's pipeline: none notices the others, whatever becomes of them."""
+
+import random
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import psycopg2
+import psycopg2.errors
+import pytest
+from brokers import Broker
+from crowd import Crowd
+from gates import gate
+from postgres import Postgres
+from waiting import wait_until
+
+import client
+from client import Handler
+from client.rows import Result
+
+StartBroker = Callable[..., Broker]
+
+DEPTH = 16
+GROUPS = {
+    "default": {"max_size": 1, "pipeline_depth": DEPTH},
+    "alone": {"max_size": 1, "pipeline_depth": 1},
+}
+# One statement that does what its parameters say, so that a short one may turn out to be anything.
+TABLES = """
+CREATE TABLE acted (n int);
+CREATE SEQUENCE counted;
+CREATE FUNCTION act(what text, n int) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    CASE what
+        WHEN 'say' THEN RAISE NOTICE 'said %', n;
+        WHEN 'fail' THEN RAISE 'failed %', n USING ERRCODE = '22012';
+        WHEN 'sleep' THEN PERFORM pg_sleep(n / 1000.0);
+        WHEN 'write' THEN INSERT INTO acted VALUES (n);
+        WHEN 'undo' THEN INSERT INTO acted VALUES (n); RAISE 'undone %', n USING ERRCODE = '22012';
+        WHEN 'fill' THEN RETURN repeat(n::text, 1000);
+        WHEN 'spoil' THEN PERFORM set_config('DateStyle', 'German', false);
+        ELSE NULL;
+    END CASE;
+    RETURN what || ' ' || n;
+END $$
+"""
+ACT = "SELECT act(%s, %s) AS it, '2024-02-29'::date AS day"
+FAILS = {"fail": "failed", "undo": "undone"}
+LONG = 60_000  # milliseconds; what should be cancelled would be noticed by its staying
+
+
+@pytest.fixture
+def server(postgres: Postgres) -> Iterator[Postgres]:
+    """The session's server with this module's tables."""
+    postgres.execute(TABLES)
+    try:
+        yield postgres
+    finally:
+        postgres.execute("DROP TABLE acted; DROP SEQUENCE counted; DROP FUNCTION act")
+
+
+@pytest.fixture
+def broker(server: Postgres, start_broker: StartBroker) -> Broker:
+    """A broker that knows ACT as a short statement, with one backend."""
+    made = start_broker({"main": {**server.parameters, "query_timeout": 0}}, GROUPS)
+    learn(made.handler())
+    return made
+
+
+def learn(db: Handler, statement: str = ACT, params: Any = ("do", 1)) -> None:
+    """Run it until it is prepared and known to be short, also after it was not for once."""
+    for _ in range(60):
+        db.query(statement, params)
+
+
+def check(what: str, n: int, answer: Any) -> None:
+    """The answer is the one to this question: ACT with these parameters."""
+    if what in FAILS:
+        assert isinstance(answer, psycopg2.errors.DivisionByZero), answer
+        assert answer.diag.message_primary == f"{FAILS[what]} {n}"
+        assert (answer.outcome, answer.notices) == ("failed", ())
+        return
+    assert isinstance(answer, Result), answer
+    ((it, day),) = answer.fetchall()
+    assert it == (str(n) * 1000 if what == "fill" else f"{what} {n}")
+    assert day.isoformat() == "2024-02-29"
+    assert answer.notices == ((f"NOTICE:  said {n}\n",) if what == "say" else ())
+
+
+def ask(crowd: Crowd, acts: list[tuple[str, int]]) -> None:
+    crowd.ask([(ACT, act) for act in acts])
+
+
+# Neighbours.
+
+
+def test_a_crowd_shares_one_backend_and_nobody_gets_anothers_error_notice_or_answer(
+    broker: Broker, server: Postgres
+) -> None:
+    chance, written = random.Random(1), []
+    with Crowd(broker, DEPTH) as crowd:
+        for round_ in range(30):
+            acts = [
+                (chance.choice(["do", "say", "fail", "write", "undo", "fill"]), round_ * 100 + place)
+                for place in range(DEPTH)
+            ]
+            ask(crowd, acts)
+            for act, answer in zip(acts, crowd.answers(), strict=True):
+                check(*act, answer)
+            written += [n for what, n in acts if what == "write"]
+    assert [n for (n,) in server.execute("SELECT n FROM acted ORDER BY n")] == sorted(written)
+    assert broker.pool()["joined"] >= 30 * (DEPTH - 1) * 0.9, "they really shared it"
+    assert broker.pool()["opened"] == 1
+
+
+def test_without_depth_nobody_shares(broker: Broker) -> None:
+    learn(broker.handler("alone"))
+    with Crowd(broker, DEPTH, "alone") as crowd:
+        ask(crowd, [("do", n) for n in range(DEPTH)])
+        for n, answer in enumerate(crowd.answers()):
+            check("do", n, answer)
+    assert broker.pool("alone")["joined"] == 0
+
+
+@pytest.mark.parametrize("place", [0, 7, DEPTH - 1])
+@pytest.mark.parametrize("how", ["cancel", "leave", "timeout"])
+def test_one_that_sleeps_is_ended_and_no_neighbour_is_touched(
+    broker: Broker, server: Postgres, place: int, how: str
+) -> None:
+    questions: list[Any] = [(ACT, ("write", n)) for n in range(DEPTH)]
+    questions[place] = (ACT, ("sleep", LONG), 0.3 if how == "timeout" else None)
+    with Crowd(broker, DEPTH) as crowd:
+        crowd.ask(questions)
+        sleeps = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+        if how != "timeout":
+            wait_until(lambda: server.execute(sleeps), what="the sleep")
+            crowd.cancel(place) if how == "cancel" else crowd.leave(place)
+        for n in range(DEPTH):
+            if n != place:
+                check("write", n, crowd.answer(n))
+            elif how != "leave":
+                ended = crowd.answer(n)
+                assert isinstance(ended, psycopg2.errors.QueryCanceled)
+                assert ("timeout of 0.3 s" in str(ended)) == (how == "timeout")
+    assert broker.pool()["joined"] >= DEPTH - 1
+    assert server.execute("SELECT count(*), count(DISTINCT n) FROM acted") == [(DEPTH - 1, DEPTH - 1)]
+
+
+def test_one_that_waits_behind_a_sleeper_is_cancelled_in_its_turn_and_the_sleeper_sleeps_on(
+    broker: Broker, server: Postgres
+) -> None:
+    acts = [("write", n) for n in range(DEPTH)]
+    acts[2] = ("sleep", 500)
+    unwanted = (5, 9, DEPTH - 1)
+    with Crowd(broker, DEPTH) as crowd:
+        ask(crowd, acts)
+        for place in unwanted:
+            crowd.cancel(place)
+        for place, act in enumerate(acts):
+            answer = crowd.answer(place)
+            if place not in unwanted or isinstance(answer, Result):
+                check(*act, answer)
+            else:
+                assert isinstance(answer, psycopg2.errors.QueryCanceled)
+    there = {n for (n,) in server.execute("SELECT n FROM acted")}
+    assert there >= {n for what, n in acts if what == "write" and n not in unwanted}
+
+
+def test_a_storm_of_cancels_hits_nobody_but_those_it_is_meant_for(broker: Broker) -> None:
+    chance = random.Random(2)
+    hit = 0
+    with Crowd(broker, DEPTH) as crowd:
+        for round_ in range(30):
+            acts = [(chance.choice(["do", "sleep", "write"]), chance.randrange(1, 4)) for _ in range(DEPTH)]
+            unwanted = chance.sample(range(DEPTH), 5)
+            ask(crowd, acts)
+            for place in unwanted:
+                crowd.cancel(place)
+            for place, (act, answer) in enumerate(zip(acts, crowd.answers(), strict=True)):
+                if place in unwanted and isinstance(answer, psycopg2.errors.QueryCanceled):
+                    hit += 1
+                else:
+                    check(*act, answer)
+            if round_ % 10 == 9:
+                learn(broker.handler())
+    assert hit > 0
+    assert broker.pool()["joined"] > 100
+    wait_until(lambda: broker.pool()["idle"] == 1, what="the backend to be free")
+    assert broker.pool()["opened"] == 1
+
+
+def test_the_servers_own_timeout_ends_the_slow_one_alone(server: Postgres, start_broker: StartBroker) -> None:
+    broker = start_broker({"main": {**server.parameters, "query_timeout": 0.5}}, GROUPS)
+    learn(broker.handler())
+    acts = [("write", n) for n in range(DEPTH)]
+    acts[4] = ("sleep", LONG)
+    with Crowd(broker, DEPTH) as crowd:
+        ask(crowd, acts)
+        for place, (act, answer) in enumerate(zip(acts, crowd.answers(), strict=True)):
+            if place == 4:
+                assert isinstance(answer, psycopg2.errors.QueryCanceled)
+                assert answer.diag.message_primary == "canceling statement due to statement timeout"
+            else:
+                check(*act, answer)
+    assert broker.pool()["joined"] >= DEPTH - 1
+
+
+def test_one_that_spoils_the_session_spoils_no_neighbours_answer(broker: Broker, server: Postgres) -> None:
+    acts = [("write", n) for n in range(DEPTH)]
+    acts[4] = ("spoil", 4)
+    with Crowd(broker, DEPTH) as crowd:
+        ask(crowd, acts)
+        answers = crowd.answers()
+    there = {n for (n,) in server.execute("SELECT n FROM acted")}
+    for place, (act, answer) in enumerate(zip(acts, answers, strict=True)):
+        if isinstance(answer, client.DBError) and place >= 4:
+            # What ran must not be said to have had no effect.
+            assert answer.outcome in (("unknown", "executed") if place in there or place == 4 else ("not executed",))
+        else:
+            check(*act, answer)
+    learn(broker.handler())
+
+
+def test_statements_whose_table_is_gone_fail_each_for_itself_and_others_go_on(
+    server: Postgres, start_broker: StartBroker
+) -> None:
+    broker = start_broker(groups={"default": {"min_size": 2, "max_size": 2}})
+    db, gone = broker.handler(), "SELECT n + %s AS n FROM gone"
+    server.execute("CREATE TABLE gone (n int)")
+    learn(db, gone, (1,))
+    # One of the two backends has not prepared it.
+    server.execute("SELECT pg_terminate_backend(%s)", (db.query("SELECT pg_backend_pid()")[0][0],))
+    wait_until(lambda: (broker.pool()["lost"], broker.pool()["idle"]) == (1, 2), what="another backend")
+    learn(db)
+
+    def transactions_on_both() -> None:
+        pid = "SELECT pg_backend_pid() AS pid"
+        with gate(server, 1) as first, gate(server, 2) as second, Crowd(broker, 1) as one, Crowd(broker, 1) as two:
+            one.ask([(f"SELECT {first.passage}",)])
+            first.arrived()
+            pids = {db.run([pid])[0][0].pid}
+            two.ask([(f"SELECT {second.passage}",)])
+            second.arrived()
+            first.open()
+            one.answer(0)
+            pids.add(db.run([pid])[0][0].pid)
+        assert len(pids) == 2
+
+    transactions_on_both()
+    server.execute("DROP TABLE gone")
+    with Crowd(broker, DEPTH) as crowd:
+        for _ in range(3):
+            crowd.ask([(gone, (n,)) for n in range(DEPTH)])
+            for answer in crowd.answers():
+                assert isinstance(answer, psycopg2.errors.UndefinedTable), answer
+    transactions_on_both()
+    learn(db)
+
+
+# Each is a transaction of its own.
+
+
+def test_each_statement_has_its_own_transaction_clock_and_locks(broker: Broker, server: Postgres) -> None:
+    statement = """
+        WITH locks AS MATERIALIZED (
+            SELECT count(*) AS n FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()
+        )
+        SELECT %s::int AS n, locks.n AS locks, pg_advisory_xact_lock(77), txid_current() AS id, now() AS began,
+            statement_timestamp() AS asked, clock_timestamp() AS at, random() AS chance, nextval('counted') AS next,
+            pg_backend_pid() AS pid
+        FROM locks
+    """
+    learn(broker.handler(), statement, (0,))
+    joined = broker.pool()["joined"]
+    with Crowd(broker, DEPTH) as crowd:
+        rows: list[Any] = []
+        for _ in range(3):
+            crowd.ask([(statement, (n,)) for n in range(DEPTH)])
+            answers = crowd.answers()
+            assert [answer[0].n for answer in answers] == list(range(DEPTH))
+            rows += [answer[0] for answer in answers]
+    assert broker.pool()["joined"] >= joined + 3 * (DEPTH - 1)
+    assert len({row.pid for row in rows}) == 1
+    rows.sort(key=lambda row: row.id)
+    for column in ("id", "began", "asked", "at", "chance", "next"):
+        assert len({row[column] for row in rows}) == len(rows), f"{column} is each one's own"
+    for earlier, later in pairwise(rows):
+        assert earlier.at < later.began <= later.at
+        assert earlier.next < later.next
+    assert {row.locks for row in rows} == {0}, "a transaction's locks end with it"
+    assert server.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
+
+
+def test_what_one_wrote_the_next_one_sees(broker: Broker) -> None:
+    statement = "WITH added AS (INSERT INTO acted VALUES (%s) RETURNING n) SELECT count(*) AS n FROM acted"
+    broker.handler().query("TRUNCATE acted")
+    learn(broker.handler(), statement, (1,))
+    with Crowd(broker, DEPTH) as crowd:
+        crowd.ask([(statement, (n,)) for n in range(DEPTH)])
+        assert sorted(answer[0].n for answer in crowd.answers()) == list(range(60, 60 + DEPTH))
