@@ -26,8 +26,11 @@ from client.protocol import (
     Result,
     TransactionResult,
 )
+from poold.core.machine import GUARD
 
 PLACES = 100
+# After query_timeout and some time for the server to see to it the core cancels by itself.
+PATIENCE = 5.0 + GUARD
 STALE = ("26000", "42P05", "0A000")
 
 
@@ -61,7 +64,8 @@ class Job:
     is_repeatable: bool = False  # it writes nothing, so it may run any number of times
     is_withdrawn: bool = False
     was_cancelled: bool = False  # a cancel was meant for it
-    is_overdue: bool = False
+    given_at: float = 0.0  # when it was last given to a backend
+    is_overdue: bool = False  # it took longer than it may
     timed_out: bool = False  # PostgreSQL's own statement_timeout ended it
     was_lost: bool = False  # a connection was lost while it was there
     reply: Any = None
@@ -111,10 +115,12 @@ class Books:
             assert not job.is_denied, f"{job} is committed, its client was told that it is not"
             assert job.lease is None or not job.lease.is_denied, f"{job} is committed, its lease was lost"
 
-    def reply(self, client: int, body: Result | TransactionResult | Failure, open_leases: set[int], now: float) -> None:
-        """The core answers; open_leases are its client's afterwards."""
+    def reply(
+        self, client: int, body: Result | TransactionResult | Failure, is_lease_open: bool | None, now: float
+    ) -> None:
+        """The core answers. is_lease_open: whether its lease goes on, None where both may be said."""
         job = self.jobs[body.request]
-        job.is_overdue = job.deadline is not None and job.deadline <= now
+        job.is_overdue = now - job.given_at >= PATIENCE or (job.deadline is not None and job.deadline <= now)
         assert client == job.client
         assert job.reply is None, "answered twice"
         job.reply = body
@@ -129,21 +135,21 @@ class Books:
             else:
                 self._check_failure(job, Failure._make(body.failure))
         elif isinstance(body, Result):
-            self._check_lease(job, body.transaction, open_leases)
+            self._check_lease(job, body.transaction, is_lease_open)
             self._check_result(job, body)
         else:
             if body.kind not in ("usage", "protocol"):
-                self._check_lease(job, body.transaction, open_leases)
+                self._check_lease(job, body.transaction, is_lease_open)
             self._check_failure(job, body)
 
-    def _check_lease(self, job: Job, transaction: str, open_leases: set[int]) -> None:
+    def _check_lease(self, job: Job, transaction: str, is_open: bool | None) -> None:
         """The client goes by this: it forgets a lease whose transaction is none."""
         assert transaction != TX_BROKEN
         if job.lease is None:
             assert transaction == TX_NONE
-        elif job.lease.number in open_leases:
+        elif is_open:
             assert transaction in (TX_ACTIVE, TX_FAILED), f"{job} is told {transaction}, its lease is open"
-        else:
+        elif is_open is False:
             assert transaction in (TX_NONE, TX_LOST), f"{job} is told {transaction}, its lease is over"
 
     def _check_result(self, job: Job, body: Result) -> None:

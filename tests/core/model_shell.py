@@ -86,17 +86,17 @@ class Shell:
                 self.lines[number].is_closed = True
                 self._mark_lost(self.lines[number])
             case effects.Reply(client, body):
-                self.books.reply(client, body, self._open_leases(client), self.world.now)
+                self.books.reply(client, body, self._is_lease_open(body.request), self.world.now)
 
-    def _open_leases(self, client: int) -> set[int]:
-        """The numbers of the client's leases, those aside whose backend only waits for a cancel to settle."""
-        known = self.broker.clients.get(client)
-        leases = () if known is None else known.leases.values()
-        return {
-            lease.number
-            for lease in leases
-            if lease.backend is None or lease.backend.running or lease.backend.transaction != TX_NONE
-        }
+    def _is_lease_open(self, number: int) -> bool | None:
+        """Whether the request's lease goes on; None where its transaction is over and a cancel is yet to settle."""
+        job = self.books.jobs[number]
+        client = self.broker.clients.get(job.client)
+        if job.lease is None or client is None or job.lease.number not in client.leases:
+            return False
+        backend = client.leases[job.lease.number].backend
+        is_over = backend is not None and not backend.running and backend.transaction == TX_NONE
+        return None if is_over else True
 
     def _given(self, line: Line, unit: Unit) -> None:
         session = line.session
@@ -107,6 +107,7 @@ class Shell:
         if job is not None:
             assert not job.is_withdrawn, f"{job} was withdrawn before"
             assert job.client in self.books.owed, f"the client of {job} is gone"
+            job.given_at = self.world.now
         if line.orders:
             self._check_company(line, unit, job)
         line.given += 1
@@ -115,7 +116,7 @@ class Shell:
             if type(command) is Prepare:
                 session.promised.setdefault(command.name, []).append(line.given)
             elif type(command) is Deallocate:
-                session.told_gone.setdefault(command.name, []).append(line.given)
+                session.told_gone.setdefault(command.name, []).append(line.given - 1)
 
     def _whose(self, line: Line, unit: Unit) -> Job | None:
         """By the value that a statement in the unit carries; where none does, the one that runs."""
@@ -248,10 +249,9 @@ class Shell:
 
     def _told_gone(self, session: Session, order: Order, done: Any) -> list[bytes]:
         """The names that this completion tells to be unknown to the server."""
-        if any(result[0] in ("DISCARD ALL", "DEALLOCATE ALL") for result in done.results):
-            return [name for name in session.promised if name not in session.names]
         if done.failure is None:
-            return []
+            is_told = any(result[0] in ("DISCARD ALL", "DEALLOCATE ALL") for result in done.results)
+            return [name for name in session.promised if name not in session.names] if is_told else []
         gone = [command.name for command in order.unit if type(command) is Prepare][len(done.prepared) :]
         if done.failure.sqlstate == "26000":
             executing = [command for command in order.unit if type(command) in (Bound, Plain)]
