@@ -241,7 +241,7 @@ def checked_options(
     isolation: str | None, read_only: bool | None, deferrable: bool | None, retries: int, timeout: float | None
 ) -> Options:
     """The Options, if they can be sent; raises ValueError. timeout was checked by its caller."""
-    if isolation is None and read_only is None and deferrable is None and timeout is None and retries is DEFAULT_RETRIES:
+    if (isolation, read_only, deferrable, timeout) == (None, None, None, None) and retries is DEFAULT_RETRIES:
         return _DEFAULTS
     for name, value in (("read_only", read_only), ("deferrable", deferrable)):
         if value is not None and not isinstance(value, bool):

@@ -7,7 +7,7 @@ the line of the statement where it went wrong and a mark under the place (PQresu
 
 from __future__ import annotations
 
-from unicodedata import combining, east_asian_width
+from unicodedata import category, east_asian_width
 
 from client.protocol import FAILED, Failure
 
@@ -126,7 +126,7 @@ def _place(query: str, position: int) -> str:
 
 
 def _width(text: str) -> int:
-    """Columns on a terminal, as libpq counts them."""
+    """Columns on a terminal, as libpq counts them here: wide characters are two, all others one."""
     if text.isascii():
         return len(text)
-    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+    return sum(2 if east_asian_width(c) in ("W", "F") and category(c) != "Cn" else 1 for c in text)

@@ -114,11 +114,14 @@ class Invariants(RuleBasedStateMachine):
     def a_statement_is_probing_only_while_a_probe_is_on_its_way(self) -> None:
         for group in self.broker.groups.values():
             coming = set(group.probes)
+            requests = [each for client in self.broker.clients.values() for each in client.requests.values()]
             for backend in self.broker.backends.values():
-                coming |= {each.statement for each in backend.running if each.verb is Verb.PROBE and each.statement}
-            for client in self.broker.clients.values():
-                for request in client.requests.values():
-                    coming.update(request.script.to_probe if request.script is not None else ())
+                requests += backend.running
+            for request in requests:
+                if request.verb is Verb.PROBE and request.statement is not None:
+                    coming.add(request.statement)
+                elif request.script is not None:
+                    coming.update(request.script.to_probe)
             for statement in group.statements:
                 if statement.state is StatementState.PROBING and group.config.prepare == "auto":
                     assert statement in coming, f"{statement} waits for a probe that never comes"
