@@ -25,6 +25,17 @@ from poold.core.snapshot import snapshot_group
 from poold.core.state import BackendState, RequestState
 from poold.core.statements import StatementState
 
+# As plain globals: to name a member of an Enum costs five times as much, and these are named for every request.
+_RUNNING = RequestState.RUNNING
+_ACTIVE = BackendState.ACTIVE
+_CANCELLING = BackendState.CANCELLING
+_PREPARED = StatementState.PREPARED
+_QUERY = Verb.QUERY
+_PROBE = Verb.PROBE
+_INQUIRY = Verb.INQUIRY
+_IS_RUNNING = BrokerState.RUNNING
+_IS_DRAINING = BrokerState.DRAINING
+
 # PostgreSQL ignores a cancel that comes before its statement. One that had no effect is repeated after this pause.
 CANCEL_AGAIN = 0.05
 
@@ -40,7 +51,7 @@ class Broker(Deadlines):
 
     def take(self) -> list[Effect]:
         """The effects since the last call, in order."""
-        if self.state is BrokerState.DRAINING and not any(c.requests or c.leases for c in self.clients.values()):
+        if self.state is _IS_DRAINING and not any(c.requests or c.leases for c in self.clients.values()):
             self._stop()
         effects, self._effects = self._effects, []
         self._turn += 1
@@ -89,8 +100,8 @@ class Broker(Deadlines):
 
     def drain(self, now: float) -> None:
         """Take no new work, finish what there is within drain_timeout, then Stop."""
-        if self.state is BrokerState.RUNNING:
-            self.state = BrokerState.DRAINING
+        if self.state is _IS_RUNNING:
+            self.state = _IS_DRAINING
             self.timers.set(_DRAIN, now + self.config.broker.drain_timeout)
 
     def stop(self, now: float) -> None:
@@ -148,7 +159,7 @@ class Broker(Deadlines):
         request.group.stats.withdrawn += 1
         if request.state is RequestState.WAITING:
             self._discard(request, failures.withdrawn(), now)
-        elif request.state is RequestState.RUNNING:
+        elif request.state is _RUNNING:
             self._cancel(request, RequestState.CANCELLED, "", now)
         elif request.state is RequestState.IN_DOUBT and request.script is not None:
             request.script.retries = 0  # what became of it is still told
@@ -187,7 +198,7 @@ class Broker(Deadlines):
                 return failures.transaction_lost(client.lost_leases.get(message.lease, "it had ended already"))
             if lease.group is not group:
                 return failures.usage(f"lease {lease.number} belongs to group {lease.group.name!r}")
-        elif self.state is not BrokerState.RUNNING:
+        elif self.state is not _IS_RUNNING:
             group.stats.refused += 1
             return failures.draining()
         elif message.lease in client.leases:
@@ -196,7 +207,7 @@ class Broker(Deadlines):
             group.stats.refused += 1
             return group.full()
         statement = group.statements.find(message.statement, message.types)
-        if statement.state is not StatementState.PREPARED:
+        if statement.state is not _PREPARED:
             try:
                 statement.rendered(message.values)
             except ProtocolViolation as violation:
@@ -204,7 +215,7 @@ class Broker(Deadlines):
         if message.lease and lease is None:
             lease = client.leases[message.lease] = Lease(client, message.lease, group)
         deadline = None if message.timeout is None else now + message.timeout
-        request = Request(client, message.request, group, Verb.QUERY, now, deadline, lease)
+        request = Request(client, message.request, group, _QUERY, now, deadline, lease)
         request.tag = message.tag
         request.begin = message.begin
         request.statement = statement
@@ -217,7 +228,7 @@ class Broker(Deadlines):
         group = self.groups.get(message.group)
         if group is None:
             return failures.unconfigured_group(message.group, list(self.groups))
-        if self.state is not BrokerState.RUNNING:
+        if self.state is not _IS_RUNNING:
             group.stats.refused += 1
             return failures.draining()
         if 0 < group.config.max_waiting <= len(group.queue):
@@ -300,16 +311,16 @@ class Broker(Deadlines):
             running.popleft()
         else:
             running.popleft()
-            if request.verb is Verb.PROBE:
+            if request.verb is _PROBE:
                 self._probed(request, backend, done)
-            elif request.verb is Verb.INQUIRY:
+            elif request.verb is _INQUIRY:
                 self._inquired(request, done, now)
             else:
                 self._finish(request, backend, done, now)
         backend.completed = now
         if running:
             self._next_in_line(backend, running[0], now)
-        elif backend.state is BackendState.CANCELLING:
+        elif backend.state is _CANCELLING:
             backend.pool.move(backend, BackendState.SETTLING)
         else:
             self._rest(backend, now)
@@ -317,7 +328,7 @@ class Broker(Deadlines):
     def _goes_on(self, backend: Backend, request: Request, done: Completion) -> bool:
         """BEGIN has succeeded: its statement follows, unless nobody wants it any more."""
         following, request.then = request.then, ()
-        if done.failure is None and request.state is RequestState.RUNNING:
+        if done.failure is None and request.state is _RUNNING:
             request.unit = following
             self._effects.append(Execute(backend.number, following))
             return True
@@ -326,11 +337,11 @@ class Broker(Deadlines):
 
     def _next_in_line(self, backend: Backend, request: Request, now: float) -> None:
         """PostgreSQL goes on with the next request in the backend's connection."""
-        if backend.state is BackendState.CANCELLING and request.state is RequestState.RUNNING:
+        if backend.state is _CANCELLING and request.state is _RUNNING:
             self.timers.set(backend, now + max(backend.pool.endpoint.query_timeout, CANCEL_TIMEOUT) + GUARD)
-        if backend.state is not BackendState.ACTIVE:
+        if backend.state is not _ACTIVE:
             return
-        if request.state is RequestState.RUNNING:
+        if request.state is _RUNNING:
             self._guard(backend, request, now)
             if backend.group.queue.waiting:
                 self._refill(backend, now)
@@ -345,10 +356,10 @@ class Broker(Deadlines):
             return
         if backend.state is BackendState.SETTLING:
             self._rest(backend, now)
-        elif backend.state is BackendState.CANCELLING:
-            backend.pool.move(backend, BackendState.ACTIVE)
+        elif backend.state is _CANCELLING:
+            backend.pool.move(backend, _ACTIVE)
             request = backend.running[0]
-            if request.state is RequestState.RUNNING:
+            if request.state is _RUNNING:
                 self._guard(backend, request, now)  # the cancelled one has ended, this one came after it
             else:
                 self.timers.set(request, now + CANCEL_AGAIN)

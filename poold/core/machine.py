@@ -27,6 +27,17 @@ from poold.core.request import Lease, Request, Verb
 from poold.core.state import BackendState, RequestState
 from poold.core.statements import Statement, StatementState, literal_command, plain_command
 
+# As plain globals: to name a member of an Enum costs five times as much, and these are named for every request.
+_RUNNING = RequestState.RUNNING
+_WITHDRAWN = RequestState.WITHDRAWN
+_CANCELLED = RequestState.CANCELLED
+_DONE = RequestState.DONE
+_ACTIVE = BackendState.ACTIVE
+_PREPARED = StatementState.PREPARED
+_QUERY = Verb.QUERY
+_PROBE = Verb.PROBE
+_COMMIT = Verb.COMMIT
+
 # What a running statement may take beyond its endpoint's query_timeout before the broker itself cancels it: the
 # server's statement_timeout comes first unless the server cannot be heard any more.
 GUARD = 5.0
@@ -86,12 +97,12 @@ class Machine(Lifecycle):
     def _start(self, backend: Backend, request: Request, now: float) -> None:
         """Run the request on the backend, which is free, or runs only short statements."""
         pool = backend.pool
-        request.state = RequestState.RUNNING
+        request.state = _RUNNING
         request.backend = backend
         request.started = now
         request.unit = unit = self._unit(backend, request)
         backend.running.append(request)
-        if request.verb < Verb.PROBE:
+        if request.verb < _PROBE:
             pool.stats.requests += 1
             request.group.stats.wait_times.record(now - request.arrived)
         if request.lease is not None:
@@ -101,7 +112,7 @@ class Machine(Lifecycle):
         else:
             self.timers.set(request, request.deadline)
         if len(backend.running) == 1:
-            pool.move(backend, BackendState.ACTIVE)
+            pool.move(backend, _ACTIVE)
             self._guard(backend, request, now)
         else:
             pool.stats.joined += 1
@@ -137,32 +148,32 @@ class Machine(Lifecycle):
 
     def _unit(self, backend: Backend, request: Request) -> Unit:
         """What the backend is to do for the request."""
-        statement = request.statement
-        match request.verb:
-            case Verb.QUERY:
-                assert statement is not None
-                if is_prepared(request, statement):
-                    if not request.begin:
-                        return tuple(backend.prepared.commands(statement, request.values))
-                    own = request.group.statements.own(b"BEGIN")
-                    commands = backend.prepared.commands(own, b"")
-                    commands += backend.prepared.commands(statement, request.values, (own.name,))
-                    return in_order(commands)
-                literal = _literal(statement, request.values)
-                if not request.begin:
-                    return (literal,)
-                # BEGIN must have succeeded before a simple query, which no earlier error would skip.
-                request.then = (literal,)
-                return (Simple(b"BEGIN"),)
-            case Verb.COMMIT:
-                return COMMIT
-            case Verb.ROLLBACK:
-                return ROLLBACK
-            case Verb.TRANSACTION:
-                assert request.script is not None
-                return request.script.start(self._runner(backend))
-            case _:
-                return request.unit
+        statement, verb = request.statement, request.verb
+        if verb is not _QUERY:
+            return self._other_unit(backend, request)
+        assert statement is not None
+        if is_prepared(request, statement):
+            if not request.begin:
+                return tuple(backend.prepared.commands(statement, request.values))
+            own = request.group.statements.own(b"BEGIN")
+            commands = backend.prepared.commands(own, b"")
+            commands += backend.prepared.commands(statement, request.values, (own.name,))
+            return in_order(commands)
+        literal = _literal(statement, request.values)
+        if not request.begin:
+            return (literal,)
+        # BEGIN must have succeeded before a simple query, which no earlier error would skip.
+        request.then = (literal,)
+        return (Simple(b"BEGIN"),)
+
+    def _other_unit(self, backend: Backend, request: Request) -> Unit:
+        if request.verb is _COMMIT:
+            return COMMIT
+        if request.verb is Verb.ROLLBACK:
+            return ROLLBACK
+        if request.script is not None:
+            return request.script.start(self._runner(backend))
+        return request.unit
 
     def _runner(self, backend: Backend) -> Callable[[Statement, bytes, bool], list[Command]]:
         """How a transaction message's statements are run on this backend."""
@@ -171,7 +182,7 @@ class Machine(Lifecycle):
         names: set[bytes] = set()
 
         def run(statement: Statement, values: bytes, is_literal: bool) -> list[Command]:
-            if statement.state is StatementState.PREPARED and not is_literal:
+            if statement.state is _PREPARED and not is_literal:
                 names.add(statement.name)
                 return prepared(statement, values, names)
             return [plain_command(statement, values)]
@@ -207,11 +218,11 @@ class Machine(Lifecycle):
             # The lease was lost meanwhile. A transaction that its own statement ended is not rolled back, though.
             reason = request.client.lost_leases.get(request.lease.number, request.reason)
             reply = failures.transaction_lost(reason)
-        elif request.verb is Verb.COMMIT and failure is None and done.results[-1][0] == "ROLLBACK":
+        elif request.verb is _COMMIT and failure is None and done.results[-1][0] == "ROLLBACK":
             reply = failures.commit_rolled_back()
         if type(reply) is Failure:
             group.stats.errors += 1
-            if request.state is RequestState.CANCELLED and reply is failure:
+            if request.state is _CANCELLED and reply is failure:
                 reply = failures.with_reason(reply, request.reason)
             if done.transaction == TX_BROKEN:
                 reply = reply._replace(transaction=TX_NONE if request.lease is None else TX_LOST)
@@ -248,7 +259,7 @@ class Machine(Lifecycle):
                     request.group.statements.forget_own(failed.name)
             elif is_parse and failed.name == statement.name:
                 statement.parse_failed()
-        if request.lease is not None or request.state is not RequestState.RUNNING:
+        if request.lease is not None or request.state is not _RUNNING:
             return False
         if failure.sqlstate == _CANCELED:
             return request.is_exposed
@@ -263,11 +274,11 @@ class Machine(Lifecycle):
         """The request is done; reply is None where nobody is left to hear it."""
         del request.client.requests[request.number]
         self.timers.clear(request)
-        if reply is not None and request.state is not RequestState.WITHDRAWN:
+        if reply is not None and request.state is not _WITHDRAWN:
             if type(reply) is Failure:
                 reply = reply._replace(request=request.number)
             self._effects.append(Reply(request.client.key, reply))
-        request.state = RequestState.DONE
+        request.state = _DONE
 
     def _discard(self, request: Request, reply: Result | Failure | None, now: float) -> None:
         """A waiting request leaves unexecuted."""
@@ -286,17 +297,17 @@ class Machine(Lifecycle):
         """
         backend = request.backend
         assert backend is not None
-        is_first = request.state is RequestState.RUNNING
+        is_first = request.state is _RUNNING
         request.state = state
         request.reason = request.reason or reason
-        if is_first and request.verb in (Verb.QUERY, Verb.TRANSACTION):
+        if is_first and request.verb in (_QUERY, Verb.TRANSACTION):
             self.timers.clear(request)
             if backend.running[0] is request:
                 self.timers.set(backend, now + CANCEL_TIMEOUT)
                 self._send_cancel(backend)
 
     def _send_cancel(self, backend: Backend) -> None:
-        if backend.state is BackendState.ACTIVE:
+        if backend.state is _ACTIVE:
             backend.pool.move(backend, BackendState.CANCELLING)
             for neighbour in itertools.islice(backend.running, 1, None):
                 neighbour.is_exposed = True
@@ -327,7 +338,7 @@ class Machine(Lifecycle):
 
 def is_prepared(request: Request, statement: Statement) -> bool:
     """Whether the request runs its statement prepared."""
-    return statement.state is StatementState.PREPARED and request.prepare and not request.is_literal
+    return statement.state is _PREPARED and request.prepare and not request.is_literal
 
 
 def rolled_back(number: int) -> Result:

@@ -52,6 +52,11 @@ class StatementState(IntEnum):
     REFUSED = 3  # runs with literals for good; no successor
 
 
+# As plain globals: to name a member of an Enum costs five times as much, and these are named for every request.
+_PREPARED = StatementState.PREPARED
+_LITERAL = StatementState.LITERAL
+
+
 class Statement:
     """One template with the types of its parameters."""
 
@@ -82,7 +87,7 @@ class Statement:
         self.count = len(types) // 4
         self.name = b"poold_%d" % number
         self.numbered = b""  # with $1, $2, ...; made when it is to be prepared
-        self.state = StatementState.LITERAL
+        self.state = _LITERAL
         self.traits: sql.Traits | None = None  # looked up when first wanted
         # The columns that its literals gave; b"" before the first run.
         self.columns: bytes | None = b""
@@ -120,13 +125,13 @@ class Statement:
             expected < SHORT_SECONDS
             and self.size < SHORT_BYTES
             and self.runs >= TRUSTED_AFTER
-            and self.state is StatementState.PREPARED
+            and self.state is _PREPARED
         )
         self.patience = 2 * expected if expected > PATIENCE_SECONDS else 2 * PATIENCE_SECONDS
 
     def saw_columns(self, columns: bytes | None) -> bool:
         """It ran with literals and gave these columns. Returns whether it should be probed now."""
-        if self.state is not StatementState.LITERAL:
+        if self.state is not _LITERAL:
             return False
         if self.columns == b"":
             self.columns = columns
@@ -146,12 +151,12 @@ class Statement:
     def probed(self, accepted: bool, columns: bytes | None = None) -> None:
         """The probe is back."""
         is_same = accepted and columns == self.columns
-        self.state = StatementState.PREPARED if is_same else StatementState.REFUSED
+        self.state = _PREPARED if is_same else StatementState.REFUSED
 
     def unprobed(self) -> None:
         """The probe told nothing: it was cut off. Wait for some more runs."""
         if self.state is StatementState.PROBING:
-            self.state = StatementState.LITERAL
+            self.state = _LITERAL
             self.sightings = 0
 
     def parse_failed(self) -> None:
@@ -170,7 +175,7 @@ class Statements:
 
     def __init__(self, is_prepared: bool = True) -> None:
         """is_prepared: whether the broker's own statements may be."""
-        self._own_state = StatementState.PREPARED if is_prepared else StatementState.REFUSED
+        self._own_state = _PREPARED if is_prepared else StatementState.REFUSED
         # By template and types: enter when first asked for, leave when many others were asked for since.
         self._known: OrderedDict[tuple[bytes, bytes], Statement] = OrderedDict()
         self._text = 0

@@ -200,7 +200,7 @@ class Books:
                 assert job.was_lost or self.is_stopped, f"{job} is not known without need"
             case "executed":
                 assert failure.outcome == EXECUTED
-                assert job.kind == "in lease" or job.is_control or job.commits
+                assert job.kind not in ("query", "message") or job.is_control or job.commits
             case _:
                 assert failure.outcome in (FAILED, NOT_EXECUTED)
                 self._deny(job, failure)

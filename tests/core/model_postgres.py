@@ -129,7 +129,8 @@ class Session:
         self.is_broken = self.is_broken or (order.fate.ending == "broken" and done.failure is None)
         if self.is_broken:
             done.transaction = TX_BROKEN
-            outcome = EXECUTED if done.failure is None else FAILED
+            # Before a COMMIT the end of the connection rolls back.
+            outcome = EXECUTED if done.failure is None and self.work is None else FAILED
             done.failure = Failure(0, TX_BROKEN, "usage", outcome, "changed DateStyle", None, {})
         if done.failure is not None:
             done.failure = done.failure._replace(transaction=done.transaction)

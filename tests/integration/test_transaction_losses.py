@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import psycopg2
+import psycopg2.errors
 import pytest
 from brokers import Broker, Worker
 from gates import Gate, gate
@@ -269,6 +269,23 @@ def test_a_worker_that_dies_or_is_interrupted_takes_its_transaction_back(
     wait_until(lambda: broker.pool()["active"] + broker.pool()["cancelling"] == 0, what="the backend to be free")
     assert tags(server) == []
     assert broker.group()["withdrawn"] == 1
+
+
+def test_a_timeout_ends_a_transaction_that_runs_and_one_that_waits(
+    server: Postgres, start_broker: StartBroker, threads: ThreadPoolExecutor
+) -> None:
+    broker = start_broker({"main": {**server.parameters, **ENDPOINT}}, GROUPS)
+    with gate(server) as closed:
+        running = lost_at(closed, "statement", broker, threads, "single", timeout=0.5)
+        closed.arrived()
+        waiting = lost_at(closed, "statement", broker, threads, "single", timeout=0.1)
+        with pytest.raises(client.PoolTimeout, match="the request's timeout") as caught:
+            waiting.result(20)
+        assert caught.value.outcome == "not executed"
+        with pytest.raises(psycopg2.errors.QueryCanceled, match=r"timeout of 0\.5 s"):
+            running.result(20)
+    assert tags(server) == []
+    assert book(broker, (ADD, ("in time",)), group="single", timeout=20).tries == 1
 
 
 def test_a_drain_waits_for_a_running_transaction(

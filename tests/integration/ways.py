@@ -40,9 +40,9 @@ class Ways:
     def agree(self, statement: Any, params: Any = None) -> Any:
         """Check that all have the same outcome, with poold however often it runs; the outcome."""
         theirs = self.by_psycopg2(statement, params)
-        assert self.by_poold(statement, params, prepare=False) == theirs
-        for run in range(RUNS):
-            assert self.by_poold(statement, params) == theirs, f"run {run + 1}"
+        for run in range(RUNS + 1):
+            ours = self.by_poold(statement, params, prepare=run > 0)
+            assert ours == theirs, f"run {run} of {statement!r} with {params!r} gave\n{ours}\nbut psycopg2\n{theirs}"
         return theirs
 
     def fate(self, statement: str, params: Any = None, good: Any = None) -> str:
