@@ -24,6 +24,7 @@ from poold.core.broker import Broker
 from poold.core.effects import Unit
 from poold.core.facts import Server
 from poold.pgwire import RELIED_ON, Wire, WireError
+from poold.poller import Poller
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +41,12 @@ class Backends:
     told by then, and has answered the request; the effect is void.
     """
 
-    def __init__(self, config: Config, broker: Broker, wake: Callable[[], None]) -> None:
+    def __init__(self, config: Config, broker: Broker, wake: Callable[[], None], poller: Poller) -> None:
         """wake is called after each fact given to broker: there may be effects to take."""
         self._config = config
         self._broker = broker
         self._wake = wake
+        self.poller = poller
         self._open: dict[int, Backend] = {}
         self._opening: dict[int, asyncio.Task[None]] = {}
         # Backends that were given units in this turn: enter by execute, leave by flush.
@@ -154,7 +156,7 @@ class Backend:
         self.unsent = 0  # units of which nothing has been sent
         self._connection = connection
         self._owner = owner
-        self._loop = asyncio.get_running_loop()
+        self._poller = owner.poller
         self._descriptor: int = connection.fileno()
         self._socket: socket.socket | libpq.EncryptedSocket
         if libpq.is_encrypted(connection):
@@ -163,7 +165,7 @@ class Backend:
             self._socket = socket.socket(fileno=self._descriptor)
         self._remainder = b""  # what the socket did not take
         self._is_writing = False
-        self._loop.add_reader(self._descriptor, self._readable)
+        self._poller.add_reader(self._descriptor, self._readable)
 
     def flush(self) -> None:
         """Send the wire's outbox, or as much of it as the socket takes now."""
@@ -191,9 +193,9 @@ class Backend:
         if bool(self._remainder) is not self._is_writing:
             self._is_writing = not self._is_writing
             if self._is_writing:
-                self._loop.add_writer(self._descriptor, self._writable)
+                self._poller.add_writer(self._descriptor, self._writable)
             else:
-                self._loop.remove_writer(self._descriptor)
+                self._poller.remove_writer(self._descriptor)
 
     def _writable(self) -> None:
         data, self._remainder = self._remainder, b""
@@ -237,10 +239,10 @@ class Backend:
 
     def close(self) -> None:
         """Close the connection."""
-        self._loop.remove_reader(self._descriptor)
+        self._poller.remove_reader(self._descriptor)
         if self._is_writing:
             self._is_writing = False
-            self._loop.remove_writer(self._descriptor)
+            self._poller.remove_writer(self._descriptor)
         self._socket.detach()
         self._connection.close()
 

@@ -38,6 +38,7 @@ from poold.core import effects
 from poold.core.broker import Broker
 from poold.frontend import Frontend, Peer
 from poold.listening import AddressClaim
+from poold.poller import Poller
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +78,9 @@ class Daemon:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(self._crashed)
         self._stopped = self._loop.create_future()
-        self._backends = Backends(self._config, self._broker, self._wake)
-        self._frontend = Frontend(self._config, self._broker, self._answer, self._wake)
+        poller = Poller()
+        self._backends = Backends(self._config, self._broker, self._wake, poller)
+        self._frontend = Frontend(self._config, self._broker, self._answer, self._wake, poller)
         for number in STOP_SIGNALS:
             self._loop.add_signal_handler(number, self._signalled, number)
         try:
@@ -90,6 +92,7 @@ class Daemon:
         finally:
             self._backends.close_all()
             self._frontend.close()
+            poller.close()
             log.info("broker stopped pid=%d", os.getpid())
 
     def _wake(self) -> None:

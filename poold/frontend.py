@@ -38,6 +38,7 @@ from client.protocol import (
 from poold import __version__
 from poold.config import Config
 from poold.core.broker import Broker
+from poold.poller import Poller
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class Frontend:
         broker: Broker,
         ask: Callable[[str, Peer], dict[str, Any] | Failure],
         wake: Callable[[], None],
+        poller: Poller,
     ) -> None:
         """ask answers questions to the broker itself; wake is called after each fact given to broker."""
         self._config = config
@@ -93,7 +95,7 @@ class Frontend:
         self._last_key = 0
         self.violations = 0  # messages that were none of the protocol
         self.dropped = 0  # replies whose client was gone or did not read
-        self._transport = _listen(config, self)
+        self._transport = _listen(config, self, poller)
 
     @property
     def address(self) -> str:
@@ -178,12 +180,12 @@ class Frontend:
         peer.send(encode(welcome))
 
 
-def _listen(config: Config, frontend: Frontend) -> Transport:
+def _listen(config: Config, frontend: Frontend, poller: Poller) -> Transport:
     """The transport of the configured address; only the one that is needed is imported."""
     if ipc_path(config.broker.address) is not None:
         from poold.ipc import IpcTransport
 
-        return IpcTransport(config.broker, frontend)
+        return IpcTransport(config.broker, frontend, poller)
     from poold.tcp import TcpTransport
 
     return TcpTransport(config.broker, frontend)

@@ -21,6 +21,7 @@ from client.address import ipc_path
 from client.zmtp import SERVER, ZmtpConnection, ZmtpError
 from poold.config import BrokerConfig
 from poold.frontend import Frontend, Peer
+from poold.poller import Poller
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +41,13 @@ SPARE_DESCRIPTORS = 64
 class IpcTransport:
     """The listening socket, and its clients."""
 
-    def __init__(self, config: BrokerConfig, frontend: Frontend) -> None:
+    def __init__(self, config: BrokerConfig, frontend: Frontend, poller: Poller) -> None:
         path = ipc_path(config.address)
         assert path is not None
         self.config = config
         self.frontend = frontend
         self.loop = asyncio.get_running_loop()
+        self.poller = poller
         # Connections, from accept until they end.
         self.peers: set[IpcPeer] = set()
         self._path = path
@@ -61,7 +63,7 @@ class IpcTransport:
         finally:
             os.umask(mask)
         self._listener.listen(BACKLOG)
-        self.loop.add_reader(self._listener.fileno(), self._accept)
+        self.poller.add_reader(self._listener.fileno(), self._accept)
 
     @property
     def address(self) -> str:
@@ -73,7 +75,7 @@ class IpcTransport:
 
     def close(self) -> None:
         """Let go of all clients. What their sockets hold already, they still get."""
-        self.loop.remove_reader(self._listener.fileno())
+        self.poller.remove_reader(self._listener.fileno())
         self._listener.close()
         for peer in list(self.peers):
             peer.close()
@@ -87,7 +89,7 @@ class IpcTransport:
             except OSError as error:
                 # No descriptor or no memory is left; the listener stays readable, so look away for a moment.
                 log.warning("accept failed clients=%d error=%s", len(self.peers), error)
-                self.loop.remove_reader(self._listener.fileno())
+                self.poller.remove_reader(self._listener.fileno())
                 self.loop.call_later(ACCEPT_AGAIN, self._accept_again)
                 return
             credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
@@ -104,7 +106,7 @@ class IpcTransport:
 
     def _accept_again(self) -> None:
         if self._listener.fileno() >= 0:
-            self.loop.add_reader(self._listener.fileno(), self._accept)
+            self.poller.add_reader(self._listener.fileno(), self._accept)
 
     def _is_allowed(self, uid: int, gid: int) -> bool:
         """Whether this user may connect; without lists the mode of the socket file has decided that."""
@@ -129,7 +131,7 @@ class IpcPeer(Peer):
         self._is_reading = True
         # Of the handshake, later of a client that does not read.
         self._timer: asyncio.TimerHandle | None = transport.loop.call_later(HANDSHAKE_TIMEOUT, self._handshake_overdue)
-        transport.loop.add_reader(connection.fileno(), self._readable)
+        transport.poller.add_reader(connection.fileno(), self._readable)
         self._flush_zmtp()
 
     def send(self, message: bytes) -> bool:
@@ -148,9 +150,9 @@ class IpcPeer(Peer):
         if self._timer is not None:
             self._timer.cancel()
         descriptor = self._socket.fileno()
-        transport.loop.remove_reader(descriptor)
+        transport.poller.remove_reader(descriptor)
         if self._outgoing:
-            transport.loop.remove_writer(descriptor)
+            transport.poller.remove_writer(descriptor)
         self._socket.close()
 
     def _end(self) -> None:
@@ -231,7 +233,7 @@ class IpcPeer(Peer):
             if sent == len(data):
                 return
             self._outgoing += memoryview(data)[sent:]
-            self._transport.loop.add_writer(self._socket.fileno(), self._writable)
+            self._transport.poller.add_writer(self._socket.fileno(), self._writable)
         if len(self._outgoing) > self._transport.config.client_buffer_bytes and self._is_reading:
             self._pause_reading()
             if self._timer is not None:
@@ -251,7 +253,7 @@ class IpcPeer(Peer):
             return
         del outgoing[:sent]
         if not outgoing:
-            self._transport.loop.remove_writer(self._socket.fileno())
+            self._transport.poller.remove_writer(self._socket.fileno())
             if self._timer is not None and self._zmtp.is_ready:
                 self._timer.cancel()
                 self._timer = None
@@ -260,12 +262,12 @@ class IpcPeer(Peer):
     def _pause_reading(self) -> None:
         if self._is_reading:
             self._is_reading = False
-            self._transport.loop.remove_reader(self._socket.fileno())
+            self._transport.poller.remove_reader(self._socket.fileno())
 
     def _resume_reading(self) -> None:
         if not self._is_reading and len(self._outgoing) <= self._transport.config.client_buffer_bytes:
             self._is_reading = True
-            self._transport.loop.add_reader(self._socket.fileno(), self._readable)
+            self._transport.poller.add_reader(self._socket.fileno(), self._readable)
 
     def _handshake_overdue(self) -> None:
         if self._zmtp.is_ready:

@@ -13,7 +13,7 @@ def test_effects_for_a_backend_that_was_lost_meanwhile_are_void() -> None:
         groups={"default": GroupConfig(endpoints=("main",))},
     )
     woken: list[None] = []
-    backends = Backends(config, Broker(config, lambda: 0.5), lambda: woken.append(None))
+    backends = Backends(config, Broker(config, lambda: 0.5), lambda: woken.append(None), poller)
     backends.execute(23, (Simple(b"SELECT 1"),))
     backends.flush()
     backends.cancel(23)
