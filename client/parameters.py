@@ -290,9 +290,9 @@ def _float(value: float) -> Cell | None:
 
 
 def _decimal(value: Decimal) -> Cell | None:
-    """A whole number is an integer in a literal. psycopg2 writes NaN for infinity, too."""
+    """A whole number is an integer in a literal. NaN, also for infinity, is 'NaN'::numeric, which names a column so."""
     if not value.is_finite():
-        return _NUMERIC, _sized(b"NaN")
+        return None
     if not value and value.is_signed():
         return None  # as with floats
     text = str(value)

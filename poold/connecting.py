@@ -19,11 +19,11 @@ log = logging.getLogger(__name__)
 CONNECTION_CHECK_INTERVAL = "5s"
 
 # The cluster and its timeline; transaction ids mean the same only where both are the same. On a standby nothing is
-# written. The functions are for everybody: https://www.postgresql.org/docs/current/functions-info.html
+# written. Statistics are dropped by a recovery from a crash, and then say so. The functions are for everybody: https://www.postgresql.org/docs/current/functions-info.html
 _IDENTITY = (
     "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN '' ELSE pg_catalog.concat(system_identifier, '/', "
-    "pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8)) END "
-    "FROM pg_catalog.pg_control_system()"
+    "pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8)) END, "
+    "(SELECT pg_catalog.concat(stats_reset) FROM pg_catalog.pg_stat_bgwriter) FROM pg_catalog.pg_control_system()"
 )
 # pg_current_xact_id and pg_xact_status came with 13.
 _TELLS_OUTCOMES = 130000
@@ -126,12 +126,12 @@ async def _prepare_session(connection: Any, group: GroupConfig) -> Server:
     if group.sqlprepare:
         cursor.execute('SELECT "SQLPrepare"."PrepareQueries"()')
         await _finish_polling(connection)
-    identity = ""
+    identity = epoch = ""
     if group.track_outcome and connection.server_version >= _TELLS_OUTCOMES:
         try:
             cursor.execute(_IDENTITY)
             await _finish_polling(connection)
-            identity = cursor.fetchone()[0]
+            identity, epoch = cursor.fetchone()
         except psycopg2.ProgrammingError as error:
             log.info("outcomes of COMMIT cannot be tracked error=%s", " ".join(str(error).split()))
-    return Server(connection.server_version, identity)
+    return Server(connection.server_version, identity, epoch)

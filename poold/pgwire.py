@@ -306,7 +306,6 @@ class Wire:
             self.fatal = diag.get("message_primary", "the server closed the connection")
             return
         if self._failure is None or self._failure.kind != "statement-refused":
-            self._place = self._next_place()
             self._failure = wiretext.failure(body, TX_NONE, self._sql(), notices)
         if self._failure.kind == "connection":
             self.fatal = self._failure.message.strip()
@@ -369,8 +368,8 @@ class Wire:
         transaction = _TRANSACTIONS.get(status, TX_BROKEN)
         failure = self._failure
         if self._parameters != self._relied_on:
+            failure = failure or _relied_on_failure(EXECUTED if transaction == TX_NONE else FAILED)
             transaction = TX_BROKEN
-            failure = _relied_on_failure()
         if failure is not None:
             failure = failure._replace(transaction=transaction, notices=failure.notices or tuple(self._notices))
         done = Completion(transaction, self._results, failure, self._prepared, self._bound)
@@ -391,9 +390,10 @@ def _refused(text: str, outcome: str) -> Failure:
     return Failure(0, TX_NONE, "statement-refused", outcome, text, None, {})
 
 
-def _relied_on_failure() -> Failure:
+def _relied_on_failure(outcome: str) -> Failure:
+    """For the statement that changed them, and for those behind it, whose values may be written in another way."""
     text = (
         f"a statement must not change {', '.join(RELIED_ON)}: the clients' literals and values rely on them; "
         "the connection was closed, an open transaction rolled back"
     )
-    return Failure(0, TX_BROKEN, "usage", FAILED, text, None, {})
+    return Failure(0, TX_BROKEN, "usage", outcome, text, None, {})

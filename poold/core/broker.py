@@ -242,8 +242,8 @@ class Broker(Deadlines):
             return failures.usage(plan.obstacle)
         if len(message.values) != plan.count:
             return failures.protocol(f"{plan.count} statements have {len(message.values)} values")
-        is_tracked = group.config.track_outcome
-        script = Script(message, plan, group.statements, is_tracked, self.config.broker.max_result_bytes)
+        config, limit = group.config, self.config.broker.max_result_bytes
+        script = Script(message, plan, group.statements, config.track_outcome, limit, config.read_only)
         refused = refusal(script)
         if refused is not None:
             return refused

@@ -33,3 +33,5 @@ class Server:
 
     version: int = 0  # as libpq counts, 160002
     identity: str = ""
+    # Changes with each recovery from a crash: an id that was given to a transaction may be given again after one.
+    epoch: str = ""

@@ -107,7 +107,7 @@ def ended_early() -> Failure:
 def unexpected_count(count: int, low: int, high: int | None) -> Failure:
     """A statement of a transaction message did not affect as many rows as its client expects."""
     expected = f"at least {low}" if high is None else f"{low}" if low == high else f"from {low} to {high}"
-    text = f"expected {expected} rows, got {max(count, 0)}; the transaction was rolled back"
+    text = f"expected {expected} rows, got {max(count, 0)}"
     return Failure(0, TX_NONE, "expectation", FAILED, text, None, {})
 
 

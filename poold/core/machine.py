@@ -182,7 +182,7 @@ class Machine(Lifecycle):
         names: set[bytes] = set()
 
         def run(statement: Statement, values: bytes, is_literal: bool) -> list[Command]:
-            if statement.state is _PREPARED and not is_literal:
+            if statement.state is _PREPARED and not is_literal and not (statement.has_cast and b"-" in values):
                 names.add(statement.name)
                 return prepared(statement, values, names)
             return [plain_command(statement, values)]
@@ -338,7 +338,13 @@ class Machine(Lifecycle):
 
 def is_prepared(request: Request, statement: Statement) -> bool:
     """Whether the request runs its statement prepared."""
-    return statement.state is _PREPARED and request.prepare and not request.is_literal
+    return (
+        statement.state is _PREPARED
+        and request.prepare
+        and not request.is_literal
+        # -5::text is -(5::text) with a literal, which PostgreSQL refuses; rarely anything but a number has a minus here.
+        and not (statement.has_cast and b"-" in request.values)
+    )
 
 
 def rolled_back(number: int) -> Result:

@@ -22,6 +22,8 @@ LONGEST_PAUSE = 0.5
 # of a connection within client_connection_check_interval.
 OUTCOME_TIMEOUT = 10.0
 ASK_AGAIN = 0.05
+# pg_xact_status says so of an id that was not given yet: with it a crash has taken all that its transaction did.
+_IN_THE_FUTURE = "22023"
 
 
 class Messages(Machine):
@@ -140,6 +142,7 @@ class Messages(Machine):
         inquiry.pool = backend.pool
         inquiry.reason = error
         inquiry.identity = backend.server.identity
+        inquiry.epoch = backend.server.epoch
         inquiry.unit = (Simple(b"SELECT pg_catalog.pg_xact_status('%b'::pg_catalog.xid8)" % script.xid),)
         self._ask(inquiry, now)
 
@@ -162,12 +165,26 @@ class Messages(Machine):
         return True
 
     def _inquired(self, inquiry: Request, done: Completion, now: float) -> None:
-        """PostgreSQL has answered, or not."""
+        """PostgreSQL has answered, or not.
+
+        After a recovery from a crash the id may have been given again, to another transaction: only where that was not
+        committed either, or has not come yet, is it known that this one was not. A COMMIT that was answered, or could
+        have been, survives any crash.
+        """
         self.timers.clear(inquiry)
+        is_recovered = inquiry.backend is not None and inquiry.backend.server.epoch != inquiry.epoch
+        if done.failure is not None and done.failure.sqlstate == _IN_THE_FUTURE:
+            self._told(inquiry, "aborted", now)
+            return
         if done.failure is not None:
             self._told(inquiry, f"PostgreSQL does not tell ({done.failure.message.strip()})", now)
             return
         status = only_cell(done.results[-1][3] or b"")
+        if is_recovered and status == b"committed":
+            self._told(inquiry, "the server crashed since, and may have used its id again", now)
+            return
+        if is_recovered and status == b"in progress":
+            status = b"aborted"
         if status != b"in progress":
             self._told(inquiry, status.decode() if status else "PostgreSQL has forgotten it", now)
             return

@@ -43,6 +43,7 @@ class Plan:
         # Why it cannot be run, "" where it can; and whether it may write.
         self.obstacle = ""
         self.writes = False
+        self.begins_with_set = False
         self._read()
 
     def statement(self, place: int) -> Statement:
@@ -64,6 +65,8 @@ class Plan:
                 reason = f"has {len(step.statement)} bytes of text; at most {MAX_TEXT} are taken, use parameters"
             else:
                 traits = self.statement(place).examine()
+                # SET TRANSACTION must come before any query, so also before the one that asks for the transaction's id.
+                self.begins_with_set = self.begins_with_set or (place == 0 and traits.verb == "SET")
                 self.writes = self.writes or traits.writes
                 if traits.is_copy:
                     reason = "is a COPY, which poold does not run"

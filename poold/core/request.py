@@ -88,6 +88,7 @@ class Request:
     about: Request | None = None
     pool: Pool | None = None
     identity = ""
+    epoch = ""
     backend: Backend | None = None
     started = 0.0
     # The unit it runs, and the one that follows when that has succeeded.

@@ -51,13 +51,22 @@ class Script:
     """The state of one run of the message, and what all its runs have in common."""
 
     def __init__(
-        self, message: Transaction, plan: Plan, statements: Statements, tracked: bool, max_result_bytes: int
+        self,
+        message: Transaction,
+        plan: Plan,
+        statements: Statements,
+        tracked: bool,
+        max_result_bytes: int,
+        read_only: bool = False,
     ) -> None:
-        """tracked: whether the outcome of its COMMIT is to be found out where the answer is lost."""
+        """tracked: whether the outcome of its COMMIT is to be found out where the answer is lost.
+
+        read_only: whether its group can write nothing.
+        """
         self.steps = plan.steps
         self.retries = message.retries
         self.tries = 0
-        self.is_read_only = message.read_only is True
+        self.is_read_only = read_only if message.read_only is None else message.read_only
         # Statements seen often enough to be probed: the broker takes them.
         self.to_probe: list[Statement] = []
         self.literal_only = False  # prepared statements turned out to be out of date
@@ -66,7 +75,7 @@ class Script:
         self._max_result_bytes = max_result_bytes
         self._statements = statements
         self._begin_text = _begin(message)
-        self._is_tracked = tracked and plan.writes and not self.is_read_only
+        self._is_tracked = tracked and plan.writes and not self.is_read_only and not plan.begins_with_set
         self._restart()
 
     def _restart(self) -> None:

@@ -231,6 +231,10 @@ class _Positions:
             self._is_start = is_start and word in _GROUPING
 
 
+# A literal's text is read by the fields: '5'::interval day is five days, and $1::interval day five seconds.
+_FIELDS = re.compile(rb"\binterval\s+(?:year|month|day|hour|minute|second)\b", re.IGNORECASE)
+
+
 def _obstacle(statement: bytes, statements: _Statements, positions: _Positions) -> str:
     parameters = statement.count(0)
     obstacles = (
@@ -243,6 +247,7 @@ def _obstacle(statement: bytes, statements: _Statements, positions: _Positions) 
         (parameters > positions.parameters, "a parameter inside a string, quoted name or comment"),
         (_GLUED.search(statement) is not None, "a parameter glued to another token"),
         (positions.found, "a parameter for a column position"),
+        (parameters > 0 and _FIELDS.search(statement) is not None, "an interval with fields"),
         (statements.makes_table, "SELECT INTO makes a table"),
         (statements.changes_settings, "changes settings"),
     )

@@ -13,6 +13,7 @@ size of its results, averaged as TCP averages round trips (RFC 6298).
 from __future__ import annotations
 
 import itertools
+import re
 from collections import OrderedDict
 from collections.abc import Collection
 from enum import IntEnum
@@ -39,6 +40,7 @@ SHORT_SECONDS = 0.010
 SHORT_BYTES = 16384
 # A statement that takes longer than this, and than its profile lets expect, gets no company any more.
 PATIENCE_SECONDS = 0.005
+_CAST = re.compile(rb"\0\s*::")
 # The weights of a new observation: RFC 6298's.
 _ALPHA, _BETA = 1 / 8, 1 / 4
 
@@ -65,6 +67,7 @@ class Statement:
         "count",
         "deviation",
         "failures",
+        "has_cast",
         "is_forgotten",
         "is_short",
         "mean",
@@ -91,6 +94,7 @@ class Statement:
         self.traits: sql.Traits | None = None  # looked up when first wanted
         # The columns that its literals gave; b"" before the first run.
         self.columns: bytes | None = b""
+        self.has_cast = _CAST.search(template) is not None  # of a parameter, by ::
         self.sightings = 0  # runs with literals
         self.is_forgotten = False  # no longer among the known: whoever holds it finds another
         self.failures = 0

@@ -212,6 +212,11 @@ class Shell:
         """Lines whose servers have something to run."""
         return [line.number for line in self.lines.values() if line.session is not None and line.session.queue]
 
+    def at_work(self) -> list[int]:
+        """The requests that servers work on, those aside that wait behind them."""
+        running = [backend.running for backend in self.broker.backends.values() if backend.running]
+        return [requests[0].number for requests in running]
+
     def open(self) -> list[int]:
         return [line.number for line in self.lines.values() if line.session is not None]
 

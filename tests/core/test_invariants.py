@@ -26,8 +26,9 @@ from poold.core.lifecycle import BrokerState
 
 CLIENTS = 4
 
-# What the shell does after a fact: all there is to do; nothing; it takes effects and keeps them; it goes half-way.
-SHELL = st.sampled_from(("all", "all", "all", "nothing", "takes", "half"))
+# What the shell does after a fact: all there is to do, and what follows goes well; all; nothing; it takes effects and
+# keeps them; it goes half-way.
+SHELL = st.sampled_from(("all", "well", "all", "nothing", "takes", "half"))
 FATES = st.builds(Fate, st.sampled_from(("ok",) * 20 + ENDINGS), st.integers(0, 7))
 TIMEOUTS = st.sampled_from((None, None, 1.0, 3.0))
 
@@ -108,6 +109,9 @@ class Machine(Invariants):
         match shell:
             case "all":
                 self.shell.turn()
+            case "well":
+                self.shell.turn()
+                self.go_well()
             case "takes":
                 self.shell.take()
             case "half":
@@ -187,7 +191,21 @@ class Machine(Invariants):
     @rule(data=st.data(), shell=SHELL)
     def cancel(self, data: st.DataObject, shell: str) -> None:
         asked = sorted((client, number) for client, owed in self.books.owed.items() for number in owed)
-        self.clients.cancel(*data.draw(st.sampled_from(asked)))
+        first = [each for each in asked if each[1] in self.shell.at_work()]
+        self.clients.cancel(*data.draw(st.sampled_from(first * 3 + asked)))
+        self.act(shell)
+
+    @rule(places=st.lists(st.integers(0, 1), min_size=2, max_size=6), unit=st.integers(0, 3), shell=SHELL)
+    def cancel_in_company(self, places: list[int], unit: int, shell: str) -> None:
+        """As queries, and the client of one that is first in a pipeline withdraws it; its neighbour may be hit."""
+        self.queries(places, None, "all")
+        for number, line in self.shell.lines.items():
+            if len(line.orders) > 1 and not line.cancel:
+                job = self.books.jobs[self.broker.backends[number].running[0].number]
+                if job.number in self.books.owed.get(job.client, ()):
+                    self.clients.cancel(job.client, job.number)
+                    self.shell.turn()
+                    self.shell.hit(number, unit, 0)
         self.act(shell)
 
     @precondition(lambda self: len(self.books.owed) > 1)

@@ -119,13 +119,17 @@ def test_under_load_with_backends_dying_every_transaction_is_committed_once_or_n
         found = server.execute(f"SELECT pid FROM pg_stat_activity WHERE {served}")
         return [pid for (pid,) in found if pid not in killed]
 
+    def lost() -> int:
+        pool = broker.pool()
+        return int(pool["lost"] + pool["failed"])
+
     workers = [threads.submit(work, number) for number in range(6)]
     try:
-        while len(killed) < 15:
+        while len(killed) < 8:
             pid = chance.choice(wait_until(victims, what="a busy backend"))
             terminate(server, pid)
             killed.add(pid)
-            wait_until(lambda: broker.pool()["lost"] >= len(killed), what="the broker to notice")
+            wait_until(lambda: lost() >= len(killed), what="the broker to notice")
     finally:
         is_over.set()
     found = {tag: outcome for worker in workers for tag, outcome in worker.result(30).items()}
