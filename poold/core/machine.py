@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable
 
 from client.protocol import (
+    TX_ACTIVE,
     TX_BROKEN,
     TX_LOST,
     TX_NONE,
@@ -286,6 +287,8 @@ class Machine(Lifecycle):
         request.group.queue.discard(request)
         if lease is not None and request in lease.pending:
             lease.pending.remove(request)
+            if type(reply) is Failure and reply.transaction == TX_NONE:
+                reply = reply._replace(transaction=TX_ACTIVE)  # its lease goes on
         self._answer(request, reply)
         if lease is not None and request.begin:
             self._end_lease(lease, "its first statement did not run", now)
@@ -342,7 +345,7 @@ def is_prepared(request: Request, statement: Statement) -> bool:
         statement.state is _PREPARED
         and request.prepare
         and not request.is_literal
-        # -5::text is -(5::text) with a literal, which PostgreSQL refuses; rarely anything but a number has a minus here.
+        # With a literal -5::text is -(5::text), which PostgreSQL refuses. Few other values with a cast have a minus.
         and not (statement.has_cast and b"-" in request.values)
     )
 

@@ -34,7 +34,7 @@ class Messages(Machine):
         script = request.script
         assert script is not None
         if any(each[0] == "DEALLOCATE ALL" for each in done.results):
-            backend.prepared.clear()
+            backend.prepared.discarded(request.unit, done)
         if done.failure is not None:
             self._note_stale(backend, request, script, done)
         if request.state is not RequestState.RUNNING:

@@ -59,6 +59,7 @@ class Order:
     number: int  # counts the backend's units
     owner: object  # whose it is, None for the broker's own questions and resets
     is_sent: bool = False
+    is_exposed: bool = False  # to a cancel that was meant for one before it
     fate: Fate = Fate()
 
 

@@ -107,6 +107,7 @@ class Shell:
         if job is not None:
             assert not job.is_withdrawn, f"{job} was withdrawn before"
             assert job.client in self.books.owed, f"the client of {job} is gone"
+            assert not job.is_over, f"{job} has had its time"
             job.given_at = self.world.now
         if line.orders:
             self._check_company(line, unit, job)
@@ -152,6 +153,8 @@ class Shell:
         assert not line.cancel
         line.cancel = "decided"
         target = line.orders[0]
+        for order in line.orders:
+            order.is_exposed = order is not target
         backend = self.broker.backends.get(line.number)
         job = self.books.jobs.get(backend.running[0].number) if backend is not None and backend.running else None
         assert backend is None or job is not None, "the broker cancels its own questions"
@@ -247,6 +250,8 @@ class Shell:
             for job in self.books.jobs.values():
                 job.timed_out = job.timed_out or job.owner == order.owner
         done = session.finish()
+        if done.failure is not None and done.failure.sqlstate == "57014" and isinstance(order.owner, int):
+            self.books.jobs[order.owner].is_over = not order.is_exposed
         line.orders.popleft()
         for name in self._told_gone(session, order, done):
             session.told_gone.setdefault(name, []).append(line.given)
@@ -303,11 +308,12 @@ class Shell:
         self.fact(self.broker.lost, number, "reset", self.world.now, unsent, partial, last)
 
     def failover(self, endpoint: str) -> None:
-        """Connections from now on lead to another server, which knows nothing of the old one's transactions."""
+        """Connections from now on lead to another server, which tells of the old one's transactions what is not so."""
         old = self.clusters.get(endpoint)
         if old is not None:
             name, timeline = old.identity.split("/")
             self.clusters[endpoint] = Cluster(f"{name}/{int(timeline) + 1}")
+            self.clusters[endpoint].statuses = dict.fromkeys(old.statuses, b"aborted")
 
     def forget_names(self, number: int) -> None:
         """A function that a client called has deallocated all prepared statements; no completion tells."""

@@ -6,7 +6,7 @@ import psycopg2
 from brokers import Broker
 from postgres import Postgres
 
-LETTERS = "ab \t\n\r,;é中！\u0301😀\ufffeＡ"
+LETTERS = "ab \t\n\r,;é中\uff01\u0301😀\ufffe\uff21"
 MISTAKES = ("nocol", "1/0x", "FROM", "(", ") x", "nofunc(1)", "'a'::int")
 
 

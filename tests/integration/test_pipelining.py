@@ -15,7 +15,6 @@ from postgres import Postgres
 from waiting import wait_until
 
 import client
-from client import Handler
 from client.rows import Result
 
 StartBroker = Callable[..., Broker]
