@@ -265,7 +265,7 @@ class Machine(Lifecycle):
         if failure.sqlstate == _CANCELED:
             return request.is_exposed
         # A value that does not fit its parameter: with literals the error shows the place in the statement.
-        is_bind = done.bound <= len(done.results)
+        is_bind = failure.kind == "query" and done.bound <= len(done.results)
         if is_literal or not (is_parse or is_bind or failure.sqlstate in STALE):
             return False
         request.is_literal = True

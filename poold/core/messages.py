@@ -33,8 +33,6 @@ class Messages(Machine):
         """A unit of the message has ended. Returns whether the message runs on."""
         script = request.script
         assert script is not None
-        if any(each[0] == "DEALLOCATE ALL" for each in done.results):
-            backend.prepared.discarded(request.unit, done)
         if done.failure is not None:
             self._note_stale(backend, request, script, done)
         if request.state is not RequestState.RUNNING:

@@ -74,6 +74,8 @@ class Plan:
                     reason = "holds several statements; give each its own query()"
                 elif traits.controls_transaction:
                     reason = "begins or ends a transaction; the block does that"
+                elif traits.verb in ("DEALLOCATE", "DISCARD"):
+                    reason = "drops what all clients of a backend have prepared; run it with query()"
                 elif traits.is_empty:
                     reason = "is empty"
             if reason:

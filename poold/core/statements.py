@@ -309,22 +309,6 @@ class Prepared:
         """PostgreSQL does not know it here."""
         self._held.pop(name, None)
 
-    def discarded(self, unit: Unit, done: Completion) -> None:
-        """A command of the unit was DEALLOCATE ALL: only what was prepared after it is left."""
-        self._held.clear()
-        is_left = False
-        runs = prepared = 0
-        for command in unit:
-            if type(command) is Prepare:
-                prepared += 1
-                if is_left and prepared <= len(done.prepared):
-                    self._held[command.name] = None
-            elif type(command) is Bound or type(command) is Plain:
-                if runs < len(done.results) and done.results[runs][0] == "DEALLOCATE ALL":
-                    is_left = True
-                    self._held.clear()
-                runs += 1
-
     def clear(self) -> None:
         """None is any more."""
         self._held.clear()

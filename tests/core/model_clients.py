@@ -21,7 +21,7 @@ TEMPLATES = (
 CONTROLS = (b"BEGIN /* \0 */", b"DISCARD ALL /* \0 */", b"DEALLOCATE ALL /* \0 */")
 LEASE_CONTROLS = (b"COMMIT /* \0 */", b"ROLLBACK /* \0 */", b"DEALLOCATE ALL /* \0 */")
 # What the steps of a message may be; a number is a template's.
-STEPS = (0, 0, 1, 1, 2, "one row", "reference", "reference", "savepoint", "end", "forget")
+STEPS = (0, 0, 1, 1, 2, "one row", "reference", "reference", "savepoint", "end")
 
 _NULL = b"\xff\xff\xff\xff"
 
@@ -103,7 +103,7 @@ class Clients:
         """Send a transaction message with steps of these kinds."""
         job = self._job(client, "message", timeout)
         job.retries = retries
-        job.is_repeatable = read_only is True
+        job.is_repeatable = read_only is True or self._is_read_only
         number = self.world._last_request = job.number
         steps = split_steps(_steps(job, kinds, prepare))
         message = Transaction(number, group, None, read_only, None, retries, *steps, timeout, "")

@@ -342,8 +342,8 @@ class Machine(Invariants):
 
 TestInvariants = Machine.TestCase
 TestInvariants.settings = settings(
-    max_examples=200,
-    stateful_step_count=50,
+    max_examples=60,
+    stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     derandomize=False,

@@ -4,7 +4,7 @@ import pytest
 from units import INSERT, READ, UNTRACKED, UPDATE, answer, begin, committed, failed, promote, sent, step
 from world import World, failure
 
-from client.protocol import NOT_EXECUTED, Failure, TransactionResult
+from client.protocol import NOT_EXECUTED, Failure, Step, TransactionResult
 from client.rules import END_SAVEPOINT, SAVEPOINT
 from poold.core import effects
 from poold.core.messages import FIRST_PAUSE, LONGEST_PAUSE
@@ -196,12 +196,14 @@ def test_a_name_that_is_taken_on_the_backend_is_not_tried_again() -> None:
     assert (type(again), getattr(again, "name", b"")) != (effects.Prepare, first.name), "each message would fail here"
 
 
-def test_a_message_that_discards_everything_is_noticed() -> None:
-    world = World(prepare="auto", **UNTRACKED)
-    _, backend = begin(world, step(b"DEALLOCATE ALL"))
-    answer(world, backend, {b"DEALLOCATE ALL": ("DEALLOCATE ALL", -1, None, b"", ())})
-    world.transaction(READ)
-    assert sent(world)[-1][0] == b"PREPARE BEGIN"
+@pytest.mark.parametrize("sql", [b"DEALLOCATE ALL", b"DISCARD ALL"])
+def test_a_message_that_would_drop_what_others_have_prepared_is_refused(sql: bytes) -> None:
+    world = World()
+    world.client()
+    refused = world.reply_to(world.transaction((Step(sql, b"", b"", True, (), 0, None),)))
+    assert isinstance(refused, Failure)
+    assert (refused.kind, refused.outcome) == ("usage", "not executed")
+    assert "query()" in refused.message
 
 
 def test_a_message_that_ran_nothing_prepared_is_not_run_again_for_it() -> None:

@@ -5,9 +5,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from brokers import Broker, Worker
+from crowd import Crowd
 from ledger import TABLES, Kill, crash, tags, terminate
 from postgres import Factory, Postgres
 from waiting import wait_until
+
+from client.rows import Result
 
 StartBroker = Callable[..., Broker]
 StartWorker = Callable[..., Worker]
@@ -84,6 +87,24 @@ def test_of_thousands_of_statements_each_gets_the_answer_to_its_own_question(
     assert pool["requests"] >= PROCESSES * BURSTS * DEPTH
     assert pool["joined"] > 0, "they really shared backends"
     assert pool["opened"] == 2
+
+
+def test_pipelines_of_more_statements_than_a_backend_keeps_are_answered_right(start_broker: StartBroker) -> None:
+    broker = start_broker(groups={"default": {"max_size": 1, "pipeline_depth": DEPTH}})
+    chance, kept = random.Random(5), 500
+    templates = [f"SELECT %s + {number} AS it" for number in range(kept + 60)]
+    with Crowd(broker, DEPTH) as crowd:
+        for burst in range(400):
+            # In the end the same few by turns with all others: some are forgotten while others wait behind them.
+            some = templates[:40] + templates[-40:] if burst > 300 else templates
+            asked = [(chance.randrange(len(some)), chance.randrange(1000)) for _ in range(DEPTH)]
+            crowd.ask([(some[place], (number,)) for place, number in asked])
+            for (place, number), answer in zip(asked, crowd.answers(), strict=True):
+                assert isinstance(answer, Result), answer
+                assert f"SELECT %s + {answer[0].it - number} AS it" == some[place]
+    assert broker.group()["statements"]["prepared"] > kept
+    assert broker.group()["errors"] == 0
+    assert broker.handler().query("SELECT count(*) FROM pg_prepared_statements")[0][0] <= kept
 
 
 WORKING = """

@@ -1,15 +1,18 @@
 """Savepoint blocks within transaction blocks: an error undoes its block, all of it, and nothing else."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import psycopg2.errors
 import pytest
 from brokers import Broker
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from postgres import Postgres
 
 import client
-from client import Handler
+from client import Handler, Savepoint, Transaction
 
 # What a block raises, its end does; so the whole block stands inside.
 block_raises = pytest.raises
@@ -120,6 +123,80 @@ def test_a_row_count_that_was_not_expected_undoes_the_same_as_an_error(db: Handl
     assert isinstance(failed, client.ExpectationFailed)
     assert ids(db) == ([1, 2, 4, 5] if where == "inner" else [1, 5])
     assert "transaction was rolled back" not in str(failed), "only the block was"
+
+
+# What may stand in a block: a statement that adds its number, one that fails, one with a row count that is not met, a
+# reference to an earlier statement, or a block.
+LEAVES = st.sampled_from(["add", "fail", "expect", "refer"])
+TREES = st.lists(st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=5), max_leaves=12), max_size=6)
+
+
+class Undone(Exception):
+    """A block's model failed."""
+
+
+@settings(max_examples=120, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(tree=TREES, chance=st.randoms(use_true_random=False))
+def test_any_nesting_of_blocks_has_the_outcome_of_its_model(db: Handler, tree: list[Any], chance: Any) -> None:
+    db.query("TRUNCATE savepoints_test")
+    numbers, added, known = itertools.count(1), list[Any](), dict[int, bool]()
+    checks: list[tuple[Savepoint, bool]] = []
+
+    def build(tx: Transaction, items: list[Any], runs: bool) -> list[int]:
+        """Send the block's statements, whether or not the model runs them; what the model added. Raises Undone."""
+        done, failed = list[int](), False
+        for item in items:
+            now = runs and not failed
+            if isinstance(item, list):
+                is_undone, mark = False, len(checks)
+                with tx.savepoint() as savepoint:
+                    try:
+                        inner = build(tx, item, now)
+                    except Undone:
+                        is_undone = True
+                        del checks[mark:]  # those inside went with it
+                if now:
+                    checks.append((savepoint, is_undone))
+                    done += [] if is_undone else inner
+                if is_undone or not now:
+                    known.update(dict.fromkeys(range(len(added) - count(item), len(added)), False))
+            elif item == "refer" and added:
+                place = chance.randrange(len(added))
+                tx.query("SELECT %s::int", (added[place]["id"],))
+                failed = failed or (now and not known[place])
+            elif item == "fail":
+                tx.query(FAILS, (0,))
+                failed = failed or now
+            elif item != "refer":
+                number = next(numbers)
+                added.append(tx.query(ADD + " RETURNING id", (number,), expect=2 if item == "expect" else None))
+                known[len(added) - 1] = now and item == "add"
+                failed = failed or (now and item == "expect")
+                done += [number] if now and item == "add" else []
+        if failed:
+            raise Undone
+        return done
+
+    try:
+        with db.transaction() as tx:
+            try:
+                expected = build(tx, tree, True)
+            except Undone:
+                expected = []
+                checks.clear()
+    except client.DBError:
+        assert not checks
+    else:
+        assert ids(db) == expected
+        for savepoint, is_undone in checks:
+            assert (savepoint.error is not None) == is_undone
+        return
+    assert ids(db) == [] == expected
+
+
+def count(items: list[Any]) -> int:
+    """How many statements of a tree are kept for reference."""
+    return sum(count(item) if isinstance(item, list) else item in ("add", "expect") for item in items)
 
 
 def test_an_unmet_expectation_outside_ends_the_transaction_also_where_a_block_follows(db: Handler) -> None:

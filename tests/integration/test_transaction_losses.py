@@ -288,6 +288,24 @@ def test_a_timeout_ends_a_transaction_that_runs_and_one_that_waits(
     assert book(broker, (ADD, ("in time",)), group="single", timeout=20).tries == 1
 
 
+def test_a_transaction_waits_for_a_server_that_is_away_and_says_so_where_it_stays_away(
+    fresh_postgres: Factory, start_broker: StartBroker, threads: ThreadPoolExecutor
+) -> None:
+    server = fresh_postgres()
+    server.execute(TABLES)
+    impatient = {"max_size": 1, "queue_timeout": 0.3}
+    broker = start_broker({"main": {**server.parameters, **ENDPOINT}}, {**GROUPS, "impatient": impatient})
+    server.kill()
+    waiting = threads.submit(book, broker, (ADD, ("later",)))
+    with pytest.raises(client.DBConnectionError, match="main") as caught:
+        book(broker, (ADD, ("never",)), group="impatient")
+    assert caught.value.outcome == "not executed"
+    assert not waiting.done()
+    server.start()
+    assert waiting.result(20).tries == 1
+    assert tags(server) == ["later"]
+
+
 def test_a_drain_waits_for_a_running_transaction(
     server: Postgres, start_broker: StartBroker, threads: ThreadPoolExecutor
 ) -> None:

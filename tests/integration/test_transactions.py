@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from hashlib import md5
 from typing import Any
 
 import psycopg2
@@ -304,6 +305,14 @@ def test_a_thousand_statements_are_one_transaction_and_one_more_is_refused(db: H
         db.run(["SELECT 1"] * 1001)
 
 
+def test_long_values_arrive_as_they_are(db: Handler) -> None:
+    for number in range(5):
+        text, items = chr(97 + number) * 3_000_000, [number] * 100_000
+        results = db.run([("SELECT md5(%s) AS it", (text,)), ("SELECT md5(%s::text) AS it", (items,))])
+        literal = "{" + ",".join(map(str, items)) + "}"
+        assert [each[0].it for each in results] == [md5(each.encode()).hexdigest() for each in (text, literal)]
+
+
 def test_a_result_too_large_is_an_error_of_its_own_and_the_rest_is_committed(db: Handler) -> None:
     with db.transaction() as tx:
         tx.query(DRAW, (1, 1))
@@ -384,9 +393,6 @@ def test_a_blocks_first_statement_may_set_its_transaction(db: Handler) -> None:
 
 
 def test_settings_of_a_block_end_with_it(db: Handler) -> None:
-    single = db
-    with single.transaction() as tx:
-        tx.query("SET LOCAL work_mem = '77kB'")
-        inside = tx.query("SHOW work_mem")
-    assert inside[0][0] == "77kB"
-    assert {single.query("SHOW work_mem")[0][0] for _ in range(5)} != {"77kB"}
+    results = db.run(["SET LOCAL work_mem = '77kB'", "SHOW work_mem"])
+    assert results[1][0][0] == "77kB"
+    assert {db.query("SHOW work_mem")[0][0] for _ in range(5)} != {"77kB"}
