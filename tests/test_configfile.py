@@ -65,6 +65,11 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
         max_request_bytes = 4096
         max_result_bytes = 8192
         drain_timeout = 0
+        max_clients = 0
+        client_buffer_bytes = 65536
+        client_write_timeout = 0.1
+        allow_uids = [1000]
+        allow_gids = [100, 101]
         [endpoints.main]
         host = "/run/postgresql"
         port = 65535
@@ -92,6 +97,10 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
         max_lifetime = 0
         idle_in_transaction_timeout = 0
         lease_timeout = 0
+        read_only = true
+        prepare = "off"
+        pipeline_depth = 1
+        track_outcome = false
         sqlprepare = true
     """
     config = parse(text, "poold.toml")
@@ -105,7 +114,7 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
 
 def test_the_table_of_the_test_above_knows_every_key() -> None:
     keys = {field.name for cls in (BrokerConfig, EndpointConfig, GroupConfig) for field in dataclasses.fields(cls)}
-    assert len(keys) == 32, "a key was added to poold.config: set it in test_every_key_can_be_set"
+    assert len(keys) == 41, "a key was added to poold.config: set it in test_every_key_can_be_set"
 
 
 def test_an_integer_is_accepted_for_a_number_and_becomes_a_float() -> None:
@@ -183,6 +192,12 @@ IMPOSSIBLE = [
     ("broker", "max_request_bytes = 4095", "found 4095, expected an integer from 4096 up"),
     ("broker", "max_result_bytes = 4095", "found 4095, expected an integer from 4096 up"),
     ("broker", "drain_timeout = -1", "found -1, expected a number from 0 up"),
+    ("broker", "max_clients = -1", "found -1, expected an integer from 0 up"),
+    ("broker", "client_buffer_bytes = 65535", "found 65535, expected an integer from 65536 up"),
+    ("broker", "client_write_timeout = 0.09", "found 0.09, expected a number from 0.1 up"),
+    ("broker", 'allow_uids = ["root"]', "expected an array of whole numbers"),
+    ("group", "pipeline_depth = 0", "found 0, expected an integer from 1 up"),
+    ("group", 'prepare = "on"', 'found "on", expected one of auto, off'),
     ("endpoint", "port = 0", "found 0, expected an integer from 1 to 65535"),
     ("endpoint", "port = 65536", "found 65536, expected an integer from 1 to 65535"),
     ("endpoint", "connect_timeout = 0.09", "found 0.09, expected a number from 0.1 up"),

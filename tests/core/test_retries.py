@@ -200,7 +200,7 @@ def test_a_name_that_is_taken_on_the_backend_is_not_tried_again() -> None:
 def test_a_message_that_would_drop_what_others_have_prepared_is_refused(sql: bytes) -> None:
     world = World()
     world.client()
-    refused = world.reply_to(world.transaction((Step(sql, b"", b"", True, (), 0, None),)))
+    refused = world.reply_to(world.transaction(Step(sql, b"", b"", True, (), 0, None)))
     assert isinstance(refused, Failure)
     assert (refused.kind, refused.outcome) == ("usage", "not executed")
     assert "query()" in refused.message
