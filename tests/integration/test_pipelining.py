@@ -48,22 +48,30 @@ FAILS = {"fail": "failed", "undo": "undone"}
 LONG = 60_000  # milliseconds; what should be cancelled would be noticed by its staying
 
 
-@pytest.fixture
-def server(postgres: Postgres) -> Iterator[Postgres]:
-    """The session's server with this module's tables."""
+@pytest.fixture(scope="module")
+def shared(postgres: Postgres) -> Iterator[Broker]:
+    """A broker with one backend in each group, on the session's server with this module's tables."""
     postgres.execute(TABLES)
+    made = Broker({"main": {**postgres.parameters, "query_timeout": 0}}, GROUPS)
     try:
-        yield postgres
+        yield made.start()
     finally:
+        made.close()
         postgres.execute("DROP TABLE acted; DROP SEQUENCE counted; DROP FUNCTION act")
 
 
 @pytest.fixture
-def broker(server: Postgres, start_broker: StartBroker) -> Broker:
-    """A broker that knows ACT as a short statement, with one backend."""
-    made = start_broker({"main": {**server.parameters, "query_timeout": 0}}, GROUPS)
-    learn(made)
-    return made
+def server(postgres: Postgres, shared: Broker) -> Postgres:
+    """The server, its tables empty."""
+    postgres.execute("TRUNCATE acted")
+    return postgres
+
+
+@pytest.fixture
+def broker(server: Postgres, shared: Broker) -> Broker:
+    """The broker, which knows ACT as a short statement."""
+    learn(shared)
+    return shared
 
 
 def learn(broker: Broker, statement: str = ACT, params: Any = ("do", 1)) -> int:
@@ -107,7 +115,7 @@ def ask(crowd: Crowd, acts: list[tuple[str, int]]) -> None:
 def test_a_crowd_shares_one_backend_and_nobody_gets_anothers_error_notice_or_answer(
     broker: Broker, server: Postgres
 ) -> None:
-    chance, written, joined = random.Random(1), [], broker.pool()["joined"]
+    chance, written, before = random.Random(1), [], broker.pool()
     with Crowd(broker, DEPTH) as crowd:
         for round_ in range(30):
             acts = [
@@ -119,8 +127,8 @@ def test_a_crowd_shares_one_backend_and_nobody_gets_anothers_error_notice_or_ans
                 check(*act, answer)
             written += [n for what, n in acts if what == "write"]
     assert [n for (n,) in server.execute("SELECT n FROM acted ORDER BY n")] == sorted(written)
-    assert broker.pool()["joined"] >= joined + 5 * (DEPTH - 1), "they really shared it"
-    assert broker.pool()["opened"] == 1
+    assert broker.pool()["joined"] >= before["joined"] + 5 * (DEPTH - 1), "they really shared it"
+    assert broker.pool()["opened"] == before["opened"]
 
 
 def test_without_depth_nobody_shares(broker: Broker) -> None:
@@ -183,7 +191,7 @@ def test_one_that_waits_behind_a_sleeper_is_cancelled_in_its_turn_and_the_sleepe
 
 def test_a_storm_of_cancels_hits_nobody_but_those_it_is_meant_for(broker: Broker) -> None:
     chance = random.Random(2)
-    hit, joined = 0, broker.pool()["joined"]
+    hit, before = 0, broker.pool()
     with Crowd(broker, DEPTH) as crowd:
         for round_ in range(30):
             if round_ % 10 == 0:
@@ -199,9 +207,9 @@ def test_a_storm_of_cancels_hits_nobody_but_those_it_is_meant_for(broker: Broker
                 else:
                     check(*act, answer)
     assert hit > 0
-    assert broker.pool()["joined"] >= joined + 3 * (DEPTH - 1)
+    assert broker.pool()["joined"] >= before["joined"] + 3 * (DEPTH - 1)
     wait_until(lambda: broker.pool()["idle"] == 1, what="the backend to be free")
-    assert broker.pool()["opened"] == 1
+    assert broker.pool()["opened"] == before["opened"]
 
 
 def test_the_servers_own_timeout_ends_the_slow_one_alone(server: Postgres, start_broker: StartBroker) -> None:
