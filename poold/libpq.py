@@ -37,6 +37,11 @@ _ENCRYPTION = {
     "PQsslInUse": ([c_void_p], c_int),
     "PQsslStruct": ([c_void_p, c_char_p], c_void_p),  # NULL: not encrypted, or not by this library
 }
+_TEXT = {
+    # https://www.postgresql.org/docs/current/libpq-misc.html does not tell of it; libpq-fe.h: columns of a character
+    "PQdsplen": ([c_char_p, c_int], c_int),  # 0 for one that combines, -1 for a control character
+}
+_UTF8 = 6  # PG_UTF8; include/mb/pg_wchar.h
 _OPENSSL = {
     # https://docs.openssl.org/master/man3/SSL_read/, SSL_write: <= 0 where SSL_get_error says why
     "SSL_read": ([c_void_p, c_void_p, c_int], c_int),
@@ -53,7 +58,7 @@ class LibpqError(Exception):
 def _library() -> Any:
     # PyDLL keeps the GIL: none of these blocks, and a connection is used by one thread.
     library = ctypes.PyDLL(_psycopg.__file__)
-    for name, (arguments, result) in {**_CANCEL, **_ENCRYPTION, **_OPENSSL}.items():
+    for name, (arguments, result) in {**_CANCEL, **_ENCRYPTION, **_OPENSSL, **_TEXT}.items():
         function = getattr(library, name, None)
         if function is not None:
             function.argtypes = arguments
@@ -85,6 +90,17 @@ def lacking() -> list[str]:
     if not has_openssl():
         found.append("psycopg2's libpq shows no OpenSSL: encrypted connections to PostgreSQL are refused")
     return found
+
+
+def columns(text: str) -> int:
+    """How wide libpq takes the text to be on a terminal where it marks a place in it; no character has less than one.
+
+    Its tables are those of one version of Unicode, Python's those of another: only libpq knows its own.
+    """
+    if text.isascii():
+        return len(text)
+    width = _library().PQdsplen
+    return sum(max(1, width(c.encode("utf-8", "replace"), _UTF8)) for c in text)
 
 
 def is_encrypted(connection: Any) -> bool:

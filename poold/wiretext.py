@@ -7,9 +7,8 @@ the line of the statement where it went wrong and a mark under the place (PQresu
 
 from __future__ import annotations
 
-from unicodedata import category, east_asian_width
-
 from client.protocol import FAILED, Failure
+from poold.libpq import columns
 
 # Letters of the fields and psycopg2.extensions.Diagnostics' names for them.
 NAMES = {
@@ -102,31 +101,22 @@ def _place(query: str, position: int) -> str:
     ends = [end for end in (query.find("\n", place), query.find("\r", place)) if end >= 0]
     line = query[start : min(ends, default=len(query))].replace("\t", " ")
     at = place - start
-    begin_cut = end_cut = False
-    if _width(line) > _SHOWN:
+    begin, end = 0, len(line)
+    # No character has less than one column: what is further away than that many characters need not be looked at.
+    if columns(line[: _SHOWN + 1]) > _SHOWN:
         # Cut on the right, unless that would bring the place too close to the end; then on the left.
-        end = len(line)
-        if _width(line[:at]) + _RIGHT <= _SHOWN:
-            while _width(line[:end]) > _SHOWN:
+        if columns(line[: min(at, _SHOWN)]) + _RIGHT <= _SHOWN:
+            end = min(end, _SHOWN)
+            while columns(line[:end]) > _SHOWN:
                 end -= 1
-            end_cut = True
         else:
-            while _width(line[at:end]) > _RIGHT:
+            end = min(end, at + _RIGHT)
+            while columns(line[at:end]) > _RIGHT:
                 end -= 1
-                end_cut = True
-            begin = 0
-            while _width(line[begin:end]) > _SHOWN:
+            begin = max(0, end - _SHOWN)
+            while columns(line[begin:end]) > _SHOWN:
                 begin += 1
-                begin_cut = True
-            line, at, end = line[begin:], at - begin, end - begin
-        line = line[:end]
-    head = f"LINE {number}: " + ("..." if begin_cut else "")
-    tail = "..." if end_cut else ""
-    return f"{head}{line}{tail}\n{' ' * (_width(head) + _width(line[:at]))}^\n"
-
-
-def _width(text: str) -> int:
-    """Columns on a terminal, as libpq counts them here: wide characters are two, all others one."""
-    if text.isascii():
-        return len(text)
-    return sum(2 if east_asian_width(c) in ("W", "F") and category(c) != "Cn" else 1 for c in text)
+    head = f"LINE {number}: " + ("..." if begin > 0 else "")
+    tail = "..." if end < len(line) else ""
+    mark = " " * (columns(head) + columns(line[begin:at]))
+    return f"{head}{line[begin:end]}{tail}\n{mark}^\n"

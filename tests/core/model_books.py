@@ -195,16 +195,13 @@ class Books:
             assert is_its_own, f"{job} is hit by another one's cancel"
         if job.lease is None and not job.is_withdrawn and not job.is_overdue:
             assert failure.sqlstate not in STALE, f"{job} could be run again: {failure}"
-        match failure.outcome:
-            case "unknown":
-                assert failure.outcome == UNKNOWN
-                assert job.was_lost or self.is_stopped, f"{job} is not known without need"
-            case "executed":
-                assert failure.outcome == EXECUTED
-                assert job.kind not in ("query", "message") or job.is_control or job.commits
-            case _:
-                assert failure.outcome in (FAILED, NOT_EXECUTED)
-                self._deny(job, failure)
+        if failure.outcome == UNKNOWN:
+            assert job.was_lost or self.is_stopped, f"{job} is not known without need"
+        elif failure.outcome == EXECUTED:
+            assert job.kind not in ("query", "message") or job.is_control or job.commits
+        else:
+            assert failure.outcome in (FAILED, NOT_EXECUTED)
+            self._deny(job, failure)
 
     def _deny(self, job: Job, failure: Failure) -> None:
         """The client is told that nothing of this is committed, so nothing may be, now or later."""

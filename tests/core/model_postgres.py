@@ -129,10 +129,11 @@ class Session:
         done.transaction = TX_NONE if self.work is None else TX_FAILED if self.work.has_failed else TX_ACTIVE
         self.is_broken = self.is_broken or (order.fate.ending == "broken" and done.failure is None)
         if self.is_broken:
+            # Before a COMMIT the end of the connection, which follows, rolls back.
+            outcome = EXECUTED if self.work is None else FAILED
             done.transaction = TX_BROKEN
-            # Before a COMMIT the end of the connection rolls back.
-            outcome = EXECUTED if done.failure is None and self.work is None else FAILED
-            done.failure = Failure(0, TX_BROKEN, "usage", outcome, "changed DateStyle", None, {})
+            broken = Failure(0, TX_BROKEN, "usage", outcome, "changed DateStyle", None, {})
+            done.failure = done.failure or broken
         if done.failure is not None:
             done.failure = done.failure._replace(transaction=done.transaction)
         self._begin()

@@ -285,7 +285,7 @@ class Machine(Invariants):
             case "failover":
                 self.shell.failover(data.draw(st.sampled_from(sorted(self.broker.config.endpoints))))
             case "forget" if self.shell.open():
-                self.shell.forget_names(data.draw(st.sampled_from(self.shell.open())))
+                self.shell.forget_names(data.draw(st.sampled_from(self.shell.busy() * 2 + self.shell.open())))
             case "drain":
                 self.shell.fact(self.broker.drain, self.world.now)
         self.act(shell)

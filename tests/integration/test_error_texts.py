@@ -3,10 +3,12 @@
 import random
 
 import psycopg2
+import pytest
 from brokers import Broker
 from postgres import Postgres
 
-LETTERS = "ab \t\n\r,;é中\uff01\u0301😀\ufffe\uff21"
+# Of one column, of two and of none; some that one version of Unicode knows and another does not.
+LETTERS = "ab \t\n\r,;é中\uff01\u0301\u302a😀\ufffe\uff21\u2ffc\ufa6e\U0003134b\U0003fffd"
 MISTAKES = ("nocol", "1/0x", "FROM", "(", ") x", "nofunc(1)", "'a'::int")
 
 
@@ -35,3 +37,13 @@ def test_the_place_of_a_mistake_is_shown_as_psycopg2_shows_it(broker: Broker, po
             assert len(errors) in (0, 2), f"seed {seed}, statement {number}: {wrong!r}"
             assert len(set(errors)) < 2, f"seed {seed}, statement {number}: {wrong!r}"
     connection.close()
+
+
+def test_a_mistake_in_a_line_of_a_million_characters_is_found_at_once(broker: Broker, postgres: Postgres) -> None:
+    # Looking at the whole line once for every character of it would take hours.
+    wrong = "SELECT '" + "中" * 500_000 + "', nocol, '" + "é" * 500_000 + "'"
+    with pytest.raises(psycopg2.errors.UndefinedColumn) as theirs, postgres.connect() as connection:
+        connection.cursor().execute(wrong)
+    with pytest.raises(psycopg2.errors.UndefinedColumn) as ours:
+        broker.handler().query(wrong)
+    assert str(ours.value) == str(theirs.value)

@@ -82,6 +82,9 @@ def test_of_thousands_of_statements_each_gets_the_answer_to_its_own_question(
     echoing: Postgres, start_broker: StartBroker, start_worker: StartWorker
 ) -> None:
     broker = start_broker(groups=GROUPS)
+    for _ in range(60):  # until they are known as short ones
+        broker.handler().query("SELECT echo(%s, %s) AS it", ("a", 1))
+        broker.handler().query("SELECT %s || lpad(%s, %s, %s) AS it, n FROM generate_series(1, 3) n", ("a", "", 2, "x"))
     workers = [start_worker(CROWD + ASKING, str(BURSTS), address=broker.address) for _ in range(PROCESSES)]
     for worker in workers:
         assert worker.finish() == [[]]
