@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from examples import choose
 from postgres import Factory, Postgres, runnable_bindir, server_folder
 
 
@@ -18,6 +19,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="embedded",
         help="where the tests' PostgreSQL servers come from: programs on this machine, or containers",
     )
+    parser.addoption(
+        "--examples",
+        type=int,
+        metavar="N",
+        help="try N times as many generated examples, other ones each time (default: the same few every time)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    choose(config.getoption("--examples"))
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,8 @@ from uuid import UUID
 
 import psycopg2
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from psycopg2 import extensions, extras, sql
 
@@ -24,7 +25,7 @@ from client.parameters import Bound, Reference, bind
 from poold.core import literals
 
 INDIA = timezone(timedelta(hours=5, minutes=30))
-quick = settings(max_examples=100, deadline=None, database=None)
+quick = examples(100)
 
 
 def with_literals(bound: Bound) -> bytes:

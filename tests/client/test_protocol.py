@@ -5,7 +5,8 @@ from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from client import rules
@@ -187,7 +188,7 @@ def test_steps_come_back_without_their_values() -> None:
 
 
 @given(st.binary(max_size=400))
-@settings(max_examples=3000, deadline=None)
+@examples(3000)
 def test_random_bytes_raise_nothing_but_the_protocols_error(frame: bytes) -> None:
     try:
         message = decode_request(frame)
@@ -197,7 +198,7 @@ def test_random_bytes_raise_nothing_but_the_protocols_error(frame: bytes) -> Non
 
 
 @given(st.sampled_from(list(EXAMPLES)), st.data())
-@settings(max_examples=2000, deadline=None)
+@examples(2000)
 def test_damaged_messages_raise_nothing_but_the_protocols_error(name: str, data: st.DataObject) -> None:
     frame = bytearray(encode(EXAMPLES[name]))
     for _ in range(data.draw(st.integers(1, 4))):

@@ -18,7 +18,8 @@ from typing import Any
 
 import psycopg2
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from psycopg2 import extensions
 from waiting import wait_until
@@ -374,7 +375,7 @@ def tables(draw: st.DrawFn) -> tuple[Spec, list[Cells]]:
     return spec, draw(st.lists(st.tuples(*(st.none() | CELLS[oid] for _, oid in spec)), max_size=12))
 
 
-@settings(deadline=None, database=None)
+@examples(100)
 @given(tables(), st.integers(1, 12))
 def test_any_cells_come_as_psycopg2_casts_them_in_both_ways(table: tuple[Spec, list[Cells]], size: int) -> None:
     reply = reply_of(*table)

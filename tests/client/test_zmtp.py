@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import zmq
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from client.zmtp import GREETING, GREETING_BYTES, PING, ZmtpConnection, ZmtpError, command, frame
@@ -33,7 +34,7 @@ def feed(connection: ZmtpConnection, stream: bytes, sizes: list[int]) -> None:
 
 
 @given(st.lists(st.binary(max_size=600), max_size=8), st.lists(st.integers(1, 400), min_size=1, max_size=5))
-@settings(deadline=None)
+@examples(100)
 def test_messages_arrive_whole_and_in_order_however_the_stream_is_cut(messages: list[bytes], sizes: list[int]) -> None:
     connection = ZmtpConnection(LIMIT)
     feed(connection, GREETING + READY + b"".join(map(frame, messages)), sizes)
@@ -99,7 +100,7 @@ def test_a_peer_that_speaks_otherwise_is_refused_with_the_reason(stream: bytes, 
 
 
 @given(st.binary(max_size=300), st.sampled_from([b"", GREETING, GREETING + READY]), st.integers(1, 50))
-@settings(max_examples=2000, deadline=None)
+@examples(2000)
 def test_garbage_raises_nothing_but_the_protocols_error(garbage: bytes, before: bytes, size: int) -> None:
     try:
         feed(ZmtpConnection(LIMIT), before + garbage, [size])

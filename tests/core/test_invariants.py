@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from examples import examples
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 from model_books import Books
@@ -341,11 +342,4 @@ class Machine(Invariants):
 
 
 TestInvariants = Machine.TestCase
-TestInvariants.settings = settings(
-    max_examples=60,
-    stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-    derandomize=False,
-    print_blob=True,
-)
+TestInvariants.settings = settings(examples(60), stateful_step_count=40)

@@ -7,13 +7,14 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from client.protocol import ProtocolViolation
 from poold.core.literals import array_text, numbered, parse_array, reference_type, render, split_values
 
-quick = settings(max_examples=200, deadline=None, database=None)
+quick = examples(200)
 
 BOOL, BYTEA, INT8, INT2, INT4, TEXT, FLOAT4, FLOAT8, NUMERIC = 16, 17, 20, 21, 23, 25, 700, 701, 1700
 INT2S, INT4S, TEXTS, INT8S, FLOAT4S, FLOAT8S, NUMERICS, BOOLS, BYTEAS = (
@@ -321,7 +322,7 @@ hostile_texts = st.one_of(
 )
 
 
-@settings(quick, max_examples=1000)
+@examples(1000)
 @given(st.sampled_from([0, TEXT, 600, *SCALAR_OIDS, *ARRAY_OIDS]), hostile_texts)
 def test_no_value_writes_more_than_one_literal(oid: int, text: bytes) -> None:
     try:

@@ -7,7 +7,8 @@ from typing import Any
 import psycopg2.errors
 import pytest
 from brokers import Broker
-from hypothesis import HealthCheck, given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from postgres import Postgres
 
@@ -135,7 +136,7 @@ class Undone(Exception):
     """A block's model failed."""
 
 
-@settings(max_examples=120, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@examples(120)
 @given(tree=TREES, chance=st.randoms(use_true_random=False))
 def test_any_nesting_of_blocks_has_the_outcome_of_its_model(db: Handler, tree: list[Any], chance: Any) -> None:
     db.query("TRUNCATE savepoints_test")

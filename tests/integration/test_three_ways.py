@@ -12,7 +12,8 @@ from uuid import UUID
 
 import pytest
 from brokers import Broker
-from hypothesis import HealthCheck, given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from postgres import Postgres
 from psycopg2 import extras
@@ -313,7 +314,7 @@ def test_one_template_with_values_of_all_kinds_in_turn(ways: Ways, template: str
 
 @pytest.mark.parametrize("kind", SCALARS)
 def test_any_value_of_a_kind_has_one_outcome_whichever_way(ways: Ways, kind: str) -> None:
-    @settings(max_examples=40, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+    @examples(40)
     @given(SCALARS[kind], st.lists(st.none() | SCALARS[kind], max_size=3))
     def check(value: Any, values: list[Any]) -> None:
         statement, params = "SELECT %s AS it, %s AS list, %s IN %s AS found", (value, values, value, (value, None))

@@ -16,7 +16,8 @@ from uuid import UUID
 import psycopg2
 import pytest
 from brokers import Broker
-from hypothesis import HealthCheck, given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from postgres import Postgres
 from psycopg2 import extensions, extras, sql
@@ -138,7 +139,7 @@ SCALARS = {
     "UUID": st.uuids(),
 }
 scalars = st.one_of(st.none(), *SCALARS.values())
-quick = settings(max_examples=60, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+quick = examples(60)
 
 
 @pytest.mark.parametrize("kind", SCALARS)

@@ -1,0 +1,29 @@
+"""How many examples the tests by generated cases try, and which.
+
+A plain run tries the same ones every time: what passes once passes again. `--examples=10` tries ten times as many, and
+other ones each time; what that finds belongs into a test of its own.
+"""
+
+from hypothesis import HealthCheck, settings
+
+_times = 1
+
+
+def choose(times: int | None) -> None:
+    """Set what examples() gives from now on; None: the same few every time."""
+    global _times
+    _times = times or 1
+    settings.register_profile(
+        "poold",
+        derandomize=times is None,
+        database=None,
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    settings.load_profile("poold")
+
+
+def examples(count: int) -> settings:
+    """Settings for about this many examples, or several times as many where that was asked for."""
+    return settings(max_examples=count * _times)
