@@ -4,7 +4,7 @@ A plain run tries the same ones every time: what passes once passes again. `--ex
 other ones each time; what that finds belongs into a test of its own.
 """
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 _times = 1
 
@@ -20,6 +20,8 @@ def choose(times: int | None) -> None:
         deadline=None,
         print_blob=True,
         suppress_health_check=list(HealthCheck),
+        # To make a failing example smaller takes minutes; who asked for more of them has the time.
+        phases=[Phase.explicit, Phase.generate] + ([] if times is None else [Phase.target, Phase.shrink]),
     )
     settings.load_profile("poold")
 

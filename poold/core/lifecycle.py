@@ -14,7 +14,7 @@ from enum import IntEnum
 from client.protocol import TX_BROKEN, TX_NONE
 from poold.config import Config
 from poold.core import janitor
-from poold.core.effects import Close, Connect, Effect, Execute, Prepare, Simple, Unit
+from poold.core.effects import Close, Connect, Effect, Execute, Simple, Unit
 from poold.core.group import Group
 from poold.core.pool import Backend, Pool
 from poold.core.request import NOBODY, Client, Lease, Request, Verb
@@ -149,10 +149,9 @@ class Lifecycle(ABC):
         statement = group.probes.popleft()
         if statement.state is not StatementState.PROBING:
             return
-        prepare = Prepare(statement.name, statement.numbered, statement.types)
         request = Request(NOBODY, 0, group, Verb.PROBE, now)
         request.statement = statement
-        request.unit = (*backend.prepared.room(), prepare)
+        request.unit = tuple(backend.prepared.prepare(statement))
         self._start(backend, request, now)
 
     def _grow(self, group: Group, now: float) -> None:

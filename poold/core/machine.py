@@ -7,7 +7,7 @@ go on in `messages`, and what a lost backend leaves behind in `losses`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from client.protocol import (
     TX_ACTIVE,
@@ -19,7 +19,7 @@ from client.protocol import (
     Result,
     TransactionResult,
 )
-from poold.core import failures
+from poold.core import failures, schema
 from poold.core.effects import Cancel, Command, Execute, Prepare, Reply, Simple, Unit, in_order
 from poold.core.facts import Completion, Outcome
 from poold.core.lifecycle import ROLLBACK, Lifecycle
@@ -48,8 +48,10 @@ CANCEL_TIMEOUT = 5.0
 LEASE_PENDING_LIMIT = 16
 
 COMMIT: Unit = (Simple(b"COMMIT"),)
-# A prepared statement does not fit any more: its tables changed, it is not there, another one is there.
-STALE = ("0A000", "26000", "42P05")
+# A prepared statement does not fit any more: its tables changed, a type of its parameters is gone.
+OUTDATED = ("0A000", "XX000")
+# The same, or it is not there, or another one is.
+STALE = (*OUTDATED, "26000", "42P05")
 _CANCELED = "57014"
 
 
@@ -240,10 +242,20 @@ class Machine(Lifecycle):
             return
         if any(result[0] in ("DEALLOCATE ALL", "DISCARD ALL") for result in results):
             backend.prepared.clear()
+        if schema.is_changed(results):
+            if request.lease is not None:
+                request.lease.changed_schema = True
+            self._forget_outdated(results)
         group = request.group
         if group.config.prepare == "auto" and request.prepare and statement.saw_columns(columns):
             group.probes.append(statement)
             group.errands += 1
+
+    def _forget_outdated(self, results: Iterable[Outcome | None]) -> None:
+        """These statements ran: if they changed what others mean, these begin anew, in all groups."""
+        if schema.outdates(results):
+            for group in self.groups.values():
+                group.statements.forget_all()
 
     def _is_worth_another_run(self, request: Request, backend: Backend, failure: Failure, done: Completion) -> bool:
         """Whether the failure is the broker's own doing. A failed autocommit statement had no effect."""
@@ -251,14 +263,10 @@ class Machine(Lifecycle):
         is_literal = type(unit[-1]) is Simple
         failed = None if is_literal else backend.prepared.failed(unit, done)
         is_parse = type(failed) is Prepare
-        if statement is not None and failed is not None:
-            if failure.sqlstate in STALE:
-                backend.prepared.missing(failed.name)
-                if failed.name == statement.name:
-                    request.group.statements.forget(statement)
-                else:
-                    request.group.statements.forget_own(failed.name)
-            elif is_parse and failed.name == statement.name:
+        if statement is not None and failed is not None and failed.name == statement.name:
+            if not is_parse and failure.sqlstate in OUTDATED:
+                request.group.statements.forget(statement)
+            elif is_parse and failure.sqlstate not in STALE:
                 statement.parse_failed()
         if request.lease is not None or request.state is not _RUNNING:
             return False
@@ -345,6 +353,7 @@ def is_prepared(request: Request, statement: Statement) -> bool:
         statement.state is _PREPARED
         and request.prepare
         and not request.is_literal
+        and (request.lease is None or not request.lease.changed_schema)
         # With a literal -5::text is -(5::text), which PostgreSQL refuses. Few other values with a cast have a minus.
         and not (statement.has_cast and b"-" in request.values)
     )

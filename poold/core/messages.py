@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from client.protocol import TX_NONE, Failure, ProtocolViolation
 from poold.core import failures
-from poold.core.effects import Bound, Execute, Simple
+from poold.core.effects import Bound, Execute, Prepare, Simple
 from poold.core.facts import Completion
-from poold.core.machine import STALE, Machine
+from poold.core.machine import OUTDATED, STALE, Machine
 from poold.core.pool import Backend
 from poold.core.references import only_cell
 from poold.core.request import NOBODY, Request, Verb
@@ -24,6 +24,8 @@ OUTCOME_TIMEOUT = 10.0
 ASK_AGAIN = 0.05
 # pg_xact_status says so of an id that was not given yet: with it a crash has taken all that its transaction did.
 _IN_THE_FUTURE = "22023"
+# Classes of its codes: data that is wrong, and names, types and syntax that are.
+_ABOUT_VALUES = ("22", "42")
 
 
 class Messages(Machine):
@@ -53,17 +55,16 @@ class Messages(Machine):
         """The unit failed: was it about a prepared statement that does not fit any more?"""
         assert done.failure is not None
         failed = backend.prepared.failed(request.unit, done)
-        if failed is None or (type(failed) is Bound and done.failure.sqlstate not in STALE):
+        # A value that PostgreSQL could not read may fit with literals, which are read by today's type of the column.
+        is_unread = done.bound <= len(done.results) and (done.failure.sqlstate or "").startswith(_ABOUT_VALUES)
+        if failed is None or (type(failed) is Bound and not is_unread and done.failure.sqlstate not in STALE):
             return
         script.is_stale = True
-        backend.prepared.missing(failed.name)
-        statements = request.group.statements
-        statements.forget_own(failed.name)
         for statement, _ in script.values():
             if statement.name == failed.name:
-                if done.failure.sqlstate in STALE:
-                    statements.forget(statement)
-                else:
+                if type(failed) is Bound and done.failure.sqlstate in OUTDATED:
+                    request.group.statements.forget(statement)
+                elif type(failed) is Prepare and done.failure.sqlstate not in STALE:
                     statement.parse_failed()
                 break
 
@@ -78,6 +79,8 @@ class Messages(Machine):
     def _conclude(self, request: Request, script: Script, verdict: Verdict, now: float) -> None:
         """Known is what became of this try: answer, or try again."""
         if verdict.failure is None:
+            if script.changes_schema:
+                self._forget_outdated(script.outcomes)
             self._answer(request, script.result(request.number, verdict))
         elif script.is_stale and not script.literal_only and request.state is RequestState.RUNNING:
             script.literal_only = True

@@ -40,9 +40,10 @@ class Plan:
         )
         self._statements = statements
         self._found: list[Statement | None] = [None] * len(self.steps)
-        # Why it cannot be run, "" where it can; and whether it may write.
+        # Why it cannot be run, "" where it can; whether it may write; whether it may change what its statements mean.
         self.obstacle = ""
         self.writes = False
+        self.changes_schema = False
         self.begins_with_set = False
         self._read()
 
@@ -68,6 +69,7 @@ class Plan:
                 # SET TRANSACTION must come before any query, so also before the one that asks for the transaction's id.
                 self.begins_with_set = self.begins_with_set or (place == 0 and traits.verb == "SET")
                 self.writes = self.writes or traits.writes
+                self.changes_schema = self.changes_schema or traits.changes_schema
                 if traits.is_copy:
                     reason = "is a COPY, which poold does not run"
                 elif traits.is_several:

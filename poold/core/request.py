@@ -68,6 +68,8 @@ class Lease:
     group: Group
     backend: Backend | None = None
     expires: float | None = None  # lease_timeout, from the grant on
+    # Something was created, altered or dropped in it: prepared statements may mean what was there before.
+    changed_schema: bool = False
     # Requests of this lease behind the one that runs, in order.
     pending: deque[Request] = field(default_factory=deque)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from poold.core.effects import Bound
 from poold.core.endpoint import EndpointState
 from poold.core.pool import Backend, Pool
 from poold.core.request import Verb
@@ -80,7 +81,7 @@ def backend_to_join(pools: Sequence[Pool], depth: int, now: float) -> Backend | 
 
 
 def is_company(backend: Backend, now: float) -> bool:
-    """Whether a short statement may run behind those of this backend, ACTIVE: they are short as well.
+    """Whether a short statement may run behind those of this backend, ACTIVE: they are short and prepared as well.
 
     The one that runs has not outlived its expectation; and the backend need not come to rest, to be replaced.
     """
@@ -91,6 +92,7 @@ def is_company(backend: Backend, now: float) -> bool:
         and statement.is_short
         and head.verb is _QUERY
         and head.lease is None
+        and type(head.unit[-1]) is Bound
         and head.state is _RUNNING
         and now - max(head.started, backend.completed) <= statement.patience
         and (backend.expires is None or now < backend.expires)

@@ -69,7 +69,8 @@ class Script:
         self.is_read_only = read_only if message.read_only is None else message.read_only
         # Statements seen often enough to be probed: the broker takes them.
         self.to_probe: list[Statement] = []
-        self.literal_only = False  # prepared statements turned out to be out of date
+        # Prepared statements turned out to be out of date, or may be after a change that the message itself makes.
+        self.literal_only = self.changes_schema = plan.changes_schema
         self._plan = plan
         self._values = message.values
         self._max_result_bytes = max_result_bytes
@@ -85,7 +86,7 @@ class Script:
         self.is_stale = False  # a prepared statement did not fit any more
         self._next = 0  # the step to send next
         self._sent: list[int] = []  # what each result of the unit on its way belongs to
-        self._outcomes: list[Outcome | None] = [None] * len(self.steps)
+        self.outcomes: list[Outcome | None] = [None] * len(self.steps)
         self._contained: dict[int, Failure] = {}  # failures that only undid their savepoint block
         # The statement of each step that runs with literals now.
         self._literal: dict[int, Statement] = {}
@@ -97,9 +98,9 @@ class Script:
         self._restart()
         self.tries += 1
         self._sent = [_OWN]
-        commands = run(self._statements.own(self._begin_text), b"", False)
+        commands = self._own(self._begin_text, run)
         if self._is_tracked:
-            commands += run(self._statements.own(XID), b"", False)
+            commands += self._own(XID, run)
             commands.append(_FLUSH)
             self._sent.append(_XID)
         return self._whole_unit(commands, run) if self._plan.is_whole else self._rest_of_unit(commands, run)
@@ -111,11 +112,15 @@ class Script:
             is_literal = self.literal_only or not steps[place].prepare  # type: ignore[union-attr]  # no marks here
             self._add(commands, place, plan.statement(place), values, is_literal, run)
             sent.append(place)
-        commands += run(self._statements.own(b"COMMIT"), b"", False)
+        commands += self._own(b"COMMIT", run)
         sent.append(_COMMIT)
         self._next = len(steps)
         self.commit_sent = True
         return in_order(commands)
+
+    def _own(self, text: bytes, run: Run) -> list[Command]:
+        """A statement of the broker's."""
+        return run(self._statements.own(text), b"", self.literal_only)
 
     def _add(
         self, commands: list[Command], place: int, statement: Statement, values: bytes, is_literal: bool, run: Run
@@ -150,7 +155,7 @@ class Script:
             return self._abort(Verdict(failure, step), done.transaction)
         self._undo(block, step, failure)
         self._sent = [_OWN, _OWN]
-        commands = run(self._statements.own(_UNDO), b"", False) + run(self._statements.own(_RELEASE), b"", False)
+        commands = self._own(_UNDO, run) + self._own(_RELEASE, run)
         return self._rest_of_unit(commands, run)
 
     def stop(self, done: Completion, cancelled: Failure) -> Verdict:
@@ -180,7 +185,7 @@ class Script:
         if verdict.failure is not None:
             return TransactionResult(request, self.tries, (), tuple(verdict.failure), verdict.step)
         entries: list[tuple[object, ...] | None] = []
-        for place, outcome in enumerate(self._outcomes):
+        for place, outcome in enumerate(self.outcomes):
             if place in self._contained:
                 entries.append(tuple(self._contained[place]))
             elif outcome is None:
@@ -201,12 +206,12 @@ class Script:
                 if is_checked and self._plan.block[self._next] is not None:
                     # A count that is not met undoes the block around this one, and its name would mean this one.
                     return in_order(commands)
-                commands += run(self._statements.own(_SAVEPOINT), b"", False)
+                commands += self._own(_SAVEPOINT, run)
                 self._sent.append(_OWN)
             elif step == END_SAVEPOINT:
                 if self._has_steps(first):
                     return in_order(commands)
-                commands += run(self._statements.own(_RELEASE), b"", False)
+                commands += self._own(_RELEASE, run)
                 self._sent.append(_OWN)
             else:
                 assert isinstance(step, Step)
@@ -215,7 +220,7 @@ class Script:
                 values = self._values[self._plan.places[self._next]]
                 if step.references:
                     try:
-                        types, values = references.resolved(step.types, values, step.references, self._outcomes)
+                        types, values = references.resolved(step.types, values, step.references, self.outcomes)
                     except references.ReferenceMissing as error:
                         failure = Failure(0, TX_NONE, "expectation", FAILED, str(error), None, {})
                         self._unresolved = Verdict(failure, self._next)
@@ -229,7 +234,7 @@ class Script:
             self._next += 1
         if is_checked:
             return in_order(commands)
-        commands += run(self._statements.own(b"COMMIT"), b"", False)
+        commands += self._own(b"COMMIT", run)
         self._sent.append(_COMMIT)
         self.commit_sent = True
         return in_order(commands)
@@ -247,7 +252,7 @@ class Script:
             elif what == _XID:
                 self.xid = references.only_cell(outcome[3] or b"")
             elif what >= 0:
-                self._outcomes[what] = outcome
+                self.outcomes[what] = outcome
                 statement = self._literal.pop(what, None)
                 if statement is not None and statement.saw_columns(outcome[2]):
                     self.to_probe.append(statement)
@@ -268,7 +273,7 @@ class Script:
         """The savepoint block that begins at this step is undone; go on after it."""
         end = self._plan.block_end[block]
         for place in range(block, end):
-            self._outcomes[place] = None
+            self.outcomes[place] = None
             self._contained.pop(place, None)
         self._contained[step] = failure
         self._next = end + 1

@@ -40,6 +40,8 @@ SHORT_SECONDS = 0.010
 SHORT_BYTES = 16384
 # A statement that takes longer than this, and than its profile lets expect, gets no company any more.
 PATIENCE_SECONDS = 0.005
+# PostgreSQL's codes for a name that it does not know, or knows already.
+_FORGOTTEN = ("26000", "42P05")
 _CAST = re.compile(rb"\0\s*::")
 # The weights of a new observation: RFC 6298's.
 _ALPHA, _BETA = 1 / 8, 1 / 4
@@ -224,11 +226,12 @@ class Statements:
             del self._known[key]
             self._text -= len(statement.sql)
 
-    def forget_own(self, name: bytes) -> None:
-        """The broker's own statement of this name, if it is one, gets another name."""
-        for text, statement in list(self._own.items()):
-            if statement.name == name:
-                del self._own[text]
+    def forget_all(self) -> None:
+        """As forget, for all but the broker's own."""
+        for statement in self._known.values():
+            statement.is_forgotten = True
+        self._known.clear()
+        self._text = 0
 
     def counts(self) -> dict[str, int]:
         """How many there are in each state, by its name."""
@@ -239,13 +242,18 @@ class Statements:
 
 
 class Prepared:
-    """The statements that are prepared on one backend, the least recently used first."""
+    """The statements that are prepared on one backend, the least recently used first.
 
-    __slots__ = ("_held",)
+    A function that a client calls can drop them all, and no completion tells of it. Once that has happened the backend
+    is doubted: what is to be prepared there is dropped first, which is no error where it is not there.
+    """
+
+    __slots__ = ("_held", "_is_doubted")
 
     def __init__(self) -> None:
         # By name. Enter with their Prepare, leave with Deallocate, when that failed, or all at once.
         self._held: dict[bytes, None] = {}
+        self._is_doubted = False
 
     def __contains__(self, statement: Statement) -> bool:
         return statement.name in self._held
@@ -265,13 +273,20 @@ class Prepared:
                 del self._held[name]
                 self._held[name] = None
             return [bound]
-        found = self.room(among)
+        found = self.prepare(statement, among)
         self._held[name] = None
-        found.append(Prepare(statement.name, statement.numbered, statement.types))
         found.append(bound)
         return found
 
-    def room(self, among: Collection[bytes] = ()) -> list[Command]:
+    def prepare(self, statement: Statement, among: Collection[bytes] = ()) -> list[Command]:
+        """Prepare the statement here; it is held only when the caller says so."""
+        found = self._room(among)
+        if self._is_doubted:
+            found.append(Deallocate(statement.name))
+        found.append(Prepare(statement.name, statement.numbered, statement.types))
+        return found
+
+    def _room(self, among: Collection[bytes] = ()) -> list[Command]:
         """Forget what was not used for long, until there is room for another name; but none of those among."""
         found: list[Command] = []
         if len(self._held) >= PREPARED_KEPT:
@@ -290,28 +305,34 @@ class Prepared:
 
         Returns the command that failed where it is about a prepared statement.
         """
+        found = _culprit(unit, done)
+        assert done.failure is not None
+        if found is not None and done.failure.sqlstate in _FORGOTTEN and found.name in self._held:
+            self._held.clear()
+            self._is_doubted = True
         prepares = [command.name for command in unit if type(command) is Prepare]
         for name in prepares[len(done.prepared) :]:
             self._held.pop(name, None)
-        runs = prepared = 0
-        for command in unit:
-            if type(command) is Prepare:
-                if prepared == len(done.prepared):
-                    return command
-                prepared += 1
-            elif type(command) is Bound or type(command) is Plain:
-                if runs == len(done.results):
-                    return command if type(command) is Bound else None
-                runs += 1
-        return None
-
-    def missing(self, name: bytes) -> None:
-        """PostgreSQL does not know it here."""
-        self._held.pop(name, None)
+        return found
 
     def clear(self) -> None:
         """None is any more."""
         self._held.clear()
+
+
+def _culprit(unit: Unit, done: Completion) -> Prepare | Bound | None:
+    """The command that failed, where it is about a prepared statement."""
+    runs = prepared = 0
+    for command in unit:
+        if type(command) is Prepare:
+            if prepared == len(done.prepared):
+                return command
+            prepared += 1
+        elif type(command) is Bound or type(command) is Plain:
+            if runs == len(done.results):
+                return command if type(command) is Bound else None
+            runs += 1
+    return None
 
 
 def literal_command(statement: Statement, values: bytes) -> Simple:

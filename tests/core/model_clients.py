@@ -143,8 +143,6 @@ def _steps(job: Job, kinds: list[int | str], prepare: bool) -> list[Step | int]:
             referred = job.steps[earlier[-1]]
             assert referred is not None
             statement(TEMPLATES[1], referred[1], earlier[-1])
-        elif kind == "forget":
-            statement(LEASE_CONTROLS[2], value)
         else:
             template = TEMPLATES[kind] if isinstance(kind, int) else TEMPLATES[0]
             statement(template, value, low=1 if kind == "one row" else 0)

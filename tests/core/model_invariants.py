@@ -131,7 +131,8 @@ def _check_idle(backend: Backend, line: Line) -> None:
     session = line.session
     assert session is not None
     assert session.work is None, "an idle backend is idle in PostgreSQL's sense"
-    assert session.names.keys() <= backend.prepared._held.keys(), "what is prepared is known to be"
+    is_known = session.names.keys() <= backend.prepared._held.keys()
+    assert is_known or backend.prepared._is_doubted, "what is prepared is known to be"
 
 
 def _is_pending(request: Request) -> bool:

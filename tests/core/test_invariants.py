@@ -278,7 +278,7 @@ class Machine(Invariants):
 
     @rule(
         data=st.data(),
-        what=st.sampled_from(("failover", "failover", "drain", *("nothing",) * 6)),
+        what=st.sampled_from(("failover", "failover", "forget", "forget", "drain", *("nothing",) * 6)),
         shell=SHELL,
     )
     def what_is_rare(self, data: st.DataObject, what: str, shell: str) -> None:

@@ -137,7 +137,7 @@ def test_a_message_with_a_stale_prepared_statement_runs_again_with_literals_and_
     request, backend = begin(world, INSERT)
     answer(world, backend, fails=b"INSERT 1", error=GONE_STALE)
     answer(world, backend)
-    assert sent(world)[-1] == [b"BEGIN", b"INSERT 1", b"PREPARE COMMIT", b"COMMIT"]
+    assert sent(world)[-1] == [b"BEGIN", b"INSERT 1", b"COMMIT"]
     answer(world, backend)
     assert committed(world, request).tries == 1
 
@@ -148,7 +148,7 @@ def test_a_message_whose_statement_a_backend_does_not_parse_runs_again_with_lite
     request, backend = begin(world, INSERT)
     answer(world, backend, fails=b"PREPARE INSERT 1", error=failure("42P01"))
     answer(world, backend)
-    assert sent(world)[-1] == [b"BEGIN", b"INSERT 1", b"PREPARE COMMIT", b"COMMIT"]
+    assert sent(world)[-1] == [b"BEGIN", b"INSERT 1", b"COMMIT"]
     answer(world, backend, fails=b"INSERT 1", error=failure("42P01"))
     answer(world, backend)
     answered, _ = failed(world, request)
@@ -183,8 +183,13 @@ def test_a_begin_that_is_missing_on_the_backend_is_prepared_again() -> None:
     answer(world, backend)
     request = world.transaction(READ)
     answer(world, backend, fails=b"BEGIN", error=failure("26000"))
-    answer(world, backend, fails=b"" if sent(world)[-1][0] == b"PREPARE BEGIN" else b"BEGIN", error=failure("26000"))
+    assert sent(world)[-1] == [b"BEGIN", b"SELECT 1", b"COMMIT"]
+    assert not any(type(each) is effects.Bound for each in world.taken(effects.Execute)[-1].unit)
+    answer(world, backend)
     committed(world, request)
+    world.transaction(READ)
+    assert sent(world)[-1][:2] == [b"DEALLOCATE BEGIN", b"DEALLOCATE COMMIT"]
+    assert b"PREPARE BEGIN" in sent(world)[-1]
 
 
 def test_a_name_that_is_taken_on_the_backend_is_not_tried_again() -> None:
@@ -192,8 +197,10 @@ def test_a_name_that_is_taken_on_the_backend_is_not_tried_again() -> None:
     _, backend = begin(world, READ)
     (first,) = (each.unit[0] for each in world.taken(effects.Execute))
     answer(world, backend, fails=b"PREPARE BEGIN", error=failure("42P05"))
-    again = world.taken(effects.Execute)[1].unit[0]
-    assert (type(again), getattr(again, "name", b"")) != (effects.Prepare, first.name), "each message would fail here"
+    answer(world, backend)
+    world.transaction(READ)
+    again = world.taken(effects.Execute)[2].unit
+    assert again[0] == effects.Deallocate(first.name), "each message would fail here"
 
 
 @pytest.mark.parametrize("sql", [b"DEALLOCATE ALL", b"DISCARD ALL"])

@@ -27,6 +27,8 @@ _WORDS: dict[bytes, Outcome] = {
     b"INSERT": WRITTEN,
     b"UPDATE": ("UPDATE 1", 1, None, b"", ()),
     b"DELETE": ("DELETE 1", 1, None, b"", ()),
+    b"CREATE": ("CREATE TABLE", -1, None, b"", ()),
+    b"ALTER": ("ALTER TABLE", -1, None, b"", ()),
 }
 # Messages do not ask for their transaction's id, which most tests are not about.
 UNTRACKED = {"track_outcome": False}

@@ -1,0 +1,87 @@
+"""Event scripts of changes to the schema: what was prepared before may mean something else after."""
+
+import pytest
+from units import INSERT, READ, UNTRACKED, answer, begin, committed, promote, sent, step
+from world import World
+
+from client.protocol import Commit
+from poold.core import effects, schema
+from poold.core.effects import Bound
+from poold.core.facts import Outcome
+
+MADE: Outcome = ("SELECT 5", 5, None, b"", ())
+FOUND: Outcome = ("SELECT 5", 5, b"\0\0", b"", ())
+SQL = b"SELECT 1"
+
+
+def tag(name: str) -> Outcome:
+    return (name, -1, None, b"", ())
+
+
+def is_bound(world: World) -> bool:
+    """Whether the last unit ran its statement prepared."""
+    return any(type(each) is Bound for each in world.taken(effects.Execute)[-1].unit)
+
+
+@pytest.mark.parametrize(
+    ("results", "is_changed", "outdates"),
+    [
+        ([], False, False),
+        ([FOUND, tag("INSERT 0 1"), None], False, False),
+        ([FOUND, MADE], True, False),
+        ([tag("CREATE TABLE")], True, False),
+        ([tag("CREATE FUNCTION")], True, True),
+        ([FOUND, tag("ALTER TABLE")], True, True),
+        ([None, tag("DROP TABLE")], True, True),
+        ([tag("IMPORT FOREIGN SCHEMA")], True, True),
+    ],
+)
+def test_a_result_tells_whether_names_mean_something_else_now(
+    results: list[Outcome | None], is_changed: bool, outdates: bool
+) -> None:
+    assert schema.is_changed(results) is is_changed
+    assert schema.outdates(results) is outdates
+
+
+def test_after_a_table_is_made_in_a_lease_nothing_runs_prepared_in_it() -> None:
+    world = World(prepare="auto")
+    world.client()
+    promote(world, SQL, group="tx")
+    backend = world.begin(lease=1)
+    world.query(1, "tx", lease=1, statement=SQL)
+    assert is_bound(world)
+    answer(world, backend)
+    world.query(1, "tx", lease=1, statement=b"CREATE TEMP TABLE it (id int)")
+    answer(world, backend)
+    world.query(1, "tx", lease=1, statement=SQL)
+    assert not is_bound(world)
+    answer(world, backend)
+    world.end(Commit, 1)
+    world.complete(backend)
+    world.query(1, "tx", lease=2, begin=True, statement=SQL)
+    assert is_bound(world), "the next lease is another transaction"
+
+
+def test_a_message_that_makes_a_table_runs_nothing_prepared() -> None:
+    world = World(prepare="auto", **UNTRACKED)
+    promote(world, SQL)
+    request, backend = begin(world, step(b"CREATE TEMP TABLE it (id int)"), READ)
+    assert sent(world)[-1] == [b"BEGIN", b"CREATE TEMP TABLE it (id int)", SQL, b"COMMIT"]
+    assert not is_bound(world)
+    answer(world, backend)
+    committed(world, request)
+
+
+@pytest.mark.parametrize("way", ["query", "message"])
+def test_what_alters_a_table_makes_the_statements_of_all_groups_begin_anew(way: str) -> None:
+    world = World(prepare="auto", **UNTRACKED)
+    world.client()
+    old = promote(world, SQL), promote(world, SQL, group="tx")
+    alter = b"ALTER TABLE it ALTER x TYPE text"
+    request = world.query(statement=alter) if way == "query" else world.transaction(step(alter), INSERT)
+    world.connect_all()
+    answer(world, world.running(request))
+    assert world.is_answered(request)
+    assert all(each.is_forgotten for each in old)
+    for group in ("default", "tx"):
+        assert world.broker.groups[group].statements.find(SQL, b"") not in old
