@@ -15,6 +15,7 @@ Facts about libzmq that shape it:
 import os
 import socket
 import struct
+import threading
 import time
 from typing import NoReturn
 
@@ -38,9 +39,12 @@ _WATCHED = (
 _COMMAND, _LONG_HEAD, _SHORT_HEAD = 4, 9, 2
 _PONG = command(b"PONG", b"")
 
-# libzmq's threads of this process, and which process that was.
+# Each connection takes three of libzmq's sockets, and each thread of a program has one: so many are 5,000 threads.
+_MAX_SOCKETS = 16384
+
+# libzmq's threads of this process: started with the first connection, for all of them.
 _context: "zmq.Context[zmq.Socket[bytes]] | None" = None
-_context_pid = 0
+_lock = threading.Lock()
 # What a parent had, kept so that nobody deletes it here.
 _inherited: list[object] = []
 
@@ -196,13 +200,12 @@ class CurveSocket:
 
 
 def _own_context() -> "zmq.Context[zmq.Socket[bytes]]":
-    """libzmq's threads of this process: started with the first socket, for all of them."""
-    global _context, _context_pid
-    if _context is None or _context_pid != os.getpid():
-        if _context is not None:
-            _inherited.append(_context)
-        _context, _context_pid = zmq.Context(io_threads=1), os.getpid()
-    return _context
+    global _context  # of the process by nature
+    with _lock:
+        if _context is None:
+            _context = zmq.Context(io_threads=1)
+            _context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
+        return _context
 
 
 def _names_of(descriptor: int) -> tuple[object, object] | None:
@@ -217,3 +220,13 @@ def _names_of(descriptor: int) -> tuple[object, object] | None:
         return None
     finally:
         looked_at.detach()
+
+
+def _after_fork_in_child() -> None:
+    """Begin anew; another thread of the parent may have held the lock."""
+    global _context, _lock
+    _inherited.append(_context)
+    _context, _lock = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
