@@ -105,7 +105,7 @@ def _start_here(config_file: Path | None, address: str | None, data: Path | None
                 config = configfile.load(config_file)
                 if address:
                     config = configfile.at_address(config, address)
-                note = ""
+                note = f"  clients need {SERVER_KEY_VARIABLE} and {KEY_VARIABLE}\n" if config.broker.key_file else ""
             else:
                 target = _target(address)
                 if is_claimed(target):

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import zmq
 from keypairs import Keyring
 from zmq.utils import z85
 
-from client.keys import read_public
+from client.keys import read_public, read_secret
 from poold import zap
 from poold.clientkeys import ClientKeys, key_problems
 from poold.configfile import ConfigError, at_address, describe, parse
@@ -172,6 +173,21 @@ def test_refusals_are_counted_all_and_logged_one_an_interval(
     lines = [record.getMessage() for record in caplog.records]
     assert [line.split()[-3] for line in lines] == ["count=1", "count=6"]
     assert all(f"key={read_public(keyring.stranger_public)} address=10.0.0.9" in line for line in lines)
+
+
+def test_without_anybody_who_answers_nobody_is_let_in(keyring: Keyring) -> None:
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router, context.socket(zmq.DEALER) as dealer:
+        public = zap.ask_for_keys(router, read_secret(keyring.broker_secret))
+        monitor = router.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+        dealer.linger = 0
+        dealer.curve_serverkey = public
+        dealer.curve_publickey, dealer.curve_secretkey = zmq.curve_keypair()
+        router.bind("tcp://127.0.0.1:*")
+        dealer.connect(router.getsockopt_string(zmq.LAST_ENDPOINT))
+        event = int.from_bytes(monitor.recv_multipart()[0][:2], sys.byteorder)
+        router.disable_monitor()
+        monitor.close()
+    assert event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
 
 def test_a_pair_has_the_name_it_was_given(tmp_path: Path) -> None:
