@@ -81,10 +81,10 @@ def parse(source: str | Mapping[str, object], source_name: str) -> Config:
 
 
 def at_address(config: Config, address: str) -> Config:
-    """The configuration at another address; raises ConfigError where its keys do not suit that one."""
+    """The configuration at another address; raises ValueError where its keys do not suit that one."""
     broker = replace(config.broker, address=address)
     if problems := _broker_problems(asdict(broker)):
-        raise ConfigError(problems)
+        raise ValueError("; ".join(problems))
     return replace(config, broker=broker)
 
 
