@@ -12,6 +12,7 @@ Facts about libzmq that shape it:
   as it is, and closes only its copy of the connection's descriptor.
 """
 
+import itertools
 import os
 import socket
 import struct
@@ -45,8 +46,17 @@ _MAX_SOCKETS = 16384
 # libzmq's threads of this process: started with the first connection, for all of them.
 _context: "zmq.Context[zmq.Socket[bytes]] | None" = None
 _lock = threading.Lock()
+# For the names of monitors.
+_numbers = itertools.count(1)
 # What a parent had, kept so that nobody deletes it here.
 _inherited: list[object] = []
+
+
+class _Socket(zmq.Socket[bytes]):
+    """One of libzmq's sockets. Its owner closes it; in the child of a fork, and when the program ends, nobody does."""
+
+    def __del__(self) -> None:
+        """pyzmq would warn."""
 
 
 class CurveSocket:
@@ -70,7 +80,8 @@ class CurveSocket:
                 f"this libzmq ({zmq.zmq_version()}) was built without CURVE, so keys cannot be used; install pyzmq "
                 "from its wheels"
             )
-        self._dealer = _own_context().socket(zmq.DEALER)
+        context = _own_context()
+        self._dealer = context.socket(zmq.DEALER, _Socket)
         for option, value in (
             (zmq.LINGER, 0),
             (zmq.IPV6, 1),
@@ -88,8 +99,11 @@ class CurveSocket:
         self._dealer.curve_serverkey = keys.server.encode()
         self._dealer.curve_secretkey = keys.secret.encode()
         self._dealer.curve_publickey = zmq.curve_public(keys.secret.encode())
-        self._monitor = self._dealer.get_monitor_socket(_WATCHED)
+        self._monitor = context.socket(zmq.PAIR, _Socket)
         try:
+            watch = f"inproc://poold-{next(_numbers)}"
+            self._dealer.monitor(watch, _WATCHED)
+            self._monitor.connect(watch)
             self._dealer.connect(numeric)
             self._connect()
             self._shake_hands()
@@ -144,11 +158,10 @@ class CurveSocket:
             return
         self._is_closed = self._has_ended = True
         if self._pid == os.getpid():
-            self._dealer.disable_monitor()
+            self._dealer.monitor(None, 0)
             self._monitor.close(linger=0)
             self._dealer.close(linger=0)
             return
-        _inherited.append((self._dealer, self._monitor))
         # The number may be somebody else's: libzmq may have closed the connection before the fork.
         if self._ends is not None and _names_of(self._descriptor) == self._ends:
             os.close(self._descriptor)
