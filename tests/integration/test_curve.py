@@ -100,8 +100,8 @@ def test_a_broker_that_dies_during_a_statement_is_noticed(guarded: Broker, handl
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Silences that a channel bears are short."""
     for module in ("client.sockets", "client.channel"):
-        monkeypatch.setattr(f"{module}.PING_AFTER", 0.1)
-        monkeypatch.setattr(f"{module}.GONE_AFTER", 0.6)
+        monkeypatch.setattr(f"{module}.PING_AFTER", 0.5)
+        monkeypatch.setattr(f"{module}.GONE_AFTER", 3.0)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -109,7 +109,7 @@ def test_a_broker_that_hangs_is_given_up_and_one_that_waits_is_not(
     guarded: Broker, handler: Callable[..., Handler]
 ) -> None:
     db = handler()
-    assert db.query("SELECT 1 FROM pg_sleep(2)").fetchone() == (1,)
+    assert db.query("SELECT 1 FROM pg_sleep(4)").fetchone() == (1,)
     guarded.signal(signal.SIGSTOP)
     with pytest.raises(DBConnectionError, match="went away before it answered"):
         db.query("SELECT 1")
