@@ -28,8 +28,9 @@ from client.keys import Keys
 from client.protocol import NOT_EXECUTED
 from client.zmtp import command, frame
 
-# "Again" is never: longer than any channel waits.
-_NEVER_MS = 2**31 - 1
+# When libzmq would connect again: six days, when the channel has long noticed. It adds up to as much at random, in 32
+# bits.
+_NEVER_MS = 2**29
 _REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH
 _OTHERWISE_FAILED = (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
 _ENDS = (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED, zmq.EVENT_CONNECT_RETRIED)
