@@ -2,7 +2,8 @@
 
 A channel connects once. When the broker goes away it is broken for good and its owner makes another, so a channel, its
 request numbers and the leases opened through it live and die together. It is a plain blocking socket that speaks
-ZeroMQ's protocol (`client.zmtp`): no thread, no lock, one send and, for small replies, one recv per request.
+ZeroMQ's protocol (`client.zmtp`): no thread, no lock, one send and, for small replies, one recv per request. Only with
+keys libzmq is behind it, which encrypts (`client.curve`).
 
 A broker that ends closes the connection, so a wait for its reply ends at once. One that hangs does not: after a silence
 its ZeroMQ is asked with PING, which is answered even while the broker itself is busy.
@@ -14,7 +15,6 @@ the descriptor, which would keep the connection open, so that the broker would n
 import contextlib
 import os
 import socket
-import struct
 import sys
 import time
 import weakref
@@ -23,6 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from client.address import ipc_path
 from client.errors import DBConnectionError, DBError, UsageError, connection_error, error_from
+from client.keys import Keys
 from client.protocol import (
     NOT_EXECUTED,
     UNKNOWN,
@@ -43,16 +44,9 @@ from client.protocol import (
     encode,
 )
 from client.rules import MAX_NAME_CHARS, MAX_REQUEST_BYTES, REPLY_OVERHEAD_BYTES
+from client.sockets import GONE_AFTER, PING_AFTER, WELCOME_TIMEOUT, connected
 from client.zmtp import PING, ZmtpConnection, ZmtpError, frame
 
-# How long to wait for a broker to be there: short enough for an error within a second, long enough for its restart.
-CONNECT_TIMEOUT = 0.8
-CONNECT_AGAIN = 0.02
-# Where one listens, how long it may take to say Welcome: many workers may start at once on a busy machine.
-WELCOME_TIMEOUT = 10.0
-# After so long a silence in a wait the broker is asked with PING; without any answer for so long it counts as gone.
-PING_AFTER = 10.0
-GONE_AFTER = 30.0
 # So soon after a message from the broker it is taken to be there still; asking costs a system call per request. Where
 # that is wrong the request itself tells.
 TRUSTED_FOR = 0.01
@@ -65,20 +59,20 @@ _channels: "weakref.WeakSet[Channel]" = weakref.WeakSet()
 class Channel:
     """A conversation with the broker at address; raises DBConnectionError within a second where none is there."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, keys: Keys | None = None) -> None:
         self.address = address
         self.pid = os.getpid()
         self.welcome: Welcome
         self._last_request = 0
         self._is_broken = False
         self._heard = 0.0  # when the broker last sent something
-        self._wait = 0.0  # the socket's SO_RCVTIMEO
+        self._wait = 0.0  # what the socket was told to wait at most
         # Until Welcome tells the broker's own limits.
         self._max_request_bytes = MAX_REQUEST_BYTES
-        self._zmtp = ZmtpConnection(REPLY_OVERHEAD_BYTES)
+        self._zmtp = ZmtpConnection(REPLY_OVERHEAD_BYTES, is_ready=keys is not None)
         # Leases that other threads gave up, as a garbage collector does; rolled back with the next message.
         self._abandoned: deque[int] = deque()
-        self._socket = _connect(address)
+        self._socket = connected(address, keys)
         _channels.add(self)
         try:
             self.welcome = self._greet()
@@ -191,7 +185,9 @@ class Channel:
         """ZeroMQ's handshake; False where it is not over at the deadline."""
         while not self._zmtp.is_ready:
             if self._is_broken:
-                raise connection_error("in the middle of ZeroMQ's handshake", NOT_EXECUTED)
+                # libzmq closes the connection before it has said that it wants CURVE.
+                hint = "; a broker with keys does so: give server_key and key" if ipc_path(self.address) is None else ""
+                raise connection_error(f"in the middle of ZeroMQ's handshake{hint}", NOT_EXECUTED)
             if time.monotonic() >= deadline:
                 return False
             self._flush()
@@ -257,8 +253,7 @@ class Channel:
         wait = PING_AFTER if deadline is None else min(PING_AFTER, max(0.001, deadline - time.monotonic()))
         if wait != self._wait:
             self._wait = wait
-            timeval = struct.pack("@ll", int(wait), int(wait % 1 * 1_000_000))
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+            self._socket.wait_at_most(wait)
         try:
             data = self._socket.recv(RECEIVE_BYTES)
         except BlockingIOError:
@@ -307,53 +302,6 @@ class Channel:
             self._heard = time.monotonic()
         except OSError:
             self._is_broken = True
-
-
-# Also a broker whose backlog is full for the moment.
-_NOBODY_THERE = (ConnectionRefusedError, FileNotFoundError, BlockingIOError)
-
-
-def _connect(address: str) -> socket.socket:
-    """A connected blocking socket; tries again for CONNECT_TIMEOUT where nobody listens."""
-    deadline = time.monotonic() + CONNECT_TIMEOUT
-    while True:
-        connecting = _new_socket(address)
-        try:
-            connecting.settimeout(CONNECT_TIMEOUT)
-            connecting.connect(_target(address))
-        except OSError as error:
-            connecting.close()
-            if time.monotonic() + CONNECT_AGAIN < deadline and isinstance(error, _NOBODY_THERE):
-                time.sleep(CONNECT_AGAIN)
-                continue
-            # Nobody there is the usual reason and needs no words; a closed folder, say, does.
-            why = "" if isinstance(error, _NOBODY_THERE) else f" ({error.strerror or error})"
-            raise connection_error(
-                f"no poold broker answers at {address}{why}; start one there with: poold start --address {address}",
-                NOT_EXECUTED,
-            ) from None
-        connecting.setblocking(True)
-        # A broker that reads nothing for so long hangs.
-        timeval = struct.pack("@ll", int(GONE_AFTER), 0)
-        connecting.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
-        return connecting
-
-
-def _new_socket(address: str) -> socket.socket:
-    if address.startswith("ipc://"):
-        return socket.socket(socket.AF_UNIX)
-    made = socket.socket(socket.AF_INET6 if "[" in address else socket.AF_INET)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    return made
-
-
-def _target(address: str) -> str | tuple[str, int]:
-    path = ipc_path(address)
-    if path is not None:
-        return str(path)
-    host, _, port = address.removeprefix("tcp://").rpartition(":")
-    return host.strip("[]"), int(port)
 
 
 def _application_name() -> str:

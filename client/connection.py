@@ -9,31 +9,40 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from client.address import check_address, default_address
+from client.address import check_address, default_address, ipc_path
 from client.channel import Channel
+from client.keys import Keys, read_public, read_secret
 
 THREADING_MODELS = ("threaded", "non-threaded")
 ADDRESS_VARIABLE = "POOLD_ADDRESS"
+SERVER_KEY_VARIABLE = "POOLD_SERVER_KEY"
+KEY_VARIABLE = "POOLD_KEY"
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What Connection.init decided. address is None where the environment or the default decides."""
+    """What Connection.init decided. What is None is decided by the environment or the default."""
 
     address: str | None = None
     threaded: bool = True
+    server_key: str | None = None
+    key: str | None = None
+
+
+# Who a channel talks to: an address, and where it is encrypted the keys.
+_Where = str | tuple[str, Keys]
 
 
 class _PerThread(threading.local):
-    """One thread's channels by address. They close when the thread ends."""
+    """One thread's channels. They close when the thread ends."""
 
     def __init__(self) -> None:
-        self.channels: dict[str, Channel] = {}
+        self.channels: dict[_Where, Channel] = {}
 
 
 _settings = Settings()
 _per_thread = _PerThread()
-_per_process: dict[str, Channel] = {}
+_per_process: dict[_Where, Channel] = {}
 
 
 class Connection:
@@ -44,7 +53,8 @@ class Connection:
         """Take the program's settings.
 
         config['type'] is 'threaded' (the default: any number of threads, each with its own channel) or 'non-threaded'
-        (one thread per process). config['address'] is the broker's address. pgdbpool's keys db and groups describe what
+        (one thread per process). config['address'] is the broker's address, config['server_key'] and config['key'] are
+        the key files that an encrypted tcp:// address wants (see Handler). pgdbpool's keys db and groups describe what
         the broker owns now: `poold import-config` turns them into its configuration; here they are not needed and
         change nothing. Raises ValueError or TypeError for anything else.
         """
@@ -57,7 +67,10 @@ class Connection:
         address = config.get("address")
         if address is not None:
             address = check_address(address)
-        _settings = Settings(address, model == "threaded")
+        files = [config.get(name) for name in ("server_key", "key")]
+        _settings = Settings(
+            address, model == "threaded", *(None if file is None else os.fspath(file) for file in files)
+        )
 
     @classmethod
     def get_threading_model(cls) -> str:
@@ -71,15 +84,44 @@ def broker_address(address: str | None = None) -> str:
     return check_address(address) if address else default_address()
 
 
-def channel_to(address: str) -> Channel:
+def broker_keys(
+    address: str, server_key: str | os.PathLike[str] | None = None, key: str | os.PathLike[str] | None = None
+) -> Keys | None:
+    """The keys in these files, or in those of Connection.init, or of POOLD_SERVER_KEY and POOLD_KEY; None without any.
+
+    Raises ValueError where one of the two is missing or is no such file, and where the arguments come with ipc://,
+    which needs none; there the environment's are passed over.
+    """
+    is_ipc = ipc_path(address) is not None
+    if is_ipc and (server_key or key):
+        raise ValueError(f"server_key and key are for tcp:// addresses; {address} is of this machine and needs none")
+    server_key = server_key or _settings.server_key or os.environ.get(SERVER_KEY_VARIABLE)
+    key = key or _settings.key or os.environ.get(KEY_VARIABLE)
+    if is_ipc or not (server_key or key):
+        return None
+    if not server_key:
+        raise ValueError(
+            f"a key is given without the broker's: give server_key as well, or set {SERVER_KEY_VARIABLE}, to the file "
+            "with the broker's public key"
+        )
+    if not key:
+        raise ValueError(
+            f"a server_key is given without a key of this client's: give key as well, or set {KEY_VARIABLE}, to the "
+            "file with its secret key; a pair is made with: poold keygen"
+        )
+    return Keys(read_public(server_key), read_secret(key))
+
+
+def channel_to(address: str, keys: Keys | None = None) -> Channel:
     """This thread's channel to that broker, opened where there is none or the broker of the last one is gone.
 
     Raises DBConnectionError within a second where no broker is there.
     """
     channels = _per_thread.channels if _settings.threaded else _per_process
-    channel = channels.get(address)
+    where = address if keys is None else (address, keys)
+    channel = channels.get(where)
     if channel is None or not channel.is_usable:
         if channel is not None and channel.pid == os.getpid():
             channel.close()
-        channel = channels[address] = Channel(address)
+        channel = channels[where] = Channel(address, keys)
     return channel

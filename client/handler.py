@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from client import protocol, rules
 from client.channel import Channel
-from client.connection import broker_address, channel_to
+from client.connection import broker_address, broker_keys, channel_to
 from client.errors import DBConnectionError, DBError, TransactionLost, UnconfiguredGroupError, UsageError
 from client.parameters import bind
 from client.protocol import NOT_EXECUTED, TX_NONE, Commit, Query, Rollback, Step, TransactionResult, split_steps
@@ -46,16 +46,25 @@ class Handler:
     fork and used after it, and shared by threads, except that an open transaction belongs to the thread that began it.
     tag is free text, at most 128 characters, shown by `poold stats` for requests that wait. prepare is what statements
     do that do not say it themselves: True lets the broker prepare what is sent often, False keeps parameters in the
-    statement as literals.
+    statement as literals. server_key and key are files, for a tcp:// address whose broker has keys: the broker's public
+    key, and this client's secret one. They are read here, once.
 
     Raises DBConnectionError where no broker is there and UnconfiguredGroupError where it has no such group.
     """
 
     def __init__(
-        self, group: str = DEFAULT_GROUP, *, address: str | None = None, tag: str = "", prepare: bool = True
+        self,
+        group: str = DEFAULT_GROUP,
+        *,
+        address: str | None = None,
+        server_key: str | os.PathLike[str] | None = None,
+        key: str | os.PathLike[str] | None = None,
+        tag: str = "",
+        prepare: bool = True,
     ) -> None:
         self._group = group
         self._address = broker_address(address)
+        self._keys = broker_keys(self._address, server_key, key)
         self._tag = _checked_tag(tag)
         self._prepare = checked_prepare(prepare)
         # PostgreSQL's latest messages (RAISE NOTICE and the like), the newest last, as psycopg2's connection.notices.
@@ -66,12 +75,12 @@ class Handler:
         # Held weakly: the channel ends with its thread, which rolls the transaction back.
         self._lease_channel: weakref.ref[Channel] | None = None
         self._lease_thread = 0
-        self._check_group(channel_to(self._address))
+        self._check_group(channel_to(self._address, self._keys))
 
     @property
     def autocommit(self) -> bool:
         """Whether each statement of this group commits by itself."""
-        return self._check_group(channel_to(self._address))
+        return self._check_group(channel_to(self._address, self._keys))
 
     @property
     def in_transaction(self) -> bool:
@@ -106,7 +115,7 @@ class Handler:
         if lease:
             channel = self._owned_channel()
         else:
-            channel = channel_to(self._address)
+            channel = channel_to(self._address, self._keys)
             if not (channel.welcome.groups.get(self._group) or self._check_group(channel)):
                 lease, begin = self._begin(channel), True
         request = channel.next_request()
@@ -230,7 +239,7 @@ class Handler:
     def _send_transaction(self, options: Options, steps: tuple[Step | int, ...]) -> TransactionResult:
         """What became of a transaction message of these steps."""
         self._check_no_lease()
-        channel = channel_to(self._address)
+        channel = channel_to(self._address, self._keys)
         self._check_group(channel)
         isolation, read_only, deferrable, retries, timeout = options
         request = channel.next_request()

@@ -2,7 +2,8 @@
 
 ZeroMQ's own protocol (RFC 37/ZMTP, https://rfc.zeromq.org/spec/37/), so that the peer may be libzmq:
 
-    greeting    64 bytes each way: signature, version, mechanism; ours is NULL, which has no authentication
+    greeting    64 bytes each way: signature, version, mechanism; ours is NULL, which has no authentication (where
+                encryption is asked for, `client.curve` leaves all of this to libzmq)
     READY       a command each way with the socket's type
     frames      flags, length in 1 or 8 bytes, body; a message is one frame or several, all but the last with MORE
     commands    frames of their own: PING is answered with PONG, ERROR ends the connection
@@ -41,7 +42,10 @@ class ZmtpError(Exception):
 
 
 class ZmtpConnection:
-    """One connection: `received` takes bytes, `inbox` holds whole messages, `outbox` what must be sent."""
+    """One connection: `received` takes bytes, `inbox` holds whole messages, `outbox` what must be sent.
+
+    With is_ready the handshake was done by another, and what comes are frames.
+    """
 
     __slots__ = (
         "_buffer",
@@ -56,18 +60,18 @@ class ZmtpConnection:
         "role",
     )
 
-    def __init__(self, max_message_bytes: int, role: str = CLIENT) -> None:
+    def __init__(self, max_message_bytes: int, role: str = CLIENT, *, is_ready: bool = False) -> None:
         self.max_message_bytes = max_message_bytes
         self.role = role
         self.peer = b""  # the other socket's type, once it is ready
-        self.is_ready = False
+        self.is_ready = is_ready
         # Messages of the peer: enter by received, leave by their reader. None is one of several frames, dropped.
         self.inbox: deque[bytes | None] = deque()
         # Bytes to be sent as they are: the handshake and answers to PING; their sender empties it.
-        self.outbox = bytearray(GREETING)
+        self.outbox = bytearray(b"" if is_ready else GREETING)
         # Received bytes that are no whole greeting or frame yet.
         self._buffer = bytearray()
-        self._is_greeted = False
+        self._is_greeted = is_ready
         self._parts = 0  # frames of the message that is coming
         self._is_several = False  # whether it has more than a delimiter before its last frame
 

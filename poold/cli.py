@@ -4,7 +4,6 @@ Exit codes: 0 ok, 1 error, 2 usage, 3 no broker is running at the address. Comma
 import neither its event loop nor its backends.
 """
 
-import dataclasses
 import json
 import logging
 import os
@@ -19,7 +18,7 @@ import click
 
 from client.address import check_address, ipc_path, runtime_dir
 from client.channel import Channel
-from client.connection import ADDRESS_VARIABLE, broker_address
+from client.connection import ADDRESS_VARIABLE, KEY_VARIABLE, SERVER_KEY_VARIABLE, broker_address, broker_keys
 from client.errors import DBConnectionError, DBError
 from client.protocol import Answer, Ask
 from poold import __version__
@@ -105,8 +104,8 @@ def _start_here(config_file: Path | None, address: str | None, data: Path | None
             if config_file is not None:
                 config = configfile.load(config_file)
                 if address:
-                    config = dataclasses.replace(config, broker=dataclasses.replace(config.broker, address=address))
-                note = ""
+                    config = configfile.at_address(config, address)
+                note = f"  clients need {SERVER_KEY_VARIABLE} and {KEY_VARIABLE}\n" if config.broker.key_file else ""
             else:
                 target = _target(address)
                 if is_claimed(target):
@@ -245,6 +244,25 @@ def import_config(file: Path, output: Path | None) -> None:
 
 
 @main.command()
+@click.argument("name", type=click.Path(path_type=Path))
+def keygen(name: Path) -> None:
+    """Make a key pair, NAME.key_secret and NAME.key, for a broker or a client at a tcp:// address."""
+    from poold.keygen import make_pair
+
+    try:
+        secret, public = (file.absolute() for file in make_pair(name))
+    except OSError as error:
+        _fail(str(error))
+    click.echo(
+        f"wrote {secret}, which stays here, and {public}, which is for the other end\n"
+        f'  for a broker: key_file = "{secret}" in [broker];\n'
+        f"    its clients get a copy of {public.name}, and {SERVER_KEY_VARIABLE} is the path of it\n"
+        f"  for a client: {KEY_VARIABLE}={secret};\n"
+        f"    the broker gets a copy of {public.name} in the folder that is client_keys in [broker]"
+    )
+
+
+@main.command()
 @json_option
 def version(as_json: bool) -> None:
     """Show the versions of poold and of what it stands on."""
@@ -282,7 +300,11 @@ def _set_up_log(log_file: Path | None, verbose: bool) -> None:
 
 def _open_channel(target: str) -> Channel:
     try:
-        return Channel(target)
+        keys = broker_keys(target)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    try:
+        return Channel(target, keys)
     except DBConnectionError as error:
         click.echo(f"poold: {error}", err=True)
         sys.exit(EXIT_NOT_RUNNING)

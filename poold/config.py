@@ -28,6 +28,8 @@ class BrokerConfig:
     """`[broker]`: one broker process."""
 
     address: str = setting("ipc:///absolute/path or tcp://HOST:PORT", default_address())
+    key_file: str | None = setting("the broker's secret key, made by poold keygen; for tcp://", None)
+    client_keys: str | None = setting("a folder with the public keys (*.key) of the clients that may connect", None)
     max_request_bytes: int = setting("the largest request a client may send", MAX_REQUEST_BYTES, 4096)
     max_result_bytes: int = setting("the largest result a client can get", MAX_RESULT_BYTES, 4096)
     max_clients: int = setting("clients at once over ipc://; 0 is as many as there are descriptors", 0, 0)

@@ -13,11 +13,12 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
 from client.address import check_address, default_address
+from poold.clientkeys import key_problems
 from poold.config import BrokerConfig, Config, EndpointConfig, GroupConfig
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # narrow, because names appear in log lines and metric labels
@@ -65,10 +66,7 @@ def parse(source: str | Mapping[str, object], source_name: str) -> Config:
     broker = check_table(_BROKER, "[broker]", top.get("broker", {}), problems)
     endpoints = _entries("endpoints", _ENDPOINT, top, problems)
     groups = _entries("groups", _GROUP, top, problems)
-    try:
-        check_address(broker.get("address", default_address()))
-    except ValueError as error:
-        problems.append(f"[broker] {error}")
+    problems += _broker_problems(broker)
     for name, values in endpoints.items():
         _check_endpoint(f"[endpoints.{quoted_key(name)}]", values, problems)
     for name, values in groups.items():
@@ -80,6 +78,14 @@ def parse(source: str | Mapping[str, object], source_name: str) -> Config:
         endpoints={name: EndpointConfig(**values) for name, values in endpoints.items()},
         groups={name: GroupConfig(**values) for name, values in groups.items()},
     )
+
+
+def at_address(config: Config, address: str) -> Config:
+    """The configuration at another address; raises ValueError where its keys do not suit that one."""
+    broker = replace(config.broker, address=address)
+    if problems := _broker_problems(asdict(broker)):
+        raise ValueError("; ".join(problems))
+    return replace(config, broker=broker)
 
 
 def describe(config: Config) -> dict[str, Any]:
@@ -256,6 +262,16 @@ def _entries(kind: str, rules: Mapping[str, Rule], top: Mapping[str, Any], probl
         else:  # the value is not shown: it is a password if that was written one level too high
             problems.append(f"{where}: found a single value, expected a table ({_TOP[kind].help})")
     return entries
+
+
+def _broker_problems(values: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the address, or with the keys at it."""
+    try:
+        address = check_address(values.get("address", default_address()))
+    except ValueError as error:
+        return [f"[broker] {error}"]
+    problems = key_problems(address, values.get("key_file"), values.get("client_keys"))
+    return [f"[broker] {problem}" for problem in problems]
 
 
 def _check_endpoint(where: str, values: dict[str, Any], problems: list[str]) -> None:

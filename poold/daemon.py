@@ -53,7 +53,8 @@ def run(config: Config, ready: Callable[[str], None]) -> None:
     """
     # A broker makes many small objects and few cycles: collecting ten times less often costs nothing to anybody.
     gc.set_threshold(7000, 20, 20)
-    with AddressClaim(config.broker.address):
+    broker = config.broker
+    with AddressClaim(broker.address, has_keys=broker.key_file is not None and broker.client_keys is not None):
         uvloop.run(Daemon(config).serve(ready))
 
 

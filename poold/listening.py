@@ -3,6 +3,8 @@
 libzmq removes whatever socket is at an ipc path before it binds: a second broker would silently take the clients of the
 first. So the claim is a lock file beside the socket, locked for as long as the broker lives, which the kernel releases
 even after kill -9. A tcp address needs none: there the second bind fails.
+
+A tcp address that other machines can reach is only for a broker with keys.
 """
 
 import fcntl
@@ -20,15 +22,17 @@ class AddressInUse(RuntimeError):
 
 
 class AddressClaim:
-    """The lock of an ipc address; a context manager that holds it, and does nothing for tcp."""
+    """The lock of an ipc address; a context manager that holds it. For tcp it only asks for keys where they are due."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, has_keys: bool = False) -> None:
         self._address = address
+        self._has_keys = has_keys
         self._path = ipc_path(address)
         self._lock: int | None = None
 
     def __enter__(self) -> Self:
-        _refuse_open_network(self._address)
+        if self._path is None and not self._has_keys and not is_loopback(self._address):
+            raise ValueError(open_network(self._address))
         if self._path is not None:
             self._make_folder(self._path.parent)
             self._lock = self._take_lock(lock_path(self._path))
@@ -78,20 +82,22 @@ class AddressClaim:
             os.close(lock)
 
 
-def _refuse_open_network(address: str) -> None:
-    """tcp:// has no authentication: whoever reaches the port runs SQL, so it may only be this machine."""
-    if not address.startswith("tcp://"):
-        return
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach a tcp address."""
     host = address.removeprefix("tcp://").rpartition(":")[0].strip("[]")
     try:
-        is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
-        is_loopback = False
-    if not is_loopback:
-        raise ValueError(
-            f"address {address!r} can be reached from other machines, and tcp:// neither encrypts nor authenticates; "
-            "use tcp://127.0.0.1:PORT or ipc://"
-        )
+        return False
+
+
+def open_network(address: str) -> str:
+    """Why a tcp address that other machines can reach is refused to a broker without keys."""
+    return (
+        f"address {address!r} can be reached from other machines, and without keys tcp:// neither encrypts nor "
+        "authenticates; make keys with `poold keygen` and set key_file and client_keys in [broker], or use "
+        "tcp://127.0.0.1:PORT or ipc://"
+    )
 
 
 def lock_path(socket: Path) -> Path:

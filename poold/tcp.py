@@ -1,4 +1,4 @@
-"""Clients over tcp://: a libzmq ROUTER socket on the event loop.
+"""Clients over tcp://: a libzmq ROUTER socket on the event loop, with CURVE where the broker has keys (`poold.zap`).
 
 Facts about libzmq that shape it:
 - ZMQ_FD is edge-triggered: after every send and receive EVENTS must be asked again (`after_turn`), or the loop sleeps
@@ -15,8 +15,11 @@ import struct
 
 import zmq
 
+from client.keys import read_secret
+from poold.clientkeys import ClientKeys
 from poold.config import BrokerConfig
 from poold.frontend import Frontend, Peer
+from poold.zap import ZapHandler, ask_for_keys
 
 # Messages taken in one go: between two, backends get their turn.
 RECEIVE_AT_ONCE = 256
@@ -74,22 +77,47 @@ class TcpTransport:
             (zmq.BACKLOG, BACKLOG),
             (zmq.HANDSHAKE_IVL, HANDSHAKE_TIMEOUT_MS),
             (zmq.IPV6, 1),
+            # A client whose machine is gone without a word is known after a minute. Not by ZeroMQ's own heartbeats:
+            # a client without keys reads nothing, so answers none, while it waits for no reply.
+            (zmq.TCP_KEEPALIVE, 1),
+            (zmq.TCP_KEEPALIVE_IDLE, 30),
+            (zmq.TCP_KEEPALIVE_INTVL, 10),
+            (zmq.TCP_KEEPALIVE_CNT, 3),
         ):
             self._socket.setsockopt(option, value)
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        self._zap: ZapHandler | None = None
         try:
-            self._socket.bind(config.address)
-        except zmq.ZMQError as error:
+            self._bind(config)
+        except BaseException:
             self._close_sockets()
-            raise OSError(f"cannot listen at {config.address}: {error}") from None
-        self._descriptors = int(self._socket.getsockopt(zmq.FD)), int(self._monitor.getsockopt(zmq.FD))
+            raise
+        self._descriptors = [int(self._socket.getsockopt(zmq.FD)), int(self._monitor.getsockopt(zmq.FD))]
         self._loop.add_reader(self._descriptors[0], self._receive)
         self._loop.add_reader(self._descriptors[1], self._read_monitor)
+        if self._zap is not None:
+            self._descriptors.append(int(self._zap.socket.getsockopt(zmq.FD)))
+            self._loop.add_reader(self._descriptors[2], self._answer_zap)
+            # Others may have knocked since the probe, unseen by the loop.
+            self._loop.call_soon(self._answer_zap)
 
     @property
     def address(self) -> str:
         """The address that is bound, with its real port."""
         return str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
+
+    def _bind(self, config: BrokerConfig) -> None:
+        """Listen; where the broker has keys, not before somebody answers for them, and the probe has been refused."""
+        server_key = b""
+        if config.key_file is not None and config.client_keys is not None:
+            self._zap = ZapHandler(self._context, ClientKeys(config.client_keys))
+            server_key = ask_for_keys(self._socket, read_secret(config.key_file))
+        try:
+            self._socket.bind(config.address)
+        except zmq.ZMQError as error:
+            raise OSError(f"cannot listen at {config.address}: {error}") from None
+        if self._zap is not None:
+            self._zap.prove(self._context, self.address, server_key)
 
     def send(self, peer: TcpPeer, message: bytes) -> bool:
         """Send without waiting; False, and the client is dropped, where it cannot be."""
@@ -122,7 +150,13 @@ class TcpTransport:
         self._socket.disable_monitor()
         self._monitor.close(linger=0)
         self._socket.close()
+        if self._zap is not None:
+            self._zap.socket.close(linger=0)
         self._context.term()
+
+    def _answer_zap(self) -> None:
+        if self._zap is not None and not self._is_closed:
+            self._zap.answer()
 
     def _receive(self) -> None:
         """Take the messages that are there; many are taken in turns."""

@@ -136,7 +136,11 @@ class Broker:
 
     def stop(self, *, now: bool = False) -> int:
         """Stop it in good order, or at once with whatever runs; the exit code."""
-        if now:
+        if now and self.address.startswith("tcp://"):
+            # There nobody may ask for it; the second signal stops at once.
+            self.signal(signal.SIGTERM)
+            self.signal(signal.SIGINT)
+        elif now:
             # Where it is about to end by itself, nobody answers any more.
             with contextlib.suppress(DBConnectionError):
                 self.ask("stop-now")
@@ -155,10 +159,11 @@ class Broker:
 
     def close(self) -> None:
         """End of the test: the broker must still be able to stop in good order, and leave no socket and no lock."""
-        # A channel whose broker is gone tries to connect for ever.
+        # A channel whose broker is gone would stay as long as its thread.
         for channels in (connection._per_thread.channels, connection._per_process):
-            if (channel := channels.pop(self.address, None)) is not None:
-                channel.close()
+            for where, channel in list(channels.items()):
+                if channel.address == self.address:
+                    channels.pop(where).close()
         try:
             if self.running:
                 self.signal(signal.SIGCONT)

@@ -16,7 +16,7 @@ CORE_MAY_IMPORT = (
 )  # fmt: skip
 # Each library has its place: module -> the only files that may import it.
 LIBRARIES = {
-    "zmq": ("poold/tcp.py", "poold/daemon.py"),
+    "zmq": ("client/curve.py", "poold/daemon.py", "poold/keygen.py", "poold/tcp.py", "poold/zap.py"),
     "msgpack": ("client/protocol.py",),
     "click": ("poold/cli.py", "poold/detach.py"),
     "rich": ("poold/report.py",),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from client.address import default_address
 from poold.config import BrokerConfig, Config, EndpointConfig, GroupConfig
 from poold.configfile import ConfigError, Rule, check_table, describe, load, parse, rules_of, shown, toml_string
+from poold.keygen import make_pair
 
 ENDPOINT = 'host = "db.example.com"\ndbname = "shop"\nuser = "web"\n'
 MINIMAL = f"[endpoints.main]\n{ENDPOINT}[groups.default]\n"
@@ -59,9 +60,12 @@ def test_a_minimal_file_gets_every_default() -> None:
 def test_every_key_can_be_set(tmp_path: Path) -> None:
     for name in ("root.crt", "client.crt", "client.key", "root.crl"):
         (tmp_path / name).write_text("x")
+    secret, public = make_pair(tmp_path / "pair")
     text = f"""
         [broker]
         address = "tcp://127.0.0.1:6543"
+        key_file = "{secret}"
+        client_keys = "{public}"
         max_request_bytes = 4096
         max_result_bytes = 8192
         drain_timeout = 0
@@ -114,7 +118,7 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
 
 def test_the_table_of_the_test_above_knows_every_key() -> None:
     keys = {field.name for cls in (BrokerConfig, EndpointConfig, GroupConfig) for field in dataclasses.fields(cls)}
-    assert len(keys) == 41, "a key was added to poold.config: set it in test_every_key_can_be_set"
+    assert len(keys) == 43, "a key was added to poold.config: set it in test_every_key_can_be_set"
 
 
 def test_an_integer_is_accepted_for_a_number_and_becomes_a_float() -> None:
@@ -307,7 +311,10 @@ def test_only_sslrootcert_may_be_the_operating_systems() -> None:
         (with_lines(broker="adress = 3"), "[broker] adress: unknown key; did you mean address?"),
         (MINIMAL + "[brokers]", "[brokers]: unknown table; did you mean broker?"),
         (MINIMAL + "[xyz]", "[xyz]: unknown table; expected one of broker, endpoints, groups"),
-        (with_lines(broker='"a b" = 1'), '[broker] "a b": unknown key; expected one of address, max_request_bytes,'),
+        (
+            with_lines(broker='"a b" = 1'),
+            '[broker] "a b": unknown key; expected one of address, key_file, client_keys,',
+        ),
         ("max_size = 3\n" + MINIMAL, "[max_size]: unknown table; expected one of broker"),
     ],
 )
