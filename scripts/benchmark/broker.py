@@ -25,6 +25,7 @@ query_timeout = 60   # loading the tables is one statement
 
 [groups.{statements}]
 max_size = {backends}
+{settings}
 
 [groups.{transactions}]
 max_size = {backends}
@@ -35,13 +36,17 @@ autocommit = false
 class Broker(Service):
     """A broker with the groups STATEMENTS and TRANSACTIONS, at most `backends` backends each."""
 
-    def __init__(self, folder: Path, dsn: str, backends: int) -> None:
-        """Its configuration, socket and log are in folder; dsn names the PostgreSQL server."""
+    def __init__(self, folder: Path, dsn: str, backends: int, settings: str = "") -> None:
+        """Its configuration, socket and log are in folder; dsn names the PostgreSQL server.
+
+        settings: more lines of configuration for the group STATEMENTS.
+        """
         self.address = f"ipc://{folder}/poold.sock"
         self.config_file = folder / "poold.toml"
         self._config = CONFIG.format(
             address=self.address,
             backends=backends,
+            settings=settings,
             statements=STATEMENTS,
             transactions=TRANSACTIONS,
             **parse_dsn(dsn),

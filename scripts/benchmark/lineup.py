@@ -13,6 +13,8 @@ from benchmark.service import ServiceError
 from poold.binaries import Account
 
 POOLD, POOLD_INTERACTIVE = "poold", "poold interactive"
+# As poold, without what it does by default: to see what that costs or brings.
+POOLD_ALONE, POOLD_UNTRACKED = "poold, no pipelines", "poold, untracked"
 OWN, PGBOUNCER = "own connections", "pgbouncer"
 PSYCOPG3_PGBOUNCER, PSYCOPG3_OWN, PSYCOPG_POOL = "psycopg 3 through pgbouncer", "psycopg 3 own", "psycopg_pool"
 PGDBPOOL = "pgdbpool"
@@ -69,7 +71,7 @@ def enter(name: str, site: Site) -> Entry:
 
 
 def _poold(name: str, site: Site) -> Entry:
-    broker = Broker(site.folder, site.dsn, site.backends)
+    broker = Broker(site.folder, site.dsn, site.backends, _SETTINGS[name])
     return Entry(Poold(name, broker.address), broker)
 
 
@@ -126,6 +128,8 @@ def _pgdbpool(name: str, site: Site) -> Entry:
 _MAKERS: dict[str, Callable[[str, Site], Entry]] = {
     POOLD: _poold,
     POOLD_INTERACTIVE: _poold_interactive,
+    POOLD_ALONE: _poold,
+    POOLD_UNTRACKED: _poold,
     OWN: _own,
     PGBOUNCER: _pgbouncer,
     PSYCOPG3_PGBOUNCER: _psycopg3_pgbouncer,
@@ -133,6 +137,8 @@ _MAKERS: dict[str, Callable[[str, Site], Entry]] = {
     PSYCOPG_POOL: _psycopg_pool,
     PGDBPOOL: _pgdbpool,
 }
+# What the groups of these have beyond their defaults, as lines of the configuration.
+_SETTINGS = {POOLD: "", POOLD_ALONE: "pipeline_depth = 1", POOLD_UNTRACKED: "track_outcome = false"}
 # Packages without which a contestant cannot be measured.
 _MODULES = {
     PSYCOPG3_PGBOUNCER: ("psycopg",),

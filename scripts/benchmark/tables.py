@@ -32,6 +32,7 @@ LONG_ACCOUNTS = 10
 
 # It takes 20 ms of nobody's processor: so it shows how long short statements wait behind it, not a lack of processors.
 SLOW = "SELECT pg_sleep(0.02)"
+SHORT, STALLED = "SELECT pg_sleep(0.001)", "SELECT pg_sleep(0.5)"
 
 # A report's worth of rows.
 REPORT = "SELECT * FROM bench_report"

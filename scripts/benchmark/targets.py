@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from benchmark.figures import Cell, Place, Results
-from benchmark.lineup import OWN, PGBOUNCER, POOLD
+from benchmark.lineup import OWN, PGBOUNCER, POOLD, POOLD_ALONE
 from benchmark.settings import Settings
 
 # Of the pools, where a target does not say otherwise.
@@ -49,6 +49,7 @@ TARGETS = (
     Target("rows", 16, "per_second", PGBOUNCER, 0.8, is_least=True),
     Target("select", 64, "server_mb", OWN, 1 / 6, is_least=False),
     Target("tpcb", 64, "server_mb", OWN, 1 / 6, is_least=False),
+    Target("stalls", 16, "p99_ms", POOLD_ALONE, 1.2, is_least=False),
     Target("select", 64, "per_second", PGBOUNCER, 4.0, is_least=True, backends=4, delay_ms=1.0),
 )
 

@@ -16,7 +16,9 @@ from benchmark.tables import (
     REPORT,
     REPORT_VALUES,
     SELECT,
+    SHORT,
     SLOW,
+    STALLED,
     TPCB,
     TPCB_READ,
     random_account,
@@ -26,6 +28,8 @@ from benchmark.tables import (
 
 # This share of the mixed workload's requests is slow.
 SLOW_SHARE = 0.1
+# And this one of the workload that stalls.
+STALLED_SHARE = 0.01
 
 
 class Request(Protocol):
@@ -84,6 +88,12 @@ def mixed(session: Session, chance: Random, scale: int) -> bool:
     return is_slow
 
 
+def stalls(session: Session, chance: Random, scale: int) -> bool:
+    is_stalled = chance.random() < STALLED_SHARE
+    session.one(STALLED if is_stalled else SHORT)
+    return is_stalled
+
+
 def _check(row: Sequence[Any], columns: int) -> None:
     """The row has so many columns, and all are numbers."""
     count = 0
@@ -99,4 +109,5 @@ WORKLOADS = {
     "rows": Workload("1,000 rows of 10 columns, all values read", rows),
     "long": Workload("a transaction of 20 statements: ten accounts are read and changed", long, writes=True),
     "mixed": Workload("nine in ten as in select, one in ten takes 20 ms; p99 of the short ones apart", mixed),
+    "stalls": Workload("99 in 100 take 1 ms, one takes 500 ms; p99 of the short ones apart", stalls),
 }
