@@ -47,6 +47,7 @@ class ZmtpConnection:
         "_buffer",
         "_is_greeted",
         "_is_several",
+        "_is_single",
         "_parts",
         "inbox",
         "is_ready",
@@ -68,6 +69,7 @@ class ZmtpConnection:
         # Received bytes that are no whole greeting or frame yet.
         self._buffer = bytearray()
         self._is_greeted = False
+        self._is_single = False  # whether the peer is ready and its messages have one frame: a REQ's have two
         self._parts = 0  # frames of the message that is coming
         self._is_several = False  # whether it has more than a delimiter before its last frame
 
@@ -85,7 +87,7 @@ class ZmtpConnection:
         The hot path of both sides.
         """
         size = len(data)
-        if size > 1 and self.is_ready and not self._buffer and not self._parts:
+        if size > 1 and self._is_single and not self._buffer and not self._parts:
             if data[0] == 0:
                 if size == data[1] + 2:
                     return data[2:]
@@ -162,6 +164,7 @@ class ZmtpConnection:
                 raise ZmtpError(f"the peer is a {peer.decode('ascii', 'replace') or 'socket without a type'}")
             self.peer = peer
             self.is_ready = True
+            self._is_single = peer != b"REQ"
         elif name == b"PING" and self.is_ready:
             # PING carries a time to live of two bytes and a context to be sent back.
             self.outbox += command(b"PONG", body[7 : 7 + _PONG_CONTEXT_BYTES])
