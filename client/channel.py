@@ -43,7 +43,7 @@ from client.protocol import (
     encode,
 )
 from client.rules import MAX_NAME_CHARS, MAX_REQUEST_BYTES, REPLY_OVERHEAD_BYTES
-from client.zmtp import PING, ZmtpConnection, ZmtpError, frame
+from client.zmtp import PING, ZmtpConnection, ZmtpError, ZmtpRefused, frame, frame_head
 
 # How long to wait for a broker to be there: short enough for an error within a second, long enough for its restart.
 CONNECT_TIMEOUT = 0.8
@@ -57,6 +57,8 @@ GONE_AFTER = 30.0
 # that is wrong the request itself tells.
 TRUSTED_FOR = 0.01
 RECEIVE_BYTES = 65536
+# From this size on a copy of the request costs more than another system call.
+COPY_BELOW = 65536
 
 # Channels of this process, for the child of a fork to let go of.
 _channels: "weakref.WeakSet[Channel]" = weakref.WeakSet()
@@ -208,7 +210,11 @@ class Channel:
         while self._abandoned:
             self.post(Rollback(self.next_request(), self._abandoned.popleft()))
         try:
-            self._socket.sendall(frame(encoded))
+            if len(encoded) < COPY_BELOW:
+                self._socket.sendall(frame(encoded))
+            else:
+                self._socket.sendall(frame_head(encoded), socket.MSG_MORE)
+                self._socket.sendall(encoded)
         except OSError as error:
             # Incomplete as it is, the broker does not run it.
             self._is_broken = True
@@ -276,6 +282,9 @@ class Channel:
             return
         try:
             self._zmtp.received(data)
+        except ZmtpRefused as error:
+            self._is_broken = True
+            raise connection_error(f"it refused the connection: {error}", NOT_EXECUTED) from None
         except ZmtpError as error:
             self._is_broken = True
             text = f"{self.address}: {error}; is it a poold broker?"

@@ -40,6 +40,10 @@ class ZmtpError(Exception):
     """The peer does not speak ZMTP as expected; the text says how."""
 
 
+class ZmtpRefused(ZmtpError):
+    """The peer has refused the connection; the text is its reason."""
+
+
 class ZmtpConnection:
     """One connection: `received` takes bytes, `inbox` holds whole messages, `outbox` what must be sent."""
 
@@ -98,6 +102,10 @@ class ZmtpConnection:
     def encoded(self, message: bytes) -> bytes:
         """The message as bytes for this peer."""
         return b"\x01\x00" + frame(message) if self.peer == b"REQ" else frame(message)
+
+    def head(self, message: bytes) -> bytes:
+        """What this peer is sent before the message itself; a long one is better not copied."""
+        return b"\x01\x00" + frame_head(message) if self.peer == b"REQ" else frame_head(message)
 
     def _take_greeting(self) -> bool:
         greeting = self._buffer
@@ -169,7 +177,7 @@ class ZmtpConnection:
             # PING carries a time to live of two bytes and a context to be sent back.
             self.outbox += command(b"PONG", body[7 : 7 + _PONG_CONTEXT_BYTES])
         elif name == b"ERROR":
-            raise ZmtpError(f"the peer refused the connection: {body[7:].decode('ascii', 'replace')}")
+            raise ZmtpRefused(body[7:].decode("ascii", "replace"))
         elif name != b"PONG" or not self.is_ready:
             raise ZmtpError(f"the peer sent the command {name!r} out of place")
 
@@ -201,8 +209,17 @@ def command(name: bytes, body: bytes) -> bytes:
 PING = command(b"PING", b"\0\0")
 
 
+def refusal(reason: str) -> bytes:
+    """All that a peer is told that may not connect. The reason has at most 200 ASCII characters."""
+    text = reason.encode("ascii")
+    return GREETING + command(b"ERROR", bytes((len(text),)) + text)
+
+
+def frame_head(message: bytes) -> bytes:
+    """Flags and length of a message as one frame."""
+    return bytes((0, len(message))) if len(message) < 256 else b"\x02" + len(message).to_bytes(8, "big")
+
+
 def frame(message: bytes) -> bytes:
     """A message as one frame."""
-    if len(message) < 256:
-        return bytes((0, len(message))) + message
-    return b"\x02" + len(message).to_bytes(8, "big") + message
+    return frame_head(message) + message
