@@ -43,9 +43,9 @@ ACCEPT_AGAIN = 0.1
 HANDSHAKE_TIMEOUT = 2.0
 # Descriptors that are not clients': backends while they are replaced, the loop's own, files being read.
 SPARE_DESCRIPTORS = 64
-# <asm-generic/socket.h>: all groups of the peer, which Python's socket module does not name; at most NGROUPS_MAX.
+# <asm-generic/socket.h>: all groups of the peer. Python does not name it, and takes at most so many bytes.
 SO_PEERGROUPS = 59
-GROUPS_BYTES = 4 * 65536
+GROUPS_BYTES = 1024
 
 
 class IpcTransport:
@@ -135,7 +135,7 @@ class IpcTransport:
         try:
             packed = connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, GROUPS_BYTES)
         except OSError:
-            return False  # Linux before 4.13
+            return False  # Linux before 4.13, or more than 256 groups
         return any(group in config.allow_gids for (group,) in struct.iter_unpack("I", packed))
 
 
