@@ -45,12 +45,14 @@ from client.protocol import (
 )
 from client.rules import MAX_NAME_CHARS, MAX_REQUEST_BYTES, REPLY_OVERHEAD_BYTES
 from client.sockets import GONE_AFTER, PING_AFTER, WELCOME_TIMEOUT, connected
-from client.zmtp import PING, ZmtpConnection, ZmtpError, frame
+from client.zmtp import PING, ZmtpConnection, ZmtpError, ZmtpRefused, frame, frame_head
 
 # So soon after a message from the broker it is taken to be there still; asking costs a system call per request. Where
 # that is wrong the request itself tells.
 TRUSTED_FOR = 0.01
 RECEIVE_BYTES = 65536
+# From this size on a copy of the request costs more than another system call.
+COPY_BELOW = 65536
 
 # Channels of this process, for the child of a fork to let go of.
 _channels: "weakref.WeakSet[Channel]" = weakref.WeakSet()
@@ -204,7 +206,11 @@ class Channel:
         while self._abandoned:
             self.post(Rollback(self.next_request(), self._abandoned.popleft()))
         try:
-            self._socket.sendall(frame(encoded))
+            if len(encoded) < COPY_BELOW:
+                self._socket.sendall(frame(encoded))
+            else:
+                self._socket.sendall(frame_head(encoded), socket.MSG_MORE)
+                self._socket.sendall(encoded)
         except OSError as error:
             # Incomplete as it is, the broker does not run it.
             self._is_broken = True
@@ -271,6 +277,9 @@ class Channel:
             return
         try:
             self._zmtp.received(data)
+        except ZmtpRefused as error:
+            self._is_broken = True
+            raise connection_error(f"it refused the connection: {error}", NOT_EXECUTED) from None
         except ZmtpError as error:
             self._is_broken = True
             text = f"{self.address}: {error}; is it a poold broker?"

@@ -45,7 +45,7 @@ _PONG = command(b"PONG", b"")
 _MAX_SOCKETS = 16384
 
 # libzmq's threads of this process: started with the first connection, for all of them.
-_context: "zmq.Context[zmq.Socket[bytes]] | None" = None
+_context: "_Context | None" = None
 _lock = threading.Lock()
 # For the names of monitors.
 _numbers = itertools.count(1)
@@ -58,6 +58,17 @@ class _Socket(zmq.Socket[bytes]):
 
     def __del__(self) -> None:
         """pyzmq would warn."""
+
+
+class _Context(zmq.Context["zmq.Socket[bytes]"]):
+    """libzmq's threads of a process. They end with it; nobody waits for them.
+
+    pyzmq would, where the interpreter deletes its modules in another order than it expects, and for ever if a program
+    leaves a connection open.
+    """
+
+    def __del__(self) -> None:
+        """Nothing."""
 
 
 class CurveSocket:
@@ -74,6 +85,7 @@ class CurveSocket:
         self._has_ended = False
         self._is_closed = False
         self._is_asked = False  # with a PING that has no answer yet
+        self._has_head = False  # of the message that comes next
         self._descriptor = -1
         self._ends: tuple[object, object] | None = None  # the names of the descriptor's two ends
         if not zmq.has("curve"):
@@ -139,15 +151,21 @@ class CurveSocket:
             if not zmq.zmq_poll([(self._dealer, zmq.POLLIN), (self._monitor, zmq.POLLIN)], left_ms):
                 raise BlockingIOError
 
-    def sendall(self, data: bytes | bytearray, _flags: int = 0) -> None:
-        """Send the message in one frame; raises OSError where the connection has ended."""
+    def sendall(self, data: bytes | bytearray, flags: int = 0) -> None:
+        """Send the message in one frame; raises OSError where the connection has ended.
+
+        With MSG_MORE it is the frame's head, and the message comes with the next call.
+        """
         self._read_monitor()
         if self._has_ended:
             raise ConnectionResetError("the connection has ended")
-        if data[0] & _COMMAND:
+        if not self._has_head and data[0] & _COMMAND:
             self._is_asked = True
             return
-        head = _SHORT_HEAD if data[0] == 0 else _LONG_HEAD
+        head = 0 if self._has_head else _SHORT_HEAD if data[0] == 0 else _LONG_HEAD
+        self._has_head = bool(flags & socket.MSG_MORE)
+        if self._has_head:
+            return
         try:
             self._dealer.send(bytes(memoryview(data)[head:]), zmq.NOBLOCK, copy=False)
         except zmq.ZMQError as error:
@@ -213,11 +231,11 @@ class CurveSocket:
             self._has_ended = True
 
 
-def _own_context() -> "zmq.Context[zmq.Socket[bytes]]":
+def _own_context() -> _Context:
     global _context  # of the process by nature
     with _lock:
         if _context is None:
-            _context = zmq.Context(io_threads=1)
+            _context = _Context(io_threads=1)
             _context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
         return _context
 

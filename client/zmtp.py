@@ -41,6 +41,10 @@ class ZmtpError(Exception):
     """The peer does not speak ZMTP as expected; the text says how."""
 
 
+class ZmtpRefused(ZmtpError):
+    """The peer has refused the connection; the text is its reason."""
+
+
 class ZmtpConnection:
     """One connection: `received` takes bytes, `inbox` holds whole messages, `outbox` what must be sent.
 
@@ -51,6 +55,7 @@ class ZmtpConnection:
         "_buffer",
         "_is_greeted",
         "_is_several",
+        "_is_single",
         "_parts",
         "inbox",
         "is_ready",
@@ -72,6 +77,8 @@ class ZmtpConnection:
         # Received bytes that are no whole greeting or frame yet.
         self._buffer = bytearray()
         self._is_greeted = is_ready
+        # Whether the peer is ready and its messages have one frame: a REQ's have two.
+        self._is_single = is_ready
         self._parts = 0  # frames of the message that is coming
         self._is_several = False  # whether it has more than a delimiter before its last frame
 
@@ -89,7 +96,7 @@ class ZmtpConnection:
         The hot path of both sides.
         """
         size = len(data)
-        if size > 1 and self.is_ready and not self._buffer and not self._parts:
+        if size > 1 and self._is_single and not self._buffer and not self._parts:
             if data[0] == 0:
                 if size == data[1] + 2:
                     return data[2:]
@@ -100,6 +107,10 @@ class ZmtpConnection:
     def encoded(self, message: bytes) -> bytes:
         """The message as bytes for this peer."""
         return b"\x01\x00" + frame(message) if self.peer == b"REQ" else frame(message)
+
+    def head(self, message: bytes) -> bytes:
+        """What this peer is sent before the message itself; a long one is better not copied."""
+        return b"\x01\x00" + frame_head(message) if self.peer == b"REQ" else frame_head(message)
 
     def _take_greeting(self) -> bool:
         greeting = self._buffer
@@ -166,11 +177,12 @@ class ZmtpConnection:
                 raise ZmtpError(f"the peer is a {peer.decode('ascii', 'replace') or 'socket without a type'}")
             self.peer = peer
             self.is_ready = True
+            self._is_single = peer != b"REQ"
         elif name == b"PING" and self.is_ready:
             # PING carries a time to live of two bytes and a context to be sent back.
             self.outbox += command(b"PONG", body[7 : 7 + _PONG_CONTEXT_BYTES])
         elif name == b"ERROR":
-            raise ZmtpError(f"the peer refused the connection: {body[7:].decode('ascii', 'replace')}")
+            raise ZmtpRefused(body[7:].decode("ascii", "replace"))
         elif name != b"PONG" or not self.is_ready:
             raise ZmtpError(f"the peer sent the command {name!r} out of place")
 
@@ -202,8 +214,17 @@ def command(name: bytes, body: bytes) -> bytes:
 PING = command(b"PING", b"\0\0")
 
 
+def refusal(reason: str) -> bytes:
+    """All that a peer is told that may not connect. The reason has at most 200 ASCII characters."""
+    text = reason.encode("ascii")
+    return GREETING + command(b"ERROR", bytes((len(text),)) + text)
+
+
+def frame_head(message: bytes) -> bytes:
+    """Flags and length of a message as one frame."""
+    return bytes((0, len(message))) if len(message) < 256 else b"\x02" + len(message).to_bytes(8, "big")
+
+
 def frame(message: bytes) -> bytes:
     """A message as one frame."""
-    if len(message) < 256:
-        return bytes((0, len(message))) + message
-    return b"\x02" + len(message).to_bytes(8, "big") + message
+    return frame_head(message) + message

@@ -176,7 +176,7 @@ class Frontend:
         broker = self._config.broker
         groups = {name: group.autocommit for name, group in self._config.groups.items()}
         welcome = Welcome(VERSION, os.getpid(), __version__, broker.max_request_bytes, broker.max_result_bytes, groups)
-        self._broker.client_arrived(peer.key, peer.pid, hello.application_name)
+        self._broker.client_arrived(peer.key, peer.pid, hello.application_name, peer.uid, peer.gid)
         peer.send(encode(welcome))
 
 

@@ -19,7 +19,11 @@ WORK = ("group", "clients", "waiting", "oldest ms", "requests", "errors", "timeo
 TIMES = ("group", "mode", "wait p50", "wait p99", "run p50", "run p99")
 BACKENDS = ("group", "endpoint", "state", "size", "active", "leased", "idle", "connecting", "other")
 TOTALS = ("group", "endpoint", "requests", "opened", "closed", "failed", "lost")
-TEXT_COLUMNS = ("group", "mode", "endpoint", "state")
+PROCESSES = ("pid", "uid", "gid", "name", "clients", "requests", "leases")
+TEXT_COLUMNS = ("group", "mode", "endpoint", "state", "name")
+# More than these would push the groups off the screen; --json has more.
+PROCESSES_SHOWN = 10
+LONGEST_NAME = 32
 
 
 def show(snapshot: dict[str, Any]) -> None:
@@ -70,7 +74,19 @@ def render(snapshot: dict[str, Any]) -> Group:
             if pool["error"]:
                 next_try = f"next try in {pool['next_try_ms']} ms"
                 problems.append(Text(f"group {name}, endpoint {endpoint}: {pool['error']} ({next_try})"))
-    return Group(head, work, times, backends, totals, *problems)
+    return Group(head, work, times, backends, totals, _processes(snapshot), *problems)
+
+
+def _processes(snapshot: dict[str, Any]) -> Table:
+    """Whose clients there are, those with most at work first."""
+    listed = snapshot["processes"]
+    left_out = max(0, len(listed) - PROCESSES_SHOWN) + snapshot["processes_not_shown"]
+    more = f"; {left_out} more are not shown" if left_out else ""
+    table = _table(PROCESSES, f"processes of clients, and what they have at work now{more}")
+    for process in listed[:PROCESSES_SHOWN]:
+        pid, uid, gid, name, *counts = (process[key] for key in PROCESSES)
+        _add(table, pid, uid, gid, name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "...", *counts)
+    return table
 
 
 def _table(columns: tuple[str, ...], title: str) -> Table:

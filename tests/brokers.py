@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from waiting import wait_until
+from postgres import free_port
+from waiting import POLL_INTERVAL, wait_until
 
 import client.connection as connection
 from client.channel import Channel
@@ -50,6 +51,11 @@ def environment(**over: str) -> dict[str, str]:
     """This process's variables without those that tell where a broker or a server is, and with `over`."""
     kept = {name: value for name, value in os.environ.items() if name != ADDRESS_VARIABLE and name[:2] != "PG"}
     return {**kept, **over}
+
+
+def listening(transport: str) -> dict[str, Any]:
+    """The `[broker]` settings for ipc or tcp; for tcp with a port that is free."""
+    return {"address": f"tcp://127.0.0.1:{free_port()}"} if transport == "tcp" else {}
 
 
 class Broker:
@@ -136,10 +142,12 @@ class Broker:
 
     def stop(self, *, now: bool = False) -> int:
         """Stop it in good order, or at once with whatever runs; the exit code."""
-        if now and self.address.startswith("tcp://"):
-            # There nobody may ask for it; the second signal stops at once.
-            self.signal(signal.SIGTERM)
-            self.signal(signal.SIGINT)
+        if now and self.address.startswith("tcp:"):
+            # Nobody may ask it to stop there. The second signal is the one that cuts off; two at once would be one.
+            while self.running:
+                self.signal(signal.SIGTERM)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.wait(POLL_INTERVAL)
         elif now:
             # Where it is about to end by itself, nobody answers any more.
             with contextlib.suppress(DBConnectionError):

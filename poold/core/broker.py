@@ -21,7 +21,7 @@ from poold.core.messages import refusal
 from poold.core.pool import Backend, Pool
 from poold.core.request import Client, Lease, Request, Verb
 from poold.core.script import Script
-from poold.core.snapshot import snapshot_group
+from poold.core.snapshot import snapshot_group, snapshot_processes
 from poold.core.state import BackendState, RequestState
 from poold.core.statements import StatementState
 
@@ -66,6 +66,7 @@ class Broker(Deadlines):
         return {
             "state": self.state.name.lower(),
             "clients": len(self.clients),
+            **snapshot_processes(self.clients.values()),
             "groups": {name: snapshot_group(group, now) for name, group in self.groups.items()},
         }
 
@@ -126,9 +127,9 @@ class Broker(Deadlines):
 
     # Facts about clients.
 
-    def client_arrived(self, key: int, pid: int, name: str) -> None:
+    def client_arrived(self, key: int, pid: int, name: str, uid: int | None = None, gid: int | None = None) -> None:
         """A client said Hello."""
-        self.clients[key] = Client(key, pid, name)
+        self.clients[key] = Client(key, pid, name, uid, gid)
 
     def client_gone(self, key: int, now: float) -> None:
         """A client's connection ended: its work is cancelled, its transactions are rolled back."""

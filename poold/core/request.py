@@ -39,6 +39,9 @@ class Client:
     key: int
     pid: int
     name: str
+    # None where nobody tells them.
+    uid: int | None = None
+    gid: int | None = None
     # Unanswered requests by number: enter when accepted, leave with their reply.
     requests: dict[int, Request] = field(default_factory=dict)
     # Open leases by number: enter with the request that begins them, leave when the transaction is over.

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from poold.core.endpoint import EndpointState
 from poold.core.group import Group
 from poold.core.pool import Pool
+from poold.core.request import Client
 from poold.core.state import BackendState
+
+# Of ten thousand processes nobody reads all, and the answer must fit into one reply.
+PROCESSES_SHOWN = 100
 
 
 def snapshot_group(group: Group, now: float) -> dict[str, Any]:
@@ -34,6 +39,22 @@ def snapshot_group(group: Group, now: float) -> dict[str, Any]:
         "run_ms": stats.run_times.percentiles_ms(),
         "endpoints": {pool.endpoint.name: snapshot_pool(pool, now) for pool in group.pools},
     }
+
+
+def snapshot_processes(clients: Iterable[Client]) -> dict[str, Any]:
+    """The processes of clients, those with most at work first; of many not all. O(clients)."""
+    processes: dict[tuple[int, int | None, int | None, str], dict[str, Any]] = {}
+    for client in clients:
+        key = client.pid, client.uid, client.gid, client.name
+        process = processes.get(key)
+        if process is None:
+            names = "pid", "uid", "gid", "name"
+            process = processes[key] = {**dict(zip(names, key, strict=True)), "clients": 0, "requests": 0, "leases": 0}
+        process["clients"] += 1
+        process["requests"] += len(client.requests)
+        process["leases"] += len(client.leases)
+    order = sorted(processes.values(), key=lambda each: (-each["leases"], -each["requests"], each["pid"]))
+    return {"processes": order[:PROCESSES_SHOWN], "processes_not_shown": max(0, len(order) - PROCESSES_SHOWN)}
 
 
 def snapshot_pool(pool: Pool, now: float) -> dict[str, Any]:

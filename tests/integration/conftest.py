@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from brokers import Broker, Worker
+from brokers import Broker, Worker, listening
 from postgres import Postgres
 
 from client.handler import Handler
@@ -19,10 +19,26 @@ StartBroker = Callable[..., Broker]
 StartWorker = Callable[..., Worker]
 
 
+# What carries the messages: our own ZeroMQ on a unix socket, or libzmq on a port of this machine.
+TRANSPORTS = ("ipc", "tcp")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module with `EVERY_TRANSPORT = True` has its tests of `broker` or `transport` once for each transport."""
+    if getattr(metafunc.module, "EVERY_TRANSPORT", False) and "transport" in metafunc.fixturenames:
+        metafunc.parametrize("transport", TRANSPORTS, indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
-def broker(postgres: Postgres) -> Iterator[Broker]:
+def transport(request: pytest.FixtureRequest) -> str:
+    """One of TRANSPORTS, for `brokers.listening`; ipc where nobody asks for every one."""
+    return str(getattr(request, "param", TRANSPORTS[0]))
+
+
+@pytest.fixture(scope="session")
+def broker(transport: str, postgres: Postgres) -> Iterator[Broker]:
     """One broker for everybody, with the groups `default` and `transactions`. Leave it running and its leases free."""
-    broker = Broker({"main": postgres.parameters}, GROUPS)
+    broker = Broker({"main": postgres.parameters}, GROUPS, listening(transport))
     try:
         yield broker.start()
     finally:

@@ -638,6 +638,11 @@ def test_stats_shows_who_works_who_waits_and_for_how_long(start_broker: Any, thr
     assert (snapshot["pid"], snapshot["version"], snapshot["state"]) == (broker.pid, __version__, "running")
     assert (snapshot["address"], snapshot["clients"]) == (broker.address, 3)
     assert {"uptime_s", "cpu_s", "max_memory_kb", "protocol_violations", "dropped_replies"} < set(snapshot)
+    ours = {"pid": os.getpid(), "uid": os.getuid(), "gid": os.getgid(), "clients": 2, "requests": 1, "leases": 2}
+    process, asking = snapshot["processes"]
+    assert {key: process[key] for key in ours} == ours
+    assert (asking["uid"], asking["clients"], asking["leases"]) == (os.getuid(), 1, 0)
+    assert snapshot["processes_not_shown"] == 0
     assert set(snapshot["groups"]) == {"transactions", "other"}
     group = snapshot["groups"]["transactions"]
     pool = group["endpoints"]["main"]
@@ -657,6 +662,8 @@ def test_stats_shows_who_works_who_waits_and_for_how_long(start_broker: Any, thr
     assert ["transactions", "2", "1"] in [line[:3] for line in lines]
     assert ["transactions", "main", "available", "1", "0", "1", "0", "0"] in [line[:8] for line in lines]
     assert ["other", "0", "0", "-"] in [line[:4] for line in lines]
+    owner = [str(os.getpid()), str(os.getuid()), str(os.getgid())]
+    assert [line[-3:] for line in lines if line[:3] == owner] == [["2", "1", "2"]]
 
 
 def test_stats_shows_why_an_endpoint_is_away(start_broker: Any, tmp_path: Path) -> None:

@@ -159,6 +159,24 @@ with os.fdopen(reading) as pipe:
     assert (json.loads(told), errors) == ([[0, 0, 0], [100, 101, 102]], "")
 
 
+def test_nobody_waits_for_a_connection_whose_context_is_deleted_as_at_the_end_of_a_program(start_worker: Any) -> None:
+    program = """
+import gc, zmq
+from client import curve
+context = curve._own_context()
+connection = context.socket(zmq.DEALER, socket_class=curve._Socket)
+connection.connect("tcp://127.0.0.1:1")
+curve._context = None
+del connection
+del context
+gc.collect()
+tell("deleted")
+"""
+    worker = start_worker(program)
+    told, errors = worker.process.communicate(timeout=60)
+    assert (json.loads(told), errors) == ("deleted", "")
+
+
 def test_the_broker_sees_a_parent_die_whose_child_lives(
     guarded: Broker, handler: Callable[..., Handler], keyring: Keyring, start_worker: Any
 ) -> None:

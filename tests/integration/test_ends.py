@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from brokers import Broker
+from brokers import Broker, listening
 from postgres import Postgres, PrivatePostgres
 from waiting import wait_until
 
@@ -16,6 +16,8 @@ from client.channel import Channel
 from client.protocol import Query
 
 StartBroker = Callable[..., Broker]
+
+EVERY_TRANSPORT = True
 
 
 def test_a_backend_that_ends_before_it_reads_its_statement_is_noticed(
@@ -41,8 +43,8 @@ def test_a_backend_that_ends_before_it_reads_its_statement_is_noticed(
     assert broker.handler().query("SELECT 1")[0][0] == 1
 
 
-def test_a_client_that_ends_with_an_answer_unread_is_noticed(postgres: Postgres, start_broker: StartBroker) -> None:
-    broker = start_broker(groups={"leases": {"autocommit": False, "max_size": 1}})
+def test_a_client_that_ends_with_an_answer_unread_is_noticed(start_broker: StartBroker, transport: str) -> None:
+    broker = start_broker(groups={"leases": {"autocommit": False, "max_size": 1}}, broker=listening(transport))
     channel = Channel(broker.address)
 
     def ask(begin: bool) -> None:

@@ -33,6 +33,7 @@ from client import (
 )
 from client.errors import Diagnostics
 
+EVERY_TRANSPORT = True
 SCHEMA = "handler_test"
 TABLES = f"""
 CREATE SCHEMA {SCHEMA};

@@ -8,12 +8,13 @@ from typing import Any
 import psycopg2
 import psycopg2.errors
 import pytest
-from brokers import Broker
+from brokers import Broker, listening
 from postgres import Postgres
 
 import client
 from client import Handler, PendingResult
 
+EVERY_TRANSPORT = True
 SCHEMA = "transactions_test"
 TABLES = f"""
 CREATE SCHEMA {SCHEMA};
@@ -36,11 +37,12 @@ GROUPS = {
 
 
 @pytest.fixture(scope="module")
-def broker(postgres: Postgres) -> Iterator[Broker]:
+def broker(transport: str, postgres: Postgres) -> Iterator[Broker]:
     """A broker whose backends look for tables in this module's schema, and for deadlocks soon."""
     postgres.execute(TABLES)
     options = f"-c search_path={SCHEMA} -c deadlock_timeout=50ms"
-    made = Broker({"main": {**postgres.parameters, "options": options}}, GROUPS, {"max_result_bytes": 100_000})
+    settings = {"max_result_bytes": 100_000, **listening(transport)}
+    made = Broker({"main": {**postgres.parameters, "options": options}}, GROUPS, settings)
     try:
         yield made.start()
     finally:
