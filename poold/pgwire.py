@@ -29,6 +29,8 @@ NOTIFICATIONS_KEPT = 1000
 # A message that is no row, a row's header aside, is short; a longer one is not PostgreSQL's.
 MAX_MESSAGE_BYTES = 1 << 30
 _TAGS_KEPT = 1000
+# What comes in larger pieces is a large result, and no piece of it a whole answer.
+_LARGE = 32768
 
 _TRANSACTIONS = {ord("I"): TX_NONE, ord("T"): TX_ACTIVE, ord("E"): TX_FAILED}
 _SYNC = b"S\0\0\0\4"
@@ -42,6 +44,7 @@ _DESCRIBE_PORTAL = b"D\0\0\0\6P\0"
 _COPY_FAIL = b"f\0\0\0\x09COPY\0"
 
 _length = struct.Struct("!I").unpack_from
+_head = struct.Struct("!BI").unpack_from  # of a message: type, length without the type
 _bind = struct.Struct("!cI").pack
 _count = struct.Struct("!HH").pack
 _EXECUTING = (Bound, Plain, Simple)
@@ -140,7 +143,7 @@ class Wire:
             data = self._join(data)
         done: list[Completion] = []
         position, end = 0, len(data)
-        if self._is_fresh:
+        if self._is_fresh and end < _LARGE:
             position = self._take_whole_answers(data, end, done)
         rows_from = -1  # where the rows not yet cut out begin
         while position + 5 <= end:
@@ -156,8 +159,16 @@ class Wire:
             if kind == 0x44:  # DataRow
                 if rows_from < 0:
                     rows_from = position
-                self._row_count += 1
+                count = 1
                 position = after
+                # Those behind it: a large result is nothing else.
+                while position + 5 <= end:
+                    kind, length = _head(data, position)
+                    if kind != 0x44 or position + length >= end:
+                        break
+                    position += 1 + length
+                    count += 1
+                self._row_count += count
                 continue
             if rows_from >= 0:
                 self._add_rows(data[rows_from:position])
