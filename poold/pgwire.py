@@ -75,6 +75,8 @@ class Wire:
         self._chunks: list[bytes] = []
         self._missing = 0
         self._skipping = 0  # bytes of a row too large to keep that are still to come
+        # The answer up to a Flush, which comes ahead of the rest and is looked at together with it.
+        self._ahead = b""
         # Whether the next message begins a unit's answer, and no setting has changed.
         self._is_fresh = True
         self._begin()
@@ -141,6 +143,8 @@ class Wire:
         """Take what came; the completions of the units that ended with it. Raises WireError."""
         if self._skipping or self._chunks:
             data = self._join(data)
+        elif self._ahead:
+            data, self._ahead = self._ahead + data, b""
         done: list[Completion] = []
         position, end = 0, len(data)
         if self._is_fresh and end < _LARGE:
@@ -206,6 +210,9 @@ class Wire:
             for command in units[0]:
                 if type(command) is not Bound:
                     if type(command) is Flush:
+                        if at == end:
+                            self._ahead = data[position:]
+                            return end
                         continue
                     return position
                 if at + 10 > end or data[at] != 0x32:
@@ -258,7 +265,10 @@ class Wire:
         return self._failure if self._failure is not None and self._failure.kind == "connection" else None
 
     def partial(self) -> list[Outcome]:
-        """The results so far of the unit that is being answered."""
+        """The results so far of the unit that is being answered; nothing comes any more."""
+        if self._ahead:
+            data, self._ahead, self._is_fresh = self._ahead, b"", False
+            self.received(data)
         return self._results
 
     def _add_rows(self, rows: bytes) -> None:

@@ -104,7 +104,7 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
         read_only = true
         prepare = "off"
         pipeline_depth = 1
-        track_outcome = false
+        track_outcome = true
         sqlprepare = true
     """
     config = parse(text, "poold.toml")

@@ -13,8 +13,8 @@ from benchmark.service import ServiceError
 from poold.binaries import Account
 
 POOLD, POOLD_INTERACTIVE = "poold", "poold interactive"
-# As poold, without what it does by default: to see what that costs or brings.
-POOLD_ALONE, POOLD_UNTRACKED = "poold, no pipelines", "poold, untracked"
+# As poold, with other settings: to see what they cost or bring.
+POOLD_ALONE, POOLD_TRACKED = "poold, no pipelines", "poold, tracked"
 OWN, PGBOUNCER = "own connections", "pgbouncer"
 PSYCOPG3_PGBOUNCER, PSYCOPG3_OWN, PSYCOPG_POOL = "psycopg 3 through pgbouncer", "psycopg 3 own", "psycopg_pool"
 PGDBPOOL = "pgdbpool"
@@ -129,7 +129,7 @@ _MAKERS: dict[str, Callable[[str, Site], Entry]] = {
     POOLD: _poold,
     POOLD_INTERACTIVE: _poold_interactive,
     POOLD_ALONE: _poold,
-    POOLD_UNTRACKED: _poold,
+    POOLD_TRACKED: _poold,
     OWN: _own,
     PGBOUNCER: _pgbouncer,
     PSYCOPG3_PGBOUNCER: _psycopg3_pgbouncer,
@@ -138,7 +138,7 @@ _MAKERS: dict[str, Callable[[str, Site], Entry]] = {
     PGDBPOOL: _pgdbpool,
 }
 # What the groups of these have beyond their defaults, as lines of the configuration.
-_SETTINGS = {POOLD: "", POOLD_ALONE: "pipeline_depth = 1", POOLD_UNTRACKED: "track_outcome = false"}
+_SETTINGS = {POOLD: "", POOLD_ALONE: "pipeline_depth = 1", POOLD_TRACKED: "track_outcome = true"}
 # Packages without which a contestant cannot be measured.
 _MODULES = {
     PSYCOPG3_PGBOUNCER: ("psycopg",),

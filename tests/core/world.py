@@ -44,8 +44,8 @@ class World:
         drain_timeout: float = 30.0,
         **group: Any,
     ) -> None:
-        """One group `default` with these settings, and `tx` with the same and autocommit off."""
-        group = {"min_size": 0, "max_size": 2, "prepare": "off", **group}
+        """One group `default` with these settings, and `tx` with the same and autocommit off; outcomes are tracked."""
+        group = {"min_size": 0, "max_size": 2, "prepare": "off", "track_outcome": True, **group}
         names = tuple(endpoints)
         self.config = Config(
             broker=BrokerConfig(address="ipc:///tmp/x", drain_timeout=drain_timeout),

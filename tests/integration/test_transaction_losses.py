@@ -21,10 +21,10 @@ StartBroker = Callable[..., Broker]
 StartWorker = Callable[..., Worker]
 
 GROUPS = {
-    "default": {"max_size": 3},
-    "untracked": {"max_size": 1, "track_outcome": False},
+    "default": {"max_size": 3, "track_outcome": True},
+    "untracked": {"max_size": 1},
     "reading": {"max_size": 2, "read_only": True},
-    "single": {"max_size": 1},
+    "single": {"max_size": 1, "track_outcome": True},
 }
 
 
@@ -210,7 +210,7 @@ def test_a_transaction_id_that_is_used_again_after_a_crash_is_not_taken_for_the_
     server = fresh_postgres()
     server.execute(TABLES)
     with Proxy(server) as proxy:
-        broker = start_broker({"main": {**proxy.parameters, **ENDPOINT}}, {"default": {"max_size": 1}})
+        broker = start_broker({"main": {**proxy.parameters, **ENDPOINT}}, {"default": {"max_size": 1, "track_outcome": True}})
         wait_until(lambda: broker.pool()["idle"] == 1, what="a backend")
         with gate(server) as closed:
             before = proxy.answered

@@ -15,7 +15,7 @@ from waiting import wait_until
 
 import client
 
-GROUPS = {"default": {"max_size": 3}}
+GROUPS = {"default": {"max_size": 3, "track_outcome": True}}
 
 
 @pytest.fixture(scope="module")
