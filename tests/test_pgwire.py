@@ -1,5 +1,7 @@
 """PostgreSQL's answers, however the network cuts them."""
 
+import itertools
+
 import pytest
 
 from client.protocol import TX_NONE
@@ -50,7 +52,7 @@ def test_an_answer_cut_anywhere_is_the_same(is_second: bool) -> None:
             if is_second:
                 wire.received(ANSWER)
             pieces = sorted((0, first, second, len(ANSWER)))
-            done = [each for a, b in zip(pieces, pieces[1:], strict=False) for each in wire.received(ANSWER[a:b])]
+            done = [each for a, b in itertools.pairwise(pieces) for each in wire.received(ANSWER[a:b])]
             assert len(done) == 1
             check(done[0])
 

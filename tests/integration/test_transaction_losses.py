@@ -210,7 +210,9 @@ def test_a_transaction_id_that_is_used_again_after_a_crash_is_not_taken_for_the_
     server = fresh_postgres()
     server.execute(TABLES)
     with Proxy(server) as proxy:
-        broker = start_broker({"main": {**proxy.parameters, **ENDPOINT}}, {"default": {"max_size": 1, "track_outcome": True}})
+        broker = start_broker(
+            {"main": {**proxy.parameters, **ENDPOINT}}, {"default": {"max_size": 1, "track_outcome": True}}
+        )
         wait_until(lambda: broker.pool()["idle"] == 1, what="a backend")
         with gate(server) as closed:
             before = proxy.answered
