@@ -19,8 +19,9 @@ from typing import Any
 
 from client.protocol import EXECUTED, FAILED, TX_ACTIVE, TX_BROKEN, TX_FAILED, TX_NONE, Failure
 from poold import wiretext
-from poold.core.effects import Bound, Command, Deallocate, Flush, Plain, Prepare, Simple, Unit
+from poold.core.effects import Bound, Deallocate, Flush, Plain, Prepare, Simple, Unit
 from poold.core.facts import Completion, Outcome
+from poold.pgmessages import COPY_FAIL, RESULTS_EXECUTE, SYNC, encoded, query
 
 # What clients' literals and casters rely on (see client.values); PostgreSQL reports changes of these by itself.
 RELIED_ON = ("standard_conforming_strings", "client_encoding", "DateStyle", "IntervalStyle")
@@ -33,16 +34,6 @@ _TAGS_KEPT = 1000
 _LARGE = 32768
 
 _TRANSACTIONS = {ord("I"): TX_NONE, ord("T"): TX_ACTIVE, ord("E"): TX_FAILED}
-_SYNC = b"S\0\0\0\4"
-_FLUSH = b"H\0\0\0\4"
-# Execute, of the unnamed portal without a limit of rows, and Sync.
-_EXECUTE = b"E\0\0\0\x09\0\0\0\0\0"
-# The end of Bind, all results as text, and Execute.
-_RESULTS_EXECUTE = b"\0\0" + _EXECUTE
-_BIND_NOTHING = b"B\0\0\0\x0c\0\0\0\0\0\0\0\0"
-_DESCRIBE_PORTAL = b"D\0\0\0\6P\0"
-_COPY_FAIL = b"f\0\0\0\x09COPY\0"
-
 _length = struct.Struct("!I").unpack_from
 _head = struct.Struct("!BI").unpack_from  # of a message: type, length without the type
 _bind = struct.Struct("!cI").pack
@@ -106,36 +97,24 @@ class Wire:
         outbox = self.outbox
         first = unit[0]
         if type(first) is Simple:
-            outbox.append(_message(b"Q", first.sql + b"\0"))
+            outbox.append(query(first.sql))
             return
         for command in unit:
             if type(command) is Bound:
                 head, values = self._heads.get(command.name) or self._make_head(command), command.values
-                outbox.append(_bind(b"B", 6 + len(head) + len(values)) + head + values + _RESULTS_EXECUTE)
+                outbox.append(_bind(b"B", 6 + len(head) + len(values)) + head + values + RESULTS_EXECUTE)
             else:
-                outbox.append(self._encoded(command))
-        outbox.append(_SYNC)
+                if type(command) is Deallocate:
+                    self._columns.pop(command.name, None)
+                    self._heads.pop(command.name, None)
+                outbox.append(encoded(command))
+        outbox.append(SYNC)
 
     def _make_head(self, command: Bound) -> bytes:
         """What Bind has before the values: unnamed portal, statement, parameters as text, their number."""
         head = b"\0%b\0%b" % (command.name, _count(0, command.count))
         self._heads[command.name] = head
         return head
-
-    def _encoded(self, command: Command) -> bytes:
-        match command:
-            case Flush():
-                return _FLUSH
-            case Plain(sql):
-                return _parse(b"", sql, b"") + _BIND_NOTHING + _DESCRIBE_PORTAL + _EXECUTE
-            case Prepare(name, sql, types):
-                return _parse(name, sql, types) + _message(b"D", b"S" + name + b"\0")
-            case Deallocate(name):
-                self._columns.pop(name, None)
-                self._heads.pop(name, None)
-                return _message(b"C", b"S" + name + b"\0")
-            case Bound() | Simple():
-                raise AssertionError(f"{command!r} is not written here")
 
     # Answers.
 
@@ -303,7 +282,7 @@ class Wire:
             case "G":
                 self._failure = _refused("COPY FROM STDIN needs its data along, which no message has", FAILED)
                 # In the extended protocol the server waits for another Sync, whose ReadyForQuery is the unit's.
-                self.outbox.append(_COPY_FAIL if type(self.units[0][0]) is Simple else _COPY_FAIL + _SYNC)
+                self.outbox.append(COPY_FAIL if type(self.units[0][0]) is Simple else COPY_FAIL + SYNC)
             case "H":
                 self._failure = _refused("COPY TO STDOUT has no result to fetch; use SELECT", EXECUTED)
             case "1" | "3" | "s" | "d" | "c":
@@ -397,14 +376,6 @@ class Wire:
         self._is_fresh = self._parameters == self._relied_on
         self._begin()
         return done
-
-
-def _message(kind: bytes, body: bytes) -> bytes:
-    return kind + (len(body) + 4).to_bytes(4, "big") + body
-
-
-def _parse(name: bytes, sql: bytes, types: bytes) -> bytes:
-    return _message(b"P", b"%b\0%b\0%b%b" % (name, sql, (len(types) // 4).to_bytes(2, "big"), types))
 
 
 def _refused(text: str, outcome: str) -> Failure:

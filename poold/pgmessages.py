@@ -1,0 +1,46 @@
+"""The messages that the broker sends to PostgreSQL, as bytes. Bind is written where it is sent, being the hot path's.
+
+https://www.postgresql.org/docs/current/protocol-message-formats.html
+"""
+
+from __future__ import annotations
+
+from poold.core.effects import Bound, Command, Deallocate, Flush, Plain, Prepare, Simple
+
+SYNC = b"S\0\0\0\4"
+# Execute, of the unnamed portal without a limit of rows.
+_EXECUTE = b"E\0\0\0\x09\0\0\0\0\0"
+# The end of Bind, all results as text, and Execute.
+RESULTS_EXECUTE = b"\0\0" + _EXECUTE
+COPY_FAIL = b"f\0\0\0\x09COPY\0"
+_FLUSH = b"H\0\0\0\4"
+_BIND_NOTHING = b"B\0\0\0\x0c\0\0\0\0\0\0\0\0"
+_DESCRIBE_PORTAL = b"D\0\0\0\6P\0"
+
+
+def query(sql: bytes) -> bytes:
+    """A simple query."""
+    return _message(b"Q", sql + b"\0")
+
+
+def encoded(command: Command) -> bytes:
+    """A command of the extended protocol, but for Bound."""
+    match command:
+        case Flush():
+            return _FLUSH
+        case Plain(sql):
+            return _parse(b"", sql, b"") + _BIND_NOTHING + _DESCRIBE_PORTAL + _EXECUTE
+        case Prepare(name, sql, types):
+            return _parse(name, sql, types) + _message(b"D", b"S" + name + b"\0")
+        case Deallocate(name):
+            return _message(b"C", b"S" + name + b"\0")
+        case Bound() | Simple():
+            raise AssertionError(f"{command!r} is not written here")
+
+
+def _message(kind: bytes, body: bytes) -> bytes:
+    return kind + (len(body) + 4).to_bytes(4, "big") + body
+
+
+def _parse(name: bytes, sql: bytes, types: bytes) -> bytes:
+    return _message(b"P", b"%b\0%b\0%b%b" % (name, sql, (len(types) // 4).to_bytes(2, "big"), types))
