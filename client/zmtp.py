@@ -106,7 +106,7 @@ class ZmtpConnection:
 
     def encoded(self, message: bytes) -> bytes:
         """The message as bytes for this peer."""
-        return b"\x01\x00" + frame(message) if self.peer == b"REQ" else frame(message)
+        return self.head(message) + message
 
     def head(self, message: bytes) -> bytes:
         """What this peer is sent before the message itself; a long one is better not copied."""

@@ -259,9 +259,14 @@ def run_worker(program: str, *arguments: str, address: str = "", **variables: st
 
 
 def poold(*arguments: str, timeout: float = 60, **variables: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command of the command line to its end; its exit code and what it said are for the caller to judge."""
+    """Run a command of the command line to its end, as run does."""
+    return run(sys.executable, "-m", "poold", *arguments, timeout=timeout, **variables)
+
+
+def run(*command: str, timeout: float = 60, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Run a program to its end; its exit code and what it said are for the caller to judge."""
     return subprocess.run(
-        [sys.executable, "-m", "poold", *arguments],
+        command,
         cwd=ROOT,
         env=environment(**variables),
         stdin=subprocess.DEVNULL,

@@ -52,7 +52,8 @@ class Broker(Deadlines):
     def take(self) -> list[Effect]:
         """The effects since the last call, in order."""
         if self.state is _IS_DRAINING and not any(c.requests or c.leases for c in self.clients.values()):
-            self._stop()
+            self.state = BrokerState.STOPPED
+            self._effects.append(Stop())
         effects, self._effects = self._effects, []
         self._turn += 1
         return effects
@@ -119,11 +120,6 @@ class Broker(Deadlines):
                 elif request.state is not RequestState.DONE:
                     self._discard(request, failures.draining(), now)
         self._effects.append(Stop())
-
-    def _stop(self) -> None:
-        if self.state is not BrokerState.STOPPED:
-            self.state = BrokerState.STOPPED
-            self._effects.append(Stop())
 
     # Facts about clients.
 

@@ -22,6 +22,11 @@ class Completion:
     # How many statements got their parameters; one more than there are results where the failure came later.
     bound: int = 0
 
+    @property
+    def is_unbound(self) -> bool:
+        """Where it failed: whether the statement had not got its parameters yet."""
+        return self.bound <= len(self.results)
+
 
 @dataclass(frozen=True, slots=True)
 class Server:

@@ -20,13 +20,14 @@ from client.protocol import (
     TransactionResult,
 )
 from poold.core import failures, schema
-from poold.core.effects import Cancel, Command, Execute, Prepare, Reply, Simple, Unit, in_order
+from poold.core.effects import Bound, Cancel, Command, Execute, Prepare, Reply, Simple, Unit, in_order
 from poold.core.facts import Completion, Outcome
+from poold.core.group import Group
 from poold.core.lifecycle import ROLLBACK, Lifecycle
 from poold.core.pool import Backend
 from poold.core.request import Lease, Request, Verb
 from poold.core.state import BackendState, RequestState
-from poold.core.statements import Statement, StatementState, literal_command, plain_command
+from poold.core.statements import FORGOTTEN, Statement, StatementState, literal_command, plain_command
 
 # As plain globals: to name a member of an Enum costs five times as much, and these are named for every request.
 _RUNNING = RequestState.RUNNING
@@ -51,7 +52,7 @@ COMMIT: Unit = (Simple(b"COMMIT"),)
 # A prepared statement does not fit any more: its tables changed, a type of its parameters is gone.
 OUTDATED = ("0A000", "XX000")
 # The same, or it is not there, or another one is.
-STALE = (*OUTDATED, "26000", "42P05")
+STALE = (*OUTDATED, *FORGOTTEN)
 _CANCELED = "57014"
 
 
@@ -257,6 +258,13 @@ class Machine(Lifecycle):
             for group in self.groups.values():
                 group.statements.forget_all()
 
+    def _doubt_statement(self, group: Group, statement: Statement, failed: Prepare | Bound, failure: Failure) -> None:
+        """What it tells of the statement that this command of it failed."""
+        if type(failed) is Bound and failure.sqlstate in OUTDATED:
+            group.statements.forget(statement)
+        elif type(failed) is Prepare and failure.sqlstate not in STALE:
+            statement.parse_failed()
+
     def _is_worth_another_run(self, request: Request, backend: Backend, failure: Failure, done: Completion) -> bool:
         """Whether the failure is the broker's own doing. A failed autocommit statement had no effect."""
         unit, statement = request.unit, request.statement
@@ -264,16 +272,13 @@ class Machine(Lifecycle):
         failed = None if is_literal else backend.prepared.failed(unit, done)
         is_parse = type(failed) is Prepare
         if statement is not None and failed is not None and failed.name == statement.name:
-            if not is_parse and failure.sqlstate in OUTDATED:
-                request.group.statements.forget(statement)
-            elif is_parse and failure.sqlstate not in STALE:
-                statement.parse_failed()
+            self._doubt_statement(request.group, statement, failed, failure)
         if request.lease is not None or request.state is not _RUNNING:
             return False
         if failure.sqlstate == _CANCELED:
             return request.is_exposed
         # A value that does not fit its parameter: with literals the error shows the place in the statement.
-        is_bind = failure.kind == "query" and done.bound <= len(done.results)
+        is_bind = failure.kind == "query" and done.is_unbound
         if is_literal or not (is_parse or is_bind or failure.sqlstate in STALE):
             return False
         request.is_literal = True

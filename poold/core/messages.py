@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from client.protocol import TX_NONE, Failure, ProtocolViolation
 from poold.core import failures
-from poold.core.effects import Bound, Execute, Prepare, Simple
+from poold.core.effects import Bound, Execute, Simple
 from poold.core.facts import Completion
-from poold.core.machine import OUTDATED, STALE, Machine
+from poold.core.machine import STALE, Machine
 from poold.core.pool import Backend
 from poold.core.references import only_cell
 from poold.core.request import NOBODY, Request, Verb
@@ -56,16 +56,13 @@ class Messages(Machine):
         assert done.failure is not None
         failed = backend.prepared.failed(request.unit, done)
         # A value that PostgreSQL could not read may fit with literals, which are read by today's type of the column.
-        is_unread = done.bound <= len(done.results) and (done.failure.sqlstate or "").startswith(_ABOUT_VALUES)
+        is_unread = done.is_unbound and (done.failure.sqlstate or "").startswith(_ABOUT_VALUES)
         if failed is None or (type(failed) is Bound and not is_unread and done.failure.sqlstate not in STALE):
             return
         script.is_stale = True
         for statement, _ in script.values():
             if statement.name == failed.name:
-                if type(failed) is Bound and done.failure.sqlstate in OUTDATED:
-                    request.group.statements.forget(statement)
-                elif type(failed) is Prepare and done.failure.sqlstate not in STALE:
-                    statement.parse_failed()
+                self._doubt_statement(request.group, statement, failed, done.failure)
                 break
 
     def _take_probes(self, request: Request, script: Script) -> None:

@@ -41,7 +41,7 @@ SHORT_BYTES = 16384
 # A statement that takes longer than this, and than its profile lets expect, gets no company any more.
 PATIENCE_SECONDS = 0.005
 # PostgreSQL's codes for a name that it does not know, or knows already.
-_FORGOTTEN = ("26000", "42P05")
+FORGOTTEN = ("26000", "42P05")
 _CAST = re.compile(rb"\0\s*::")
 # The weights of a new observation: RFC 6298's.
 _ALPHA, _BETA = 1 / 8, 1 / 4
@@ -307,7 +307,7 @@ class Prepared:
         """
         found = _culprit(unit, done)
         assert done.failure is not None
-        if found is not None and done.failure.sqlstate in _FORGOTTEN and found.name in self._held:
+        if found is not None and done.failure.sqlstate in FORGOTTEN and found.name in self._held:
             self._held.clear()
             self._is_doubted = True
         prepares = [command.name for command in unit if type(command) is Prepare]

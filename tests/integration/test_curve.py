@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 import zmq
-from brokers import ROOT, Broker, environment, poold, run_worker
+from brokers import Broker, poold, run, run_worker
 from conftest import StartBroker
 from keypairs import Keyring
 from postgres import free_port
@@ -39,6 +38,12 @@ def guarded(start_broker: StartBroker, keyring: Keyring) -> Broker:
 def handler(guarded: Broker, keyring: Keyring) -> Callable[..., Handler]:
     """Makes Handlers with the listed client's keys, or others."""
     return lambda group="default", **more: guarded.handler(group, **{**keyring.client, **more})
+
+
+def open_transactions(db: Handler, last: str) -> int:
+    """How many there are in PostgreSQL whose last statement was this."""
+    asked = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction' AND query = %s"
+    return int(db.query(asked, (last,))[0].count)
 
 
 # Who has a listed key
@@ -128,10 +133,9 @@ sys.stdin.readline()
     worker = start_worker(program, address=guarded.address, **keyring.environment)
     assert worker.hear() == "open"
     db = handler()
-    opened = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction' AND query = 'SELECT 4711'"
-    assert db.query(opened).fetchone() == (1,)
+    assert open_transactions(db, "SELECT 4711") == 1
     worker.kill()
-    wait_until(lambda: db.query(opened).fetchone() == (0,), what="the rollback")
+    wait_until(lambda: open_transactions(db, "SELECT 4711") == 0, what="the rollback")
 
 
 def test_a_handler_made_before_a_fork_works_in_the_child_and_in_the_parent_and_nobody_is_warned(
@@ -197,10 +201,9 @@ os.kill(os.getpid(), 9)
     child = worker.hear()
     try:
         db = handler()
-        opened = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction' AND query = 'SELECT 4712'"
-        assert db.query(opened).fetchone() == (1,)
+        assert open_transactions(db, "SELECT 4712") == 1
         worker.say()
-        wait_until(lambda: db.query(opened).fetchone() == (0,), what="the rollback")
+        wait_until(lambda: open_transactions(db, "SELECT 4712") == 0, what="the rollback")
         os.kill(child, 0)  # it is still there
     finally:
         os.kill(child, signal.SIGKILL)
@@ -342,15 +345,7 @@ def test_a_broker_whose_door_is_not_seen_to_be_closed_does_not_start(
     start_broker: StartBroker, keyring: Keyring, program: str, words: str
 ) -> None:
     broker = start_broker(broker=keyring.broker, start=False)
-    started = subprocess.run(
-        [sys.executable, "-c", program, "start", f"--config={broker.config}"],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    started = run(sys.executable, "-c", program, "start", f"--config={broker.config}")
     assert started.returncode == 1
     assert words in started.stderr
     assert "Traceback" not in started.stderr

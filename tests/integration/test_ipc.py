@@ -4,7 +4,6 @@ import contextlib
 import os
 import socket
 import struct
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 import zmq
-from brokers import ROOT, Broker, environment
+from brokers import Broker, run
 from postgres import server_folder
 from waiting import wait_until
 
@@ -193,15 +192,7 @@ def test_more_clients_than_descriptors_are_an_error_at_the_start() -> None:
             f'[endpoints.main]\nhost = "{folder}"\ndbname = "a"\nuser = "a"\n[groups.default]\n'
         )
         command = f"ulimit -n 200; exec {sys.executable} -m poold start --config {config}"
-        done = subprocess.run(
-            ["bash", "-c", command],
-            cwd=ROOT,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = run("bash", "-c", command)
         assert done.returncode == 1
         assert "max_clients = 1000 needs 1064 descriptors, this process may have 200; raise the limit" in done.stderr
         assert "Traceback" not in done.stderr
@@ -222,15 +213,7 @@ def as_nobody(broker: Broker, groups: list[int]) -> str:
     # Loaded before the change of user, who may not read everything that belongs to this one.
     load = "import client.channel, os; client.channel._release()\n"
     change = f"os.setgroups({groups}); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
-    done = subprocess.run(
-        [sys.executable, "-c", load + change + ASK, broker.address],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run(sys.executable, "-c", load + change + ASK, broker.address)
     assert "Traceback" not in done.stderr
     return done.stderr
 
