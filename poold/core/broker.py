@@ -7,30 +7,27 @@ per turn. Which step a fact calls for is decided here; the steps are those of `l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from client.protocol import Commit, Failure, ProtocolViolation, Query, Rollback, Transaction
+from client.protocol import Commit, Failure, Query, Result, Rollback, Transaction
+from poold.config import Config
 from poold.core import failures, janitor
+from poold.core.admission import Admission
 from poold.core.deadlines import Deadlines
 from poold.core.effects import Effect, Execute, Reply, Stop
 from poold.core.facts import Completion, Outcome, Server
 from poold.core.lifecycle import BrokerState
-from poold.core.machine import CANCEL_TIMEOUT, GUARD, rolled_back
-from poold.core.messages import refusal
+from poold.core.machine import CANCEL_TIMEOUT, GUARD
 from poold.core.pool import Backend, Pool
 from poold.core.request import Client, Lease, Request, Verb
-from poold.core.script import Script
 from poold.core.snapshot import snapshot_group, snapshot_processes
 from poold.core.state import BackendState, RequestState
-from poold.core.statements import StatementState
 
 # As plain globals: to name a member of an Enum costs five times as much, and these are named for every request.
 _RUNNING = RequestState.RUNNING
 _ACTIVE = BackendState.ACTIVE
 _CANCELLING = BackendState.CANCELLING
-_PREPARED = StatementState.PREPARED
-_QUERY = Verb.QUERY
 _PROBE = Verb.PROBE
 _INQUIRY = Verb.INQUIRY
 _IS_RUNNING = BrokerState.RUNNING
@@ -46,6 +43,11 @@ _DRAIN = "drain"
 
 class Broker(Deadlines):
     """Clients, requests, leases and backends, and what to do next."""
+
+    def __init__(self, config: Config, chance: Callable[[], float]) -> None:
+        """chance gives random numbers in [0, 1); it is the core's only source of them."""
+        super().__init__(config, chance)
+        self._admission = Admission(config.broker, self.groups)
 
     # What the shell asks.
 
@@ -104,6 +106,7 @@ class Broker(Deadlines):
         """Take no new work, finish what there is within drain_timeout, then Stop."""
         if self.state is _IS_RUNNING:
             self.state = _IS_DRAINING
+            self._admission.is_open = False
             self.timers.set(_DRAIN, now + self.config.broker.drain_timeout)
 
     def stop(self, now: float) -> None:
@@ -111,6 +114,7 @@ class Broker(Deadlines):
         if self.state is BrokerState.STOPPED:
             return
         self.state = BrokerState.STOPPED
+        self._admission.is_open = False
         for backend in list(self.backends.values()):
             self._lose(backend, "the broker was stopped", now)
         for client in self.clients.values():
@@ -170,99 +174,11 @@ class Broker(Deadlines):
             text = f"request {message.request} is not answered yet, numbers must be new"
             self._effects.append(Reply(key, failures.protocol(text)))
             return
-        refused: Failure | None
-        if isinstance(message, Query):
-            refused = self._query(client, message, now)
-        elif isinstance(message, Transaction):
-            refused = self._transaction(client, message, now)
-        else:
-            refused = self._end_transaction(client, message, now)
-        if refused is not None:
-            self._effects.append(Reply(key, refused._replace(request=message.request)))
-
-    def _query(self, client: Client, message: Query, now: float) -> Failure | None:
-        """Accept the query, or say why not."""
-        group = self.groups.get(message.group)
-        if group is None:
-            return failures.unconfigured_group(message.group, list(self.groups))
-        if group.config.autocommit is not (message.lease == 0):
-            mode, wanted = ("autocommit", "no") if group.config.autocommit else ("not autocommit", "a")
-            return failures.usage(f"group {group.name!r} is {mode}: its queries have {wanted} lease number")
-        lease: Lease | None = None
-        if message.lease and not message.begin:
-            lease = client.leases.get(message.lease)
-            if lease is None:
-                return failures.transaction_lost(client.lost_leases.get(message.lease, "it had ended already"))
-            if lease.group is not group:
-                return failures.usage(f"lease {lease.number} belongs to group {lease.group.name!r}")
-        elif self.state is not _IS_RUNNING:
-            group.stats.refused += 1
-            return failures.draining()
-        elif message.lease in client.leases:
-            return failures.protocol(f"lease {message.lease} is open already, numbers must be new")
-        if lease is None and 0 < group.config.max_waiting <= len(group.queue):
-            group.stats.refused += 1
-            return group.full()
-        statement = group.statements.find(message.statement, message.types)
-        if statement.state is not _PREPARED:
-            try:
-                statement.rendered(message.values)
-            except ProtocolViolation as violation:
-                return failures.protocol(str(violation))
-        if message.lease and lease is None:
-            lease = client.leases[message.lease] = Lease(client, message.lease, group)
-        deadline = None if message.timeout is None else now + message.timeout
-        request = Request(client, message.request, group, _QUERY, now, deadline, lease)
-        request.tag = message.tag
-        request.begin = message.begin
-        request.statement = statement
-        request.values = message.values
-        request.prepare = message.prepare
-        return self._accept(request, now)
-
-    def _transaction(self, client: Client, message: Transaction, now: float) -> Failure | None:
-        """Accept the transaction message, or say why not."""
-        group = self.groups.get(message.group)
-        if group is None:
-            return failures.unconfigured_group(message.group, list(self.groups))
-        if self.state is not _IS_RUNNING:
-            group.stats.refused += 1
-            return failures.draining()
-        if 0 < group.config.max_waiting <= len(group.queue):
-            group.stats.refused += 1
-            return group.full()
-        try:
-            plan = group.plans.find(message.steps)
-        except ProtocolViolation as violation:
-            return failures.protocol(str(violation))
-        if plan.obstacle:
-            return failures.usage(plan.obstacle)
-        if len(message.values) != plan.count:
-            return failures.protocol(f"{plan.count} statements have {len(message.values)} values")
-        config, limit = group.config, self.config.broker.max_result_bytes
-        script = Script(message, plan, group.statements, config.track_outcome, limit, config.read_only)
-        refused = refusal(script)
-        if refused is not None:
-            return refused
-        deadline = None if message.timeout is None else now + message.timeout
-        request = Request(client, message.request, group, Verb.TRANSACTION, now, deadline)
-        request.tag = message.tag
-        request.script = script
-        return self._accept(request, now)
-
-    def _end_transaction(self, client: Client, message: Commit | Rollback, now: float) -> Failure | None:
-        """Accept the commit or rollback, or say why not."""
-        verb = Verb.COMMIT if type(message) is Commit else Verb.ROLLBACK
-        lease = client.leases.get(message.lease)
-        if lease is None:
-            reason = client.lost_leases.get(message.lease, "it had ended already")
-            if verb is Verb.COMMIT:
-                return failures.transaction_lost(reason)
-            client.lost_leases.pop(message.lease, None)
-            self._effects.append(Reply(client.key, rolled_back(message.request)))
-            return None
-        request = Request(client, message.request, lease.group, verb, now, lease=lease)
-        return self._accept(request, now)
+        admitted: Request | Result | Failure | None = self._admission.request(client, message, now)
+        if type(admitted) is Request:
+            admitted = self._accept(admitted, now)
+        if admitted is not None:
+            self._effects.append(Reply(key, admitted._replace(request=message.request)))  # type: ignore[union-attr]
 
     # Facts about backends.
 

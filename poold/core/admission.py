@@ -1,0 +1,127 @@
+"""Admission: whether a message becomes a request, and why not.
+
+Here a client's message meets what the broker has: the group, its limits, the client's leases. What is admitted is a
+Request that the broker accepts and answers exactly once; what is not gets its one reply at once, and nothing of it is
+kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from client.protocol import Commit, Failure, ProtocolViolation, Query, Result, Rollback, Transaction
+from poold.config import BrokerConfig
+from poold.core import failures
+from poold.core.group import Group
+from poold.core.machine import rolled_back
+from poold.core.messages import refusal
+from poold.core.request import Client, Lease, Request, Verb
+from poold.core.script import Script
+from poold.core.statements import StatementState
+
+# As plain globals: to name a member of an Enum costs five times as much, and these are named for every request.
+_PREPARED = StatementState.PREPARED
+_QUERY = Verb.QUERY
+
+
+class Admission:
+    """Makes requests of messages."""
+
+    def __init__(self, config: BrokerConfig, groups: Mapping[str, Group]) -> None:
+        self.is_open = True  # whether new work is taken; what was begun may always be ended
+        self._config = config
+        self._groups = groups
+
+    def request(
+        self, client: Client, message: Query | Transaction | Commit | Rollback, now: float
+    ) -> Request | Result | Failure:
+        """The request, or the reply where there is nothing to do or it is refused. Its number is new."""
+        if isinstance(message, Query):
+            return self._query(client, message, now)
+        if isinstance(message, Transaction):
+            return self._transaction(client, message, now)
+        return self._end(client, message, now)
+
+    def _query(self, client: Client, message: Query, now: float) -> Request | Failure:
+        group = self._groups.get(message.group)
+        if group is None:
+            return failures.unconfigured_group(message.group, list(self._groups))
+        if group.config.autocommit is not (message.lease == 0):
+            mode, wanted = ("autocommit", "no") if group.config.autocommit else ("not autocommit", "a")
+            return failures.usage(f"group {group.name!r} is {mode}: its queries have {wanted} lease number")
+        lease: Lease | None = None
+        if message.lease and not message.begin:
+            lease = client.leases.get(message.lease)
+            if lease is None:
+                return failures.transaction_lost(client.lost_leases.get(message.lease, "it had ended already"))
+            if lease.group is not group:
+                return failures.usage(f"lease {lease.number} belongs to group {lease.group.name!r}")
+        else:
+            refused = self._no_room(group)
+            if refused is not None:
+                return refused
+            if message.lease in client.leases:
+                return failures.protocol(f"lease {message.lease} is open already, numbers must be new")
+        statement = group.statements.find(message.statement, message.types)
+        if statement.state is not _PREPARED:
+            try:
+                statement.rendered(message.values)
+            except ProtocolViolation as violation:
+                return failures.protocol(str(violation))
+        if message.lease and lease is None:
+            lease = client.leases[message.lease] = Lease(client, message.lease, group)
+        deadline = None if message.timeout is None else now + message.timeout
+        request = Request(client, message.request, group, _QUERY, now, deadline, lease)
+        request.tag = message.tag
+        request.begin = message.begin
+        request.statement = statement
+        request.values = message.values
+        request.prepare = message.prepare
+        return request
+
+    def _transaction(self, client: Client, message: Transaction, now: float) -> Request | Failure:
+        group = self._groups.get(message.group)
+        if group is None:
+            return failures.unconfigured_group(message.group, list(self._groups))
+        refused = self._no_room(group)
+        if refused is not None:
+            return refused
+        try:
+            plan = group.plans.find(message.steps)
+        except ProtocolViolation as violation:
+            return failures.protocol(str(violation))
+        if plan.obstacle:
+            return failures.usage(plan.obstacle)
+        if len(message.values) != plan.count:
+            return failures.protocol(f"{plan.count} statements have {len(message.values)} values")
+        config, limit = group.config, self._config.max_result_bytes
+        script = Script(message, plan, group.statements, config.track_outcome, limit, config.read_only)
+        refused = refusal(script)
+        if refused is not None:
+            return refused
+        deadline = None if message.timeout is None else now + message.timeout
+        request = Request(client, message.request, group, Verb.TRANSACTION, now, deadline)
+        request.tag = message.tag
+        request.script = script
+        return request
+
+    def _no_room(self, group: Group) -> Failure | None:
+        """Why the group takes nothing new at the moment, None where it does."""
+        if not self.is_open:
+            group.stats.refused += 1
+            return failures.draining()
+        if 0 < group.config.max_waiting <= len(group.queue):
+            group.stats.refused += 1
+            return group.full()
+        return None
+
+    def _end(self, client: Client, message: Commit | Rollback, now: float) -> Request | Result | Failure:
+        verb = Verb.COMMIT if type(message) is Commit else Verb.ROLLBACK
+        lease = client.leases.get(message.lease)
+        if lease is None:
+            reason = client.lost_leases.get(message.lease, "it had ended already")
+            if verb is Verb.COMMIT:
+                return failures.transaction_lost(reason)
+            client.lost_leases.pop(message.lease, None)
+            return rolled_back(message.request)
+        return Request(client, message.request, lease.group, verb, now, lease=lease)
