@@ -4,10 +4,10 @@ One message is one msgpack array, [code, field, field, ...], in one ZeroMQ frame
 fields of a message are those of its NamedTuple in that order, `client.rules` has each field's type and limit. A change
 of either is a change of `VERSION` (the golden frames in tests/client/golden prove it).
 
-A conversation begins with Hello and Welcome. After that each request (Query, Transaction, Commit, Rollback, Ask)
-carries a number that its client chose, greater than any before, and gets exactly one final reply with the same number:
+A conversation begins with Hello and Welcome. After that each request (Query, Transaction, Commit, Rollback, Release,
+Ask) carries a number that its client chose, greater than any before, and gets exactly one final reply with the same number:
 Result, TransactionResult, Failure or Answer. Cancel is a remark about an earlier request and has no reply of its own. A
-Failure with request 0 is about the conversation itself.
+Failure with request 0 is about the conversation itself, which is over with it.
 
 Statements and results travel as PostgreSQL's own protocol has them, so that the broker passes them on unread:
 
@@ -16,6 +16,8 @@ Statements and results travel as PostgreSQL's own protocol has them, so that the
     values      per parameter 4 bytes length and that many bytes of text; length -1 is NULL (the middle of a Bind)
     columns     the body of RowDescription
     rows        DataRow messages one after the other, headers included
+
+Settings travel as name NUL value NUL, one pair after the other; they hold for the statement, or the transaction, alone.
 
 All numbers in them are big-endian. https://www.postgresql.org/docs/current/protocol-message-formats.html
 Everything a stranger sends passes `decode_request`, which raises nothing but ProtocolViolation.
@@ -27,9 +29,20 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from client.rules import MAX_NAME_CHARS, MAX_NUMBER, MAX_PARAMETERS, MAX_STEPS, MAX_TIMEOUT, RULES, are_steps
+from client.rules import (
+    BATCH,
+    MAX_NAME_CHARS,
+    MAX_NUMBER,
+    MAX_PARAMETERS,
+    MAX_STEPS,
+    MAX_TIMEOUT,
+    NORMAL,
+    RULES,
+    are_settings,
+    are_steps,
+)
 
-VERSION = 2
+VERSION = 3
 
 # Outcomes: what is known of the statement's effect after an error. DESIGN: three-valued, never a guess.
 NOT_EXECUTED = "not executed"
@@ -60,9 +73,11 @@ class Hello(NamedTuple):
 class Query(NamedTuple):
     """One statement, or several in one string where it has no parameters.
 
-    lease 0 is a statement of its own in an autocommit group. Any other number names an interactive transaction, unique
-    per client; begin says that this statement opens it. prepare false keeps parameters as literals, always. timeout is
-    what is left of the caller's patience, in seconds.
+    lease 0 is a statement of its own in an autocommit group. Any other number names an interactive transaction, or a
+    session, unique per client. begin: BEGIN comes first, which opens the lease of an interactive transaction; session:
+    this statement opens a session, a lease that outlives its transactions and ends with Release. prepare false keeps
+    parameters as literals, always. timeout is what is left of the caller's patience, in seconds. priority is one of
+    client.rules' INTERACTIVE, NORMAL and BATCH.
     """
 
     request: int
@@ -75,6 +90,9 @@ class Query(NamedTuple):
     prepare: bool
     timeout: float | None
     tag: str
+    priority: int = NORMAL
+    settings: bytes = b""
+    session: bool = False
 
 
 class Reference(NamedTuple):
@@ -125,6 +143,8 @@ class Transaction(NamedTuple):
     values: tuple[bytes, ...]
     timeout: float | None
     tag: str
+    priority: int = NORMAL
+    settings: bytes = b""
 
 
 class Commit(NamedTuple):
@@ -141,10 +161,21 @@ class Rollback(NamedTuple):
     lease: int
 
 
-class Cancel(NamedTuple):
-    """Nobody waits for this request any more: drop it, or cancel its statement."""
+class Release(NamedTuple):
+    """End a session; a transaction that is open in it is rolled back. One that is gone counts as released."""
 
     request: int
+    lease: int
+
+
+class Cancel(NamedTuple):
+    """This request is not wanted any more: drop it, or cancel its statement.
+
+    key is b"" for a request of the conversation that says so; otherwise the cancel_key of the one it belongs to.
+    """
+
+    request: int
+    key: bytes = b""
 
 
 class Ask(NamedTuple):
@@ -155,7 +186,10 @@ class Ask(NamedTuple):
 
 
 class Welcome(NamedTuple):
-    """The broker's answer to Hello. groups maps each group's name to its autocommit."""
+    """The broker's answer to Hello. groups maps each group's name to its autocommit.
+
+    Whoever has cancel_key may cancel this conversation's requests, from another one.
+    """
 
     version: int
     pid: int
@@ -163,6 +197,7 @@ class Welcome(NamedTuple):
     max_request_bytes: int
     max_result_bytes: int
     groups: dict[str, bool]
+    cancel_key: bytes = b""
 
 
 class Result(NamedTuple):
@@ -216,8 +251,8 @@ class Answer(NamedTuple):
     body: dict[str, Any]
 
 
-Request = Query | Transaction | Commit | Rollback | Ask
-ToBroker = Hello | Query | Transaction | Commit | Rollback | Cancel | Ask
+Request = Query | Transaction | Commit | Rollback | Release | Ask
+ToBroker = Hello | Query | Transaction | Commit | Rollback | Release | Cancel | Ask
 ToClient = Welcome | Result | TransactionResult | Failure | Answer
 
 # Where a backend stands after a statement that left it unusable. Never on the wire.
@@ -234,6 +269,7 @@ MESSAGES: dict[int, type[ToBroker] | type[ToClient]] = {
     5: Cancel,
     6: Ask,
     TRANSACTION_CODE: Transaction,
+    8: Release,
     64: Welcome,
     65: Result,
     66: Failure,
@@ -282,7 +318,7 @@ def decode_request(frame: bytes) -> ToBroker:
         raise ProtocolViolation(f"not a msgpack array: {type(error).__name__}") from None
     if type(array) is not tuple or not array or type(array[0]) is not int:
         raise ProtocolViolation("expected an array that begins with a message code")
-    if array[0] == _QUERY_CODE and len(array) == 11 and _is_query(*array):
+    if array[0] == _QUERY_CODE and len(array) == 14 and _is_query(*array):
         return Query._make(array[1:])
     found = _INBOUND.get(array[0])
     if found is None:
@@ -335,6 +371,9 @@ def _is_query(
     prepare: Any,
     timeout: Any,
     tag: Any,
+    priority: Any,
+    settings: Any,
+    session: Any,
 ) -> bool:
     """The rules of a Query in one expression: nearly all messages are one. Where it is false, the table says why."""
     return (
@@ -356,6 +395,10 @@ def _is_query(
         and type(tag) is str
         and len(tag) <= MAX_NAME_CHARS
         and "\0" not in tag
+        and type(priority) is int
+        and 0 <= priority <= BATCH
+        and (settings == b"" or are_settings(settings))
+        and type(session) is bool
     )
 
 

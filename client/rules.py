@@ -18,6 +18,14 @@ MAX_PARAMETERS = 65535
 MAX_STEPS = 1000
 MAX_RETRIES = 100
 
+# Settings that travel with one request.
+MAX_SETTINGS = 64
+# Who comes first where requests wait: indexes of PRIORITIES.
+PRIORITIES = ("interactive", "normal", "batch")
+INTERACTIVE, NORMAL, BATCH = range(3)
+# What lets another conversation cancel this one's requests: too long to be guessed.
+CANCEL_KEY_BYTES = 16
+
 QUESTIONS = ("ping", "stats", "stop", "stop-now")
 ISOLATIONS = ("read uncommitted", "read committed", "repeatable read", "serializable")
 
@@ -47,6 +55,14 @@ def _timeout(value: Any) -> bool:
 
 def _types(value: Any) -> bool:
     return type(value) is bytes and len(value) % 4 == 0 and len(value) <= 4 * MAX_PARAMETERS
+
+
+def are_settings(value: Any) -> bool:
+    """Whether these are settings as they travel: names, which are not empty, and values, each ended by NUL."""
+    if type(value) is not bytes or value[-1:] not in (b"", b"\0"):
+        return False
+    parts = value.split(b"\0")[:-1]
+    return len(parts) % 2 == 0 and len(parts) <= 2 * MAX_SETTINGS and all(parts[::2])
 
 
 def are_steps(value: Any) -> bool:
@@ -120,5 +136,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "steps": (lambda value: type(value) is bytes, "bytes"),
     "timeout": (_timeout, "seconds above 0 and below a year, or nil"),
     "tag": (_text(MAX_NAME_CHARS), f"text of at most {MAX_NAME_CHARS} characters without NUL"),
+    "priority": (_whole(0, BATCH), f"a whole number from 0 to {BATCH}"),
+    "settings": (are_settings, f"names and values of at most {MAX_SETTINGS} settings, each ended by NUL"),
+    "session": (lambda value: type(value) is bool, "a boolean"),
+    "key": (lambda value: type(value) is bytes, "bytes"),
     "what": (lambda value: value in QUESTIONS, f"one of {', '.join(QUESTIONS)}"),
 }

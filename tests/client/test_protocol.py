@@ -22,6 +22,7 @@ from client.protocol import (
     ProtocolViolation,
     Query,
     Reference,
+    Release,
     Result,
     Rollback,
     Step,
@@ -46,16 +47,22 @@ STEPS = (STEP, 1, STEP._replace(references=(REFERENCE,)), 2)
 
 # One of each message; the file of the same name holds its bytes in hex. A change here is a change of VERSION.
 EXAMPLES: dict[str, Any] = {
-    "hello": Hello(2, 4711, "worker.py", "0.1.0"),
+    "hello": Hello(3, 4711, "worker.py", "0.1.0"),
     "query": Query(1, "default", 0, False, b"SELECT 1", b"", b"", True, 2.5, "report"),
     "query-parameters": Query(3, "default", 0, False, b"SELECT \0, \0", TYPES, VALUES, False, None, ""),
     "query-begin": Query(2, "transactions", 7, True, "SELECT 'é'".encode(), b"", b"", True, None, ""),
+    "query-session": Query(2, "default", 8, False, b"SET x = 1", b"", b"", True, None, "", 0, b"", True),
+    "query-settings": Query(2, "default", 0, False, b"SELECT 1", b"", b"", True, None, "", 2, b"work_mem\0001MB\0"),
     "transaction": Transaction(9, "default", "serializable", False, None, 3, *split_steps(STEPS), 1.5, "t"),
     "commit": Commit(3, 7),
     "rollback": Rollback(4, 7),
+    "release": Release(4, 8),
     "cancel": Cancel(4),
+    "cancel-other": Cancel(4, b"0123456789abcdef"),
     "ask": Ask(5, "stats"),
-    "welcome": Welcome(2, 42, "0.1.0", 16777216, 67108864, {"default": True, "transactions": False}),
+    "welcome": Welcome(
+        3, 42, "0.1.0", 16777216, 67108864, {"default": True, "transactions": False}, b"0123456789abcdef"
+    ),
     "result": Result(1, "none", "SELECT 1", 1, b"\0\0", b"D\0\0\0\6\0\0", ("NOTICE:  careful\n",)),
     "result-no-rows": Result(1, "active", "UPDATE 3", 3, None, b"", ()),
     "transaction-result": TransactionResult(9, 2, ((0, "none", "UPDATE 3", 3, None, b"", ()), None), None, -1),
@@ -74,7 +81,7 @@ def test_golden_frames_do_not_change(name: str) -> None:
 
 
 def test_there_is_a_golden_frame_for_every_message_in_this_version() -> None:
-    assert VERSION == 2
+    assert VERSION == 3
     assert {type(example) for example in EXAMPLES.values()} == set(MESSAGES.values())
 
 
@@ -131,6 +138,20 @@ def but(message: Any, **fields: Any) -> bytes:
         (but(EXAMPLES["query"], timeout=False), "Query.timeout"),
         (but(EXAMPLES["query"], tag=None), "Query.tag"),
         (but(EXAMPLES["query"], tag=[[]]), "Query.tag"),
+        (but(EXAMPLES["query"], priority=3), "Query.priority"),
+        (but(EXAMPLES["query"], priority=-1), "Query.priority"),
+        (but(EXAMPLES["query"], priority=True), "Query.priority"),
+        (but(EXAMPLES["query"], priority="batch"), "Query.priority"),
+        (but(EXAMPLES["query"], settings=""), "Query.settings"),
+        (but(EXAMPLES["query"], settings=b"work_mem"), "Query.settings"),
+        (but(EXAMPLES["query"], settings=b"work_mem\0"), "Query.settings"),
+        (but(EXAMPLES["query"], settings=b"work_mem\0001MB\0a"), "Query.settings"),
+        (but(EXAMPLES["query"], settings=b"\0001MB\0"), "Query.settings"),
+        (but(EXAMPLES["query"], settings=b"a\0b\0" * (rules.MAX_SETTINGS + 1)), "Query.settings"),
+        (but(EXAMPLES["query"], session=1), "Query.session"),
+        (but(EXAMPLES["transaction"], priority=3), "Transaction.priority"),
+        (but(EXAMPLES["transaction"], settings=b"x"), "Transaction.settings"),
+        (but(EXAMPLES["cancel"], key=""), "Cancel.key"),
         (but(EXAMPLES["ask"], what="shutdown"), "Ask.what"),
         (but(EXAMPLES["hello"], version=0), "Hello.version"),
         (but(EXAMPLES["hello"], application_name="x" * 129), "Hello.application_name"),
@@ -224,6 +245,7 @@ def test_deep_and_wide_garbage_is_refused_before_it_becomes_objects() -> None:
 
 
 text = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=128)
+words = st.binary(max_size=20).map(lambda value: value.replace(b"\0", b""))
 
 
 @given(
@@ -239,6 +261,11 @@ text = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)
         prepare=st.booleans(),
         timeout=st.none() | st.floats(1e-6, rules.MAX_TIMEOUT),
         tag=text,
+        priority=st.integers(0, rules.BATCH),
+        settings=st.lists(st.tuples(words.filter(bool), words), max_size=rules.MAX_SETTINGS).map(
+            lambda pairs: b"".join(b"%b\0%b\0" % pair for pair in pairs)
+        ),
+        session=st.booleans(),
     )
 )
 def test_every_valid_query_survives_the_wire(message: Query) -> None:

@@ -46,7 +46,7 @@ def test_options_travel(channel: FakeChannel) -> None:
         transaction.query("SELECT 2", prepare=True)
     (message,) = channel.sent
     assert message[1:6] == ("interactive", "repeatable read", True, False, 7)
-    assert message[8:] == (2.5, "nightly")
+    assert message[8:10] == (2.5, "nightly")
     assert [step.prepare for step in message.steps] == [False, True]
     assert channel.patience == [2.5 + handler_module.GRACE]
     assert transaction.tries == 4
