@@ -5,9 +5,9 @@ fields of a message are those of its NamedTuple in that order, `client.rules` ha
 of either is a change of `VERSION` (the golden frames in tests/client/golden prove it).
 
 A conversation begins with Hello and Welcome. After that each request (Query, Transaction, Commit, Rollback, Release,
-Ask) carries a number that its client chose, greater than any before, and gets exactly one final reply with the same number:
-Result, TransactionResult, Failure or Answer. Cancel is a remark about an earlier request and has no reply of its own. A
-Failure with request 0 is about the conversation itself, which is over with it.
+Ask) carries a number that its client chose, greater than any before, and gets exactly one final reply with the same
+number: Result, TransactionResult, Failure or Answer. Cancel is a remark about an earlier request and has no reply of
+its own. A Failure with request 0 is about the conversation itself, which is over with it.
 
 Statements and results travel as PostgreSQL's own protocol has them, so that the broker passes them on unread:
 
@@ -29,18 +29,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from client.rules import (
-    BATCH,
-    MAX_NAME_CHARS,
-    MAX_NUMBER,
-    MAX_PARAMETERS,
-    MAX_STEPS,
-    MAX_TIMEOUT,
-    NORMAL,
-    RULES,
-    are_settings,
-    are_steps,
-)
+from client.rules import MAX_PARAMETERS, MAX_STEPS, NORMAL, RULES, are_steps, is_query
 
 VERSION = 3
 
@@ -318,7 +307,7 @@ def decode_request(frame: bytes) -> ToBroker:
         raise ProtocolViolation(f"not a msgpack array: {type(error).__name__}") from None
     if type(array) is not tuple or not array or type(array[0]) is not int:
         raise ProtocolViolation("expected an array that begins with a message code")
-    if array[0] == _QUERY_CODE and len(array) == 14 and _is_query(*array):
+    if array[0] == _QUERY_CODE and len(array) == 14 and is_query(*array):
         return Query._make(array[1:])
     found = _INBOUND.get(array[0])
     if found is None:
@@ -357,49 +346,6 @@ def decode_steps(packed: bytes) -> list[Step | int]:
         text = f"from 1 to {MAX_STEPS} statements, with savepoint blocks closed and references looking back"
         raise ProtocolViolation(f"Transaction.steps: expected {text}")
     return [shape if type(shape) is int else Step._make((*shape[:2], b"", *shape[2:])) for shape in shapes]
-
-
-def _is_query(
-    _: int,
-    request: Any,
-    group: Any,
-    lease: Any,
-    begin: Any,
-    statement: Any,
-    types: Any,
-    values: Any,
-    prepare: Any,
-    timeout: Any,
-    tag: Any,
-    priority: Any,
-    settings: Any,
-    session: Any,
-) -> bool:
-    """The rules of a Query in one expression: nearly all messages are one. Where it is false, the table says why."""
-    return (
-        type(request) is int
-        and 0 < request <= MAX_NUMBER
-        and type(group) is str
-        and len(group) <= MAX_NAME_CHARS
-        and "\0" not in group
-        and type(lease) is int
-        and 0 <= lease <= MAX_NUMBER
-        and type(begin) is bool
-        and type(statement) is bytes
-        and type(types) is bytes
-        and len(types) <= 4 * MAX_PARAMETERS
-        and statement.count(0) * 4 == len(types)
-        and type(values) is bytes
-        and type(prepare) is bool
-        and (timeout is None or (type(timeout) is float and 0 < timeout <= MAX_TIMEOUT))
-        and type(tag) is str
-        and len(tag) <= MAX_NAME_CHARS
-        and "\0" not in tag
-        and type(priority) is int
-        and 0 <= priority <= BATCH
-        and (settings == b"" or are_settings(settings))
-        and type(session) is bool
-    )
 
 
 def decode_reply(frame: bytes) -> ToClient:

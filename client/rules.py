@@ -142,3 +142,46 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "key": (lambda value: type(value) is bytes, "bytes"),
     "what": (lambda value: value in QUESTIONS, f"one of {', '.join(QUESTIONS)}"),
 }
+
+
+def is_query(
+    _: int,
+    request: Any,
+    group: Any,
+    lease: Any,
+    begin: Any,
+    statement: Any,
+    types: Any,
+    values: Any,
+    prepare: Any,
+    timeout: Any,
+    tag: Any,
+    priority: Any,
+    settings: Any,
+    session: Any,
+) -> bool:
+    """The rules of a Query in one expression: nearly all messages are one. Where it is false, the table says why."""
+    return (
+        type(request) is int
+        and 0 < request <= MAX_NUMBER
+        and type(group) is str
+        and len(group) <= MAX_NAME_CHARS
+        and "\0" not in group
+        and type(lease) is int
+        and 0 <= lease <= MAX_NUMBER
+        and type(begin) is bool
+        and type(statement) is bytes
+        and type(types) is bytes
+        and len(types) <= 4 * MAX_PARAMETERS
+        and statement.count(0) * 4 == len(types)
+        and type(values) is bytes
+        and type(prepare) is bool
+        and (timeout is None or (type(timeout) is float and 0 < timeout <= MAX_TIMEOUT))
+        and type(tag) is str
+        and len(tag) <= MAX_NAME_CHARS
+        and "\0" not in tag
+        and type(priority) is int
+        and 0 <= priority <= BATCH
+        and (settings == b"" or are_settings(settings))
+        and type(session) is bool
+    )

@@ -34,7 +34,10 @@ class BrokerConfig:
     max_result_bytes: int = setting("the largest result a client can get", MAX_RESULT_BYTES, 4096)
     max_clients: int = setting("clients at once over ipc://; 0 is as many as there are descriptors", 0, 0)
     client_buffer_bytes: int = setting("replies a client may leave unread before it is not read from", 16777216, 65536)
+    max_client_requests: int = setting("unanswered requests of one client; 0 is no limit", 2000, 0)
+    max_client_bytes: int = setting("their bytes; a single request may always come; 0 is no limit", 67108864, 0)
     client_write_timeout: float = setting("how long it may do so before it is dropped", 30.0, 0.1)
+    client_idle_timeout: float = setting("a client that sends nothing for longer is disconnected; 0 is never", 0.0, 0)
     allow_uids: tuple[int, ...] = setting("users who may connect; empty: the socket file's mode decides", ())
     allow_gids: tuple[int, ...] = setting("groups who may connect", ())
     drain_timeout: float = setting("how long `poold stop` waits for running work", 30.0, 0)
@@ -68,6 +71,15 @@ class EndpointConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """Turns of each priority, in proportion to the others'."""
+
+    interactive: int = 16
+    normal: int = 4
+    batch: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GroupConfig:
     """`[groups.NAME]`: what clients ask for by name."""
 
@@ -77,6 +89,8 @@ class GroupConfig:
     autocommit: bool = setting("true: each statement by itself; false: transactions by lease", True)
     max_waiting: int = setting("requests that may wait; more are refused; 0 is no limit", 10_000, 0)
     queue_timeout: float = setting("how long a request waits for a backend", 30.0, 0.001)
+    weights: Weights = setting("turns of each priority, in proportion", Weights())  # noqa: RUF009  a frozen value
+    batch_share: float = setting("the part of max_size that requests of priority batch may hold", 0.5, 0, maximum=1)
     max_idle: float = setting("a backend above min_size idle for longer is closed", 600.0, 0.1)
     max_lifetime: float = setting("an older backend is replaced; 0 is never", 3600.0, 0)
     idle_in_transaction_timeout: float = setting("a lease idle for longer is rolled back; 0 is never", 60.0, 0)

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
 from client.address import check_address, default_address
+from client.rules import PRIORITIES
 from poold.clientkeys import key_problems
-from poold.config import BrokerConfig, Config, EndpointConfig, GroupConfig
+from poold.config import BrokerConfig, Config, EndpointConfig, GroupConfig, Weights
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # narrow, because names appear in log lines and metric labels
+MAX_WEIGHT = 1000  # beyond it the others would be starved for all practical purposes
 _SHOWN_CHARS = 80  # of a refused value: enough to recognise it, still one line
 _PASSWORD_KEYS = ("password", "password_file", "password_env")
 _Tables = dict[str, dict[str, Any]]  # the checked values by the table's name
@@ -120,6 +122,15 @@ _KINDS: dict[Any, _Kind] = {
     bool: _Kind("true or false", lambda v: isinstance(v, bool)),
     tuple[str, ...]: _Kind("an array of strings", lambda v: type(v) is list and {*map(type, v)} <= {str}, tuple),
     tuple[int, ...]: _Kind("an array of whole numbers", lambda v: type(v) is list and {*map(type, v)} <= {int}, tuple),
+    Weights: _Kind(
+        f"a table of {', '.join(PRIORITIES)} with whole numbers from 1 to {MAX_WEIGHT}",
+        lambda v: (
+            isinstance(v, Mapping)
+            and v.keys() <= set(PRIORITIES)
+            and all(type(each) is int and 1 <= each <= MAX_WEIGHT for each in v.values())
+        ),
+        lambda v: Weights(**v),
+    ),
     list: _Kind("an array", lambda v: isinstance(v, list | tuple)),
     dict: _Kind("a table", lambda v: isinstance(v, Mapping)),
 }

@@ -128,7 +128,7 @@ class Frontend:
         if not peer.key:
             self._greet(peer, message)
         elif isinstance(message, (Query, Transaction, Commit, Rollback)):
-            self._broker.request(peer.key, message, monotonic())
+            self._broker.request(peer.key, message, monotonic(), len(payload))
         elif isinstance(message, Cancel):
             self._broker.cancel(peer.key, message.request, monotonic())
         elif isinstance(message, Ask):

@@ -71,7 +71,10 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
         drain_timeout = 0
         max_clients = 0
         client_buffer_bytes = 65536
+        max_client_requests = 0
+        max_client_bytes = 0
         client_write_timeout = 0.1
+        client_idle_timeout = 0
         allow_uids = [1000]
         allow_gids = [100, 101]
         [endpoints.main]
@@ -97,6 +100,8 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
         autocommit = false
         max_waiting = 0
         queue_timeout = 0.001
+        weights = {{ interactive = 1000, normal = 3, batch = 2 }}
+        batch_share = 0
         max_idle = 0.1
         max_lifetime = 0
         idle_in_transaction_timeout = 0
@@ -118,7 +123,7 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
 
 def test_the_table_of_the_test_above_knows_every_key() -> None:
     keys = {field.name for cls in (BrokerConfig, EndpointConfig, GroupConfig) for field in dataclasses.fields(cls)}
-    assert len(keys) == 43, "a key was added to poold.config: set it in test_every_key_can_be_set"
+    assert len(keys) == 48, "a key was added to poold.config: set it in test_every_key_can_be_set"
 
 
 def test_an_integer_is_accepted_for_a_number_and_becomes_a_float() -> None:
@@ -199,6 +204,9 @@ IMPOSSIBLE = [
     ("broker", "max_clients = -1", "found -1, expected an integer from 0 up"),
     ("broker", "client_buffer_bytes = 65535", "found 65535, expected an integer from 65536 up"),
     ("broker", "client_write_timeout = 0.09", "found 0.09, expected a number from 0.1 up"),
+    ("broker", "max_client_requests = -1", "found -1, expected an integer from 0 up"),
+    ("broker", "max_client_bytes = -1", "found -1, expected an integer from 0 up"),
+    ("broker", "client_idle_timeout = -1", "found -1, expected a number from 0 up"),
     ("broker", 'allow_uids = ["root"]', "expected an array of whole numbers"),
     ("group", "pipeline_depth = 0", "found 0, expected an integer from 1 up"),
     ("group", 'prepare = "on"', 'found "on", expected one of auto, off'),
@@ -219,6 +227,16 @@ IMPOSSIBLE = [
     ("group", "max_size = 0", "found 0, expected an integer from 1 up"),
     ("group", "max_waiting = -1", "found -1, expected an integer from 0 up"),
     ("group", "queue_timeout = 0", "found 0, expected a number from 0.001 up"),
+    (
+        "group",
+        "weights = 3",
+        "found 3, expected a table of interactive, normal, batch with whole numbers from 1 ",
+    ),
+    ("group", "weights = { batch = 0 }", "found a table, expected a table of interactive"),
+    ("group", "weights = { batch = 1001 }", "found a table, expected a table of interactive"),
+    ("group", "weights = { slow = 1 }", "found a table, expected a table of interactive"),
+    ("group", "batch_share = -0.1", "found -0.1, expected a number from 0 to 1"),
+    ("group", "batch_share = 1.1", "found 1.1, expected a number from 0 to 1"),
     ("group", "max_idle = 0", "found 0, expected a number from 0.1 up"),
     ("group", "max_lifetime = -1", "found -1, expected a number from 0 up"),
     ("group", "idle_in_transaction_timeout = -1", "found -1, expected a number from 0 up"),

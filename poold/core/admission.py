@@ -33,9 +33,16 @@ class Admission:
         self._groups = groups
 
     def request(
-        self, client: Client, message: Query | Transaction | Commit | Rollback, now: float
+        self, client: Client, message: Query | Transaction | Commit | Rollback, now: float, size: int
     ) -> Request | Result | Failure:
-        """The request, or the reply where there is nothing to do or it is refused. Its number is new."""
+        """The request, or the reply where there is nothing to do or it is refused. Its number is new.
+
+        size is the message's, in bytes.
+        """
+        if client.requests:
+            refused = self._too_many(client, message, size)
+            if refused is not None:
+                return refused
         if isinstance(message, Query):
             return self._query(client, message, now)
         if isinstance(message, Transaction):
@@ -69,10 +76,11 @@ class Admission:
             except ProtocolViolation as violation:
                 return failures.protocol(str(violation))
         if message.lease and lease is None:
-            lease = client.leases[message.lease] = Lease(client, message.lease, group)
+            lease = client.leases[message.lease] = Lease(client, message.lease, group, message.priority)
         deadline = None if message.timeout is None else now + message.timeout
         request = Request(client, message.request, group, _QUERY, now, deadline, lease)
         request.tag = message.tag
+        request.priority = message.priority
         request.begin = message.begin
         request.statement = statement
         request.values = message.values
@@ -102,8 +110,30 @@ class Admission:
         deadline = None if message.timeout is None else now + message.timeout
         request = Request(client, message.request, group, Verb.TRANSACTION, now, deadline)
         request.tag = message.tag
+        request.priority = message.priority
         request.script = script
         return request
+
+    def _too_many(self, client: Client, message: Query | Transaction | Commit | Rollback, size: int) -> Failure | None:
+        """Why a client that waits for replies already may not send this, None where it may.
+
+        What ends a lease is taken all the same: it makes room.
+        """
+        if not isinstance(message, (Query, Transaction)):
+            return None
+        config, count = self._config, len(client.requests)
+        if 0 < config.max_client_requests <= count:
+            reason = f"{count} unanswered requests, max_client_requests = {config.max_client_requests}"
+        elif 0 < config.max_client_bytes < client.bytes + size:
+            reason = (
+                f"unanswered requests of {client.bytes} bytes and this one has {size}, "
+                f"max_client_bytes = {config.max_client_bytes}"
+            )
+        else:
+            return None
+        if (group := self._groups.get(message.group)) is not None:
+            group.stats.refused += 1
+        return failures.too_many(f"this client has {reason}; wait for replies")
 
     def _no_room(self, group: Group) -> Failure | None:
         """Why the group takes nothing new at the moment, None where it does."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from client.protocol import Commit, Failure, Query, Result, Rollback, Transaction
+from client.rules import BATCH
 from poold.config import Config
 from poold.core import failures, janitor
 from poold.core.admission import Admission
@@ -165,8 +166,8 @@ class Broker(Deadlines):
         elif request.state is RequestState.IN_DOUBT and request.script is not None:
             request.script.retries = 0  # what became of it is still told
 
-    def request(self, key: int, message: Query | Transaction | Commit | Rollback, now: float) -> None:
-        """A client sent a request."""
+    def request(self, key: int, message: Query | Transaction | Commit | Rollback, now: float, size: int = 0) -> None:
+        """A client sent a request of so many bytes."""
         client = self.clients.get(key)
         if client is None:
             return
@@ -174,8 +175,9 @@ class Broker(Deadlines):
             text = f"request {message.request} is not answered yet, numbers must be new"
             self._effects.append(Reply(key, failures.protocol(text)))
             return
-        admitted: Request | Result | Failure | None = self._admission.request(client, message, now)
+        admitted: Request | Result | Failure | None = self._admission.request(client, message, now, size)
         if type(admitted) is Request:
+            admitted.size = size
             admitted = self._accept(admitted, now)
         if admitted is not None:
             self._effects.append(Reply(key, admitted._replace(request=message.request)))  # type: ignore[union-attr]
@@ -237,6 +239,8 @@ class Broker(Deadlines):
             backend.pool.move(backend, BackendState.SETTLING)
         else:
             self._rest(backend, now)
+        if request.priority == BATCH and request.group.queue.size:
+            self._serve(request.group, now)  # others of its priority may be waiting for their share
 
     def _goes_on(self, backend: Backend, request: Request, done: Completion) -> bool:
         """BEGIN has succeeded: its statement follows, unless nobody wants it any more."""
@@ -256,7 +260,7 @@ class Broker(Deadlines):
             return
         if request.state is _RUNNING:
             self._guard(backend, request, now)
-            if backend.group.queue.waiting:
+            if backend.group.queue.size:
                 self._refill(backend, now)
         else:
             self.timers.set(backend, now + CANCEL_TIMEOUT)

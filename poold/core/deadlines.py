@@ -5,6 +5,7 @@ from __future__ import annotations
 from poold.core import janitor
 from poold.core.effects import Close
 from poold.core.group import Group
+from poold.core.lifecycle import is_hopeless
 from poold.core.losses import Losses
 from poold.core.pool import Backend
 from poold.core.request import Lease, Request, Verb
@@ -23,15 +24,19 @@ class Deadlines(Losses):
         elif request.is_paused and (request.deadline is None or now < request.deadline):
             self._resume(request, now)
         elif request.state is RequestState.WAITING:
-            request.group.stats.timeouts += 1
-            is_own = request.deadline is not None and request.deadline <= now
-            self._discard(request, request.group.overdue(now - request.arrived, is_own), now)
+            self._overdue(request, now)
         elif request.state is RequestState.RUNNING:
             assert request.deadline is not None
             reason = f"the request's timeout of {request.deadline - request.arrived:g} s has passed"
             self._cancel(request, RequestState.CANCELLED, reason, now)
         elif request.backend is not None and request.backend.request is request:
             self._send_cancel(request.backend)
+
+    def _overdue(self, request: Request, now: float) -> None:
+        """The request waited too long: it leaves unexecuted."""
+        request.group.stats.timeouts += 1
+        is_own = request.deadline is not None and (request.deadline <= now or is_hopeless(request, now))
+        self._discard(request, request.group.overdue(now - request.arrived, is_own), now)
 
     def _backend_due(self, backend: Backend, now: float) -> None:
         """What the backend is doing takes too long."""

@@ -38,6 +38,11 @@ def unconfigured_group(name: str, known: list[str]) -> Failure:
     return Failure(0, TX_NONE, "unconfigured-group", NOT_EXECUTED, text, None, {})
 
 
+def too_many(text: str) -> Failure:
+    """A limit of requests is reached."""
+    return Failure(0, TX_NONE, "too-many-requests", NOT_EXECUTED, text, None, {})
+
+
 def draining() -> Failure:
     """No new work is taken."""
     text = "the broker is shutting down and takes no new work; try again when it is back"

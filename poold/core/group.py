@@ -6,12 +6,14 @@ from collections import deque
 from collections.abc import Mapping
 
 from client.protocol import NOT_EXECUTED, TX_NONE, Failure
+from client.rules import BATCH
 from poold.config import EndpointConfig, GroupConfig
-from poold.core import routing
+from poold.core import failures, routing
 from poold.core.endpoint import Endpoint, EndpointState
 from poold.core.plan import Plans
 from poold.core.pool import Backend, Pool
 from poold.core.queue import Queue
+from poold.core.request import Request
 from poold.core.state import BackendState
 from poold.core.statements import Statement, Statements
 from poold.core.stats import GroupStats
@@ -20,7 +22,7 @@ from poold.core.stats import GroupStats
 _ACTIVE = BackendState.ACTIVE
 
 # Short statements of one turn that share a backend.
-BATCH = 4
+SHARING = 4
 
 
 class Group:
@@ -33,7 +35,10 @@ class Group:
             Pool(Endpoint(each, endpoints[each].query_timeout, endpoints[each].connect_timeout), self)
             for each in config.endpoints
         )
-        self.queue = Queue()
+        weights = config.weights
+        self.queue = Queue((weights.interactive, weights.normal, weights.batch))
+        # Backends that requests of the priority batch may hold at once.
+        self.batch_limit = max(1, int(config.max_size * config.batch_share))
         self.stats = GroupStats()
         # Backends over all endpoints, those still opening included; its pools keep it up to date.
         self.size = 0
@@ -43,8 +48,8 @@ class Group:
         # Statements to be probed as soon as a backend is free: enter when seen often enough, leave when probed.
         self.probes: deque[Statement] = deque()
         # The backend that took the last short statement from rest, and in which turn.
-        self._batch: Backend | None = None
-        self._batch_turn = 0
+        self._sharing: Backend | None = None
+        self._sharing_turn = 0
         self.errands = 0  # of the broker's own that wait for a backend: probes, and the pools' inquiries
         self._turn = 0  # the pool whose turn it is
         self.respread()
@@ -64,21 +69,21 @@ class Group:
             self._turn += 1
         return backend
 
-    def begin_batch(self, backend: Backend, turn: int) -> None:
+    def begin_sharing(self, backend: Backend, turn: int) -> None:
         """A short statement goes to this backend, which was idle."""
-        self._batch = backend
-        self._batch_turn = turn
+        self._sharing = backend
+        self._sharing_turn = turn
 
-    def take_batch(self, turn: int, now: float) -> Backend | None:
+    def take_sharing(self, turn: int, now: float) -> Backend | None:
         """The backend that was given a short statement in this very turn, for some more of them.
 
         To send, to wake the server's process and to receive cost more than a short statement itself; those of one turn
         share all three, although another backend may idle.
         """
-        backend = self._batch
-        if backend is None or self._batch_turn != turn or backend.state is not _ACTIVE or self.probes:
+        backend = self._sharing
+        if backend is None or self._sharing_turn != turn or backend.state is not _ACTIVE or self.probes:
             return None
-        is_room = len(backend.running) < min(BATCH, self.config.pipeline_depth)
+        is_room = len(backend.running) < min(SHARING, self.config.pipeline_depth)
         return backend if is_room and routing.is_company(backend, now) else None
 
     def take_company(self, now: float) -> Backend | None:
@@ -98,11 +103,41 @@ class Group:
         if self.size >= self.config.max_size:
             return None
         pool = routing.pool_to_open(self.pools, below_floor=True)
-        if pool is None and self.count(BackendState.CONNECTING) < len(self.queue):
+        if pool is None and self.queue.size and self.count(BackendState.CONNECTING) < self._wanted():
             pool = routing.pool_to_open(self.pools)
         if pool is None:
             pool = next((each for each in self.pools if each.inquiries and not each.size and each.may_open()), None)
         return pool
+
+    def priorities(self) -> int:
+        """How many priorities, from the first on, may be given a backend now: the last one only up to its share."""
+        if self.queue.count(BATCH) and self._batch_room() <= 0:
+            return BATCH
+        return BATCH + 1
+
+    def is_busy_for(self, request: Request) -> bool:
+        """Whether the request must wait behind others, or for its priority's share, although a backend may idle."""
+        queue = self.queue
+        if request.priority == BATCH:
+            return queue.size > 0 or self._batch_room() <= 0
+        # Where only such wait that may not be served, nobody is overtaken.
+        return queue.size > queue.count(BATCH) or (queue.size > 0 and self.priorities() > BATCH)
+
+    def _batch_room(self) -> int:
+        """How many more backends the priority batch may hold. O(backends)."""
+        held = sum(
+            any(request.priority == BATCH for request in backend.running)
+            or (backend.lease is not None and backend.lease.priority == BATCH)
+            for pool in self.pools
+            for state in (BackendState.ACTIVE, BackendState.LEASED, BackendState.CANCELLING)
+            for backend in pool.members[state].values()
+        )
+        return self.batch_limit - held
+
+    def _wanted(self) -> int:
+        """How many of those that wait may be given a backend as soon as there is one."""
+        waiting = self.queue.count(BATCH)
+        return self.queue.size - waiting + (min(waiting, max(0, self._batch_room())) if waiting else 0)
 
     def is_surplus(self, backend: Backend) -> bool:
         """Whether this backend, at rest, should make room for one on an endpoint that came back."""
@@ -130,7 +165,7 @@ class Group:
     def full(self) -> Failure:
         """The error of a request that finds max_waiting others."""
         text = f"group {self.name!r} has max_waiting = {self.config.max_waiting} requests waiting; {self.load()}"
-        return Failure(0, TX_NONE, "too-many-requests", NOT_EXECUTED, text, None, {})
+        return failures.too_many(text)
 
     def load(self) -> str:
         """The group's state in words, for error texts."""

@@ -19,7 +19,7 @@ from poold.core.group import Group
 from poold.core.pool import Backend, Pool
 from poold.core.request import NOBODY, Client, Lease, Request, Verb
 from poold.core.state import BackendState, RequestState
-from poold.core.statements import StatementState
+from poold.core.statements import TRUSTED_AFTER, StatementState
 from poold.core.timers import Timers
 
 # As plain globals: to name a member of an Enum costs five times as much, and these are named for every request.
@@ -64,6 +64,10 @@ class Lifecycle(ABC):
     @abstractmethod
     def _may_join(self, request: Request) -> bool:
         """Whether the request may run behind others on a backend."""
+
+    @abstractmethod
+    def _overdue(self, request: Request, now: float) -> None:
+        """The request waited too long."""
 
     @abstractmethod
     def _end_lease(self, lease: Lease, reason: str, now: float) -> None:
@@ -122,7 +126,7 @@ class Lifecycle(ABC):
 
     def _serve(self, group: Group, now: float) -> None:
         """Give idle backends of the group to who waits for one."""
-        if not group.errands and not group.queue.waiting:
+        if not group.errands and not group.queue.size:
             return
         for pool in group.pools:
             while pool.inquiries and pool.idle:
@@ -131,18 +135,34 @@ class Lifecycle(ABC):
         while group.probes and (free := group.take_idle()) is not None:
             group.errands -= 1
             self._probe(free, group, now)
-        while group.queue.waiting and (free := group.take_idle()) is not None:
-            self._start(free, group.queue.pop(), now)
+        while (
+            group.queue.size
+            and (request := self._next_waiting(group, now)) is not None
+            and (free := group.take_idle()) is not None
+        ):
+            group.queue.pop(group.priorities())
+            self._start(free, request, now)
         self._grow(group, now)
+
+    def _next_waiting(self, group: Group, now: float) -> Request | None:
+        """The request whose turn it is, None where none may be given a backend.
+
+        One that cannot end before its deadline, as far as its statement's profile tells, leaves unexecuted: under
+        overload each would wait nearly until its deadline, be begun and be cancelled, and the work be lost.
+        """
+        while (request := group.queue.first(group.priorities())) is not None and is_hopeless(request, now):
+            self._overdue(request, now)
+        return request
 
     def _refill(self, backend: Backend, now: float) -> None:
         """A place in the backend's pipeline is free: for those who wait, in their order."""
         group = backend.group
-        while (request := group.queue.oldest()) is not None and self._may_join(request):
+        while (request := self._next_waiting(group, now)) is not None and self._may_join(request):
             company = group.take_company(now)
             if company is None:
                 return
-            self._start(company, group.queue.pop(), now)
+            group.queue.pop(group.priorities())
+            self._start(company, request, now)
 
     def _probe(self, backend: Backend, group: Group, now: float) -> None:
         """Find out whether a statement can be prepared."""
@@ -196,3 +216,14 @@ class Lifecycle(ABC):
         """A waiting request waits for queue_timeout, or as long as its client wants."""
         limit = now + request.group.config.queue_timeout
         self.timers.set(request, limit if request.deadline is None else min(limit, request.deadline))
+
+
+def is_hopeless(request: Request, now: float) -> bool:
+    """Whether the request's statement usually takes longer than what is left until its deadline."""
+    deadline, statement = request.deadline, request.statement
+    return (
+        deadline is not None
+        and statement is not None
+        and statement.runs >= TRUSTED_AFTER
+        and now + statement.mean > deadline
+    )

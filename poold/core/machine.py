@@ -19,6 +19,7 @@ from client.protocol import (
     Result,
     TransactionResult,
 )
+from client.rules import BATCH
 from poold.core import failures, schema
 from poold.core.effects import Bound, Cancel, Command, Execute, Prepare, Reply, Simple, Unit, in_order
 from poold.core.facts import Completion, Outcome
@@ -65,6 +66,7 @@ class Machine(Lifecycle):
         if lease is not None and not request.begin and len(lease.pending) >= LEASE_PENDING_LIMIT:
             return failures.usage(f"lease {lease.number} has {LEASE_PENDING_LIMIT} requests waiting already")
         client.requests[request.number] = request
+        client.bytes += request.size
         group.stats.requests += 1
         if group not in client.groups:
             client.groups.add(group)
@@ -81,14 +83,15 @@ class Machine(Lifecycle):
 
     def _dispatch(self, request: Request, now: float) -> None:
         """Give the request a backend, or let it wait for one."""
-        group = request.group
-        if not group.queue.waiting:
-            may_join = self._may_join(request)
-            backend = group.take_batch(self._turn, now) if may_join else None
+        group, priority = request.group, request.priority
+        if (not group.queue.size and priority != BATCH) or not group.is_busy_for(request):
+            # One of priority batch takes what is idle; a place behind others it gets in its turn only.
+            may_join = priority != BATCH and self._may_join(request)
+            backend = group.take_sharing(self._turn, now) if may_join else None
             if backend is None:
                 backend = group.take_idle()
                 if backend is not None and may_join:
-                    group.begin_batch(backend, self._turn)
+                    group.begin_sharing(backend, self._turn)
                 elif may_join:
                     backend = group.take_company(now)
             if backend is not None:
@@ -286,12 +289,14 @@ class Machine(Lifecycle):
 
     def _answer(self, request: Request, reply: Result | TransactionResult | Failure | None) -> None:
         """The request is done; reply is None where nobody is left to hear it."""
-        del request.client.requests[request.number]
+        client = request.client
+        del client.requests[request.number]
+        client.bytes -= request.size
         self.timers.clear(request)
         if reply is not None and request.state is not _WITHDRAWN:
             if type(reply) is Failure:
                 reply = reply._replace(request=request.number)
-            self._effects.append(Reply(request.client.key, reply))
+            self._effects.append(Reply(client.key, reply))
         request.state = _DONE
 
     def _discard(self, request: Request, reply: Result | Failure | None, now: float) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from client.rules import NORMAL
 from poold.core.state import RequestState
 
 if TYPE_CHECKING:
@@ -34,7 +36,10 @@ class Verb(IntEnum):
 
 @dataclass(slots=True, eq=False)
 class Client:
-    """A connected client."""
+    """A connected client.
+
+    process is what its requests take turns as: those of one process share one, where somebody trustworthy tells of it.
+    """
 
     key: int
     pid: int
@@ -50,6 +55,11 @@ class Client:
     lost_leases: dict[int, str] = field(default_factory=dict)
     # Groups it has sent requests to.
     groups: set[Group] = field(default_factory=set)
+    bytes: int = 0  # of its unanswered requests, as they came
+    process: Hashable = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.process = self.key if self.uid is None else (self.pid, self.uid)
 
     def lease_lost(self, number: int, reason: str) -> None:
         """Keep the reason for when the client asks."""
@@ -69,6 +79,7 @@ class Lease:
     client: Client
     number: int
     group: Group
+    priority: int = NORMAL
     backend: Backend | None = None
     expires: float | None = None  # lease_timeout, from the grant on
     # Something was created, altered or dropped in it: prepared statements may mean what was there before.
@@ -84,6 +95,8 @@ class Request:
     """
 
     tag = ""
+    priority = NORMAL
+    size = 0  # in bytes, as it came
     begin = False  # runs after a BEGIN
     statement: Statement | None = None
     values = b""

@@ -10,7 +10,7 @@ from model_shell import Shell
 from world import World
 
 from client.protocol import Commit, Reference, Rollback, Step, Transaction, split_steps
-from client.rules import END_SAVEPOINT, SAVEPOINT
+from client.rules import END_SAVEPOINT, NORMAL, SAVEPOINT
 
 TEMPLATES = (
     b"UPDATE a SET x = y WHERE id = \0 RETURNING id",
@@ -52,11 +52,18 @@ class Clients:
         self.books.jobs[number].is_withdrawn = True
         self.shell.fact(self.world.broker.cancel, client, number, self.world.now)
 
-    def query(self, client: int, statement: bytes, prepare: bool = True, timeout: float | None = None) -> None:
+    def query(
+        self,
+        client: int,
+        statement: bytes,
+        prepare: bool = True,
+        timeout: float | None = None,
+        priority: int = NORMAL,
+    ) -> None:
         """Send a statement to the group with autocommit."""
         job = self._job(client, "query", timeout)
         job.is_repeatable = self._is_read_only
-        self._send(job, statement, prepare, timeout)
+        self._send(job, statement, prepare, timeout, priority=priority)
 
     def query_in_lease(self, client: int, statement: bytes, timeout: float | None) -> None:
         """Send a statement to the other group: the next of the client's lease, or the first of a new one."""

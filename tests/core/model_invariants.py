@@ -51,7 +51,8 @@ class Invariants(RuleBasedStateMachine):
     @invariant()
     def nothing_waits_while_a_backend_idles(self) -> None:
         for group in self.broker.groups.values():
-            assert not (len(group.queue) and group.count(S.IDLE))
+            assert len(group.queue) == len(list(group.queue))
+            assert not (group.queue.first(group.priorities()) and group.count(S.IDLE))
             for pool in group.pools:
                 assert not (pool.inquiries and pool.idle)
             assert group.errands == len(group.probes) + sum(len(pool.inquiries) for pool in group.pools)

@@ -21,6 +21,7 @@ from model_shell import Shell
 from world import World
 
 from client.protocol import TX_NONE, Commit, Rollback
+from client.rules import BATCH, INTERACTIVE, NORMAL
 from poold.core import statements
 from poold.core.facts import Completion
 from poold.core.lifecycle import BrokerState
@@ -132,10 +133,19 @@ class Machine(Invariants):
         statement=st.sampled_from((*TEMPLATES, *TEMPLATES, *CONTROLS)),
         prepare=st.sampled_from((True, True, True, True, False)),
         timeout=TIMEOUTS,
+        priority=st.sampled_from((NORMAL, NORMAL, INTERACTIVE, BATCH, BATCH)),
         shell=SHELL,
     )
-    def query(self, data: st.DataObject, statement: bytes, prepare: bool, timeout: float | None, shell: str) -> None:
-        self.clients.query(self.some_client(data), statement, prepare, timeout)
+    def query(
+        self,
+        data: st.DataObject,
+        statement: bytes,
+        prepare: bool,
+        timeout: float | None,
+        priority: int,
+        shell: str,
+    ) -> None:
+        self.clients.query(self.some_client(data), statement, prepare, timeout, priority)
         self.act(shell)
 
     def some_client(self, data: st.DataObject) -> int:

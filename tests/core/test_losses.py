@@ -7,6 +7,7 @@ from units import INSERT, SHORT, answer, begin, committed, completion, failed, o
 from world import BEGUN, OK, SERVER, World, failure
 
 from client.protocol import FAILED, NOT_EXECUTED, UNKNOWN, Failure, TransactionResult
+from client.rules import PRIORITIES
 from poold.core import effects
 from poold.core.losses import MAX_MOVES
 from poold.core.machine import CANCEL_TIMEOUT, GUARD
@@ -180,7 +181,7 @@ def test_what_runs_elsewhere_keeps_its_order_and_its_place_before_those_who_wait
     requests += [world.query(statement=b"SELECT 'slow'"), world.query(statement=SHORT)]
     world.broker.lost(backend, ERROR, world.now, unsent=3)
     queue = world.broker.groups["default"].queue
-    assert [queue.pop().number for _ in requests] == requests
+    assert [queue.pop(len(PRIORITIES)).number for _ in requests] == requests
     assert len(queue) == 0
 
 

@@ -9,7 +9,7 @@ from world import OK, World, failure
 from client.protocol import Failure
 from poold.core import effects, machine
 from poold.core.endpoint import EndpointState
-from poold.core.group import BATCH
+from poold.core.group import SHARING
 from poold.core.state import BackendState as S
 from poold.core.statements import PATIENCE_SECONDS, PROBE_AFTER
 
@@ -75,11 +75,11 @@ def test_the_backend_with_the_fewest_statements_is_joined() -> None:
 
 def test_some_short_statements_of_one_turn_share_a_backend_although_another_one_idles() -> None:
     world = two_idle()
-    for _ in range(BATCH):
+    for _ in range(SHARING):
         short(world)
-    assert loads(world) == [BATCH, 0]
+    assert loads(world) == [SHARING, 0]
     short(world)
-    assert loads(world) == [BATCH, 1]
+    assert loads(world) == [SHARING, 1]
 
 
 def test_what_is_not_short_shares_no_turn() -> None:

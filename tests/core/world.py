@@ -42,13 +42,14 @@ class World:
         start: bool = True,
         endpoint_settings: dict[str, Any] | None = None,
         drain_timeout: float = 30.0,
+        broker: dict[str, Any] | None = None,
         **group: Any,
     ) -> None:
         """One group `default` with these settings, and `tx` with the same and autocommit off; outcomes are tracked."""
         group = {"min_size": 0, "max_size": 2, "prepare": "off", "track_outcome": True, **group}
         names = tuple(endpoints)
         self.config = Config(
-            broker=BrokerConfig(address="ipc:///tmp/x", drain_timeout=drain_timeout),
+            broker=BrokerConfig(address="ipc:///tmp/x", drain_timeout=drain_timeout, **(broker or {})),
             endpoints={name: endpoint(**(endpoint_settings or {})) for name in names},
             groups={
                 "default": GroupConfig(**{"endpoints": names, **group}),
@@ -80,11 +81,19 @@ class World:
         self.broker.client_arrived(key, 1000 + key, f"client {key}")
         return key
 
-    def query(self, client: int = 1, group: str = "default", lease: int = 0, begin: bool = False, **over: Any) -> int:
-        """Send a query; returns its request number."""
+    def query(
+        self,
+        client: int = 1,
+        group: str = "default",
+        lease: int = 0,
+        begin: bool = False,
+        size: int = 0,
+        **over: Any,
+    ) -> int:
+        """Send a query of so many bytes; returns its request number."""
         self._last_request += 1
         message = Query(self._last_request, group, lease, begin, b"SELECT 1", b"", b"", True, None, "")._replace(**over)
-        self.broker.request(client, message, self.now)
+        self.broker.request(client, message, self.now, size)
         return message.request
 
     def transaction(self, *steps: Any, client: int = 1, **over: Any) -> int:
