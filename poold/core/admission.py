@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from client.protocol import Commit, Failure, ProtocolViolation, Query, Result, Rollback, Transaction
 from poold.config import BrokerConfig
-from poold.core import failures
+from poold.core import failures, settings
 from poold.core.group import Group
 from poold.core.machine import rolled_back
 from poold.core.messages import refusal
@@ -75,6 +75,13 @@ class Admission:
                 statement.rendered(message.values)
             except ProtocolViolation as violation:
                 return failures.protocol(str(violation))
+        if message.settings:
+            obstacle = settings.objection(message.settings)
+            traits = statement.examine()
+            if traits.is_several or traits.controls_transaction or traits.is_empty:
+                obstacle = "settings travel with one statement, which is no BEGIN or COMMIT; send each by itself"
+            if obstacle:
+                return failures.usage(obstacle)
         if message.lease and lease is None:
             lease = client.leases[message.lease] = Lease(client, message.lease, group, message.priority)
         deadline = None if message.timeout is None else now + message.timeout
@@ -85,6 +92,7 @@ class Admission:
         request.statement = statement
         request.values = message.values
         request.prepare = message.prepare
+        request.settings = message.settings
         return request
 
     def _transaction(self, client: Client, message: Transaction, now: float) -> Request | Failure:
@@ -98,8 +106,9 @@ class Admission:
             plan = group.plans.find(message.steps)
         except ProtocolViolation as violation:
             return failures.protocol(str(violation))
-        if plan.obstacle:
-            return failures.usage(plan.obstacle)
+        obstacle = plan.obstacle or settings.objection(message.settings)
+        if obstacle:
+            return failures.usage(obstacle)
         if len(message.values) != plan.count:
             return failures.protocol(f"{plan.count} statements have {len(message.values)} values")
         config, limit = group.config, self._config.max_result_bytes

@@ -121,7 +121,7 @@ class Broker(Deadlines):
         for client in self.clients.values():
             for request in list(client.requests.values()):
                 if request.state is RequestState.IN_DOUBT:
-                    self._unknown(request, "the broker was stopped", "PostgreSQL was not asked")
+                    self._unknown(request, "the broker was stopped", "PostgreSQL was not asked", now)
                 elif request.state is not RequestState.DONE:
                     self._discard(request, failures.draining(), now)
         self._effects.append(Stop())

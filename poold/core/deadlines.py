@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from poold.core import janitor
+from poold.core import failures, janitor
 from poold.core.effects import Close
 from poold.core.group import Group
 from poold.core.lifecycle import is_hopeless
@@ -26,9 +26,7 @@ class Deadlines(Losses):
         elif request.state is RequestState.WAITING:
             self._overdue(request, now)
         elif request.state is RequestState.RUNNING:
-            assert request.deadline is not None
-            reason = f"the request's timeout of {request.deadline - request.arrived:g} s has passed"
-            self._cancel(request, RequestState.CANCELLED, reason, now)
+            self._cancel(request, RequestState.CANCELLED, failures.timeout_passed(request), now)
         elif request.backend is not None and request.backend.request is request:
             self._send_cancel(request.backend)
 

@@ -125,6 +125,12 @@ def result_too_large(limit: int) -> Failure:
     return Failure(0, TX_NONE, "result-too-large", EXECUTED, text, None, {})
 
 
+def timeout_passed(request: Request) -> str:
+    """Why a request is cancelled at its deadline."""
+    assert request.deadline is not None
+    return f"the request's timeout of {request.deadline - request.arrived:g} s has passed"
+
+
 def with_reason(failure: Failure, reason: str) -> Failure:
     """PostgreSQL's own failure with why the broker cancelled."""
     return failure._replace(message=f"{failure.message.rstrip()} ({reason})") if reason else failure

@@ -14,20 +14,19 @@ from enum import IntEnum
 from client.protocol import TX_BROKEN, TX_NONE
 from poold.config import Config
 from poold.core import janitor
-from poold.core.effects import Close, Connect, Effect, Execute, Simple, Unit
+from poold.core.effects import Close, Connect, Effect, Execute
 from poold.core.group import Group
 from poold.core.pool import Backend, Pool
 from poold.core.request import NOBODY, Client, Lease, Request, Verb
 from poold.core.state import BackendState, RequestState
 from poold.core.statements import TRUSTED_AFTER, StatementState
 from poold.core.timers import Timers
+from poold.core.units import ROLLBACK
 
 # As plain globals: to name a member of an Enum costs five times as much, and these are named for every request.
 _IDLE = BackendState.IDLE
 
 RESET_TIMEOUT = 5.0
-
-ROLLBACK: Unit = (Simple(b"ROLLBACK"),)
 
 
 class BrokerState(IntEnum):

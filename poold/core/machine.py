@@ -7,7 +7,7 @@ go on in `messages`, and what a lost backend leaves behind in `losses`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from client.protocol import (
     TX_ACTIVE,
@@ -15,20 +15,21 @@ from client.protocol import (
     TX_LOST,
     TX_NONE,
     Failure,
-    ProtocolViolation,
     Result,
     TransactionResult,
 )
 from client.rules import BATCH
 from poold.core import failures, schema
-from poold.core.effects import Bound, Cancel, Command, Execute, Prepare, Reply, Simple, Unit, in_order
+from poold.core.effects import Bound, Cancel, Execute, Prepare, Reply, Simple
 from poold.core.facts import Completion, Outcome
 from poold.core.group import Group
-from poold.core.lifecycle import ROLLBACK, Lifecycle
+from poold.core.lifecycle import Lifecycle
 from poold.core.pool import Backend
 from poold.core.request import Lease, Request, Verb
+from poold.core.settings import SERVER_GRACE
 from poold.core.state import BackendState, RequestState
-from poold.core.statements import FORGOTTEN, Statement, StatementState, literal_command, plain_command
+from poold.core.statements import FORGOTTEN, Statement, StatementState
+from poold.core.units import is_prepared, unit_for
 
 # As plain globals: to name a member of an Enum costs five times as much, and these are named for every request.
 _RUNNING = RequestState.RUNNING
@@ -49,7 +50,6 @@ CANCEL_TIMEOUT = 5.0
 # Requests of one lease that may wait behind its running statement. A synchronous client has one at most.
 LEASE_PENDING_LIMIT = 16
 
-COMMIT: Unit = (Simple(b"COMMIT"),)
 # A prepared statement does not fit any more: its tables changed, a type of its parameters is gone.
 OUTDATED = ("0A000", "XX000")
 # The same, or it is not there, or another one is.
@@ -107,7 +107,7 @@ class Machine(Lifecycle):
         request.state = _RUNNING
         request.backend = backend
         request.started = now
-        request.unit = unit = self._unit(backend, request)
+        request.unit = unit = unit_for(backend, request, now)
         backend.running.append(request)
         if request.verb < _PROBE:
             pool.stats.requests += 1
@@ -117,7 +117,7 @@ class Machine(Lifecycle):
         if request.deadline is None:
             self.timers.clear(request)
         else:
-            self.timers.set(request, request.deadline)
+            self.timers.set(request, request.deadline + SERVER_GRACE if request.is_timed else request.deadline)
         if len(backend.running) == 1:
             pool.move(backend, _ACTIVE)
             self._guard(backend, request, now)
@@ -153,49 +153,6 @@ class Machine(Lifecycle):
             statement is not None and statement.is_short and request.lease is None and is_prepared(request, statement)
         )
 
-    def _unit(self, backend: Backend, request: Request) -> Unit:
-        """What the backend is to do for the request."""
-        statement, verb = request.statement, request.verb
-        if verb is not _QUERY:
-            return self._other_unit(backend, request)
-        assert statement is not None
-        if is_prepared(request, statement):
-            if not request.begin:
-                return tuple(backend.prepared.commands(statement, request.values))
-            own = request.group.statements.own(b"BEGIN")
-            commands = backend.prepared.commands(own, b"")
-            commands += backend.prepared.commands(statement, request.values, (own.name,))
-            return in_order(commands)
-        literal = _literal(statement, request.values)
-        if not request.begin:
-            return (literal,)
-        # BEGIN must have succeeded before a simple query, which no earlier error would skip.
-        request.then = (literal,)
-        return (Simple(b"BEGIN"),)
-
-    def _other_unit(self, backend: Backend, request: Request) -> Unit:
-        if request.verb is _COMMIT:
-            return COMMIT
-        if request.verb is Verb.ROLLBACK:
-            return ROLLBACK
-        if request.script is not None:
-            return request.script.start(self._runner(backend))
-        return request.unit
-
-    def _runner(self, backend: Backend) -> Callable[[Statement, bytes, bool], list[Command]]:
-        """How a transaction message's statements are run on this backend."""
-
-        prepared = backend.prepared.commands
-        names: set[bytes] = set()
-
-        def run(statement: Statement, values: bytes, is_literal: bool) -> list[Command]:
-            if statement.state is _PREPARED and not is_literal and not (statement.has_cast and b"-" in values):
-                names.add(statement.name)
-                return prepared(statement, values, names)
-            return [plain_command(statement, values)]
-
-        return run
-
     def _finish(self, request: Request, backend: Backend, done: Completion, now: float) -> None:
         """A query, commit or rollback has ended: answer it, or run it again where that is safe and helps."""
         group, statement, failure = request.group, request.statement, done.failure
@@ -229,8 +186,11 @@ class Machine(Lifecycle):
             reply = failures.commit_rolled_back()
         if type(reply) is Failure:
             group.stats.errors += 1
-            if request.state is _CANCELLED and reply is failure:
-                reply = failures.with_reason(reply, request.reason)
+            if reply is failure:
+                is_cancelled = request.state is _CANCELLED
+                reply = failures.with_reason(
+                    reply, request.reason if is_cancelled else out_of_time(request, reply, now)
+                )
             if done.transaction == TX_BROKEN:
                 reply = reply._replace(transaction=TX_NONE if request.lease is None else TX_LOST)
         self._answer(request, reply)
@@ -241,8 +201,7 @@ class Machine(Lifecycle):
         """The statement ran: what that tells of it, and of what is prepared on the backend."""
         _, _, columns, rows, _ = results[-1]
         statement.record(seconds, self.config.broker.max_result_bytes if rows is None else len(rows))
-        command = request.unit[-1]
-        if type(command) is not Simple:
+        if type(request.unit[-1]) is Bound:
             return
         if any(result[0] in ("DEALLOCATE ALL", "DISCARD ALL") for result in results):
             backend.prepared.clear()
@@ -271,8 +230,8 @@ class Machine(Lifecycle):
     def _is_worth_another_run(self, request: Request, backend: Backend, failure: Failure, done: Completion) -> bool:
         """Whether the failure is the broker's own doing. A failed autocommit statement had no effect."""
         unit, statement = request.unit, request.statement
-        is_literal = type(unit[-1]) is Simple
-        failed = None if is_literal else backend.prepared.failed(unit, done)
+        is_literal = type(unit[-1]) is not Bound
+        failed = None if type(unit[0]) is Simple else backend.prepared.failed(unit, done)
         is_parse = type(failed) is Prepare
         if statement is not None and failed is not None and failed.name == statement.name:
             self._doubt_statement(request.group, statement, failed, failure)
@@ -280,6 +239,9 @@ class Machine(Lifecycle):
             return False
         if failure.sqlstate == _CANCELED:
             return request.is_exposed
+        if failed is not None and (statement is None or failed.name != statement.name) and failure.sqlstate in STALE:
+            request.is_literal = True  # a statement of the broker's own, which went ahead, is not there any more
+            return True
         # A value that does not fit its parameter: with literals the error shows the place in the statement.
         is_bind = failure.kind == "query" and done.is_unbound
         if is_literal or not (is_parse or is_bind or failure.sqlstate in STALE):
@@ -357,29 +319,15 @@ class Machine(Lifecycle):
         self._end_lease(lease, reason, now)
 
 
-def is_prepared(request: Request, statement: Statement) -> bool:
-    """Whether the request runs its statement prepared."""
-    return (
-        statement.state is _PREPARED
-        and request.prepare
-        and not request.is_literal
-        and (request.lease is None or not request.lease.changed_schema)
-        # With a literal -5::text is -(5::text), which PostgreSQL refuses. Few other values with a cast have a minus.
-        and not (statement.has_cast and b"-" in request.values)
-    )
+def out_of_time(request: Request, failure: Failure, now: float) -> str:
+    """Why the server cancelled it, where it was to do so at the request's deadline; "" otherwise."""
+    is_late = request.is_timed and request.deadline is not None and request.deadline <= now
+    return failures.timeout_passed(request) if is_late and failure.sqlstate == _CANCELED else ""
 
 
 def rolled_back(number: int) -> Result:
     """The reply to a Rollback whose transaction is gone already."""
     return Result(number, TX_NONE, "ROLLBACK", -1, None, b"", ())
-
-
-def _literal(statement: Statement, values: bytes) -> Simple:
-    try:
-        return literal_command(statement, values)
-    except ProtocolViolation:
-        # Refused where it arrived, unless the statement was prepared then: PostgreSQL refuses it for what it is.
-        return Simple(b"")
 
 
 def _all_notices(results: list[Outcome]) -> tuple[str, ...]:

@@ -6,13 +6,14 @@ from client.protocol import TX_NONE, Failure, ProtocolViolation
 from poold.core import failures
 from poold.core.effects import Bound, Execute, Simple
 from poold.core.facts import Completion
-from poold.core.machine import STALE, Machine
+from poold.core.machine import STALE, Machine, out_of_time
 from poold.core.pool import Backend
 from poold.core.references import only_cell
 from poold.core.request import NOBODY, Request, Verb
 from poold.core.script import Script, Verdict
 from poold.core.state import RequestState
 from poold.core.statements import StatementState
+from poold.core.units import runner
 
 # Pauses before the next try of a transaction that lost a race: doubled each time, with jitter, so that those that
 # raced do not meet again.
@@ -40,7 +41,7 @@ class Messages(Machine):
         if request.state is not RequestState.RUNNING:
             verdict = script.stop(done, failures.withdrawn())
         else:
-            following = script.advance(done, self._runner(backend))
+            following = script.advance(done, runner(backend))
             if not isinstance(following, Verdict):
                 request.unit = following
                 self._effects.append(Execute(backend.number, following))
@@ -89,7 +90,7 @@ class Messages(Machine):
             request.group.stats.retries += 1
             self._pause(request, script, now)
         else:
-            self._fail(request, verdict)
+            self._fail(request, verdict, now)
 
     def _may_try_again(self, request: Request, script: Script, now: float) -> bool:
         is_wanted = request.state in (RequestState.RUNNING, RequestState.IN_DOUBT)
@@ -108,13 +109,13 @@ class Messages(Machine):
         """Its mean."""
         return float(min(FIRST_PAUSE * 2 ** min(script.tries - 1, 16), LONGEST_PAUSE))
 
-    def _fail(self, request: Request, verdict: Verdict) -> None:
+    def _fail(self, request: Request, verdict: Verdict, now: float) -> None:
         script, failure = request.script, verdict.failure
         assert script is not None
         assert failure is not None
         request.group.stats.errors += 1
-        if request.state is RequestState.CANCELLED:
-            failure = failures.with_reason(failure, request.reason)
+        is_cancelled = request.state is RequestState.CANCELLED
+        failure = failures.with_reason(failure, request.reason if is_cancelled else out_of_time(request, failure, now))
         verdict = Verdict(failure._replace(request=request.number, transaction=TX_NONE), verdict.step)
         self._answer(request, script.result(request.number, verdict))
 
@@ -128,7 +129,7 @@ class Messages(Machine):
             self._retry_elsewhere(request, backend, error, now)
             return
         if not script.xid.isdigit() or not backend.server.identity:
-            self._unknown(request, error, "its transaction's id was not known")
+            self._unknown(request, error, "its transaction's id was not known", now)
             return
         if request.state is RequestState.CANCELLED:
             script.retries = 0
@@ -215,11 +216,11 @@ class Messages(Machine):
             assert backend is not None
             self._retry_elsewhere(request, backend, inquiry.reason, now)
         else:
-            self._unknown(request, inquiry.reason, status)
+            self._unknown(request, inquiry.reason, status, now)
 
-    def _unknown(self, request: Request, error: str, why: str) -> None:
+    def _unknown(self, request: Request, error: str, why: str, now: float) -> None:
         request.group.stats.in_doubt += 1
-        self._fail(request, Verdict(failures.commit_unknown(error, why)))
+        self._fail(request, Verdict(failures.commit_unknown(error, why)), now)
 
     def _retry_elsewhere(self, request: Request, backend: Backend, error: str, now: float) -> None:
         """Nothing of it was committed: run it on another backend, or say so."""
@@ -229,7 +230,7 @@ class Messages(Machine):
             request.group.stats.retries += 1
             self._again(request, now)
         else:
-            self._fail(request, Verdict(failures.not_run(backend.pool.endpoint.name, error)))
+            self._fail(request, Verdict(failures.not_run(backend.pool.endpoint.name, error)), now)
 
     # Whether a statement can be prepared.
 

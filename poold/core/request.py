@@ -98,6 +98,8 @@ class Request:
     priority = NORMAL
     size = 0  # in bytes, as it came
     begin = False  # runs after a BEGIN
+    settings = b""  # that hold for it alone, as they travel
+    is_timed = False  # the server itself was told to end it at its deadline
     statement: Statement | None = None
     values = b""
     prepare = True

@@ -14,15 +14,16 @@ the server can be asked what became of a COMMIT whose answer was lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from client.protocol import FAILED, TX_NONE, Failure, Step, Transaction, TransactionResult
 from client.rules import END_SAVEPOINT, MAX_NUMBER, SAVEPOINT
-from poold.core import failures, references
+from poold.core import failures, references, settings
 from poold.core.effects import Command, Flush, Plain, Simple, Unit, in_order
 from poold.core.facts import Completion, Outcome
 from poold.core.plan import Plan
+from poold.core.settings import Run
 from poold.core.statements import Statement, Statements
 
 XID = b"SELECT pg_catalog.pg_current_xact_id()"
@@ -34,9 +35,6 @@ _FLUSH = Flush()
 
 # What a result in a unit belongs to, where it is no step's.
 _OWN, _XID, _COMMIT = -1, -2, -3
-
-# Commands that run a statement with these values on the backend at hand.
-Run = Callable[[Statement, bytes, bool], list[Command]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +71,7 @@ class Script:
         self.literal_only = self.changes_schema = plan.changes_schema
         self._plan = plan
         self._values = message.values
+        self._settings = message.settings
         self._max_result_bytes = max_result_bytes
         self._statements = statements
         self._begin_text = _begin(message)
@@ -93,8 +92,8 @@ class Script:
         self.verdict: Verdict | None = None  # known, once the ROLLBACK on its way has ended
         self._unresolved: Verdict | None = None  # a reference cannot be resolved, once the unit on its way has ended
 
-    def start(self, run: Run) -> Unit:
-        """The first unit of another try."""
+    def start(self, run: Run, milliseconds: int = 0) -> Unit:
+        """The first unit of another try; each of its statements may take so long, 0: as long as elsewhere."""
         self._restart()
         self.tries += 1
         self._sent = [_OWN]
@@ -103,6 +102,13 @@ class Script:
             commands += self._own(XID, run)
             commands.append(_FLUSH)
             self._sent.append(_XID)
+        if self._settings:
+            commands += settings.commands(self._statements, self._settings, 0, self.literal_only, run)
+            self._sent += [_OWN] * settings.count(self._settings)
+        if milliseconds:
+            # No query, as set_config is one: SET TRANSACTION may still follow.
+            commands.append(Plain(b"SET LOCAL statement_timeout = %d" % milliseconds))
+            self._sent.append(_OWN)
         return self._whole_unit(commands, run) if self._plan.is_whole else self._rest_of_unit(commands, run)
 
     def _whole_unit(self, commands: list[Command], run: Run) -> Unit:

@@ -77,6 +77,11 @@ class Traits:
     changes_session: bool  # some statement's verb changes the session rather than data: see _SESSION
     controls_transaction: bool  # some statement begins, divides or ends a transaction: see _TRANSACTION
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a single statement, of those that may share a transaction with others."""
+        return not self.is_several and self.verb.encode() in _PREPARABLE
+
 
 def examine(statement: bytes, types: bytes) -> Traits:
     """The traits of a statement with NUL for each parameter; types holds 4 bytes of type OID for each."""

@@ -209,12 +209,12 @@ class Statements:
             self._text -= len(old)
         return made
 
-    def own(self, text: bytes) -> Statement:
+    def own(self, template: bytes, types: bytes = b"") -> Statement:
         """A statement of the broker's; their number is small."""
-        found = self._own.get(text)
+        found = self._own.get(template)
         if found is None:
-            found = self._own[text] = Statement(next(self._numbers), text, b"")
-            found.numbered = text
+            found = self._own[template] = Statement(next(self._numbers), template, types)
+            found.numbered = literals.numbered(template)
             found.state = self._own_state
         return found
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from model_books import PLACES, Books, Job
-from model_postgres import Cluster, Fate, Order, Session
+from model_postgres import SETTINGS, Cluster, Fate, Order, Session
 from world import World
 
 from client.protocol import TX_NONE, Failure
@@ -122,9 +122,11 @@ class Shell:
     def _whose(self, line: Line, unit: Unit) -> Job | None:
         """By the value that a statement in the unit carries; where none does, the one that runs."""
         for command in unit:
-            if type(command) is Bound and command.count:
+            if type(command) is Bound and command.count == 1:
                 return self.books.jobs[int(command.values[4:]) // PLACES]
-            if type(command) in (Plain, Simple) and (found := _VALUE.search(command.sql)):
+            if type(command) not in (Plain, Simple) or command.sql.startswith(SETTINGS):
+                continue
+            if found := _VALUE.search(command.sql):
                 return self.books.jobs[int(found[1]) // PLACES]
         backend = self.broker.backends.get(line.number)
         return self.books.jobs.get(backend.running[-1].number) if backend is not None and backend.running else None
@@ -138,6 +140,7 @@ class Shell:
         assert job.kind == "query"
         for each in (*(order.unit for order in line.orders), unit):
             own = [command for command in each if type(command) not in (Prepare, Deallocate)]
+            own = [command for command in own if not (type(command) is Bound and command.count == 2)]  # its settings
             assert len(own) == 1, "only single statements share a backend"
             assert type(own[0]) is Bound, "only prepared statements share a backend"
             assert own[0].count, "only clients' statements share a backend"

@@ -18,6 +18,7 @@ from client.protocol import (
 )
 from poold.core import effects, lifecycle, machine
 from poold.core.facts import Completion
+from poold.core.settings import SERVER_GRACE
 from poold.core.state import BackendState as S
 
 
@@ -219,7 +220,7 @@ def test_a_running_statement_is_cancelled_at_its_requests_deadline_and_its_backe
     request = world.query(timeout=2.0)
     world.connect_all()
     backend = world.running(request)
-    world.pass_time(2.0)
+    world.pass_time(2.0 + SERVER_GRACE)
     assert world.taken(effects.Cancel) == [effects.Cancel(backend)]
     assert world.state(backend) is S.CANCELLING
     world.complete(backend, reply=failure("57014", message="canceling statement"))
@@ -235,7 +236,7 @@ def test_a_backend_runs_nothing_while_a_cancel_may_still_hit_it() -> None:
     request, waiting = world.query(timeout=1.0), world.query()
     world.connect_all()
     backend = world.running(request)
-    world.pass_time(1.0)
+    world.pass_time(1.0 + SERVER_GRACE)
     world.complete(backend)
     assert world.outcome(request) == OK, "the statement was faster than its cancel"
     assert len(world.taken(effects.Execute)) == 1
@@ -249,7 +250,7 @@ def test_a_cancel_without_effect_is_repeated() -> None:
     request = world.query(timeout=1.0)
     world.connect_all()
     backend = world.running(request)
-    world.pass_time(1.0)
+    world.pass_time(1.0 + SERVER_GRACE)
     world.broker.cancelled(backend, world.now)
     assert world.state(backend) is S.ACTIVE
     world.pass_time(0.1)
@@ -262,7 +263,7 @@ def test_a_server_that_answers_no_cancel_is_given_up_and_the_client_is_told_that
     request = world.query(timeout=1.0)
     world.connect_all()
     backend = world.running(request)
-    world.pass_time(1.0 + machine.CANCEL_TIMEOUT)
+    world.pass_time(1.0 + SERVER_GRACE + machine.CANCEL_TIMEOUT)
     assert world.taken(effects.Close)[0].backend == backend
     answer = refused(world, request)
     assert (answer.kind, answer.outcome) == ("connection", UNKNOWN)

@@ -5,6 +5,7 @@ from world import OK, World, failure
 
 from client.protocol import Failure
 from poold.core import effects, machine
+from poold.core.settings import SERVER_GRACE
 from poold.core.state import BackendState as S
 
 
@@ -84,7 +85,7 @@ def test_a_second_cancel_waits_until_the_first_one_is_settled() -> None:
 def test_a_deadline_that_passes_behind_others_is_kept_when_its_turn_comes() -> None:
     world, backend, requests = sharing(1)
     late = world.query(statement=SHORT, timeout=1.0)
-    world.pass_time(1.0)
+    world.pass_time(1.0 + SERVER_GRACE)
     assert world.taken(effects.Cancel) == []
     assert running(world, backend) == [*requests, late]
     answer(world, backend)

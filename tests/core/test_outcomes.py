@@ -12,6 +12,7 @@ from poold.core.facts import Server
 from poold.core.machine import CANCEL_TIMEOUT
 from poold.core.messages import ASK_AGAIN, OUTCOME_TIMEOUT
 from poold.core.script import XID
+from poold.core.settings import SERVER_GRACE
 from poold.core.state import BackendState as S
 
 ERROR = "server closed the connection unexpectedly"
@@ -336,7 +337,7 @@ def test_a_server_that_does_not_end_a_cancelled_commit_is_given_up_and_asked() -
     world = World()
     request, backend = begin(world, step(b"INSERT 1", low=1), timeout=1.0)
     answer(world, backend)
-    world.pass_time(1.0 + CANCEL_TIMEOUT)
+    world.pass_time(1.0 + SERVER_GRACE + CANCEL_TIMEOUT)
     assert world.taken(effects.Close)[0].backend == backend
     world.connect_all()
     answer(world, next(iter(world.broker.backends)), status(b"committed"))

@@ -8,6 +8,7 @@ from client.protocol import NOT_EXECUTED, Failure, Step, TransactionResult
 from client.rules import END_SAVEPOINT, SAVEPOINT
 from poold.core import effects
 from poold.core.messages import FIRST_PAUSE, LONGEST_PAUSE
+from poold.core.settings import SERVER_GRACE
 from poold.core.state import BackendState as S
 
 RACE = failure("40001", message="could not serialize access")
@@ -316,7 +317,7 @@ def test_a_withdrawn_message_that_was_faster_than_its_cancel_is_committed() -> N
 def test_a_message_is_cancelled_at_its_deadline_and_told_why_once() -> None:
     world = World(**UNTRACKED)
     request, backend = begin(world, step(b"UPDATE 1", low=1), timeout=2.0)
-    world.pass_time(2.0)
+    world.pass_time(2.0 + SERVER_GRACE)
     assert world.taken(effects.Cancel) == [effects.Cancel(backend)]
     answer(world, backend)
     assert failed(world, request)[0].message.count("timeout of 2 s") == 1

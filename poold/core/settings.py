@@ -1,0 +1,73 @@
+"""Settings that hold for one statement, or one transaction, alone: those that travel with a request; its deadline.
+
+PostgreSQL has `SET LOCAL` for it, which wants a transaction block. `set_config(..., true)` does the same in the
+implicit transaction that all commands up to one Sync share, so a single statement can have settings as well, in the
+same round trip; they are gone with its end, whatever that is.
+
+The deadline of a request is one of them: what is left until then becomes statement_timeout, where that is shorter than
+the endpoint's own. So a statement ends in time even where the broker is gone, or its cancel is late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from poold.core.effects import Command
+from poold.core.statements import Statement, Statements
+
+# A statement of the broker's own, with NUL for its parameters.
+SET_LOCAL = b"SELECT pg_catalog.set_config(\0, \0, true)"
+_TYPES = bytes(8)  # undeclared; they become text
+# What clients' literals and values rely on; nobody may change them (`poold.pgwire` watches them).
+RELIED_ON = frozenset((b"standard_conforming_strings", b"client_encoding", b"datestyle", b"intervalstyle"))
+# The server is given so much time to end a statement by itself before it is cancelled.
+SERVER_GRACE = 0.1
+
+# Commands that run a statement with these values, as literals or not.
+Run = Callable[[Statement, bytes, bool], list[Command]]
+
+
+def pairs(settings: bytes) -> list[tuple[bytes, bytes]]:
+    """Names and values of settings as they travel."""
+    parts = settings.split(b"\0")
+    return list(zip(parts[:-1:2], parts[1::2], strict=True))
+
+
+def objection(settings: bytes) -> str:
+    """Why these settings cannot be taken, "" where they can; PostgreSQL itself looks at the rest."""
+    for name, _ in pairs(settings):
+        if name.lower() in RELIED_ON:
+            return f"the setting {name.decode(errors='replace')} cannot travel with a request: values rely on it"
+    return ""
+
+
+def until(deadline: float | None, now: float, query_timeout: float) -> int:
+    """The statement_timeout in milliseconds that the deadline asks for; 0 where the endpoint's own is as good."""
+    if deadline is None:
+        return 0
+    left = deadline - now
+    if 0 < query_timeout <= left:
+        return 0
+    return max(0, int(left * 1000)) + 1
+
+
+def commands(statements: Statements, settings: bytes, milliseconds: int, is_literal: bool, run: Run) -> list[Command]:
+    """What makes them hold: one command for each that has a result, in order, and what prepares it."""
+    found: list[Command] = []
+    given = pairs(settings) if settings else []
+    if milliseconds:
+        given.append((b"statement_timeout", b"%d" % milliseconds))
+    if given:
+        own = statements.own(SET_LOCAL, _TYPES)
+        for name, value in given:
+            found += run(own, _sized(name) + _sized(value), is_literal)
+    return found
+
+
+def count(settings: bytes) -> int:
+    """How many of them there are."""
+    return settings.count(b"\0") // 2
+
+
+def _sized(value: bytes) -> bytes:
+    return len(value).to_bytes(4, "big") + value
