@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from client.rules import MAX_PARAMETERS, MAX_STEPS, NORMAL, RULES, are_steps, is_query
+from client.rules import MAX_PARAMETERS, MAX_STEPS, NO_SESSION, NORMAL, RULES, are_steps, is_query
 
 VERSION = 3
 
@@ -63,9 +63,10 @@ class Query(NamedTuple):
     """One statement, or several in one string where it has no parameters.
 
     lease 0 is a statement of its own in an autocommit group. Any other number names an interactive transaction, or a
-    session, unique per client. begin: BEGIN comes first, which opens the lease of an interactive transaction; session:
-    this statement opens a session, a lease that outlives its transactions and ends with Release. prepare false keeps
-    parameters as literals, always. timeout is what is left of the caller's patience, in seconds. priority is one of
+    session, unique per client. begin: BEGIN comes first, which opens the lease of an interactive transaction. session
+    is one of client.rules' NO_SESSION, OPENS_SESSION and IN_SESSION; a session is a lease that outlives its
+    transactions and ends with Release. prepare false keeps parameters as literals, always. timeout is what is left of
+    the caller's patience, in seconds. priority is one of
     client.rules' INTERACTIVE, NORMAL and BATCH.
     """
 
@@ -81,7 +82,7 @@ class Query(NamedTuple):
     tag: str
     priority: int = NORMAL
     settings: bytes = b""
-    session: bool = False
+    session: int = NO_SESSION
 
 
 class Reference(NamedTuple):

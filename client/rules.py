@@ -23,6 +23,8 @@ MAX_SETTINGS = 64
 # Who comes first where requests wait: indexes of PRIORITIES.
 PRIORITIES = ("interactive", "normal", "batch")
 INTERACTIVE, NORMAL, BATCH = range(3)
+# What a query has to do with a session: nothing; it opens one; it is in one.
+NO_SESSION, OPENS_SESSION, IN_SESSION = range(3)
 # What lets another conversation cancel this one's requests: too long to be guessed.
 CANCEL_KEY_BYTES = 16
 
@@ -138,7 +140,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "tag": (_text(MAX_NAME_CHARS), f"text of at most {MAX_NAME_CHARS} characters without NUL"),
     "priority": (_whole(0, BATCH), f"a whole number from 0 to {BATCH}"),
     "settings": (are_settings, f"names and values of at most {MAX_SETTINGS} settings, each ended by NUL"),
-    "session": (lambda value: type(value) is bool, "a boolean"),
+    "session": (_whole(0, IN_SESSION), f"a whole number from 0 to {IN_SESSION}"),
     "key": (lambda value: type(value) is bytes, "bytes"),
     "what": (lambda value: value in QUESTIONS, f"one of {', '.join(QUESTIONS)}"),
 }
@@ -183,5 +185,6 @@ def is_query(
         and type(priority) is int
         and 0 <= priority <= BATCH
         and (settings == b"" or are_settings(settings))
-        and type(session) is bool
+        and type(session) is int
+        and 0 <= session <= IN_SESSION
     )

@@ -113,6 +113,7 @@ def _set_ready(future: asyncio.Future[None]) -> None:
 async def _prepare_session(connection: Any, group: GroupConfig) -> Server:
     """What each new backend gets before its first client."""
     cursor = connection.cursor()
+    connection_check = ""
     if connection.server_version >= 140000:
         try:
             cursor.execute(
@@ -120,6 +121,7 @@ async def _prepare_session(connection: Any, group: GroupConfig) -> Server:
                 (CONNECTION_CHECK_INTERVAL,),
             )
             await _finish_polling(connection)
+            connection_check = CONNECTION_CHECK_INTERVAL
         except psycopg2.DataError as error:
             # Servers on platforms without POLLRDHUP refuse it; long queries there outlive a broker that is killed.
             log.info("client_connection_check_interval not set error=%s", " ".join(str(error).split()))
@@ -134,4 +136,4 @@ async def _prepare_session(connection: Any, group: GroupConfig) -> Server:
             identity, epoch = cursor.fetchone()
         except psycopg2.ProgrammingError as error:
             log.info("outcomes of COMMIT cannot be tracked error=%s", " ".join(str(error).split()))
-    return Server(connection.server_version, identity, epoch)
+    return Server(connection.server_version, identity, epoch, connection_check)

@@ -26,6 +26,7 @@ from client.protocol import (
     Hello,
     ProtocolViolation,
     Query,
+    Release,
     Result,
     Rollback,
     ToClient,
@@ -127,7 +128,7 @@ class Frontend:
             return
         if not peer.key:
             self._greet(peer, message)
-        elif isinstance(message, (Query, Transaction, Commit, Rollback)):
+        elif isinstance(message, (Query, Transaction, Commit, Rollback, Release)):
             self._broker.request(peer.key, message, monotonic(), len(payload))
         elif isinstance(message, Cancel):
             self._broker.cancel(peer.key, message.request, monotonic())

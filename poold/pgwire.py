@@ -25,6 +25,8 @@ from poold.pgmessages import COPY_FAIL, RESULTS_EXECUTE, SYNC, encoded, query
 
 # What clients' literals and casters rely on (see client.values); PostgreSQL reports changes of these by itself.
 RELIED_ON = ("standard_conforming_strings", "client_encoding", "DateStyle", "IntervalStyle")
+# More that PostgreSQL reports, and a session may change: a backend with another value than at first is to be reset.
+REPORTED = ("TimeZone", "application_name", "search_path", "session_authorization", "default_transaction_read_only")
 # Notifications kept until somebody wants them.
 NOTIFICATIONS_KEPT = 1000
 # A message that is no row, a row's header aside, is short; a longer one is not PostgreSQL's.
@@ -49,15 +51,16 @@ class Wire:
     """One connection's conversation: `send` units, hand what came to `received`, take `outbox`."""
 
     def __init__(self, max_result_bytes: int, parameters: dict[str, str]) -> None:
-        """parameters are the server's settings in RELIED_ON as they are when the connection opens."""
+        """parameters are the server's settings in RELIED_ON and REPORTED as they are when the connection opens."""
         self.outbox: list[bytes] = []
         # Units sent and not completed, in order: enter by send, leave with their ReadyForQuery.
         self.units: deque[Unit] = deque()
         self.fatal: str | None = None  # PostgreSQL's last words, after which it closes the connection
         self.notifications: deque[tuple[int, str, str]] = deque(maxlen=NOTIFICATIONS_KEPT)
         self._max_result_bytes = max_result_bytes
-        self._relied_on = dict(parameters)
+        self._initial = dict(parameters)
         self._parameters = dict(parameters)
+        self._is_changed = False  # whether these two differ
         # Columns of the statements that are prepared here, by name: enter when described, leave when deallocated.
         self._columns: dict[bytes, bytes | None] = {}
         self._heads: dict[bytes, bytes] = {}  # of their Bind messages, likewise
@@ -272,8 +275,9 @@ class Wire:
                 self._notices.append(wiretext.notice(body, self._sql()))
             case "S":
                 name, value = body[:-1].decode("utf-8", "replace").split("\0", 1)
-                if name in self._relied_on:
+                if name in self._initial:
                     self._parameters[name] = value
+                    self._is_changed = self._parameters != self._initial
             case "A":
                 channel, payload = body[4:-1].decode("utf-8", "replace").split("\0", 1)
                 self.notifications.append((_length(body)[0], channel, payload))
@@ -367,13 +371,13 @@ class Wire:
         self.units.popleft()
         transaction = _TRANSACTIONS.get(status, TX_BROKEN)
         failure = self._failure
-        if self._parameters != self._relied_on:
+        if self._is_changed and any(self._parameters.get(name) != self._initial.get(name) for name in RELIED_ON):
             failure = failure or _relied_on_failure(EXECUTED if transaction == TX_NONE else FAILED)
             transaction = TX_BROKEN
         if failure is not None:
             failure = failure._replace(transaction=transaction, notices=failure.notices or tuple(self._notices))
-        done = Completion(transaction, self._results, failure, self._prepared, self._bound)
-        self._is_fresh = self._parameters == self._relied_on
+        done = Completion(transaction, self._results, failure, self._prepared, self._bound, self._is_changed)
+        self._is_fresh = not self._is_changed
         self._begin()
         return done
 

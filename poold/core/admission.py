@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from client.protocol import Commit, Failure, ProtocolViolation, Query, Result, Rollback, Transaction
+from client.rules import NO_SESSION, OPENS_SESSION
 from poold.config import BrokerConfig
 from poold.core import failures, settings
 from poold.core.group import Group
@@ -53,16 +54,18 @@ class Admission:
         group = self._groups.get(message.group)
         if group is None:
             return failures.unconfigured_group(message.group, list(self._groups))
-        if group.config.autocommit is not (message.lease == 0):
-            mode, wanted = ("autocommit", "no") if group.config.autocommit else ("not autocommit", "a")
-            return failures.usage(f"group {group.name!r} is {mode}: its queries have {wanted} lease number")
+        refused = self._wrong_mode(group, message)
+        if refused is not None:
+            return refused
         lease: Lease | None = None
-        if message.lease and not message.begin:
+        opens = message.session == OPENS_SESSION or (message.begin and not message.session)
+        if message.lease and not opens:
             lease = client.leases.get(message.lease)
             if lease is None:
-                return failures.transaction_lost(client.lost_leases.get(message.lease, "it had ended already"))
-            if lease.group is not group:
-                return failures.usage(f"lease {lease.number} belongs to group {lease.group.name!r}")
+                return _gone(client, message.lease, message.session != NO_SESSION)
+            if lease.group is not group or lease.is_session is (message.session == NO_SESSION):
+                what = "session" if lease.is_session else "transaction"
+                return failures.usage(f"lease {lease.number} is a {what} in group {lease.group.name!r}")
         else:
             refused = self._no_room(group)
             if refused is not None:
@@ -75,6 +78,8 @@ class Admission:
                 statement.rendered(message.values)
             except ProtocolViolation as violation:
                 return failures.protocol(str(violation))
+        if statement.use.wants_session and not message.lease:
+            return failures.wants_session(statement.use.leaves)
         if message.settings:
             obstacle = settings.objection(message.settings)
             traits = statement.examine()
@@ -83,16 +88,21 @@ class Admission:
             if obstacle:
                 return failures.usage(obstacle)
         if message.lease and lease is None:
-            lease = client.leases[message.lease] = Lease(client, message.lease, group, message.priority)
+            lease = Lease(client, message.lease, group, message.priority, message.session != NO_SESSION)
+            client.leases[message.lease] = lease
         deadline = None if message.timeout is None else now + message.timeout
         request = Request(client, message.request, group, _QUERY, now, deadline, lease)
         request.tag = message.tag
         request.priority = message.priority
+        request.opens = lease is not None and opens
         request.begin = message.begin
         request.statement = statement
         request.values = message.values
         request.prepare = message.prepare
         request.settings = message.settings
+        request.use = statement.use
+        # With another search_path its names may mean something else than they did when it was prepared.
+        request.is_literal = b"search_path" in message.settings.lower()
         return request
 
     def _transaction(self, client: Client, message: Transaction, now: float) -> Request | Failure:
@@ -121,6 +131,7 @@ class Admission:
         request.tag = message.tag
         request.priority = message.priority
         request.script = script
+        request.use = plan.use
         return request
 
     def _too_many(self, client: Client, message: Query | Transaction | Commit | Rollback, size: int) -> Failure | None:
@@ -154,13 +165,26 @@ class Admission:
             return group.full()
         return None
 
+    def _wrong_mode(self, group: Group, message: Query) -> Failure | None:
+        """Where the message does not go with how the group runs statements."""
+        if message.session:
+            return None if message.lease else failures.protocol("a session has a lease number")
+        if group.config.autocommit is not (message.lease == 0):
+            mode, wanted = ("autocommit", "no") if group.config.autocommit else ("not autocommit", "a")
+            return failures.usage(f"group {group.name!r} is {mode}: its queries have {wanted} lease number")
+        return None
+
     def _end(self, client: Client, message: Commit | Rollback, now: float) -> Request | Result | Failure:
         verb = Verb.COMMIT if type(message) is Commit else Verb.ROLLBACK
         lease = client.leases.get(message.lease)
         if lease is None:
-            reason = client.lost_leases.get(message.lease, "it had ended already")
             if verb is Verb.COMMIT:
-                return failures.transaction_lost(reason)
+                return _gone(client, message.lease)
             client.lost_leases.pop(message.lease, None)
             return rolled_back(message.request)
         return Request(client, message.request, lease.group, verb, now, lease=lease)
+
+
+def _gone(client: Client, number: int, is_session: bool = False) -> Failure:
+    """What became of a lease that is not open."""
+    return client.lost_leases.get(number) or failures.lease_lost("it had ended already", is_session)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from client.protocol import Commit, Failure, Query, Result, Rollback, Transaction
+from client.protocol import TX_NONE, Commit, Failure, Query, Release, Result, Rollback, Transaction
 from client.rules import BATCH
 from poold.config import Config
 from poold.core import failures, janitor
@@ -22,6 +22,7 @@ from poold.core.lifecycle import BrokerState
 from poold.core.machine import CANCEL_TIMEOUT, GUARD
 from poold.core.pool import Backend, Pool
 from poold.core.request import Client, Lease, Request, Verb
+from poold.core.sessions import NOTHING, UNSEEN
 from poold.core.snapshot import snapshot_group, snapshot_processes
 from poold.core.state import BackendState, RequestState
 
@@ -166,7 +167,9 @@ class Broker(Deadlines):
         elif request.state is RequestState.IN_DOUBT and request.script is not None:
             request.script.retries = 0  # what became of it is still told
 
-    def request(self, key: int, message: Query | Transaction | Commit | Rollback, now: float, size: int = 0) -> None:
+    def request(
+        self, key: int, message: Query | Transaction | Commit | Rollback | Release, now: float, size: int = 0
+    ) -> None:
         """A client sent a request of so many bytes."""
         client = self.clients.get(key)
         if client is None:
@@ -175,12 +178,33 @@ class Broker(Deadlines):
             text = f"request {message.request} is not answered yet, numbers must be new"
             self._effects.append(Reply(key, failures.protocol(text)))
             return
+        if isinstance(message, Release):
+            self._effects.append(Reply(key, self._release(client, message, now)))
+            return
         admitted: Request | Result | Failure | None = self._admission.request(client, message, now, size)
         if type(admitted) is Request:
             admitted.size = size
             admitted = self._accept(admitted, now)
         if admitted is not None:
             self._effects.append(Reply(key, admitted._replace(request=message.request)))  # type: ignore[union-attr]
+
+    def _release(self, client: Client, message: Release, now: float) -> Result | Failure:
+        """The client's session is over: nothing of it goes on, and its backend is reset."""
+        lease = client.leases.get(message.lease)
+        if lease is None:
+            client.lost_leases.pop(message.lease, None)
+        elif not lease.is_session:
+            text = f"lease {lease.number} is a transaction, which ends with a commit or a rollback"
+            return failures.usage(text)._replace(request=message.request)
+        else:
+            reason = "it was released"
+            for request in [each for each in client.requests.values() if each.lease is lease]:
+                if request.state is RequestState.RUNNING:
+                    self._cancel(request, RequestState.CANCELLED, reason, now)
+                elif request.state is RequestState.WAITING and request.opens:
+                    self._discard(request, failures.lease_lost(reason, is_session=True), now)
+            self._end_lease(lease, reason, now)
+        return Result(message.request, TX_NONE, "RELEASE", -1, None, b"", ())
 
     # Facts about backends.
 
@@ -215,9 +239,11 @@ class Broker(Deadlines):
         backend.transaction = done.transaction
         running = backend.running
         if not running:
-            self._rest(backend, now)  # its reset
+            self._was_reset(backend, done, now)
             return
         request = running[0]
+        if done.is_changed:
+            self._was_changed(backend, request)
         if request.then and self._goes_on(backend, request, done):
             return
         if request.script is not None:
@@ -241,6 +267,12 @@ class Broker(Deadlines):
             self._rest(backend, now)
         if request.priority == BATCH and request.group.queue.size:
             self._serve(request.group, now)  # others of its priority may be waiting for their share
+
+    def _was_changed(self, backend: Backend, request: Request) -> None:
+        """PostgreSQL reports a setting that is not what it was: something that no text told of has changed it."""
+        if backend.left is NOTHING and request.statement is not None and request.lease is None:
+            request.statement.use = UNSEEN  # from now on it is reset after, and shares no backend
+        backend.left = backend.left.joined(UNSEEN)
 
     def _goes_on(self, backend: Backend, request: Request, done: Completion) -> bool:
         """BEGIN has succeeded: its statement follows, unless nobody wants it any more."""

@@ -21,6 +21,8 @@ class Completion:
     prepared: list[bytes | None] = field(default_factory=list)
     # How many statements got their parameters; one more than there are results where the failure came later.
     bound: int = 0
+    # Whether a setting that PostgreSQL reports is not what it was when the backend was opened.
+    is_changed: bool = False
 
     @property
     def is_unbound(self) -> bool:
@@ -40,3 +42,5 @@ class Server:
     identity: str = ""
     # Changes with each recovery from a crash: an id that was given to a transaction may be given again after one.
     epoch: str = ""
+    # The client_connection_check_interval that each session has, "" where the server knows none.
+    connection_check: str = ""

@@ -49,10 +49,21 @@ def draining() -> Failure:
     return Failure(0, TX_NONE, "connection", NOT_EXECUTED, text, None, {})
 
 
-def transaction_lost(reason: str) -> Failure:
-    """The lease is gone."""
-    text = f"the transaction was rolled back: {reason}; call rollback() and begin anew"
+def lease_lost(reason: str, is_session: bool = False) -> Failure:
+    """The lease is gone, and with it the transaction or the session that it was for."""
+    if is_session:
+        text = f"the session is over, a transaction open in it was rolled back: {reason}; open another"
+    else:
+        text = f"the transaction was rolled back: {reason}; call rollback() and begin anew"
     return Failure(0, TX_LOST, "transaction-lost", NOT_EXECUTED, text, None, {})
+
+
+def wants_session(leaves: str) -> Failure:
+    """A statement that makes sense only where others of its client follow in the same session."""
+    return usage(
+        f"this statement leaves {leaves} in its session, which is reset before the next statement may run in it; run "
+        "what belongs together in a db.session() block (a setting of one statement can travel with it: settings={...})"
+    )
 
 
 def withdrawn() -> Failure:
@@ -75,15 +86,20 @@ def left_open() -> Failure:
     return Failure(0, TX_NONE, "usage", FAILED, text, None, {})
 
 
-def connection_lost(request: Request, endpoint: str, error: str) -> Failure:
-    """The backend went away under a running statement; says what can be known of it."""
+def connection_lost(request: Request, endpoint: str, error: str, in_transaction: bool) -> Failure:
+    """The backend went away under a running statement; says what can be known of it.
+
+    in_transaction: whether the statement ran inside one that only COMMIT could have made permanent.
+    """
     where = f"the connection to endpoint {endpoint!r} was lost"
     sql = request.statement.sql if request.statement is not None else b""
-    if request.lease is not None and request.verb is Verb.QUERY and not _MAY_COMMIT.search(sql):
-        return transaction_lost(f"{where} ({error})")
+    lease = request.lease
+    if lease is not None and request.verb is Verb.QUERY and in_transaction and not _MAY_COMMIT.search(sql):
+        return lease_lost(f"{where} ({error})", lease.is_session)
     what = "COMMIT was" if request.verb is Verb.COMMIT else "the statement was"
     text = f"{where} while {what} running, it may have taken effect: {error}"
-    return Failure(0, TX_NONE, "connection", UNKNOWN, text, None, {})
+    transaction = TX_NONE if lease is None or not lease.is_session else TX_LOST
+    return Failure(0, transaction, "connection", UNKNOWN, text, None, {})
 
 
 def not_run(endpoint: str, error: str) -> Failure:

@@ -13,11 +13,13 @@ from enum import IntEnum
 
 from client.protocol import TX_BROKEN, TX_NONE
 from poold.config import Config
-from poold.core import janitor
+from poold.core import janitor, sessions
 from poold.core.effects import Close, Connect, Effect, Execute
+from poold.core.facts import Completion
 from poold.core.group import Group
 from poold.core.pool import Backend, Pool
 from poold.core.request import NOBODY, Client, Lease, Request, Verb
+from poold.core.sessions import NOTHING
 from poold.core.state import BackendState, RequestState
 from poold.core.statements import TRUSTED_AFTER, StatementState
 from poold.core.timers import Timers
@@ -82,34 +84,60 @@ class Lifecycle(ABC):
 
     def _rest(self, backend: Backend, now: float) -> None:
         """The backend runs nothing and no cancel is on its way: what is it for next?"""
-        lease = backend.lease
-        if backend.transaction == TX_NONE:
-            if lease is not None:
-                backend.lease = lease.backend = None
+        lease, transaction = backend.lease, backend.transaction
+        if lease is not None and (transaction == TX_BROKEN or (transaction == TX_NONE and not lease.is_session)):
+            backend.lease = lease.backend = None
+            if transaction == TX_NONE:
                 self._end_lease(lease, "it had ended already", now)
-            self._idle(backend, now)
-        elif backend.transaction == TX_BROKEN:
-            if lease is not None:
-                backend.lease = lease.backend = None
+            else:
                 self._lose_lease(lease, "its last statement left the connection unusable", now)
+            lease = None
+        if transaction == TX_BROKEN:
             self._close(backend, "unusable after its last statement")
             self._grow(backend.group, now)
-        elif lease is None:
-            if backend.state is BackendState.RESETTING:
-                self._close(backend, "still in a transaction after its reset")
-                return
-            backend.pool.move(backend, BackendState.RESETTING)
-            self.timers.set(backend, now + RESET_TIMEOUT)
-            self._effects.append(Execute(backend.number, ROLLBACK))
-        elif lease.pending:
-            self._start(backend, lease.pending.popleft(), now)
+        elif lease is not None:
+            self._go_on(backend, lease, now)
+        elif transaction != TX_NONE or backend.left is not NOTHING:
+            self._reset(backend, now)
         else:
-            backend.pool.move(backend, BackendState.LEASED)
-            limits = [lease.expires] if lease.expires is not None else []
-            if lease.group.config.idle_in_transaction_timeout:
-                limits.append(now + lease.group.config.idle_in_transaction_timeout)
-            if limits:
-                self.timers.set(lease, min(limits))
+            self._idle(backend, now)
+
+    def _go_on(self, backend: Backend, lease: Lease, now: float) -> None:
+        """The next statement of the lease, or a wait for it."""
+        if lease.pending:
+            self._start(backend, lease.pending.popleft(), now)
+            return
+        backend.pool.move(backend, BackendState.LEASED)
+        limits = [lease.expires] if lease.expires is not None else []
+        if lease.group.config.idle_in_transaction_timeout:
+            limits.append(now + lease.group.config.idle_in_transaction_timeout)
+        if limits:
+            self.timers.set(lease, min(limits))
+
+    def _reset(self, backend: Backend, now: float) -> None:
+        """Roll back what is open, and take away what was left in the session."""
+        in_transaction = backend.transaction != TX_NONE
+        unit = ROLLBACK
+        if backend.left is not NOTHING:
+            unit = sessions.reset(backend.left, backend.server, in_transaction) or ()
+        if not unit or (backend.state is BackendState.RESETTING and in_transaction):
+            self._close(backend, "what was left in its session cannot be reset")
+            self._grow(backend.group, now)
+            return
+        backend.pool.move(backend, BackendState.RESETTING)
+        self.timers.set(backend, now + RESET_TIMEOUT)
+        self._effects.append(Execute(backend.number, unit))
+
+    def _was_reset(self, backend: Backend, done: Completion, now: float) -> None:
+        """The reset has ended. One that did not take everything away leaves a backend that nobody may use."""
+        if done.failure is not None or (done.is_changed and backend.left is not NOTHING):
+            self._close(backend, "its reset failed")
+            self._grow(backend.group, now)
+            return
+        if backend.left.makes_names:
+            backend.prepared.clear()
+        backend.left = NOTHING
+        self._rest(backend, now)
 
     def _idle(self, backend: Backend, now: float) -> None:
         """The backend is free: for the broker's own questions, for who waits, or for later."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from client.protocol import Failure
+from client.protocol import TX_NONE, Failure
 from poold.core import failures
 from poold.core.effects import Close, Execute
 from poold.core.facts import Outcome
@@ -100,7 +100,9 @@ class Losses(Messages):
         elif last is not None and request.lease is None and not last.notices:
             reply = last
         else:
-            reply = failures.connection_lost(request, backend.pool.endpoint.name, error)
+            # All of a lease's statements are in a transaction, but those of a session that has begun none.
+            is_inside = request.begin or backend.transaction != TX_NONE
+            reply = failures.connection_lost(request, backend.pool.endpoint.name, error, is_inside)
         self._answer(request, reply)
 
     def _lose_message(self, request: Request, backend: Backend, error: str, now: float, is_begun: bool) -> None:

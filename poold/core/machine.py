@@ -26,6 +26,7 @@ from poold.core.group import Group
 from poold.core.lifecycle import Lifecycle
 from poold.core.pool import Backend
 from poold.core.request import Lease, Request, Verb
+from poold.core.sessions import NOTHING
 from poold.core.settings import SERVER_GRACE
 from poold.core.state import BackendState, RequestState
 from poold.core.statements import FORGOTTEN, Statement, StatementState
@@ -63,7 +64,7 @@ class Machine(Lifecycle):
     def _accept(self, request: Request, now: float) -> Failure | None:
         """Let the request run, or wait: in its group's queue, or behind the statement that its lease runs."""
         group, client, lease = request.group, request.client, request.lease
-        if lease is not None and not request.begin and len(lease.pending) >= LEASE_PENDING_LIMIT:
+        if lease is not None and not request.opens and len(lease.pending) >= LEASE_PENDING_LIMIT:
             return failures.usage(f"lease {lease.number} has {LEASE_PENDING_LIMIT} requests waiting already")
         client.requests[request.number] = request
         client.bytes += request.size
@@ -71,7 +72,7 @@ class Machine(Lifecycle):
         if group not in client.groups:
             client.groups.add(group)
             group.clients += 1
-        if lease is None or request.begin:
+        if lease is None or request.opens:
             self._dispatch(request, now)
         elif lease.backend is not None and lease.backend.state is BackendState.LEASED:
             self._start(lease.backend, request, now)
@@ -109,6 +110,10 @@ class Machine(Lifecycle):
         request.started = now
         request.unit = unit = unit_for(backend, request, now)
         backend.running.append(request)
+        if request.use is not NOTHING:
+            backend.left = backend.left.joined(request.use)
+            if request.lease is not None:
+                request.lease.changed_schema = True
         if request.verb < _PROBE:
             pool.stats.requests += 1
             request.group.stats.wait_times.record(now - request.arrived)
@@ -136,7 +141,7 @@ class Machine(Lifecycle):
 
     def _hold(self, backend: Backend, request: Request, lease: Lease, now: float) -> None:
         """The lease has, or goes on with, this backend."""
-        if request.begin:
+        if request.opens:
             lease.backend = backend
             backend.lease = lease
             if request.group.config.lease_timeout:
@@ -180,8 +185,8 @@ class Machine(Lifecycle):
                 reply = failures.left_open()
         elif backend.lease is None and done.transaction != TX_NONE:
             # The lease was lost meanwhile. A transaction that its own statement ended is not rolled back, though.
-            reason = request.client.lost_leases.get(request.lease.number, request.reason)
-            reply = failures.transaction_lost(reason)
+            lost = failures.lease_lost(request.reason or "it was ended", request.lease.is_session)
+            reply = request.client.lost_leases.get(request.lease.number, lost)
         elif request.verb is _COMMIT and failure is None and done.results[-1][0] == "ROLLBACK":
             reply = failures.commit_rolled_back()
         if type(reply) is Failure:
@@ -270,7 +275,7 @@ class Machine(Lifecycle):
             if type(reply) is Failure and reply.transaction == TX_NONE:
                 reply = reply._replace(transaction=TX_ACTIVE)  # its lease goes on
         self._answer(request, reply)
-        if lease is not None and request.begin:
+        if lease is not None and request.opens:
             self._end_lease(lease, "its first statement did not run", now)
 
     def _cancel(self, request: Request, state: RequestState, reason: str, now: float) -> None:
@@ -306,7 +311,7 @@ class Machine(Lifecycle):
         lease.backend = None
         for request in list(lease.pending):
             is_rollback = request.verb is Verb.ROLLBACK
-            reply = rolled_back(request.number) if is_rollback else failures.transaction_lost(reason)
+            reply = rolled_back(request.number) if is_rollback else failures.lease_lost(reason, lease.is_session)
             self._discard(request, reply, now)
         if backend is not None:
             backend.lease = None
@@ -315,7 +320,7 @@ class Machine(Lifecycle):
 
     def _lose_lease(self, lease: Lease, reason: str, now: float) -> None:
         """As _end_lease, where the client did not ask for it and will want to know why."""
-        lease.client.lease_lost(lease.number, reason)
+        lease.client.lease_lost(lease.number, failures.lease_lost(reason, lease.is_session))
         self._end_lease(lease, reason, now)
 
 

@@ -10,6 +10,7 @@ from collections import OrderedDict
 
 from client.protocol import Reference, Step, decode_steps
 from client.rules import END_SAVEPOINT, SAVEPOINT
+from poold.core.sessions import NOTHING
 from poold.core.statements import Statement, Statements
 
 # Plans known per group, and their packed steps in bytes; the least recently used go.
@@ -45,6 +46,7 @@ class Plan:
         self.writes = False
         self.changes_schema = False
         self.begins_with_set = False
+        self.use = NOTHING  # what its statements may leave in their session
         self._read()
 
     def statement(self, place: int) -> Statement:
@@ -66,6 +68,7 @@ class Plan:
                 reason = f"has {len(step.statement)} bytes of text; at most {MAX_TEXT} are taken, use parameters"
             else:
                 traits = self.statement(place).examine()
+                self.use = self.use.joined(self.statement(place).use)
                 # SET TRANSACTION must come before any query, so also before the one that asks for the transaction's id.
                 self.begins_with_set = self.begins_with_set or (place == 0 and traits.verb == "SET")
                 self.writes = self.writes or traits.writes

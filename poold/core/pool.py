@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from poold.core.endpoint import Endpoint, EndpointState
 from poold.core.facts import Server
 from poold.core.request import Lease, Request
+from poold.core.sessions import NOTHING
 from poold.core.state import TRANSITIONS, BackendState
 from poold.core.statements import Prepared
 from poold.core.stats import PoolStats
@@ -29,6 +30,7 @@ class Backend:
         "group",
         "idle_since",
         "lease",
+        "left",
         "number",
         "pool",
         "prepared",
@@ -47,6 +49,8 @@ class Backend:
         # Not empty in the states of a running statement, and only there. Enter by _start, leave when completed.
         self.running: deque[Request] = deque()
         self.prepared = Prepared()
+        # What may have been left in its session since it was opened or reset; nobody is served before a reset.
+        self.left = NOTHING
         self.server = Server()
         self.completed = 0.0  # when its last unit was
         # The lease that holds it: in LEASED always, in the states of a running statement perhaps.

@@ -9,9 +9,11 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from client.rules import NORMAL
+from poold.core.sessions import NOTHING
 from poold.core.state import RequestState
 
 if TYPE_CHECKING:
+    from client.protocol import Failure
     from poold.core.effects import Unit
     from poold.core.group import Group
     from poold.core.pool import Backend, Pool
@@ -51,8 +53,9 @@ class Client:
     requests: dict[int, Request] = field(default_factory=dict)
     # Open leases by number: enter with the request that begins them, leave when the transaction is over.
     leases: dict[int, Lease] = field(default_factory=dict)
-    # Why leases were lost, by number: enter when lost, leave with the client's rollback, the oldest first when many.
-    lost_leases: dict[int, str] = field(default_factory=dict)
+    # What to answer about leases that were lost, by number: enter when lost, leave with the client's rollback or
+    # release, the oldest first when many.
+    lost_leases: dict[int, Failure] = field(default_factory=dict)
     # Groups it has sent requests to.
     groups: set[Group] = field(default_factory=set)
     bytes: int = 0  # of its unanswered requests, as they came
@@ -61,16 +64,16 @@ class Client:
     def __post_init__(self) -> None:
         self.process = self.key if self.uid is None else (self.pid, self.uid)
 
-    def lease_lost(self, number: int, reason: str) -> None:
+    def lease_lost(self, number: int, failure: Failure) -> None:
         """Keep the reason for when the client asks."""
-        self.lost_leases[number] = reason
+        self.lost_leases[number] = failure
         if len(self.lost_leases) > LOST_LEASES_KEPT:
             del self.lost_leases[next(iter(self.lost_leases))]
 
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """One client's exclusive use of a backend for an interactive transaction.
+    """One client's exclusive use of a backend: for an interactive transaction, or a session, which outlives its own.
 
     backend is None until the request that begins it is granted one, and again when the lease is over: then the backend
     is no longer the lease's.
@@ -80,9 +83,10 @@ class Lease:
     number: int
     group: Group
     priority: int = NORMAL
+    is_session: bool = False
     backend: Backend | None = None
     expires: float | None = None  # lease_timeout, from the grant on
-    # Something was created, altered or dropped in it: prepared statements may mean what was there before.
+    # Something was created, altered or dropped in it, or set: prepared statements may mean what was there before.
     changed_schema: bool = False
     # Requests of this lease behind the one that runs, in order.
     pending: deque[Request] = field(default_factory=deque)
@@ -97,8 +101,10 @@ class Request:
     tag = ""
     priority = NORMAL
     size = 0  # in bytes, as it came
+    opens = False  # begins its lease
     begin = False  # runs after a BEGIN
     settings = b""  # that hold for it alone, as they travel
+    use = NOTHING  # what it may leave in its session
     is_timed = False  # the server itself was told to end it at its deadline
     statement: Statement | None = None
     values = b""

@@ -8,6 +8,7 @@ from poold.core.effects import Bound
 from poold.core.endpoint import EndpointState
 from poold.core.pool import Backend, Pool
 from poold.core.request import Verb
+from poold.core.sessions import NOTHING
 from poold.core.state import RequestState
 
 # As plain globals: to name a member of an Enum costs five times as much, and these are named for every request.
@@ -83,7 +84,7 @@ def backend_to_join(pools: Sequence[Pool], depth: int, now: float) -> Backend | 
 def is_company(backend: Backend, now: float) -> bool:
     """Whether a short statement may run behind those of this backend, ACTIVE: they are short and prepared as well.
 
-    The one that runs has not outlived its expectation; and the backend need not come to rest, to be replaced.
+    The one that runs has not outlived its expectation; and the backend need not come to rest, to be replaced or reset.
     """
     head = backend.running[0]
     statement = head.statement
@@ -94,6 +95,7 @@ def is_company(backend: Backend, now: float) -> bool:
         and head.lease is None
         and type(head.unit[-1]) is Bound
         and head.state is _RUNNING
+        and backend.left is NOTHING
         and now - max(head.started, backend.completed) <= statement.patience
         and (backend.expires is None or now < backend.expires)
     )

@@ -19,7 +19,7 @@ from collections.abc import Collection
 from enum import IntEnum
 
 from client.protocol import ProtocolViolation
-from poold.core import literals, sql
+from poold.core import literals, sessions, sql
 from poold.core.effects import Bound, Command, Deallocate, Plain, Prepare, Simple, Unit
 from poold.core.facts import Completion
 
@@ -84,6 +84,7 @@ class Statement:
         "state",
         "traits",
         "types",
+        "use",
     )
 
     def __init__(self, number: int, template: bytes, types: bytes) -> None:
@@ -94,6 +95,7 @@ class Statement:
         self.numbered = b""  # with $1, $2, ...; made when it is to be prepared
         self.state = _LITERAL
         self.traits: sql.Traits | None = None  # looked up when first wanted
+        self.use = sessions.use_of(template)  # what it may leave in its session
         # The columns that its literals gave; b"" before the first run.
         self.columns: bytes | None = b""
         self.has_cast = _CAST.search(template) is not None  # of a parameter, by ::
@@ -132,6 +134,7 @@ class Statement:
             and self.size < SHORT_BYTES
             and self.runs >= TRUSTED_AFTER
             and self.state is _PREPARED
+            and self.use is sessions.NOTHING
         )
         self.patience = 2 * expected if expected > PATIENCE_SECONDS else 2 * PATIENCE_SECONDS
 

@@ -51,7 +51,7 @@ EXAMPLES: dict[str, Any] = {
     "query": Query(1, "default", 0, False, b"SELECT 1", b"", b"", True, 2.5, "report"),
     "query-parameters": Query(3, "default", 0, False, b"SELECT \0, \0", TYPES, VALUES, False, None, ""),
     "query-begin": Query(2, "transactions", 7, True, "SELECT 'é'".encode(), b"", b"", True, None, ""),
-    "query-session": Query(2, "default", 8, False, b"SET x = 1", b"", b"", True, None, "", 0, b"", True),
+    "query-session": Query(2, "default", 8, False, b"SET x = 1", b"", b"", True, None, "", 0, b"", 1),
     "query-settings": Query(2, "default", 0, False, b"SELECT 1", b"", b"", True, None, "", 2, b"work_mem\0001MB\0"),
     "transaction": Transaction(9, "default", "serializable", False, None, 3, *split_steps(STEPS), 1.5, "t"),
     "commit": Commit(3, 7),
@@ -148,7 +148,8 @@ def but(message: Any, **fields: Any) -> bytes:
         (but(EXAMPLES["query"], settings=b"work_mem\0001MB\0a"), "Query.settings"),
         (but(EXAMPLES["query"], settings=b"\0001MB\0"), "Query.settings"),
         (but(EXAMPLES["query"], settings=b"a\0b\0" * (rules.MAX_SETTINGS + 1)), "Query.settings"),
-        (but(EXAMPLES["query"], session=1), "Query.session"),
+        (but(EXAMPLES["query"], session=True), "Query.session"),
+        (but(EXAMPLES["query"], session=3), "Query.session"),
         (but(EXAMPLES["transaction"], priority=3), "Transaction.priority"),
         (but(EXAMPLES["transaction"], settings=b"x"), "Transaction.settings"),
         (but(EXAMPLES["cancel"], key=""), "Cancel.key"),
@@ -265,7 +266,7 @@ words = st.binary(max_size=20).map(lambda value: value.replace(b"\0", b""))
         settings=st.lists(st.tuples(words.filter(bool), words), max_size=rules.MAX_SETTINGS).map(
             lambda pairs: b"".join(b"%b\0%b\0" % pair for pair in pairs)
         ),
-        session=st.booleans(),
+        session=st.integers(0, rules.IN_SESSION),
     )
 )
 def test_every_valid_query_survives_the_wire(message: Query) -> None:

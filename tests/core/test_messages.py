@@ -292,7 +292,9 @@ def test_a_statement_that_ends_the_transaction_leaves_its_outcome_unknown() -> N
     done.transaction = TX_NONE
     world.broker.completed(backend, done, world.now)
     assert failed(world, request)[0].outcome == UNKNOWN
-    assert sent(world)[1:] == [], "a COMMIT would end somebody else's transaction, or none"
+    assert not any(b"COMMIT" in unit for unit in sent(world)[1:]), (
+        "a COMMIT would end somebody else's transaction, or none"
+    )
 
 
 def test_a_commit_that_leaves_the_connection_unusable_is_a_commit() -> None:

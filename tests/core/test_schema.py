@@ -58,6 +58,7 @@ def test_after_a_table_is_made_in_a_lease_nothing_runs_prepared_in_it() -> None:
     answer(world, backend)
     world.end(Commit, 1)
     world.complete(backend)
+    world.complete(backend)  # its reset
     world.query(1, "tx", lease=2, begin=True, statement=SQL)
     assert is_bound(world), "the next lease is another transaction"
 

@@ -1,0 +1,467 @@
+"""What statements leave in their session; that nobody else finds it; and leases that outlive their transactions."""
+
+from typing import Any
+
+import pytest
+from units import INSERT, READ, SHORT, answer, begin, committed, promote, sent, step
+from world import OK, World, failure
+
+from client.protocol import (
+    NOT_EXECUTED,
+    TX_ACTIVE,
+    TX_BROKEN,
+    TX_LOST,
+    TX_NONE,
+    UNKNOWN,
+    Commit,
+    Failure,
+    Release,
+    Result,
+    Rollback,
+)
+from client.rules import IN_SESSION, OPENS_SESSION
+from poold.core import effects
+from poold.core.facts import Completion, Server
+from poold.core.lifecycle import RESET_TIMEOUT
+from poold.core.sessions import NOTHING, UNSEEN, Use, reset, use_of
+from poold.core.state import BackendState as S
+
+SERVER = Server(160000, connection_check="5s")
+
+# What a text tells.
+
+
+@pytest.mark.parametrize(
+    ("statement", "leaves"),
+    [
+        ("SET search_path = a", "a setting"),
+        ("set session TIME ZONE 'UTC'", "a setting"),
+        ("SET ROLE admin", "a setting"),
+        ("SET SESSION AUTHORIZATION x", "a setting"),
+        ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", "a setting"),
+        ("LISTEN a", "a channel that it listens to"),
+        ("PREPARE p AS SELECT 1", "a prepared statement"),
+        ("/* x */ prepare p (int) AS SELECT $1", "a prepared statement"),
+        ("DECLARE c CURSOR WITH HOLD FOR SELECT 1", "a cursor"),
+        ("DECLARE c BINARY INSENSITIVE NO SCROLL CURSOR WITH HOLD FOR SELECT 1", "a cursor"),
+        ("LOAD 'auto_explain'", "a library"),
+        ("CREATE TEMP TABLE t (a int)", "a temporary table"),
+        ("CREATE TEMPORARY VIEW v AS SELECT 1", "a temporary table"),
+        ("CREATE LOCAL TEMP TABLE t (a int)", "a temporary table"),
+        ("CREATE OR REPLACE TEMP VIEW v AS SELECT 1", "a temporary table"),
+        ("CREATE TABLE pg_temp.t (a int)", "a temporary table"),
+        ('CREATE TABLE "pg_temp".t (a int)', "a temporary table"),
+        ("SELECT 1 INTO TEMP t", "a temporary table"),
+        ("SELECT 1 INTO LOCAL TEMPORARY TABLE t", "a temporary table"),
+        ("WITH a AS (SELECT 1) SELECT * INTO TEMP t FROM a", "a temporary table"),
+        ("SELECT pg_advisory_lock(1)", "an advisory lock"),
+        ("SELECT pg_catalog.pg_try_advisory_lock_shared(\0)", "an advisory lock"),
+        ("UPDATE t SET a = 1 WHERE PG_ADVISORY_LOCK(1) IS NULL", "an advisory lock"),
+        ('SELECT "pg_try_advisory_lock"(1)', "an advisory lock"),
+    ],
+)
+def test_what_makes_sense_in_a_session_only_is_known_for_what_it_leaves(statement: str, leaves: str) -> None:
+    for text in (statement, statement + " ;", f"-- x\n{statement}"):
+        found = use_of(text.encode())
+        assert (found.leaves, found.wants_session) == (leaves, True)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT 1",
+        "SELECT 1;",
+        "UPDATE t SET search_path = 1",
+        "SET LOCAL search_path = a",
+        "SET TRANSACTION READ ONLY",
+        "SET CONSTRAINTS ALL DEFERRED",
+        "PREPARE TRANSACTION 'a'",
+        "EXECUTE p",
+        "DEALLOCATE p",
+        "UNLISTEN *",
+        "NOTIFY a",
+        "CLOSE c",
+        "DECLARE c CURSOR FOR SELECT 1",
+        "DECLARE c CURSOR WITHOUT HOLD FOR SELECT 1",
+        "CREATE TABLE t (temp int)",
+        "CREATE TABLE temp (a int)",
+        "CREATE UNLOGGED TABLE t (a int)",
+        "INSERT INTO temp VALUES (1)",
+        "SELECT temp FROM temperature",
+        "SELECT 1 INTO t",
+        "SELECT pg_advisory_xact_lock(1)",
+        "SELECT pg_try_advisory_xact_lock_shared(1)",
+        "SELECT pg_advisory_unlock_all()",
+        "SELECT 'pg_advisory_lock(1)'",
+        "SELECT 'LISTEN a; SET a = 1'",
+        "CREATE FUNCTION f() RETURNS int SET search_path = a LANGUAGE sql AS 'SELECT 1'",
+        "COMMIT",
+        "",
+        "\0",
+    ],
+)
+def test_what_leaves_nothing_is_left_alone(statement: str) -> None:
+    assert use_of(statement.encode()) is NOTHING
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["DO $$ BEGIN END $$", "CALL p()", "RESET ALL", "DISCARD ALL", "SELECT set_config('a.b', 'c', false)"],
+)
+def test_what_nobody_can_read_may_leave_anything_and_is_run(statement: str) -> None:
+    assert use_of(statement.encode()) is UNSEEN
+    assert not UNSEEN.wants_session
+
+
+def test_several_statements_in_one_string_make_sense_together() -> None:
+    found = use_of(b"SET search_path = a; SELECT 1; PREPARE p AS SELECT 2")
+    assert (found.leaves, found.makes_names, found.wants_session) == ("a setting", True, False)
+
+
+def test_a_reset_takes_away_what_was_left_and_keeps_the_brokers_own_names() -> None:
+    (command,) = reset(UNSEEN, SERVER, in_transaction=False) or ()
+    assert isinstance(command, effects.Simple)
+    for words in (b"RESET ALL", b"CLOSE ALL", b"UNLISTEN *", b"pg_advisory_unlock_all()", b"DISCARD TEMP"):
+        assert words in command.sql
+    assert b"DEALLOCATE" not in command.sql
+    assert b"'client_connection_check_interval', '5s'" in command.sql
+    assert b"ROLLBACK" not in command.sql
+
+
+def test_a_reset_inside_a_transaction_rolls_it_back_first() -> None:
+    (command,) = reset(Use("x", makes_names=True), Server(), in_transaction=True) or ()
+    assert isinstance(command, effects.Simple)
+    assert command.sql.startswith(b"ROLLBACK; ")
+    assert command.sql.endswith(b"DEALLOCATE ALL")
+
+
+def test_what_is_lasting_cannot_be_reset() -> None:
+    assert reset(use_of(b"LOAD 'a'"), SERVER, in_transaction=False) is None
+
+
+# In the broker: nobody else finds it.
+
+SET = b"SET search_path = a"
+CALL = b"CALL p()"
+
+
+def refused(world: World, request: int, client: int = 1) -> Failure:
+    reply = world.reply_to(request, client)
+    assert isinstance(reply, Failure)
+    return reply
+
+
+def resets(world: World, backend: int) -> list[bytes]:
+    return [unit[0] for unit in sent(world, backend) if b"RESET ALL" in unit[0]]
+
+
+def finish(world: World, request: int, transaction: str = TX_NONE) -> int:
+    backend = world.running(request)
+    world.complete(backend, transaction)
+    return backend
+
+
+@pytest.mark.parametrize(
+    "statement", [b"SET a.b = 1", b"LISTEN a", b"CREATE TEMP TABLE t (a int)", b"SELECT pg_advisory_lock(1)"]
+)
+def test_in_an_autocommit_group_it_is_refused_with_the_way(statement: bytes) -> None:
+    world = World()
+    world.client()
+    failed = refused(world, world.query(statement=statement))
+    assert (failed.kind, failed.outcome) == ("usage", NOT_EXECUTED)
+    assert "db.session()" in failed.message
+    assert world.taken(effects.Execute) == []
+
+
+def test_after_what_may_have_left_something_the_backend_is_reset_before_the_next_client() -> None:
+    world = World(max_size=1)
+    world.client()
+    world.client(2)
+    request, waiting = world.query(statement=CALL), world.query(2)
+    world.connect_all()
+    backend = finish(world, request)
+    assert world.outcome(request) == OK, "its client does not wait for the reset"
+    assert world.state(backend) is S.RESETTING
+    assert len(resets(world, backend)) == 1
+    world.complete(backend)
+    assert world.running(waiting) == backend
+    world.complete(backend)
+    assert len(resets(world, backend)) == 1, "it is clean now"
+
+
+def test_a_setting_that_postgresql_reports_is_noticed_and_its_statement_remembered() -> None:
+    world = World(max_size=1, prepare="auto")
+    world.client()
+    statement = promote(world, SHORT, is_short=True)
+    request = world.query(statement=SHORT)
+    world.connect_all()
+    backend = world.running(request)
+    world.broker.completed(backend, Completion(TX_NONE, [OK], is_changed=True), world.now)
+    assert world.outcome(request) == OK
+    assert len(resets(world, backend)) == 1
+    world.complete(backend)
+    again, behind = world.query(statement=SHORT), world.query(statement=SHORT)
+    assert world.running(again) == backend
+    assert not any(each.number == behind for b in world.broker.backends.values() for each in b.running)
+    assert statement.use is UNSEEN
+
+
+def test_a_reset_that_fails_or_changes_nothing_closes_the_backend() -> None:
+    for done in (
+        Completion(TX_NONE, [], failure("0A000")),
+        Completion(TX_NONE, [OK], is_changed=True),
+    ):
+        world = World(max_size=1)
+        world.client()
+        request = world.query(statement=CALL)
+        world.connect_all()
+        backend = finish(world, request)
+        world.broker.completed(backend, done, world.now)
+        (closed,) = world.taken(effects.Close)
+        assert (closed.backend, closed.reason) == (backend, "its reset failed")
+
+
+def test_a_reset_that_does_not_end_is_given_up() -> None:
+    world = World(max_size=1)
+    world.client()
+    request = world.query(statement=CALL)
+    world.connect_all()
+    backend = finish(world, request)
+    world.pass_time(RESET_TIMEOUT)
+    assert [each.backend for each in world.taken(effects.Close)] == [backend]
+
+
+def test_names_of_clients_are_forgotten_with_the_brokers_own() -> None:
+    world = World(prepare="auto")
+    world.client()
+    promote(world, SHORT, group="tx")
+    backend = world.begin(lease=1)
+    world.query(1, "tx", lease=1, statement=SHORT)
+    answer(world, backend)
+    assert len(world.broker.backends[backend].prepared)
+    world.query(1, "tx", lease=1, statement=b"PREPARE p AS SELECT 1")
+    world.complete(backend, TX_ACTIVE)
+    world.end(Commit, 1)
+    world.complete(backend)
+    assert b"DEALLOCATE ALL" in resets(world, backend)[0]
+    assert len(world.broker.backends[backend].prepared)
+    world.complete(backend)
+    assert len(world.broker.backends[backend].prepared) == 0
+
+
+def test_what_a_transaction_set_is_reset_after_it_and_nothing_runs_prepared_in_it() -> None:
+    world = World(prepare="auto")
+    world.client()
+    promote(world, SHORT, group="tx")
+    backend = world.begin(lease=1)
+    world.query(1, "tx", lease=1, statement=SET)
+    world.complete(backend, TX_ACTIVE)
+    world.query(1, "tx", lease=1, statement=SHORT)
+    assert sent(world, backend)[-1] == [SHORT]
+    world.complete(backend, TX_ACTIVE)
+    world.end(Rollback, 1)
+    world.complete(backend)
+    assert len(resets(world, backend)) == 1
+
+
+def test_what_a_message_set_is_reset_after_it() -> None:
+    world = World(track_outcome=False)
+    request, backend = begin(world, step(SET), INSERT)
+    answer(world, backend)
+    committed(world, request)
+    assert len(resets(world, backend)) == 1
+    answer(world, backend)
+    assert world.state(backend) is S.IDLE
+
+
+def test_a_library_stays_as_long_as_its_connection() -> None:
+    world = World(track_outcome=False)
+    request, backend = begin(world, step(b"LOAD 'a'"), READ)
+    answer(world, backend)
+    committed(world, request)
+    assert [each.backend for each in world.taken(effects.Close)] == [backend]
+
+
+def test_a_client_that_dies_with_things_left_open_leaves_a_clean_backend() -> None:
+    world = World()
+    world.client()
+    backend = world.begin(lease=1)
+    world.query(1, "tx", lease=1, statement=SET)
+    world.complete(backend, TX_ACTIVE)
+    world.broker.client_gone(1, world.now)
+    assert resets(world, backend)[0].startswith(b"ROLLBACK; RESET SESSION")
+    world.complete(backend)
+    assert world.state(backend) is S.IDLE
+
+
+# Sessions.
+
+
+def session(world: World, lease: int = 1, client: int = 1, group: str = "default", **over: Any) -> int:
+    """A session whose first statement has ended; returns its backend."""
+    request = world.query(client, group, lease=lease, session=OPENS_SESSION, **over)
+    world.connect_all()
+    return finish(world, request, TX_ACTIVE if over.get("begin") else TX_NONE)
+
+
+def ask(world: World, lease: int = 1, group: str = "default", **over: Any) -> int:
+    return world.query(1, group, lease=lease, session=IN_SESSION, **over)
+
+
+def release(world: World, lease: int = 1, client: int = 1) -> int:
+    world._last_request += 1
+    world.broker.request(client, Release(world._last_request, lease), world.now)
+    return world._last_request
+
+
+def test_a_session_keeps_its_backend_over_statements_and_transactions() -> None:
+    world = World(max_size=2)
+    world.client()
+    backend = session(world, statement=SET)
+    assert world.state(backend) is S.LEASED
+    for statement, transaction in ((b"SELECT 1", TX_NONE), (b"BEGIN", TX_ACTIVE), (b"COMMIT", TX_NONE)):
+        request = ask(world, statement=statement)
+        assert finish(world, request, transaction) == backend
+        assert world.state(backend) is S.LEASED
+    assert resets(world, backend) == []
+
+
+def test_a_released_session_is_reset_before_anybody_else_has_its_backend() -> None:
+    world = World(max_size=1)
+    world.client()
+    world.client(2)
+    backend = session(world, statement=SET)
+    waiting = world.query(2)
+    released = world.reply_to(release(world))
+    assert isinstance(released, Result)
+    assert released.transaction == TX_NONE
+    assert len(resets(world, backend)) == 1
+    assert not world.is_answered(waiting, 2)
+    world.complete(backend)
+    assert world.running(waiting) == backend
+
+
+def test_a_session_that_left_nothing_needs_no_reset() -> None:
+    world = World(max_size=1)
+    world.client()
+    backend = session(world)
+    release(world)
+    assert world.state(backend) is S.IDLE
+
+
+def test_a_transaction_open_at_the_release_is_rolled_back() -> None:
+    world = World(max_size=1)
+    world.client()
+    backend = session(world)
+    finish(world, ask(world, statement=b"BEGIN"), TX_ACTIVE)
+    release(world)
+    assert sent(world, backend)[-1] == [b"ROLLBACK"]
+
+
+def test_in_a_group_of_transactions_each_begins_and_the_session_goes_on() -> None:
+    world = World()
+    world.client()
+    backend = session(world, group="tx", begin=True)
+    assert sent(world, backend) == [[b"BEGIN"], [b"SELECT 1"]]
+    world.end(Commit, 1)
+    world.complete(backend)
+    assert world.state(backend) is S.LEASED
+    finish(world, ask(world, group="tx", begin=True), TX_ACTIVE)
+    assert sent(world, backend)[-2:] == [[b"BEGIN"], [b"SELECT 1"]]
+    world.end(Rollback, 1)
+    world.complete(backend)
+    assert world.state(backend) is S.LEASED
+
+
+def test_a_release_withdraws_what_still_runs_and_what_waits() -> None:
+    world = World(max_size=1)
+    world.client()
+    backend = session(world)
+    running, waiting = ask(world), ask(world)
+    release(world)
+    assert refused(world, waiting).kind == "transaction-lost"
+    assert world.taken(effects.Cancel) == [effects.Cancel(backend)]
+    world.complete(backend, reply=failure("57014"))
+    world.broker.cancelled(backend, world.now)
+    assert refused(world, running).sqlstate == "57014"
+    assert world.state(backend) is S.IDLE
+
+
+def test_a_session_that_never_got_a_backend_can_be_released() -> None:
+    world = World(max_size=1)
+    world.client()
+    busy = world.query()
+    world.connect_all()
+    opening = world.query(lease=1, session=OPENS_SESSION)
+    release(world)
+    assert refused(world, opening).kind == "transaction-lost"
+    finish(world, busy)
+    assert world.broker.clients[1].leases == {}
+
+
+def test_a_session_that_is_gone_is_not_opened_again_unseen() -> None:
+    world = World()
+    world.client()
+    backend = session(world)
+    world.broker.lost(backend, "reset by peer", world.now)
+    for request in (ask(world), ask(world, begin=True)):
+        failed = refused(world, request)
+        assert (failed.kind, failed.outcome, failed.transaction) == ("transaction-lost", NOT_EXECUTED, TX_LOST)
+        assert "reset by peer" in failed.message
+        assert "session" in failed.message
+    assert isinstance(world.reply_to(release(world)), Result)
+    assert "had ended" in refused(world, ask(world)).message
+
+
+def test_a_statement_of_a_session_whose_backend_is_lost_may_have_taken_effect() -> None:
+    world = World()
+    world.client()
+    backend = session(world)
+    request = ask(world, statement=b"INSERT 1")
+    world.take()
+    world.broker.lost(backend, "reset by peer", world.now)
+    failed = refused(world, request)
+    assert (failed.outcome, failed.transaction) == (UNKNOWN, TX_LOST)
+
+
+def test_inside_a_transaction_of_a_session_it_certainly_has_not() -> None:
+    world = World()
+    world.client()
+    backend = session(world)
+    finish(world, ask(world, statement=b"BEGIN"), TX_ACTIVE)
+    request = ask(world, statement=b"INSERT 1")
+    world.take()
+    world.broker.lost(backend, "reset by peer", world.now)
+    assert refused(world, request).outcome == NOT_EXECUTED
+
+
+def test_a_session_is_bounded_as_every_lease_is() -> None:
+    for limit in ("idle_in_transaction_timeout", "lease_timeout"):
+        world = World(**{"idle_in_transaction_timeout": 0.0, "lease_timeout": 0.0, limit: 3.0})
+        world.client()
+        backend = session(world, statement=SET)
+        world.pass_time(3.0)
+        assert len(resets(world, backend)) == 1
+        assert limit in refused(world, ask(world)).message
+
+
+def test_a_session_whose_connection_becomes_unusable_is_lost() -> None:
+    world = World()
+    world.client()
+    session(world)
+    finish(world, ask(world), TX_BROKEN)
+    assert refused(world, ask(world)).kind == "transaction-lost"
+
+
+def test_a_lease_is_what_it_was_opened_as() -> None:
+    world = World()
+    world.client()
+    session(world)
+    world.begin(lease=2)
+    for request in (
+        world.query(1, "tx", lease=1),
+        world.query(1, "tx", lease=2, session=IN_SESSION),
+        release(world, 2),
+        world.query(1, "default", lease=0, session=OPENS_SESSION),
+    ):
+        assert refused(world, request).kind in ("usage", "protocol")
