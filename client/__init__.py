@@ -23,6 +23,7 @@ from client.errors import (
 from client.handler import Handler
 from client.pending import PendingResult, Savepoint
 from client.rows import Result, Row
+from client.session import Session
 from client.transaction import Transaction
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Transaction",
     "PendingResult",
     "Savepoint",
+    "Session",
     "DBError",
     "DBConnectionError",
     "DBOfflineError",

@@ -33,6 +33,7 @@ from client.protocol import (
     Failure,
     Hello,
     ProtocolViolation,
+    Release,
     Request,
     Result,
     Rollback,
@@ -72,8 +73,8 @@ class Channel:
         # Until Welcome tells the broker's own limits.
         self._max_request_bytes = MAX_REQUEST_BYTES
         self._zmtp = ZmtpConnection(REPLY_OVERHEAD_BYTES, is_ready=keys is not None)
-        # Leases that other threads gave up, as a garbage collector does; rolled back with the next message.
-        self._abandoned: deque[int] = deque()
+        # Leases that other threads gave up, as a garbage collector does; ended with the next message.
+        self._abandoned: deque[tuple[type[Rollback] | type[Release], int]] = deque()
         self._socket = connected(address, keys)
         _channels.add(self)
         try:
@@ -149,9 +150,9 @@ class Channel:
             except OSError:
                 self._is_broken = True  # a part of a message may have gone out
 
-    def abandon(self, lease: int) -> None:
-        """Roll a lease back that nobody will end; may be called from any thread, which others must not."""
-        self._abandoned.append(lease)
+    def abandon(self, verb: type[Rollback] | type[Release], lease: int) -> None:
+        """End a lease that nobody will end; may be called from any thread, which others must not."""
+        self._abandoned.append((verb, lease))
 
     def close(self) -> None:
         """End the conversation; the broker drops what this client still had there."""
@@ -204,7 +205,8 @@ class Channel:
                 "(max_request_bytes); send it in parts"
             )
         while self._abandoned:
-            self.post(Rollback(self.next_request(), self._abandoned.popleft()))
+            verb, lease = self._abandoned.popleft()
+            self.post(verb(self.next_request(), lease))
         try:
             if len(encoded) < COPY_BELOW:
                 self._socket.sendall(frame(encoded))
@@ -304,13 +306,16 @@ class Channel:
             self._flush()
 
     def _look(self) -> None:
-        """Take what came while nobody waited: an end of the connection, a PING, a late reply."""
+        """Take what came while nobody waited: an end of the connection, a PING, a late reply, the broker's goodbye."""
         try:
             self._take(self._socket.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT))
         except BlockingIOError:
             self._heard = time.monotonic()
         except OSError:
             self._is_broken = True
+        while self._zmtp.inbox and not self._is_broken:
+            reply = self._decoded(self._zmtp.inbox.popleft() or b"")
+            self._is_broken = isinstance(reply, Failure) and reply.request == 0
 
 
 def _application_name() -> str:

@@ -7,32 +7,54 @@ collects its statements and is sent as one message, in a group of either kind.
 """
 
 import contextlib
-import itertools
 import os
-import threading
-import weakref
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from client import protocol, rules
+from client import protocol
 from client.channel import Channel
 from client.connection import broker_address, broker_keys, channel_to
-from client.errors import DBConnectionError, DBError, TransactionLost, UnconfiguredGroupError, UsageError
+from client.errors import DBConnectionError, DBError, UnconfiguredGroupError, UsageError
+from client.lease import Lease
+from client.options import (
+    DEFAULT_PRIORITY,
+    DEFAULT_RETRIES,
+    Options,
+    Settings,
+    checked_choice,
+    checked_isolation,
+    checked_prepare,
+    checked_priority,
+    checked_retries,
+    checked_tag,
+    packed_settings,
+    patience,
+)
 from client.parameters import bind
-from client.protocol import NOT_EXECUTED, TX_NONE, Commit, Query, Rollback, Step, TransactionResult, split_steps
+from client.protocol import (
+    NOT_EXECUTED,
+    TX_NONE,
+    Ask,
+    Cancel,
+    Commit,
+    Query,
+    Rollback,
+    Step,
+    TransactionResult,
+    split_steps,
+)
 from client.rows import Result
-from client.transaction import DEFAULT_RETRIES, Options, Transaction, checked_options, checked_prepare
+from client.rules import NO_SESSION
+from client.transaction import Transaction
+
+if TYPE_CHECKING:
+    from client.session import Session
 
 DEFAULT_GROUP = "default"
-# A broker cancels an overdue statement and says so; a client gives up only when even that does not come.
-GRACE = 15.0
 # psycopg2 keeps as many notices with a connection.
 MAX_NOTICES = 50
-
-# Numbers of leases. Unique per process, so also per channel; next() on it is atomic.
-_lease_numbers = itertools.count(1)
 
 
 class Handler:
@@ -44,10 +66,9 @@ class Handler:
 
     Leaving the block commits an open transaction; leaving it by an exception rolls back. A Handler may be made before a
     fork and used after it, and shared by threads, except that an open transaction belongs to the thread that began it.
-    tag is free text, at most 128 characters, shown by `poold stats` for requests that wait. prepare is what statements
-    do that do not say it themselves: True lets the broker prepare what is sent often, False keeps parameters in the
-    statement as literals. server_key and key are files, for a tcp:// address whose broker has keys: the broker's public
-    key, and this client's secret one. They are read here, once.
+    tag is free text, at most 128 characters, shown by `poold stats` for requests that wait. prepare, priority and
+    settings are those of statements that do not say it themselves, see `query`. server_key and key are files, for a
+    tcp:// address whose broker has keys: the broker's public key, and this client's secret one, read here and once.
 
     Raises DBConnectionError where no broker is there and UnconfiguredGroupError where it has no such group.
     """
@@ -61,21 +82,36 @@ class Handler:
         key: str | os.PathLike[str] | None = None,
         tag: str = "",
         prepare: bool = True,
+        priority: str = DEFAULT_PRIORITY,
+        settings: Settings | None = None,
     ) -> None:
         self._group = group
         self._address = broker_address(address)
         self._keys = broker_keys(self._address, server_key, key)
-        self._tag = _checked_tag(tag)
+        self._tag = checked_tag(tag)
         self._prepare = checked_prepare(prepare)
+        self._priority = checked_priority(priority)
+        self._settings = packed_settings(settings)
+        self._begin_anew()
+        self._check_group(channel_to(self._address, self._keys))
+
+    def _share(self, other: "Handler") -> None:
+        """Be a Handler of the same kind as the other."""
+        for name in ("_group", "_address", "_keys", "_tag", "_prepare", "_priority", "_settings"):
+            setattr(self, name, getattr(other, name))
+        self._begin_anew()
+
+    def _new_lease(self) -> Lease:
+        """What the open transaction runs in, as soon as there is one."""
+        return Lease("transaction", Rollback)
+
+    def _begin_anew(self) -> None:
         # PostgreSQL's latest messages (RAISE NOTICE and the like), the newest last, as psycopg2's connection.notices.
         # Each result and each error of this Handler adds those that came with it; threads sharing it share them.
         self.notices: deque[str] = deque(maxlen=MAX_NOTICES)
-        # The open transaction: its lease's number (0: none), and the channel and thread it was begun through.
-        self._lease = 0
-        # Held weakly: the channel ends with its thread, which rolls the transaction back.
-        self._lease_channel: weakref.ref[Channel] | None = None
-        self._lease_thread = 0
-        self._check_group(channel_to(self._address, self._keys))
+        self._lease = self._new_lease()
+        # Requests that wait for their replies, by their channels: one for each thread that is in a call.
+        self._calls: dict[Channel, int] = {}
 
     @property
     def autocommit(self) -> bool:
@@ -85,7 +121,7 @@ class Handler:
     @property
     def in_transaction(self) -> bool:
         """Whether an interactive transaction is open, failed or lost: whether commit or rollback is still owed."""
-        return self._lease != 0
+        return self._lease.number != 0
 
     def query(
         self,
@@ -94,12 +130,17 @@ class Handler:
         timeout: float | None = None,
         *,
         prepare: bool | None = None,
+        priority: str | None = None,
+        settings: Settings | None = None,
     ) -> Result:
         """Run one statement and return its result.
 
         statement and params are psycopg2's: %s and %(name)s, %% for a percent sign, tuples for IN, lists for arrays.
         timeout bounds waiting and running together, in seconds; without it the group's queue_timeout and the endpoint's
-        query_timeout hold. prepare is the Handler's where it is None. Raises the errors of `client.errors`; a
+        query_timeout hold. prepare=True lets the broker prepare what is sent often, False keeps parameters in the
+        statement as literals. priority is 'interactive', 'normal' or 'batch': who comes first where requests wait.
+        settings are PostgreSQL's, as in {'work_mem': '64MB'}; they hold for this statement alone, in an interactive
+        transaction to its end. All three are the Handler's where they are None. Raises the errors of `client.errors`; a
         PostgreSQL error is also its psycopg2.errors class.
         """
         sql, types, values, references = bind(statement, params)
@@ -108,26 +149,51 @@ class Handler:
                 "a parameter is a result of a statement in a transaction block, which has no value yet; use it in a "
                 "later statement of that block, or read it after the block and pass the value"
             )
-        patience = None if timeout is None else _patience(timeout)
+        waits = None if timeout is None else patience(timeout)
         prepare = self._prepare if prepare is None else checked_prepare(prepare)
-        # The hot path; the lookup repeats _check_group, which says what is wrong where there is no such group.
-        lease, begin = self._lease, False
-        if lease:
-            channel = self._owned_channel()
-        else:
-            channel = channel_to(self._address, self._keys)
-            if not (channel.welcome.groups.get(self._group) or self._check_group(channel)):
-                lease, begin = self._begin(channel), True
-        request = channel.next_request()
-        message = Query(request, self._group, lease, begin, sql, types, values, prepare, timeout, self._tag)
+        rank = self._priority if priority is None else checked_priority(priority)
+        packed = self._settings if settings is None else packed_settings(settings)
+        channel, lease, begin, session = self._route()
+        calls, request = self._calls, channel.next_request()
+        message = Query(
+            request, self._group, lease, begin, sql, types, values, prepare, timeout, self._tag, rank, packed, session
+        )
+        calls[channel] = request
         try:
-            reply: Any = self._in_lease(channel, message, patience) if lease else channel.call(message, patience)
+            reply: Any = self._in_lease(channel, message, waits) if lease else channel.call(message, waits)
         except DBError as error:
             self.notices.extend(error.notices)
             raise
+        finally:
+            del calls[channel]
         if reply.notices:
             self.notices.extend(reply.notices)
         return Result(reply)
+
+    def cancel(self) -> int:
+        """Cancel what this Handler's threads wait for; to be called from another thread, or a signal handler.
+
+        Each of them gets psycopg2's QueryCanceled, unless its statement has ended by then. Returns how many there were,
+        when the broker has been told.
+        """
+        waiting = list(self._calls.items())
+        if not waiting:
+            return 0
+        channel = Channel(self._address, self._keys)  # of its own: this thread's may be in the middle of a call
+        try:
+            for other, request in waiting:
+                channel.post(Cancel(request, other.welcome.cancel_key))
+            channel.call(Ask(channel.next_request(), "ping"))
+        finally:
+            channel.close()
+        return len(waiting)
+
+    def session(self) -> "Session":
+        """A Handler that stays on one backend as long as its block lasts; see `client.session`."""
+        from client.session import Session  # which is a Handler
+
+        self._check_no_lease()
+        return Session(self)
 
     def transaction(
         self,
@@ -137,6 +203,8 @@ class Handler:
         deferrable: bool | None = None,
         retries: int = DEFAULT_RETRIES,
         timeout: float | None = None,
+        priority: str | None = None,
+        settings: Settings | None = None,
     ) -> Transaction:
         """A block of statements that are sent together when it ends, and run as one transaction.
 
@@ -148,12 +216,21 @@ class Handler:
         isolation is 'read uncommitted', 'read committed', 'repeatable read' or 'serializable'; it, read_only and
         deferrable are the server's defaults where they are None. The broker runs the transaction again, at most retries
         times, where it lost a race (serialization failure, deadlock) or its backend before COMMIT. timeout bounds all
-        of it, in seconds. See `client.transaction.Transaction`.
+        of it, in seconds; priority and settings are those of `query`, for all of it. See
+        `client.transaction.Transaction`.
         """
         self._check_no_lease()
         if timeout is not None:
-            _patience(timeout)
-        options = checked_options(isolation, read_only, deferrable, retries, timeout)
+            patience(timeout)
+        options = Options(
+            checked_isolation(isolation),
+            checked_choice("read_only", read_only),
+            checked_choice("deferrable", deferrable),
+            checked_retries(retries),
+            timeout,
+            self._priority if priority is None else checked_priority(priority),
+            self._settings if settings is None else packed_settings(settings),
+        )
         return Transaction(self._send_transaction, options, self._prepare)
 
     def run(self, statements: Iterable[Any], **options: Any) -> list[Result]:
@@ -199,7 +276,7 @@ class Handler:
         """
         with contextlib.suppress(DBConnectionError):
             self._end(Rollback)
-        self._lease = 0
+        self._lease.close()
 
     def __enter__(self) -> Self:
         return self
@@ -217,40 +294,48 @@ class Handler:
                 raise
             error.add_note(f"rolling back after it failed as well: {second}")
         finally:
-            self._lease = 0
+            self._lease.close()
 
     def __del__(self) -> None:
-        # Never raise here, and never touch another thread's socket.
-        lease = getattr(self, "_lease", 0)
-        channel = self._lease_channel() if lease and self._lease_channel is not None else None
-        if channel is not None and channel.pid == os.getpid():
-            if self._lease_thread == threading.get_ident():
-                channel.post(Rollback(channel.next_request(), lease))
-            else:
-                channel.abandon(lease)
+        if hasattr(self, "_lease"):
+            self._lease.abandon()
 
-    def _begin(self, channel: Channel) -> int:
-        """A lease of this thread's for a transaction that the next request opens through the channel."""
-        self._lease = next(_lease_numbers)
-        self._lease_channel = weakref.ref(channel)
-        self._lease_thread = threading.get_ident()
-        return self._lease
+    def _route(self) -> tuple[Channel, int, bool, int]:
+        """How the next statement goes: its channel and lease, whether BEGIN comes first, what it is in a session."""
+        lease = self._lease
+        if lease.number:
+            return lease.channel(), lease.number, False, NO_SESSION
+        channel = channel_to(self._address, self._keys)
+        # The hot path; the lookup repeats _check_group, which says what is wrong where there is no such group.
+        if channel.welcome.groups.get(self._group) or self._check_group(channel):
+            return channel, 0, False, NO_SESSION
+        return channel, lease.open(channel), True, NO_SESSION
 
     def _send_transaction(self, options: Options, steps: tuple[Step | int, ...]) -> TransactionResult:
         """What became of a transaction message of these steps."""
         self._check_no_lease()
         channel = channel_to(self._address, self._keys)
         self._check_group(channel)
-        isolation, read_only, deferrable, retries, timeout = options
-        request = channel.next_request()
+        timeout = options.timeout
+        calls, request = self._calls, channel.next_request()
         message = protocol.Transaction(
-            request, self._group, isolation, read_only, deferrable, retries, *split_steps(steps), timeout, self._tag
+            request,
+            self._group,
+            *options[:4],
+            *split_steps(steps),
+            timeout,
+            self._tag,
+            options.priority,
+            options.settings,
         )
+        calls[channel] = request
         try:
-            reply = channel.call(message, None if timeout is None else _patience(timeout))
+            reply = channel.call(message, None if timeout is None else patience(timeout))
         except DBError as error:
             self.notices.extend(error.notices)
             raise
+        finally:
+            del calls[channel]
         assert isinstance(reply, TransactionResult)
         for fields in (*reply.results, reply.failure):
             if fields is not None:
@@ -258,26 +343,29 @@ class Handler:
         return reply
 
     def _check_no_lease(self) -> None:
-        if self._lease:
+        if self._lease.number:
             raise UsageError(
                 "this Handler's interactive transaction is open, and a transaction block would run on another backend, "
                 "beside it; call commit() or rollback() first"
             )
 
     def _end(self, verb: type[Commit] | type[Rollback]) -> None:
-        if self._lease:
-            channel = self._owned_channel()
-            self._in_lease(channel, verb(channel.next_request(), self._lease))
+        if self._lease.number:
+            channel = self._lease.channel()
+            self._in_lease(channel, verb(channel.next_request(), self._lease.number))
 
-    def _in_lease(self, channel: Channel, message: Query | Commit | Rollback, patience: float | None = None) -> Any:
+    def _is_opening(self, message: object) -> bool:
+        """Whether the message opens the lease."""
+        return isinstance(message, Query) and message.begin
+
+    def _in_lease(self, channel: Channel, message: Query | Commit | Rollback, waits: float | None = None) -> Any:
         """The reply. The transaction goes on where the reply says so, and where the broker said nothing."""
-        begins = isinstance(message, Query) and message.begin
         try:
-            reply = channel.call(message, patience)
+            reply = channel.call(message, waits)
         except DBError as error:
             unsaid = error.failure.request == 0
-            if unsaid and begins and error.outcome == NOT_EXECUTED:
-                self._lease = 0
+            if unsaid and self._is_opening(message) and error.outcome == NOT_EXECUTED:
+                self._lease.close()
             elif not unsaid:
                 self._follow(error.failure.transaction)
             raise
@@ -288,31 +376,7 @@ class Handler:
     def _follow(self, transaction: str) -> None:
         """A failed or lost transaction still waits for its rollback; one that is over does not."""
         if transaction == TX_NONE:
-            self._lease = 0
-
-    def _owned_channel(self) -> Channel:
-        """The channel of the open transaction, checked to be usable here and now."""
-        channel = self._lease_channel() if self._lease_channel is not None else None
-        if channel is None:
-            raise TransactionLost(
-                "this transaction's connection to the broker is gone and with it the transaction, rolled back: the "
-                "broker went away, or the thread that began it ended; call rollback() and begin anew"
-            )
-        if channel.pid != os.getpid():
-            raise UsageError(
-                "this Handler's transaction was begun before the fork and belongs to the parent process; "
-                "make a new Handler in the child"
-            )
-        if self._lease_thread != threading.get_ident():
-            raise UsageError(
-                "this Handler's transaction belongs to the thread that began it; give each thread its own Handler"
-            )
-        if not channel.is_usable:
-            raise TransactionLost(
-                f"the broker at {self._address} went away and with it this transaction, rolled back; "
-                "call rollback() and begin anew"
-            )
-        return channel
+            self._lease.close()
 
     def _check_group(self, channel: Channel) -> bool:
         """The group's autocommit; raises UnconfiguredGroupError where the broker has no such group."""
@@ -323,18 +387,3 @@ class Handler:
                 f"the broker at {self._address} has no group {self._group!r}; it has {', '.join(sorted(groups))}"
             )
         return autocommit
-
-
-def _patience(timeout: float) -> float:
-    """How long to wait for the reply to a request with this timeout; raises ValueError where it cannot be sent."""
-    if isinstance(timeout, bool) or not 0 < timeout <= rules.MAX_TIMEOUT:
-        raise ValueError(f"timeout is {timeout!r}; expected seconds above 0, or None")
-    return timeout + GRACE
-
-
-def _checked_tag(tag: str) -> str:
-    """The tag, if it can be sent; the broker would take any other for a breach of the protocol."""
-    if not isinstance(tag, str) or len(tag) > rules.MAX_NAME_CHARS or "\0" in tag:
-        raise ValueError(f"tag is {tag!r:.200}; expected text of at most {rules.MAX_NAME_CHARS} characters without NUL")
-    tag.encode()  # a lone surrogate says so itself
-    return tag

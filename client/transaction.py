@@ -15,31 +15,18 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from client import protocol, rules
 from client.errors import DBError, UsageError, connection_error, error_from, kind_of, place_of
+from client.options import Options, checked_prepare
 from client.parameters import Reference, bind
 from client.pending import RESULT_FIELDS, PendingResult, Savepoint
 from client.protocol import EXECUTED, FAILED, NOT_EXECUTED, TX_NONE, UNKNOWN, Failure, Step, TransactionResult
-from client.rules import END_SAVEPOINT, ISOLATIONS, MAX_RETRIES, MAX_STEPS, SAVEPOINT
-
-DEFAULT_RETRIES = 3
+from client.rules import END_SAVEPOINT, MAX_STEPS, SAVEPOINT
 
 Expectation = int | tuple[int, int | None] | None
 
-
-class Options(NamedTuple):
-    """How a transaction is to run: those fields of protocol.Transaction that the caller chooses for all of it."""
-
-    isolation: str | None
-    read_only: bool | None
-    deferrable: bool | None
-    retries: int
-    timeout: float | None
-
-
-_DEFAULTS = Options(None, None, None, DEFAULT_RETRIES, None)
 
 # Sends a message of these steps and waits for what became of it.
 Send = Callable[[Options, tuple[Step | int, ...]], TransactionResult]
@@ -235,36 +222,6 @@ class Transaction:
         failed = self._steps[step]
         assert isinstance(failed, Step)
         return error_from(Failure(*fields), place_of(index, len(self._statements), failed.statement))
-
-
-def checked_options(
-    isolation: str | None, read_only: bool | None, deferrable: bool | None, retries: int, timeout: float | None
-) -> Options:
-    """The Options, if they can be sent; raises ValueError. timeout was checked by its caller."""
-    if (isolation, read_only, deferrable, timeout) == (None, None, None, None) and retries is DEFAULT_RETRIES:
-        return _DEFAULTS
-    for name, value in (("read_only", read_only), ("deferrable", deferrable)):
-        if value is not None and not isinstance(value, bool):
-            raise ValueError(f"{name} is {value!r}; expected True, False, or None for the server's default")
-    if isinstance(retries, bool) or not isinstance(retries, int) or not 0 <= retries <= MAX_RETRIES:
-        raise ValueError(f"retries is {retries!r}; expected a whole number from 0 to {MAX_RETRIES}")
-    return Options(_checked_isolation(isolation), read_only, deferrable, retries, timeout)
-
-
-def checked_prepare(prepare: bool) -> bool:
-    """prepare, if it is a boolean; a word like 'off' would count as true."""
-    if not isinstance(prepare, bool):
-        raise TypeError(f"prepare is {prepare!r}; expected True, or False to keep parameters as literals")
-    return prepare
-
-
-def _checked_isolation(isolation: str | None) -> str | None:
-    if isolation is None:
-        return None
-    level = isolation.lower().replace("_", " ").replace("-", " ") if isinstance(isolation, str) else isolation
-    if level not in ISOLATIONS:
-        raise ValueError(f"isolation is {isolation!r}; expected one of {', '.join(ISOLATIONS)}, or None")
-    return level
 
 
 _NO_LIMITS = (0, None)

@@ -132,6 +132,8 @@ class Daemon:
                 self._backends.cancel(effect.backend)
             case effects.Close():
                 self._backends.close(effect.backend, effect.reason)
+            case effects.Drop():
+                self._frontend.drop(effect.client, effect.reason)
             case effects.Stop():
                 if not self._stopped.done():
                     self._stopped.set_result(None)

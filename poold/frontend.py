@@ -36,6 +36,7 @@ from client.protocol import (
     decode_request,
     encode,
 )
+from client.rules import CANCEL_KEY_BYTES
 from poold import __version__
 from poold.config import Config
 from poold.core.broker import Broker
@@ -47,16 +48,21 @@ log = logging.getLogger(__name__)
 class Peer:
     """A client's other end, made by its transport when it connects. uid and gid are None where nobody tells them."""
 
-    __slots__ = ("gid", "key", "pid", "uid")
+    __slots__ = ("cancel_key", "gid", "key", "pid", "uid")
 
     def __init__(self, uid: int | None, gid: int | None, pid: int) -> None:
         self.uid = uid
         self.gid = gid
         self.pid = pid
         self.key = 0  # the core's number of the client, from its Hello on
+        self.cancel_key = b""  # from its Hello on
 
     def send(self, message: bytes) -> bool:
         """Send without waiting; False where the client is gone."""
+        raise NotImplementedError
+
+    def drop(self) -> None:
+        """End the conversation, as if the client had done so; what was sent before still arrives."""
         raise NotImplementedError
 
 
@@ -93,6 +99,8 @@ class Frontend:
         self._loop = asyncio.get_running_loop()
         # Greeted clients by the core's key: enter with Hello, leave when gone.
         self._peers: dict[int, Peer] = {}
+        # The same by what lets another conversation cancel their requests.
+        self._cancel_keys: dict[bytes, int] = {}
         self._last_key = 0
         self.violations = 0  # messages that were none of the protocol
         self.dropped = 0  # replies whose client was gone or did not read
@@ -108,6 +116,14 @@ class Frontend:
         peer = self._peers.get(key)
         if peer is None or not peer.send(encode(body)):
             self.dropped += 1
+
+    def drop(self, key: int, reason: str) -> None:
+        """Disconnect a client, and tell it why."""
+        peer = self._peers.get(key)
+        if peer is not None:
+            log.info("client disconnected pid=%d reason=%s", peer.pid, reason)
+            peer.send(encode(Failure(0, TX_NONE, "connection", NOT_EXECUTED, f"disconnected: {reason}", None, {})))
+            peer.drop()
 
     def after_turn(self) -> None:
         """The turn is over."""
@@ -131,7 +147,10 @@ class Frontend:
         elif isinstance(message, (Query, Transaction, Commit, Rollback, Release)):
             self._broker.request(peer.key, message, monotonic(), len(payload))
         elif isinstance(message, Cancel):
-            self._broker.cancel(peer.key, message.request, monotonic())
+            # A key that nobody has is one whose conversation is over, and its requests with it.
+            key = self._cancel_keys.get(message.key) if message.key else peer.key
+            if key is not None:
+                self._broker.cancel(key, message.request, monotonic())
         elif isinstance(message, Ask):
             answer = self._ask(message.what, peer)
             if isinstance(answer, Failure):
@@ -144,6 +163,7 @@ class Frontend:
     def gone(self, peer: Peer) -> None:
         """The connection has ended."""
         if self._peers.pop(peer.key, None) is not None:
+            del self._cancel_keys[peer.cancel_key]
             self._broker.client_gone(peer.key, monotonic())
             self._wake()
 
@@ -173,11 +193,21 @@ class Frontend:
         self._last_key += 1
         peer.key = self._last_key
         peer.pid = peer.pid or hello.pid
+        peer.cancel_key = os.urandom(CANCEL_KEY_BYTES)
         self._peers[peer.key] = peer
+        self._cancel_keys[peer.cancel_key] = peer.key
         broker = self._config.broker
         groups = {name: group.autocommit for name, group in self._config.groups.items()}
-        welcome = Welcome(VERSION, os.getpid(), __version__, broker.max_request_bytes, broker.max_result_bytes, groups)
-        self._broker.client_arrived(peer.key, peer.pid, hello.application_name, peer.uid, peer.gid)
+        welcome = Welcome(
+            VERSION,
+            os.getpid(),
+            __version__,
+            broker.max_request_bytes,
+            broker.max_result_bytes,
+            groups,
+            peer.cancel_key,
+        )
+        self._broker.client_arrived(peer.key, peer.pid, hello.application_name, peer.uid, peer.gid, monotonic())
         peer.send(encode(welcome))
 
 

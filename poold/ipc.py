@@ -183,7 +183,8 @@ class IpcPeer(Peer):
             transport.poller.remove_writer(descriptor)
         self._socket.close()
 
-    def _end(self) -> None:
+    def drop(self) -> None:
+        """End the conversation; what the socket has taken still arrives."""
         self.close()
         self._transport.frontend.gone(self)
 
@@ -195,7 +196,7 @@ class IpcPeer(Peer):
         except OSError:
             data = b""
         if not data:
-            self._end()
+            self.drop()
             return
         zmtp = self._zmtp
         payload = zmtp.only_message(data)
@@ -208,7 +209,7 @@ class IpcPeer(Peer):
         except ZmtpError as error:
             log.warning("client dropped pid=%d reason=%s", self.pid, error)
             self._flush_zmtp()
-            self._end()
+            self.drop()
             return
         if zmtp.outbox:
             self._flush_zmtp()
@@ -279,7 +280,7 @@ class IpcPeer(Peer):
         except BlockingIOError:
             return
         except OSError:
-            self._end()
+            self.drop()
             return
         self._take_away(sent)
         if not self._unsent:
@@ -335,7 +336,7 @@ class IpcPeer(Peer):
     def _handshake_overdue(self) -> None:
         log.warning("client dropped pid=%d reason=no handshake within %g s", self.pid, HANDSHAKE_TIMEOUT)
         self._timer = None
-        self._end()
+        self.drop()
 
     def _write_overdue(self) -> None:
         self._timer = None
@@ -346,7 +347,7 @@ class IpcPeer(Peer):
             self._unsent,
             self._transport.config.client_write_timeout,
         )
-        self._end()
+        self.drop()
 
 
 def descriptor_limit(max_clients: int) -> int:

@@ -54,6 +54,10 @@ class TcpPeer(Peer):
         """Send without waiting; a client that left a thousand replies unread is dropped."""
         return self.transport.send(self, message)
 
+    def drop(self) -> None:
+        """End the conversation. libzmq keeps the connection; a message that still comes on it must be Hello."""
+        self.transport.forget(self)
+
 
 class TcpTransport:
     """The ROUTER socket: bound on creation."""
@@ -128,7 +132,7 @@ class TcpTransport:
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise
-            self._forget(peer)
+            self.forget(peer)
             return False
         return True
 
@@ -219,9 +223,10 @@ class TcpTransport:
                 self._connected.discard(descriptor)
                 peer = self._by_descriptor.get(descriptor)
                 if peer is not None:
-                    self._forget(peer)
+                    self.forget(peer)
 
-    def _forget(self, peer: TcpPeer) -> None:
+    def forget(self, peer: TcpPeer) -> None:
+        """The client is gone, or is to be: what its connection still brings is nobody's."""
         if self._by_identity.pop(peer.identity, None) is not None:
             del self._by_descriptor[peer.descriptor]
             self._frontend.gone(peer)

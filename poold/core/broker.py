@@ -92,6 +92,8 @@ class Broker(Deadlines):
                 self._backend_due(key, now)
             elif isinstance(key, Lease):
                 self._lease_due(key, now)
+            elif isinstance(key, Client):
+                self._client_due(key, now)
             elif isinstance(key, Pool):
                 key.endpoint.probe()
                 self._endpoint_changed(key.group, now)
@@ -129,15 +131,21 @@ class Broker(Deadlines):
 
     # Facts about clients.
 
-    def client_arrived(self, key: int, pid: int, name: str, uid: int | None = None, gid: int | None = None) -> None:
+    def client_arrived(
+        self, key: int, pid: int, name: str, uid: int | None = None, gid: int | None = None, now: float = 0.0
+    ) -> None:
         """A client said Hello."""
-        self.clients[key] = Client(key, pid, name, uid, gid)
+        client = self.clients[key] = Client(key, pid, name, uid, gid)
+        client.heard = now
+        if self.config.broker.client_idle_timeout:
+            self.timers.set(client, now + self.config.broker.client_idle_timeout)
 
     def client_gone(self, key: int, now: float) -> None:
         """A client's connection ended: its work is cancelled, its transactions are rolled back."""
         client = self.clients.pop(key, None)
         if client is None:
             return
+        self.timers.clear(client)
         for request in list(client.requests.values()):
             if request.state is RequestState.DONE:
                 continue  # it went with the request that was to begin its lease
@@ -174,6 +182,7 @@ class Broker(Deadlines):
         client = self.clients.get(key)
         if client is None:
             return
+        client.heard = now
         if message.request in client.requests:
             text = f"request {message.request} is not answered yet, numbers must be new"
             self._effects.append(Reply(key, failures.protocol(text)))

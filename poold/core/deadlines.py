@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from poold.core import failures, janitor
-from poold.core.effects import Close
+from poold.core.effects import Close, Drop
 from poold.core.group import Group
 from poold.core.lifecycle import is_hopeless
 from poold.core.losses import Losses
 from poold.core.pool import Backend
-from poold.core.request import Lease, Request, Verb
+from poold.core.request import Client, Lease, Request, Verb
 from poold.core.state import BackendState, RequestState
 
 _CANCELLABLE = (Verb.QUERY, Verb.TRANSACTION)
@@ -68,6 +68,16 @@ class Deadlines(Losses):
         self._lose_lease(lease, reason, now)
         if request is not None and request.state is RequestState.RUNNING:
             self._cancel(request, RequestState.CANCELLED, reason, now)
+
+    def _client_due(self, client: Client, now: float) -> None:
+        """The client may have been silent for too long; one that waits for replies has not."""
+        timeout = self.config.broker.client_idle_timeout
+        if client.requests:
+            client.heard = now
+        if now < client.heard + timeout:
+            self.timers.set(client, client.heard + timeout)
+        else:
+            self._effects.append(Drop(client.key, f"it sent nothing for client_idle_timeout = {timeout:g} s"))
 
     def _connect_failed(self, backend: Backend, error: str, now: float) -> None:
         """The backend could not be opened: leave its endpoint alone for a while."""

@@ -1,8 +1,8 @@
 """What the core wants done: small values, taken by the shell once per turn and carried out in order.
 
 A backend is named by its number, a client by the number its frontend gave it. The shell answers with facts: Connect
-with opened or connect_failed; Execute with completed or lost; Cancel with cancelled. Close, Reply and Stop need no
-answer. For a backend that was closed, facts that still arrive are ignored.
+with opened or connect_failed; Execute with completed or lost; Cancel with cancelled; Drop with client_gone. Close,
+Reply and Stop need no answer. For a backend that was closed, facts that still arrive are ignored.
 
 Execute carries a unit: commands that PostgreSQL runs one after the other up to its ReadyForQuery. An error skips the
 rest of its unit and nothing else, so several units may be on their way to a backend at once; each is answered by one
@@ -110,8 +110,16 @@ class Reply:
 
 
 @dataclass(slots=True)
+class Drop:
+    """Disconnect a client; client_gone follows."""
+
+    client: int
+    reason: str
+
+
+@dataclass(slots=True)
 class Stop:
     """The drain is over; nothing is left to do."""
 
 
-Effect = Connect | Execute | Cancel | Close | Reply | Stop
+Effect = Connect | Execute | Cancel | Close | Reply | Drop | Stop

@@ -58,6 +58,7 @@ class Client:
     lost_leases: dict[int, Failure] = field(default_factory=dict)
     # Groups it has sent requests to.
     groups: set[Group] = field(default_factory=set)
+    heard: float = 0.0  # when it last sent something
     bytes: int = 0  # of its unanswered requests, as they came
     process: Hashable = field(init=False)
 

@@ -7,7 +7,7 @@ import pytest
 from fake_channel import ADDRESS, FakeChannel, fields_of_result, raises, without_rows
 
 from client import Handler, UnconfiguredGroupError, UsageError
-from client import handler as handler_module
+from client.options import GRACE
 from client.parameters import Reference
 from client.pending import PendingResult
 from client.protocol import NOT_EXECUTED, Query, Transaction
@@ -48,7 +48,7 @@ def test_options_travel(channel: FakeChannel) -> None:
     assert message[1:6] == ("interactive", "repeatable read", True, False, 7)
     assert message[8:10] == (2.5, "nightly")
     assert [step.prepare for step in message.steps] == [False, True]
-    assert channel.patience == [2.5 + handler_module.GRACE]
+    assert channel.patience == [2.5 + GRACE]
     assert transaction.tries == 4
 
 
@@ -366,7 +366,7 @@ def test_a_query_says_how_it_is_to_be_prepared(channel: FakeChannel) -> None:
     assert (first.group, first.lease, first.begin, first.statement) == ("default", 0, False, b"SELECT \0")
     assert (first.prepare, first.timeout, first.tag) == (False, None, "t")
     assert (second.prepare, second.timeout, third.prepare) == (True, 2.0, True)
-    assert channel.patience == [None, 2.0 + handler_module.GRACE, None]
+    assert channel.patience == [None, 2.0 + GRACE, None]
     with raises(TypeError, "prepare is 'off'"):
         db.query("SELECT 1", prepare="off")  # type: ignore[arg-type]  # the point
     with raises(TypeError, "prepare is None"):

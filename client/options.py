@@ -1,0 +1,113 @@
+"""What may be said of a request besides its statement: checked here, and put as it travels.
+
+The broker takes what does not fit for a breach of the protocol; so it is found where it is said, and named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from client import rules
+from client.rules import ISOLATIONS, MAX_RETRIES, MAX_SETTINGS, PRIORITIES
+
+DEFAULT_RETRIES = 3
+DEFAULT_PRIORITY = PRIORITIES[rules.NORMAL]
+# A broker cancels an overdue statement and says so; a client gives up only when even that does not come.
+GRACE = 15.0
+
+Settings = Mapping[str, str | int | float | bool]
+
+
+class Options(NamedTuple):
+    """How a transaction is to run: those fields of protocol.Transaction that the caller chooses for all of it."""
+
+    isolation: str | None = None
+    read_only: bool | None = None
+    deferrable: bool | None = None
+    retries: int = DEFAULT_RETRIES
+    timeout: float | None = None
+    priority: int = rules.NORMAL
+    settings: bytes = b""
+
+
+def checked_isolation(isolation: str | None) -> str | None:
+    """The isolation level as it travels."""
+    if isolation is None:
+        return None
+    level = isolation.lower().replace("_", " ").replace("-", " ") if isinstance(isolation, str) else isolation
+    if level not in ISOLATIONS:
+        raise ValueError(f"isolation is {isolation!r}; expected one of {', '.join(ISOLATIONS)}, or None")
+    return level
+
+
+def checked_retries(retries: int) -> int:
+    """retries, if it is a number that can be sent."""
+    if isinstance(retries, bool) or not isinstance(retries, int) or not 0 <= retries <= MAX_RETRIES:
+        raise ValueError(f"retries is {retries!r}; expected a whole number from 0 to {MAX_RETRIES}")
+    return retries
+
+
+def checked_choice(name: str, value: bool | None) -> bool | None:
+    """An option that is True, False, or left to the server."""
+    if value is not None and not isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}; expected True, False, or None for the server's default")
+    return value
+
+
+def checked_prepare(prepare: bool) -> bool:
+    """prepare, if it is a boolean; a word like 'off' would count as true."""
+    if not isinstance(prepare, bool):
+        raise TypeError(f"prepare is {prepare!r}; expected True, or False to keep parameters as literals")
+    return prepare
+
+
+def checked_tag(tag: str) -> str:
+    """The tag, if it can be sent."""
+    if not isinstance(tag, str) or len(tag) > rules.MAX_NAME_CHARS or "\0" in tag:
+        raise ValueError(f"tag is {tag!r:.200}; expected text of at most {rules.MAX_NAME_CHARS} characters without NUL")
+    tag.encode()  # a lone surrogate says so itself
+    return tag
+
+
+def checked_priority(priority: str) -> int:
+    """The priority as it travels."""
+    if priority not in PRIORITIES:
+        raise ValueError(f"priority is {priority!r}; expected one of {', '.join(PRIORITIES)}")
+    return PRIORITIES.index(priority)
+
+
+def patience(timeout: float) -> float:
+    """How long to wait for the reply to a request with this timeout; raises ValueError where it cannot be sent."""
+    if isinstance(timeout, bool) or not 0 < timeout <= rules.MAX_TIMEOUT:
+        raise ValueError(f"timeout is {timeout!r}; expected seconds above 0, or None")
+    return timeout + GRACE
+
+
+def packed_settings(settings: Settings | None) -> bytes:
+    """PostgreSQL's settings by name, as they travel."""
+    if not settings:
+        return b""
+    if not isinstance(settings, Mapping):
+        raise TypeError(
+            f"settings is {settings!r:.200}; expected a mapping of names to values, as in {{'work_mem': '64MB'}}"
+        )
+    if len(settings) > MAX_SETTINGS:
+        raise ValueError(f"settings has {len(settings)} names; at most {MAX_SETTINGS} travel with a request")
+    return b"".join(b"%b\0%b\0" % (_name(name), _value(name, value)) for name, value in settings.items())
+
+
+def _name(name: Any) -> bytes:
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise ValueError(f"settings has the name {name!r:.200}; expected the name of a setting")
+    return name.encode()
+
+
+def _value(name: str, value: Any) -> bytes:
+    if isinstance(value, bool):
+        return b"on" if value else b"off"
+    if isinstance(value, (int, float)):
+        return str(value).encode()
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError(f"settings[{name!r}] is {value!r:.200}; expected text, a number or a boolean")
+    return value.encode()
