@@ -38,6 +38,11 @@ class PlainSocket(socket.socket):
         """How long recv waits from here on before it raises BlockingIOError."""
         self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
 
+    def __del__(self) -> None:
+        # Handlers are let go of, not closed; in a cycle the socket may be collected before its channel, which would
+        # have closed it, and Python would warn.
+        self.close()
+
 
 def connected(address: str, keys: Keys | None = None) -> PlainSocket | CurveSocket:
     """A socket connected to address; tries again for CONNECT_TIMEOUT where nobody listens."""

@@ -121,9 +121,9 @@ class Frontend:
         """Disconnect a client, and tell it why."""
         peer = self._peers.get(key)
         if peer is not None:
-            log.info("client disconnected pid=%d reason=%s", peer.pid, reason)
             peer.send(encode(Failure(0, TX_NONE, "connection", NOT_EXECUTED, f"disconnected: {reason}", None, {})))
             peer.drop()
+            log.info("client disconnected pid=%d reason=%s", peer.pid, reason)
 
     def after_turn(self) -> None:
         """The turn is over."""

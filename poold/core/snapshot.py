@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from client.rules import PRIORITIES
 from poold.core.endpoint import EndpointState
 from poold.core.group import Group
 from poold.core.pool import Pool
@@ -24,6 +25,7 @@ def snapshot_group(group: Group, now: float) -> dict[str, Any]:
         "max_size": group.config.max_size,
         "clients": group.clients,
         "waiting": len(group.queue),
+        "waiting_by_priority": {name: group.queue.count(place) for place, name in enumerate(PRIORITIES)},
         "oldest_wait_ms": None if oldest is None else round((now - oldest.arrived) * 1000, 3),
         "oldest_tag": None if oldest is None else oldest.tag,
         "oldest_pid": None if oldest is None else oldest.client.pid,
