@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from client.protocol import TX_NONE, Commit, Failure, Query, Release, Result, Rollback, Transaction
+from client.protocol import TX_BROKEN, TX_NONE, Commit, Failure, Query, Release, Result, Rollback, Transaction
 from client.rules import BATCH
 from poold.config import Config
 from poold.core import failures, janitor
@@ -251,7 +251,7 @@ class Broker(Deadlines):
             self._was_reset(backend, done, now)
             return
         request = running[0]
-        if done.is_changed:
+        if done.is_changed and done.transaction != TX_BROKEN:
             self._was_changed(backend, request)
         if request.then and self._goes_on(backend, request, done):
             return

@@ -237,8 +237,14 @@ def test_a_search_path_leads_to_the_tables_in_it(own_broker: Broker, postgres: P
         ways.agree(read, (1,))
         postgres.execute(f"CREATE SCHEMA {SCHEMA}_other; CREATE TABLE {SCHEMA}_other.it (id int, other text)")
         for path in (f"{SCHEMA}_other", SCHEMA, f"{SCHEMA}_other, {SCHEMA}"):
-            ways.agree(f"SET search_path = {path}")
-            ways.agree(read, (1,))
+            direct.cursor().execute(f"SET search_path = {path}")
+            with ways.handler.session() as session:
+                session.query(f"SET search_path = {path}")
+                Ways(own_broker, direct, session).agree(read, (1,))
+            travelling = own_broker.handler(settings={"search_path": path})
+            Ways(own_broker, direct, travelling).agree(read, (1,))
+        direct.cursor().execute(f"SET search_path = {SCHEMA}")
+        ways.agree(read, (1,))
     finally:
         direct.close()
         postgres.execute(f"DROP SCHEMA {SCHEMA}_other CASCADE")

@@ -22,11 +22,11 @@ class Ways:
 
     broker: Broker
     connection: extensions.connection
-    handler: Handler = field(init=False)
+    handler: Handler = None  # type: ignore[assignment]  # one of the group default where none is given
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
-        self.handler = self.broker.handler()
+        self.handler = self.handler or self.broker.handler()
 
     def by_psycopg2(self, statement: Any, params: Any = None) -> Any:
         """The outcome on a connection of its own."""
