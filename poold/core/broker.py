@@ -100,6 +100,7 @@ class Broker(Deadlines):
             elif key is _JANITOR:
                 self.timers.set(_JANITOR, now + janitor.INTERVAL)
                 for group in self.groups.values():
+                    janitor.mark_outdated(group, now)
                     for backend, reason in janitor.retirements(group, now):
                         self._close(backend, reason)
                     self._grow(group, now)

@@ -2,6 +2,10 @@
 
 It works in two rhythms, as PgBouncer's does: each backend is looked at when it comes to rest, and all of them once per
 INTERVAL.
+
+An old backend that its pool needs is replaced beforehand: from REPLACE_AHEAD before its end it no longer counts for the
+pool's floor, so another one is opened, and it stays until that is there. Where the pool may hold no more backends it
+can only be closed first.
 """
 
 from __future__ import annotations
@@ -12,15 +16,38 @@ from poold.core.pool import Backend
 INTERVAL = 1.0
 # A backend's lifetime is shortened by up to a tenth, at random: those opened together do not all go together.
 LIFETIME_JITTER = 0.1
+# Long enough for a connect over a network, with TLS and a busy server; two looks at all backends at least.
+REPLACE_AHEAD = 3.0
 
 
 def reason_to_retire(group: Group, backend: Backend, now: float) -> str | None:
     """Why this backend, at rest, should be closed instead of used again; None where it should not."""
-    if backend.expires is not None and now >= backend.expires:
+    if backend.expires is not None and now >= backend.expires and not _awaits_replacement(backend):
         return "max_lifetime"
     if group.is_surplus(backend):
         return "rebalanced"
     return None
+
+
+def _awaits_replacement(backend: Backend) -> bool:
+    pool = backend.pool
+    is_needed = pool.size - len(pool.connecting) <= pool.floor
+    return backend.is_outdated and is_needed and (pool.may_open() or bool(pool.connecting))
+
+
+def mark_outdated(group: Group, now: float) -> None:
+    """Find the backends whose end is near."""
+    if group.config.max_lifetime:
+        for pool in group.pools:
+            for members in pool.members:
+                for backend in members.values():
+                    if (
+                        backend.expires is not None
+                        and not backend.is_outdated
+                        and now >= backend.expires - REPLACE_AHEAD
+                    ):
+                        backend.is_outdated = True
+                        pool.outdated += 1
 
 
 def retirements(group: Group, now: float) -> list[tuple[Backend, str]]:

@@ -29,6 +29,7 @@ class Backend:
         "expires",
         "group",
         "idle_since",
+        "is_outdated",
         "lease",
         "left",
         "number",
@@ -59,6 +60,7 @@ class Backend:
         self.transaction = "none"
         self.idle_since = 0.0
         self.expires: float | None = None  # max_lifetime, with jitter
+        self.is_outdated = False  # that is near, or past: the janitor's mark
 
     @property
     def request(self) -> Request | None:
@@ -80,6 +82,7 @@ class Pool:
         self.floor = 0
         self.members: tuple[dict[int, Backend], ...] = tuple({} for _ in BackendState)
         self.size = 0  # backends in all states but CLOSED
+        self.outdated = 0  # of these, marked by the janitor
         self.stats = PoolStats()
         self.idle = self.members[BackendState.IDLE]  # in the order they became idle; the last is taken first
         self.connecting = self.members[BackendState.CONNECTING]
@@ -102,8 +105,14 @@ class Pool:
         if state is BackendState.CLOSED:
             self.size -= 1
             self.group.size -= 1
+            self.outdated -= backend.is_outdated
         else:
             self.members[state][backend.number] = backend
+
+    @property
+    def is_below_floor(self) -> bool:
+        """Whether it keeps fewer backends than it should, those whose end is near not counted."""
+        return self.size - self.outdated < self.floor
 
     def may_open(self) -> bool:
         """Whether another connect may begin here, as far as this pool is concerned."""

@@ -42,11 +42,7 @@ def pool_to_open(pools: Sequence[Pool], below_floor: bool = False) -> Pool | Non
     """The pool where the next connect begins: the smallest that may open one, the first of them in order."""
     chosen: Pool | None = None
     for pool in pools:
-        if (
-            pool.may_open()
-            and (not below_floor or pool.size < pool.floor)
-            and (chosen is None or pool.size < chosen.size)
-        ):
+        if pool.may_open() and (not below_floor or pool.is_below_floor) and (chosen is None or pool.size < chosen.size):
             chosen = pool
     return chosen
 

@@ -7,6 +7,7 @@ from world import World
 
 from poold.core import effects, endpoint, janitor, pool
 from poold.core.endpoint import Endpoint, EndpointState
+from poold.core.janitor import REPLACE_AHEAD
 from poold.core.state import TRANSITIONS
 from poold.core.state import BackendState as S
 
@@ -229,6 +230,51 @@ def test_a_backend_is_replaced_when_its_lifetime_is_over_even_if_it_never_idles_
         world.connect_all()
     assert [close.reason for close in world.taken(effects.Close) if close.reason == "max_lifetime"]
     assert sizes(world) == {"main": 1}
+
+
+def test_an_old_backend_stays_until_its_replacement_is_there() -> None:
+    world = World(min_size=1, max_size=2, max_lifetime=100.0, chance=0.0)
+    group = world.broker.groups["default"]
+    world.connect_all()
+    (old,) = group.pools[0].idle
+    world.pass_time(100.0 - REPLACE_AHEAD - janitor.INTERVAL)
+    assert group.size == 1
+    world.pass_time(2 * janitor.INTERVAL)
+    assert (group.count(S.IDLE), group.count(S.CONNECTING)) == (1, 1)
+    world.pass_time(REPLACE_AHEAD + 2.0)
+    assert world.now > 100.0
+    assert group.pools[0].idle.keys() == {old}, "the replacement takes long"
+    world.connect_all()
+    world.pass_time(janitor.INTERVAL)
+    closed = [each.backend for each in world.taken(effects.Close) if each.reason == "max_lifetime"]
+    assert old in closed
+    assert (group.count(S.IDLE), group.size) == (1, 1)
+
+
+def test_backends_that_grow_old_together_are_all_replaced() -> None:
+    world = World(min_size=2, max_size=4, max_lifetime=100.0, chance=0.0)
+    group = world.broker.groups["default"]
+    world.connect_all()
+    old = set(group.pools[0].idle)
+    for _ in range(110):
+        world.pass_time(1.0)
+        assert group.count(S.IDLE) >= 2
+        assert group.size <= 4
+        world.connect_all()
+    assert not old & set(group.pools[0].idle)
+    assert group.size == 2
+    assert group.pools[0].outdated == 0
+
+
+def test_where_no_backend_can_be_opened_an_old_one_is_closed_first() -> None:
+    world = World(min_size=1, max_size=2, max_lifetime=100.0, chance=0.0)
+    group = world.broker.groups["default"]
+    world.connect_all()
+    world.pass_time(100.0 - REPLACE_AHEAD + 1.0)
+    (connecting,) = group.pools[0].connecting
+    world.broker.connect_failed(connecting, "refused", world.now)
+    world.pass_time(REPLACE_AHEAD)
+    assert [close.reason for close in world.taken(effects.Close)] == ["max_lifetime"]
 
 
 def test_a_backend_in_use_is_not_closed_for_its_age() -> None:
