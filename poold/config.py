@@ -37,6 +37,7 @@ class BrokerConfig:
     client_write_timeout: float = setting("how long it may do so before it is dropped", 30.0, 0.1)
     allow_uids: tuple[int, ...] = setting("users who may connect; empty: the socket file's mode decides", ())
     allow_gids: tuple[int, ...] = setting("groups who may connect", ())
+    admin_uids: tuple[int, ...] = setting("users who may stop the broker, besides root and its own", ())
     drain_timeout: float = setting("how long `poold stop` waits for running work", 30.0, 0)
 
 

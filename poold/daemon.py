@@ -30,11 +30,11 @@ import psycopg2.extensions
 import uvloop
 import zmq
 
-from client.protocol import NOT_EXECUTED, TX_NONE, Failure
+from client.protocol import Failure
 from poold import __version__
 from poold.backend import Backends
 from poold.config import Config
-from poold.core import effects
+from poold.core import access, effects
 from poold.core.broker import Broker
 from poold.frontend import Frontend, Peer
 from poold.listening import AddressClaim
@@ -161,18 +161,21 @@ class Daemon:
         self._wake()
 
     def _answer(self, what: str, peer: Peer) -> dict[str, Any] | Failure:
-        """Answer a question to the broker itself."""
-        if what == "ping":
-            return {"pid": os.getpid(), "version": __version__, "state": self._broker.state.name.lower()}
-        if what == "stats":
-            return self._stats()
-        if peer.uid not in (os.getuid(), 0):
-            who = "this address does not tell who asks" if peer.uid is None else f"you are user {peer.uid}"
-            text = f"only root and the broker's own user {os.getuid()} may stop it; {who}"
-            return Failure(0, TX_NONE, "usage", NOT_EXECUTED, text, None, {})
-        log.info("stop requested pid=%d how=%s", peer.pid, what)
-        self._begin_stop(at_once=what == "stop-now")
-        return {"pid": os.getpid()}
+        """Answer a question to the broker itself; who may ask it is the core's decision."""
+        refused = access.may_not_ask(what, peer.caller(), self._config.broker.admin_uids)
+        if refused is not None:
+            log.warning("question refused pid=%d uid=%s what=%s", peer.pid, peer.uid, what)
+            return refused
+        match what:
+            case "ping":
+                return {"pid": os.getpid(), "version": __version__, "state": self._broker.state.name.lower()}
+            case "stats":
+                return self._stats()
+            case "stop" | "stop-now":
+                log.info("stop requested pid=%d uid=%s how=%s", peer.pid, peer.uid, what)
+                self._begin_stop(at_once=what == "stop-now")
+                return {"pid": os.getpid()}
+        raise AssertionError(f"a question of client.rules without an answer: {what}")
 
     def _stats(self) -> dict[str, Any]:
         usage = resource.getrusage(resource.RUSAGE_SELF)

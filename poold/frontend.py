@@ -37,6 +37,7 @@ from client.protocol import (
 )
 from poold import __version__
 from poold.config import Config
+from poold.core.access import Caller
 from poold.core.broker import Broker
 from poold.poller import Poller
 
@@ -53,6 +54,10 @@ class Peer:
         self.gid = gid
         self.pid = pid
         self.key = 0  # the core's number of the client, from its Hello on
+
+    def caller(self) -> Caller:
+        """Who it is, for decisions about what it may do."""
+        return Caller(self.uid, self.uid in (0, os.getuid()))
 
     def send(self, message: bytes) -> bool:
         """Send without waiting; False where the client is gone."""

@@ -106,14 +106,17 @@ def lock_path(socket: Path) -> Path:
 
 
 def is_claimed(address: str) -> bool:
-    """Whether a broker holds the address now; always False for tcp, which leaves no trace in the file system."""
+    """Whether a broker holds the address now, as far as this user can see.
+
+    Always False for tcp, which leaves no trace in the file system, and for a lock that only its owner may read.
+    """
     path = ipc_path(address)
     if path is None:
         return False
     try:
         lock = os.open(lock_path(path), os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
+    except (FileNotFoundError, PermissionError):
+        return False  # to somebody else, who may stop this broker all the same, its process tells
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

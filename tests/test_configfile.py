@@ -74,6 +74,7 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
         client_write_timeout = 0.1
         allow_uids = [1000]
         allow_gids = [100, 101]
+        admin_uids = [1001]
         [endpoints.main]
         host = "/run/postgresql"
         port = 65535
@@ -118,7 +119,7 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
 
 def test_the_table_of_the_test_above_knows_every_key() -> None:
     keys = {field.name for cls in (BrokerConfig, EndpointConfig, GroupConfig) for field in dataclasses.fields(cls)}
-    assert len(keys) == 43, "a key was added to poold.config: set it in test_every_key_can_be_set"
+    assert len(keys) == 44, "a key was added to poold.config: set it in test_every_key_can_be_set"
 
 
 def test_an_integer_is_accepted_for_a_number_and_becomes_a_float() -> None:
