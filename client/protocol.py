@@ -155,7 +155,7 @@ class Ask(NamedTuple):
 
 
 class Welcome(NamedTuple):
-    """The broker's answer to Hello. groups maps each group's name to its autocommit."""
+    """The broker's answer to Hello. groups maps the name of each group it may use to its autocommit."""
 
     version: int
     pid: int

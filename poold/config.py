@@ -86,12 +86,16 @@ class GroupConfig:
     prepare: str = setting("auto: statements seen often are prepared; off: never", "auto", choices=("auto", "off"))
     pipeline_depth: int = setting("short autocommit statements that may share a backend; 1 is none", 16, 1)
     track_outcome: bool = setting("find out what became of a COMMIT whose answer was lost; costs 8 % of TPC-B", False)
+    allow_users: tuple[str, ...] = setting("users who may use it: names, numbers, or key:NAME; all when left out", ())
     sqlprepare: bool = setting('call "SQLPrepare"."PrepareQueries"() on each new backend', False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Everything `poold start` needs. Each group's `endpoints` is resolved: never empty, all of them known."""
+    """Everything `poold start` needs.
+
+    Each group's `endpoints` is resolved: never empty, all of them known. So is its `allow_users`: numbers and key:NAME.
+    """
 
     broker: BrokerConfig
     endpoints: Mapping[str, EndpointConfig]

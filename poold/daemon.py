@@ -170,14 +170,15 @@ class Daemon:
             case "ping":
                 return {"pid": os.getpid(), "version": __version__, "state": self._broker.state.name.lower()}
             case "stats":
-                return self._stats()
+                return self._stats(peer)
             case "stop" | "stop-now":
                 log.info("stop requested pid=%d uid=%s how=%s", peer.pid, peer.uid, what)
                 self._begin_stop(at_once=what == "stop-now")
                 return {"pid": os.getpid()}
         raise AssertionError(f"a question of client.rules without an answer: {what}")
 
-    def _stats(self) -> dict[str, Any]:
+    def _stats(self, peer: Peer) -> dict[str, Any]:
+        reader = None if access.is_admin(peer.caller(), self._config.broker.admin_uids) else peer.key
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return {
             "pid": os.getpid(),
@@ -188,7 +189,7 @@ class Daemon:
             "max_memory_kb": usage.ru_maxrss,
             "protocol_violations": self._frontend.violations,
             "dropped_replies": self._frontend.dropped,
-            **self._broker.snapshot(monotonic()),
+            **self._broker.snapshot(monotonic(), reader),
         }
 
     def _crashed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -179,9 +179,11 @@ class Frontend:
         peer.pid = peer.pid or hello.pid
         self._peers[peer.key] = peer
         broker = self._config.broker
-        groups = {name: group.autocommit for name, group in self._config.groups.items()}
+        found = self._broker.client_arrived(
+            peer.key, peer.pid, hello.application_name, peer.uid, peer.gid, peer.caller()
+        )
+        groups = {name: group.config.autocommit for name, group in found.items()}
         welcome = Welcome(VERSION, os.getpid(), __version__, broker.max_request_bytes, broker.max_result_bytes, groups)
-        self._broker.client_arrived(peer.key, peer.pid, hello.application_name, peer.uid, peer.gid)
         peer.send(encode(welcome))
 
 

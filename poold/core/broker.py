@@ -7,14 +7,16 @@ per turn. Which step a fact calls for is decided here; the steps are those of `l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from client.protocol import Commit, Failure, ProtocolViolation, Query, Rollback, Transaction
 from poold.core import failures, janitor
+from poold.core.access import Caller, open_to
 from poold.core.deadlines import Deadlines
 from poold.core.effects import Effect, Execute, Reply, Stop
 from poold.core.facts import Completion, Outcome, Server
+from poold.core.group import Group
 from poold.core.lifecycle import BrokerState
 from poold.core.machine import CANCEL_TIMEOUT, GUARD, rolled_back
 from poold.core.messages import refusal
@@ -62,13 +64,14 @@ class Broker(Deadlines):
         """When tick must be called next, at the latest."""
         return self.timers.next_deadline()
 
-    def snapshot(self, now: float) -> dict[str, Any]:
-        """The state as plain values."""
+    def snapshot(self, now: float, reader: int | None = None) -> dict[str, Any]:
+        """The state as plain values; with the key of a client only the groups that it may use."""
+        groups = self.groups if reader is None else self.clients[reader].open_groups
         return {
             "state": self.state.name.lower(),
             "clients": len(self.clients),
             **snapshot_processes(self.clients.values()),
-            "groups": {name: snapshot_group(group, now) for name, group in self.groups.items()},
+            "groups": {name: snapshot_group(group, now) for name, group in groups.items()},
         }
 
     # Facts about the broker itself.
@@ -123,9 +126,19 @@ class Broker(Deadlines):
 
     # Facts about clients.
 
-    def client_arrived(self, key: int, pid: int, name: str, uid: int | None = None, gid: int | None = None) -> None:
-        """A client said Hello."""
-        self.clients[key] = Client(key, pid, name, uid, gid)
+    def client_arrived(
+        self,
+        key: int,
+        pid: int,
+        name: str,
+        uid: int | None = None,
+        gid: int | None = None,
+        caller: Caller | None = None,
+    ) -> Mapping[str, Group]:
+        """A client said Hello; the groups it may use."""
+        groups = open_to(caller or Caller(uid), self.groups)
+        self.clients[key] = Client(key, pid, name, uid, gid, groups)
+        return groups
 
     def client_gone(self, key: int, now: float) -> None:
         """A client's connection ended: its work is cancelled, its transactions are rolled back."""
@@ -182,9 +195,9 @@ class Broker(Deadlines):
 
     def _query(self, client: Client, message: Query, now: float) -> Failure | None:
         """Accept the query, or say why not."""
-        group = self.groups.get(message.group)
+        group = client.open_groups.get(message.group)
         if group is None:
-            return failures.unconfigured_group(message.group, list(self.groups))
+            return failures.unconfigured_group(message.group, list(client.open_groups))
         if group.config.autocommit is not (message.lease == 0):
             mode, wanted = ("autocommit", "no") if group.config.autocommit else ("not autocommit", "a")
             return failures.usage(f"group {group.name!r} is {mode}: its queries have {wanted} lease number")
@@ -222,9 +235,9 @@ class Broker(Deadlines):
 
     def _transaction(self, client: Client, message: Transaction, now: float) -> Failure | None:
         """Accept the transaction message, or say why not."""
-        group = self.groups.get(message.group)
+        group = client.open_groups.get(message.group)
         if group is None:
-            return failures.unconfigured_group(message.group, list(self.groups))
+            return failures.unconfigured_group(message.group, list(client.open_groups))
         if self.state is not _IS_RUNNING:
             group.stats.refused += 1
             return failures.draining()

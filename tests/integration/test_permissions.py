@@ -12,7 +12,9 @@ from typing import NamedTuple
 import pytest
 from brokers import Broker
 from people import LISTED, NOBODY, Person, only_root, poold_as
+from postgres import free_port
 
+import client
 from client.protocol import (
     MESSAGES,
     VERSION,
@@ -151,3 +153,62 @@ def test_poold_stop_works_for_an_admin_who_may_not_read_the_lock(start_broker: S
     stopped = poold_as(LISTED, "stop", f"--address={broker.address}")
     assert (stopped.returncode, stopped.stderr) == (0, "")
     assert broker.wait() == 0
+
+
+# Groups for some users only.
+
+
+RESTRICTED = {"default": {}, "secrets": {"allow_users": [str(LISTED)]}}
+
+
+def asking(group: str) -> tuple[Query, Transaction]:
+    return (
+        Query(1, group, 0, False, b"SELECT 1", b"", b"", True, None, ""),
+        Transaction(2, group, None, None, None, 0, *ONE_STEP, None, ""),
+    )
+
+
+@only_root
+@pytest.mark.parametrize("uid", [LISTED, os.getuid()])
+def test_a_restricted_group_serves_its_users_and_the_owner(start_broker: StartBroker, meet: Meet, uid: int) -> None:
+    broker = start_broker(groups=RESTRICTED, broker={"allow_uids": [NOBODY, LISTED]})
+    person = meet(broker, uid)
+    assert person.groups == {"default": True, "secrets": True}
+    assert [person.send(message).type for message in asking("secrets")] == ["Result", "TransactionResult"]
+    assert set(person.send(Ask(3, "stats")).body["groups"]) == {"default", "secrets"}
+
+
+@only_root
+def test_to_others_a_restricted_group_is_one_that_is_not_there(start_broker: StartBroker, meet: Meet) -> None:
+    broker = start_broker(groups=RESTRICTED, broker={"allow_uids": [NOBODY, LISTED]})
+    person = meet(broker, NOBODY)
+    assert person.groups == {"default": True}
+    for message in asking("secrets"):
+        reply = person.send(message)
+        assert reply[:2] == ("Failure", "unconfigured-group")
+        assert reply.text == "the broker has no group 'secrets' for this client; it has default"
+    assert person.send(asking("missing")[0]).text == "the broker has no group 'missing' for this client; it has default"
+    assert [person.send(message).type for message in asking("default")] == ["Result", "TransactionResult"]
+    assert "secrets" not in str(person.send(Ask(7, "stats")).body)
+    assert broker.group("secrets")["requests"] == 0
+
+
+@only_root
+def test_an_admin_sees_a_restricted_groups_figures_and_may_not_use_it(start_broker: StartBroker, meet: Meet) -> None:
+    broker = start_broker(groups=RESTRICTED, broker={"allow_uids": [NOBODY], "admin_uids": [NOBODY]})
+    person = meet(broker, NOBODY)
+    assert person.groups == {"default": True}
+    assert person.send(asking("secrets")[0]).kind == "unconfigured-group"
+    assert set(person.send(Ask(7, "stats")).body["groups"]) == {"default", "secrets"}
+
+
+def test_over_tcp_without_keys_a_restricted_group_is_closed(start_broker: StartBroker) -> None:
+    # Without a list of its own the configuration is refused; another address from the command line is not.
+    broker = start_broker(groups=RESTRICTED, start=False)
+    address = f"tcp://127.0.0.1:{free_port()}"
+    broker.start(f"--address={address}")
+    broker.address = address
+    with pytest.raises(client.UnconfiguredGroupError, match="no group 'secrets' for this client; it has default"):
+        broker.handler("secrets")
+    assert broker.handler().query("SELECT 1")[0][0] == 1
+    assert set(broker.stats()["groups"]) == {"default"}
