@@ -2,6 +2,7 @@
 
 import logging
 import os
+import stat
 from pathlib import Path
 
 from client.address import ipc_path
@@ -87,7 +88,21 @@ def key_problems(address: str, key_file: str | None, client_keys: str | None) ->
         read_secret(key_file)
     except ValueError as error:
         problems.append(f"key_file: {error}")
-    return problems + [f"client_keys: {problem}" for problem in read_client_keys(Path(client_keys))[1]]
+    found = read_client_keys(Path(client_keys))[1] + _open_to_everybody(Path(client_keys))
+    return problems + [f"client_keys: {problem}" for problem in found]
+
+
+def _open_to_everybody(path: Path) -> list[str]:
+    """The folder and the files in which everybody could list a key."""
+    problems = []
+    for each in {path, *_files(path)}:
+        try:
+            mode = each.stat().st_mode
+        except OSError:
+            continue  # reading says the same
+        if mode & stat.S_IWOTH:
+            problems.append(f"{os.fspath(each)!r} has mode {stat.S_IMODE(mode):04o}, so everybody can admit a client")
+    return sorted(problems)
 
 
 def _files(path: Path) -> list[Path]:

@@ -54,7 +54,8 @@ def run(config: Config, ready: Callable[[str], None]) -> None:
     # A broker makes many small objects and few cycles: collecting ten times less often costs nothing to anybody.
     gc.set_threshold(7000, 20, 20)
     broker = config.broker
-    with AddressClaim(broker.address, has_keys=broker.key_file is not None and broker.client_keys is not None):
+    has_keys = broker.key_file is not None and broker.client_keys is not None
+    with AddressClaim(broker.address, has_keys, is_open=bool(broker.allow_uids or broker.allow_gids)):
         uvloop.run(Daemon(config).serve(ready))
 
 

@@ -99,6 +99,14 @@ def test_a_key_in_two_files_is_a_problem(keyring: Keyring) -> None:
     assert "zebra.key' has the key of client.key, expected one of its own" in problems(**keyring.broker)
 
 
+def test_keys_that_everybody_can_add_or_change_are_a_problem(keyring: Keyring) -> None:
+    keyring.clients.chmod(0o777)
+    (keyring.clients / "client.key").chmod(0o666)
+    found = problems(**keyring.broker)
+    assert f"client_keys: '{keyring.clients}' has mode 0777, so everybody can admit a client" in found
+    assert "client.key' has mode 0666, so everybody can admit a client" in found
+
+
 def user_problems(broker: dict[str, str], *users: str) -> str:
     """What parsing says about these users of a group."""
     try:

@@ -1,6 +1,7 @@
 """The claim on an address."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -25,17 +26,17 @@ def test_one_claim_at_a_time_and_the_holder_is_named(address: str) -> None:
 
 
 def test_nothing_is_left_after_a_claim(address: str, tmp_path: Path) -> None:
-    with AddressClaim(address):
-        (tmp_path / "s").touch()
+    with AddressClaim(address), socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_killed_holder_left_is_no_obstacle(address: str, tmp_path: Path) -> None:
     program = f"""
-import os, signal
+import os, signal, socket
 from poold.listening import AddressClaim
 AddressClaim({address!r}).__enter__()
-open({str(tmp_path / "s")!r}, "w").close()
+socket.socket(socket.AF_UNIX).bind({str(tmp_path / "s")!r})
 os.kill(os.getpid(), signal.SIGKILL)
 """
     subprocess.run([sys.executable, "-c", program], check=False)

@@ -20,7 +20,8 @@ only_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebo
 BECOME = """
 import os, sys
 import client.channel
-import poold.cli, poold.listening
+import client.handler
+import poold.cli, poold.configfile, poold.daemon, poold.detach, poold.exposure, poold.private, poold.report
 from client.channel import Channel
 from client.errors import DBError
 from client.zmtp import frame
