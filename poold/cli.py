@@ -22,6 +22,7 @@ from client.connection import ADDRESS_VARIABLE, KEY_VARIABLE, SERVER_KEY_VARIABL
 from client.errors import DBConnectionError, DBError
 from client.protocol import Answer, Ask
 from poold import __version__
+from poold.logformat import LineFormatter
 
 EXIT_ERROR = 1
 EXIT_NOT_RUNNING = 3
@@ -127,7 +128,10 @@ def _start_here(config_file: Path | None, address: str | None, data: Path | None
                     signal.signal(number, signal.SIG_IGN)
         except KeyboardInterrupt:
             return 0
-        except (configfile.ConfigError, embedded.EmbeddedError, AddressInUse, OSError, ValueError) as error:
+        except (configfile.ConfigError, embedded.EmbeddedError, daemon.BrokerCrashed, AddressInUse) as error:
+            click.echo(f"poold: {error}", err=True)
+            return EXIT_ERROR
+        except (OSError, ValueError) as error:
             click.echo(f"poold: {error}", err=True)
             return EXIT_ERROR
     return 0
@@ -307,11 +311,8 @@ def _set_up_log(log_file: Path | None, verbose: bool) -> None:
             handler = logging.FileHandler(log_file)
         except OSError as error:
             _fail(f"cannot write the log {log_file}: {error.strerror}")
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        handlers=[handler],
-    )
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
     logging.getLogger("asyncio").setLevel(logging.INFO)
 
 

@@ -48,8 +48,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 def run(config: Config, ready: Callable[[str], None]) -> None:
     """Serve until stopped by a signal or a client; ready is called with the address when clients may come.
 
-    Raises AddressInUse where another broker serves the address, OSError where it cannot be bound, and whatever ended
-    the broker unexpectedly.
+    Raises AddressInUse where another broker serves the address, OSError where it cannot be bound, and BrokerCrashed.
     """
     # A broker makes many small objects and few cycles: collecting ten times less often costs nothing to anybody.
     gc.set_threshold(7000, 20, 20)
@@ -57,6 +56,10 @@ def run(config: Config, ready: Callable[[str], None]) -> None:
     has_keys = broker.key_file is not None and broker.client_keys is not None
     with AddressClaim(broker.address, has_keys, is_open=bool(broker.allow_uids or broker.allow_gids)):
         uvloop.run(Daemon(config).serve(ready))
+
+
+class BrokerCrashed(RuntimeError):
+    """The broker ended for an exception that nobody expected; the text says its type only."""
 
 
 class Daemon:
@@ -195,9 +198,11 @@ class Daemon:
 
     def _crashed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        log.critical("unexpected error, the broker ends message=%s", context.get("message"), exc_info=error)
+        # The context's message is not told: it may show the arguments of the callback that failed.
+        kind = type(error).__name__ if error is not None else "trouble in the event loop"
+        log.critical("unexpected error, the broker ends error=%s", kind, exc_info=error)
         if not self._stopped.done():
-            self._stopped.set_exception(error or RuntimeError(str(context.get("message"))))
+            self._stopped.set_exception(BrokerCrashed(f"the broker ended for an unexpected {kind}; its log says where"))
 
 
 def versions() -> dict[str, str]:

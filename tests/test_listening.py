@@ -81,3 +81,8 @@ def test_the_default_is_the_users_own_whatever_the_environment_says(monkeypatch:
     assert check_address(before)
     monkeypatch.setattr(os, "getuid", lambda: 424242)
     assert str(runtime_dir()) == "/tmp/poold-424242"
+
+
+def test_a_folder_that_is_made_for_listed_users_lets_them_in(tmp_path: Path) -> None:
+    with AddressClaim(f"ipc://{tmp_path}/made/s", is_open=True):
+        assert (tmp_path / "made").stat().st_mode & 0o777 == 0o755
