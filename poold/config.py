@@ -61,6 +61,11 @@ class EndpointConfig:
     sslcert: str | None = setting("a file with the client's certificate", None)
     sslkey: str | None = setting("a file with the client's key", None)
     sslcrl: str | None = setting("a file with revoked certificates", None)
+    channel_binding: str = setting(
+        "require: the password's proof is bound to the server's certificate, or there is no connection",
+        "prefer",
+        choices=("prefer", "require", "disable"),
+    )
     connect_timeout: float = setting("how long opening a backend may take", 10.0, 0.1)
     query_timeout: float = setting("the server's statement_timeout; 0 is none", 5.0, 0)
     temp_buffers: str = setting("PostgreSQL's temp_buffers, as in '128MB'", "128MB", pattern=r"\d+(kB|MB|GB)")

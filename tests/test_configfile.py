@@ -88,6 +88,7 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
         sslcert = "{tmp_path}/client.crt"
         sslkey = "{tmp_path}/client.key"
         sslcrl = "{tmp_path}/root.crl"
+        channel_binding = "require"
         connect_timeout = 0.1
         query_timeout = 0
         temp_buffers = "8kB"
@@ -122,7 +123,7 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
 
 def test_the_table_of_the_test_above_knows_every_key() -> None:
     keys = {field.name for cls in (BrokerConfig, EndpointConfig, GroupConfig) for field in dataclasses.fields(cls)}
-    assert len(keys) == 45, "a key was added to poold.config: set it in test_every_key_can_be_set"
+    assert len(keys) == 46, "a key was added to poold.config: set it in test_every_key_can_be_set"
 
 
 def users_of(*users: str) -> tuple[str, ...]:

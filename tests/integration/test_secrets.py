@@ -3,11 +3,7 @@
 An error that PostgreSQL itself sends to the client whose statement it was may quote it: the client knows it.
 """
 
-import contextlib
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +11,7 @@ import msgpack
 import psycopg2
 import pytest
 import zmq
-from brokers import ROOT, Broker, Worker, environment, poold
+from brokers import Broker, Worker, poold
 from gates import gate
 from ledger import terminate
 from postgres import Factory, Postgres, PrivatePostgres
@@ -214,36 +210,23 @@ def test_the_private_server_gets_none_of_the_owners_variables(fresh_postgres: Fa
 
 
 CRASHING = """
-import sys
 from poold.core.broker import Broker
 
 def completed(self, number, done, now):
     raise {error}(f"no place for {{done.results}}")
 
 Broker.completed = completed
-from poold.cli import main
-main(sys.argv[1:])
 """
 
 
 @pytest.mark.parametrize("error", ["KeyError", "ValueError"])
 def test_a_crash_is_logged_without_the_text_that_quotes_a_result(start_broker: StartBroker, error: str) -> None:
     broker = start_broker(groups={"default": {"max_size": 1}}, start=False)
-    log = broker.folder / "crash"
-    command = [sys.executable, "-c", CRASHING.format(error=error), "start", f"--config={broker.config}", "--verbose"]
-    with (
-        open(log, "wb") as out,
-        subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=out, stderr=out) as process,
-    ):
-        try:
-            wait_until(lambda: "is ready" in log.read_text() or process.poll() is not None, what="the start")
-            with pytest.raises(client.DBConnectionError):
-                broker.handler().query("SELECT %s::text", (VALUE,))
-            assert process.wait(30) == 1
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGKILL)
-    text = log.read_text()
+    broker.start("--verbose", before=CRASHING.format(error=error))
+    with pytest.raises(client.DBConnectionError):
+        broker.handler().query("SELECT %s::text", (VALUE,))
+    assert broker.wait() == 1
+    text = broker.log()
     assert f"the broker ends error={error}" in text
     assert "in completed" in text, "where it came from"
     assert f"poold: the broker ended for an unexpected {error}; its log says where" in text
