@@ -5,6 +5,7 @@ file system only, never on the environment: a worker started by cron sees other 
 """
 
 import os
+import stat
 from pathlib import Path
 
 # sockaddr_un.sun_path holds 108 bytes including the closing NUL (man 7 unix).
@@ -20,6 +21,24 @@ def runtime_dir() -> Path:
     if login.is_dir():
         return login / "poold"
     return Path(f"/tmp/poold-{uid}")
+
+
+def folder_trap(folder: Path) -> str | None:
+    """Why somebody else could pose as the broker in the default folder, as text; None where nobody can.
+
+    Everybody may make /tmp/poold-UID before its user does. Once the folder is the user's own, nobody else can change
+    that: what is found here stays so.
+    """
+    try:
+        found = folder.lstat()
+    except OSError:
+        return None  # not there, or out of reach: so is whoever is in it
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022:
+        return None
+    return (
+        f"{folder} must be a folder of user {os.getuid()} in which nobody else may write, and it belongs to user "
+        f"{found.st_uid} with mode {stat.filemode(found.st_mode)}: somebody else could pose as the broker there"
+    )
 
 
 def default_address() -> str:

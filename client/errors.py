@@ -191,7 +191,7 @@ class ExpectationFailed(DBQueryError, psycopg2.IntegrityError):  # type: ignore[
 
 
 class UnconfiguredGroupError(DBError):
-    """The broker has no group of that name."""
+    """The broker has no group of that name, or none that this client may use: it does not tell which."""
 
 
 class UsageError(DBError, psycopg2.InterfaceError):  # type: ignore[misc,override]  # see DBError.pgcode

@@ -384,6 +384,7 @@ class Handler:
         autocommit = groups.get(self._group)
         if autocommit is None:
             raise UnconfiguredGroupError(
-                f"the broker at {self._address} has no group {self._group!r}; it has {', '.join(sorted(groups))}"
+                f"the broker at {self._address} has no group {self._group!r} for this client; "
+                f"it has {', '.join(sorted(groups)) or 'none'}"
             )
         return autocommit

@@ -50,15 +50,27 @@ def read_secret(path: str | os.PathLike[str]) -> str:
     except OSError:
         pass  # reading says the same
     else:
-        # As PostgreSQL takes its own keys: root may give one to a group. postgresql.org/docs/current/ssl-tcp.html
-        allowed = 0o640 if about.st_uid == 0 else 0o600
-        if stat.S_ISREG(about.st_mode) and stat.S_IMODE(about.st_mode) & 0o777 & ~allowed:
+        allowed = secret_mode(about)
+        if is_exposed(about):
             raise ValueError(
                 f"key file {os.fspath(path)!r} has mode {stat.S_IMODE(about.st_mode):04o}, expected {allowed:04o} or "
                 f"less for a secret key of user {about.st_uid}; others may have read it: chmod {allowed:o} it, or make "
                 "a new pair with: poold keygen"
             )
     return _key(_read(path), "secret", path)
+
+
+def secret_mode(about: os.stat_result) -> int:
+    """The widest mode for a file with secrets, as PostgreSQL takes its own keys: root may give one to a group.
+
+    https://www.postgresql.org/docs/current/ssl-tcp.html
+    """
+    return 0o640 if about.st_uid == 0 else 0o600
+
+
+def is_exposed(about: os.stat_result) -> bool:
+    """Whether more people can read or write a file than should where it has secrets; pipes and devices are none."""
+    return stat.S_ISREG(about.st_mode) and bool(stat.S_IMODE(about.st_mode) & 0o777 & ~secret_mode(about))
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, str]:

@@ -176,7 +176,8 @@ class Ask(NamedTuple):
 
 
 class Welcome(NamedTuple):
-    """The broker's answer to Hello. groups maps each group's name to its autocommit.
+    """The broker's answer to Hello. groups maps the name of each group it may use to its
+    autocommit.
 
     Whoever has cancel_key may cancel this conversation's requests, from another one.
     """

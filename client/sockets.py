@@ -10,7 +10,7 @@ import struct
 import time
 from typing import TYPE_CHECKING
 
-from client.address import ipc_path
+from client.address import folder_trap, ipc_path, runtime_dir
 from client.errors import connection_error
 from client.keys import Keys
 from client.protocol import NOT_EXECUTED
@@ -64,6 +64,8 @@ def connected(address: str, keys: Keys | None = None) -> PlainSocket | CurveSock
 
 def _plain(address: str) -> PlainSocket:
     path = ipc_path(address)
+    if path is not None and path.parent == runtime_dir() and (trap := folder_trap(path.parent)) is not None:
+        raise connection_error(f"not connected to {address}: {trap}", NOT_EXECUTED)
     made = PlainSocket(_family(address) if path is None else socket.AF_UNIX)
     try:
         if path is None:

@@ -212,7 +212,7 @@ class Backend:
                     self._owner.lost(self, "server closed the connection unexpectedly")
                     return
                 self._owner.received(self, data)
-                if type(self._socket) is socket.socket:
+                if not (isinstance(self._socket, libpq.EncryptedSocket) and self._socket.pending()):
                     break  # the loop tells when there is more, which it cannot for OpenSSL's buffer
         except BlockingIOError:
             pass

@@ -36,6 +36,8 @@ NEEDED = ("initdb", "postgres", "pg_ctl")
 UNFINISHED = "unfinished-"
 # Seconds for a program that ends by itself. initdb needs 0.5 here; pg_basebackup of a small cluster no more.
 PROGRAM_TIMEOUT = 120.0
+# Variables that PostgreSQL's programs get: where programs and libraries are, where temporary files go, the time zone.
+PASSED_ON = ("PATH", "HOME", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -176,9 +178,12 @@ class Programs:
 
 
 def environment() -> dict[str, str]:
-    """The environment for PostgreSQL's programs: without PG* variables, which would point them at other servers."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    return {**kept, "LC_ALL": "C"}
+    """The environment for PostgreSQL's programs: only what programs need to run.
+
+    They run as another user where this one is root, and a superuser of the database can read their environment: not the
+    place for the passwords that a service's variables hold. PG* variables would point them at other servers.
+    """
+    return {**{name: os.environ[name] for name in PASSED_ON if name in os.environ}, "LC_ALL": "C"}
 
 
 def _stop_with_owner() -> Callable[[], None] | None:

@@ -22,6 +22,7 @@ from client.connection import ADDRESS_VARIABLE, KEY_VARIABLE, SERVER_KEY_VARIABL
 from client.errors import DBConnectionError, DBError
 from client.protocol import Answer, Ask
 from poold import __version__
+from poold.logformat import LineFormatter
 
 EXIT_ERROR = 1
 EXIT_NOT_RUNNING = 3
@@ -30,6 +31,8 @@ ANSWER_TIMEOUT = 10.0
 # `poold stop` waits for the drain and for the private PostgreSQL's last checkpoint.
 STOP_TIMEOUT = 120.0
 POLL_INTERVAL = 0.05
+
+log = logging.getLogger(__name__)
 
 
 def _checked_address(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
@@ -83,11 +86,12 @@ def start(
 
         target = _target(address)
         socket = ipc_path(target)
-        log_file = log_file or (socket.with_suffix(".log") if socket else runtime_dir() / "poold.log")
+        beside = socket.with_suffix(".log") if socket else runtime_dir() / "poold.log"
         arguments = [f"--address={address}"] if address else []
         arguments += [f"--config={config_file}"] if config_file else []
         arguments += [f"--data={data}"] if data else []
-        sys.exit(start_detached([*arguments, *(["--verbose"] if verbose else [])], log_file))
+        arguments += ["--verbose"] if verbose else []
+        sys.exit(start_detached(arguments, log_file or beside, is_chosen=log_file is not None))
     _set_up_log(log_file, verbose)
     sys.exit(_start_here(config_file, address, data, ready_fd))
 
@@ -95,6 +99,7 @@ def start(
 def _start_here(config_file: Path | None, address: str | None, data: Path | None, ready_fd: int | None) -> int:
     """Run the broker in this process; returns the exit code."""
     from poold import configfile, daemon, embedded, private
+    from poold.exposure import exposed_files
     from poold.listening import AddressInUse, is_claimed
 
     # Until the loop has its own handlers, and after it: a stop in between must still clean up.
@@ -103,6 +108,8 @@ def _start_here(config_file: Path | None, address: str | None, data: Path | None
         try:
             if config_file is not None:
                 config = configfile.load(config_file)
+                for warning in exposed_files(config, config_file):
+                    log.warning("password exposed reason=%s", warning)
                 if address:
                     config = configfile.at_address(config, address)
                 note = f"  clients need {SERVER_KEY_VARIABLE} and {KEY_VARIABLE}\n" if config.broker.key_file else ""
@@ -121,7 +128,10 @@ def _start_here(config_file: Path | None, address: str | None, data: Path | None
                     signal.signal(number, signal.SIG_IGN)
         except KeyboardInterrupt:
             return 0
-        except (configfile.ConfigError, embedded.EmbeddedError, AddressInUse, OSError, ValueError) as error:
+        except (configfile.ConfigError, embedded.EmbeddedError, daemon.BrokerCrashed, AddressInUse) as error:
+            click.echo(f"poold: {error}", err=True)
+            return EXIT_ERROR
+        except (OSError, ValueError) as error:
             click.echo(f"poold: {error}", err=True)
             return EXIT_ERROR
     return 0
@@ -208,6 +218,7 @@ def ping(address: str | None, as_json: bool) -> None:
 def check_config(file: Path, as_json: bool) -> None:
     """Check a configuration and start nothing."""
     from poold import configfile
+    from poold.exposure import exposed_files
 
     try:
         config = configfile.load(file)
@@ -216,9 +227,12 @@ def check_config(file: Path, as_json: bool) -> None:
             _print_json({"ok": False, "problems": error.problems})
             sys.exit(EXIT_ERROR)
         _fail(str(error))
+    warnings = exposed_files(config, file)
     if as_json:
-        _print_json({"ok": True, "config": configfile.describe(config)})
+        _print_json({"ok": True, "warnings": warnings, "config": configfile.describe(config)})
     else:
+        for warning in warnings:
+            click.echo(f"warning: {warning}", err=True)
         groups, endpoints = ", ".join(config.groups), ", ".join(config.endpoints)
         click.echo(f"{file} is good: groups {groups} on endpoints {endpoints}, at {config.broker.address}")
 
@@ -289,12 +303,16 @@ def _target(address: str | None) -> str:
 
 
 def _set_up_log(log_file: Path | None, verbose: bool) -> None:
-    handler: logging.Handler = logging.FileHandler(log_file) if log_file else logging.StreamHandler()
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        handlers=[handler],
-    )
+    handler: logging.Handler = logging.StreamHandler()
+    if log_file is not None:
+        try:
+            # Whatever the umask, it is for nobody else.
+            os.close(os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+            handler = logging.FileHandler(log_file)
+        except OSError as error:
+            _fail(f"cannot write the log {log_file}: {error.strerror}")
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
     logging.getLogger("asyncio").setLevel(logging.INFO)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import stat
 from pathlib import Path
 
 from client.address import ipc_path
@@ -21,18 +22,18 @@ class ClientKeys:
     def __init__(self, path: str) -> None:
         self._path = Path(path)
         self._seen: object = None  # what _look told when the files were last read
-        self._keys: set[str] = set()
+        self._names: dict[str, str] = {}
 
-    def allow(self, key: str) -> bool:
-        """Whether one of the files has this key."""
+    def name_of(self, key: str) -> str | None:
+        """The name of the file with this key, without .key; None where there is none: the key may not connect."""
         seen = self._look()
         if seen != self._seen:
-            self._keys, problems = read_client_keys(self._path)
+            self._names, problems = read_client_keys(self._path)
             self._seen = seen
             for problem in problems:
                 log.warning("client key ignored reason=%s", problem)
-            log.info("client keys read path=%s keys=%d", self._path, len(self._keys))
-        return key in self._keys
+            log.info("client keys read path=%s keys=%d", self._path, len(self._names))
+        return self._names.get(key)
 
     def _look(self) -> object:
         found = []
@@ -45,21 +46,27 @@ class ClientKeys:
         return found
 
 
-def read_client_keys(path: Path) -> tuple[set[str], list[str]]:
-    """The keys of the clients, and what is wrong with the files of others."""
-    keys = set()
+def read_client_keys(path: Path) -> tuple[dict[str, str], list[str]]:
+    """The clients' keys with the names of their files, and what is wrong with the files of others."""
+    names: dict[str, str] = {}
     problems = []
     for file in _files(path):
         try:
-            keys.add(read_public(file))
+            key = read_public(file)
         except ValueError as error:
             problems.append(str(error))
-    if not keys and not problems:
+            continue
+        if key in names:
+            other = names[key] + PUBLIC_SUFFIX
+            problems.append(f"key file {os.fspath(file)!r} has the key of {other}, expected one of its own")
+        else:
+            names[key] = file.name.removesuffix(PUBLIC_SUFFIX)
+    if not names and not problems:
         problems.append(
             f"found {os.fspath(path)!r} without a file *{PUBLIC_SUFFIX}, expected one for each client that may "
             "connect; make pairs with: poold keygen"
         )
-    return keys, problems
+    return names, problems
 
 
 def key_problems(address: str, key_file: str | None, client_keys: str | None) -> list[str]:
@@ -81,7 +88,21 @@ def key_problems(address: str, key_file: str | None, client_keys: str | None) ->
         read_secret(key_file)
     except ValueError as error:
         problems.append(f"key_file: {error}")
-    return problems + [f"client_keys: {problem}" for problem in read_client_keys(Path(client_keys))[1]]
+    found = read_client_keys(Path(client_keys))[1] + _open_to_everybody(Path(client_keys))
+    return problems + [f"client_keys: {problem}" for problem in found]
+
+
+def _open_to_everybody(path: Path) -> list[str]:
+    """The folder and the files in which everybody could list a key."""
+    problems = []
+    for each in {path, *_files(path)}:
+        try:
+            mode = each.stat().st_mode
+        except OSError:
+            continue  # reading says the same
+        if mode & stat.S_IWOTH:
+            problems.append(f"{os.fspath(each)!r} has mode {stat.S_IMODE(mode):04o}, so everybody can admit a client")
+    return sorted(problems)
 
 
 def _files(path: Path) -> list[Path]:

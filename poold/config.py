@@ -40,6 +40,7 @@ class BrokerConfig:
     client_idle_timeout: float = setting("a client that sends nothing for longer is disconnected; 0 is never", 0.0, 0)
     allow_uids: tuple[int, ...] = setting("users who may connect; empty: the socket file's mode decides", ())
     allow_gids: tuple[int, ...] = setting("groups who may connect", ())
+    admin_uids: tuple[int, ...] = setting("users who may stop the broker, besides root and its own", ())
     drain_timeout: float = setting("how long `poold stop` waits for running work", 30.0, 0)
 
 
@@ -63,6 +64,11 @@ class EndpointConfig:
     sslcert: str | None = setting("a file with the client's certificate", None)
     sslkey: str | None = setting("a file with the client's key", None)
     sslcrl: str | None = setting("a file with revoked certificates", None)
+    channel_binding: str = setting(
+        "require: the password's proof is bound to the server's certificate, or there is no connection",
+        "prefer",
+        choices=("prefer", "require", "disable"),
+    )
     connect_timeout: float = setting("how long opening a backend may take", 10.0, 0.1)
     query_timeout: float = setting("the server's statement_timeout; 0 is none", 5.0, 0)
     temp_buffers: str = setting("PostgreSQL's temp_buffers, as in '128MB'", "128MB", pattern=r"\d+(kB|MB|GB)")
@@ -99,12 +105,16 @@ class GroupConfig:
     prepare: str = setting("auto: statements seen often are prepared; off: never", "auto", choices=("auto", "off"))
     pipeline_depth: int = setting("short autocommit statements that may share a backend; 1 is none", 16, 1)
     track_outcome: bool = setting("find out what became of a COMMIT whose answer was lost; costs 8 % of TPC-B", False)
+    allow_users: tuple[str, ...] = setting("users who may use it: names, numbers, or key:NAME; all when left out", ())
     sqlprepare: bool = setting('call "SQLPrepare"."PrepareQueries"() on each new backend', False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Everything `poold start` needs. Each group's `endpoints` is resolved: never empty, all of them known."""
+    """Everything `poold start` needs.
+
+    Each group's `endpoints` is resolved: never empty, all of them known. So is its `allow_users`: numbers and key:NAME.
+    """
 
     broker: BrokerConfig
     endpoints: Mapping[str, EndpointConfig]

@@ -21,6 +21,7 @@ from client.address import check_address, default_address
 from client.rules import PRIORITIES
 from poold.clientkeys import key_problems
 from poold.config import BrokerConfig, Config, EndpointConfig, GroupConfig, Weights
+from poold.users import resolved_users
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # narrow, because names appear in log lines and metric labels
 MAX_WEIGHT = 1000  # beyond it the others would be starved for all practical purposes
@@ -60,8 +61,9 @@ def load(path: str | os.PathLike[str]) -> Config:
 def parse(source: str | Mapping[str, object], source_name: str) -> Config:
     """Make a Config of TOML text, or of a table as tomllib would return it.
 
-    Each password is resolved into `EndpointConfig.password` and each group's endpoints into names that exist. Relative
-    paths are taken from the working directory, as libpq takes them. Raises ConfigError with every problem found.
+    Each password is resolved into `EndpointConfig.password`, each group's endpoints into names that exist and its users
+    into numbers. Relative paths are taken from the working directory, as libpq takes them. Raises ConfigError with
+    every problem found.
     """
     problems: list[str] = []
     top = check_table(_TOP, "", _toml(source, source_name) if isinstance(source, str) else source, problems)
@@ -72,7 +74,11 @@ def parse(source: str | Mapping[str, object], source_name: str) -> Config:
     for name, values in endpoints.items():
         _check_endpoint(f"[endpoints.{quoted_key(name)}]", values, problems)
     for name, values in groups.items():
-        _check_group(f"[groups.{quoted_key(name)}]", values, tuple(top.get("endpoints", ())), problems)
+        where = f"[groups.{quoted_key(name)}]"
+        _check_group(where, values, tuple(top.get("endpoints", ())), problems)
+        address, client_keys = broker.get("address", default_address()), broker.get("client_keys")
+        values["allow_users"], wrong = resolved_users(values.get("allow_users", ()), address, client_keys)
+        problems += [f"{where} allow_users: {each}" for each in wrong]
     if problems:
         raise ConfigError(problems, source_name)
     return Config(

@@ -60,6 +60,7 @@ async def _parameters(config: EndpointConfig, group: GroupConfig) -> dict[str, A
         "sslcert": config.sslcert,
         "sslkey": config.sslkey,
         "sslcrl": config.sslcrl,
+        "channel_binding": config.channel_binding,
         "gssencmode": "disable",  # its bytes could not be read outside libpq
         "application_name": config.application_name,
         "client_encoding": "UTF8",

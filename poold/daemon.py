@@ -30,11 +30,11 @@ import psycopg2.extensions
 import uvloop
 import zmq
 
-from client.protocol import NOT_EXECUTED, TX_NONE, Failure
+from client.protocol import Failure
 from poold import __version__
 from poold.backend import Backends
 from poold.config import Config
-from poold.core import effects
+from poold.core import access, effects
 from poold.core.broker import Broker
 from poold.frontend import Frontend, Peer
 from poold.listening import AddressClaim
@@ -48,14 +48,18 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 def run(config: Config, ready: Callable[[str], None]) -> None:
     """Serve until stopped by a signal or a client; ready is called with the address when clients may come.
 
-    Raises AddressInUse where another broker serves the address, OSError where it cannot be bound, and whatever ended
-    the broker unexpectedly.
+    Raises AddressInUse where another broker serves the address, OSError where it cannot be bound, and BrokerCrashed.
     """
     # A broker makes many small objects and few cycles: collecting ten times less often costs nothing to anybody.
     gc.set_threshold(7000, 20, 20)
     broker = config.broker
-    with AddressClaim(broker.address, has_keys=broker.key_file is not None and broker.client_keys is not None):
+    has_keys = broker.key_file is not None and broker.client_keys is not None
+    with AddressClaim(broker.address, has_keys, is_open=bool(broker.allow_uids or broker.allow_gids)):
         uvloop.run(Daemon(config).serve(ready))
+
+
+class BrokerCrashed(RuntimeError):
+    """The broker ended for an exception that nobody expected; the text says its type only."""
 
 
 class Daemon:
@@ -163,20 +167,24 @@ class Daemon:
         self._wake()
 
     def _answer(self, what: str, peer: Peer) -> dict[str, Any] | Failure:
-        """Answer a question to the broker itself."""
-        if what == "ping":
-            return {"pid": os.getpid(), "version": __version__, "state": self._broker.state.name.lower()}
-        if what == "stats":
-            return self._stats()
-        if peer.uid not in (os.getuid(), 0):
-            who = "this address does not tell who asks" if peer.uid is None else f"you are user {peer.uid}"
-            text = f"only root and the broker's own user {os.getuid()} may stop it; {who}"
-            return Failure(0, TX_NONE, "usage", NOT_EXECUTED, text, None, {})
-        log.info("stop requested pid=%d how=%s", peer.pid, what)
-        self._begin_stop(at_once=what == "stop-now")
-        return {"pid": os.getpid()}
+        """Answer a question to the broker itself; who may ask it is the core's decision."""
+        refused = access.may_not_ask(what, peer.caller(), self._config.broker.admin_uids)
+        if refused is not None:
+            log.warning("question refused pid=%d uid=%s what=%s", peer.pid, peer.uid, what)
+            return refused
+        match what:
+            case "ping":
+                return {"pid": os.getpid(), "version": __version__, "state": self._broker.state.name.lower()}
+            case "stats":
+                return self._stats(peer)
+            case "stop" | "stop-now":
+                log.info("stop requested pid=%d uid=%s how=%s", peer.pid, peer.uid, what)
+                self._begin_stop(at_once=what == "stop-now")
+                return {"pid": os.getpid()}
+        raise AssertionError(f"a question of client.rules without an answer: {what}")
 
-    def _stats(self) -> dict[str, Any]:
+    def _stats(self, peer: Peer) -> dict[str, Any]:
+        reader = None if access.is_admin(peer.caller(), self._config.broker.admin_uids) else peer.key
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return {
             "pid": os.getpid(),
@@ -187,14 +195,16 @@ class Daemon:
             "max_memory_kb": usage.ru_maxrss,
             "protocol_violations": self._frontend.violations,
             "dropped_replies": self._frontend.dropped,
-            **self._broker.snapshot(monotonic()),
+            **self._broker.snapshot(monotonic(), reader),
         }
 
     def _crashed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        log.critical("unexpected error, the broker ends message=%s", context.get("message"), exc_info=error)
+        # The context's message is not told: it may show the arguments of the callback that failed.
+        kind = type(error).__name__ if error is not None else "trouble in the event loop"
+        log.critical("unexpected error, the broker ends error=%s", kind, exc_info=error)
         if not self._stopped.done():
-            self._stopped.set_exception(error or RuntimeError(str(context.get("message"))))
+            self._stopped.set_exception(BrokerCrashed(f"the broker ended for an unexpected {kind}; its log says where"))
 
 
 def versions() -> dict[str, str]:

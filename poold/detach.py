@@ -11,12 +11,22 @@ from pathlib import Path
 
 import click
 
+from poold.ownfiles import make_folder, open_own
 
-def start_detached(arguments: list[str], log_file: Path) -> int:
-    """Start `poold start` with these arguments in a session of its own; returns the exit code for this command."""
+
+def start_detached(arguments: list[str], log_file: Path, is_chosen: bool) -> int:
+    """Start `poold start` with these arguments in a session of its own; returns the exit code for this command.
+
+    A log file that was chosen may be anything; one beside the socket must be this user's own.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     try:
-        log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        if is_chosen:
+            log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            log = os.open(log_file, flags, 0o600)
+        else:
+            make_folder(log_file.parent)
+            log = open_own(log_file, flags)
     except OSError as error:
         click.echo(f"poold: cannot write the log {log_file}: {error}", err=True)
         return 1

@@ -20,6 +20,7 @@ import fcntl
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import time
@@ -33,6 +34,7 @@ from psycopg2.extensions import make_dsn
 
 from client.address import IPC_PATH_LIMIT
 from poold.binaries import UNFINISHED, Account, EmbeddedError, Programs
+from poold.ownfiles import open_own
 
 __all__ = ["EmbeddedError", "EmbeddedPostgres", "default_data_dir"]
 
@@ -182,6 +184,7 @@ class EmbeddedPostgres:
         if not self.data.exists():
             self.data.mkdir(parents=True, exist_ok=True)
             self.data.chmod(0o700 if account.uid == os.geteuid() else 0o755)
+        self._check_owner()
         self._lock = self._take_lock()
         closed = account.closed_folder(self.data)
         if closed is not None:
@@ -199,8 +202,18 @@ class EmbeddedPostgres:
         if self.log.exists():
             self.log.replace(self.log.with_suffix(".1"))
 
+    def _check_owner(self) -> None:
+        """Whoever can put links into the data folder decides which files this process writes and removes."""
+        found = self.data.stat()
+        if found.st_uid != os.geteuid() or found.st_mode & stat.S_IWOTH:
+            raise EmbeddedError(
+                f"the data folder {self.data} belongs to user {found.st_uid} with mode {stat.filemode(found.st_mode)}, "
+                f"expected one of user {os.geteuid()} that not everybody may write to"
+            )
+
     def _take_lock(self) -> int:
-        descriptor = os.open(self.data / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        # Closed to others: whoever can open it can hold it, and keep the server from being started.
+        descriptor = open_own(self.data / "lock", os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -264,9 +277,12 @@ class EmbeddedPostgres:
         self.programs.account.give(self.socket_dir)
 
     def _remove_socket_dir(self) -> None:
-        """Remove the folder, and the one under /tmp if it is a link; so a killed owner's is found."""
+        """Remove the folder, and the one under /tmp if it is a link; so a killed owner's is found.
+
+        Somebody else may have made a link there since, which rmtree refuses to follow.
+        """
         link = self.data / "socket"
-        shutil.rmtree(link.resolve(), ignore_errors=True)
+        shutil.rmtree(link.readlink() if link.is_symlink() else link, ignore_errors=True)
         link.unlink(missing_ok=True)
 
     def _make_cluster(self) -> None:
@@ -310,7 +326,7 @@ class EmbeddedPostgres:
         settings = {"unix_socket_directories": '"{}"'.format(str(self.socket_dir).replace('"', '""')), **self._settings}
         arguments = ["-D", str(self.cluster), "-p", str(self.port)]
         arguments += [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        log = open_own(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
             self._log_start = os.fstat(log).st_size
             self._process = self.programs.spawn("postgres", arguments, log)

@@ -39,6 +39,7 @@ from client.protocol import (
 from client.rules import CANCEL_KEY_BYTES
 from poold import __version__
 from poold.config import Config
+from poold.core.access import Caller
 from poold.core.broker import Broker
 from poold.poller import Poller
 
@@ -56,6 +57,10 @@ class Peer:
         self.pid = pid
         self.key = 0  # the core's number of the client, from its Hello on
         self.cancel_key = b""  # from its Hello on
+
+    def caller(self) -> Caller:
+        """Who it is, for decisions about what it may do."""
+        return Caller(self.uid, self.uid in (0, os.getuid()))
 
     def send(self, message: bytes) -> bool:
         """Send without waiting; False where the client is gone."""
@@ -197,7 +202,10 @@ class Frontend:
         self._peers[peer.key] = peer
         self._cancel_keys[peer.cancel_key] = peer.key
         broker = self._config.broker
-        groups = {name: group.autocommit for name, group in self._config.groups.items()}
+        found = self._broker.client_arrived(
+            peer.key, peer.pid, hello.application_name, peer.uid, peer.gid, peer.caller(), monotonic()
+        )
+        groups = {name: group.config.autocommit for name, group in found.items()}
         welcome = Welcome(
             VERSION,
             os.getpid(),
@@ -207,7 +215,6 @@ class Frontend:
             groups,
             peer.cancel_key,
         )
-        self._broker.client_arrived(peer.key, peer.pid, hello.application_name, peer.uid, peer.gid, monotonic())
         peer.send(encode(welcome))
 
 

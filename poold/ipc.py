@@ -128,7 +128,7 @@ class IpcTransport:
         config = self.config
         if not config.allow_uids and not config.allow_gids:
             return True
-        if uid in (0, os.getuid()) or uid in config.allow_uids or gid in config.allow_gids:
+        if uid in (0, os.getuid()) or uid in (*config.allow_uids, *config.admin_uids) or gid in config.allow_gids:
             return True
         if not config.allow_gids:
             return False

@@ -21,7 +21,7 @@ from psycopg2 import _psycopg, extensions
 # PostgresPollingStatusType; libpq-fe.h.
 _POLLING_FAILED, _POLLING_READING, _POLLING_WRITING, _POLLING_OK = range(4)
 # SSL_get_error's answers; https://docs.openssl.org/master/man3/SSL_get_error/
-_SSL_WANT_READ, _SSL_WANT_WRITE, _SSL_ZERO_RETURN = 2, 3, 6
+_SSL_ERROR_SSL, _SSL_WANT_READ, _SSL_WANT_WRITE, _SSL_ERROR_SYSCALL, _SSL_ZERO_RETURN = 1, 2, 3, 5, 6
 
 _CANCEL = {
     # https://www.postgresql.org/docs/current/libpq-cancel.html
@@ -47,7 +47,13 @@ _OPENSSL = {
     "SSL_read": ([c_void_p, c_void_p, c_int], c_int),
     "SSL_write": ([c_void_p, c_char_p, c_int], c_int),
     "SSL_get_error": ([c_void_p, c_int], c_int),
+    # https://docs.openssl.org/master/man3/SSL_pending/: bytes of a record that was read and not returned yet
+    "SSL_pending": ([c_void_p], c_int),
+    # https://docs.openssl.org/master/man3/ERR_clear_error/
+    "ERR_clear_error": ([], None),
 }
+# What one record of TLS holds; RFC 8446, section 5.1.
+RECORD_BYTES = 16384
 
 
 class LibpqError(Exception):
@@ -148,6 +154,14 @@ class EncryptedSocket:
     """recv and send of a non-blocking socket, through the OpenSSL object of a libpq connection.
 
     BlockingIOError where nothing can be read or written now, b"" at the end, OSError where the connection is broken.
+
+    Facts about OpenSSL that shape it:
+    - SSL_get_error looks into the thread's queue of errors first, whoever's they are: what a failed handshake of
+      another connection left there would be taken for this one's end. So the queue is emptied before each call.
+    - SSL_write says "nothing" as long as not all is sent. But the records that were sent may have run, and whether
+      something was sent decides whether a statement counts as not executed. So each record is a write of its own.
+    - A write that blocked has to be repeated with the same bytes, or these and more; libpq has set
+      SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER, so they may be somewhere else.
     """
 
     def __init__(self, connection: Any) -> None:
@@ -158,29 +172,54 @@ class EncryptedSocket:
         self._buffer = ctypes.create_string_buffer(0)
 
     def recv(self, size: int) -> bytes:
-        """What is there, up to size bytes. Call it until it blocks: no descriptor tells of what OpenSSL still holds."""
+        """What is there, up to size bytes. Call it again while `pending`: no descriptor tells of what OpenSSL holds."""
         if len(self._buffer) != size:
             self._buffer = ctypes.create_string_buffer(size)
-        count = self._library.SSL_read(self._ssl, self._buffer, size)
-        if count > 0:
-            return ctypes.string_at(self._buffer, count)
-        reason = self._library.SSL_get_error(self._ssl, count)
-        if reason in (_SSL_WANT_READ, _SSL_WANT_WRITE):
-            raise BlockingIOError
-        if reason == _SSL_ZERO_RETURN:
-            return b""
-        raise ConnectionResetError(f"the encrypted connection broke (SSL_get_error says {reason})")
+        library, received = self._library, 0
+        while received < size:  # each SSL_read gives one record at most
+            library.ERR_clear_error()
+            count = library.SSL_read(self._ssl, ctypes.byref(self._buffer, received), size - received)
+            if count > 0:
+                received += count
+                continue
+            reason = library.SSL_get_error(self._ssl, count)
+            if received:
+                break  # where it broke or ended, the next call says so
+            if reason in (_SSL_WANT_READ, _SSL_WANT_WRITE):
+                raise BlockingIOError
+            if reason == _SSL_ZERO_RETURN:
+                return b""
+            raise ConnectionResetError(_broke(reason))
+        return ctypes.string_at(self._buffer, received)
+
+    def pending(self) -> bool:
+        """Whether OpenSSL holds something that recv would return."""
+        return bool(self._library.SSL_pending(self._ssl))
 
     def send(self, data: bytes) -> int:
         """Send what can be sent; returns how many bytes that were."""
-        count = int(self._library.SSL_write(self._ssl, data, len(data)))
-        if count > 0:
-            return count
-        reason = self._library.SSL_get_error(self._ssl, count)
-        if reason in (_SSL_WANT_READ, _SSL_WANT_WRITE):
-            raise BlockingIOError
-        raise BrokenPipeError(f"the encrypted connection broke (SSL_get_error says {reason})")
+        sent = 0
+        while sent < len(data):
+            record = data[sent : sent + RECORD_BYTES]  # all of it, uncopied, where it is short
+            self._library.ERR_clear_error()
+            count = int(self._library.SSL_write(self._ssl, record, len(record)))
+            if count > 0:
+                sent += count
+                continue
+            reason = self._library.SSL_get_error(self._ssl, count)
+            if sent:
+                break  # where it broke, the next call says so
+            if reason in (_SSL_WANT_READ, _SSL_WANT_WRITE):
+                raise BlockingIOError
+            raise BrokenPipeError(_broke(reason))
+        return sent
 
     def detach(self) -> int:
         """As a socket's; libpq owns the descriptor."""
         return -1
+
+
+def _broke(reason: int) -> str:
+    """For people: what SSL_get_error said."""
+    words = {_SSL_ERROR_SSL: "a protocol error, or an end without a word", _SSL_ERROR_SYSCALL: "the network failed"}
+    return f"the encrypted connection broke: {words.get(reason, f'SSL_get_error says {reason}')}"

@@ -10,11 +10,11 @@ A tcp address that other machines can reach is only for a broker with keys.
 import fcntl
 import ipaddress
 import os
-import stat
 from pathlib import Path
 from typing import Self
 
-from client.address import ipc_path, runtime_dir
+from client.address import ipc_path
+from poold.ownfiles import make_folder, open_own, remove_socket
 
 
 class AddressInUse(RuntimeError):
@@ -24,8 +24,10 @@ class AddressInUse(RuntimeError):
 class AddressClaim:
     """The lock of an ipc address; a context manager that holds it. For tcp it only asks for keys where they are due."""
 
-    def __init__(self, address: str, has_keys: bool = False) -> None:
+    def __init__(self, address: str, has_keys: bool = False, is_open: bool = False) -> None:
+        """is_open: others than this user's own group may connect, so a folder that has to be made is open to them."""
         self._address = address
+        self._is_open = is_open
         self._has_keys = has_keys
         self._path = ipc_path(address)
         self._lock: int | None = None
@@ -34,34 +36,29 @@ class AddressClaim:
         if self._path is None and not self._has_keys and not is_loopback(self._address):
             raise ValueError(open_network(self._address))
         if self._path is not None:
-            self._make_folder(self._path.parent)
+            make_folder(self._path.parent, 0o755 if self._is_open else 0o700)
             self._lock = self._take_lock(lock_path(self._path))
-            self._path.unlink(missing_ok=True)
+            try:
+                remove_socket(self._path)
+            except OSError:
+                self._release(self._path, self._lock)
+                raise
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._path is not None and self._lock is not None:
             self._path.unlink(missing_ok=True)
-            # Removed while still locked; _take_lock notices a file that is no longer the one at the path.
-            lock_path(self._path).unlink(missing_ok=True)
-            os.close(self._lock)
-            self._lock = None
+            self._release(self._path, self._lock)
 
-    def _make_folder(self, folder: Path) -> None:
-        """Make the folder for this user only; an existing one in /tmp must not be somebody else's trap."""
-        try:
-            folder.mkdir(mode=0o700, parents=True)
-        except FileExistsError:
-            found = folder.stat()
-            if folder == runtime_dir() and (found.st_uid != os.getuid() or found.st_mode & stat.S_IWOTH):
-                raise PermissionError(
-                    f"{folder} belongs to user {found.st_uid} or is writable for everybody, so anybody could pose as "
-                    "the broker there; remove it, or choose another --address"
-                ) from None
+    def _release(self, path: Path, lock: int) -> None:
+        # Removed while still locked; _take_lock notices a file that is no longer the one at the path.
+        lock_path(path).unlink(missing_ok=True)
+        os.close(lock)
+        self._lock = None
 
     def _take_lock(self, path: Path) -> int:
         while True:
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = open_own(path, os.O_RDWR | os.O_CREAT)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -106,14 +103,17 @@ def lock_path(socket: Path) -> Path:
 
 
 def is_claimed(address: str) -> bool:
-    """Whether a broker holds the address now; always False for tcp, which leaves no trace in the file system."""
+    """Whether a broker holds the address now, as far as this user can see.
+
+    Always False for tcp, which leaves no trace in the file system, and for a lock that only its owner may read.
+    """
     path = ipc_path(address)
     if path is None:
         return False
     try:
-        lock = os.open(lock_path(path), os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
+        lock = open_own(lock_path(path), os.O_RDONLY)
+    except OSError:
+        return False  # to an admin, who may stop a broker of another user, its process tells
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -312,7 +312,9 @@ class Wire:
         if self._failure is None or self._failure.kind != "statement-refused":
             self._failure = wiretext.failure(body, TX_NONE, self._sql(), notices)
         if self._failure.kind == "connection":
-            self.fatal = self._failure.message.strip()
+            # Others whose statements waited behind this one are told as well, so without detail and context, in which
+            # PostgreSQL quotes statements and values.
+            self.fatal = self._failure.diag.get("message_primary", "the server closed the connection")
 
     def _sql(self) -> bytes | None:
         """The text of the statement that runs, where it is known."""

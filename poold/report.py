@@ -10,6 +10,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from poold.logformat import printable
+
 WATCH_INTERVAL = 1.0
 # Where nobody looks at a terminal, tables are not squeezed into 80 columns.
 PIPED_WIDTH = 160
@@ -73,7 +75,7 @@ def render(snapshot: dict[str, Any]) -> Group:
             _add(totals, name, endpoint, *(pool[key] for key in TOTALS[2:]))
             if pool["error"]:
                 next_try = f"next try in {pool['next_try_ms']} ms"
-                problems.append(Text(f"group {name}, endpoint {endpoint}: {pool['error']} ({next_try})"))
+                problems.append(Text(f"group {name}, endpoint {endpoint}: {printable(pool['error'])} ({next_try})"))
     return Group(head, work, times, backends, totals, _processes(snapshot), *problems)
 
 
@@ -100,7 +102,8 @@ def _add(table: Table, *cells: Any) -> None:
     table.add_row(*map(_cell, cells))
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any) -> Text | str:
     if value is None:
         return "-"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    # Names come from clients: they are no markup, and must not steer the terminal.
+    return f"{value:.3g}" if isinstance(value, float) else Text(printable(str(value)))

@@ -18,6 +18,7 @@ import zmq
 from client.keys import read_secret
 from poold.clientkeys import ClientKeys
 from poold.config import BrokerConfig
+from poold.core.access import Caller
 from poold.frontend import Frontend, Peer
 from poold.zap import ZapHandler, ask_for_keys
 
@@ -42,13 +43,18 @@ _POLLIN = int(zmq.POLLIN)
 class TcpPeer(Peer):
     """A client by its ROUTER identity and its descriptor."""
 
-    __slots__ = ("descriptor", "identity", "transport")
+    __slots__ = ("descriptor", "identity", "key_name", "transport")
 
-    def __init__(self, transport: TcpTransport, identity: bytes, descriptor: int) -> None:
+    def __init__(self, transport: TcpTransport, identity: bytes, descriptor: int, key_name: str) -> None:
         super().__init__(None, None, 0)
+        self.key_name = key_name
         self.transport = transport
         self.identity = identity
         self.descriptor = descriptor
+
+    def caller(self) -> Caller:
+        """Who it is: by its key, where the broker has keys."""
+        return Caller(key=self.key_name)
 
     def send(self, message: bytes) -> bool:
         """Send without waiting; a client that left a thousand replies unread is dropped."""
@@ -179,7 +185,7 @@ class TcpTransport:
                 # Only a frame taken without copying tells where it came from.
                 frame = socket.recv(_NOBLOCK, copy=False)
                 payload = frame.bytes
-                peer = self._arrived(identity, int(frame.get(zmq.SRCFD)))
+                peer = self._arrived(identity, frame)
             else:
                 payload = socket.recv(_NOBLOCK)
             is_several = bool(socket.getsockopt(_RCVMORE))
@@ -195,12 +201,15 @@ class TcpTransport:
             self._loop.call_soon(self._receive)
         frontend.wake()
 
-    def _arrived(self, identity: bytes, descriptor: int) -> TcpPeer | None:
+    def _arrived(self, identity: bytes, frame: zmq.Frame) -> TcpPeer | None:
         """A client's first message; None where it is gone already."""
+        descriptor = int(frame.get(zmq.SRCFD))
         self._read_monitor()
         if descriptor not in self._connected:
             return None
-        peer = TcpPeer(self, identity, descriptor)
+        # Without keys there is no User-Id, with keys libzmq itself sets it to what the ZAP handler has said.
+        key_name = "" if self._zap is None else str(frame.get("User-Id"))
+        peer = TcpPeer(self, identity, descriptor, key_name)
         self._by_identity[identity] = self._by_descriptor[descriptor] = peer
         return peer
 

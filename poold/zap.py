@@ -55,14 +55,16 @@ class ZapHandler:
     def _answer(self, question: list[bytes]) -> list[bytes]:
         """Yes only to a question that is understood and whose key is listed."""
         version, number, domain, address, _identity, mechanism, *credentials = question
-        is_allowed = False
+        name: str | None = None
         if (version, domain, mechanism) == (b"1.0", DOMAIN, b"CURVE") and [*map(len, credentials)] == [_KEY_BYTES]:
             key = z85.encode(credentials[0]).decode()
-            is_allowed = self._clients.allow(key)
-            if not is_allowed and key != self._probe:
+            name = self._clients.name_of(key)
+            if name is None and key != self._probe:
                 self._log_refusal(key, address.decode("ascii", "replace"))
-        status, text = (_ALLOWED, b"OK") if is_allowed else (_REFUSED, b"this key may not connect")
-        return [b"1.0", number, status, text, b"", b""]
+        if name is None:
+            return [b"1.0", number, _REFUSED, b"this key may not connect", b"", b""]
+        # libzmq keeps the name and tells it with each of the connection's frames, as User-Id.
+        return [b"1.0", number, _ALLOWED, b"OK", name.encode("utf-8", "replace"), b""]
 
     def _log_refusal(self, key: str, address: str) -> None:
         self.refused += 1

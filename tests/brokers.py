@@ -76,10 +76,11 @@ class Broker:
         self.config.write_text(toml(tables), "utf-8")
         self.address = tables["broker"]["address"]
 
-    def start(self, *arguments: str) -> Self:
-        """Start the process and wait until clients may come."""
+    def start(self, *arguments: str, before: str = "") -> Self:
+        """Start the process and wait until clients may come; before is code that runs in it first."""
         ready, ready_end = os.pipe()
-        command = [sys.executable, "-m", "poold", "start", f"--config={self.config}", f"--ready-fd={ready_end}"]
+        poold = ["-c", f"{before}\nfrom poold.cli import main\nmain()"] if before else ["-m", "poold"]
+        command = [sys.executable, *poold, "start", f"--config={self.config}", f"--ready-fd={ready_end}"]
         with open(self._log, "ab") as log, os.fdopen(ready) as pipe:
             try:
                 self.process = subprocess.Popen(

@@ -94,25 +94,55 @@ def test_what_is_right_is_no_problem(keyring: Keyring) -> None:
     assert key_problems(keyring.address, str(keyring.broker_secret), str(keyring.clients)) == []
 
 
+def test_a_key_in_two_files_is_a_problem(keyring: Keyring) -> None:
+    shutil.copy(keyring.client_public, keyring.clients / "zebra.key")
+    assert "zebra.key' has the key of client.key, expected one of its own" in problems(**keyring.broker)
+
+
+def test_keys_that_everybody_can_add_or_change_are_a_problem(keyring: Keyring) -> None:
+    keyring.clients.chmod(0o777)
+    (keyring.clients / "client.key").chmod(0o666)
+    found = problems(**keyring.broker)
+    assert f"client_keys: '{keyring.clients}' has mode 0777, so everybody can admit a client" in found
+    assert "client.key' has mode 0666, so everybody can admit a client" in found
+
+
+def user_problems(broker: dict[str, str], *users: str) -> str:
+    """What parsing says about these users of a group."""
+    try:
+        parse({**TABLES, "broker": broker, "groups": {"default": {"allow_users": list(users)}}}, "poold.toml")
+    except ConfigError as error:
+        return " | ".join(error.problems)
+    return ""
+
+
+def test_a_groups_users_are_keys_where_the_broker_has_keys(keyring: Keyring) -> None:
+    assert user_problems(keyring.broker, "key:client") == ""
+    assert user_problems(keyring.broker, "key:client", "root") == ""
+    assert "has no key in guest.key, expected one of client" in user_problems(keyring.broker, "key:guest")
+    assert "so nobody could use the group" in user_problems(keyring.broker, "root")
+    assert "found 'key:client' without client_keys" in user_problems({}, "key:client")
+
+
 # Who may connect
 
 
 def test_a_change_of_the_folder_counts_for_the_next_question(keyring: Keyring) -> None:
     clients = ClientKeys(str(keyring.clients))
     known, stranger = read_public(keyring.client_public), read_public(keyring.stranger_public)
-    assert (clients.allow(known), clients.allow(stranger)) == (True, False)
+    assert (clients.name_of(known), clients.name_of(stranger)) == ("client", None)
     keyring.admit(keyring.stranger_public)
-    assert clients.allow(stranger)
+    assert clients.name_of(stranger) == "stranger"
     (keyring.clients / "client.key").unlink()
-    assert (clients.allow(known), clients.allow(stranger)) == (False, True)
+    assert (clients.name_of(known), clients.name_of(stranger)) == (None, "stranger")
     shutil.rmtree(keyring.clients)
-    assert not clients.allow(stranger)
+    assert clients.name_of(stranger) is None
 
 
 def test_a_bad_file_is_passed_over_and_logged(keyring: Keyring, caplog: pytest.LogCaptureFixture) -> None:
     clients = ClientKeys(str(keyring.clients))
     (keyring.clients / "bad.key").write_text("nothing")
-    assert clients.allow(read_public(keyring.client_public))
+    assert clients.name_of(read_public(keyring.client_public)) == "client"
     assert "client key ignored" in caplog.text
     assert "bad.key" in caplog.text
 

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import pwd
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -77,6 +79,7 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
         client_idle_timeout = 0
         allow_uids = [1000]
         allow_gids = [100, 101]
+        admin_uids = [1001]
         [endpoints.main]
         host = "/run/postgresql"
         port = 65535
@@ -88,6 +91,7 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
         sslcert = "{tmp_path}/client.crt"
         sslkey = "{tmp_path}/client.key"
         sslcrl = "{tmp_path}/root.crl"
+        channel_binding = "require"
         connect_timeout = 0.1
         query_timeout = 0
         temp_buffers = "8kB"
@@ -110,6 +114,7 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
         prepare = "off"
         pipeline_depth = 1
         track_outcome = true
+        allow_users = ["key:pair"]
         sqlprepare = true
     """
     config = parse(text, "poold.toml")
@@ -123,7 +128,30 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
 
 def test_the_table_of_the_test_above_knows_every_key() -> None:
     keys = {field.name for cls in (BrokerConfig, EndpointConfig, GroupConfig) for field in dataclasses.fields(cls)}
-    assert len(keys) == 48, "a key was added to poold.config: set it in test_every_key_can_be_set"
+    assert len(keys) == 51, "a key was added to poold.config: set it in test_every_key_can_be_set"
+
+
+def users_of(*users: str) -> tuple[str, ...]:
+    return parse(with_lines(group=f"allow_users = {json.dumps(users)}"), "poold.toml").groups["default"].allow_users
+
+
+def test_users_of_a_group_become_numbers() -> None:
+    assert users_of("root", "0", "01001", "1001", "nobody") == ("0", "1001", str(pwd.getpwnam("nobody").pw_uid))
+
+
+@pytest.mark.parametrize(
+    ("user", "problem"),
+    [
+        ("no-such-user", "found 'no-such-user', which is no user of this machine, expected the name of a user"),
+        ("", "found '', which is no user of this machine"),
+        ("-1", "found '-1', which is no user of this machine"),
+        ("4294967295", "found '4294967295', expected a number up to 4294967294"),
+        ("key:x", "found 'key:x' without client_keys in [broker]"),
+    ],
+)
+def test_a_user_that_is_none_is_a_problem(user: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"[groups.default] allow_users: {problem}")):
+        users_of("root", user)
 
 
 def test_an_integer_is_accepted_for_a_number_and_becomes_a_float() -> None:

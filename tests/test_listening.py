@@ -1,6 +1,7 @@
 """The claim on an address."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -25,17 +26,17 @@ def test_one_claim_at_a_time_and_the_holder_is_named(address: str) -> None:
 
 
 def test_nothing_is_left_after_a_claim(address: str, tmp_path: Path) -> None:
-    with AddressClaim(address):
-        (tmp_path / "s").touch()
+    with AddressClaim(address), socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_killed_holder_left_is_no_obstacle(address: str, tmp_path: Path) -> None:
     program = f"""
-import os, signal
+import os, signal, socket
 from poold.listening import AddressClaim
 AddressClaim({address!r}).__enter__()
-open({str(tmp_path / "s")!r}, "w").close()
+socket.socket(socket.AF_UNIX).bind({str(tmp_path / "s")!r})
 os.kill(os.getpid(), signal.SIGKILL)
 """
     subprocess.run([sys.executable, "-c", program], check=False)
@@ -80,3 +81,8 @@ def test_the_default_is_the_users_own_whatever_the_environment_says(monkeypatch:
     assert check_address(before)
     monkeypatch.setattr(os, "getuid", lambda: 424242)
     assert str(runtime_dir()) == "/tmp/poold-424242"
+
+
+def test_a_folder_that_is_made_for_listed_users_lets_them_in(tmp_path: Path) -> None:
+    with AddressClaim(f"ipc://{tmp_path}/made/s", is_open=True):
+        assert (tmp_path / "made").stat().st_mode & 0o777 == 0o755

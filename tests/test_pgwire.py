@@ -76,3 +76,10 @@ def test_answers_of_several_units_come_in_any_pieces() -> None:
         assert len(done) == 3
         for each in done:
             check(each)
+
+
+def test_last_words_for_others_are_without_detail_and_context() -> None:
+    wire = sending(2)
+    words = {b"S": b"FATAL", b"V": b"FATAL", b"C": b"57P01", b"M": b"the end", b"D": b"a value", b"W": b"a statement"}
+    wire.received(BOUND + message(b"E", b"".join(k + v + b"\0" for k, v in words.items()) + b"\0"))
+    assert wire.fatal == "the end"

@@ -7,8 +7,6 @@ kept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from client.protocol import Commit, Failure, ProtocolViolation, Query, Result, Rollback, Transaction
 from client.rules import NO_SESSION, OPENS_SESSION
 from poold.config import BrokerConfig
@@ -28,10 +26,9 @@ _QUERY = Verb.QUERY
 class Admission:
     """Makes requests of messages."""
 
-    def __init__(self, config: BrokerConfig, groups: Mapping[str, Group]) -> None:
+    def __init__(self, config: BrokerConfig) -> None:
         self.is_open = True  # whether new work is taken; what was begun may always be ended
         self._config = config
-        self._groups = groups
 
     def request(
         self, client: Client, message: Query | Transaction | Commit | Rollback, now: float, size: int
@@ -51,9 +48,9 @@ class Admission:
         return self._end(client, message, now)
 
     def _query(self, client: Client, message: Query, now: float) -> Request | Failure:
-        group = self._groups.get(message.group)
+        group = client.open_groups.get(message.group)
         if group is None:
-            return failures.unconfigured_group(message.group, list(self._groups))
+            return failures.unconfigured_group(message.group, list(client.open_groups))
         refused = self._wrong_mode(group, message)
         if refused is not None:
             return refused
@@ -106,9 +103,9 @@ class Admission:
         return request
 
     def _transaction(self, client: Client, message: Transaction, now: float) -> Request | Failure:
-        group = self._groups.get(message.group)
+        group = client.open_groups.get(message.group)
         if group is None:
-            return failures.unconfigured_group(message.group, list(self._groups))
+            return failures.unconfigured_group(message.group, list(client.open_groups))
         refused = self._no_room(group)
         if refused is not None:
             return refused
@@ -151,7 +148,7 @@ class Admission:
             )
         else:
             return None
-        if (group := self._groups.get(message.group)) is not None:
+        if (group := client.open_groups.get(message.group)) is not None:
             group.stats.refused += 1
         return failures.too_many(f"this client has {reason}; wait for replies")
 

@@ -7,17 +7,19 @@ per turn. Which step a fact calls for is decided here; the steps are those of `l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from client.protocol import TX_BROKEN, TX_NONE, Commit, Failure, Query, Release, Result, Rollback, Transaction
 from client.rules import BATCH
 from poold.config import Config
 from poold.core import failures, janitor
+from poold.core.access import Caller, open_to
 from poold.core.admission import Admission
 from poold.core.deadlines import Deadlines
 from poold.core.effects import Effect, Execute, Reply, Stop
 from poold.core.facts import Completion, Outcome, Server
+from poold.core.group import Group
 from poold.core.lifecycle import BrokerState
 from poold.core.machine import CANCEL_TIMEOUT, GUARD
 from poold.core.pool import Backend, Pool
@@ -49,7 +51,7 @@ class Broker(Deadlines):
     def __init__(self, config: Config, chance: Callable[[], float]) -> None:
         """chance gives random numbers in [0, 1); it is the core's only source of them."""
         super().__init__(config, chance)
-        self._admission = Admission(config.broker, self.groups)
+        self._admission = Admission(config.broker)
 
     # What the shell asks.
 
@@ -66,13 +68,14 @@ class Broker(Deadlines):
         """When tick must be called next, at the latest."""
         return self.timers.next_deadline()
 
-    def snapshot(self, now: float) -> dict[str, Any]:
-        """The state as plain values."""
+    def snapshot(self, now: float, reader: int | None = None) -> dict[str, Any]:
+        """The state as plain values; with the key of a client only the groups that it may use."""
+        groups = self.groups if reader is None else self.clients[reader].open_groups
         return {
             "state": self.state.name.lower(),
             "clients": len(self.clients),
             **snapshot_processes(self.clients.values()),
-            "groups": {name: snapshot_group(group, now) for name, group in self.groups.items()},
+            "groups": {name: snapshot_group(group, now) for name, group in groups.items()},
         }
 
     # Facts about the broker itself.
@@ -133,13 +136,22 @@ class Broker(Deadlines):
     # Facts about clients.
 
     def client_arrived(
-        self, key: int, pid: int, name: str, uid: int | None = None, gid: int | None = None, now: float = 0.0
-    ) -> None:
-        """A client said Hello."""
-        client = self.clients[key] = Client(key, pid, name, uid, gid)
+        self,
+        key: int,
+        pid: int,
+        name: str,
+        uid: int | None = None,
+        gid: int | None = None,
+        caller: Caller | None = None,
+        now: float = 0.0,
+    ) -> Mapping[str, Group]:
+        """A client said Hello; the groups it may use."""
+        groups = open_to(caller or Caller(uid), self.groups)
+        client = self.clients[key] = Client(key, pid, name, uid, gid, groups)
         client.heard = now
         if self.config.broker.client_idle_timeout:
             self.timers.set(client, now + self.config.broker.client_idle_timeout)
+        return groups
 
     def client_gone(self, key: int, now: float) -> None:
         """A client's connection ended: its work is cancelled, its transactions are rolled back."""

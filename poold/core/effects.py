@@ -7,9 +7,11 @@ Reply and Stop need no answer. For a backend that was closed, facts that still a
 Execute carries a unit: commands that PostgreSQL runs one after the other up to its ReadyForQuery. An error skips the
 rest of its unit and nothing else, so several units may be on their way to a backend at once; each is answered by one
 completed, in order.
+
+As text they show no statement, no value and no result: what is logged, or shown with an error, is for other eyes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from client.protocol import Failure, Result, TransactionResult
 
@@ -18,14 +20,14 @@ from client.protocol import Failure, Result, TransactionResult
 class Simple:
     """A string of any number of statements, alone in its unit; its result is the last one's."""
 
-    sql: bytes
+    sql: bytes = field(repr=False)
 
 
 @dataclass(slots=True)
 class Plain:
     """One statement without parameters."""
 
-    sql: bytes
+    sql: bytes = field(repr=False)
 
 
 @dataclass(slots=True)
@@ -33,7 +35,7 @@ class Prepare:
     """Prepare a statement under a name; it has no result of its own."""
 
     name: bytes
-    sql: bytes  # with $1, $2, ...
+    sql: bytes = field(repr=False)  # with $1, $2, ...
     types: bytes
 
 
@@ -43,7 +45,7 @@ class Bound:
 
     name: bytes
     count: int
-    values: bytes
+    values: bytes = field(repr=False)
 
 
 @dataclass(slots=True)
@@ -83,7 +85,7 @@ class Execute:
     """Run the unit, after those the backend runs already."""
 
     backend: int
-    unit: Unit
+    unit: Unit = field(repr=False)
 
 
 @dataclass(slots=True)
@@ -106,7 +108,7 @@ class Reply:
     """The final reply to a request."""
 
     client: int
-    body: Result | TransactionResult | Failure
+    body: Result | TransactionResult | Failure = field(repr=False)
 
 
 @dataclass(slots=True)

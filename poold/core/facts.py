@@ -15,8 +15,8 @@ class Completion:
     """How a unit ended. A failure belongs to the command after the last one with a result."""
 
     transaction: str  # one of client.protocol's TX_NONE, TX_ACTIVE, TX_FAILED, TX_BROKEN
-    results: list[Outcome] = field(default_factory=list)
-    failure: Failure | None = None
+    results: list[Outcome] = field(default_factory=list, repr=False)
+    failure: Failure | None = field(default=None, repr=False)
     # Columns of the statements that were prepared, in order; fewer than asked for after a failure.
     prepared: list[bytes | None] = field(default_factory=list)
     # How many statements got their parameters; one more than there are results where the failure came later.

@@ -33,8 +33,8 @@ def protocol(text: str) -> Failure:
 
 
 def unconfigured_group(name: str, known: list[str]) -> Failure:
-    """No such group."""
-    text = f"the broker has no group {name!r}; it has {', '.join(sorted(known))}"
+    """No such group, or none for this client: to it these are the same. known are those that it may use."""
+    text = f"the broker has no group {name!r} for this client; it has {', '.join(sorted(known)) or 'none'}"
     return Failure(0, TX_NONE, "unconfigured-group", NOT_EXECUTED, text, None, {})
 
 

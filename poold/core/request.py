@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -49,6 +49,8 @@ class Client:
     # None where nobody tells them.
     uid: int | None = None
     gid: int | None = None
+    # The groups it may use, by name; for nearly all clients the broker's own mapping.
+    open_groups: Mapping[str, Group] = field(default_factory=dict)
     # Unanswered requests by number: enter when accepted, leave with their reply.
     requests: dict[int, Request] = field(default_factory=dict)
     # Open leases by number: enter with the request that begins them, leave when the transaction is over.

@@ -15,7 +15,7 @@ the server can be asked what became of a COMMIT whose answer was lost.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from client.protocol import FAILED, TX_NONE, Failure, Step, Transaction, TransactionResult
 from client.rules import END_SAVEPOINT, MAX_NUMBER, SAVEPOINT
@@ -41,7 +41,7 @@ _OWN, _XID, _COMMIT = -1, -2, -3
 class Verdict:
     """The transaction is over on its backend: committed, or rolled back for a failure of a step (-1: of none)."""
 
-    failure: Failure | None = None
+    failure: Failure | None = field(default=None, repr=False)
     step: int = -1
 
 

@@ -18,7 +18,7 @@ from keypairs import Keyring
 from postgres import free_port
 from waiting import wait_until
 
-from client import DBConnectionError, Handler, UsageError
+from client import DBConnectionError, Handler, UnconfiguredGroupError, UsageError
 from client.connection import broker_keys
 from poold.keygen import make_pair
 
@@ -47,6 +47,17 @@ def open_transactions(db: Handler, last: str) -> int:
 
 
 # Who has a listed key
+
+
+def test_a_group_for_named_keys_is_there_for_them_only(start_broker: StartBroker, keyring: Keyring) -> None:
+    keyring.admit(keyring.stranger_public)
+    groups = {"default": {}, "secrets": {"allow_users": ["key:client"]}}
+    broker = start_broker(broker=keyring.broker, groups=groups)
+    assert broker.handler("secrets", **keyring.client).query("SELECT 1").fetchone() == (1,)
+    other = {**keyring.client, "key": str(keyring.stranger_secret)}
+    assert broker.handler(**other).query("SELECT 1").fetchone() == (1,)
+    with pytest.raises(UnconfiguredGroupError, match="no group 'secrets' for this client; it has default"):
+        broker.handler("secrets", **other)
 
 
 def test_statements_and_transactions_run_as_without_keys(handler: Callable[..., Handler]) -> None:
@@ -324,7 +335,7 @@ def test_a_libzmq_without_curve_is_an_error_that_says_so(keyring: Keyring, monke
 OPEN = """
 import sys
 from poold import clientkeys
-clientkeys.ClientKeys.allow = lambda self, key: True
+clientkeys.ClientKeys.name_of = lambda self, key: "anybody"
 from poold.cli import main
 main(sys.argv[1:])
 """
