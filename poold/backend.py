@@ -23,8 +23,9 @@ from poold.config import Config
 from poold.core.broker import Broker
 from poold.core.effects import Unit
 from poold.core.facts import Server
-from poold.pgwire import RELIED_ON, Wire, WireError
+from poold.pgwire import Wire
 from poold.poller import Poller
+from poold.wirefailures import RELIED_ON, WireError
 
 log = logging.getLogger(__name__)
 

@@ -22,9 +22,8 @@ from poold import wiretext
 from poold.core.effects import Bound, Deallocate, Flush, Plain, Prepare, Simple, Unit
 from poold.core.facts import Completion, Outcome
 from poold.pgmessages import COPY_FAIL, RESULTS_EXECUTE, SYNC, encoded, query
+from poold.wirefailures import WireError, refused, relied_on_changed, two_texts
 
-# What clients' literals and casters rely on (see client.values); PostgreSQL reports changes of these by itself.
-RELIED_ON = ("standard_conforming_strings", "client_encoding", "DateStyle", "IntervalStyle")
 # Notifications kept until somebody wants them.
 NOTIFICATIONS_KEPT = 1000
 # A message that is no row, a row's header aside, is short; a longer one is not PostgreSQL's.
@@ -33,16 +32,17 @@ _TAGS_KEPT = 1000
 # What comes in larger pieces is a large result, and no piece of it a whole answer.
 _LARGE = 32768
 
-_TRANSACTIONS = {ord("I"): TX_NONE, ord("T"): TX_ACTIVE, ord("E"): TX_FAILED}
+_TRANSACTIONS = {b"I": TX_NONE, b"T": TX_ACTIVE, b"E": TX_FAILED}
 _length = struct.Struct("!I").unpack_from
 _head = struct.Struct("!BI").unpack_from  # of a message: type, length without the type
 _bind = struct.Struct("!cI").pack
 _count = struct.Struct("!HH").pack
 _EXECUTING = (Bound, Plain, Simple)
-
-
-class WireError(Exception):
-    """The server does not speak the protocol, or not as expected; the connection is of no use."""
+# What a server says unasked: errors, notices, settings, notifications.
+_UNPROMPTED = b"ENSA"
+_UNASKED = "the server answered what nobody asked"
+# PostgreSQL's own have at most 64 (COMPLETION_TAG_BUFSIZE).
+_TAG_BYTES = 256
 
 
 class Wire:
@@ -133,6 +133,8 @@ class Wire:
             kind = data[position]
             self._is_fresh = False
             after = position + 1 + _length(data, position + 1)[0]
+            if after < position + 5:
+                raise WireError(f"the server sent a message of length {after - position - 1}, expected at least 4")
             if after > end:
                 if kind == 0x44 and after - position > self._max_result_bytes:
                     self._skip(after - end)
@@ -159,7 +161,7 @@ class Wire:
             if kind == 0x43:  # CommandComplete
                 self._end_result(data[position + 5 : after - 1])
             elif kind == 0x5A:  # ReadyForQuery
-                done.append(self._end_unit(data[position + 5]))
+                done.append(self._end_unit(data[position + 5 : after]))
             elif kind == 0x32:  # BindComplete
                 self._bound += 1
             else:
@@ -259,6 +261,8 @@ class Wire:
 
     def _take(self, kind: int, body: bytes) -> None:
         """The messages that are not in every answer."""
+        if not self.units and kind not in _UNPROMPTED:
+            raise WireError(_UNASKED)
         match chr(kind):
             case "T":
                 self._describe(body)
@@ -271,20 +275,20 @@ class Wire:
             case "N":
                 self._notices.append(wiretext.notice(body, self._sql()))
             case "S":
-                name, value = body[:-1].decode("utf-8", "replace").split("\0", 1)
+                name, value = two_texts(body)
                 if name in self._relied_on:
                     self._parameters[name] = value
             case "A":
-                channel, payload = body[4:-1].decode("utf-8", "replace").split("\0", 1)
+                channel, payload = two_texts(body[4:])
                 self.notifications.append((_length(body)[0], channel, payload))
             case "I":
-                self._failure = _refused("can't execute an empty query", FAILED)
+                self._failure = refused("can't execute an empty query", FAILED)
             case "G":
-                self._failure = _refused("COPY FROM STDIN needs its data along, which no message has", FAILED)
+                self._failure = refused("COPY FROM STDIN needs its data along, which no message has", FAILED)
                 # In the extended protocol the server waits for another Sync, whose ReadyForQuery is the unit's.
                 self.outbox.append(COPY_FAIL if type(self.units[0][0]) is Simple else COPY_FAIL + SYNC)
             case "H":
-                self._failure = _refused("COPY TO STDOUT has no result to fetch; use SELECT", EXECUTED)
+                self._failure = refused("COPY TO STDOUT has no result to fetch; use SELECT", EXECUTED)
             case "1" | "3" | "s" | "d" | "c":
                 pass
             case other:
@@ -294,6 +298,8 @@ class Wire:
         if self._is_describing:
             self._is_describing = False
             names = [each.name for each in self.units[0] if type(each) is Prepare]
+            if len(self._prepared) >= len(names):
+                raise WireError("the server described a statement that was not prepared")
             self._columns[names[len(self._prepared)]] = body
             self._prepared.append(body)
         else:
@@ -329,9 +335,9 @@ class Wire:
         return place
 
     def _end_result(self, tag: bytes) -> None:
-        if not self.units:
-            raise WireError("the server answered what nobody asked")
         self._place = self._next_place()
+        if not self.units or self._place >= len(self.units[0]):
+            raise WireError(_UNASKED)
         command = self.units[0][self._place]
         columns = self._columns.get(command.name) if type(command) is Bound else self._described
         word = self._tags.get(tag)
@@ -354,6 +360,8 @@ class Wire:
 
     def _read_tag(self, tag: bytes) -> tuple[str, int]:
         """The command tag, and the number of rows it tells or -1."""
+        if len(tag) > _TAG_BYTES:
+            raise WireError(f"the server sent a command tag of {len(tag)} bytes, expected at most {_TAG_BYTES}")
         text = tag.decode("utf-8", "replace")
         last = text.rpartition(" ")[2]
         word = text, int(last) if last.isdecimal() else -1
@@ -361,14 +369,14 @@ class Wire:
             self._tags[tag] = word
         return word
 
-    def _end_unit(self, status: int) -> Completion:
+    def _end_unit(self, status: bytes) -> Completion:
         if not self.units:
-            raise WireError("the server answered what nobody asked")
+            raise WireError(_UNASKED)
         self.units.popleft()
         transaction = _TRANSACTIONS.get(status, TX_BROKEN)
         failure = self._failure
         if self._parameters != self._relied_on:
-            failure = failure or _relied_on_failure(EXECUTED if transaction == TX_NONE else FAILED)
+            failure = failure or relied_on_changed(EXECUTED if transaction == TX_NONE else FAILED)
             transaction = TX_BROKEN
         if failure is not None:
             failure = failure._replace(transaction=transaction, notices=failure.notices or tuple(self._notices))
@@ -376,16 +384,3 @@ class Wire:
         self._is_fresh = self._parameters == self._relied_on
         self._begin()
         return done
-
-
-def _refused(text: str, outcome: str) -> Failure:
-    return Failure(0, TX_NONE, "statement-refused", outcome, text, None, {})
-
-
-def _relied_on_failure(outcome: str) -> Failure:
-    """For the statement that changed them, and for those behind it, whose values may be written in another way."""
-    text = (
-        f"a statement must not change {', '.join(RELIED_ON)}: the clients' literals and values rely on them; "
-        "the connection was closed, an open transaction rolled back"
-    )
-    return Failure(0, TX_BROKEN, "usage", outcome, text, None, {})

@@ -7,7 +7,8 @@ import pytest
 from client.protocol import TX_NONE
 from poold.core.effects import Bound, Flush, Unit
 from poold.core.facts import Completion
-from poold.pgwire import RELIED_ON, Wire
+from poold.pgwire import Wire
+from poold.wirefailures import RELIED_ON
 
 UNIT: Unit = (Bound(b"b", 0, b""), Bound(b"x", 0, b""), Flush(), Bound(b"i", 0, b""), Bound(b"s", 0, b""))
 ONE_COLUMN = b"\0\1id\0" + bytes(18)

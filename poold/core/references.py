@@ -56,7 +56,9 @@ def _column(wanted: str | int, columns: bytes) -> tuple[int, int]:
     names, oids = [], []
     at = 2
     for _ in range(int.from_bytes(columns[:2], "big")):
-        end = columns.index(0, at)
+        end = columns.find(0, at)
+        if end < 0:
+            raise ReferenceMissing("it refers to a statement whose columns the server did not describe")
         names.append(columns[at:end].decode("utf-8", "replace"))
         oids.append(int.from_bytes(columns[end + 7 : end + 11], "big"))
         at = end + 19

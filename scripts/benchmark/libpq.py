@@ -22,7 +22,8 @@ from psycopg2 import _psycopg
 
 from poold.core.effects import Bound, Prepare
 from poold.embedded import EmbeddedPostgres
-from poold.pgwire import RELIED_ON, Wire
+from poold.pgwire import Wire
+from poold.wirefailures import RELIED_ON
 
 DEPTH = 16
 ROUNDS = 7

@@ -3,18 +3,21 @@
 `check` holds one input against its row. tests/fuzz/test_fuzz.py and scripts/fuzz drive the same table.
 """
 
-import os
 import tempfile
 import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from random import Random
 from typing import Any
 
-import psycopg2
-
 import corpus
+import psycopg2
+from parts import chunks, split, split_all
+from shapes import reshaped, reshaped_talk
+from stranger import converse
+
 from client import keys
 from client.errors import error_from
 from client.protocol import (
@@ -23,7 +26,6 @@ from client.protocol import (
     ProtocolViolation,
     Reference,
     Result,
-    Step,
     Transaction,
     decode_reply,
     decode_request,
@@ -31,16 +33,15 @@ from client.protocol import (
 )
 from client.rows import Result as Rows
 from client.zmtp import CLIENT, SERVER, ZmtpConnection, ZmtpError
-from parts import chunks, split, split_all
 from poold import configfile, legacy, wiretext
 from poold.clientkeys import read_client_keys
 from poold.core import literals, references, sql
 from poold.core.effects import Bound, Flush, Plain, Prepare, Simple, Unit
 from poold.core.plan import Plan
 from poold.core.statements import Statements
-from poold.pgwire import RELIED_ON, Wire, WireError
+from poold.pgwire import Wire
+from poold.wirefailures import RELIED_ON, WireError
 from poold.zap import ZapHandler
-from stranger import converse
 
 # What any input may cost besides: caches that fill, an exception and its traceback.
 BASE_BYTES = 256 * 1024
@@ -52,6 +53,9 @@ class Finding(AssertionError):
     """An input that its decoder did not stand."""
 
 
+Reshape = Callable[[Random, bytes], bytes]
+
+
 @dataclass(frozen=True, slots=True)
 class Decoder:
     """One row. run returns in words what it did, which tells inputs apart; errors are those that are the protocol's."""
@@ -61,6 +65,7 @@ class Decoder:
     errors: tuple[type[Exception], ...] = ()
     words: Sequence[bytes] = ()  # what it looks for in its input
     memory: float = 10.0  # bytes held at the same time, for each byte of input, beyond BASE_BYTES
+    reshape: Reshape | None = None  # changes an input as what it means
 
 
 def behaviour(decoder: Decoder, data: bytes) -> str:
@@ -101,7 +106,7 @@ def _zmtp(role: str, data: bytes) -> str:
             connection.inbox.clear()
         else:
             took += 1
-    return f"ready {connection.is_ready} {connection.peer!r} took {'some' if took else 'none'} says {len(connection.outbox) > 64}"
+    return f"{connection.is_ready} {connection.peer!r} {took > 0} {len(connection.outbox) > 64}"
 
 
 # Messages.
@@ -152,7 +157,7 @@ def _render(data: bytes) -> str:
 
 
 # What a literal may be made of besides strings: SELECT ARRAY[ -5,'it''s'::int8] but no second statement, no remark.
-_IN_LITERALS = {b"ARRAY", b"[", b"]", b",", b"-", b":", b"NULL", b"true", b"false", b"E", b"."}
+_IN_LITERALS = {b"ARRAY", b"[", b"]", b",", b"-", b":", b"NULL", b"true", b"false", b"E", b"e", b".", b"+"}
 
 
 def _assert_is_one_literal(text: bytes) -> None:
@@ -162,15 +167,20 @@ def _assert_is_one_literal(text: bytes) -> None:
         read = end
         is_name = kind == "word" and text[begin - 2 : begin] == b"::"
         is_exponent = kind == "word" and token[:1] in b"eE" and token[1:].isdigit()
-        assert kind in ("string", "number") or is_name or is_exponent or token in _IN_LITERALS or token in (b"e", b"+"), text
+        assert (
+            kind in ("string", "number") or is_name or is_exponent or token in _IN_LITERALS or token in (b"e", b"+")
+        ), text
     assert read == len(text)
+
+
+_NAMES = ("id", "name", "", "nix")
 
 
 def _references(data: bytes) -> str:
     columns, rows, which = split(data, 3)
     outcome = ("SELECT 1", 1, columns, rows, ())
     found = [
-        Reference(0, 0, None if each & 1 else each >> 4, (each >> 1 & 3) if each & 8 else ("id", "name", "", "nix")[each >> 1 & 3])
+        Reference(0, 0, None if each & 1 else each >> 4, each >> 1 & 3 if each & 8 else _NAMES[each >> 1 & 3])
         for each in which[:10]
     ]
     types, values = references.resolved(bytes(4), b"\xff" * 4, found, [outcome])
@@ -281,43 +291,35 @@ def _legacy(data: bytes) -> str:
 # What casters raise, decimal's among them; ValueError is ProtocolViolation's base.
 _UNREADABLE = (psycopg2.Error, ValueError, ArithmeticError)
 
+_KEY_WORDS = (b"public-key", b"secret-key", b"=", b'"')
+_TOML_WORDS = (b"[groups.a]", b"= ", b"[[", b'"', b"{}", b"[" * 500)
+_LEGACY_WORDS = (b"config = ", b"{", b"[" * 500, b"(" * 300, b"-" * 300, b"9" * 5000)
+
 DECODERS: dict[str, Decoder] = {
     "zmtp-server": Decoder(
         lambda data: _zmtp(SERVER, data), corpus.zmtp(b"DEALER", b"REQ"), (ZmtpError,), corpus.ZMTP_WORDS, 24
     ),
-    "zmtp-client": Decoder(lambda data: _zmtp(CLIENT, data), corpus.zmtp(b"ROUTER"), (ZmtpError,), corpus.ZMTP_WORDS, 24),
-    "request": Decoder(_request, corpus.MESSAGES, (ProtocolViolation,), corpus.MSGPACK_WORDS, 30),
-    "steps": Decoder(
-        _steps,
-        [decode_request(each).steps for each in corpus.MESSAGES if each[1] == 7],  # type: ignore[union-attr]  # a Transaction
-        (ProtocolViolation,),
-        corpus.MSGPACK_WORDS,
-        30,
+    "zmtp-client": Decoder(
+        lambda data: _zmtp(CLIENT, data), corpus.zmtp(b"ROUTER"), (ZmtpError,), corpus.ZMTP_WORDS, 24
     ),
-    "reply": Decoder(_reply, corpus.REPLIES, (ProtocolViolation,), corpus.MSGPACK_WORDS, 80),
-    "core": Decoder(_core, corpus.TALKS, (), corpus.MSGPACK_WORDS, 100),
+    "request": Decoder(_request, corpus.MESSAGES, (ProtocolViolation,), corpus.MSGPACK_WORDS, 30, reshaped),
+    "steps": Decoder(_steps, corpus.PLANS, (ProtocolViolation,), corpus.MSGPACK_WORDS, 30, reshaped),
+    "reply": Decoder(_reply, corpus.REPLIES, (ProtocolViolation,), corpus.MSGPACK_WORDS, 80, reshaped),
+    "core": Decoder(_core, corpus.TALKS, (), corpus.MSGPACK_WORDS, 100, reshaped_talk),
     "examine": Decoder(_examine, corpus.STATEMENTS, (), corpus.SQL_WORDS, 20),
     "plan": Decoder(
-        _plan,
-        [decode_request(each).steps for each in corpus.MESSAGES if each[1] == 7],  # type: ignore[union-attr]  # a Transaction
-        (ProtocolViolation,),
-        (*corpus.MSGPACK_WORDS, *corpus.SQL_WORDS),
-        100,
+        _plan, corpus.PLANS, (ProtocolViolation,), (*corpus.MSGPACK_WORDS, *corpus.SQL_WORDS), 100, reshaped
     ),
     "render": Decoder(_render, corpus.RENDERED, (ProtocolViolation,), corpus.VALUE_WORDS, 100),
     "references": Decoder(
-        _references,
-        [corpus.join([corpus.columns(id=oid, name=25), corpus.row(b"5", b"a") * 3, bytes(range(0, 40, 7))]) for oid in corpus.OIDS],
-        (references.ReferenceMissing, ProtocolViolation),
-        corpus.WIRE_WORDS,
-        100,
+        _references, corpus.REFERENCES, (references.ReferenceMissing, ProtocolViolation), corpus.WIRE_WORDS, 100
     ),
     "wire": Decoder(_wire, corpus.STREAMS, (WireError,), corpus.WIRE_WORDS, 60),
     "error": Decoder(_error, corpus.ERRORS, (), corpus.WIRE_WORDS, 60),
     "rows": Decoder(_rows, corpus.RESULTS, _UNREADABLE, corpus.WIRE_WORDS, 200),
-    "public-key": Decoder(_public_key, corpus.KEY_FILES, (ValueError,), (b"public-key", b"secret-key", b"=", b'"'), 50),
-    "secret-key": Decoder(_secret_key, corpus.KEY_FILES, (ValueError,), (b"public-key", b"secret-key", b"=", b'"'), 50),
+    "public-key": Decoder(_public_key, corpus.KEY_FILES, (ValueError,), _KEY_WORDS, 50),
+    "secret-key": Decoder(_secret_key, corpus.KEY_FILES, (ValueError,), _KEY_WORDS, 50),
     "zap": Decoder(_zap, corpus.ZAP, (), (b"\0\5poold", b"\0\5CURVE", b"\0\0")),
-    "config": Decoder(_config, [corpus.TOML], (configfile.ConfigError,), (b"[groups.a]", b"= ", b"[[", b'"', b"{}", b"[" * 500), 200),
-    "legacy": Decoder(_legacy, corpus.LEGACY, (configfile.ConfigError,), (b"config = ", b"{", b"[" * 500, b"(" * 300, b"-" * 300, b"9" * 5000), 2000),
+    "config": Decoder(_config, [corpus.TOML], (configfile.ConfigError,), _TOML_WORDS, 200),
+    "legacy": Decoder(_legacy, corpus.LEGACY, (configfile.ConfigError,), _LEGACY_WORDS, 2000),
 }

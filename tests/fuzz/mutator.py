@@ -10,7 +10,27 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 # Where a decoder counts, these are the places to err: powers of two and their neighbours, -1, the largest.
-EXTREMES = (0, 1, 2, 3, 4, 5, 127, 128, 255, 256, 4096, 32767, 32768, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1)
+EXTREMES = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    127,
+    128,
+    255,
+    256,
+    4096,
+    32767,
+    32768,
+    65535,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**63,
+    2**64 - 1,
+)
 # An input grows to so many bytes, unless it was larger to begin with.
 MAX_BYTES = 4096
 MAX_CHANGES = 8
@@ -18,6 +38,10 @@ MAX_CHANGES = 8
 POPULATION = 2000
 _NUMBERS = re.compile(r"\d+")
 
+# So many are changed as what they mean, where that is known.
+RESHAPED = 0.7
+
+Reshape = Callable[[Random, bytes], bytes]
 Change = Callable[[Random, bytes, bytes], bytes]
 
 
@@ -87,11 +111,14 @@ def _graft(dice: Random, data: bytes, other: bytes) -> bytes:
 
 
 CHANGES: tuple[Change, ...] = (
-    _flip, _set, _number, _number, _nudge, _nudge, _cut, _end, _repeat, _byte_many_times, _insert, _swap, _splice, _graft,
+    _flip, _set, _number, _number, _nudge, _nudge, _cut, _end, _repeat, _byte_many_times, _insert, _swap,
+    _splice, _graft,
 )  # fmt: skip
 
 
-def mutated(dice: Random, data: bytes, others: Sequence[bytes], words: Sequence[bytes] = (), most: int = MAX_BYTES) -> bytes:
+def mutated(
+    dice: Random, data: bytes, others: Sequence[bytes], words: Sequence[bytes] = (), most: int = MAX_BYTES
+) -> bytes:
     """data with some changes; words are what this decoder may look for, others what it is crossed with."""
     longest = max(most, len(data))
     for _ in range(dice.randrange(1, MAX_CHANGES)):
@@ -108,8 +135,12 @@ def mutated(dice: Random, data: bytes, others: Sequence[bytes], words: Sequence[
 class Population:
     """Inputs to go on from: the seeds, and those that showed something new."""
 
-    def __init__(self, seeds: Sequence[bytes], dice: Random, words: Sequence[bytes] = ()) -> None:
+    def __init__(
+        self, seeds: Sequence[bytes], dice: Random, words: Sequence[bytes] = (), reshape: Reshape | None = None
+    ) -> None:
+        """words are what the decoder looks for; reshape changes an input as what it means."""
         self._inputs = list(seeds)
+        self._reshape = reshape
         self._dice = dice
         self._words = words
         self._seen: set[str] = set()
@@ -117,6 +148,8 @@ class Population:
     def next(self) -> bytes:
         """Another input."""
         dice = self._dice
+        if self._reshape is not None and dice.random() < RESHAPED:
+            return self._reshape(dice, dice.choice(self._inputs))
         return mutated(dice, dice.choice(self._inputs), self._inputs, self._words)
 
     def learn(self, data: bytes, behaviour: str) -> None:

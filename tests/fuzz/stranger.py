@@ -1,5 +1,7 @@
 """The broker's core with a client that sends anything, and a server that answers in good order."""
 
+from corpus import INT4, TEXT, columns, row
+
 from client.protocol import (
     TX_ACTIVE,
     TX_FAILED,
@@ -13,7 +15,6 @@ from client.protocol import (
     Transaction,
     decode_request,
 )
-from corpus import INT4, TEXT, columns, row
 from poold.config import BrokerConfig, Config, EndpointConfig, GroupConfig
 from poold.core import effects
 from poold.core.broker import Broker
