@@ -11,9 +11,11 @@ from parts import join, split_all
 
 # Fields of messages hold such, or may be mistaken for it.
 LEAVES: tuple[Any, ...] = (
-    None, True, False, 0, 1, 2, 3, 7, -1, 65535, 2**31, 2**63 - 1, 2**63, -(2**63), 0.0, 1.5, -1.0, float("inf"), float("nan"),
-    "", "default", "tx", "id", "a\0b", "x" * 129, "é", "serializable", "stats", b"", b"\0", b"\0\0\0\x17", b"\xff" * 4,
-    b"SELECT \0", b"BEGIN", b"COMMIT; SELECT 1", b"COPY t TO STDOUT", b"SET x = 1", b"DROP TABLE x", b"\0\0\0\x0242", (), (1,), {},
+    None, True, False, 0, 1, 2, 3, 7, -1, 65535, 2**31, 2**63 - 1, 2**63, -(2**63), 0.0, 1.5, -1.0, float("inf"),
+    float("nan"), "", "default", "tx", "id", "a\0b", "x" * 129, "é", "serializable", "stats",
+    b"", b"\0", b"\0\0\0\x17", b"\xff" * 4,
+    b"SELECT \0", b"BEGIN", b"COMMIT; SELECT 1", b"COPY t TO STDOUT", b"SET x = 1", b"DROP TABLE x", b"\0\0\0\x0242",
+    (), (1,), {},
 )  # fmt: skip
 _DEEP = 40
 

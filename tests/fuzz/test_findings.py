@@ -1,9 +1,13 @@
 """What fuzzing has found, each as a test of its own."""
 
+import tracemalloc
+from collections.abc import Callable
+
+import msgpack
 import pytest
 from corpus import INT4, columns, fields, message, row
 
-from client.protocol import Reference
+from client.protocol import ProtocolViolation, Reference, decode_reply, decode_request, decode_steps
 from poold import wiretext
 from poold.core import references
 from poold.core.effects import Bound, Prepare, Simple, Unit
@@ -85,3 +89,55 @@ def test_a_reference_into_columns_that_end_too_early_is_missing() -> None:
 def test_a_question_of_too_few_frames_is_answered_with_no(question: list[bytes]) -> None:
     answer = object.__new__(ZapHandler)._answer(question)
     assert (answer[0], answer[2], len(answer)) == (b"1.0", b"400", 6)
+
+
+# A client that sends what becomes much more than it was.
+
+
+def peak(decode: Callable[[bytes], object], data: bytes) -> int:
+    """Bytes of memory held at the same time while the data are refused."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProtocolViolation):
+            decode(data)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_arrays_said_to_be_long_get_no_room_for_what_is_not_there() -> None:
+    assert peak(decode_steps, b"\xdc\xff\xff" * 140) < 100_000
+    assert peak(decode_request, b"\x9b\x07" + b"\xdc\x03\xe8" * 140) < 2_000_000
+
+
+@pytest.mark.parametrize("head", [b"", b"\x9b\x07", b"\x9b\x02"])
+def test_a_megabyte_of_arrays_does_not_become_thirty(head: bytes) -> None:
+    tree = b"\x91\xc0"
+    while len(tree) < 1_000_000:
+        tree = b"\x9b" + tree * 11
+    assert peak(decode_request, head + tree) < 100_000
+    assert peak(decode_steps, head + tree) < 100_000
+
+
+def test_references_without_number_are_refused() -> None:
+    shapes = msgpack.packb(
+        [[b"SELECT 1", b"", True, [], 0, None], [b"\0", bytes(4), True, [[0, 0, 0, ""]] * 10_001, 0, None]]
+    )
+    assert peak(decode_steps, shapes) < 100_000
+
+
+# A broker that sends what a broker would not.
+
+
+def test_an_answer_nested_deeper_than_it_can_be_told_is_a_violation() -> None:
+    with pytest.raises(ProtocolViolation, match="cannot read"):
+        decode_reply(b"\x91" * 1020 + b"\xc0")
+
+
+@pytest.mark.parametrize("field", range(8))
+def test_a_failure_whose_fields_have_other_types_is_a_violation(field: int) -> None:
+    fields: list[object] = [0, "none", "query", "failed", "no", "22012", {}, []]
+    decode_reply(msgpack.packb([66, *fields]))
+    fields[field] = 1.5
+    with pytest.raises(ProtocolViolation, match="Failure with fields of other types"):
+        decode_reply(msgpack.packb([66, *fields]))
