@@ -19,15 +19,19 @@ from typing import Any
 
 from client.protocol import EXECUTED, FAILED, TX_ACTIVE, TX_BROKEN, TX_FAILED, TX_NONE, Failure
 from poold import wiretext
-from poold.core.effects import Bound, Deallocate, Flush, Plain, Prepare, Simple, Unit
+from poold.core.effects import Bound, Deallocate, Flush, Prepare, Simple, Unit
 from poold.core.facts import Completion, Outcome
+from poold.notices import Notices
 from poold.pgmessages import COPY_FAIL, RESULTS_EXECUTE, SYNC, encoded, query
+from poold.units import is_whole, kind_of, next_place, read_tag, without_rows
 from poold.wirefailures import WireError, refused, relied_on_changed, two_texts
 
 # Notifications kept until somebody wants them.
 NOTIFICATIONS_KEPT = 1000
-# A message that is no row, a row's header aside, is short; a longer one is not PostgreSQL's.
-MAX_MESSAGE_BYTES = 1 << 30
+# A message that is neither row nor text is short: its columns are 1,664 at most. A longer one is not PostgreSQL's.
+MAX_MESSAGE_BYTES = 1 << 20
+# Errors and notices are cut there: of the first a client gets text and fields, so about three times as much.
+LONGEST_TEXT = 1 << 16
 _TAGS_KEPT = 1000
 # What comes in larger pieces is a large result, and no piece of it a whole answer.
 _LARGE = 32768
@@ -37,12 +41,10 @@ _length = struct.Struct("!I").unpack_from
 _head = struct.Struct("!BI").unpack_from  # of a message: type, length without the type
 _bind = struct.Struct("!cI").pack
 _count = struct.Struct("!HH").pack
-_EXECUTING = (Bound, Plain, Simple)
 # What a server says unasked: errors, notices, settings, notifications.
 _UNPROMPTED = b"ENSA"
+_TEXTS, _COPY_DATA = b"EN", ord("d")
 _UNASKED = "the server answered what nobody asked"
-# PostgreSQL's own have at most 64 (COMPLETION_TAG_BUFSIZE).
-_TAG_BYTES = 256
 
 
 class Wire:
@@ -75,7 +77,10 @@ class Wire:
     def _begin(self) -> None:
         """A new unit's answer begins."""
         self._results: list[Outcome] = []
-        self._notices: list[str] = []
+        self._notices = Notices()
+        self._held = 0  # bytes of rows in _results, all of which will be wanted
+        # A simple query's earlier results, by what the core wants to know of them.
+        self._kinds: set[tuple[str, bool]] = set()
         self._failure: Failure | None = None
         self._prepared: list[bytes | None] = []
         self._bound = 0
@@ -136,10 +141,10 @@ class Wire:
             if after < position + 5:
                 raise WireError(f"the server sent a message of length {after - position - 1}, expected at least 4")
             if after > end:
-                if kind == 0x44 and after - position > self._max_result_bytes:
-                    self._skip(after - end)
-                    position = end
-                self._missing = after - end
+                if rows_from >= 0:
+                    self._add_rows(data[rows_from:position])
+                    rows_from = -1
+                position = self._begin_long(kind, data, position, after)
                 break
             if kind == 0x44:  # DataRow
                 if rows_from < 0:
@@ -173,8 +178,6 @@ class Wire:
             self._chunks.append(data[position:])
             if end - position < 5:
                 self._missing = 5 - (end - position)
-            elif self._missing > MAX_MESSAGE_BYTES:
-                raise WireError(f"the server sent a message of {self._missing} bytes")
         return done
 
     def _take_whole_answers(self, data: bytes, end: int, done: list[Completion]) -> int:
@@ -234,12 +237,26 @@ class Wire:
         self._chunks.clear()
         return joined
 
-    def _skip(self, missing: int) -> None:
-        """A row larger than any result may be: count it, keep nothing of it."""
-        self._row_count += 1
-        self._rows.clear()
-        self._size = self._max_result_bytes + 1
-        self._skipping = missing
+    def _begin_long(self, kind: int, data: bytes, position: int, after: int) -> int:
+        """A message that goes on behind data: from where on it is kept until there is more of it."""
+        end = len(data)
+        self._missing = after - end
+        if kind == 0x44 and after - position > self._max_result_bytes:
+            # A row larger than any result may be: count it, keep nothing of it.
+            self._row_count += 1
+            self._rows.clear()
+            self._size = self._max_result_bytes + 1
+        elif kind in _TEXTS and after - position > LONGEST_TEXT:
+            if end - position < LONGEST_TEXT:
+                self._missing = LONGEST_TEXT - (end - position)
+                return position
+            self._take(kind, data[position + 5 :])
+        elif kind != _COPY_DATA:
+            if kind != 0x44 and after - position > MAX_MESSAGE_BYTES:
+                raise WireError(f"the server sent a message of {after - position} bytes")
+            return position
+        self._skipping = after - end
+        return end
 
     def last_failure(self) -> Failure | None:
         """The FATAL error of the unit that is being answered, None where there was none."""
@@ -254,7 +271,7 @@ class Wire:
 
     def _add_rows(self, rows: bytes) -> None:
         self._size += len(rows)
-        if self._size > self._max_result_bytes:
+        if self._held + self._size > self._max_result_bytes:
             self._rows.clear()
         else:
             self._rows.append(rows)
@@ -273,7 +290,7 @@ class Wire:
             case "E":
                 self._fail(body)
             case "N":
-                self._notices.append(wiretext.notice(body, self._sql()))
+                self._notices.add(wiretext.notice(body[:LONGEST_TEXT], self._sql()))
             case "S":
                 name, value = two_texts(body)
                 if name in self._relied_on:
@@ -306,13 +323,13 @@ class Wire:
             self._described = body
 
     def _fail(self, body: bytes) -> None:
-        notices = tuple(self._notices)
+        body = body[:LONGEST_TEXT]
         if not self.units:
             diag = wiretext.fields(body)
             self.fatal = diag.get("message_primary", "the server closed the connection")
             return
         if self._failure is None or self._failure.kind != "statement-refused":
-            self._failure = wiretext.failure(body, TX_NONE, self._sql(), notices)
+            self._failure = wiretext.failure(body, TX_NONE, self._sql(), self._notices.all())
         if self._failure.kind == "connection":
             self.fatal = self._failure.message.strip()
 
@@ -324,15 +341,7 @@ class Wire:
 
     def _next_place(self) -> int:
         """The place in its unit of the command whose result comes next."""
-        if not self.units:
-            return 0
-        unit = self.units[0]
-        if type(unit[0]) is Simple:
-            return 0
-        place = self._place + 1
-        while place < len(unit) and type(unit[place]) not in _EXECUTING:
-            place += 1
-        return place
+        return next_place(self.units[0], self._place) if self.units else 0
 
     def _end_result(self, tag: bytes) -> None:
         self._place = self._next_place()
@@ -342,44 +351,45 @@ class Wire:
         columns = self._columns.get(command.name) if type(command) is Bound else self._described
         word = self._tags.get(tag)
         if word is None:
-            word = self._read_tag(tag)
-        is_too_large = self._size > self._max_result_bytes
+            word = read_tag(tag)
+            if len(self._tags) < _TAGS_KEPT:
+                self._tags[tag] = word
+        is_simple = type(command) is Simple
+        if is_simple and self._results:
+            self._forget_rows()
+        is_too_large = self._held + self._size > self._max_result_bytes
         rows = self._rows
+        self._held += 0 if is_simple or is_too_large else self._size
         self._results.append(
             (
                 word[0],
                 word[1] if columns is None else self._row_count,
                 columns,
                 None if is_too_large else rows[0] if len(rows) == 1 else b"".join(rows),
-                tuple(self._notices),
+                self._notices.all() if is_simple else self._notices.take(),
             )
         )
-        if self._notices:
-            self._notices = []
         self._begin_result()
 
-    def _read_tag(self, tag: bytes) -> tuple[str, int]:
-        """The command tag, and the number of rows it tells or -1."""
-        if len(tag) > _TAG_BYTES:
-            raise WireError(f"the server sent a command tag of {len(tag)} bytes, expected at most {_TAG_BYTES}")
-        text = tag.decode("utf-8", "replace")
-        last = text.rpartition(" ")[2]
-        word = text, int(last) if last.isdecimal() else -1
-        if len(self._tags) < _TAGS_KEPT:
-            self._tags[tag] = word
-        return word
+    def _forget_rows(self) -> None:
+        """Of a simple query only the last result is wanted; of earlier ones, that there was one of its kind."""
+        earlier = self._results.pop()
+        if kind_of(earlier) not in self._kinds:
+            self._kinds.add(kind_of(earlier))
+            self._results.append(without_rows(earlier))
 
     def _end_unit(self, status: bytes) -> Completion:
         if not self.units:
             raise WireError(_UNASKED)
-        self.units.popleft()
+        failure, unit = self._failure, self.units.popleft()
+        if failure is None and not is_whole(unit, len(self._results), len(self._prepared)):
+            raise WireError("the server ended an answer before it had said all of it")
         transaction = _TRANSACTIONS.get(status, TX_BROKEN)
-        failure = self._failure
         if self._parameters != self._relied_on:
             failure = failure or relied_on_changed(EXECUTED if transaction == TX_NONE else FAILED)
             transaction = TX_BROKEN
         if failure is not None:
-            failure = failure._replace(transaction=transaction, notices=failure.notices or tuple(self._notices))
+            failure = failure._replace(transaction=transaction, notices=failure.notices or self._notices.all())
         done = Completion(transaction, self._results, failure, self._prepared, self._bound)
         self._is_fresh = self._parameters == self._relied_on
         self._begin()

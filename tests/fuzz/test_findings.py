@@ -10,7 +10,7 @@ from corpus import INT4, columns, fields, message, row
 from client.protocol import ProtocolViolation, Reference, decode_reply, decode_request, decode_steps
 from poold import wiretext
 from poold.core import references
-from poold.core.effects import Bound, Prepare, Simple, Unit
+from poold.core.effects import Bound, Plain, Prepare, Simple, Unit
 from poold.pgwire import Wire
 from poold.wirefailures import RELIED_ON, WireError
 from poold.zap import ZapHandler
@@ -52,7 +52,7 @@ def test_a_setting_or_a_notification_of_one_text_is_none(kind: bytes, body: byte
 
 
 def test_a_ready_for_query_that_does_not_say_where_it_stands_is_a_broken_backend() -> None:
-    (done,) = wire((Simple(b"SELECT 1"),)).received(message(b"Z", b""))
+    (done,) = wire((Simple(b"SELECT 1"),)).received(message(b"C", b"SELECT 1\0") + message(b"Z", b""))
     assert done.transaction == "broken"
 
 
@@ -60,6 +60,20 @@ def test_more_results_than_statements_are_no_answer() -> None:
     result = message(b"2", b"") + message(b"C", b"SELECT 1\0")
     with pytest.raises(WireError, match="nobody asked"):
         wire((Prepare(b"p", b"SELECT 1", b""), Bound(b"p", 0, b""))).received(result + result)
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        (Simple(b"SELECT 1"),),
+        (Bound(b"p", 0, b""),),
+        (Prepare(b"p", b"SELECT 1", b""),),
+        (Prepare(b"p", b"SELECT 1", b""), Bound(b"p", 0, b"")),
+    ],
+)
+def test_an_answer_without_what_was_asked_for_is_none(unit: Unit) -> None:
+    with pytest.raises(WireError, match="before it had said all"):
+        wire(unit).received(READY)
 
 
 def test_a_description_of_what_was_not_prepared_is_no_answer() -> None:
@@ -141,3 +155,100 @@ def test_a_failure_whose_fields_have_other_types_is_a_violation(field: int) -> N
     fields[field] = 1.5
     with pytest.raises(ProtocolViolation, match="Failure with fields of other types"):
         decode_reply(msgpack.packb([66, *fields]))
+
+
+# A statement whose answer is larger than anybody wants to keep.
+
+TABLE = message(b"T", COLUMNS)
+LIMIT = 100_000
+ROW = row(b"x" * 60_000)
+
+
+def answer(*results: bytes) -> bytes:
+    return b"".join(result + message(b"C", b"SELECT 1\0") for result in results) + READY
+
+
+def test_of_several_statements_in_one_only_the_last_ones_rows_are_kept() -> None:
+    unit = (Simple(b"SELECT; SELECT; SELECT"),)
+    (done,) = wire(unit, limit=LIMIT).received(answer(TABLE + ROW, TABLE + ROW, TABLE + ROW))
+    assert [(result[0], result[2] is None, len(result[3])) for result in done.results] == [
+        ("SELECT 1", False, 0),
+        ("SELECT 1", False, len(ROW)),
+    ]
+
+
+def test_of_very_many_statements_in_one_each_kind_is_told_once() -> None:
+    tags = [b"INSERT 0 %d" % number for number in range(1000)] + [b"CREATE TABLE", b"SELECT 5", b"SELECT 0"]
+    (done,) = wire((Simple(b"..."),)).received(b"".join(message(b"C", tag + b"\0") for tag in tags) + READY)
+    assert [result[0] for result in done.results] == ["INSERT 0 0", "CREATE TABLE", "SELECT 5", "SELECT 0"]
+
+
+def test_the_results_of_a_unit_together_are_held_to_the_limit() -> None:
+    made = wire(tuple(Bound(b"s", 0, b"") for _ in range(3)), limit=LIMIT)
+    made._columns[b"s"] = COLUMNS
+    bound = message(b"2", b"")
+    (done,) = made.received(answer(bound + ROW, bound + ROW, bound + row(b"y")))
+    assert [result[3] for result in done.results] == [ROW, None, row(b"y")]
+
+
+def test_the_last_notices_are_kept_and_no_more_than_a_reply_has_room_for() -> None:
+    made = wire((Simple(b"DO"),))
+    for number in range(1000):
+        assert made.received(message(b"N", fields(S="NOTICE", M=str(number)))) == []
+    (done,) = made.received(message(b"C", b"DO\0") + READY)
+    assert done.results[0][4] == tuple(f"NOTICE:  {number}\n" for number in range(950, 1000))
+    made = wire((Plain(b"DO"), Plain(b"DO")))
+    said = message(b"N", fields(S="NOTICE", M="x" * 60_000)) * 10
+    done_tag = message(b"C", b"DO\0")
+    (done,) = made.received(said + done_tag + said + done_tag + READY)
+    assert [len(result[4]) for result in done.results] == [4, 0]
+
+
+@pytest.mark.parametrize("pieces", [1, 1000, 70_000, 10_000_000])
+@pytest.mark.parametrize("kind", [b"E", b"N"])
+def test_a_text_of_megabytes_is_cut_and_the_rest_skipped(kind: bytes, pieces: int) -> None:
+    made = wire((Simple(b"SELECT 1"),), (Simple(b"SELECT 2"),))
+    size = 5_000_000 if pieces > 1 else 200_000
+    stream = message(kind, fields(S="ERROR", C="P0001", M="x" * size)) + TABLE + row(b"5") + answer(b"") + answer(b"")
+    done = [each for at in range(0, len(stream), pieces) for each in made.received(stream[at : at + pieces])]
+    assert len(done) == 2
+    text = done[0].failure.message if done[0].failure else done[0].results[0][4][0]
+    assert 60_000 < len(text) < 70_000
+    assert done[1].failure is None
+
+
+def test_rows_before_a_text_of_megabytes_stay_whole() -> None:
+    made = wire((Simple(b"SELECT 1"),))
+    stream = TABLE + row(b"5") * 2 + message(b"N", fields(S="NOTICE", M="x" * 500_000)) + row(b"6") + answer(b"")
+    done = [each for at in range(0, len(stream), 90_000) for each in made.received(stream[at : at + 90_000])]
+    assert done[0].results[0][3] == row(b"5") * 2 + row(b"6")
+
+
+def test_what_copy_sends_is_skipped_as_it_comes() -> None:
+    made = wire((Simple(b"COPY t TO STDOUT"),))
+    made.received(message(b"H", b"\0\0\1\0\0"))
+    copied = message(b"d", b"x" * 50_000_000)
+    tracemalloc.start()
+    try:
+        for at in range(0, len(copied), 1_000_000):
+            made.received(copied[at : at + 1_000_000])
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+    (done,) = made.received(message(b"c", b"") + message(b"C", b"COPY 1\0") + READY)
+    assert done.failure is not None
+
+
+@pytest.mark.parametrize("kind", [b"T", b"S", b"C", b"x"])
+def test_what_is_neither_row_nor_text_is_no_message_of_megabytes(kind: bytes) -> None:
+    with pytest.raises(WireError, match="a message of 2000001 bytes"):
+        wire((Simple(b"SELECT 1"),)).received(kind + (2_000_000).to_bytes(4, "big"))
+
+
+def test_a_row_of_megabytes_is_kept_up_to_the_limit() -> None:
+    cell = b"x" * 5_000_000
+    for limit, expected in ((10_000_000, row(cell)), (1_000_000, None)):
+        made = wire((Simple(b"SELECT 1"),), limit=limit)
+        stream = TABLE + row(cell) + answer(b"")
+        (done,) = [each for at in range(0, len(stream), 65536) for each in made.received(stream[at : at + 65536])]
+        assert done.results[0][3] == expected
