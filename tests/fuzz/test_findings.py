@@ -11,6 +11,7 @@ from client.protocol import ProtocolViolation, Reference, decode_reply, decode_r
 from poold import wiretext
 from poold.core import references
 from poold.core.effects import Bound, Plain, Prepare, Simple, Unit
+from poold.core.facts import Outcome
 from poold.pgwire import Wire
 from poold.wirefailures import RELIED_ON, WireError
 from poold.zap import ZapHandler
@@ -252,3 +253,38 @@ def test_a_row_of_megabytes_is_kept_up_to_the_limit() -> None:
         stream = TABLE + row(cell) + answer(b"")
         (done,) = [each for at in range(0, len(stream), 65536) for each in made.received(stream[at : at + 65536])]
         assert done.results[0][3] == expected
+
+
+# References: a client chooses how many, and to what.
+
+
+def resolved(outcome: Outcome, *wanted: Reference) -> tuple[bytes, bytes]:
+    count = len(wanted)
+    return references.resolved(bytes(4 * count), b"\xff" * 4 * count, wanted, [outcome])
+
+
+def test_many_references_to_one_large_result_read_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    scans = []
+    offsets = references._offsets
+    monkeypatch.setattr(references, "_offsets", lambda *given: scans.append(1) or offsets(*given))
+    outcome = ("SELECT 1000", 1000, COLUMNS, b"".join(row(b"%d" % number) for number in range(1000)), ())
+    _, values = resolved(outcome, *(Reference(number, 0, number, "id") for number in range(1000)))
+    assert values.endswith(b"\0\0\0\x03999")
+    assert len(scans) == 1
+
+
+def test_references_to_more_than_a_request_may_have_are_refused() -> None:
+    outcome = ("SELECT 1", 1, COLUMNS, row(b"x" * 1_000_000), ())
+    resolved(outcome, *(Reference(number, 0, 0, 0) for number in range(16)))
+    with pytest.raises(references.ReferenceMissing, match="more than 16777216 bytes"):
+        resolved(outcome, *(Reference(number, 0, 0, 0) for number in range(17)))
+
+
+def test_references_past_very_many_cells_are_refused() -> None:
+    wide = columns(**{f"c{number}": INT4 for number in range(1000)})
+    outcome = ("SELECT 1", 600, wide, row(*[None] * 1000) * 600, ())
+    resolved(outcome, Reference(0, 0, None, "c999"))
+    with pytest.raises(references.ReferenceMissing, match="more than 1000000 cells"):
+        resolved(outcome, Reference(0, 0, None, "c999"), Reference(1, 0, None, "c999"))
+    with pytest.raises(references.ReferenceMissing, match="more than 1000000 cells"):
+        resolved(("SELECT 1", 1, COLUMNS, row(None) * 1_000_001, ()), Reference(0, 0, 0, 0))
