@@ -32,11 +32,9 @@ def resolved(
         table = tables.get(reference.step)
         if table is None:
             table = tables[reference.step] = _Table(outcomes[reference.step])
-        oid, value, passed = table.look_up(reference, cells_left)
+        oid, value, passed = table.look_up(reference, bytes_left, cells_left)
         bytes_left -= len(value or b"")
         cells_left -= passed
-        if bytes_left < 0:
-            raise ReferenceMissing(f"what it refers to has more than {MAX_REQUEST_BYTES} bytes together")
         type_list[reference.parameter] = oid.to_bytes(4, "big")
         value_list[reference.parameter] = value
     return b"".join(type_list), b"".join(map(_packed, value_list))
@@ -61,7 +59,7 @@ class _Table:
         self._names, self._oids = _columns(columns)
         self._starts: list[int] | None = None  # where each DataRow begins
 
-    def look_up(self, reference: Reference, most_cells: int) -> tuple[int, bytes | None, int]:
+    def look_up(self, reference: Reference, most_bytes: int, most_cells: int) -> tuple[int, bytes | None, int]:
         """The type to declare, the value, and how many cells were passed."""
         place = self._column(reference.column)
         if self._starts is None:
@@ -70,13 +68,17 @@ class _Table:
         passed = (place + 1) * (len(starts) if reference.row is None else 1)
         if passed > most_cells:
             raise _too_many()
-        if reference.row is None:
-            cells = [_cell(self._rows, at, place) for at in starts]
-            return literals.reference_type(oid, as_array=True), literals.array_text(cells), passed
-        if reference.row >= len(starts):
+        if reference.row is not None and reference.row >= len(starts):
             raise ReferenceMissing(f"it refers to row {reference.row} of a statement that returned {self._count} rows")
-        cell = _cell(self._rows, starts[reference.row], place)
-        return literals.reference_type(oid, as_array=False), cell, passed
+        cells = []
+        for at in starts if reference.row is None else (starts[reference.row],):
+            cells.append(_cell(self._rows, at, place))
+            most_bytes -= len(cells[-1] or b"")
+            if most_bytes < 0:
+                raise ReferenceMissing(f"what it refers to has more than {MAX_REQUEST_BYTES} bytes together")
+        if reference.row is None:
+            return literals.reference_type(oid, as_array=True), literals.array_text(cells), passed
+        return literals.reference_type(oid, as_array=False), cells[0], passed
 
     def _column(self, wanted: str | int) -> int:
         """The number of a column. Where names repeat, the last one, as in the client's rows."""

@@ -232,6 +232,13 @@ WIRE_WORDS = (BOUND, READY, _ROW, message(b"C", b"SELECT 1\0"), message(b"T", _C
     message(b"t", b"\0\0"), b"\0\0\0\4", b"\0\0\0\0",
               b"S\0\0\0\4", b"A\0\0\0\4", b"G\0\0\0\4", b"I\0\0\0\4", b"E\0\0\0\4", b"N\0\0\0\5\0", b"D\0\0\0\4",
               "P²\0".encode(), b"P99999999999\0")  # fmt: skip
+# What units are answered with, one after the other; nothing stands for an answer in good order.
+ANSWERS = [
+    bytes((talk,)) + join([*[b""] * good, answer, b"", b"", b"", b""])
+    for talk in range(len(TALKS))
+    for good in (0, 1, 2)
+    for answer in _ANSWERS
+]
 ERRORS = [join([text, ERROR]) for text in (b"", b"SELECT 1/0", "SELECT\n\t'é', 1/0 -- ".encode() + b"x" * 200)]
 
 # Results as a broker sends them.
@@ -242,7 +249,9 @@ RESULTS = [
     for text, times in ((b"5", 1), (b"2024-01-01", 3), (b"{1,NULL}", 70))
 ]
 
-REFERENCES = [join([columns(id=oid, name=TEXT), row(b"5", b"a") * 3, bytes(range(0, 256, 37))]) for oid in OIDS]
+REFERENCES = [join([columns(id=oid, name=TEXT), row(b"5", b"a") * 3, bytes((1,))]) for oid in OIDS] + [
+    join([columns(id=oid, name=TEXT), row(b"5", b"a") * 3, bytes(range(0, 256, 37))]) for oid in OIDS
+]
 
 KEY_FILES = [
     b'metadata\ncurve\n    public-key = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"\n',

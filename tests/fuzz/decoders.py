@@ -14,6 +14,7 @@ from typing import Any
 
 import corpus
 import psycopg2
+from impostor import cheat
 from parts import chunks, split, split_all
 from shapes import reshaped, reshaped_talk
 from stranger import converse
@@ -236,7 +237,8 @@ def _rows(data: bytes) -> str:
     assert names is not None
     found = result.fetchall()
     assert [each.name for each in described] == list(names)
-    assert found == [Rows(reply)[number] for number in range(len(found))]
+    again = Rows(reply)
+    assert found == [again[number] for number in range(len(found))]
     return f"{len(names)} {len(found) > 1} {[type(value).__name__ for value in found[0]][:3] if found else ''}"
 
 
@@ -315,6 +317,7 @@ DECODERS: dict[str, Decoder] = {
         _references, corpus.REFERENCES, (references.ReferenceMissing, ProtocolViolation), corpus.WIRE_WORDS, 100
     ),
     "wire": Decoder(_wire, corpus.STREAMS, (WireError,), corpus.WIRE_WORDS, 60),
+    "server": Decoder(cheat, corpus.ANSWERS, (), corpus.WIRE_WORDS, 100),
     "error": Decoder(_error, corpus.ERRORS, (), corpus.WIRE_WORDS, 60),
     "rows": Decoder(_rows, corpus.RESULTS, _UNREADABLE, corpus.WIRE_WORDS, 200),
     "public-key": Decoder(_public_key, corpus.KEY_FILES, (ValueError,), _KEY_WORDS, 50),

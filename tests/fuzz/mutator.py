@@ -139,7 +139,7 @@ class Population:
         self, seeds: Sequence[bytes], dice: Random, words: Sequence[bytes] = (), reshape: Reshape | None = None
     ) -> None:
         """words are what the decoder looks for; reshape changes an input as what it means."""
-        self._inputs = list(seeds)
+        self.inputs = list(seeds)
         self._reshape = reshape
         self._dice = dice
         self._words = words
@@ -149,8 +149,16 @@ class Population:
         """Another input."""
         dice = self._dice
         if self._reshape is not None and dice.random() < RESHAPED:
-            return self._reshape(dice, dice.choice(self._inputs))
-        return mutated(dice, dice.choice(self._inputs), self._inputs, self._words)
+            return self._reshape(dice, dice.choice(self.inputs))
+        return mutated(dice, dice.choice(self.inputs), self.inputs, self._words)
+
+    def grown(self, most: int) -> bytes:
+        """An input of up to so many bytes more: a piece of one again and again."""
+        dice = self._dice
+        data = dice.choice(self.inputs)
+        begin, end = sorted(dice.randrange(len(data) + 1) for _ in range(2))
+        piece = data[begin:end] or data
+        return data[:end] + piece * (dice.randrange(most) // max(len(piece), 1)) + data[end:]
 
     def learn(self, data: bytes, behaviour: str) -> None:
         """What the decoder did with it, in words; numbers in them do not count."""
@@ -158,7 +166,7 @@ class Population:
         if told in self._seen:
             return
         self._seen.add(told)
-        if len(self._inputs) < POPULATION:
-            self._inputs.append(data)
+        if len(self.inputs) < POPULATION:
+            self.inputs.append(data)
         else:
-            self._inputs[self._dice.randrange(POPULATION)] = data
+            self.inputs[self._dice.randrange(POPULATION)] = data

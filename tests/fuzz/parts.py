@@ -13,22 +13,26 @@ def join(parts: Sequence[bytes]) -> bytes:
 
 def split(data: bytes, count: int) -> list[bytes]:
     """So many of them; lengths that are too large take what is there."""
-    found = []
+    found, at = [], 0
     for _ in range(count - 1):
-        length = int.from_bytes(data[:_LENGTH_BYTES], "big")
-        found.append(data[_LENGTH_BYTES : _LENGTH_BYTES + length])
-        data = data[_LENGTH_BYTES + length :]
-    return [*found, data]
+        part, at = _part(data, at)
+        found.append(part)
+    return [*found, data[at:]]
 
 
 def split_all(data: bytes) -> list[bytes]:
     """As many as there are."""
-    found = []
-    while data:
-        length = int.from_bytes(data[:_LENGTH_BYTES], "big")
-        found.append(data[_LENGTH_BYTES : _LENGTH_BYTES + length])
-        data = data[_LENGTH_BYTES + length :]
+    found, at = [], 0
+    while at < len(data):
+        part, at = _part(data, at)
+        found.append(part)
     return found
+
+
+def _part(data: bytes, at: int) -> tuple[bytes, int]:
+    body = at + _LENGTH_BYTES
+    end = body + int.from_bytes(data[at:body], "big")
+    return data[body:end], end
 
 
 def chunks(data: bytes) -> list[bytes]:

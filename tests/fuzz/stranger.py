@@ -34,35 +34,21 @@ _MOST_EFFECTS = 10_000
 
 def converse(frames: list[bytes]) -> str:
     """Give the core one client's messages; the kinds of its replies."""
-    world = _World()
-    broker = world.broker
-    requests = 0
+    world = World()
     for turn, frame in enumerate(frames):
         world.now = float(turn)
-        try:
-            message = decode_request(frame)
-        except ProtocolViolation:
-            continue
-        if isinstance(message, (Query, Transaction, Commit, Rollback)):
-            requests += 1
-            broker.request(1, message, world.now)
-        elif isinstance(message, Cancel):
-            broker.cancel(1, message.request, world.now)
+        world.say(frame)
         if turn % 2:  # every other message finds the one before it still waiting
             world.turn()
-    world.turn()
-    assert len(world.told) == requests, f"{requests} requests have {len(world.told)} replies"
-    broker.client_gone(1, world.now)
-    world.turn()
-    broker.snapshot(world.now)
-    return " ".join(world.told)
+    return world.end()
 
 
-class _World:
+class World:
     """Carries out what the core wants."""
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.requests = 0
         self.told: list[str] = []  # the kinds of replies
         self.broker = Broker(_CONFIG, lambda: 0.5)
         self.broker.start(self.now)
@@ -72,6 +58,34 @@ class _World:
         self._failed: set[int] = set()
         self._prepared: dict[bytes, bytes] = {}  # text by name
 
+    def say(self, frame: bytes) -> None:
+        """The client sends this."""
+        try:
+            message = decode_request(frame)
+        except ProtocolViolation:
+            return
+        if isinstance(message, (Query, Transaction, Commit, Rollback)):
+            self.requests += 1
+            self.broker.request(1, message, self.now)
+        elif isinstance(message, Cancel):
+            self.broker.cancel(1, message.request, self.now)
+
+    def end(self) -> str:
+        """Let time pass until nobody waits, and the client go; the kinds of replies."""
+        self.turn()
+        for _ in range(_MOST_EFFECTS):
+            deadline = self.broker.next_deadline()
+            if len(self.told) >= self.requests or deadline is None:
+                break
+            self.now = max(self.now, deadline)
+            self.broker.tick(self.now)
+            self.turn()
+        assert len(self.told) == self.requests, f"{self.requests} requests have {len(self.told)} replies"
+        self.broker.client_gone(1, self.now)
+        self.turn()
+        self.broker.snapshot(self.now)
+        return " ".join(self.told)
+
     def turn(self) -> None:
         """Until it wants nothing more."""
         carried_out = 0
@@ -79,21 +93,24 @@ class _World:
             for effect in todo:
                 carried_out += 1
                 assert carried_out < _MOST_EFFECTS, "the core never comes to rest"
-                self._carry_out(effect)
+                self.carry_out(effect)
 
-    def _carry_out(self, effect: effects.Effect) -> None:
+    def carry_out(self, effect: effects.Effect) -> None:
         broker, now = self.broker, self.now
         match effect:
             case effects.Connect():
                 broker.opened(effect.backend, now, Server(160000, "1/00000001"))
             case effects.Execute():
-                done = self._answer(effect.backend, effect.unit)
-                broker.completed(effect.backend, done, now)
+                self.execute(effect.backend, effect.unit)
             case effects.Cancel():
                 broker.cancelled(effect.backend, now)
             case effects.Reply():
                 body = effect.body
                 self.told.append(body.kind if isinstance(body, Failure) else type(body).__name__)
+
+    def execute(self, backend: int, unit: effects.Unit) -> None:
+        """A backend is to run this."""
+        self.broker.completed(backend, self._answer(backend, unit), self.now)
 
     def _answer(self, backend: int, unit: effects.Unit) -> Completion:
         """What PostgreSQL says; statements with an 'x' fail."""
