@@ -323,6 +323,6 @@ DECODERS: dict[str, Decoder] = {
     "public-key": Decoder(_public_key, corpus.KEY_FILES, (ValueError,), _KEY_WORDS, 50),
     "secret-key": Decoder(_secret_key, corpus.KEY_FILES, (ValueError,), _KEY_WORDS, 50),
     "zap": Decoder(_zap, corpus.ZAP, (), (b"\0\5poold", b"\0\5CURVE", b"\0\0")),
-    "config": Decoder(_config, [corpus.TOML], (configfile.ConfigError,), _TOML_WORDS, 200),
+    "config": Decoder(_config, [corpus.TOML], (configfile.ConfigError,), _TOML_WORDS, 1000),
     "legacy": Decoder(_legacy, corpus.LEGACY, (configfile.ConfigError,), _LEGACY_WORDS, 2000),
 }

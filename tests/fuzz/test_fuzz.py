@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mutator import Population
 
-GROWN_BYTES = 30_000
+GROWN_BYTES = 10_000
 
 
 @pytest.mark.parametrize("name", DECODERS)
