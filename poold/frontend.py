@@ -39,6 +39,10 @@ from poold import __version__
 from poold.config import Config
 from poold.core.broker import Broker
 from poold.poller import Poller
+from poold.sparing import SparingLog
+
+# Of one client; each is answered, so that whoever writes a client learns what is wrong. From there on none is.
+MAX_VIOLATIONS = 100
 
 log = logging.getLogger(__name__)
 
@@ -46,17 +50,21 @@ log = logging.getLogger(__name__)
 class Peer:
     """A client's other end, made by its transport when it connects. uid and gid are None where nobody tells them."""
 
-    __slots__ = ("gid", "key", "pid", "uid")
+    __slots__ = ("gid", "key", "pid", "uid", "violations")
 
     def __init__(self, uid: int | None, gid: int | None, pid: int) -> None:
         self.uid = uid
         self.gid = gid
         self.pid = pid
         self.key = 0  # the core's number of the client, from its Hello on
+        self.violations = 0  # messages that were none of the protocol
 
     def send(self, message: bytes) -> bool:
         """Send without waiting; False where the client is gone."""
         raise NotImplementedError
+
+    def drop(self) -> None:
+        """Close the connection, where the transport can; its end is told as any other's."""
 
 
 class Transport(Protocol):
@@ -93,6 +101,7 @@ class Frontend:
         # Greeted clients by the core's key: enter with Hello, leave when gone.
         self._peers: dict[int, Peer] = {}
         self._last_key = 0
+        self._log = SparingLog(log)
         self.violations = 0  # messages that were none of the protocol
         self.dropped = 0  # replies whose client was gone or did not read
         self._transport = _listen(config, self, poller)
@@ -151,9 +160,13 @@ class Frontend:
         self._wake()
 
     def violated(self, peer: Peer, why: str) -> None:
-        """Say what was wrong, count it, go on."""
+        """Say what was wrong, count it, go on: but not for ever."""
         self.violations += 1
-        log.warning("protocol violation count=%d pid=%d reason=%s", self.violations, peer.pid, why)
+        peer.violations += 1
+        if peer.violations > MAX_VIOLATIONS:
+            peer.drop()
+            return
+        self._log.warning("protocol violation count=%d pid=%d reason=%s", self.violations, peer.pid, why)
         refusal: ToClient = Failure(0, TX_NONE, "protocol", NOT_EXECUTED, f"not understood: {why}", None, {})
         peer.send(encode(refusal))
 

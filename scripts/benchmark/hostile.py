@@ -17,7 +17,7 @@ from typing import NamedTuple
 import click
 
 from benchmark import processor
-from benchmark.broker import TRANSACTIONS, Broker
+from benchmark.broker import Broker
 from benchmark.contestants import Poold
 from benchmark.crew import Crew, end_helpers, percentile_ms
 from benchmark.database import Database
@@ -129,7 +129,7 @@ class Bench:
         """p99, the process's share of a processor, the broker's memory."""
         program = str(Path(__file__).with_name("hostility.py"))
         path = self._broker.address.removeprefix("ipc://")
-        with _process(program, self._name, path, TRANSACTIONS) as process:
+        with _process(program, self._name, path) as process:
             assert process.stdout is not None
             process.stdout.readline()  # it has begun
             before, began = processor.seconds([process.pid]), time.monotonic()

@@ -1,12 +1,14 @@
 """Clients that mean no good, each a program: what one of them does until it is ended.
 
-    .venv/bin/python scripts/benchmark/hostility.py NAME SOCKET [LEASING_GROUP]
+    .venv/bin/python scripts/benchmark/hostility.py NAME SOCKET [UID]
 
-It says "begun" on its standard output when it is at it, and comes back whenever the broker has thrown it out.
-scripts/hostile measures what it does to others; tests/integration/test_hostile.py that the broker gets over it.
+With UID it becomes that user first. It says "begun" on its standard output when it is at it, and comes back whenever
+the broker has thrown it out. scripts/hostile measures what it does to others; tests/integration/test_hostile.py that
+the broker gets over it.
 """
 
 import contextlib
+import os
 import resource
 import selectors
 import socket
@@ -18,11 +20,13 @@ from random import Random
 from typing import Any
 
 from client.protocol import VERSION, Ask, Cancel, Hello, Query, Step, Transaction, encode, split_steps
-from client.zmtp import GREETING, ZmtpConnection
+from client.zmtp import GREETING, ZmtpConnection, ZmtpError
 
 RECEIVE_BYTES = 65536
 MAX_REPLY_BYTES = 100_000_000
 HELLO = encode(Hello(VERSION, 1, "hostile", "0"))
+# The group of interactive transactions, here and in the tests.
+LEASING_GROUP = "transactions"
 # Connections of one that does it with many.
 MANY = 200
 VERY_MANY = 10_000
@@ -91,14 +95,21 @@ class Connection:
             data = b""
         if not data:
             raise Thrown
-        self.zmtp.received(data)
+        try:
+            self.zmtp.received(data)
+        except ZmtpError:
+            raise Thrown from None  # told why
 
     def drain(self) -> None:
         """Take what is there."""
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                if not self.socket.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT):
-                    raise Thrown
+        try:
+            while self.socket.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT):
+                pass
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        raise Thrown
 
 
 def query(connection: Connection, sql: bytes, *values: bytes, group: str = "default", lease: int = 0) -> bytes:
@@ -233,9 +244,8 @@ def texts(path: str, dice: Random) -> None:
 def leases(path: str, dice: Random) -> None:
     """Opens transactions, does nothing in them, and begins again."""
     connection = Connection(path).greet()
-    group = sys.argv[3] if len(sys.argv) > 3 else "transactions"
     for lease in range(1, 50):
-        connection.send(query(connection, b"SELECT 1", group=group, lease=lease))
+        connection.send(query(connection, b"SELECT 1", group=LEASING_GROUP, lease=lease))
     time.sleep(0.2)
     connection.socket.close()
 
@@ -250,7 +260,7 @@ def _wait(kept: list[Connection]) -> None:
             for key, _ in selector.select():
                 try:
                     key.data.drain()
-                except (Thrown, OSError):
+                except Thrown:
                     selector.unregister(key.fileobj)
                     key.data.socket.close()
 
@@ -288,6 +298,8 @@ def main() -> None:
     behave, path = BEHAVIOURS[sys.argv[1]], sys.argv[2]
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if len(sys.argv) > 3:
+        os.setuid(int(sys.argv[3]))
     dice = Random(1)
     for _ in _rounds():
         if behave.__name__ not in _GATHERING:
