@@ -29,7 +29,9 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from client.rules import MAX_PARAMETERS, MAX_STEPS, NO_SESSION, NORMAL, RULES, are_steps, is_query
+from client import fields
+from client.rules import MAX_STEPS, NO_SESSION, NORMAL, RULES, are_steps, is_query
+from client.unpacking import LONGEST_AT_ONCE, unpack_message, unpack_steps
 
 VERSION = 3
 
@@ -302,9 +304,12 @@ def encode(message: ToBroker | ToClient) -> bytes:
 
 def decode_request(frame: bytes) -> ToBroker:
     """A message to the broker from a stranger's bytes, fully checked; raises ProtocolViolation."""
-    longest = MAX_STEPS if frame[:2] == _TRANSACTION_HEAD else _MAX_INBOUND_FIELDS
     try:
-        array = msgpack.unpackb(frame, use_list=False, max_array_len=longest, max_map_len=0, max_ext_len=0)
+        if len(frame) <= LONGEST_AT_ONCE:
+            longest = MAX_STEPS if frame[:2] == _TRANSACTION_HEAD else _MAX_INBOUND_FIELDS
+            array = msgpack.unpackb(frame, use_list=False, max_array_len=longest, max_map_len=0, max_ext_len=0)
+        else:
+            array = unpack_message(frame, _MAX_INBOUND_FIELDS)
     except Exception as error:  # noqa: BLE001  msgpack raises many types, some of them undocumented
         raise ProtocolViolation(f"not a msgpack array: {type(error).__name__}") from None
     if type(array) is not tuple or not array or type(array[0]) is not int:
@@ -341,7 +346,7 @@ def _packed_steps(shapes: tuple[Any, ...]) -> bytes:
 def decode_steps(packed: bytes) -> list[Step | int]:
     """A Transaction's steps, fully checked and with empty values; raises ProtocolViolation."""
     try:
-        shapes = msgpack.unpackb(packed, use_list=False, max_array_len=MAX_PARAMETERS, max_map_len=0, max_ext_len=0)
+        shapes = unpack_steps(packed)
     except Exception as error:  # noqa: BLE001  msgpack raises many types, some of them undocumented
         raise ProtocolViolation(f"Transaction.steps: not a msgpack array: {type(error).__name__}") from None
     if not are_steps(shapes):
@@ -359,8 +364,12 @@ def decode_reply(frame: bytes) -> ToClient:
         message = MESSAGES[array[0]]
         if array[0] < 64:
             raise ProtocolViolation(f"{message.__name__} does not travel to clients")
-        return message._make(array[1:])  # type: ignore[return-value]  # codes from 64 are ToClient
+        reply: Any = message._make(array[1:])
+        if not fields.fit(reply):
+            raise ProtocolViolation(f"the broker sent a {message.__name__} with fields of other types")
+        return reply  # type: ignore[no-any-return]  # codes from 64 are ToClient
     except ProtocolViolation:
         raise
     except Exception as error:
-        raise ProtocolViolation(f"the broker sent what this client cannot read: {error!r}") from error
+        # Not its text: a KeyError's is the key, which may be nested deeper than repr goes.
+        raise ProtocolViolation(f"the broker sent what this client cannot read: {type(error).__name__}") from error

@@ -16,6 +16,8 @@ MAX_TIMEOUT = 366 * 86400.0
 MAX_PARAMETERS = 65535
 # Steps of one transaction message. Beyond it a message is a data load, and the backend is held for long.
 MAX_STEPS = 1000
+# References in all of them together.
+MAX_REFERENCES = 10_000
 MAX_RETRIES = 100
 
 # Settings that travel with one request.

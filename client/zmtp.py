@@ -104,6 +104,11 @@ class ZmtpConnection:
                 return data[9:] if size <= self.max_message_bytes else None
         return None
 
+    @property
+    def unfinished(self) -> int:
+        """How many bytes have come of a greeting or frame that is not whole yet."""
+        return len(self._buffer)
+
     def encoded(self, message: bytes) -> bytes:
         """The message as bytes for this peer."""
         return self.head(message) + message

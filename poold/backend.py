@@ -23,8 +23,10 @@ from poold.config import Config
 from poold.core.broker import Broker
 from poold.core.effects import Unit
 from poold.core.facts import Server
-from poold.pgwire import RELIED_ON, REPORTED, Wire, WireError
+from poold.pgwire import Wire
 from poold.poller import Poller
+from poold.reported import Reported
+from poold.wirefailures import WireError
 
 log = logging.getLogger(__name__)
 
@@ -152,8 +154,7 @@ class Backend:
 
     def __init__(self, number: int, connection: Any, max_result_bytes: int, owner: Backends) -> None:
         self.number = number
-        parameters = {name: connection.get_parameter_status(name) for name in (*RELIED_ON, *REPORTED)}
-        self.wire = Wire(max_result_bytes, parameters)
+        self.wire = Wire(max_result_bytes, Reported(connection.get_parameter_status))
         self.unsent = 0  # units of which nothing has been sent
         self._connection = connection
         self._owner = owner

@@ -42,6 +42,10 @@ from poold.config import Config
 from poold.core.access import Caller
 from poold.core.broker import Broker
 from poold.poller import Poller
+from poold.sparing import SparingLog
+
+# Of one client; each is answered, so that whoever writes a client learns what is wrong. From there on none is.
+MAX_VIOLATIONS = 100
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +53,7 @@ log = logging.getLogger(__name__)
 class Peer:
     """A client's other end, made by its transport when it connects. uid and gid are None where nobody tells them."""
 
-    __slots__ = ("cancel_key", "gid", "key", "pid", "uid")
+    __slots__ = ("cancel_key", "gid", "key", "pid", "uid", "violations")
 
     def __init__(self, uid: int | None, gid: int | None, pid: int) -> None:
         self.uid = uid
@@ -57,6 +61,7 @@ class Peer:
         self.pid = pid
         self.key = 0  # the core's number of the client, from its Hello on
         self.cancel_key = b""  # from its Hello on
+        self.violations = 0  # messages that were none of the protocol
 
     def caller(self) -> Caller:
         """Who it is, for decisions about what it may do."""
@@ -67,7 +72,7 @@ class Peer:
         raise NotImplementedError
 
     def drop(self) -> None:
-        """End the conversation, as if the client had done so; what was sent before still arrives."""
+        """End the conversation soon, as if the client had done so; what was sent before still arrives."""
         raise NotImplementedError
 
 
@@ -107,6 +112,7 @@ class Frontend:
         # The same by what lets another conversation cancel their requests.
         self._cancel_keys: dict[bytes, int] = {}
         self._last_key = 0
+        self._log = SparingLog(log)
         self.violations = 0  # messages that were none of the protocol
         self.dropped = 0  # replies whose client was gone or did not read
         self._transport = _listen(config, self, poller)
@@ -177,9 +183,13 @@ class Frontend:
         self._wake()
 
     def violated(self, peer: Peer, why: str) -> None:
-        """Say what was wrong, count it, go on."""
+        """Say what was wrong, count it, go on: but not for ever."""
         self.violations += 1
-        log.warning("protocol violation count=%d pid=%d reason=%s", self.violations, peer.pid, why)
+        peer.violations += 1
+        if peer.violations > MAX_VIOLATIONS:
+            peer.drop()
+            return
+        self._log.warning("protocol violation count=%d pid=%d reason=%s", self.violations, peer.pid, why)
         refusal: ToClient = Failure(0, TX_NONE, "protocol", NOT_EXECUTED, f"not understood: {why}", None, {})
         peer.send(encode(refusal))
 

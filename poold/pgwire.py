@@ -19,48 +19,46 @@ from typing import Any
 
 from client.protocol import EXECUTED, FAILED, TX_ACTIVE, TX_BROKEN, TX_FAILED, TX_NONE, Failure
 from poold import wiretext
-from poold.core.effects import Bound, Deallocate, Flush, Plain, Prepare, Simple, Unit
+from poold.answers import is_whole, kind_of, next_place, read_tag, without_rows
+from poold.core.effects import Bound, Deallocate, Flush, Prepare, Simple, Unit
 from poold.core.facts import Completion, Outcome
+from poold.notices import Notices
 from poold.pgmessages import COPY_FAIL, RESULTS_EXECUTE, SYNC, encoded, query
+from poold.reported import Reported
+from poold.wirefailures import WireError, refused, relied_on_changed, two_texts
 
-# What clients' literals and casters rely on (see client.values); PostgreSQL reports changes of these by itself.
-RELIED_ON = ("standard_conforming_strings", "client_encoding", "DateStyle", "IntervalStyle")
-# More that PostgreSQL reports, and a session may change: a backend with another value than at first is to be reset.
-REPORTED = ("TimeZone", "application_name", "search_path", "session_authorization", "default_transaction_read_only")
 # Notifications kept until somebody wants them.
 NOTIFICATIONS_KEPT = 1000
-# A message that is no row, a row's header aside, is short; a longer one is not PostgreSQL's.
-MAX_MESSAGE_BYTES = 1 << 30
+# A message that is neither row nor text is short: its columns are 1,664 at most. A longer one is not PostgreSQL's.
+MAX_MESSAGE_BYTES = 1 << 20
+# Errors and notices are cut there: of the first a client gets text and fields, so about three times as much.
+LONGEST_TEXT = 1 << 16
 _TAGS_KEPT = 1000
 # What comes in larger pieces is a large result, and no piece of it a whole answer.
 _LARGE = 32768
 
-_TRANSACTIONS = {ord("I"): TX_NONE, ord("T"): TX_ACTIVE, ord("E"): TX_FAILED}
+_TRANSACTIONS = {b"I": TX_NONE, b"T": TX_ACTIVE, b"E": TX_FAILED}
 _length = struct.Struct("!I").unpack_from
 _head = struct.Struct("!BI").unpack_from  # of a message: type, length without the type
 _bind = struct.Struct("!cI").pack
 _count = struct.Struct("!HH").pack
-_EXECUTING = (Bound, Plain, Simple)
-
-
-class WireError(Exception):
-    """The server does not speak the protocol, or not as expected; the connection is of no use."""
+# What a server says unasked: errors, notices, settings, notifications.
+_UNPROMPTED = b"ENSA"
+_TEXTS, _COPY_DATA = b"EN", ord("d")
+_UNASKED = "the server answered what nobody asked"
 
 
 class Wire:
     """One connection's conversation: `send` units, hand what came to `received`, take `outbox`."""
 
-    def __init__(self, max_result_bytes: int, parameters: dict[str, str]) -> None:
-        """parameters are the server's settings in RELIED_ON and REPORTED as they are when the connection opens."""
+    def __init__(self, max_result_bytes: int, reported: Reported) -> None:
         self.outbox: list[bytes] = []
         # Units sent and not completed, in order: enter by send, leave with their ReadyForQuery.
         self.units: deque[Unit] = deque()
         self.fatal: str | None = None  # PostgreSQL's last words, after which it closes the connection
         self.notifications: deque[tuple[int, str, str]] = deque(maxlen=NOTIFICATIONS_KEPT)
         self._max_result_bytes = max_result_bytes
-        self._initial = dict(parameters)
-        self._parameters = dict(parameters)
-        self._is_changed = False  # whether these two differ
+        self._reported = reported
         # Columns of the statements that are prepared here, by name: enter when described, leave when deallocated.
         self._columns: dict[bytes, bytes | None] = {}
         self._heads: dict[bytes, bytes] = {}  # of their Bind messages, likewise
@@ -78,7 +76,10 @@ class Wire:
     def _begin(self) -> None:
         """A new unit's answer begins."""
         self._results: list[Outcome] = []
-        self._notices: list[str] = []
+        self._notices = Notices()
+        self._held = 0  # bytes of rows in _results, all of which will be wanted
+        # A simple query's earlier results, by what the core wants to know of them.
+        self._kinds: set[tuple[str, bool]] = set()
         self._failure: Failure | None = None
         self._prepared: list[bytes | None] = []
         self._bound = 0
@@ -136,11 +137,13 @@ class Wire:
             kind = data[position]
             self._is_fresh = False
             after = position + 1 + _length(data, position + 1)[0]
+            if after < position + 5:
+                raise WireError(f"the server sent a message of length {after - position - 1}, expected at least 4")
             if after > end:
-                if kind == 0x44 and after - position > self._max_result_bytes:
-                    self._skip(after - end)
-                    position = end
-                self._missing = after - end
+                if rows_from >= 0:
+                    self._add_rows(data[rows_from:position])
+                    rows_from = -1
+                position = self._begin_long(kind, data, position, after)
                 break
             if kind == 0x44:  # DataRow
                 if rows_from < 0:
@@ -162,7 +165,7 @@ class Wire:
             if kind == 0x43:  # CommandComplete
                 self._end_result(data[position + 5 : after - 1])
             elif kind == 0x5A:  # ReadyForQuery
-                done.append(self._end_unit(data[position + 5]))
+                done.append(self._end_unit(data[position + 5 : after]))
             elif kind == 0x32:  # BindComplete
                 self._bound += 1
             else:
@@ -174,8 +177,6 @@ class Wire:
             self._chunks.append(data[position:])
             if end - position < 5:
                 self._missing = 5 - (end - position)
-            elif self._missing > MAX_MESSAGE_BYTES:
-                raise WireError(f"the server sent a message of {self._missing} bytes")
         return done
 
     def _take_whole_answers(self, data: bytes, end: int, done: list[Completion]) -> int:
@@ -235,12 +236,26 @@ class Wire:
         self._chunks.clear()
         return joined
 
-    def _skip(self, missing: int) -> None:
-        """A row larger than any result may be: count it, keep nothing of it."""
-        self._row_count += 1
-        self._rows.clear()
-        self._size = self._max_result_bytes + 1
-        self._skipping = missing
+    def _begin_long(self, kind: int, data: bytes, position: int, after: int) -> int:
+        """A message that goes on behind data: from where on it is kept until there is more of it."""
+        end = len(data)
+        self._missing = after - end
+        if kind == 0x44 and after - position > self._max_result_bytes:
+            # A row larger than any result may be: count it, keep nothing of it.
+            self._row_count += 1
+            self._rows.clear()
+            self._size = self._max_result_bytes + 1
+        elif kind in _TEXTS and after - position > LONGEST_TEXT:
+            if end - position < LONGEST_TEXT:
+                self._missing = LONGEST_TEXT - (end - position)
+                return position
+            self._take(kind, data[position + 5 :])
+        elif kind != _COPY_DATA:
+            if kind != 0x44 and after - position > MAX_MESSAGE_BYTES:
+                raise WireError(f"the server sent a message of {after - position} bytes")
+            return position
+        self._skipping = after - end
+        return end
 
     def last_failure(self) -> Failure | None:
         """The FATAL error of the unit that is being answered, None where there was none."""
@@ -255,13 +270,15 @@ class Wire:
 
     def _add_rows(self, rows: bytes) -> None:
         self._size += len(rows)
-        if self._size > self._max_result_bytes:
+        if self._held + self._size > self._max_result_bytes:
             self._rows.clear()
         else:
             self._rows.append(rows)
 
     def _take(self, kind: int, body: bytes) -> None:
         """The messages that are not in every answer."""
+        if not self.units and kind not in _UNPROMPTED:
+            raise WireError(_UNASKED)
         match chr(kind):
             case "T":
                 self._describe(body)
@@ -272,23 +289,20 @@ class Wire:
             case "E":
                 self._fail(body)
             case "N":
-                self._notices.append(wiretext.notice(body, self._sql()))
+                self._notices.add(wiretext.notice(body[:LONGEST_TEXT], self._sql()))
             case "S":
-                name, value = body[:-1].decode("utf-8", "replace").split("\0", 1)
-                if name in self._initial:
-                    self._parameters[name] = value
-                    self._is_changed = self._parameters != self._initial
+                self._reported.take(*two_texts(body))
             case "A":
-                channel, payload = body[4:-1].decode("utf-8", "replace").split("\0", 1)
+                channel, payload = two_texts(body[4:])
                 self.notifications.append((_length(body)[0], channel, payload))
             case "I":
-                self._failure = _refused("can't execute an empty query", FAILED)
+                self._failure = refused("can't execute an empty query", FAILED)
             case "G":
-                self._failure = _refused("COPY FROM STDIN needs its data along, which no message has", FAILED)
+                self._failure = refused("COPY FROM STDIN needs its data along, which no message has", FAILED)
                 # In the extended protocol the server waits for another Sync, whose ReadyForQuery is the unit's.
                 self.outbox.append(COPY_FAIL if type(self.units[0][0]) is Simple else COPY_FAIL + SYNC)
             case "H":
-                self._failure = _refused("COPY TO STDOUT has no result to fetch; use SELECT", EXECUTED)
+                self._failure = refused("COPY TO STDOUT has no result to fetch; use SELECT", EXECUTED)
             case "1" | "3" | "s" | "d" | "c":
                 pass
             case other:
@@ -298,19 +312,21 @@ class Wire:
         if self._is_describing:
             self._is_describing = False
             names = [each.name for each in self.units[0] if type(each) is Prepare]
+            if len(self._prepared) >= len(names):
+                raise WireError("the server described a statement that was not prepared")
             self._columns[names[len(self._prepared)]] = body
             self._prepared.append(body)
         else:
             self._described = body
 
     def _fail(self, body: bytes) -> None:
-        notices = tuple(self._notices)
+        body = body[:LONGEST_TEXT]
         if not self.units:
             diag = wiretext.fields(body)
             self.fatal = diag.get("message_primary", "the server closed the connection")
             return
         if self._failure is None or self._failure.kind != "statement-refused":
-            self._failure = wiretext.failure(body, TX_NONE, self._sql(), notices)
+            self._failure = wiretext.failure(body, TX_NONE, self._sql(), self._notices.all())
         if self._failure.kind == "connection":
             # Others whose statements waited behind this one are told as well, so without detail and context, in which
             # PostgreSQL quotes statements and values.
@@ -324,74 +340,57 @@ class Wire:
 
     def _next_place(self) -> int:
         """The place in its unit of the command whose result comes next."""
-        if not self.units:
-            return 0
-        unit = self.units[0]
-        if type(unit[0]) is Simple:
-            return 0
-        place = self._place + 1
-        while place < len(unit) and type(unit[place]) not in _EXECUTING:
-            place += 1
-        return place
+        return next_place(self.units[0], self._place) if self.units else 0
 
     def _end_result(self, tag: bytes) -> None:
-        if not self.units:
-            raise WireError("the server answered what nobody asked")
         self._place = self._next_place()
+        if not self.units or self._place >= len(self.units[0]):
+            raise WireError(_UNASKED)
         command = self.units[0][self._place]
         columns = self._columns.get(command.name) if type(command) is Bound else self._described
         word = self._tags.get(tag)
         if word is None:
-            word = self._read_tag(tag)
-        is_too_large = self._size > self._max_result_bytes
+            word = read_tag(tag)
+            if len(self._tags) < _TAGS_KEPT:
+                self._tags[tag] = word
+        is_simple = type(command) is Simple
+        if is_simple and self._results:
+            self._forget_rows()
+        is_too_large = self._held + self._size > self._max_result_bytes
         rows = self._rows
+        self._held += 0 if is_simple or is_too_large else self._size
         self._results.append(
             (
                 word[0],
                 word[1] if columns is None else self._row_count,
                 columns,
                 None if is_too_large else rows[0] if len(rows) == 1 else b"".join(rows),
-                tuple(self._notices),
+                self._notices.all() if is_simple else self._notices.take(),
             )
         )
-        if self._notices:
-            self._notices = []
         self._begin_result()
 
-    def _read_tag(self, tag: bytes) -> tuple[str, int]:
-        """The command tag, and the number of rows it tells or -1."""
-        text = tag.decode("utf-8", "replace")
-        last = text.rpartition(" ")[2]
-        word = text, int(last) if last.isdecimal() else -1
-        if len(self._tags) < _TAGS_KEPT:
-            self._tags[tag] = word
-        return word
+    def _forget_rows(self) -> None:
+        """Of a simple query only the last result is wanted; of earlier ones, that there was one of its kind."""
+        earlier = self._results.pop()
+        if kind_of(earlier) not in self._kinds:
+            self._kinds.add(kind_of(earlier))
+            self._results.append(without_rows(earlier))
 
-    def _end_unit(self, status: int) -> Completion:
+    def _end_unit(self, status: bytes) -> Completion:
         if not self.units:
-            raise WireError("the server answered what nobody asked")
-        self.units.popleft()
+            raise WireError(_UNASKED)
+        failure, unit = self._failure, self.units.popleft()
+        if failure is None and not is_whole(unit, len(self._results), len(self._prepared)):
+            raise WireError("the server ended an answer before it had said all of it")
         transaction = _TRANSACTIONS.get(status, TX_BROKEN)
-        failure = self._failure
-        if self._is_changed and any(self._parameters.get(name) != self._initial.get(name) for name in RELIED_ON):
-            failure = failure or _relied_on_failure(EXECUTED if transaction == TX_NONE else FAILED)
+        reported = self._reported
+        if reported.is_unreliable:
+            failure = failure or relied_on_changed(EXECUTED if transaction == TX_NONE else FAILED)
             transaction = TX_BROKEN
         if failure is not None:
-            failure = failure._replace(transaction=transaction, notices=failure.notices or tuple(self._notices))
-        done = Completion(transaction, self._results, failure, self._prepared, self._bound, self._is_changed)
-        self._is_fresh = not self._is_changed
+            failure = failure._replace(transaction=transaction, notices=failure.notices or self._notices.all())
+        done = Completion(transaction, self._results, failure, self._prepared, self._bound, reported.is_changed)
+        self._is_fresh = not reported.is_changed
         self._begin()
         return done
-
-
-def _refused(text: str, outcome: str) -> Failure:
-    return Failure(0, TX_NONE, "statement-refused", outcome, text, None, {})
-
-
-def _relied_on_failure(outcome: str) -> Failure:
-    """For the statement that changed them, and for those behind it, whose values may be written in another way."""
-    text = (
-        f"a statement must not change {', '.join(RELIED_ON)}: the clients' literals and values rely on them; "
-        "the connection was closed, an open transaction rolled back"
-    )
-    return Failure(0, TX_BROKEN, "usage", outcome, text, None, {})

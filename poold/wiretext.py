@@ -7,6 +7,8 @@ the line of the statement where it went wrong and a mark under the place (PQresu
 
 from __future__ import annotations
 
+import re
+
 from client.protocol import FAILED, Failure
 from poold.libpq import columns
 
@@ -31,6 +33,8 @@ NAMES = {
     "L": "source_line",
     "R": "source_function",
 }
+# Characters from 1; no statement has more than ten digits of them.
+_POSITION = re.compile("[1-9][0-9]{0,9}")
 # How much of a long line is shown, and how close to its right end the place may come; libpq's numbers.
 _SHOWN = 60
 _RIGHT = 10
@@ -72,7 +76,7 @@ def _text(diag: dict[str, str], sql: bytes | None) -> str:
     if position is None:
         position, query = diag.get("internal_position"), diag.get("internal_query")
     place = ""
-    if position is not None and position.isdigit() and int(position) > 0:
+    if position is not None and _POSITION.fullmatch(position):
         if query is None:
             text += f" at character {position}"
         else:

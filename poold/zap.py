@@ -26,6 +26,8 @@ LOG_INTERVAL = 1.0
 PROBE_TIMEOUT = 5.0
 _ALLOWED, _REFUSED = b"200", b"400"
 _KEY_BYTES = 32
+# Those before the credentials.
+_QUESTION_FRAMES = 6
 _OUTCOMES = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -54,6 +56,8 @@ class ZapHandler:
 
     def _answer(self, question: list[bytes]) -> list[bytes]:
         """Yes only to a question that is understood and whose key is listed."""
+        if len(question) < _QUESTION_FRAMES:
+            return [b"1.0", b"", _REFUSED, b"not understood", b"", b""]
         version, number, domain, address, _identity, mechanism, *credentials = question
         name: str | None = None
         if (version, domain, mechanism) == (b"1.0", DOMAIN, b"CURVE") and [*map(len, credentials)] == [_KEY_BYTES]:

@@ -17,7 +17,7 @@ CORE_MAY_IMPORT = (
 # Each library has its place: module -> the only files that may import it.
 LIBRARIES = {
     "zmq": ("client/curve.py", "poold/daemon.py", "poold/keygen.py", "poold/tcp.py", "poold/zap.py"),
-    "msgpack": ("client/protocol.py",),
+    "msgpack": ("client/protocol.py", "client/unpacking.py"),
     "click": ("poold/cli.py", "poold/detach.py"),
     "rich": ("poold/report.py",),
     "uvloop": ("poold/daemon.py",),

@@ -7,7 +7,8 @@ import pytest
 from client.protocol import TX_NONE
 from poold.core.effects import Bound, Flush, Unit
 from poold.core.facts import Completion
-from poold.pgwire import RELIED_ON, Wire
+from poold.pgwire import Wire
+from poold.reported import Reported
 
 UNIT: Unit = (Bound(b"b", 0, b""), Bound(b"x", 0, b""), Flush(), Bound(b"i", 0, b""), Bound(b"s", 0, b""))
 ONE_COLUMN = b"\0\1id\0" + bytes(18)
@@ -31,7 +32,7 @@ TAGS = ["BEGIN", "SELECT 1", "INSERT 0 1", "SELECT 2"]
 
 def sending(times: int = 1) -> Wire:
     """A wire with this many units on their way, whose statements are described."""
-    wire = Wire(1 << 20, dict.fromkeys(RELIED_ON, ""))
+    wire = Wire(1 << 20, Reported(lambda _: ""))
     wire._columns.update({b"b": None, b"x": ONE_COLUMN, b"i": None, b"s": ONE_COLUMN})
     for _ in range(times):
         wire.send(UNIT)

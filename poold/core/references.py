@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from client.protocol import Reference
+from client.rules import MAX_REQUEST_BYTES
 from poold.core import literals
 from poold.core.facts import Outcome
+
+# Cells that are passed on the way to those referred to, by all references of a statement: half a second.
+MAX_CELLS = 1_000_000
 
 
 class ReferenceMissing(Exception):
@@ -16,14 +20,21 @@ class ReferenceMissing(Exception):
 def resolved(
     types: bytes, values: bytes, references: Sequence[Reference], outcomes: Sequence[Outcome | None]
 ) -> tuple[bytes, bytes]:
-    """types and values with the referenced cells in place. outcomes are by step; raises ReferenceMissing."""
+    """types and values with the referenced cells in place. outcomes are by step; raises ReferenceMissing.
+
+    What that may cost is bounded: a stranger chooses how many references there are, and what they refer to.
+    """
     type_list = [types[place : place + 4] for place in range(0, len(types), 4)]
     value_list = literals.split_values(values, len(type_list))
+    tables: dict[int, _Table] = {}  # by step
+    bytes_left, cells_left = MAX_REQUEST_BYTES, MAX_CELLS
     for reference in references:
-        outcome = outcomes[reference.step]
-        if outcome is None:
-            raise ReferenceMissing("it refers to a statement whose savepoint block was undone")
-        oid, value = _look_up(reference, outcome)
+        table = tables.get(reference.step)
+        if table is None:
+            table = tables[reference.step] = _Table(outcomes[reference.step])
+        oid, value, passed = table.look_up(reference, bytes_left, cells_left)
+        bytes_left -= len(value or b"")
+        cells_left -= passed
         type_list[reference.parameter] = oid.to_bytes(4, "big")
         value_list[reference.parameter] = value
     return b"".join(type_list), b"".join(map(_packed, value_list))
@@ -34,49 +45,80 @@ def only_cell(rows: bytes) -> bytes:
     return (_cell(rows, 0, 0) if rows else None) or b""
 
 
-def _look_up(reference: Reference, outcome: Outcome) -> tuple[int, bytes | None]:
-    """The type to declare, and the value."""
-    _command, count, columns, rows, _notices = outcome
-    if rows is None:
-        raise ReferenceMissing("it refers to a statement whose result is larger than max_result_bytes")
-    if columns is None:
-        raise ReferenceMissing("it refers to a statement that returns no rows; add RETURNING")
-    place, oid = _column(reference.column, columns)
-    if reference.row is None:
-        cells = [_cell(rows, at, place) for at in _offsets(rows)]
-        return literals.reference_type(oid, as_array=True), literals.array_text(cells)
-    for number, at in enumerate(_offsets(rows)):
-        if number == reference.row:
-            return literals.reference_type(oid, as_array=False), _cell(rows, at, place)
-    raise ReferenceMissing(f"it refers to row {reference.row} of a statement that returned {count} rows")
+class _Table:
+    """An earlier result that is referred to."""
+
+    def __init__(self, outcome: Outcome | None) -> None:
+        if outcome is None:
+            raise ReferenceMissing("it refers to a statement whose savepoint block was undone")
+        _command, self._count, columns, self._rows, _notices = outcome
+        if self._rows is None:
+            raise ReferenceMissing("it refers to a statement whose result is larger than max_result_bytes")
+        if columns is None:
+            raise ReferenceMissing("it refers to a statement that returns no rows; add RETURNING")
+        self._names, self._oids = _columns(columns)
+        self._starts: list[int] | None = None  # where each DataRow begins
+
+    def look_up(self, reference: Reference, most_bytes: int, most_cells: int) -> tuple[int, bytes | None, int]:
+        """The type to declare, the value, and how many cells were passed."""
+        place = self._column(reference.column)
+        if self._starts is None:
+            self._starts = _offsets(self._rows, most_cells)
+        starts, oid = self._starts, self._oids[place]
+        passed = (place + 1) * (len(starts) if reference.row is None else 1)
+        if passed > most_cells:
+            raise _too_many()
+        if reference.row is not None and reference.row >= len(starts):
+            raise ReferenceMissing(f"it refers to row {reference.row} of a statement that returned {self._count} rows")
+        cells = []
+        for at in starts if reference.row is None else (starts[reference.row],):
+            cells.append(_cell(self._rows, at, place))
+            most_bytes -= len(cells[-1] or b"")
+            if most_bytes < 0:
+                raise ReferenceMissing(f"what it refers to has more than {MAX_REQUEST_BYTES} bytes together")
+        if reference.row is None:
+            return literals.reference_type(oid, as_array=True), literals.array_text(cells), passed
+        return literals.reference_type(oid, as_array=False), cells[0], passed
+
+    def _column(self, wanted: str | int) -> int:
+        """The number of a column. Where names repeat, the last one, as in the client's rows."""
+        names = self._names
+        if isinstance(wanted, int):
+            if wanted < len(names):
+                return wanted
+            raise ReferenceMissing(f"it refers to column {wanted} of a statement with {len(names)} columns")
+        if wanted not in names:
+            raise ReferenceMissing(f"it refers to column {wanted!r} of a statement with columns {', '.join(names)}")
+        return len(names) - 1 - names[::-1].index(wanted)
 
 
-def _column(wanted: str | int, columns: bytes) -> tuple[int, int]:
-    """The number and the type OID of a column. Where names repeat, the last one, as in the client's rows."""
+def _columns(columns: bytes) -> tuple[list[str], list[int]]:
+    """Names and type OIDs."""
     names, oids = [], []
     at = 2
     for _ in range(int.from_bytes(columns[:2], "big")):
-        end = columns.index(0, at)
+        end = columns.find(0, at)
+        if end < 0:
+            raise ReferenceMissing("it refers to a statement whose columns the server did not describe")
         names.append(columns[at:end].decode("utf-8", "replace"))
         oids.append(int.from_bytes(columns[end + 7 : end + 11], "big"))
         at = end + 19
-    if isinstance(wanted, int):
-        if wanted < len(names):
-            return wanted, oids[wanted]
-        raise ReferenceMissing(f"it refers to column {wanted} of a statement with {len(names)} columns")
-    if wanted not in names:
-        raise ReferenceMissing(f"it refers to column {wanted!r} of a statement with columns {', '.join(names)}")
-    place = len(names) - 1 - names[::-1].index(wanted)
-    return place, oids[place]
+    return names, oids
 
 
-def _offsets(rows: bytes) -> list[int]:
+def _offsets(rows: bytes, most: int) -> list[int]:
     """Where each DataRow begins."""
     found, at = [], 0
     while at < len(rows):
         found.append(at)
+        if len(found) > most:
+            raise _too_many()
         at += 1 + int.from_bytes(rows[at + 1 : at + 5], "big")
     return found
+
+
+def _too_many() -> ReferenceMissing:
+    return ReferenceMissing(f"what it refers to is among more than {MAX_CELLS} cells; select less, or use a subquery")
 
 
 def _cell(rows: bytes, at: int, place: int) -> bytes | None:

@@ -86,6 +86,7 @@ class Script:
         self._next = 0  # the step to send next
         self._sent: list[int] = []  # what each result of the unit on its way belongs to
         self.outcomes: list[Outcome | None] = [None] * len(self.steps)
+        self._held = 0  # bytes of rows and notices in them
         self._contained: dict[int, Failure] = {}  # failures that only undid their savepoint block
         # The statement of each step that runs with literals now.
         self._literal: dict[int, Statement] = {}
@@ -258,7 +259,7 @@ class Script:
             elif what == _XID:
                 self.xid = references.only_cell(outcome[3] or b"")
             elif what >= 0:
-                self.outcomes[what] = outcome
+                outcome = self.outcomes[what] = self._within_limit(outcome)
                 statement = self._literal.pop(what, None)
                 if statement is not None and statement.saw_columns(outcome[2]):
                     self.to_probe.append(statement)
@@ -268,6 +269,15 @@ class Script:
                 if not is_met and unexpected[0] is None:
                     unexpected = failures.unexpected_count(outcome[1], step.low, step.high), what
         return unexpected
+
+    def _within_limit(self, outcome: Outcome) -> Outcome:
+        """The outcome, without its rows where the reply would become larger than a client takes."""
+        command, count, columns, rows, notices = outcome
+        size = len(rows or b"") + sum(map(len, notices))
+        if rows is not None and self._held + size > self._max_result_bytes:
+            return command, count, columns, None, ()
+        self._held += size
+        return outcome
 
     def _abort(self, verdict: Verdict, transaction: str) -> Unit | Verdict:
         if transaction == TX_NONE:

@@ -22,7 +22,8 @@ from psycopg2 import _psycopg
 
 from poold.core.effects import Bound, Prepare
 from poold.embedded import EmbeddedPostgres
-from poold.pgwire import RELIED_ON, Wire
+from poold.pgwire import Wire
+from poold.reported import Reported
 
 DEPTH = 16
 ROUNDS = 7
@@ -81,7 +82,7 @@ def libpq(connection: Any, sql: str) -> Callable[[int], int]:
 
 def pgwire(connection: Any, sql: str) -> Callable[[int], int]:
     """The same by the broker's own protocol; rows are counted, not taken apart."""
-    wire = Wire(1 << 30, {name: connection.get_parameter_status(name) for name in RELIED_ON})
+    wire = Wire(1 << 30, Reported(connection.get_parameter_status))
     channel = socket.socket(fileno=os.dup(connection.fileno()))
     channel.setblocking(True)
     unit = (Bound(b"it", 1, b"\0\0\0\x011"),)

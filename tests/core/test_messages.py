@@ -321,6 +321,18 @@ def test_a_result_too_large_to_keep_is_an_entry_and_the_transaction_is_committed
     assert second[2:] == WRITTEN
 
 
+def test_results_are_held_to_the_limit_together_whatever_units_they_came_in() -> None:
+    world = World(**UNTRACKED)
+    large = b"x" * (world.config.broker.max_result_bytes // 3)
+    again = step(b"SELECT \0", Reference(0, 0, 0, "small"))
+    request, backend = begin(world, READ, READ, again, step(b"SELECT 2"))
+    answer(world, backend, {b"SELECT 1": table({"id": 23, "small": 23}, [large, b"5"])})
+    (text,) = [text for text in sent(world, backend)[-1] if text not in (b"SELECT 2", b"COMMIT")]
+    answer(world, backend, {text: table({"id": 23}, [large]), b"SELECT 2": table({"id": 23}, [b"6"])})
+    results = committed(world, request).results
+    assert [result[2] for result in results] == ["SELECT 1", "SELECT 1", "result-too-large", "SELECT 1"]
+
+
 # Counters.
 
 

@@ -250,7 +250,8 @@ def test_a_silent_client_is_disconnected_and_comes_back_unharmed(start_broker: S
     broker = start_broker(broker={**listening(transport), "client_idle_timeout": 0.3})
     db = broker.handler()
     assert db.query("SELECT 1")[0][0] == 1
-    wait_until(lambda: "client_idle_timeout = 0.3 s" in broker.log(), what="the client to be disconnected")
+    wait_until(lambda: broker.stats()["clients"] == 1, what="the client to be disconnected")
+    assert "client_idle_timeout = 0.3 s" in broker.log()
     for _ in range(3):
         assert db.query("SELECT 1")[0][0] == 1
 

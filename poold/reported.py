@@ -1,0 +1,36 @@
+"""The settings of which PostgreSQL tells by itself when they change: which the broker watches, and what they are.
+
+https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-ASYNC
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+# What clients' literals and casters rely on (see client.values).
+RELIED_ON = ("standard_conforming_strings", "client_encoding", "DateStyle", "IntervalStyle")
+# What a session may change for itself: a backend with another value than at first is to be reset.
+REPORTED = ("TimeZone", "application_name", "search_path", "session_authorization", "default_transaction_read_only")
+
+
+class Reported:
+    """They on one connection."""
+
+    __slots__ = ("_current", "_initial", "is_changed")
+
+    def __init__(self, value_of: Callable[[str], str | None]) -> None:
+        """value_of gives a setting as it is when the connection opens, None where the server does not report it."""
+        self._initial = {name: value_of(name) for name in (*RELIED_ON, *REPORTED)}
+        self._current = dict(self._initial)
+        self.is_changed = False  # whether any is not what it was
+
+    def take(self, name: str, value: str) -> None:
+        """PostgreSQL tells of one."""
+        if name in self._initial:
+            self._current[name] = value
+            self.is_changed = self._current != self._initial
+
+    @property
+    def is_unreliable(self) -> bool:
+        """Whether one is not what it was that clients rely on."""
+        return self.is_changed and any(self._current[name] != self._initial[name] for name in RELIED_ON)

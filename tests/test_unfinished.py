@@ -1,0 +1,98 @@
+"""Messages of which only a part has come, and log lines of which only some are wanted."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from poold.sparing import BURST, SparingLog
+from poold.unfinished import LARGEST_MESSAGES, MESSAGE_TIMEOUT, SWEEP_INTERVAL, Unfinished
+
+
+class Sender:
+    def __init__(self) -> None:
+        self.dropped = ""
+
+    def drop_unfinished(self, size: int, reason: str) -> None:
+        self.dropped = f"{size}: {reason}"
+
+
+class Loop:
+    """Keeps what is to be called later."""
+
+    def __init__(self) -> None:
+        self.later: list[Any] = []
+
+    def call_later(self, seconds: float, callback: Any) -> None:
+        self.later.append(callback)
+
+
+class World:
+    def __init__(self, limit: int = 1000) -> None:
+        self.now = 100.0
+        self.loop: Any = Loop()
+        self.unfinished = Unfinished(limit, self.loop, lambda: self.now)
+
+    def pass_time(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.now < end and self.loop.later:
+            self.now += SWEEP_INTERVAL
+            self.loop.later.pop()()
+        self.now = end
+
+
+def test_a_message_has_to_be_whole_in_time_however_it_trickles() -> None:
+    world, slow, quick = World(), Sender(), Sender()
+    for size in range(1, int(MESSAGE_TIMEOUT) + 1):
+        world.unfinished.note(slow, size)
+        world.unfinished.note(quick, size)
+        world.unfinished.note(quick, 0)
+        world.pass_time(1.0)
+    assert slow.dropped == f"{int(MESSAGE_TIMEOUT)}: it was not whole after 30 s"
+    assert quick.dropped == ""
+    assert world.loop.later == [], "nothing is swept where there is nothing"
+
+
+def test_the_next_message_of_the_same_client_has_its_own_time() -> None:
+    world, sender = World(), Sender()
+    for _ in range(40):
+        world.unfinished.note(sender, 500)
+        world.pass_time(2.0)
+        world.unfinished.note(sender, 20)  # the rest, and the beginning of another
+    assert sender.dropped == ""
+
+
+def test_a_broker_that_was_held_up_gives_clients_another_moment() -> None:
+    world, sender = World(), Sender()
+    world.unfinished.note(sender, 1)
+    world.now += 10 * MESSAGE_TIMEOUT
+    world.loop.later.pop()()
+    assert sender.dropped == ""
+    world.pass_time(2.0)
+    assert sender.dropped
+
+
+def test_of_too_many_bytes_those_that_stand_still_for_longest_go() -> None:
+    world = World(limit=1000)
+    senders = [Sender() for _ in range(LARGEST_MESSAGES + 1)]
+    for sender in senders[:-1]:
+        world.unfinished.note(sender, 500)
+    for sender in senders[:-1][::-1]:
+        world.unfinished.note(sender, 1000)
+    assert [sender for sender in senders if sender.dropped] == []
+    world.unfinished.note(senders[-1], 1)
+    assert [sender for sender in senders if sender.dropped] == [senders[-2]]
+
+
+def test_of_many_lines_some_are_logged_and_the_others_counted(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    sparing = SparingLog(logging.getLogger("test"), lambda: now)
+    for number in range(10 * BURST):
+        sparing.warning("line %d", number)
+    assert [record.getMessage() for record in caplog.records] == [f"line {number}" for number in range(BURST)]
+    caplog.clear()
+    now = 1.0
+    for number in range(10):
+        sparing.warning("again %d", number)
+    told = [f"warnings left out count={9 * BURST}", *(f"again {number}" for number in range(5))]
+    assert [record.getMessage() for record in caplog.records] == told
