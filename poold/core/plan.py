@@ -11,12 +11,14 @@ from collections import OrderedDict
 from client.protocol import Reference, Step, decode_steps
 from client.rules import END_SAVEPOINT, SAVEPOINT
 from poold.core.sessions import NOTHING
+from poold.core.sql import MAX_TOKENS
 from poold.core.statements import Statement, Statements
 
 # Plans known per group, and their packed steps in bytes; the least recently used go.
 PLANS_KEPT = 2000
 BYTES_KEPT = 16 * 1024 * 1024
-# Text of one statement, its parameters not counted: it is read for what it does, which takes up to 2 s per megabyte.
+# Text of one statement, its parameters not counted. It is read for what it does: all of a message's statements have
+# sql.MAX_TOKENS together.
 MAX_TEXT = 1024 * 1024
 
 
@@ -60,6 +62,7 @@ class Plan:
 
     def _read(self) -> None:
         """Look through the statements."""
+        tokens = 0
         for place, step in enumerate(self.steps):
             if isinstance(step, int) or self.obstacle:
                 continue
@@ -69,11 +72,14 @@ class Plan:
             else:
                 traits = self.statement(place).examine()
                 self.use = self.use.joined(self.statement(place).use)
+                tokens += traits.tokens
                 # SET TRANSACTION must come before any query, so also before the one that asks for the transaction's id.
                 self.begins_with_set = self.begins_with_set or (place == 0 and traits.verb == "SET")
                 self.writes = self.writes or traits.writes
                 self.changes_schema = self.changes_schema or traits.changes_schema
-                if traits.is_copy:
+                if tokens > MAX_TOKENS:
+                    reason = f"is too long to be read: more than {MAX_TOKENS} words and signs so far, use parameters"
+                elif traits.is_copy:
                     reason = "is a COPY, which poold does not run"
                 elif traits.is_several:
                     reason = "holds several statements; give each its own query()"

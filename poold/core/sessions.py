@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import islice
 
 from poold.core.effects import Simple, Unit
 from poold.core.facts import Server
-from poold.core.sql import MAX_BYTES, tokens
+from poold.core.sql import MAX_BYTES, MAX_TOKENS, tokens
 
 # Most statements are one of these, without a word that could leave anything, and need not be read.
 _INNOCENT = re.compile(rb"\s*+(?:SELECT|INSERT|UPDATE|DELETE|WITH|VALUES|MERGE|TABLE)\b", re.IGNORECASE)
@@ -70,9 +71,11 @@ def use_of(statement: bytes) -> Use:
         if not any(word in lower for word in _SUSPICIOUS):
             return NOTHING
     reader = _Reader()
-    for kind, text, _, _ in tokens(statement, len(statement) > MAX_BYTES or 0 not in statement):
+    read = tokens(statement, len(statement) > MAX_BYTES or 0 not in statement)
+    for kind, text, _, _ in islice(read, MAX_TOKENS):
         reader.take(kind, text)
-    return reader.use()
+    # What is too long to be read may leave anything as well.
+    return reader.use() if next(read, None) is None else reader.use().joined(UNSEEN)
 
 
 def reset(use: Use, server: Server, in_transaction: bool) -> Unit | None:

@@ -10,22 +10,23 @@ prepared, and then nothing is lost. What is looked for here is the rest, where b
     column positions       ORDER BY \\0: the literal 1 is the first column, $1 a constant
 
 This is no parser: one pass over the tokens knows a few keywords and counts parentheses. In doubt it finds an obstacle,
-or a write. What functions do it cannot see. Nothing raises or recurses; time is linear, two microseconds per token.
+or a write. What functions do it cannot see. Nothing raises or recurses; time is linear, two microseconds per token, and
+after MAX_TOKENS it ends: nobody else is served meanwhile.
 """
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # Beyond these a statement is a bulk load, and the next one's length is another.
 MAX_BYTES = 100_000
 MAX_PARAMETERS = 1_000
+# Beyond these a text is not read to its end, which takes 0.2 s. Constants in a row are one, so bulk loads have few.
+MAX_TOKENS = 100_000
 
 _PREPARABLE = frozenset(b"DELETE INSERT MERGE SELECT TABLE UPDATE VALUES WITH".split())  # PostgreSQL's PreparableStmt
 _READING = frozenset(b"EXPLAIN SELECT SHOW TABLE VALUES WITH".split())
 _MODIFYING = frozenset(b"ANALYSE ANALYZE DELETE INSERT MERGE UPDATE".split())  # in EXPLAIN and WITH, columns' names too
-# They leave behind settings, prepared statements, channels, libraries or cursors, or take them away.
-_SESSION = frozenset(b"CLOSE DEALLOCATE DECLARE DISCARD LISTEN LOAD PREPARE RESET SET UNLISTEN".split())
 _SCHEMA = frozenset(b"ALTER CREATE DO DROP IMPORT".split())
 _TRANSACTION = frozenset(b"ABORT BEGIN COMMIT END RELEASE ROLLBACK SAVEPOINT START".split())  # and PREPARE TRANSACTION
 
@@ -74,20 +75,25 @@ class Traits:
     is_several: bool  # more than one statement; a ';' with nothing behind it makes no second one
     is_empty: bool  # nothing but blanks, comments and ';'
     changes_schema: bool  # some statement creates, alters or drops something, or is code that may
-    changes_session: bool  # some statement's verb changes the session rather than data: see _SESSION
     controls_transaction: bool  # some statement begins, divides or ends a transaction: see _TRANSACTION
+    tokens: int = field(default=0, compare=False)  # how many were read
+    is_read: bool = True  # False where there are more tokens than anybody reads: nothing is known of the rest
 
     @property
     def is_plain(self) -> bool:
         """Whether it is a single statement, of those that may share a transaction with others."""
-        return not self.is_several and self.verb.encode() in _PREPARABLE
+        return self.is_read and not self.is_several and self.verb.encode() in _PREPARABLE
 
 
 def examine(statement: bytes, types: bytes) -> Traits:
     """The traits of a statement with NUL for each parameter; types holds 4 bytes of type OID for each."""
     statements, positions, previous = _Statements(), _Positions(types), b""
     is_skimmed = len(statement) > MAX_BYTES or 0 not in statement
+    count = 0
     for kind, text, _, _ in tokens(statement, is_skimmed):
+        count += 1
+        if count > MAX_TOKENS:
+            break
         word = text.upper() if kind == "word" and previous not in (b".", b"AS") else b""  # t.order, AS into: names
         statements.take(kind, text, word, previous)
         if not is_skimmed:
@@ -97,13 +103,14 @@ def examine(statement: bytes, types: bytes) -> Traits:
     return Traits(
         verb=statements.verb.decode(errors="replace"),
         obstacle=_obstacle(statement, statements, positions),
-        writes=statements.writes,
+        writes=statements.writes or count > MAX_TOKENS,
         is_copy=statements.is_copy,
         is_several=statements.count > 1,
         is_empty=statements.count == 0,
         changes_schema=statements.changes_schema or statements.makes_table,
-        changes_session=statements.changes_session,
         controls_transaction=statements.controls_transaction,
+        tokens=count,
+        is_read=count <= MAX_TOKENS,
     )
 
 
@@ -146,7 +153,7 @@ class _Statements:
     def __init__(self) -> None:
         self.count = 0  # those that are not empty
         self.verb = b""  # the first one's
-        self.writes = self.is_copy = self.changes_session = self.controls_transaction = False
+        self.writes = self.is_copy = self.controls_transaction = False
         self.changes_schema = False
         self.makes_table = self.changes_settings = self.has_own_parameters = False
         # Of the statement being read: its verb, None before its first token, b"(" while there are only parentheses.
@@ -175,7 +182,6 @@ class _Statements:
         self.writes |= verb not in _READING
         self.is_copy |= verb == b"COPY"
         self.changes_schema |= verb in _SCHEMA
-        self.changes_session |= verb in _SESSION
         self.controls_transaction |= verb in _TRANSACTION
 
     def _read(self, word: bytes, previous: bytes) -> None:
@@ -248,7 +254,7 @@ _FIELDS = re.compile(rb"\binterval\s+(?:year|month|day|hour|minute|second)\b", r
 def _obstacle(statement: bytes, statements: _Statements, positions: _Positions) -> str:
     parameters = statement.count(0)
     obstacles = (
-        (len(statement) > MAX_BYTES, "too long to keep"),
+        (len(statement) > MAX_BYTES, "too long to keep"),  # so is whatever was not read to its end
         (parameters > MAX_PARAMETERS, "too many parameters"),
         (statements.count == 0, "empty"),
         (statements.count > 1, "several statements"),

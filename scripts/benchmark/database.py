@@ -62,6 +62,13 @@ class Database:
             self._connection.close()
         self._server.stop()
 
+    def restart(self) -> None:
+        """Stop and start the server under its clients."""
+        self._connection.close()
+        self._server.restart()
+        self._connection = psycopg2.connect(self.dsn)
+        self._connection.autocommit = True
+
     def load(self, scale: int) -> None:
         """Make and fill the tables."""
         for statement in (*loading(scale), *loading_report(), "CHECKPOINT"):

@@ -15,6 +15,8 @@ from poold.binaries import Account
 POOLD, POOLD_INTERACTIVE = "poold", "poold interactive"
 # As poold, with other settings: to see what they cost or bring.
 POOLD_ALONE, POOLD_TRACKED = "poold, no pipelines", "poold, tracked"
+# As poold, while many other sessions are open and do nothing: to see what they cost those at work.
+POOLD_CROWDED, CROWD = "poold, 1,000 connected", 1000
 OWN, PGBOUNCER = "own connections", "pgbouncer"
 PSYCOPG3_PGBOUNCER, PSYCOPG3_OWN, PSYCOPG_POOL = "psycopg 3 through pgbouncer", "psycopg 3 own", "psycopg_pool"
 PGDBPOOL = "pgdbpool"
@@ -48,6 +50,7 @@ class Entry:
 
     contestant: Contestant
     middle: Middle | None
+    connected: int = 0  # sessions that are open, at work or not, where these are more than the run asks for
 
 
 def names() -> list[str]:
@@ -72,7 +75,7 @@ def enter(name: str, site: Site) -> Entry:
 
 def _poold(name: str, site: Site) -> Entry:
     broker = Broker(site.folder, site.dsn, site.backends, _SETTINGS[name])
-    return Entry(Poold(name, broker.address), broker)
+    return Entry(Poold(name, broker.address), broker, CROWD if name == POOLD_CROWDED else 0)
 
 
 def _poold_interactive(name: str, site: Site) -> Entry:
@@ -130,6 +133,7 @@ _MAKERS: dict[str, Callable[[str, Site], Entry]] = {
     POOLD_INTERACTIVE: _poold_interactive,
     POOLD_ALONE: _poold,
     POOLD_TRACKED: _poold,
+    POOLD_CROWDED: _poold,
     OWN: _own,
     PGBOUNCER: _pgbouncer,
     PSYCOPG3_PGBOUNCER: _psycopg3_pgbouncer,
@@ -138,7 +142,7 @@ _MAKERS: dict[str, Callable[[str, Site], Entry]] = {
     PGDBPOOL: _pgdbpool,
 }
 # What the groups of these have beyond their defaults, as lines of the configuration.
-_SETTINGS = {POOLD: "", POOLD_ALONE: "pipeline_depth = 1", POOLD_TRACKED: "track_outcome = true"}
+_SETTINGS = {POOLD: "", POOLD_CROWDED: "", POOLD_ALONE: "pipeline_depth = 1", POOLD_TRACKED: "track_outcome = true"}
 # Packages without which a contestant cannot be measured.
 _MODULES = {
     PSYCOPG3_PGBOUNCER: ("psycopg",),

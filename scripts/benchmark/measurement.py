@@ -65,7 +65,7 @@ class Bench:
         settings, workers = self._settings, cell.place.workers
         if entry.middle is not None:
             stack.enter_context(self._workspace.running(entry.middle.launch, entry.middle.stop))
-        idle = self._hold(entry, settings.connected - workers, stack)
+        idle = self._hold(entry, max(settings.connected, entry.connected) - workers, stack)
         crew = Crew(workers, entry.contestant.connect, settings.start_method)
         stack.enter_context(self._workspace.running(crew.start, crew.stop))
         crew.rehearse(partial(WORKLOADS[cell.place.workload].request, scale=settings.scale))

@@ -24,6 +24,7 @@ from poold.core import effects
 from poold.core.facts import Completion, Server
 from poold.core.lifecycle import RESET_TIMEOUT
 from poold.core.sessions import NOTHING, UNSEEN, Use, reset, use_of
+from poold.core.sql import MAX_TOKENS
 from poold.core.state import BackendState as S
 
 SERVER = Server(160000, connection_check="5s")
@@ -116,6 +117,10 @@ def test_what_nobody_can_read_may_leave_anything_and_is_run(statement: str) -> N
 def test_several_statements_in_one_string_make_sense_together() -> None:
     found = use_of(b"SET search_path = a; SELECT 1; PREPARE p AS SELECT 2")
     assert (found.leaves, found.makes_names, found.wants_session) == ("a setting", True, False)
+
+
+def test_what_is_too_long_to_be_read_may_leave_anything() -> None:
+    assert use_of(b"SELECT pg_catalog.temp(" + b"+a" * MAX_TOKENS + b")") is UNSEEN
 
 
 def test_a_reset_takes_away_what_was_left_and_keeps_the_brokers_own_names() -> None:

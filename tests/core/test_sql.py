@@ -146,7 +146,7 @@ def test_the_verb_is_the_first_keyword(statement: str, verb: str) -> None:
 
 @pytest.mark.parametrize("statement", ["", " \n\t", ";", " ; ;; ", "-- SELECT 1", "/* a; /* b */ */", "; -- x\n;/**/"])
 def test_blanks_comments_and_semicolons_are_an_empty_statement(statement: str) -> None:
-    assert traits(statement) == Traits("", "empty", False, False, False, True, False, False, False)
+    assert traits(statement) == Traits("", "empty", False, False, False, True, False, False)
 
 
 @pytest.mark.parametrize(
@@ -259,30 +259,6 @@ def test_what_may_write_or_locks_rows_writes(statement: str) -> None:
 )
 def test_copy_is_found_wherever_a_statement_begins(statement: str, expected: bool) -> None:
     assert traits(statement).is_copy is expected
-
-
-@pytest.mark.parametrize(
-    ("statement", "expected"),
-    [
-        ("SET search_path = a", True),
-        ("reset ALL", True),
-        ("DISCARD ALL", True),
-        ("DEALLOCATE ALL", True),
-        ("PREPARE p AS SELECT 1", True),
-        ("LISTEN a", True),
-        ("UNLISTEN *", True),
-        ("LOAD 'a'", True),
-        ("DECLARE c CURSOR WITH HOLD FOR SELECT 1", True),
-        ("CLOSE c", True),
-        ("SELECT 1; SET a.b = 1", True),
-        ("UPDATE t SET a = 1", False),
-        ("SELECT 'DISCARD ALL; DISCARD ALL'", False),
-        ("NOTIFY c", False),
-        ("BEGIN", False),
-    ],
-)
-def test_verbs_that_change_the_session_are_told(statement: str, expected: bool) -> None:
-    assert traits(statement).changes_session is expected
 
 
 @pytest.mark.parametrize(
@@ -506,7 +482,7 @@ def test_a_statement_too_long_to_keep_is_not_prepared_and_still_examined() -> No
     assert obstacle(longest) == ""
     assert obstacle(longest + ";") == "too long to keep"
     long = traits(f"{longest}, \0; COPY t FROM STDIN; SET a = 1; COMMIT")
-    assert long == Traits("SELECT", "too long to keep", True, True, True, False, False, True, True)
+    assert long == Traits("SELECT", "too long to keep", True, True, True, False, False, True)
 
 
 def test_too_many_parameters_are_not_prepared() -> None:

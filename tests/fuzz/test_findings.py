@@ -7,11 +7,21 @@ import msgpack
 import pytest
 from corpus import INT4, columns, fields, message, row
 
-from client.protocol import ProtocolViolation, Reference, decode_reply, decode_request, decode_steps
+from client.protocol import (
+    ProtocolViolation,
+    Reference,
+    Step,
+    decode_reply,
+    decode_request,
+    decode_steps,
+    split_steps,
+)
 from poold import wiretext
-from poold.core import references
+from poold.core import references, sql
 from poold.core.effects import Bound, Plain, Prepare, Simple, Unit
 from poold.core.facts import Outcome
+from poold.core.plan import Plan
+from poold.core.statements import Statements
 from poold.pgwire import Wire
 from poold.reported import Reported
 from poold.wirefailures import WireError
@@ -289,3 +299,30 @@ def test_references_past_very_many_cells_are_refused() -> None:
         resolved(outcome, Reference(0, 0, None, "c999"), Reference(1, 0, None, "c999"))
     with pytest.raises(references.ReferenceMissing, match="more than 1000000 cells"):
         resolved(("SELECT 1", 1, COLUMNS, row(None) * 1_000_001, ()), Reference(0, 0, 0, 0))
+
+
+# A text that takes long to read.
+
+
+@pytest.mark.parametrize("unit", [b"a ", b"(", b"1,a", b"/**/ a", b"E'a' ", b"$$a$$ "])
+def test_no_text_is_read_for_longer_than_its_first_tokens(unit: bytes) -> None:
+    found = sql.examine(unit * (1_000_000 // len(unit)), b"")
+    assert not found.is_read
+    assert found.tokens == sql.MAX_TOKENS + 1
+    assert found.writes
+    assert found.obstacle
+
+
+def test_a_bulk_load_is_read_to_its_end() -> None:
+    rows = b", ".join([b"(1, 'text', NULL, -5.5, '2024-01-01'::date)"] * 100_000)
+    assert sql.examine(b"INSERT INTO t VALUES " + rows, b"").is_read
+
+
+def test_a_messages_statements_are_read_together_up_to_the_limit() -> None:
+    def plan(count: int) -> Plan:
+        text = b"SELECT " + b"a," * 10_000
+        steps = [Step(text + b"%d" % number, b"", b"", True, (), 0, None) for number in range(count)]
+        return Plan(split_steps(steps)[0], Statements())
+
+    assert plan(4).obstacle == ""
+    assert "statement 5 of the transaction is too long to be read: more than 100000 words" in plan(6).obstacle
