@@ -38,11 +38,12 @@ NAMES = ("localhost",)
 def bindir_with_tls() -> Path:
     """A folder of programs whose server speaks TLS; skips the test where there is none and none can be installed."""
     found = _find()
+    problem = ""
     if found is None:
-        _install()
+        problem = _install()
         found = _find()
     if found is None:
-        pytest.skip("no PostgreSQL server that speaks TLS: install Debian's `postgresql`, which root's tests do")
+        pytest.skip(f"no PostgreSQL server that speaks TLS, and Debian's `postgresql` was not installed: {problem}")
     return found
 
 
@@ -60,23 +61,28 @@ def _speaks_tls(program: Path) -> bool:
         return False
 
 
-def _install() -> None:
-    """Debian's server, without the cluster that comes with it."""
+def _install() -> str:
+    """Install Debian's server without the cluster that comes with it; what was in the way."""
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        return
+        return "only root can, with apt-get"
     settings = Path("/etc/postgresql-common/createcluster.conf")
     if not settings.exists():
         settings.parent.mkdir(parents=True, exist_ok=True)
         settings.write_text("create_main_cluster = false\n")
     keep = ["-o", "Dpkg::Options::=--force-confold"]
+    said = ""
     for command in (["update"], ["install", "-y", "--no-install-recommends", *keep, "postgresql"]):
-        subprocess.run(
+        done = subprocess.run(
             ["apt-get", "-q", *command],
             env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
             check=False,
         )
+        said = done.stderr.strip()
+    return said.rpartition("\n")[2]
 
 
 class EncryptedPostgres:

@@ -26,6 +26,9 @@ from poold.libpq import EncryptedSocket
 
 StartBroker = Callable[..., Broker]
 
+# Where the server has to be fetched first.
+pytestmark = pytest.mark.timeout(600)
+
 IS_ENCRYPTED = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
 GROUPS = {
     "default": {"max_size": 4},
