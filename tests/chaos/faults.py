@@ -2,9 +2,7 @@
 
 import signal
 from collections.abc import Callable
-from contextlib import suppress
 
-import psycopg2
 from flows import BLACK_HOLE, SLICED, SLOW, Direction
 from stage import Stage, signal_all
 
@@ -100,8 +98,7 @@ def workers_stopped(stage: Stage) -> End:
 
 def backends_terminated(stage: Stage) -> End:
     for pid in some(stage, stage.serving()):
-        with suppress(psycopg2.OperationalError):
-            stage.server.execute("SELECT pg_terminate_backend(%s)", (pid,))
+        stage.ask("SELECT pg_terminate_backend(%s)", (pid,))
     return nothing
 
 

@@ -3,7 +3,7 @@
 import os
 import random
 import signal
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +22,7 @@ ENDPOINT = {"query_timeout": QUERY_TIMEOUT, "connect_timeout": 2.0, "options": "
 # What recovery from anything may take; only what never recovers reaches it.
 LIVENESS = 60.0
 SETTLED = 30.0
+ASK_TIMEOUT = 2  # libpq takes no less
 
 PROGRAM = f"""
 sys.path[:0] = {[str(ROOT / "tests" / "chaos")]!r}
@@ -118,8 +119,17 @@ class Stage:
 
     def serving(self) -> list[int]:
         """The server's processes that serve the broker; none where the server cannot say."""
-        with suppress(psycopg2.OperationalError):
-            return [pid for (pid,) in self.server.execute(SERVED)]
+        return [pid for (pid,) in self.ask(SERVED)]
+
+    def ask(self, sql: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+        """Ask the server, past the proxy; no rows where another fault keeps it from answering."""
+        try:
+            connection = self.server.connect(connect_timeout=ASK_TIMEOUT)
+        except psycopg2.OperationalError:
+            return []
+        with closing(connection), connection.cursor() as cursor, suppress(psycopg2.OperationalError):
+            cursor.execute(sql, parameters)
+            return cursor.fetchall()
         return []
 
     def processes(self) -> list[int]:
