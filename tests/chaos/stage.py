@@ -11,6 +11,7 @@ from typing import Any, Self
 import psycopg2
 from bookkeeper import GROUPS, TABLE
 from brokers import ROOT, Broker, Worker
+from census import backends
 from postgres import PrivatePostgres
 from probes import Probes
 from proxy import Proxy
@@ -110,11 +111,10 @@ class Stage:
                 busy.update((state, pool[state]) for state in ("active", "leased", "cancelling", "resetting"))
                 busy["away"] = pool["size"] - pool["idle"]
             found += [(name, what, count) for what, count in busy.items() if count]
-        sizes = sum(pool["size"] for group in stats["groups"].values() for pool in group["endpoints"].values())
-        backends = [each for each in self.server.backends() if each["application_name"] == "poold"]
-        found += [dict(each) for each in backends if each["state"] != "idle"]
-        if len(backends) != sizes:
-            found.append((len(backends), "backends for pools of", sizes))
+        there = [each for each in self.server.backends() if each["application_name"] == "poold"]
+        found += [dict(each) for each in there if each["state"] != "idle"]
+        if len(there) != backends(stats):
+            found.append((len(there), "processes of the server for backends", backends(stats)))
         return found
 
     def serving(self) -> list[int]:
