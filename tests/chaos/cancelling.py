@@ -32,6 +32,8 @@ WRITE = "INSERT INTO written VALUES (%s) RETURNING token AS it"
 # Never short enough to share a backend.
 LONG = "SELECT %s AS it, pg_sleep(%s)"
 CANCELED = "57014"
+# What can come of a cancel: it comes to a statement that waits, to one that runs, or when all is over.
+CAN_COME = ("not begun", "hit", "too late")
 
 
 class Bystanders:
@@ -72,14 +74,15 @@ class Cancellers(Bystanders):
         self._cancels = cancels
 
     def run(self) -> None:
-        """Ask until so many statements were withdrawn."""
+        """Ask until so many statements were withdrawn, and each thing that can come of it has come."""
         number = 0
         with Crowd(self._broker, self._count) as crowd:
-            while self.counts["cancels"] < self._cancels:
+            while self.counts["cancels"] < self._cancels or not all(self.counts[each] for each in CAN_COME):
                 number += 1
                 self._round(crowd, number)
 
     def _round(self, crowd: Crowd, number: int) -> None:
+        is_slow = self.chance.random() < 0.1
         chance, places = self.chance, list(range(self._count))
         tokens = {place: f"{os.getpid()}/{number}/{place}" for place in places}
         asked: list[int] = []
@@ -91,7 +94,7 @@ class Cancellers(Bystanders):
             crowd.cancel(place)
 
         for place in chance.sample(places, len(places)):
-            crowd.ask_alone(place, self._question(tokens[place]))
+            crowd.ask_alone(place, self._question(tokens[place], is_slow))
             asked.append(place)
             if chance.random() < 0.15:
                 withdraw(place)
@@ -112,8 +115,8 @@ class Cancellers(Bystanders):
                 self.counts["too late"] += place in withdrawn
                 self.hear(tokens[place], answer)
 
-    def _question(self, token: str) -> tuple[Any, ...]:
-        if self.chance.random() < 0.01:
+    def _question(self, token: str, is_slow: bool) -> tuple[Any, ...]:
+        if is_slow and self.chance.random() < 0.3:
             return LONG, (token, self.chance.uniform(0.005, 0.03))
         return SHORT, (token, self.chance.uniform(0.0, 0.001))
 

@@ -2,6 +2,7 @@
 
 import time
 from collections import defaultdict
+from contextlib import ExitStack
 from statistics import median
 
 from faults import COMPANIONS, FIRST, OTHERS, Fault, nothing
@@ -45,18 +46,20 @@ class Conductor:
 
     def _strike(self, fault: Fault) -> None:
         """One fault, or two at once, until all groups serve again."""
-        names, ends = [fault.__name__], [fault(self._stage)]
+        faults = [fault]
         if self._chance.random() < ACCOMPANIED:
-            time.sleep(self._chance.uniform(*CALM))
-            companion = self._chance.choice([each for each in COMPANIONS if each is not fault])
-            names.append(companion.__name__)
-            ends.append(companion(self._stage))
-        if any(end is not nothing for end in ends):
-            time.sleep(self._chance.uniform(*LASTS))
-        for end in ends:
-            end()
+            faults.append(self._chance.choice([each for each in COMPANIONS if each is not fault]))
+        lasts = False
+        with ExitStack() as ends:
+            for each in faults:
+                end = ends.callback(each(self._stage))
+                lasts = lasts or end is not nothing
+                if each is not faults[-1]:
+                    self._calm()
+            if lasts:
+                time.sleep(self._chance.uniform(*LASTS))
         recovery = self._stage.probes.wait_served(LIVENESS)
-        self.recoveries[names[0] if len(names) == 1 else "two at once"].append(recovery)
+        self.recoveries[fault.__name__ if len(faults) == 1 else "two at once"].append(recovery)
         self._stage.fill()
 
     def _calm(self) -> None:

@@ -20,8 +20,9 @@ from waiting import wait_until
 # The server ends a statement after this, the broker GUARD and CANCEL_TIMEOUT later where the server cannot.
 QUERY_TIMEOUT = 2.0
 ENDPOINT = {"query_timeout": QUERY_TIMEOUT, "connect_timeout": 2.0, "options": "-c deadlock_timeout=100ms"}
-# What recovery from anything may take; only what never recovers reaches it.
-LIVENESS = 60.0
+# What recovery from anything may take: a statement in a black hole takes QUERY_TIMEOUT, GUARD and CANCEL_TIMEOUT, an
+# endpoint's quarantine some ten seconds, and the machine may be busy. Only what never recovers reaches it.
+LIVENESS = 45.0
 SETTLED = 30.0
 ASK_TIMEOUT = 2  # libpq takes no less
 

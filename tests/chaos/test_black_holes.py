@@ -37,8 +37,7 @@ def broker(proxy: Proxy) -> Iterator[Broker]:
     made = Broker({"main": {**proxy.parameters, "query_timeout": 0.5, "connect_timeout": 1}}, GROUPS)
     try:
         made.start()
-        for group in GROUPS:
-            wait_until(lambda group=group: made.pool(group)["idle"] == 1, what="the backend")
+        wait_until(lambda: all(made.pool(group)["idle"] == 1 for group in GROUPS), what="the backends")
         yield made
     finally:
         made.close()
@@ -58,8 +57,8 @@ def test_what_is_asked_in_a_black_hole_is_answered_and_leaves_no_connection_behi
     # What was to cancel the statements went into the hole as well.
     wait_until(lambda: connections_to(proxy) <= backends(broker.stats()), what="the cancels' connections to be closed")
     proxy.heal()
-    for each in (db, patient):
-        assert each.query("SELECT 1 AS one", timeout=NOTICED)[0].one == 1
+    for handler in (db, patient):
+        assert handler.query("SELECT 1 AS one", timeout=NOTICED)[0].one == 1
 
 
 def connections_to(proxy: Proxy) -> int:
