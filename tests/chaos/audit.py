@@ -57,6 +57,7 @@ class Audit:
     fates: Counter[str] = field(default_factory=Counter)
     ways: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
+    unknown_ways: Counter[str] = field(default_factory=Counter)
     unknown_there: int = 0  # of the unknown ones
     untold: int = 0  # of the unknown ones: their worker was killed
     lost: list[str] = field(default_factory=list)
@@ -82,7 +83,10 @@ class Audit:
             "wrong: "
             + ", ".join(f"{kind} {count}" for kind, count in counts.items())
             + f", wrong replies {len(self.told_wrong)}",
-            "ways: " + ", ".join(f"{way} {count}" for way, count in sorted(self.ways.items())),
+            "ways: "
+            + ", ".join(
+                f"{way} {count} ({self.unknown_ways[way]} unknown)" for way, count in sorted(self.ways.items())
+            ),
             "errors: " + ", ".join(f"{error} {count}" for error, count in self.errors.most_common()),
         ]
 
@@ -139,4 +143,6 @@ def _judge(attempt: Attempt, parts: Counter[int], result: Audit) -> None:
         result.lost.append(name)
     elif parts and set(parts) not in attempt.wholes:
         result.half.append(name)
+    if fate is Fate.UNKNOWN:
+        result.unknown_ways[attempt.way] += 1
     result.unknown_there += fate is Fate.UNKNOWN and bool(parts)

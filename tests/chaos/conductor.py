@@ -25,11 +25,13 @@ class Conductor:
         self.recoveries: dict[str, list[tuple[float, float]]] = defaultdict(list)
 
     def play(self, seconds: float) -> None:
-        """At least one round, and more until so much time has passed."""
-        until = time.monotonic() + seconds
+        """At least one round, and more until so much time has passed. The broker lives through the second half."""
+        begin = time.monotonic()
+        until = begin + seconds
         rounds = 0
         while rounds == 0 or time.monotonic() < until:
-            for fault in (*FIRST, *self._chance.sample(OTHERS, len(OTHERS))):
+            first = FIRST if rounds == 0 or time.monotonic() < begin + seconds / 2 else ()
+            for fault in (*first, *self._chance.sample(OTHERS, len(OTHERS))):
                 if rounds and time.monotonic() >= until:
                     break
                 self._calm()
