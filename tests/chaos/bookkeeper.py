@@ -38,6 +38,19 @@ PAUSE = 0.02
 LONG = "SELECT %s || n AS it FROM generate_series(1, %s) AS n"
 
 
+def shape(chance: random.Random) -> tuple[list[float], int, bool, bool]:
+    """Of a message: what its statements are like, how many are outside of its savepoint block, whether that fails, and
+    whether it expects in vain. A block that fails is undone and the rest stays; such an expectation undoes everything.
+    """
+    plan = [chance.random() for _ in range(chance.randint(1, MOST_STEPS))]
+    outside = chance.randint(1, len(plan)) if chance.random() < 0.4 else len(plan)
+    return plan, outside, chance.random() < 0.5, chance.random() < 0.1
+
+
+# As many as a program has, so that the broker's plans of them are soon complete and its memory is at rest.
+SHAPES = [shape(random.Random(number)) for number in range(60)]
+
+
 class Log:
     """The worker's file. Each line is one write, which a kill cannot divide."""
 
@@ -101,11 +114,7 @@ class Bookkeeper:
             self._end(Fate.COMMITTED, parts=len(parts))
 
     def _message(self) -> None:
-        group = self._chance.choice(list(GROUPS))
-        plan = [self._chance.random() for _ in range(self._chance.randint(1, MOST_STEPS))]
-        # A block that fails is undone and the rest stays; an expectation that fails undoes everything.
-        outside = self._chance.randint(1, len(plan)) if self._chance.random() < 0.4 else len(plan)
-        fails, is_vain = self._chance.random() < 0.5, self._chance.random() < 0.1
+        group, (plan, outside, fails, is_vain) = self._chance.choice(list(GROUPS)), self._chance.choice(SHAPES)
         block = [] if fails else list(range(outside, len(plan)))
         token = self._begin(f"message {group}", list(range(outside)), is_sent=True, block=block)
         tx = self._handlers[group].transaction(timeout=self._timeout(), retries=self._chance.choice((0, 3)))
