@@ -105,7 +105,8 @@ class Stage:
         """What is still under way in the broker and in the server."""
         found: list[Any] = []
         stats = self.broker.stats()
-        found += [each for each in stats["processes"] if each["requests"] or each["leases"] or each["clients"] > 1]
+        if stats["clients"] > 1 or any(each["requests"] or each["leases"] for each in stats["processes"]):
+            found += stats["processes"]  # who asks is one of them
         for name, group in stats["groups"].items():
             busy = {"waiting": group["waiting"]}
             for pool in group["endpoints"].values():
