@@ -54,7 +54,6 @@ class Backends:
         # Backends that were given units in this turn: enter by execute, leave by flush.
         self._unflushed: list[Backend] = []
         self._threads = ThreadPoolExecutor(CANCEL_THREADS, thread_name_prefix="cancel")
-        self._cancelling: set[asyncio.Task[None]] = set()
 
     def connect(self, number: int, group: str, endpoint: str) -> None:
         """Begin to open a backend."""
@@ -79,9 +78,7 @@ class Backends:
     def cancel(self, number: int) -> None:
         """Cancel what the backend runs."""
         if (backend := self._open.get(number)) is not None:
-            task = asyncio.get_running_loop().create_task(backend.cancel(self._threads))
-            self._cancelling.add(task)
-            task.add_done_callback(self._cancelling.discard)
+            backend.begin_cancel(self._threads)
 
     def close(self, number: int, reason: str) -> None:
         """Close a backend, open or still opening."""
@@ -97,8 +94,6 @@ class Backends:
         """Close every backend; for the end of the broker."""
         for number in [*self._opening, *self._open]:
             self.close(number, "the broker stops")
-        for task in self._cancelling:
-            task.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _open_backend(self, number: int, group: str, endpoint: str) -> None:
@@ -167,6 +162,7 @@ class Backend:
             self._socket = socket.socket(fileno=self._descriptor)
         self._remainder = b""  # what the socket did not take
         self._is_writing = False
+        self._cancelling: asyncio.Task[None] | None = None  # the last cancel
         self._poller.add_reader(self._descriptor, self._readable)
 
     def flush(self) -> None:
@@ -231,7 +227,11 @@ class Backend:
         except (OSError, WireError):
             pass  # there are no more
 
-    async def cancel(self, threads: ThreadPoolExecutor) -> None:
+    def begin_cancel(self, threads: ThreadPoolExecutor) -> None:
+        """Cancel what it runs; the core asks for another one only when this is settled."""
+        self._cancelling = asyncio.get_running_loop().create_task(self._cancel(threads))
+
+    async def _cancel(self, threads: ThreadPoolExecutor) -> None:
         """Ask the server to cancel; the fact comes when the server has taken it."""
         try:
             await libpq.cancel(self._connection, threads)
@@ -240,7 +240,12 @@ class Backend:
         self._owner.cancelled(self.number)
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection.
+
+        A cancel is on a connection of its own, and a server that does not answer would keep that one open for ever.
+        """
+        if self._cancelling is not None:
+            self._cancelling.cancel()
         self._poller.remove_reader(self._descriptor)
         if self._is_writing:
             self._is_writing = False

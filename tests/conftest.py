@@ -25,6 +25,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="try N times as many generated examples, other ones each time (default: the same few every time)",
     )
+    parser.addoption(
+        "--chaos-seconds",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="how long the chaos on real servers lasts (default: 60); it plays at least one round of all faults",
+    )
+    parser.addoption(
+        "--chaos-seed", type=int, metavar="N", help="what chance begins with in the chaos; printed by each run"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -32,6 +32,7 @@ _RELEASE = b"RELEASE SAVEPOINT poold"
 _UNDO = b"ROLLBACK TO SAVEPOINT poold"
 
 _FLUSH = Flush()
+_CANCELED = "57014"
 
 # What a result in a unit belongs to, where it is no step's.
 _OWN, _XID, _COMMIT = -1, -2, -3
@@ -169,7 +170,7 @@ class Script:
         """A unit has ended of a message that is to be cancelled: no other follows, unless all is done."""
         if self.verdict is None:
             self._take(done.results)
-        return self.verdict or Verdict(done.failure or cancelled)
+        return self.verdict or Verdict(cancelled if self._is_contained(done) else done.failure or cancelled)
 
     def values(self) -> Iterator[tuple[Statement, bytes]]:
         """Its statements with their values, those of references not in place."""
@@ -284,6 +285,17 @@ class Script:
             return verdict
         self.verdict = verdict
         return (Simple(b"ROLLBACK"),)
+
+    def _is_contained(self, done: Completion) -> bool:
+        """Whether the unit failed in a savepoint block, and not by a cancel: that does not end the transaction."""
+        at = len(done.results)
+        step = self._sent[at] if at < len(self._sent) else -1
+        return (
+            done.failure is not None
+            and done.failure.sqlstate != _CANCELED
+            and step >= 0
+            and self._plan.block[step] is not None
+        )
 
     def _undo(self, block: int, step: int, failure: Failure) -> None:
         """The savepoint block that begins at this step is undone; go on after it."""

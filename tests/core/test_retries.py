@@ -314,6 +314,24 @@ def test_a_withdrawn_message_that_was_faster_than_its_cancel_is_committed() -> N
     assert world.state(backend) is S.SETTLING
 
 
+def test_a_message_whose_deadline_comes_while_a_savepoint_block_fails_is_told_of_its_deadline() -> None:
+    world = World(**UNTRACKED)
+    request, backend = begin(world, UPDATE, SAVEPOINT, INSERT, END_SAVEPOINT, timeout=2.0)
+    world.pass_time(2.0)
+    answer(world, backend, fails=b"INSERT 1", error=failure("23505"))
+    answered, place = failed(world, request)
+    assert (answered.outcome, answered.sqlstate, place) == (NOT_EXECUTED, "57014", -1)
+    assert "timeout of 2 s" in answered.message
+
+
+def test_a_cancel_that_hits_a_savepoint_block_is_told_as_postgresql_told_it() -> None:
+    world = World(**UNTRACKED)
+    request, backend = begin(world, UPDATE, SAVEPOINT, INSERT, END_SAVEPOINT)
+    world.broker.cancel(1, request, world.now)
+    answer(world, backend, fails=b"INSERT 1", error=failure("57014"))
+    assert (failed(world, request)[0].outcome, failed(world, request)[0].sqlstate) == ("failed", "57014")
+
+
 def test_a_message_is_cancelled_at_its_deadline_and_told_why_once() -> None:
     world = World(**UNTRACKED)
     request, backend = begin(world, step(b"UPDATE 1", low=1), timeout=2.0)

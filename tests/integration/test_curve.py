@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import zmq
 from brokers import Broker, poold, run, run_worker
-from conftest import StartBroker
 from keypairs import Keyring
 from postgres import free_port
 from waiting import wait_until
@@ -21,6 +20,8 @@ from waiting import wait_until
 from client import DBConnectionError, Handler, UnconfiguredGroupError, UsageError
 from client.connection import broker_keys
 from poold.keygen import make_pair
+
+StartBroker = Callable[..., Broker]
 
 
 @pytest.fixture

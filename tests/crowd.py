@@ -28,7 +28,7 @@ class Crowd:
         self._group = group
         self._channels: list[Channel] = []
         self._count = count
-        self._requests: list[int] = []  # of the questions that were asked last, in their order
+        self._requests: dict[int, int] = {}  # of the questions that were asked last, by their clients' places
         self._cleanup = ExitStack()
 
     def ask(self, questions: Sequence[Question]) -> None:
@@ -36,15 +36,17 @@ class Crowd:
         assert len(questions) <= self._count
         self._broker.signal(signal.SIGSTOP)
         try:
-            self._requests = [
-                self._send(channel, *question) for channel, question in zip(self._channels, questions, strict=False)
-            ]
+            self._requests = {place: self._send(place, *question) for place, question in enumerate(questions)}
         finally:
             self._broker.signal(signal.SIGCONT)
 
+    def ask_alone(self, place: int, question: Question) -> None:
+        """This client asks, whatever the others do."""
+        self._requests[place] = self._send(place, *question)
+
     def answers(self) -> list[Result | DBError]:
         """What became of the questions."""
-        return [self.answer(place) for place in range(len(self._requests))]
+        return [self.answer(place) for place in self._requests]
 
     def answer(self, place: int) -> Result | DBError:
         """What became of one question."""
@@ -62,11 +64,12 @@ class Crowd:
         """This client's process has ended; nobody takes its place."""
         self._channels[place].close()
 
+    def come_back(self, place: int) -> None:
+        """After `leave`: another client takes its place."""
+        self._channels[place] = self._client()
+
     def __enter__(self) -> Self:
-        for _ in range(self._count):
-            channel = Channel(self._broker.address)
-            self._cleanup.callback(channel.close)
-            self._channels.append(channel)
+        self._channels = [self._client() for _ in range(self._count)]
         return self
 
     def __exit__(
@@ -74,8 +77,14 @@ class Crowd:
     ) -> None:
         self._cleanup.close()
 
-    def _send(self, channel: Channel, statement: str, params: Any = None, timeout: float | None = None) -> int:
+    def _client(self) -> Channel:
+        channel = Channel(self._broker.address)
+        self._cleanup.callback(channel.close)
+        return channel
+
+    def _send(self, place: int, statement: str, params: Any = None, timeout: float | None = None) -> int:
         sql, types, values, _ = bind(statement, params)
+        channel = self._channels[place]
         number = channel.next_request()
         channel._send(Query(number, self._group, 0, False, sql, types, values, True, timeout, ""))
         return number

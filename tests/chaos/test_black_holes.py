@@ -1,0 +1,80 @@
+"""A network that swallows everything: what notices it, and when; and that nothing of it stays.
+
+A statement on its way is noticed by its own timeout, or by the endpoint's query_timeout and GUARD; either is followed
+by a cancel, and where that helps nothing within CANCEL_TIMEOUT the backend is closed. A backend that is idle then,
+nothing notices but the kernel's keepalive, within a minute, and that only where the other kernel is silent as well.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from brokers import Broker
+from census import backends
+from flows import BLACK_HOLE
+from postgres import Postgres
+from proxy import Proxy
+from waiting import wait_until
+
+import client
+
+GROUPS = {"default": {"max_size": 1}, "patient": {"max_size": 1}}
+# Beyond query_timeout, GUARD and CANCEL_TIMEOUT together; only what nothing notices reaches it.
+NOTICED = 30.0
+ESTABLISHED = "01"  # TCP_ESTABLISHED in the kernel's tables
+
+
+@pytest.fixture
+def proxy(postgres: Postgres) -> Iterator[Proxy]:
+    with Proxy(postgres) as made:
+        yield made
+
+
+@pytest.fixture
+def broker(proxy: Proxy) -> Iterator[Broker]:
+    """One whose groups have a backend each, by way of the proxy."""
+    made = Broker({"main": {**proxy.parameters, "query_timeout": 0.5, "connect_timeout": 1}}, GROUPS)
+    try:
+        made.start()
+        wait_until(lambda: all(made.pool(group)["idle"] == 1 for group in GROUPS), what="the backends")
+        yield made
+    finally:
+        made.close()
+
+
+def test_what_is_asked_in_a_black_hole_is_answered_and_leaves_no_connection_behind(
+    broker: Broker, proxy: Proxy
+) -> None:
+    db, patient = broker.handler(), broker.handler("patient")
+    proxy.infect(BLACK_HOLE)
+    with ThreadPoolExecutor(2) as threads:
+        asked = [threads.submit(db.query, "SELECT 1", timeout=0.5), threads.submit(patient.query, "SELECT 1")]
+        for each in asked:
+            with pytest.raises(client.DBConnectionError, match="the server does not answer") as caught:
+                each.result(NOTICED)
+            assert caught.value.outcome == "unknown"
+    # What was to cancel the statements went into the hole as well.
+    wait_until(lambda: connections_to(proxy) <= backends(broker.stats()), what="the cancels' connections to be closed")
+    proxy.heal()
+    for handler in (db, patient):
+        assert handler.query("SELECT 1 AS one", timeout=NOTICED)[0].one == 1
+
+
+def connections_to(proxy: Proxy) -> int:
+    """How many this machine has open to the proxy: the broker's backends, and its cancels."""
+    there = f"0100007F:{proxy.parameters['port']:04X}"  # 127.0.0.1
+    table = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(1 for line in table if line[2] == there and line[3] == ESTABLISHED)
+
+
+def test_a_backend_that_idles_in_a_black_hole_is_noticed_by_whoever_uses_it(broker: Broker, proxy: Proxy) -> None:
+    db = broker.handler()
+    proxy.infect(BLACK_HOLE)
+    pool = broker.pool()
+    assert (pool["idle"], pool["lost"]) == (1, 0)
+    with pytest.raises(client.DBConnectionError, match="the server does not answer"):
+        db.query("SELECT 1", timeout=0.5)
+    assert broker.pool()["idle"] == 0
+    proxy.heal()
+    assert db.query("SELECT 1 AS one", timeout=NOTICED)[0].one == 1
