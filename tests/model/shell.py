@@ -10,18 +10,24 @@ import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
-
-from model_books import PLACES, Books, Job
-from model_postgres import Cluster, Fate, Order, Session
-from world import World
+from typing import Any, Protocol
 
 from client.protocol import TX_NONE, Failure
+from model.books import PLACES, Books, Job
+from model.postgres import Cluster, Fate, Order, Session
 from poold.core import effects
+from poold.core.broker import Broker
 from poold.core.effects import Bound, Deallocate, Plain, Prepare, Simple, Unit
 from poold.core.facts import Outcome, Server
 
 _VALUE = re.compile(rb"(?:= |\* )(\d+)")
+
+
+class Scene(Protocol):
+    """Where the core stands: what it is, and what time it is."""
+
+    broker: Broker
+    now: float
 
 
 @dataclass(eq=False)
@@ -43,7 +49,7 @@ class Line:
 class Shell:
     """Lines by number, and the effects that wait to be carried out."""
 
-    def __init__(self, world: World, books: Books) -> None:
+    def __init__(self, world: Scene, books: Books) -> None:
         self.world = world
         self.broker = world.broker
         self.books = books
@@ -172,7 +178,7 @@ class Shell:
     # The shell acts.
 
     def take(self) -> None:
-        self.todo.extend(self.world.take())
+        self.todo.extend(self.broker.take())
         self._seen = []
         self.observe()
 

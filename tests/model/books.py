@@ -10,8 +10,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from model_postgres import Work
-
 from client.protocol import (
     EXECUTED,
     FAILED,
@@ -26,6 +24,7 @@ from client.protocol import (
     Result,
     TransactionResult,
 )
+from model.postgres import Work
 from poold.core.machine import GUARD
 
 PLACES = 100
