@@ -1,0 +1,217 @@
+"""What goes wrong, at any moment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from client.protocol import TX_NONE
+from poold.core.facts import Completion
+from poold.core.state import BackendState as S
+
+if TYPE_CHECKING:
+    from simulation.network import Wire
+    from simulation.servers import Server
+    from simulation.world import World
+
+_RARE = (S.CANCELLING, S.SETTLING, S.RESETTING, S.LEASED)
+
+
+class Faults:
+    """The kinds of faults, and their strikes."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._kinds = (
+            *(self._reset,) * 6,
+            *(self._terminate,) * 4,
+            *(self._black_hole,) * 3,
+            *(self._client_vanishes,) * 4,
+            *(self._client_forks,) * 2,
+            *(self._clock_jumps,) * 2,
+            *(self._broker_is_suspended,) * 2,
+            *(self._server_crashes,) * 1,
+            *(self._server_shuts_down,) * 1,
+            *(self._server_fails_over,) * 1,
+            *(self._server_freezes,) * 1,
+            *(self._server_is_unreachable,) * 1,
+            *(self._names_are_forgotten,) * 1,
+            *(self._facts_come_late,) * 2,
+        )
+
+    def strike(self) -> str | None:
+        """One of them, where it can; a line about it."""
+        kind = self._world.random.choice(self._kinds)
+        text = kind()
+        if text is not None:
+            self._world.tally[kind.__name__.strip("_").replace("_", " ")] += 1
+        return text
+
+    # Connections.
+
+    def _some_wire(self) -> Wire | None:
+        """One that is open or being opened; those in rare states more often."""
+        world = self._world
+        lines = world.network.lines
+        if not lines:
+            return None
+        if world.random.random() < 0.4:
+            rare = [number for number, each in world.broker.backends.items() if each.state in _RARE]
+            rare += [number for number, line in lines.items() if line.session is None]
+            rare = [number for number in rare if number in lines]
+            if rare:
+                return lines[world.random.choice(rare)]
+        return lines[world.random.choice(list(lines))]
+
+    def _reset(self) -> str | None:
+        wire = self._some_wire()
+        if wire is None or wire.is_reset:
+            return None
+        self._world.network.reset(wire)
+        return f"reset {wire.number}"
+
+    def _terminate(self) -> str | None:
+        wire = self._some_wire()
+        if wire is None or wire.is_reset or wire.process is None or wire.process.is_gone:
+            return None
+        has_words = self._world.random.random() < 0.7
+        self._world.network.terminate(wire, has_words)
+        return f"terminate {wire.number} {has_words}"
+
+    def _black_hole(self) -> str | None:
+        wire = self._some_wire()
+        random = self._world.random
+        if wire is None or wire.is_reset or wire.is_stuck:
+            return None
+        seconds, is_full, heals = random.choice((0.05, 1.0, 10.0)), random.random() < 0.5, random.random() < 0.5
+        self._world.network.stick(wire, seconds, is_full, heals)
+        return f"black hole {wire.number} for {seconds} s, {is_full} {heals}"
+
+    def _names_are_forgotten(self) -> str | None:
+        wire = self._some_wire()
+        if wire is None or wire.session is None:
+            return None
+        wire.session.names.clear()
+        return f"names are forgotten by {wire.number}"
+
+    # Clients.
+
+    def _client_vanishes(self) -> str | None:
+        world = self._world
+        clients = world.clients
+        if not clients.alive:
+            return None
+        client = clients.alive[world.random.choice(list(clients.alive))]
+        clients.vanish(client)
+        clients.arrive()
+        return f"client {client.key} vanishes"
+
+    def _client_forks(self) -> str | None:
+        """The child connects anew; where there are too many, the parent ends."""
+        world = self._world
+        clients = world.clients
+        if not clients.alive:
+            return None
+        parent = clients.alive[world.random.choice(list(clients.alive))]
+        child = clients.arrive()
+        child.habits = parent.habits
+        if len(clients.alive) > 2 * world.scenario.clients:
+            clients.vanish(parent)
+        return f"client {parent.key} forks {child.key}"
+
+    # Processes and clocks.
+
+    def _clock_jumps(self) -> str:
+        world = self._world
+        seconds = world.random.choice((0.01, 0.3, 2.0, 7.0, 40.0))
+        world.jump(seconds)
+        return f"the clock jumps by {seconds} s"
+
+    def _broker_is_suspended(self) -> str:
+        world = self._world
+        seconds = world.random.choice((0.01, 0.3, 2.0, 7.0, 40.0))
+        world.suspend(seconds)
+        return f"the broker is suspended for {seconds} s"
+
+    def _facts_come_late(self) -> str | None:
+        """Facts about a backend that is gone, or never was, change nothing."""
+        world = self._world
+        broker, random = world.broker, world.random
+        number = random.randint(-3, world.network.last_line + 2)
+        if number in broker.backends:
+            return None
+        before, size = list(broker._effects), len(broker.backends)
+        match random.randrange(5):
+            case 0:
+                broker.opened(number, world.now)
+            case 1:
+                broker.connect_failed(number, "late", world.now)
+            case 2:
+                broker.completed(number, Completion(TX_NONE), world.now)
+            case 3:
+                broker.cancelled(number, world.now)
+            case 4:
+                broker.lost(number, "late", world.now)
+        assert broker._effects == before, "a fact about a backend that is gone had effects"
+        assert len(broker.backends) == size
+        return f"a late fact about {number}"
+
+    # Servers.
+
+    def _some_server(self) -> Server:
+        world = self._world
+        return world.servers[world.random.choice(list(world.servers))]
+
+    def _server_crashes(self) -> str | None:
+        """All its processes end without a word; after its recovery it may give ids of transactions again."""
+        server = self._some_server()
+        if not server.is_up:
+            return None
+        for process in list(server.processes):
+            self._world.network.terminate(process.wire, has_words=False)
+        server.crash()
+        return self._comes_back(server, "crashes")
+
+    def _server_shuts_down(self) -> str | None:
+        """All its processes end with an error."""
+        server = self._some_server()
+        if not server.is_up:
+            return None
+        for process in list(server.processes):
+            self._world.network.terminate(process.wire, has_words=True)
+        server.is_up = False
+        return self._comes_back(server, "shuts down")
+
+    def _comes_back(self, server: Server, what: str) -> str:
+        world = self._world
+        seconds = world.random.choice((0.1, 1.0, 15.0))
+        world.at(world.now + seconds, server.come_up)
+        return f"server {server.name} {what} for {seconds} s"
+
+    def _server_fails_over(self) -> str | None:
+        """The primary is gone, its connections with it or in a black hole; a standby has its place."""
+        world = self._world
+        server = self._some_server()
+        if not server.is_up:
+            return None
+        for process in list(server.processes):
+            wire = process.wire
+            if world.random.random() < 0.5:
+                process.end()
+                if not wire.is_stuck and not wire.is_reset:
+                    world.network.stick(wire, world.random.choice((1.0, 20.0)), is_full=False, heals=False)
+            else:
+                world.network.terminate(wire, has_words=False)
+        server.fail_over()
+        return f"server {server.name} fails over"
+
+    def _server_freezes(self) -> str:
+        server = self._some_server()
+        seconds = self._world.random.choice((0.1, 1.0, 15.0))
+        server.frozen_until = max(server.frozen_until, self._world.now + seconds)
+        return f"server {server.name} freezes for {seconds} s"
+
+    def _server_is_unreachable(self) -> str:
+        server = self._some_server()
+        seconds = self._world.random.choice((0.1, 1.0, 15.0))
+        server.unreachable_until = self._world.now + seconds
+        return f"server {server.name} is unreachable for {seconds} s"
