@@ -198,7 +198,7 @@ class Books:
         if failure.sqlstate == "57014":
             is_its_own = job.was_cancelled or job.timed_out or job.is_overdue or job.is_withdrawn
             assert is_its_own, f"{job} is hit by another one's cancel"
-        if job.lease is None and not job.is_withdrawn and not job.is_overdue:
+        if job.lease is None and not job.is_withdrawn and not job.is_overdue and not job.was_cancelled:
             assert failure.sqlstate not in STALE, f"{job} could be run again: {failure}"
         if failure.outcome == UNKNOWN:
             assert job.was_lost or self.is_stopped, f"{job} is not known without need"

@@ -63,7 +63,7 @@ class Agenda:
         count = len(self._waiting)
         while self._waiting:
             event, args = self._waiting.popleft()
-            self.tell_at(self.now, event, *args)
+            self.tell_at(0.0, event, *args)  # before all that has come since
         return f"the broker goes on with {count}"
 
     @property

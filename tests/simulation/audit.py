@@ -53,6 +53,12 @@ def _is_unknown(job: Job) -> bool:
     return job.reply is None or (failure is not None and failure.outcome == UNKNOWN)
 
 
+def _is_done(job: Job) -> bool:
+    """Whether the client was told that it had its effect."""
+    failure = _failure(job)
+    return job.reply is not None and (failure is None or failure.outcome == EXECUTED)
+
+
 def _check(job: Job, found: Counter[tuple[bytes, int]]) -> None:
     failure = _failure(job)
     if failure is not None and failure.outcome != EXECUTED:
@@ -71,7 +77,7 @@ def _is_result(entry: object) -> bool:
 def _check_in_lease(job: Job, lease: Lease, found: Counter[tuple[bytes, int]]) -> None:
     """A statement of an interactive transaction that its client did not end in some way of its own."""
     ends = [each for each in lease.jobs if each.kind == "commit"]
-    if any(isinstance(each.reply, Result) for each in ends):
+    if any(_is_done(each) for each in ends):
         assert found or job.is_control or not isinstance(job.reply, Result), f"{job} is committed, and not there"
     elif not any(_is_unknown(each) for each in ends):
         assert not found, f"{job} is in the database, its transaction was not committed"

@@ -149,7 +149,7 @@ class Clients:
         return self._end_lease(client, Rollback if random.random() < 0.2 else Commit)
 
     def ask(self, group: str) -> Job:
-        """A new client asks the group for something."""
+        """A new client asks the group for something; in a lease, which it ends."""
         client = self.arrive()
         if self._world.scenario.config.groups[group].autocommit:
             return self._send_query(client, TEMPLATES[1], group, None)

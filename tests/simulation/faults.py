@@ -51,13 +51,13 @@ class Faults:
     def _some_wire(self) -> Wire | None:
         """One that is open or being opened; those in rare states more often."""
         world = self._world
-        lines = world.network.lines
+        lines = {number: line for number, line in world.network.lines.items() if line.is_opening}
         if not lines:
             return None
         if world.random.random() < 0.4:
             rare = [number for number, each in world.broker.backends.items() if each.state in _RARE]
-            rare += [number for number, line in lines.items() if line.session is None]
             rare = [number for number in rare if number in lines]
+            rare += [number for number, line in lines.items() if line.session is None]
             if rare:
                 return lines[world.random.choice(rare)]
         return lines[world.random.choice(list(lines))]

@@ -217,9 +217,12 @@ class Process(Session):
         timeout = scenario.query_timeout
         self._limit = world.now + timeout if timeout else _INFINITE
         text, value = self._read(command)
-        is_write = text.startswith(_UPDATE)
-        self._seconds = self._draw_seconds(scenario.write if is_write else scenario.short)
-        self._draw_ending(order, command)
+        is_write = text.startswith(_UPDATE) and type(command) is not Prepare
+        if text.startswith(b"ROLLBACK"):  # nothing comes in its way
+            self._seconds, self._ending, self._limit = 0.0, "", _INFINITE
+        else:
+            self._seconds = self._draw_seconds(scenario.write if is_write else scenario.short)
+            self._draw_ending(order, command)
         if self._is_strict and self._snapshot is None:
             self._snapshot = self.locks.commits
         if not is_write or self.work is None or not self.work.has_failed:
