@@ -258,8 +258,9 @@ class Session:
         self._claim(owner)
         self.work.effects.append((template, value))
         ending = order.fate.ending
-        if template.startswith((b"DISCARD", b"DEALLOCATE")):
-            self.names.clear()
+        if b" /*" in template:
+            if template.startswith((b"DISCARD", b"DEALLOCATE")):
+                self.names.clear()
             self.done.results.append((template[: template.index(b" /*")].decode(), -1, None, b"", ()))
         else:
             self._result(None if ending == "no rows" else b"%d" % value, is_too_large=ending == "too large")

@@ -16,6 +16,8 @@ TEMPLATES = (
 )
 # Statements that change their session.
 CONTROLS = (b"BEGIN /* \0 */", b"DISCARD ALL /* \0 */", b"DEALLOCATE ALL /* \0 */")
+# One after which statements may mean something else.
+SCHEMA = b"ALTER TABLE a /* \0 */"
 LEASE_CONTROLS = (b"COMMIT /* \0 */", b"ROLLBACK /* \0 */", b"DEALLOCATE ALL /* \0 */")
 # What the steps of a message may be; a number is a template's.
 STEPS = (0, 0, 1, 1, 2, "one row", "reference", "reference", "savepoint", "end")
@@ -57,7 +59,7 @@ def steps_of(job: Job, kinds: Sequence[int | str], prepare: bool) -> list[Step |
             assert referred is not None
             statement(TEMPLATES[1], referred[1], earlier[-1])
         else:
-            template = TEMPLATES[kind] if isinstance(kind, int) else TEMPLATES[0]
+            template = TEMPLATES[kind] if isinstance(kind, int) else SCHEMA if kind == "schema" else TEMPLATES[0]
             statement(template, value, low=1 if kind == "one row" else 0)
     if all(step is None for step in job.steps):
         statement(TEMPLATES[0], job.number * PLACES + len(steps))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from model.books import PLACES, Job, Lease
 from model.postgres import INT4
-from model.requests import CONTROLS, LEASE_CONTROLS, STEPS, TEMPLATES, packed, steps_of
+from model.requests import CONTROLS, LEASE_CONTROLS, SCHEMA, STEPS, TEMPLATES, packed, steps_of
 
 from client.protocol import (
     TX_ACTIVE,
@@ -125,16 +125,22 @@ class Clients:
             return self._go_on(client, habit == "odd")
         match habit:
             case "query":
-                return self._query(client, random.choice(TEMPLATES))
+                return self._query(client, self._template())
             case "odd":
-                return self._query(client, random.choice(CONTROLS))
+                return self._query(client, random.choice((*CONTROLS, SCHEMA)))
             case "burst":
-                template = random.choice(TEMPLATES[1:])
+                template = self._template()
                 return "; ".join(self._query(client, template) for _ in range(1 + random.randrange(self._burst())))
             case "message":
                 return "; ".join(self._message(client) for _ in range(1 + random.randrange(self._burst()) // 4))
             case _:
-                return self._query_in_lease(client, random.choice(TEMPLATES))
+                return self._query_in_lease(client, self._template())
+
+    def _template(self) -> bytes:
+        random = self._world.random
+        if random.random() < self._world.scenario.writes:
+            return TEMPLATES[0]
+        return random.choice(TEMPLATES[1:])
 
     def _burst(self) -> int:
         return self._world.scenario.burst
@@ -143,9 +149,9 @@ class Clients:
         """The client has a lease: another statement in it, or its end."""
         random = self._world.random
         if is_odd:
-            return self._query_in_lease(client, random.choice(LEASE_CONTROLS))
+            return self._query_in_lease(client, random.choice((*LEASE_CONTROLS, SCHEMA)))
         if random.random() < 0.5:
-            return self._query_in_lease(client, random.choice(TEMPLATES))
+            return self._query_in_lease(client, self._template())
         return self._end_lease(client, Rollback if random.random() < 0.2 else Commit)
 
     def ask(self, group: str) -> Job:
@@ -206,12 +212,19 @@ class Clients:
         job = self._job(client, "message")
         job.retries = random.choice((0, 1, 3))
         job.is_repeatable = read_only is True or config[group].read_only
-        kinds = [random.choice(STEPS) for _ in range(random.choice((1, 2, 3, 7)))]
+        kinds = [self._kind() for _ in range(random.choice((1, 2, 3, 7)))]
         steps, values = split_steps(steps_of(job, kinds, random.random() < 0.9))
         isolation = random.choice((None, None, ISOLATIONS[2], ISOLATIONS[3]))
         message = Transaction(job.number, group, isolation, read_only, None, job.retries, steps, values, timeout, "")
         self._send(client, job, message, timeout)
         return f"client {client.key} sends message {job.number} to {group}: {kinds}"
+
+    def _kind(self) -> int | str:
+        """Of a step."""
+        random = self._world.random
+        if random.random() < self._world.scenario.writes:
+            return random.choice((0, 0, 0, "one row"))
+        return random.choice((*STEPS, "schema")) if random.random() < 0.1 else random.choice(STEPS)
 
     def _end_lease(self, client: Client, verb: type[Commit] | type[Rollback]) -> str:
         lease, client.lease = client.lease, None

@@ -24,6 +24,7 @@ class Faults:
         self._kinds = (
             *(self._reset,) * 6,
             *(self._terminate,) * 4,
+            *(self._commit_is_lost,) * 4,
             *(self._black_hole,) * 3,
             *(self._client_vanishes,) * 4,
             *(self._client_forks,) * 2,
@@ -85,6 +86,34 @@ class Faults:
         seconds, is_full, heals = random.choice((0.05, 1.0, 10.0)), random.random() < 0.5, random.random() < 0.5
         self._world.network.stick(wire, seconds, is_full, heals)
         return f"black hole {wire.number} for {seconds} s, {is_full} {heals}"
+
+    def _commit_is_lost(self) -> str | None:
+        """The answer to a COMMIT that was sent does not come."""
+        world = self._world
+        network = world.network
+        wires = [
+            line
+            for number, line in network.lines.items()
+            if (backend := world.broker.backends.get(number)) is not None
+            and backend.request is not None
+            and backend.request.script is not None
+            and backend.request.script.commit_sent
+            and not line.is_reset
+        ]
+        if not wires:
+            return None
+        wire = world.random.choice(wires)
+        assert wire.process is not None
+        match world.random.randrange(5):
+            case 0:
+                return self._crash(world.servers[wire.endpoint])
+            case 1:
+                return self._fail_over(world.servers[wire.endpoint])
+            case 2 if not wire.process.is_gone:
+                network.terminate(wire, has_words=False)
+            case _:
+                network.reset(wire)
+        return f"the answer to COMMIT of {wire.number} is lost"
 
     def _names_are_forgotten(self) -> str | None:
         wire = self._some_wire()
@@ -163,7 +192,9 @@ class Faults:
 
     def _server_crashes(self) -> str | None:
         """All its processes end without a word; after its recovery it may give ids of transactions again."""
-        server = self._some_server()
+        return self._crash(self._some_server())
+
+    def _crash(self, server: Server) -> str | None:
         if not server.is_up:
             return None
         for process in list(server.processes):
@@ -189,8 +220,10 @@ class Faults:
 
     def _server_fails_over(self) -> str | None:
         """The primary is gone, its connections with it or in a black hole; a standby has its place."""
+        return self._fail_over(self._some_server())
+
+    def _fail_over(self, server: Server) -> str | None:
         world = self._world
-        server = self._some_server()
         if not server.is_up:
             return None
         for process in list(server.processes):

@@ -372,7 +372,7 @@ class Network(Shell):
             return None
         wire.is_stuck = wire.is_full = False
         held, wire.held = wire.held, []
-        if not heals:
+        if not heals or (wire.process is not None and wire.process.is_gone):
             self.reset(wire)
             return f"{wire.number} was a black hole and is reset"
         for is_here, event, *args in held:

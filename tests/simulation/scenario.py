@@ -23,6 +23,7 @@ class Scenario:
     write: float  # what an UPDATE takes
     slow: float  # the share of statements that take a multiple, or far too long
     mishaps: float  # a factor for all that may befall a statement
+    writes: float  # the share of UPDATEs
     rows: int  # that UPDATEs contend for
     deadlock_timeout: float
     fault_every: int  # steps from one fault to the next
@@ -68,6 +69,7 @@ def draw(random: Random) -> Scenario:
         write=choice((0.001, 0.01, 0.05)),
         slow=choice((0.0, 0.01, 0.05)),
         mishaps=choice((0.0, 1.0, 1.0, 4.0)),
+        writes=choice((0.2, 0.5, 0.9)),
         rows=choice((2, 6, 50, 1000)),
         deadlock_timeout=choice((0.01, 0.1, 1.0)),
         fault_every=choice((20, 60, 200, 1000)),

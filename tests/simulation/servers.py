@@ -261,8 +261,8 @@ class Process(Session):
             ending = _NAMES[place]
             if ending not in _OF_UNIT:
                 self._ending = ending
-            elif type(command) is not Simple or ending != "other columns":
-                order.fate = Fate(ending)
+            elif ending != "broken" or self.work is None or not self.work.has_failed:
+                order.fate = Fate(ending)  # what a rollback changes is only back to what it was
 
     def _check_snapshot(self) -> None:
         if self._snapshot is not None and self.locks.changed.get(self._row, 0) > self._snapshot:

@@ -104,7 +104,11 @@ class World(Agenda, Invariants):
             self._trace(line)
         if self.is_stopped:
             return
-        if self.steps % self._check_every == 0 or network.has_ticked:
+        if self.steps % self._check_every == 0:
+            self.broker.snapshot(self.now)
+            network.forget_touched()
+            self.check_all()
+        elif network.has_ticked:
             network.forget_touched()
             self.check_all()
         elif network.touched or network.touched_clients:
