@@ -15,6 +15,7 @@ from model.postgres import INT4
 from model.requests import CONTROLS, LEASE_CONTROLS, SCHEMA, STEPS, TEMPLATES, packed, steps_of
 
 from client.protocol import (
+    NOT_EXECUTED,
     TX_ACTIVE,
     TX_FAILED,
     Commit,
@@ -41,19 +42,10 @@ class Client:
     habits: tuple[str, ...]  # what it does, each as often as it is in here
     lease: Lease | None = None  # as far as it knows
     waits_for: dict[int, Job] = field(default_factory=dict)
-    sent_at: float = 0.0  # no message comes before the one sent before it
+    # When it wrote last, and when that comes: no message comes before the one sent before it.
+    written_at: float = -1.0
+    sent_at: float = 0.0
     is_gone: bool = False
-
-
-# What kinds of clients there are.
-HABITS = (
-    ("query",),
-    ("query", "query", "burst"),
-    ("message",),
-    ("lease",),
-    ("query", "message", "lease"),
-    ("query", "burst", "message", "message", "lease", "lease", "odd"),
-)
 
 
 class Clients:
@@ -73,7 +65,7 @@ class Clients:
         """A process starts and says Hello."""
         world = self._world
         self._last_client += 1
-        client = Client(self._last_client, world.random.choice(HABITS))
+        client = Client(self._last_client, world.random.choice(world.scenario.habits))
         self.alive[client.key] = client
         self._travel(client, self._said_hello, client)
         self._think(client)
@@ -99,14 +91,19 @@ class Clients:
 
     def _travel(self, client: Client, event: Callable[..., str | None], *args: Any) -> None:
         world = self._world
-        client.sent_at = max(client.sent_at, world.now + world.scenario.latency * world.random.random())
+        if client.written_at != world.now:  # what is written at once comes at once
+            client.written_at = world.now
+            client.sent_at = max(client.sent_at, world.now + world.scenario.latency * world.random.random())
         world.tell_at(client.sent_at, event, *args)
 
     # Asking.
 
-    def _think(self, client: Client) -> None:
+    def _think(self, client: Client, is_turned_away: bool = False) -> None:
+        """is_turned_away: its last request was not executed; who asks again at once is no help to anybody."""
         world = self._world
         seconds = world.scenario.think * world.random.expovariate(1.0)
+        if is_turned_away and world.random.random() < 0.9:
+            seconds += world.random.expovariate(1.0)
         if client.lease is not None and world.random.random() < 0.03:
             seconds += world.random.choice((0.5, 3.0, 20.0))  # it has forgotten its lease
         world.at(world.now + seconds, self._act, client)
@@ -127,7 +124,7 @@ class Clients:
             case "query":
                 return self._query(client, self._template())
             case "odd":
-                return self._query(client, random.choice((*CONTROLS, SCHEMA)))
+                return self._query(client, self._odd(CONTROLS))
             case "burst":
                 template = self._template()
                 return "; ".join(self._query(client, template) for _ in range(1 + random.randrange(self._burst())))
@@ -142,6 +139,12 @@ class Clients:
             return TEMPLATES[0]
         return random.choice(TEMPLATES[1:])
 
+    def _odd(self, controls: tuple[bytes, ...]) -> bytes:
+        """A statement that changes its session, or the schema."""
+        if self._world.scenario.changes_schema and self._world.random.random() < 0.3:
+            return SCHEMA
+        return self._world.random.choice(controls)
+
     def _burst(self) -> int:
         return self._world.scenario.burst
 
@@ -149,7 +152,7 @@ class Clients:
         """The client has a lease: another statement in it, or its end."""
         random = self._world.random
         if is_odd:
-            return self._query_in_lease(client, random.choice((*LEASE_CONTROLS, SCHEMA)))
+            return self._query_in_lease(client, self._odd(LEASE_CONTROLS))
         if random.random() < 0.5:
             return self._query_in_lease(client, self._template())
         return self._end_lease(client, Rollback if random.random() < 0.2 else Commit)
@@ -213,6 +216,8 @@ class Clients:
         job.retries = random.choice((0, 1, 3))
         job.is_repeatable = read_only is True or config[group].read_only
         kinds = [self._kind() for _ in range(random.choice((1, 2, 3, 7)))]
+        if random.random() < 0.2:
+            kinds = [*kinds[:1], "savepoint", *kinds[1:], "end"]
         steps, values = split_steps(steps_of(job, kinds, random.random() < 0.9))
         isolation = random.choice((None, None, ISOLATIONS[2], ISOLATIONS[3]))
         message = Transaction(job.number, group, isolation, read_only, None, job.retries, steps, values, timeout, "")
@@ -224,7 +229,7 @@ class Clients:
         random = self._world.random
         if random.random() < self._world.scenario.writes:
             return random.choice((0, 0, 0, "one row"))
-        return random.choice((*STEPS, "schema")) if random.random() < 0.1 else random.choice(STEPS)
+        return "schema" if self._world.scenario.changes_schema and random.random() < 0.05 else random.choice(STEPS)
 
     def _end_lease(self, client: Client, verb: type[Commit] | type[Rollback]) -> str:
         lease, client.lease = client.lease, None
@@ -258,6 +263,12 @@ class Clients:
         world.network.about_client(client.key, world.broker.request, message, world.now)
         return f"request {job.number} of client {client.key}"
 
+    def withdraw(self, number: int) -> str | None:
+        """The client of this request does not want it any more."""
+        job = self._world.books.jobs.get(number)
+        client = None if job is None else self.alive.get(job.client)
+        return None if client is None or job is None else self._withdraw(client, job)
+
     def _withdraw(self, client: Client, job: Job) -> str | None:
         if client.is_gone or job.number not in client.waits_for:
             return None
@@ -284,14 +295,15 @@ class Clients:
         if client.is_gone:
             return None
         job = client.waits_for.pop(body.request)  # a KeyError is an answer to no question
-        self._world.outcomes[job.kind, _outcome(body)] += 1
+        outcome = _outcome(body)
+        self._world.outcomes[job.kind, outcome] += 1
         if job.lease is client.lease and client.lease is not None:
             is_open = not isinstance(body, TransactionResult) and body.transaction in (TX_ACTIVE, TX_FAILED)
             # Some end what is over already, and are told so.
             if not is_open and self._world.random.random() < 0.8:
                 client.lease = None
         if not client.waits_for:
-            self._think(client)
+            self._think(client, outcome.endswith(NOT_EXECUTED))
         return f"client {client.key} has its answer to {body.request}"
 
     # The end.

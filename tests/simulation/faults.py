@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from client.protocol import TX_NONE
 from poold.core.facts import Completion
+from poold.core.pool import Backend
 from poold.core.state import BackendState as S
 
 if TYPE_CHECKING:
+    from simulation.clients import Client
     from simulation.network import Wire
     from simulation.servers import Server
     from simulation.world import World
@@ -24,8 +27,9 @@ class Faults:
         self._kinds = (
             *(self._reset,) * 6,
             *(self._terminate,) * 4,
-            *(self._commit_is_lost,) * 4,
+            *(self._commit_is_lost,) * 8,
             *(self._black_hole,) * 3,
+            *(self._company_is_cancelled,) * 3,
             *(self._client_vanishes,) * 4,
             *(self._client_forks,) * 2,
             *(self._clock_jumps,) * 2,
@@ -41,10 +45,14 @@ class Faults:
 
     def strike(self) -> str | None:
         """One of them, where it can; a line about it."""
-        kind = self._world.random.choice(self._kinds)
+        random, favourite = self._world.random, self._world.scenario.favourite
+        if favourite and random.random() < 0.5:
+            kind = next(each for each in self._kinds if _name(each) == favourite)
+        else:
+            kind = random.choice(self._kinds)
         text = kind()
         if text is not None:
-            self._world.tally[kind.__name__.strip("_").replace("_", " ")] += 1
+            self._world.tally[_name(kind)] += 1
         return text
 
     # Connections.
@@ -87,33 +95,41 @@ class Faults:
         self._world.network.stick(wire, seconds, is_full, heals)
         return f"black hole {wire.number} for {seconds} s, {is_full} {heals}"
 
-    def _commit_is_lost(self) -> str | None:
-        """The answer to a COMMIT that was sent does not come."""
-        world = self._world
-        network = world.network
-        wires = [
-            line
-            for number, line in network.lines.items()
-            if (backend := world.broker.backends.get(number)) is not None
-            and backend.request is not None
-            and backend.request.script is not None
-            and backend.request.script.commit_sent
-            and not line.is_reset
-        ]
-        if not wires:
-            return None
-        wire = world.random.choice(wires)
-        assert wire.process is not None
-        match world.random.randrange(5):
-            case 0:
-                return self._crash(world.servers[wire.endpoint])
-            case 1:
-                return self._fail_over(world.servers[wire.endpoint])
-            case 2 if not wire.process.is_gone:
-                network.terminate(wire, has_words=False)
-            case _:
+    def _commit_is_lost(self) -> str:
+        """The answer to the next COMMIT will not come: it is lost on its way, or while the server is at it."""
+        self._world.network.ambush = self._ambush
+        return "an ambush for the next COMMIT"
+
+    def _ambush(self, wire: Wire, is_done: bool) -> None:
+        """The COMMIT was sent, and is done or not."""
+        world, network = self._world, self._world.network
+        random = world.random
+        if is_done is (random.random() < 0.5):
+            network.ambush = None
+            world.tally["answer to COMMIT lost" if is_done else "lost during COMMIT"] += 1
+            server = world.servers[wire.endpoint]
+            client = world.clients.alive.get(network.commits_for(wire))
+            if not is_done and client is not None and random.random() < 0.3:
+                world.at(world.now, self._vanish, client)
+            elif not is_done:
+                delay = world.scenario.latency * 1.5 + world.scenario.write * random.choice((0.1, 0.5, 2.0))
+                world.at(world.now + delay, self._strike_at, wire)
+            elif random.random() < 0.4:
                 network.reset(wire)
-        return f"the answer to COMMIT of {wire.number} is lost"
+            elif random.random() < 0.4:
+                world.at(world.now, lambda: self._crash(server))
+            else:
+                world.at(world.now, lambda: self._fail_over(server))
+
+    def _strike_at(self, wire: Wire) -> str | None:
+        network = self._world.network
+        process = wire.process
+        is_at_work = process is not None and process.is_busy and not wire.is_reset and wire.number in network.lines
+        if not is_at_work:
+            network.ambush = self._ambush  # too late
+            return None
+        network.reset(wire)
+        return f"reset {wire.number} while it commits"
 
     def _names_are_forgotten(self) -> str | None:
         wire = self._some_wire()
@@ -129,10 +145,25 @@ class Faults:
         clients = world.clients
         if not clients.alive:
             return None
-        client = clients.alive[world.random.choice(list(clients.alive))]
-        clients.vanish(client)
-        clients.arrive()
+        return self._vanish(clients.alive[world.random.choice(list(clients.alive))])
+
+    def _vanish(self, client: Client) -> str | None:
+        if client.is_gone:
+            return None
+        self._world.clients.vanish(client)
+        self._world.clients.arrive()
         return f"client {client.key} vanishes"
+
+    def _company_is_cancelled(self) -> str:
+        """A client withdraws what runs before others on a backend: its cancel may hit one of these."""
+        world = self._world
+
+        def spoil(backend: Backend) -> None:
+            world.tally["withdrawn in company"] += 1
+            world.clients.withdraw(backend.running[0].number)
+
+        world.network.spoiler = spoil
+        return "the next in company will be withdrawn"
 
     def _client_forks(self) -> str | None:
         """The child connects anew; where there are too many, the parent ends."""
@@ -198,7 +229,7 @@ class Faults:
         if not server.is_up:
             return None
         for process in list(server.processes):
-            self._world.network.terminate(process.wire, has_words=False)
+            self._cut_off(process.wire)
         server.crash()
         return self._comes_back(server, "crashes")
 
@@ -233,9 +264,16 @@ class Faults:
                 if not wire.is_stuck and not wire.is_reset:
                     world.network.stick(wire, world.random.choice((1.0, 20.0)), is_full=False, heals=False)
             else:
-                world.network.terminate(wire, has_words=False)
+                self._cut_off(wire)
         server.fail_over()
         return f"server {server.name} fails over"
+
+    def _cut_off(self, wire: Wire) -> None:
+        """The server is gone; what it has sent comes, or does not."""
+        network = self._world.network
+        if self._world.random.random() < 0.5:
+            network.reset(wire)
+        network.terminate(wire, has_words=False)
 
     def _server_freezes(self) -> str:
         server = self._some_server()
@@ -248,3 +286,7 @@ class Faults:
         seconds = self._world.random.choice((0.1, 1.0, 15.0))
         server.unreachable_until = self._world.now + seconds
         return f"server {server.name} is unreachable for {seconds} s"
+
+
+def _name(kind: Callable[[], str | None]) -> str:
+    return kind.__name__.strip("_").replace("_", " ")

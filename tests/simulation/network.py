@@ -17,7 +17,10 @@ from model.shell import Line, Shell
 
 from client.protocol import FAILED, TX_NONE, Failure
 from poold.core import effects
+from poold.core.effects import Flush
 from poold.core.facts import Completion, Outcome, Server
+from poold.core.pool import Backend
+from poold.core.request import Verb
 from simulation.servers import Process
 
 if TYPE_CHECKING:
@@ -64,6 +67,10 @@ class Network(Shell):
         self.touched: list[int] = []
         self.touched_clients: list[int] = []
         self.has_ticked = False
+        # Is told of each COMMIT that is sent or done, until it strikes.
+        self.ambush: Callable[[Wire, bool], None] | None = None
+        # Is told of each backend that runs several statements, once.
+        self.spoiler: Callable[[Backend], None] | None = None
         self._has_turn = False
         self._armed: float | None = None
         self._arming = 0  # of the timer: an event of an earlier one is void
@@ -178,10 +185,29 @@ class Network(Shell):
         if not line.is_full:
             order.is_sent = True
             self._go_there(line, order)
+            self._tell_waylayers(line, is_done=False)
+
+    def _tell_waylayers(self, wire: Wire, is_done: bool) -> None:
+        backend = self.broker.backends.get(wire.number)
+        if backend is None or backend.request is None or wire.is_reset:
+            return
+        request = backend.request
+        if self.spoiler is not None and len(backend.running) > 1 and not is_done:
+            spoiler, self.spoiler = self.spoiler, None
+            spoiler(backend)
+        if self.ambush is None:
+            return
+        if request.verb is Verb.COMMIT or (request.script is not None and request.script.commit_sent):
+            self.ambush(wire, is_done)
 
     def _go_there(self, wire: Wire, order: Order) -> None:
         assert wire.process is not None
         self._travel(wire, False, wire.process.take, order)
+
+    def commits_for(self, wire: Wire) -> int:
+        """The client whose COMMIT runs there."""
+        request = self.broker.backends[wire.number].request
+        return 0 if request is None else request.client.key
 
     def _cancel(self, line: Line) -> None:
         assert isinstance(line, Wire)
@@ -278,6 +304,8 @@ class Network(Shell):
         """The server has ended a unit, and says so."""
         wire.coming.append((order, done))
         self._travel(wire, True, self._completed, wire)
+        if done.failure is None:
+            self._tell_waylayers(wire, is_done=True)
 
     def _completed(self, wire: Wire) -> str | None:
         if wire.number not in self.lines or wire.is_reset:
@@ -298,6 +326,9 @@ class Network(Shell):
         if until > world.now:
             world.at(until + self._latency(), self._cancel_comes, wire)
             return None
+        if self._is_neighbour_next(wire) and world.random.random() < 0.5:
+            world.at(wire.process.ends_at, self._cancel_comes, wire)  # type: ignore[union-attr]  # it is at work
+            return f"cancel of {wire.number} dawdles"
         hits = False
         if server.is_up and wire.process is not None and wire.cancel == "sent" and world.random.random() < 0.95:
             hits = wire.process.interrupt()
@@ -305,6 +336,13 @@ class Network(Shell):
         world.tell_at(world.now + self._latency(), self._cancel_settled, wire)
         world.tally["cancel hits" if hits else "cancel misses"] += 1
         return f"cancel {'hits' if hits else 'misses'} {wire.number}"
+
+    def _is_neighbour_next(self, wire: Wire) -> bool:
+        """Whether what the cancel is meant for ends soon, and another statement follows."""
+        process, now = wire.process, self.sim.now
+        if process is None or not process.is_busy or len(wire.orders) < 2 or wire.orders[0].is_exposed:
+            return False
+        return process.queue[0] is wire.orders[0] and now < process.ends_at < now + 1.0
 
     def _cancel_settled(self, wire: Wire) -> str | None:
         if wire.number in self.lines:
@@ -357,7 +395,10 @@ class Network(Shell):
             results = wire.coming[0][1].results
         elif process.queue and process.queue[0] is wire.orders[0]:
             results = process.done.results
-        return results[: self.sim.random.randint(0, len(results))], None
+        # What the server was to send ahead of the rest has come, if anything has.
+        ahead = next((at for at, command in enumerate(wire.orders[0].unit) if type(command) is Flush), 0)
+        least = min(ahead, len(results)) if self.sim.random.random() < 0.7 else 0
+        return results[: self.sim.random.randint(least, len(results))], None
 
     # Black holes.
 

@@ -11,7 +11,7 @@ from random import Random
 from simulation.world import World
 
 # A world is long enough for deadlines and short enough for variety.
-STEPS = (500, 2000, 5000)
+STEPS = (1000, 3000, 6000)
 
 
 class Broken(AssertionError):

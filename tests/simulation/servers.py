@@ -118,6 +118,7 @@ class Process(Session):
         self._backlog: list[Order] = []  # what has come while the machine stands still
         self._ending = ""  # what befalls the command that runs
         self._seconds = 0.0  # what it takes, locks aside
+        self.ends_at = 0.0  # where nothing comes in its way
         self._limit = _INFINITE  # its statement_timeout
         self._token = 0  # of the command that runs: an event of an earlier one is void
         self._is_strict = False  # the transaction's isolation level has snapshots
@@ -271,11 +272,11 @@ class Process(Session):
     def _let_run(self) -> None:
         """Nothing is in the way: run until its end, or its statement_timeout."""
         world = self.world
-        end = world.now + self._seconds
-        if end > self._limit:
+        self.ends_at = world.now + self._seconds
+        if self.ends_at > self._limit:
             world.at(max(self._limit, world.now), self._time_out, self._token)
         else:
-            world.at(end, self._end_command, self._token)
+            world.at(self.ends_at, self._end_command, self._token)
 
     def _end_command(self, token: int) -> str | None:
         if token != self._token:

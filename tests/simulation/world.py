@@ -9,11 +9,15 @@ from random import Random
 
 from model.books import Books
 from model.invariants import Invariants
+from model.postgres import COLUMNS, INT4
+from model.requests import TEMPLATES
 
 from client.protocol import Result
 from poold.core import statements
 from poold.core.broker import Broker
 from poold.core.lifecycle import BrokerState
+from poold.core.literals import numbered
+from poold.core.statements import StatementState
 from simulation import scenario
 from simulation.agenda import Agenda
 from simulation.audit import audit
@@ -72,8 +76,21 @@ class World(Agenda, Invariants):
 
     def _begin(self) -> None:
         self.network.fact(self.broker.start, self.now)
+        if self.scenario.is_seasoned:
+            self._season()
         for _ in range(self.scenario.clients):
             self.clients.arrive()
+
+    def _season(self) -> None:
+        """The broker has run each statement often enough to prepare it, and to know that it is short."""
+        for group in self.broker.groups.values():
+            for template in TEMPLATES if group.config.prepare == "auto" else ():
+                statement = group.statements.find(template, INT4)
+                statement.columns = COLUMNS
+                statement.numbered = numbered(template)
+                statement.state = StatementState.PREPARED
+                for _ in range(statements.TRUSTED_AFTER):
+                    statement.record(self.scenario.short + 2 * self.scenario.latency, 20)
 
     def _go(self, steps: int) -> None:
         """Steps with faults, until there are enough or the broker has stopped."""
