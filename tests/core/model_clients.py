@@ -4,26 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from model_books import PLACES, Books, Job, Lease
-from model_postgres import INT4
-from model_shell import Shell
+from model.books import PLACES, Books, Job, Lease
+from model.postgres import INT4
+from model.requests import LEASE_CONTROLS, packed, steps_of
+from model.shell import Shell
 from world import World
 
-from client.protocol import Commit, Reference, Rollback, Step, Transaction, split_steps
-from client.rules import END_SAVEPOINT, NORMAL, SAVEPOINT
-
-TEMPLATES = (
-    b"UPDATE a SET x = y WHERE id = \0 RETURNING id",
-    b"SELECT id FROM b WHERE id = \0",
-    b"SELECT id FROM c WHERE id = \0",
-)
-# Statements that change their session.
-CONTROLS = (b"BEGIN /* \0 */", b"DISCARD ALL /* \0 */", b"DEALLOCATE ALL /* \0 */")
-LEASE_CONTROLS = (b"COMMIT /* \0 */", b"ROLLBACK /* \0 */", b"DEALLOCATE ALL /* \0 */")
-# What the steps of a message may be; a number is a template's.
-STEPS = (0, 0, 1, 1, 2, "one row", "reference", "reference", "savepoint", "end")
-
-_NULL = b"\xff\xff\xff\xff"
+from client.protocol import Commit, Rollback, Transaction, split_steps
+from client.rules import NORMAL
 
 
 class Clients:
@@ -79,7 +67,7 @@ class Clients:
 
     def _send(self, job: Job, statement: bytes, prepare: bool, timeout: float | None, **more: Any) -> None:
         job.is_control = statement.startswith((b"BEGIN", b"COMMIT", b"ROLLBACK"))
-        values = _packed(job.number * PLACES)
+        values = packed(job.number * PLACES)
         more |= {"statement": statement, "types": INT4, "values": values, "prepare": prepare, "timeout": timeout}
         self.world.query(job.client, **more)
         self.shell.observe()
@@ -112,49 +100,6 @@ class Clients:
         job.retries = retries
         job.is_repeatable = read_only is True or self._is_read_only
         number = self.world._last_request = job.number
-        steps = split_steps(_steps(job, kinds, prepare))
+        steps = split_steps(steps_of(job, kinds, prepare))
         message = Transaction(number, group, None, read_only, None, retries, *steps, timeout, "")
         self.shell.fact(self.world.broker.request, client, message, self.world.now)
-
-
-def _packed(value: int) -> bytes:
-    text = b"%d" % value
-    return len(text).to_bytes(4, "big") + text
-
-
-def _steps(job: Job, kinds: list[int | str], prepare: bool) -> list[Step | int]:
-    """The steps of a message; job keeps what PostgreSQL should see of them."""
-    steps: list[Step | int] = []
-    depth = 0
-
-    def statement(template: bytes, value: int, refers_to: int | None = None, low: int = 0) -> None:
-        references = () if refers_to is None else (Reference(0, refers_to, 0, "id"),)
-        values, types = (_packed(value), INT4) if refers_to is None else (_NULL, bytes(4))
-        steps.append(Step(template, types, values, prepare, references, low, None))
-        job.steps.append((template, value))
-
-    def mark(which: int) -> None:
-        steps.append(which)
-        job.steps.append(None)
-
-    for kind in kinds:
-        earlier = [place for place, step in enumerate(job.steps) if step is not None and step[0] in TEMPLATES]
-        value = job.number * PLACES + len(steps)
-        if kind == "savepoint":
-            depth += 1
-            mark(SAVEPOINT)
-        elif kind == "end" and depth:
-            depth -= 1
-            mark(END_SAVEPOINT)
-        elif kind == "reference" and earlier:
-            referred = job.steps[earlier[-1]]
-            assert referred is not None
-            statement(TEMPLATES[1], referred[1], earlier[-1])
-        else:
-            template = TEMPLATES[kind] if isinstance(kind, int) else TEMPLATES[0]
-            statement(template, value, low=1 if kind == "one row" else 0)
-    if all(step is None for step in job.steps):
-        statement(TEMPLATES[0], job.number * PLACES + len(steps))
-    for _ in range(depth):
-        mark(END_SAVEPOINT)
-    return steps

@@ -1,7 +1,7 @@
 """A hypothesis state machine drives the core through any order of facts and checks its invariants after each.
 
-PostgreSQL is modelled as far as the core can see it (`model_postgres`), the shell with all the liberties that it has
-(`model_shell`), and every reply is held against what the model's servers have committed (`model_books`).
+PostgreSQL is modelled as far as the core can see it (`model.postgres`), the shell with all the liberties that it has
+(`model.shell`), and every reply is held against what the model's servers have committed (`model.books`).
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from typing import Any
 from examples import examples
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize, precondition, rule
-from model_books import Books
-from model_clients import CONTROLS, LEASE_CONTROLS, STEPS, TEMPLATES, Clients
-from model_invariants import Invariants
-from model_postgres import ENDINGS, Fate
-from model_shell import Shell
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from model.books import Books
+from model.invariants import Invariants
+from model.postgres import ENDINGS, Fate
+from model.requests import CONTROLS, LEASE_CONTROLS, STEPS, TEMPLATES
+from model.shell import Shell
+from model_clients import Clients
 from world import World
 
 from client.protocol import TX_NONE, Commit, Rollback
@@ -35,7 +36,7 @@ FATES = st.builds(Fate, st.sampled_from(("ok",) * 20 + ENDINGS), st.integers(0, 
 TIMEOUTS = st.sampled_from((None, None, 1.0, 3.0))
 
 
-class Machine(Invariants):
+class Machine(Invariants, RuleBasedStateMachine):
     """Clients, PostgreSQL and time, as the rules of a game against the core."""
 
     @initialize(
@@ -88,6 +89,10 @@ class Machine(Invariants):
         self.clients.arrive()
         for template in TEMPLATES[:primed]:
             self.prime(template)
+
+    @invariant()
+    def all_holds(self) -> None:
+        self.check_all()
 
     def prime(self, template: bytes) -> None:
         """Run the statement until it is prepared, and known to be short."""

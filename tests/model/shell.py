@@ -10,18 +10,25 @@ import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
-
-from model_books import PLACES, Books, Job
-from model_postgres import SETTINGS, Cluster, Fate, Order, Session
-from world import World
+from typing import Any, Protocol
 
 from client.protocol import TX_NONE, Failure
+from model.books import PLACES, Books, Job
+from model.postgres import SETTINGS, Cluster, Fate, Order, Session
 from poold.core import effects
+from poold.core.broker import Broker
 from poold.core.effects import Bound, Deallocate, Plain, Prepare, Simple, Unit
-from poold.core.facts import Outcome, Server
+from poold.core.facts import Completion, Outcome, Server
+from poold.core.lifecycle import BrokerState
 
 _VALUE = re.compile(rb"(?:= |\* )(\d+)")
+
+
+class Scene(Protocol):
+    """Where the core stands: what it is, and what time it is."""
+
+    broker: Broker
+    now: float
 
 
 @dataclass(eq=False)
@@ -43,7 +50,9 @@ class Line:
 class Shell:
     """Lines by number, and the effects that wait to be carried out."""
 
-    def __init__(self, world: World, books: Books) -> None:
+    line_type = Line
+
+    def __init__(self, world: Scene, books: Books) -> None:
         self.world = world
         self.broker = world.broker
         self.books = books
@@ -53,7 +62,10 @@ class Shell:
         self.last_line = 0
         self.todo: deque[effects.Effect] = deque()  # taken, not carried out
         self.orphans: list[Session] = []  # their connections are gone, their servers may not know
-        self._seen: list[effects.Effect] = []  # decided, not taken
+        # Decided and not taken: the core's own list, how much of it was seen, and that again, as the list may change.
+        self._list: list[effects.Effect] = []
+        self._count = 0
+        self._seen: list[effects.Effect] = []
 
     # The core decides.
 
@@ -64,19 +76,25 @@ class Shell:
 
     def observe(self) -> None:
         """Check the effects that the last fact has led to."""
-        self.books.is_stopped = self.broker.state.name == "STOPPED"
+        self.books.is_stopped = self.broker.state is BrokerState.STOPPED
         decided = self.broker._effects
-        for effect in decided:
-            if all(effect is not each for each in self._seen):
-                self._decided(effect)
+        if decided is self._list:
+            found = decided[self._count :]
+        else:  # the effects before were taken, or some of them were revoked
+            known = self._seen if self._count else []
+            found = [effect for effect in decided if all(effect is not each for each in known)]
+            self._list = decided
+        self._count = len(decided)
         self._seen = list(decided)
+        for effect in found:
+            self._decided(effect)
 
     def _decided(self, effect: effects.Effect) -> None:
         match effect:
             case effects.Connect(number, group, endpoint):
                 assert number > self.last_line
                 self.last_line = number
-                self.lines[number] = Line(number, group, endpoint)
+                self.lines[number] = self.line_type(number, group, endpoint)
             case effects.Execute(number, unit):
                 self._given(self.lines[number], unit)
             case effects.Cancel(number):
@@ -168,15 +186,18 @@ class Shell:
 
     def _mark_lost(self, line: Line) -> None:
         for order in line.orders:
-            for job in self.books.jobs.values():
-                if job.owner == order.owner:
-                    job.was_lost = True
+            for job in self.books.of(order.owner):
+                job.was_lost = True
 
     # The shell acts.
 
     def take(self) -> None:
-        self.todo.extend(self.world.take())
-        self._seen = []
+        taken = self.broker.take()
+        if taken is self._list:
+            for effect in taken[self._count :]:
+                self._decided(effect)
+        self.todo.extend(taken)
+        self._count = 0
         self.observe()
 
     def carry_out(self, count: int | None = None) -> None:
@@ -184,18 +205,19 @@ class Shell:
         for _ in range(len(self.todo) if count is None else min(count, len(self.todo))):
             effect = self.todo.popleft()
             match effect:
-                case effects.Connect(number):
-                    self.lines[number].is_opening = True
                 case effects.Execute(number) if number in self.lines:
                     line = self.lines[number]
-                    assert line.session is not None
-                    order = next(each for each in line.orders if not each.is_sent)
-                    order.is_sent = True
-                    line.session.queue.append(order)
+                    self._send(line, next(each for each in line.orders if not each.is_written))
+                case effects.Reply(client, body):
+                    self._reply(client, body)
+                case effects.Connect(number):
+                    self._connect(self.lines[number])
                 case effects.Cancel(number) if number in self.lines:
-                    self.lines[number].cancel = "sent"
+                    self._cancel(self.lines[number])
                 case effects.Close(number) if number in self.lines:
                     self._end(self.lines[number])
+                case effects.Stop():
+                    self._stop()
 
     def turn(self) -> None:
         """Take and carry out all there is."""
@@ -203,6 +225,25 @@ class Shell:
         while self.todo:
             self.carry_out()
             self.take()
+
+    # What it does about each effect; in the state machine all of it takes no time.
+
+    def _connect(self, line: Line) -> None:
+        line.is_opening = True
+
+    def _send(self, line: Line, order: Order) -> None:
+        assert line.session is not None
+        order.is_written = order.is_sent = True
+        line.session.queue.append(order)
+
+    def _cancel(self, line: Line) -> None:
+        line.cancel = "sent"
+
+    def _reply(self, client: int, body: Any) -> None:
+        pass  # seen when it was decided
+
+    def _stop(self) -> None:
+        pass
 
     def _end(self, line: Line) -> None:
         del self.lines[line.number]
@@ -250,17 +291,20 @@ class Shell:
         if order.fate.ending == "ok":
             order.fate = fate
         if order.fate.ending == "timeout":
-            for job in self.books.jobs.values():
-                job.timed_out = job.timed_out or job.owner == order.owner
-        done = session.finish()
+            for job in self.books.of(order.owner):
+                job.timed_out = True
+        self.tell_completed(line, session, order, session.finish())
+
+    def tell_completed(self, line: Line, session: Session, order: Order, done: Completion) -> None:
+        """The core is told how this unit has ended."""
         if done.failure is not None and done.failure.sqlstate == "57014" and isinstance(order.owner, int):
             self.books.jobs[order.owner].is_over = not order.is_exposed
         line.orders.popleft()
         for name in self._told_gone(session, order, done):
             session.told_gone.setdefault(name, []).append(line.given)
-        self.fact(self.broker.completed, number, done, self.world.now)
+        self.fact(self.broker.completed, line.number, done, self.world.now)
 
-    def _told_gone(self, session: Session, order: Order, done: Any) -> list[bytes]:
+    def _told_gone(self, session: Session, order: Order, done: Completion) -> list[bytes]:
         """The names that this completion tells to be unknown to the server."""
         if done.failure is None:
             is_told = any(result[0] in ("DISCARD ALL", "DEALLOCATE ALL") for result in done.results)
@@ -295,8 +339,6 @@ class Shell:
         line = self.lines[number]
         session = line.session
         assert session is not None
-        pending = sum(type(each) is effects.Execute and each.backend == number for each in self.broker._effects)
-        unsent = sum(not order.is_sent for order in line.orders) - pending
         partial: list[Outcome] = []
         last = None
         if session.queue:
@@ -306,6 +348,13 @@ class Shell:
             if dies:
                 last = Failure(0, "none", "connection", "failed", "terminating", "57P01", {"severity": "FATAL"})
                 session.die()
+        self.tell_lost(line, partial, last)
+
+    def tell_lost(self, line: Line, partial: list[Outcome], last: Failure | None) -> None:
+        """The core is told that the connection is lost."""
+        number = line.number
+        pending = sum(type(each) is effects.Execute and each.backend == number for each in self.broker._effects)
+        unsent = sum(not order.is_sent for order in line.orders) - pending
         self._mark_lost(line)
         self._end(line)
         self.fact(self.broker.lost, number, "reset", self.world.now, unsent, partial, last)
@@ -315,7 +364,7 @@ class Shell:
         old = self.clusters.get(endpoint)
         if old is not None:
             name, timeline = old.identity.split("/")
-            self.clusters[endpoint] = Cluster(f"{name}/{int(timeline) + 1}")
+            self.clusters[endpoint] = Cluster(f"{name}/{int(timeline) + 1}", old.last_xid)
             self.clusters[endpoint].statuses = dict.fromkeys(old.statuses, b"aborted")
 
     def forget_names(self, number: int) -> None:

@@ -10,8 +10,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from model_postgres import Work
-
 from client.protocol import (
     EXECUTED,
     FAILED,
@@ -26,11 +24,10 @@ from client.protocol import (
     Result,
     TransactionResult,
 )
+from model.postgres import Work
 from poold.core.machine import GUARD
 
 PLACES = 100
-# After query_timeout and some time for the server to see to it the core cancels by itself.
-PATIENCE = 5.0 + GUARD
 STALE = ("26000", "42P05", "0A000")
 
 
@@ -86,8 +83,11 @@ class Job:
 class Books:
     """All requests, by their numbers."""
 
-    def __init__(self) -> None:
+    def __init__(self, query_timeout: float = 5.0) -> None:
+        # After query_timeout and some time for the server to see to it the core cancels by itself.
+        self._patience = query_timeout + GUARD if query_timeout else float("inf")
         self.jobs: dict[int, Job] = {}
+        self._by_owner: dict[object, list[Job]] = {}
         # Connected clients, and the requests they wait for.
         self.owed: dict[int, set[int]] = {}
         self.is_stopped = False
@@ -95,9 +95,14 @@ class Books:
     def add(self, job: Job) -> None:
         """A client is about to send this."""
         self.jobs[job.number] = job
+        self._by_owner.setdefault(job.owner, []).append(job)
         self.owed[job.client].add(job.number)
         if job.lease is not None:
             job.lease.jobs.append(job)
+
+    def of(self, owner: object) -> list[Job]:
+        """The requests that this owner's transaction runs for."""
+        return self._by_owner.get(owner, [])
 
     def owner_of(self, value: int) -> object:
         return self.jobs[value // PLACES].owner
@@ -121,7 +126,7 @@ class Books:
     ) -> None:
         """The core answers. is_lease_open: whether its lease goes on, None where both may be said."""
         job = self.jobs[body.request]
-        job.is_overdue = now - job.given_at >= PATIENCE or (job.deadline is not None and job.deadline <= now)
+        job.is_overdue = now - job.given_at >= self._patience or (job.deadline is not None and job.deadline <= now)
         assert client == job.client
         assert job.reply is None, "answered twice"
         job.reply = body
@@ -193,7 +198,7 @@ class Books:
         if failure.sqlstate == "57014":
             is_its_own = job.was_cancelled or job.timed_out or job.is_overdue or job.is_withdrawn
             assert is_its_own, f"{job} is hit by another one's cancel"
-        if job.lease is None and not job.is_withdrawn and not job.is_overdue:
+        if job.lease is None and not job.is_withdrawn and not job.is_overdue and not job.was_cancelled:
             assert failure.sqlstate not in STALE, f"{job} could be run again: {failure}"
         if failure.outcome == UNKNOWN:
             assert job.was_lost or self.is_stopped, f"{job} is not known without need"

@@ -26,6 +26,7 @@ ERRORS = {
     "timeout": "57014",
     "cancelled": "57014",
     "lost race": "40001",
+    "deadlock": "40P01",
     "locked": "55P03",
     "stale": "0A000",  # in Bind of a client's statement; elsewhere nothing
 }
@@ -61,7 +62,8 @@ class Order:
     unit: Unit
     number: int  # counts the backend's units
     owner: object  # whose it is, None for the broker's own questions and resets
-    is_sent: bool = False
+    is_written: bool = False  # Execute is carried out
+    is_sent: bool = False  # the connection has taken at least a part of it
     is_exposed: bool = False  # to a cancel that was meant for one before it
     fate: Fate = Fate()
 
@@ -82,9 +84,9 @@ class Work:
 class Cluster:
     """What all sessions of one server share: its identity, and what became of transactions."""
 
-    def __init__(self, identity: str) -> None:
+    def __init__(self, identity: str, last_xid: int = 0) -> None:
         self.identity = identity
-        self.last_xid = 0
+        self.last_xid = last_xid
         self.statuses: dict[bytes, bytes] = {}
 
 
@@ -240,7 +242,10 @@ class Session:
             self._control(owner, sql, verb)
         elif status := _XACT_STATUS.search(sql):
             assert self.work is None, "a question inside a transaction"
-            self._result(self.cluster.statuses.get(status[1]))
+            if int(status[1]) > self.cluster.last_xid:
+                self._fail("22023")  # "transaction ID is in the future"
+            else:
+                self._result(self.cluster.statuses.get(status[1]))
         elif b"pg_current_xact_id" in sql:
             assert self.work is not None
             self.cluster.last_xid += 1
@@ -259,8 +264,9 @@ class Session:
         self._claim(owner)
         self.work.effects.append((template, value))
         ending = order.fate.ending
-        if template.startswith((b"DISCARD", b"DEALLOCATE")):
-            self.names.clear()
+        if b" /*" in template:
+            if template.startswith((b"DISCARD", b"DEALLOCATE")):
+                self.names.clear()
             self.done.results.append((template[: template.index(b" /*")].decode(), -1, None, b"", ()))
         else:
             self._result(None if ending == "no rows" else b"%d" % value, is_too_large=ending == "too large")

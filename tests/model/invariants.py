@@ -1,0 +1,205 @@
+"""What must hold of the core whenever it has been told a fact, whatever came before.
+
+Each check looks at one group, client or backend, so that who knows what a step has touched need not look at all.
+Those of effects, of what is given to whom, are in `model.shell`; those of replies and commits in `model.books`.
+"""
+
+from __future__ import annotations
+
+from model.books import Books
+from model.shell import Line, Shell
+from poold.core.broker import Broker
+from poold.core.group import Group
+from poold.core.lifecycle import BrokerState
+from poold.core.pool import Backend
+from poold.core.request import Client, Lease, Request, Verb
+from poold.core.state import BackendState as S
+from poold.core.state import RequestState
+from poold.core.statements import StatementState
+
+_BUSY = (S.ACTIVE, S.CANCELLING, S.RESETTING)
+_CANCELLING = (S.CANCELLING, S.SETTLING)
+
+
+class Invariants:
+    """The invariants of ARCHITECTURE.md that concern a state."""
+
+    broker: Broker
+    books: Books
+    shell: Shell
+
+    def check_all(self) -> None:
+        """All there is; O(everything)."""
+        for group in self.broker.groups.values():
+            self.check_group(group)
+            self.check_members(group)
+            self.check_probes(group)
+        for key in self.books.owed:
+            self.check_client(key)
+        self.check_clients_of_groups()
+        for backend in self.broker.backends.values():
+            self.check_backend(backend)
+        self.check_lines()
+        self.check_deadlines()
+        self.check_inquiries()
+
+    # Groups.
+
+    def check_group(self, group: Group) -> None:
+        """It is not larger than it may be, and nothing waits while a backend idles."""
+        size = errands = 0
+        is_idle = False
+        for pool in group.pools:
+            size += pool.size
+            errands += len(pool.inquiries)
+            is_idle = is_idle or bool(pool.idle)
+            assert not (pool.inquiries and pool.idle)
+        assert group.size == size
+        assert size <= group.config.max_size
+        assert group.errands == errands + len(group.probes)
+        assert len(group.queue) == sum(1 for _ in group.queue)
+        if group.queue.size:
+            if is_idle:
+                assert group.queue.first(group.priorities()) is None, f"one waits in {group.name} while a backend idles"
+            assert size or self.broker.timers.next_deadline() is not None
+
+    def check_members(self, group: Group) -> None:
+        """A backend is in exactly the collection that its state names."""
+        found: dict[int, S] = {}
+        for pool in group.pools:
+            for state in S:
+                for number, backend in pool.members[state].items():
+                    assert number not in found
+                    assert backend.state is state
+                    assert backend.pool is pool
+                    assert self.broker.backends.get(number) is backend
+                    found[number] = state
+            assert pool.size == sum(len(members) for members in pool.members)
+        assert S.CLOSED not in found.values()
+        assert found.keys() == {each.number for each in self.broker.backends.values() if each.group is group}
+
+    def check_probes(self, group: Group) -> None:
+        """A statement is probing only while a probe is on its way."""
+        coming = set(group.probes)
+        requests = [each for client in self.broker.clients.values() for each in client.requests.values()]
+        for backend in self.broker.backends.values():
+            requests += backend.running
+        for request in requests:
+            if request.verb is Verb.PROBE and request.statement is not None:
+                coming.add(request.statement)
+            elif request.script is not None:
+                coming.update(request.script.to_probe)
+        for statement in group.statements:
+            if statement.state is StatementState.PROBING and group.config.prepare == "auto":
+                assert statement in coming, f"{statement} waits for a probe that never comes"
+
+    # Clients.
+
+    def check_client(self, key: int) -> None:
+        """What the client waits for is known and has its place; its leases are its own."""
+        client = self.broker.clients[key]
+        assert self.books.owed[key] == client.requests.keys()
+        for request in client.requests.values():
+            assert request.client is client
+            self._check_request(request)
+        for lease in client.leases.values():
+            self._check_lease(client, lease)
+
+    def _check_request(self, request: Request) -> None:
+        held = self.broker.timers._deadlines
+        state = request.state
+        if state is RequestState.WAITING:
+            is_pending = request.lease is not None and request in request.lease.pending
+            is_queued = request in request.group.queue
+            assert is_pending + is_queued + request.is_paused == 1, f"{request} waits nowhere, or twice"
+            if not is_pending:  # behind another statement of its lease there is no limit but its own
+                assert request in held, f"{request} could wait for ever"
+            if request.deadline is not None:
+                assert held[request] <= request.deadline
+        elif state is RequestState.RUNNING or state is RequestState.CANCELLED:
+            assert request.backend is not None
+            assert request in request.backend.running, f"{request} runs nowhere"
+            assert self.broker.backends.get(request.backend.number) is request.backend
+        else:
+            assert state is RequestState.IN_DOUBT, f"{request} is not answered"
+
+    def _check_lease(self, client: Client, lease: Lease) -> None:
+        assert lease.client is client
+        backend = lease.backend
+        if backend is None:
+            begins = [each for each in client.requests.values() if each.lease is lease and each.opens]
+            assert begins, f"lease {lease.number} has no backend and waits for none"
+            return
+        assert backend.lease is lease, f"lease {lease.number} is not its backend's"
+        config = lease.group.config
+        if backend.state is S.LEASED and (config.lease_timeout or config.idle_in_transaction_timeout):
+            assert lease in self.broker.timers._deadlines, f"lease {lease.number} could stay for ever"
+
+    def check_clients_of_groups(self) -> None:
+        """Each group knows how many clients have used it, and only what is connected waits."""
+        clients = self.broker.clients
+        for group in self.broker.groups.values():
+            assert group.clients == sum(group in client.groups for client in clients.values())
+            for request in group.queue:
+                assert request.state is RequestState.WAITING
+                assert clients.get(request.client.key) is request.client, f"the client of {request} is gone"
+                assert request.client.requests.get(request.number) is request
+
+    # Backends.
+
+    def check_backend(self, backend: Backend) -> None:
+        """The core and its server agree, and its state will not stay for ever."""
+        line = self.shell.lines[backend.number]
+        state = backend.state
+        assert not line.is_closed
+        assert (state is S.CONNECTING) is (line.session is None)
+        assert bool(line.orders) is (state in _BUSY)
+        assert len(backend.running) == (0 if state is S.RESETTING else len(line.orders))
+        assert bool(line.cancel) is (state in _CANCELLING)
+        if state is S.IDLE:
+            _check_idle(backend, line)
+        lease = backend.lease
+        if state is S.LEASED:
+            assert lease is not None
+        if lease is not None:
+            assert lease.backend is backend
+            assert lease.client.leases.get(lease.number) is lease
+            assert self.broker.clients.get(lease.client.key) is lease.client, "leased to a client that is gone"
+        if state is not S.IDLE and state is not S.LEASED:
+            held = self.broker.timers._deadlines
+            is_unlimited = backend.pool.endpoint.query_timeout == 0 and state is S.ACTIVE
+            assert is_unlimited or backend in held or backend.request in held, f"{backend} could stay so for ever"
+
+    def check_lines(self) -> None:
+        """There are no backends but those whose connections are there, and the other way round."""
+        lines = {number for number, line in self.shell.lines.items() if not line.is_closed}
+        if self.broker.state is not BrokerState.STOPPED:
+            assert lines == self.broker.backends.keys()
+
+    # Time.
+
+    def check_deadlines(self) -> None:
+        """The next deadline told is not later than the earliest held."""
+        deadlines = self.broker.timers._deadlines.values()
+        told = self.broker.next_deadline()
+        if deadlines:
+            assert told is not None
+            assert told <= min(deadlines)
+
+    def check_inquiries(self) -> None:
+        """Whoever is in doubt is being asked for, with a deadline."""
+        held = self.broker.timers._deadlines
+        asked = {key.about for key in held if isinstance(key, Request) and key.verb is Verb.INQUIRY}
+        for client in self.broker.clients.values():
+            for request in client.requests.values():
+                if request.state is RequestState.IN_DOUBT:
+                    assert request in asked, f"nobody asks what became of {request}"
+
+
+def _check_idle(backend: Backend, line: Line) -> None:
+    session = line.session
+    assert session is not None
+    assert backend.lease is None
+    assert session.work is None, "an idle backend is idle in PostgreSQL's sense"
+    is_known = session.names.keys() <= backend.prepared._held.keys()
+    assert is_known or backend.prepared._is_doubted, "what is prepared is known to be"

@@ -1,0 +1,325 @@
+"""Client processes: what they send and when, what they make of the answers, how they end.
+
+A client asks, waits for the answer, thinks, asks again. Some ask several things at once, some lose patience and
+withdraw what they asked for, some hold a lease and forget it. A child of a fork is a client of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from model.books import PLACES, Job, Lease
+from model.postgres import INT4
+from model.requests import CONTROLS, LEASE_CONTROLS, SCHEMA, STEPS, TEMPLATES, packed, steps_of
+
+from client.protocol import (
+    NOT_EXECUTED,
+    TX_ACTIVE,
+    TX_FAILED,
+    Commit,
+    Failure,
+    Query,
+    Rollback,
+    Transaction,
+    TransactionResult,
+    split_steps,
+)
+from client.rules import ISOLATIONS
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+Message = Query | Transaction | Commit | Rollback
+
+
+@dataclass(eq=False)
+class Client:
+    """One client process, or one thread of it: one connection to the broker."""
+
+    key: int
+    habits: tuple[str, ...]  # what it does, each as often as it is in here
+    lease: Lease | None = None  # as far as it knows
+    waits_for: dict[int, Job] = field(default_factory=dict)
+    # When it wrote last, and when that comes: no message comes before the one sent before it.
+    written_at: float = -1.0
+    sent_at: float = 0.0
+    is_gone: bool = False
+
+
+class Clients:
+    """All of them, and the requests on their way."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        # Those whose process lives: enter when they connect, leave when they vanish.
+        self.alive: dict[int, Client] = {}
+        self.are_done = False  # they begin nothing any more
+        self._last_client = self._last_number = self._last_lease = 0
+        self._groups = list(world.scenario.config.groups)
+
+    # Coming and going.
+
+    def arrive(self) -> Client:
+        """A process starts and says Hello."""
+        world = self._world
+        self._last_client += 1
+        client = Client(self._last_client, world.random.choice(world.scenario.habits))
+        self.alive[client.key] = client
+        self._travel(client, self._said_hello, client)
+        self._think(client)
+        return client
+
+    def vanish(self, client: Client) -> None:
+        """A process ends, and its socket with it."""
+        client.is_gone = True
+        del self.alive[client.key]
+        self._travel(client, self._gone, client)
+
+    def _said_hello(self, client: Client) -> str:
+        world = self._world
+        world.books.owed[client.key] = set()
+        world.network.about_client(client.key, world.broker.client_arrived, 1000 + client.key, f"client {client.key}")
+        return f"client {client.key} is here"
+
+    def _gone(self, client: Client) -> str:
+        world = self._world
+        del world.books.owed[client.key]
+        world.network.about_client(client.key, world.broker.client_gone, world.now)
+        return f"client {client.key} is gone"
+
+    def _travel(self, client: Client, event: Callable[..., str | None], *args: Any) -> None:
+        world = self._world
+        if client.written_at != world.now:  # what is written at once comes at once
+            client.written_at = world.now
+            client.sent_at = max(client.sent_at, world.now + world.scenario.latency * world.random.random())
+        world.tell_at(client.sent_at, event, *args)
+
+    # Asking.
+
+    def _think(self, client: Client, is_turned_away: bool = False) -> None:
+        """is_turned_away: its last request was not executed; who asks again at once is no help to anybody."""
+        world = self._world
+        seconds = world.scenario.think * world.random.expovariate(1.0)
+        if is_turned_away and world.random.random() < 0.9:
+            seconds += world.random.expovariate(1.0)
+        if client.lease is not None and world.random.random() < 0.03:
+            seconds += world.random.choice((0.5, 3.0, 20.0))  # it has forgotten its lease
+        world.at(world.now + seconds, self._act, client)
+
+    def _act(self, client: Client) -> str | None:
+        """What the client does next."""
+        if client.is_gone or client.waits_for:
+            return None
+        random = self._world.random
+        if self.are_done:
+            if client.lease is None:
+                return None
+            return self._end_lease(client, Commit)
+        habit = random.choice(client.habits)
+        if client.lease is not None:
+            return self._go_on(client, habit == "odd")
+        match habit:
+            case "query":
+                return self._query(client, self._template())
+            case "odd":
+                return self._query(client, self._odd(CONTROLS))
+            case "burst":
+                template = self._template()
+                return "; ".join(self._query(client, template) for _ in range(1 + random.randrange(self._burst())))
+            case "message":
+                return "; ".join(self._message(client) for _ in range(1 + random.randrange(self._burst()) // 4))
+            case _:
+                return self._query_in_lease(client, self._template())
+
+    def _template(self) -> bytes:
+        random = self._world.random
+        if random.random() < self._world.scenario.writes:
+            return TEMPLATES[0]
+        return random.choice(TEMPLATES[1:])
+
+    def _odd(self, controls: tuple[bytes, ...]) -> bytes:
+        """A statement that changes its session, or the schema."""
+        if self._world.scenario.changes_schema and self._world.random.random() < 0.3:
+            return SCHEMA
+        return self._world.random.choice(controls)
+
+    def _burst(self) -> int:
+        return self._world.scenario.burst
+
+    def _go_on(self, client: Client, is_odd: bool) -> str:
+        """The client has a lease: another statement in it, or its end."""
+        random = self._world.random
+        if is_odd:
+            return self._query_in_lease(client, self._odd(LEASE_CONTROLS))
+        if random.random() < 0.5:
+            return self._query_in_lease(client, self._template())
+        return self._end_lease(client, Rollback if random.random() < 0.2 else Commit)
+
+    def ask(self, group: str) -> Job:
+        """A new client asks the group for something; in a lease, which it ends."""
+        client = self.arrive()
+        if self._world.scenario.config.groups[group].autocommit:
+            return self._send_query(client, TEMPLATES[1], group, None)
+        client.lease = self._new_lease(client)
+        return self._send_query(client, TEMPLATES[1], group, None, client.lease, begin=True)
+
+    def _query(self, client: Client, statement: bytes) -> str:
+        group = "default"
+        if statement in TEMPLATES[1:] and "reads" in self._groups and self._world.random.random() < 0.5:
+            group = "reads"
+        job = self._send_query(client, statement, group, self._timeout())
+        return f"client {client.key} sends query {job.number} to {group}"
+
+    def _query_in_lease(self, client: Client, statement: bytes) -> str:
+        lease = client.lease
+        begins = lease is None
+        if lease is None:
+            lease = client.lease = self._new_lease(client)
+        lease.is_odd = lease.is_odd or statement in LEASE_CONTROLS[:2]
+        job = self._send_query(client, statement, "tx", self._timeout(), lease, begins)
+        return f"client {client.key} sends query {job.number} in lease {lease.number}{' begin' if begins else ''}"
+
+    def _new_lease(self, client: Client) -> Lease:
+        self._last_lease += 1
+        return Lease(client.key, self._last_lease)
+
+    def _send_query(
+        self,
+        client: Client,
+        statement: bytes,
+        group: str,
+        timeout: float | None,
+        lease: Lease | None = None,
+        begin: bool = False,
+    ) -> Job:
+        job = self._job(client, "query" if lease is None else "in lease", lease)
+        job.steps = [(statement, job.number * PLACES)]
+        job.is_control = statement.startswith((b"BEGIN", b"COMMIT", b"ROLLBACK"))
+        job.is_repeatable = self._world.scenario.config.groups[group].read_only
+        number = 0 if lease is None else lease.number
+        prepare = self._world.random.random() < 0.9
+        values = packed(job.number * PLACES)
+        message = Query(job.number, group, number, begin, statement, INT4, values, prepare, timeout, "")
+        self._send(client, job, message, timeout)
+        return job
+
+    def _message(self, client: Client) -> str:
+        """A transaction message."""
+        random = self._world.random
+        config = self._world.scenario.config.groups
+        group = random.choice(("default", "tx"))
+        read_only = random.choice((None, None, None, None, True))
+        timeout = self._timeout()
+        job = self._job(client, "message")
+        job.retries = random.choice((0, 1, 3))
+        job.is_repeatable = read_only is True or config[group].read_only
+        kinds = [self._kind() for _ in range(random.choice((1, 2, 3, 7)))]
+        if random.random() < 0.2:
+            kinds = [*kinds[:1], "savepoint", *kinds[1:], "end"]
+        steps, values = split_steps(steps_of(job, kinds, random.random() < 0.9))
+        isolation = random.choice((None, None, ISOLATIONS[2], ISOLATIONS[3]))
+        message = Transaction(job.number, group, isolation, read_only, None, job.retries, steps, values, timeout, "")
+        self._send(client, job, message, timeout)
+        return f"client {client.key} sends message {job.number} to {group}: {kinds}"
+
+    def _kind(self) -> int | str:
+        """Of a step."""
+        random = self._world.random
+        if random.random() < self._world.scenario.writes:
+            return random.choice((0, 0, 0, "one row"))
+        return "schema" if self._world.scenario.changes_schema and random.random() < 0.05 else random.choice(STEPS)
+
+    def _end_lease(self, client: Client, verb: type[Commit] | type[Rollback]) -> str:
+        lease, client.lease = client.lease, None
+        assert lease is not None
+        job = self._job(client, "commit" if verb is Commit else "rollback", lease)
+        self._send(client, job, verb(job.number, lease.number), None)
+        return f"client {client.key} sends {job.kind} {job.number} of lease {lease.number}"
+
+    def _timeout(self) -> float | None:
+        random = self._world.random
+        if random.random() >= self._world.scenario.impatience:
+            return None
+        return float(random.choice((0.02, 0.2, 1.0, 3.0)))
+
+    def _job(self, client: Client, kind: str, lease: Lease | None = None) -> Job:
+        self._last_number += 1
+        return Job(self._last_number, client.key, kind, lease)
+
+    def _send(self, client: Client, job: Job, message: Message, timeout: float | None) -> None:
+        world = self._world
+        client.waits_for[job.number] = job
+        self._travel(client, self._comes, client, job, message, timeout)
+        if timeout is not None and world.random.random() < 0.7:
+            world.at(world.now + timeout * (0.5 + world.random.random()), self._withdraw, client, job)
+
+    def _comes(self, client: Client, job: Job, message: Message, timeout: float | None) -> str:
+        """The request has come to the broker."""
+        world = self._world
+        job.deadline = None if timeout is None else world.now + timeout
+        world.books.add(job)
+        world.network.about_client(client.key, world.broker.request, message, world.now)
+        return f"request {job.number} of client {client.key}"
+
+    def withdraw(self, number: int) -> str | None:
+        """The client of this request does not want it any more."""
+        job = self._world.books.jobs.get(number)
+        client = None if job is None else self.alive.get(job.client)
+        return None if client is None or job is None else self._withdraw(client, job)
+
+    def _withdraw(self, client: Client, job: Job) -> str | None:
+        if client.is_gone or job.number not in client.waits_for:
+            return None
+        self._travel(client, self._withdrawn, client, job)
+        return f"client {client.key} withdraws {job.number}"
+
+    def _withdrawn(self, client: Client, job: Job) -> str:
+        world = self._world
+        if job.number in world.books.owed.get(client.key, ()):
+            job.is_withdrawn = True
+        world.network.about_client(client.key, world.broker.cancel, job.number, world.now)
+        return f"cancel of {job.number}"
+
+    # Answers.
+
+    def deliver(self, key: int, body: Any) -> None:
+        """An answer is on its way."""
+        client = self.alive.get(key)
+        if client is not None:
+            world = self._world
+            world.at(world.now + world.scenario.latency * world.random.random(), self._receive, client, body)
+
+    def _receive(self, client: Client, body: Any) -> str | None:
+        if client.is_gone:
+            return None
+        job = client.waits_for.pop(body.request)  # a KeyError is an answer to no question
+        outcome = _outcome(body)
+        self._world.outcomes[job.kind, outcome] += 1
+        if job.lease is client.lease and client.lease is not None:
+            is_open = not isinstance(body, TransactionResult) and body.transaction in (TX_ACTIVE, TX_FAILED)
+            # Some end what is over already, and are told so.
+            if not is_open and self._world.random.random() < 0.8:
+                client.lease = None
+        if not client.waits_for:
+            self._think(client, outcome.endswith(NOT_EXECUTED))
+        return f"client {client.key} has its answer to {body.request}"
+
+    # The end.
+
+    def finish(self) -> None:
+        """Begin nothing new; whoever has a lease ends it."""
+        self.are_done = True
+        world = self._world
+        for client in self.alive.values():
+            if client.lease is not None:
+                world.at(world.now, self._act, client)
+
+
+def _outcome(body: Any) -> str:
+    if isinstance(body, TransactionResult):
+        if body.failure is None:
+            return "done"
+        body = Failure._make(body.failure)
+    return f"{body.kind}, {body.outcome}" if isinstance(body, Failure) else "done"

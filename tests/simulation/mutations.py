@@ -1,0 +1,296 @@
+"""Mistakes put into the core, to see that the simulator finds them: that is what it is worth.
+
+Each takes pytest's monkeypatch and changes one thing, as a slip in the code might.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from client.protocol import TX_NONE, Result
+from poold.core import endpoint, lifecycle, messages, routing
+from poold.core.broker import Broker
+from poold.core.effects import Cancel, Reply
+from poold.core.group import Group
+from poold.core.messages import Messages
+from poold.core.queue import Queue
+from poold.core.request import Verb
+from poold.core.script import Script, Verdict
+from poold.core.state import BackendState, RequestState
+from poold.core.statements import Prepared
+from poold.core.timers import Timers
+
+Mutation = Callable[[pytest.MonkeyPatch], None]
+MUTATIONS: dict[str, Mutation] = {}
+
+
+def mutation(function: Mutation) -> Mutation:
+    """Put it on the list."""
+    MUTATIONS[function.__name__.replace("_", " ")] = function
+    return function
+
+
+def _wrap(patch: pytest.MonkeyPatch, owner: type, name: str, instead: Callable[..., Any]) -> None:
+    """Let instead(original, self, ...) be the method."""
+    original = getattr(owner, name)
+    patch.setattr(owner, name, lambda self, *args, **more: instead(original, self, *args, **more))
+
+
+# Replies.
+
+
+@mutation
+def a_reply_is_sent_twice(patch: pytest.MonkeyPatch) -> None:
+    def fail(original: Any, self: Messages, request: Any, verdict: Verdict) -> None:
+        original(self, request, verdict)
+        if type(self._effects[-1]) is Reply:
+            self._effects.append(self._effects[-1])
+
+    _wrap(patch, Messages, "_fail", fail)
+
+
+@mutation
+def a_reply_goes_to_another_client(patch: pytest.MonkeyPatch) -> None:
+    def answer(original: Any, self: Broker, request: Any, reply: Any) -> None:
+        original(self, request, reply)
+        last = self._effects[-1] if self._effects else None
+        if type(last) is Reply and request.verb is Verb.ROLLBACK and len(self.clients) > 1:
+            last.client = next(key for key in self.clients if key != last.client)
+
+    _wrap(patch, Broker, "_answer", answer)
+
+
+@mutation
+def a_request_that_is_withdrawn_is_not_answered(patch: pytest.MonkeyPatch) -> None:
+    def discard(original: Any, self: Broker, request: Any, reply: Any, now: float) -> None:
+        is_withdrawn = reply is not None and getattr(reply, "sqlstate", None) == "57014"
+        original(self, request, None if is_withdrawn else reply, now)
+
+    _wrap(patch, Broker, "_discard", discard)
+
+
+@mutation
+def a_waiting_request_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    def push_front(_: Any, self: Queue, request: Any) -> None:
+        pass
+
+    _wrap(patch, Queue, "push_front", push_front)
+
+
+# Running again what may have had its effect.
+
+
+@mutation
+def a_statement_that_has_begun_is_run_again(patch: pytest.MonkeyPatch) -> None:
+    def lose(
+        original: Any, self: Broker, request: Any, backend: Any, error: str, now: float, _: bool, *rest: Any
+    ) -> None:
+        original(self, request, backend, error, now, False, *rest)
+
+    _wrap(patch, Broker, "_lose_statement", lose)
+
+
+@mutation
+def a_commit_is_retried_blindly(patch: pytest.MonkeyPatch) -> None:
+    def doubt(_: Any, self: Broker, request: Any, backend: Any, error: str, now: float) -> None:
+        self._retry_elsewhere(request, backend, error, now)
+
+    _wrap(patch, Broker, "_doubt", doubt)
+
+
+@mutation
+def a_commit_without_an_answer_counts_as_done(patch: pytest.MonkeyPatch) -> None:
+    def doubt(_: Any, self: Broker, request: Any, *rest: Any) -> None:
+        self._answer(request, request.script.result(request.number, Verdict()))
+
+    _wrap(patch, Broker, "_doubt", doubt)
+
+
+@mutation
+def another_server_is_asked_what_became_of_a_commit(patch: pytest.MonkeyPatch) -> None:
+    def inquire(_: Any, self: Broker, backend: Any, inquiry: Any, now: float) -> bool:
+        self._start(backend, inquiry, now)
+        return True
+
+    _wrap(patch, Broker, "_inquire", inquire)
+
+
+@mutation
+def a_transaction_still_in_progress_counts_as_rolled_back(patch: pytest.MonkeyPatch) -> None:
+    def inquired(original: Any, self: Broker, inquiry: Any, done: Any, now: float) -> None:
+        if done.failure is None and b"in progress" in done.results[-1][3]:
+            self._told(inquiry, "aborted", now)
+        else:
+            original(self, inquiry, done, now)
+
+    _wrap(patch, Broker, "_inquired", inquired)
+
+
+@mutation
+def messages_are_tried_more_often_than_they_may(patch: pytest.MonkeyPatch) -> None:
+    _wrap(patch, Messages, "_may_try_again", lambda *_: True)
+
+
+@mutation
+def a_commit_that_rolled_back_counts_as_one(patch: pytest.MonkeyPatch) -> None:
+    def finish(original: Any, self: Broker, request: Any, backend: Any, done: Any, now: float) -> None:
+        if request.verb is Verb.COMMIT and done.failure is None and done.results[-1][0] == "ROLLBACK":
+            self._answer(request, Result(request.number, TX_NONE, "COMMIT", -1, None, b"", ()))
+        else:
+            original(self, request, backend, done, now)
+
+    _wrap(patch, Broker, "_finish", finish)
+
+
+# Cancels.
+
+
+@mutation
+def a_backend_is_used_before_its_cancel_is_settled(patch: pytest.MonkeyPatch) -> None:
+    def send_cancel(_: Any, self: Broker, backend: Any) -> None:
+        if backend.state is BackendState.ACTIVE:
+            self._effects.append(Cancel(backend.number))
+
+    _wrap(patch, Broker, "_send_cancel", send_cancel)
+
+
+@mutation
+def whoever_was_hit_by_the_cancel_of_another_is_told_so(patch: pytest.MonkeyPatch) -> None:
+    def send_cancel(original: Any, self: Broker, backend: Any) -> None:
+        original(self, backend)
+        for request in backend.running:
+            request.is_exposed = False
+
+    _wrap(patch, Broker, "_send_cancel", send_cancel)
+
+
+@mutation
+def a_commit_is_cancelled(patch: pytest.MonkeyPatch) -> None:
+    def cancel(original: Any, self: Broker, request: Any, state: RequestState, reason: str, now: float) -> None:
+        original(self, request, state, reason, now)
+        if request.verb is Verb.COMMIT:
+            self._send_cancel(request.backend)
+
+    _wrap(patch, Broker, "_cancel", cancel)
+
+
+@mutation
+def a_cancel_without_effect_is_not_repeated(patch: pytest.MonkeyPatch) -> None:
+    def cancelled(original: Any, self: Broker, number: int, now: float) -> None:
+        original(self, number, now)
+        backend = self.backends.get(number)
+        if backend is not None and backend.request is not None:
+            self.timers.clear(backend.request)
+            self.timers.clear(backend)
+
+    _wrap(patch, Broker, "cancelled", cancelled)
+
+
+# Leases.
+
+
+@mutation
+def a_lost_lease_is_not_told(patch: pytest.MonkeyPatch) -> None:
+    def lose_lease(_: Any, self: Broker, lease: Any, reason: str, now: float) -> None:
+        self.timers.clear(lease)
+
+    _wrap(patch, Broker, "_lose_lease", lose_lease)
+
+
+@mutation
+def the_lease_of_a_client_that_is_gone_stays(patch: pytest.MonkeyPatch) -> None:
+    def gone(original: Any, self: Broker, key: int, now: float) -> None:
+        client = self.clients.get(key)
+        if client is not None and not client.requests:
+            client.leases.clear()
+        original(self, key, now)
+
+    _wrap(patch, Broker, "client_gone", gone)
+
+
+@mutation
+def a_transaction_left_open_is_not_rolled_back(patch: pytest.MonkeyPatch) -> None:
+    def rest(original: Any, self: Broker, backend: Any, now: float) -> None:
+        if backend.lease is None and backend.transaction == "failed":
+            backend.transaction = TX_NONE
+        original(self, backend, now)
+
+    _wrap(patch, Broker, "_rest", rest)
+
+
+# Pools and time.
+
+
+@mutation
+def pools_grow_beyond_their_size(patch: pytest.MonkeyPatch) -> None:
+    _wrap(patch, Group, "next_opening", lambda original, self: original(self) or _one_more(self))
+
+
+def _one_more(group: Group) -> Any:
+    pool = group.pools[0]
+    return pool if group.size == group.config.max_size and len(group.queue) > 3 and not pool.connecting else None
+
+
+@mutation
+def an_endpoint_that_failed_is_never_tried_again(patch: pytest.MonkeyPatch) -> None:
+    _wrap(patch, endpoint.Endpoint, "probe", lambda *_: None)
+
+
+@mutation
+def a_pipeline_takes_what_is_not_short(patch: pytest.MonkeyPatch) -> None:
+    def may_join(_: Any, self: Broker, request: Any) -> bool:
+        return request.statement is not None and request.lease is None
+
+    _wrap(patch, Broker, "_may_join", may_join)
+
+
+@mutation
+def a_lease_shares_its_backend(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(routing, "is_company", lambda backend, now: True)
+
+
+@mutation
+def deadlines_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+    def set_(original: Any, self: Timers, key: Any, when: float) -> None:
+        if self._serial % 50 != 49:
+            original(self, key, when)
+        else:
+            self._serial += 1
+
+    _wrap(patch, Timers, "set", set_)
+
+
+@mutation
+def a_drain_does_not_end(patch: pytest.MonkeyPatch) -> None:
+    def drain(_: Any, self: Broker, now: float) -> None:
+        self.state = lifecycle.BrokerState.DRAINING
+        next(iter(self.groups.values())).clients += 1
+
+    _wrap(patch, Broker, "drain", drain)
+
+
+@mutation
+def a_name_that_was_not_prepared_counts_as_prepared(patch: pytest.MonkeyPatch) -> None:
+    _wrap(patch, Prepared, "_room", lambda original, self, among=(): (original(self, among), [])[1])
+
+
+@mutation
+def a_savepoint_block_that_failed_is_reported_as_done(patch: pytest.MonkeyPatch) -> None:
+    def undo(original: Any, self: Script, block: int, step: int, failure: Any) -> None:
+        kept = list(self.outcomes)
+        original(self, block, step, failure)
+        self.outcomes[:] = kept
+
+    _wrap(patch, Script, "_undo", undo)
+
+
+@mutation
+def a_probe_is_lost(patch: pytest.MonkeyPatch) -> None:
+    def probed(original: Any, self: Broker, request: Any, backend: Any, done: Any) -> None:
+        if done.failure is None:
+            original(self, request, backend, done)
+
+    _wrap(patch, messages.Messages, "_probed", probed)

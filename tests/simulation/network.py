@@ -1,0 +1,426 @@
+"""The shell and the network: what the broker wants done takes time, and what comes of it comes later or never.
+
+Each connection keeps its order in both directions. It may be reset, with or without what is on its way; it may be a
+black hole for a while, in which the broker's socket takes what is sent, or is full; its server may end it with an
+error. The shell takes effects once per turn, and may be interrupted by facts before it has carried out all of them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from model.postgres import Order
+from model.shell import Line, Shell
+
+from client.protocol import FAILED, TX_NONE, Failure
+from poold.core import effects
+from poold.core.effects import Flush
+from poold.core.facts import Completion, Outcome, Server
+from poold.core.pool import Backend
+from poold.core.request import Verb
+from simulation.servers import Process
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+FATAL = Failure(0, TX_NONE, "connection", FAILED, "terminating connection", "57P01", {"severity": "FATAL"})
+VERSION = 160000
+
+
+@dataclass(eq=False)
+class Wire(Line):
+    """A connection and what is on its way in it."""
+
+    network: Network | None = None
+    process: Process | None = None  # from when the server has accepted it
+    # No message comes before the one sent before it.
+    there_at: float = 0.0
+    here_at: float = 0.0
+    # Answers on their way, with their units.
+    coming: deque[tuple[Order, Completion]] = field(default_factory=deque)
+    is_stuck: bool = False
+    is_full: bool = False  # stuck, and its socket takes nothing more
+    held: list[tuple[Any, ...]] = field(default_factory=list)  # events that happen when it is not stuck any more
+    is_reset: bool = False  # nothing comes any more but the end
+    last_words: list[Outcome] | None = None  # results that came before the FATAL error, None without such an error
+
+    def answer(self, order: Order, done: Completion) -> None:
+        """The server has ended a unit."""
+        assert self.network is not None
+        self.network.answer(self, order, done)
+
+
+class Network(Shell):
+    """The connections of the simulated world, and the shell that uses them."""
+
+    line_type = Wire
+    lines: dict[int, Wire]  # type: ignore[assignment]  # all of them are made by line_type
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world, world.books)
+        self.sim = world
+        self.said: list[str] = []  # what the core has decided in this step, for the trace
+        # Backends and clients that this step was about or had effects on; a tick may be about all.
+        self.touched: list[int] = []
+        self.touched_clients: list[int] = []
+        self.has_ticked = False
+        # Is told of each COMMIT that is sent or done, until it strikes.
+        self.ambush: Callable[[Wire, bool], None] | None = None
+        # Is told of each backend that runs several statements, once.
+        self.spoiler: Callable[[Backend], None] | None = None
+        self._has_turn = False
+        self._armed: float | None = None
+        self._arming = 0  # of the timer: an event of an earlier one is void
+
+    # The shell's turn.
+
+    def fact(self, call: Callable[..., None], *args: Any, **more: Any) -> None:
+        """Tell the core, look at what it decides, and have a turn soon."""
+        self.sim.facts += 1
+        super().fact(call, *args, **more)
+        self.wake()
+
+    def about(self, number: int, call: Callable[..., None], *args: Any) -> None:
+        """A fact about a backend."""
+        self.touched.append(number)
+        self.fact(call, number, *args)
+
+    def about_client(self, key: int, call: Callable[..., None], *args: Any) -> None:
+        """A fact about a client."""
+        self.touched_clients.append(key)
+        self.fact(call, key, *args)
+
+    def forget_touched(self) -> None:
+        """They were looked at."""
+        self.touched.clear()
+        self.touched_clients.clear()
+        self.has_ticked = False
+
+    def wake(self) -> None:
+        """There are facts: have a turn soon. Facts that come until then share it."""
+        if not self._has_turn:
+            self._has_turn = True
+            world = self.sim
+            lag = world.scenario.lag
+            world.tell_at(world.now + (world.random.random() * lag if lag else 0.0), self.turn_of_shell)
+
+    def turn_of_shell(self) -> str:
+        """One turn, or as much of it as the shell comes to."""
+        world = self.sim
+        self._has_turn = True  # what follows from a deadline belongs to this turn
+        text = "turn"
+        deadline = self.broker.next_deadline()
+        if deadline is not None and deadline <= world.now:
+            self.has_ticked = True
+            self.fact(self.broker.tick, world.now)
+            text = "tick"
+        self._has_turn = False
+        self.take()
+        partial = world.scenario.partial
+        if partial and self.todo and world.random.random() < partial:
+            self.carry_out(world.random.randrange(len(self.todo)))
+            text += f", {len(self.todo)} left"
+            self.wake()
+        else:
+            self.carry_out()
+        deadline = self.broker.next_deadline()
+        if deadline != self._armed:
+            self._armed = deadline
+            self._arming += 1
+            if deadline is not None:
+                world.tell_at(max(deadline, world.now), self._on_time, self._arming)
+        return text
+
+    def _on_time(self, arming: int) -> str | None:
+        if arming != self._arming:
+            return None
+        self._armed = None
+        self._has_turn = True
+        return self.turn_of_shell()
+
+    def _is_lease_open(self, number: int) -> bool | None:
+        # Where many deadlines come at once, what is told about the first is seen after the last.
+        return None if self.has_ticked else super()._is_lease_open(number)
+
+    def _decided(self, effect: effects.Effect) -> None:
+        super()._decided(effect)
+        match effect:
+            case effects.Execute(number):
+                self.said.append(f"execute {number}")
+                self.touched.append(number)
+                backend = self.broker.backends.get(number)
+                if backend is not None and backend.running:
+                    self.touched_clients.append(backend.running[-1].client.key)
+            case effects.Reply(client, body):
+                kind = type(body).__name__ if type(body) is not Failure else f"{body.kind} {body.sqlstate}"
+                self.said.append(f"reply {client} {body.request} {kind}")
+                self.touched_clients.append(client)
+            case effects.Connect(number, group, endpoint):
+                self.said.append(f"connect {number} {group} {endpoint}")
+                self.touched.append(number)
+            case effects.Cancel(number):
+                self.said.append(f"cancel {number}")
+                self.touched.append(number)
+            case effects.Close(number, reason):
+                self.said.append(f"close {number} {reason}")
+            case effects.Stop():
+                self.said.append("stop")
+
+    # What the shell does.
+
+    def _latency(self) -> float:
+        return self.sim.scenario.latency * (0.5 + self.sim.random.random())
+
+    def _connect(self, line: Line) -> None:
+        super()._connect(line)
+        line.network = self  # type: ignore[attr-defined]  # a Wire
+        self.sim.at(self.sim.now + self._latency(), self._come_to_server, line)
+
+    def _send(self, line: Line, order: Order) -> None:
+        assert isinstance(line, Wire)
+        order.is_written = True
+        if not line.is_full:
+            order.is_sent = True
+            self._go_there(line, order)
+            self._tell_waylayers(line, is_done=False)
+
+    def _tell_waylayers(self, wire: Wire, is_done: bool) -> None:
+        backend = self.broker.backends.get(wire.number)
+        if backend is None or backend.request is None or wire.is_reset:
+            return
+        request = backend.request
+        if self.spoiler is not None and len(backend.running) > 1 and not is_done:
+            spoiler, self.spoiler = self.spoiler, None
+            spoiler(backend)
+        if self.ambush is None:
+            return
+        if request.verb is Verb.COMMIT or (request.script is not None and request.script.commit_sent):
+            self.ambush(wire, is_done)
+
+    def _go_there(self, wire: Wire, order: Order) -> None:
+        assert wire.process is not None
+        self._travel(wire, False, wire.process.take, order)
+
+    def commits_for(self, wire: Wire) -> int:
+        """The client whose COMMIT runs there."""
+        request = self.broker.backends[wire.number].request
+        return 0 if request is None else request.client.key
+
+    def _cancel(self, line: Line) -> None:
+        assert isinstance(line, Wire)
+        super()._cancel(line)
+        world = self.sim
+        slow = world.random.choice((0.0, 0.0, 0.0, 0.02, 1.0, 8.0))
+        world.at(world.now + self._latency() + slow * world.random.random(), self._cancel_comes, line)
+
+    def _reply(self, client: int, body: Any) -> None:
+        self.sim.clients.deliver(client, body)
+
+    def _stop(self) -> None:
+        self.sim.is_stopped = True
+
+    def close_all(self) -> None:
+        """The broker's process has ended, its connections with it."""
+        for wire in list(self.lines.values()):
+            self._end(wire)
+
+    def _end(self, line: Line) -> None:
+        assert isinstance(line, Wire)
+        del self.lines[line.number]
+        process = line.process
+        if process is not None and not process.is_gone:
+            world = self.sim
+            # A server that can be reached hears of it; else its own keepalives tell, a good while later.
+            delay = world.random.uniform(5.0, 30.0) if line.is_stuck else self._latency()
+            world.at(max(world.now + delay, line.there_at), process.cut)
+        line.held.clear()
+
+    def _travel(self, wire: Wire, is_here: bool, event: Callable[..., str | None], *args: Any) -> None:
+        """Let the event happen when what was sent has come; is_here: to the broker."""
+        if wire.is_stuck:
+            wire.held.append((is_here, event, *args))
+            return
+        world = self.sim
+        when = world.now + self._latency()
+        if is_here:
+            wire.here_at = when = max(when, wire.here_at)
+            world.tell_at(when, event, *args)
+        else:
+            wire.there_at = when = max(when, wire.there_at)
+            world.at(when, event, *args)
+
+    # Connecting.
+
+    def _come_to_server(self, wire: Wire) -> str | None:
+        if wire.number not in self.lines:
+            return None
+        world = self.sim
+        server = world.servers[wire.endpoint]
+        until = max(server.unreachable_until, server.frozen_until)
+        if until > world.now:
+            world.at(until + self._latency(), self._come_to_server, wire)
+            return f"connect {wire.number} hangs"
+        is_refused = not server.is_up or world.random.random() < 0.01
+        if is_refused and not world.is_calm:
+            world.tell_at(world.now + self._latency(), self._refused, wire)
+            return f"connect {wire.number} is refused"
+        wire.process = Process(server, wire)
+        slow = world.random.choice((0.0, 0.0, 0.0, 0.1, 4.0))
+        wire.here_at = world.now + self._latency() + (0.0 if world.is_calm else slow * world.random.random())
+        world.tell_at(wire.here_at, self._accepted, wire, Server(VERSION, *self._identity(wire)))
+        return f"connect {wire.number} is accepted"
+
+    def _identity(self, wire: Wire) -> tuple[str, str]:
+        server = self.sim.servers[wire.endpoint]
+        return (server.cluster.identity, str(server.epoch)) if self.sim.scenario.has_identity else ("", "")
+
+    def _refused(self, wire: Wire) -> str | None:
+        if wire.number not in self.lines or wire.is_reset:
+            return None
+        self.touched.append(wire.number)
+        self.connect_failed(wire.number)
+        return f"refused {wire.number}"
+
+    def _accepted(self, wire: Wire, server: Server) -> str | None:
+        if wire.number not in self.lines or wire.is_reset:
+            return None
+        wire.session = wire.process
+        self.about(wire.number, self.broker.opened, self.sim.now, server)
+        return f"opened {wire.number}"
+
+    def connect_failed(self, number: int) -> None:
+        """The core is told that the connection could not be opened."""
+        process = self.lines[number].process
+        if process is not None:
+            self.sim.at(self.sim.now + self._latency(), process.cut)
+        super().connect_failed(number)
+
+    # Units and their answers.
+
+    def answer(self, wire: Wire, order: Order, done: Completion) -> None:
+        """The server has ended a unit, and says so."""
+        wire.coming.append((order, done))
+        self._travel(wire, True, self._completed, wire)
+        if done.failure is None:
+            self._tell_waylayers(wire, is_done=True)
+
+    def _completed(self, wire: Wire) -> str | None:
+        if wire.number not in self.lines or wire.is_reset:
+            return None
+        order, done = wire.coming.popleft()
+        assert order is wire.orders[0]
+        assert wire.session is not None
+        self.touched.append(wire.number)
+        self.tell_completed(wire, wire.session, order, done)
+        return f"completed {wire.number} {done.transaction} {done.failure.sqlstate if done.failure else ''}"
+
+    # Cancels.
+
+    def _cancel_comes(self, wire: Wire) -> str | None:
+        world = self.sim
+        server = world.servers[wire.endpoint]
+        until = max(server.unreachable_until, server.frozen_until)
+        if until > world.now:
+            world.at(until + self._latency(), self._cancel_comes, wire)
+            return None
+        if self._is_neighbour_next(wire) and world.random.random() < 0.5:
+            world.at(wire.process.ends_at, self._cancel_comes, wire)  # type: ignore[union-attr]  # it is at work
+            return f"cancel of {wire.number} dawdles"
+        hits = False
+        if server.is_up and wire.process is not None and wire.cancel == "sent" and world.random.random() < 0.95:
+            hits = wire.process.interrupt()
+            wire.cancel = "spent"
+        world.tell_at(world.now + self._latency(), self._cancel_settled, wire)
+        world.tally["cancel hits" if hits else "cancel misses"] += 1
+        return f"cancel {'hits' if hits else 'misses'} {wire.number}"
+
+    def _is_neighbour_next(self, wire: Wire) -> bool:
+        """Whether what the cancel is meant for ends soon, and another statement follows."""
+        process, now = wire.process, self.sim.now
+        if process is None or not process.is_busy or len(wire.orders) < 2 or wire.orders[0].is_exposed:
+            return False
+        return process.queue[0] is wire.orders[0] and now < process.ends_at < now + 1.0
+
+    def _cancel_settled(self, wire: Wire) -> str | None:
+        if wire.number in self.lines:
+            self.touched.append(wire.number)
+            self.settled(wire.number)
+        else:
+            self.about(wire.number, self.broker.cancelled, self.sim.now)
+        return f"cancelled {wire.number}"
+
+    # Ends.
+
+    def reset(self, wire: Wire) -> None:
+        """The connection is torn down; what is on its way to the broker is lost."""
+        wire.is_reset = True
+        self.sim.tell_at(self.sim.now + self._latency(), self._lost, wire)
+
+    def terminate(self, wire: Wire, has_words: bool) -> None:
+        """The server's process ends; what it has sent comes, its last words among it where it has any."""
+        process = wire.process
+        assert process is not None
+        results = list(process.done.results)
+        process.end()
+        if has_words:
+            wire.last_words = results
+        self._travel(wire, True, self._lost, wire)
+
+    def _lost(self, wire: Wire) -> str | None:
+        """The broker sees the end of the connection."""
+        if wire.number not in self.lines:
+            return None
+        if wire.session is None:
+            self.touched.append(wire.number)
+            self.connect_failed(wire.number)
+            return f"lost {wire.number} while it was being opened"
+        partial, last = self._seen_of(wire)
+        self.touched.append(wire.number)  # is gone, but the groups are to be looked at
+        self.tell_lost(wire, partial, last)
+        return f"lost {wire.number} {len(partial)} {last is not None}"
+
+    def _seen_of(self, wire: Wire) -> tuple[list[Outcome], Failure | None]:
+        """The results of the first unit that have come, and the error that ended it."""
+        if not wire.orders or not wire.orders[0].is_sent:
+            return [], None
+        if wire.last_words is not None and not wire.is_reset:
+            return wire.last_words, FATAL
+        process = wire.process
+        assert process is not None
+        results: list[Outcome] = []
+        if wire.coming:
+            results = wire.coming[0][1].results
+        elif process.queue and process.queue[0] is wire.orders[0]:
+            results = process.done.results
+        # What the server was to send ahead of the rest has come, if anything has.
+        ahead = next((at for at, command in enumerate(wire.orders[0].unit) if type(command) is Flush), 0)
+        least = min(ahead, len(results)) if self.sim.random.random() < 0.7 else 0
+        return results[: self.sim.random.randint(least, len(results))], None
+
+    # Black holes.
+
+    def stick(self, wire: Wire, seconds: float, is_full: bool, heals: bool) -> None:
+        """Nothing comes through any more, for a while; then all of it does, or the connection is reset."""
+        wire.is_stuck, wire.is_full = True, is_full
+        self.sim.tell_at(self.sim.now + seconds, self.unstick, wire, heals)
+
+    def unstick(self, wire: Wire, heals: bool) -> str | None:
+        """What was held comes, unless the connection is reset."""
+        if wire.number not in self.lines or not wire.is_stuck:
+            return None
+        wire.is_stuck = wire.is_full = False
+        held, wire.held = wire.held, []
+        if not heals or (wire.process is not None and wire.process.is_gone):
+            self.reset(wire)
+            return f"{wire.number} was a black hole and is reset"
+        for is_here, event, *args in held:
+            self._travel(wire, is_here, event, *args)
+        if wire.process is not None:
+            for order in wire.orders:
+                if order.is_written and not order.is_sent:
+                    order.is_sent = True
+                    self._go_there(wire, order)
+        return f"{wire.number} was a black hole and is none"

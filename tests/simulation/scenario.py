@@ -1,0 +1,176 @@
+"""What kind of world a seed makes: drawn first, before anything happens in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+from poold.config import BrokerConfig, Config, EndpointConfig, GroupConfig
+from poold.core import statements
+
+HABITS = (
+    ("query",),
+    ("query", "query", "burst"),
+    ("message",),
+    ("lease",),
+    ("query", "message", "lease"),
+    ("query", "burst", "message", "message", "lease", "lease", "odd"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """The configuration, the clients' habits, the servers' pace, and how much goes wrong. Times are means."""
+
+    config: Config
+    clients: int
+    habits: tuple[tuple[str, ...], ...]  # what kinds of clients there are: what one does, as often as it is named
+    think: float
+    burst: int  # requests that a client sends at once, at most
+    impatience: float  # the share of requests with a timeout
+    latency: float
+    short: float  # what a SELECT takes
+    write: float  # what an UPDATE takes
+    slow: float  # the share of statements that take a multiple, or far too long
+    mishaps: float  # a factor for all that may befall a statement
+    writes: float  # the share of UPDATEs
+    rows: int  # that UPDATEs contend for
+    deadlock_timeout: float
+    fault_every: int  # steps from one fault to the next
+    favourite: str  # the fault that strikes as often as all others together, "" where there is none
+    partial: float  # the share of turns in which the shell does its work in parts
+    lag: float  # how long facts wait for their turn
+    changes_schema: bool
+    prepared_kept: int
+    is_seasoned: bool  # the broker has served for long: it knows the statements
+    has_identity: bool  # whether servers tell who they are
+
+    @property
+    def query_timeout(self) -> float:
+        """The endpoints' common one."""
+        return next(iter(self.config.endpoints.values())).query_timeout
+
+
+def draw(random: Random) -> Scenario:
+    """A scenario: anything, or one of those in which what is rare and delicate happens often."""
+    found = _draw_anything(random)
+    match random.randrange(4):
+        case 0:
+            return _with_company(random, found)
+        case 1:
+            return _with_lost_commits(random, found)
+    return found
+
+
+def _with_company(random: Random, found: Scenario) -> Scenario:
+    """Short prepared statements in bursts: many share a backend, and are cancelled and lost there."""
+    depth = random.choice((4, 16))
+    return replace(
+        found,
+        config=_with_groups(found.config, prepare="auto", pipeline_depth=depth, max_waiting=0),
+        clients=random.choice((5, 10, 20)),
+        habits=(("burst",), ("burst", "burst", "message"), ("burst", "lease")),
+        burst=12,
+        impatience=0.2,
+        latency=random.choice((0.00005, 0.0005)),
+        short=0.0002,
+        write=0.001,
+        writes=0.2,
+        rows=1000,
+        lag=random.choice((0.0, 0.0001)),
+        favourite="company is cancelled",
+        mishaps=random.choice((0.0, 1.0)),
+        changes_schema=False,
+        is_seasoned=True,
+    )
+
+
+def _with_lost_commits(random: Random, found: Scenario) -> Scenario:
+    """Transaction messages that take their time, and whose connections are lost: their outcome is asked for."""
+    return replace(
+        found,
+        config=_with_groups(found.config, track_outcome=True),
+        clients=random.choice((5, 10, 20)),
+        habits=(("message",), ("message", "lease"), ("message", "query")),
+        burst=4,
+        latency=random.choice((0.0005, 0.005)),
+        write=random.choice((0.005, 0.05)),
+        mishaps=random.choice((0.0, 1.0)),
+        fault_every=random.choice((20, 50)),
+        favourite="commit is lost",
+        has_identity=True,
+    )
+
+
+def _with_groups(config: Config, **settings: Any) -> Config:
+    return replace(config, groups={name: replace(group, **settings) for name, group in config.groups.items()})
+
+
+def _draw_anything(random: Random) -> Scenario:
+    """Durations are short against those of the default configuration, so that all of them are met."""
+    choice, between = random.choice, random.uniform
+    latency = choice((0.00005, 0.00005, 0.0005, 0.01, 0.1))
+    endpoint = EndpointConfig(
+        host="/tmp",
+        dbname="db",
+        user="user",
+        connect_timeout=max(choice((0.2, 1.0, 3.0)), 5 * latency),
+        query_timeout=choice((0.3, 1.0, 2.0, 5.0, 0.0)),
+    )
+    names = tuple(f"e{number}" for number in range(choice((1, 1, 2, 3))))
+    prepare = choice(("auto", "auto", "auto", "auto", "off"))
+    groups = {
+        "default": _group(random, names, prepare),
+        "tx": _group(random, names, prepare, autocommit=False),
+    }
+    if random.random() < 0.4:
+        groups["reads"] = _group(random, names, prepare, read_only=True)
+    broker = BrokerConfig(address="ipc:///tmp/x", drain_timeout=choice((0.5, 3.0, 30.0)))
+    return Scenario(
+        config=Config(broker=broker, endpoints=dict.fromkeys(names, endpoint), groups=groups),
+        clients=choice((2, 5, 10, 20, 40)),
+        habits=HABITS,
+        think=10 ** between(-3, 0),
+        burst=choice((1, 1, 4, 12)),
+        impatience=choice((0.0, 0.1, 0.5)),
+        latency=latency,
+        short=choice((0.0002, 0.002)),
+        write=choice((0.001, 0.01, 0.05)),
+        slow=choice((0.0, 0.01, 0.05)),
+        mishaps=choice((0.0, 1.0, 1.0, 4.0)),
+        writes=choice((0.2, 0.5, 0.9)),
+        rows=choice((2, 6, 50, 1000)),
+        deadlock_timeout=choice((0.01, 0.1, 1.0)),
+        fault_every=choice((20, 100, 300, 1000)),
+        favourite="",
+        partial=choice((0.0, 0.1, 0.3)),
+        lag=choice((0.0, 0.0001, 0.01)),
+        changes_schema=random.random() < 0.3,
+        is_seasoned=random.random() < 0.7,
+        prepared_kept=choice((statements.PREPARED_KEPT, 4, 6)),
+        has_identity=random.random() < 0.9,
+    )
+
+
+def _group(
+    random: Random, endpoints: tuple[str, ...], prepare: str, autocommit: bool = True, read_only: bool = False
+) -> GroupConfig:
+    choice = random.choice
+    max_size = choice((1, 2, 3, 6))
+    return GroupConfig(
+        endpoints=endpoints,
+        min_size=min(choice((0, 1, 2)), max_size),
+        max_size=max_size,
+        autocommit=autocommit,
+        max_waiting=choice((0, 0, 3, 50)),
+        queue_timeout=choice((0.05, 0.5, 3.0, 10.0)),
+        max_idle=choice((0.5, 20.0)),
+        max_lifetime=choice((0.0, 2.0, 30.0)),
+        idle_in_transaction_timeout=choice((0.0, 0.2, 2.0)),
+        lease_timeout=choice((0.0, 1.0, 10.0)),
+        read_only=read_only,
+        prepare=prepare,
+        pipeline_depth=choice((1, 2, 4, 16, 16)),
+        track_outcome=random.random() < 0.8,
+    )
