@@ -631,7 +631,9 @@ def test_only_lost_races_and_what_was_not_executed_are_retryable(db: Handler) ->
 
 
 def test_an_unknown_group_is_refused_with_the_names_of_those_there_are(broker: Broker) -> None:
-    with pytest.raises(UnconfiguredGroupError, match=r"no group 'nowhere' for this client; it has default, transactions"):
+    with pytest.raises(
+        UnconfiguredGroupError, match=r"no group 'nowhere' for this client; it has default, transactions"
+    ):
         broker.handler("nowhere")
 
 
