@@ -23,6 +23,7 @@ from client.protocol import (
     Commit,
     Hello,
     Query,
+    Release,
     Rollback,
     Step,
     ToBroker,
@@ -68,7 +69,9 @@ EXPECTED: dict[str, Case] = {
     # Leases are their client's: nobody else's can be named.
     "Commit": everybody(Commit(3, 1), ("Failure", "transaction-lost")),
     "Rollback": everybody(Rollback(4, 1), ("Result", "")),
-    # It has no reply of its own and names only requests of its client: what is heard is the reply to the ping after it.
+    "Release": everybody(Release(9, 1), ("Result", "")),
+    # It has no reply of its own, and reaches another client's requests only with a key that nobody can guess: what is
+    # heard is the reply to the ping after it.
     "Cancel": everybody(Cancel(1), ANSWERED),
     "ping": everybody(Ask(5, "ping"), ANSWERED),
     "stats": everybody(Ask(6, "stats"), ANSWERED),

@@ -12,6 +12,9 @@ from postgres import Postgres
 from waiting import wait_until
 
 from client import DBConnectionError, Handler, UsageError
+from client.channel import Channel
+from client.protocol import Ask, Cancel, Query, Result
+from client.rules import CANCEL_KEY_BYTES
 
 EVERY_TRANSPORT = True
 
@@ -162,6 +165,21 @@ def test_another_thread_cancels_what_a_handler_waits_for(broker: Broker, group: 
     assert db.cancel() == 0
     assert db.query("SELECT 1")[0][0] == 1
     db.rollback()
+
+
+def test_nobody_cancels_anothers_request_without_its_key(broker: Broker) -> None:
+    victim, stranger = Channel(broker.address), Channel(broker.address)
+    try:
+        request = victim.next_request()
+        victim._send(Query(request, "default", 0, False, b"SELECT pg_sleep(1)", b"", b"", True, None, ""))
+        wait_until(lambda: waits(broker), what="the statement to run")
+        for key in (b"", bytes(CANCEL_KEY_BYTES), stranger.welcome.cancel_key, b"x" * 5):
+            stranger.post(Cancel(request, key))
+        stranger.call(Ask(stranger.next_request(), "ping"))
+        assert isinstance(victim._reply_to(request, 20), Result), "it ran to its end"
+    finally:
+        victim.close()
+        stranger.close()
 
 
 def test_a_transaction_message_is_cancelled_and_nothing_of_it_committed(broker: Broker, postgres: Postgres) -> None:
