@@ -74,6 +74,8 @@ async def _parameters(config: EndpointConfig, group: GroupConfig) -> dict[str, A
         "keepalives_idle": 30,
         "keepalives_interval": 10,
         "keepalives_count": 3,
+        # Nor do keepalives ask while something sent is not acknowledged; that is given up after as long.
+        "tcp_user_timeout": 60_000,
     }
     if not config.host.startswith("/"):
         loop = asyncio.get_running_loop()

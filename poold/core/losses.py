@@ -123,7 +123,13 @@ class Losses(Messages):
         self._retry_elsewhere(request, backend, error, now)
 
     def _give_up(self, backend: Backend, why: str, now: float) -> None:
-        """Close a backend that does not answer, and say so to all who were using it."""
+        """Close a backend that does not answer, and say so to all who were using it.
+
+        Those of its pool that idle may be in the same black hole, and each would cost somebody a request whose fate is
+        unknown: they are opened anew.
+        """
         self._effects.append(Close(backend.number, why))
         backend.pool.stats.closed += 1
+        for idle in list(backend.pool.idle.values()):
+            self._close(idle, "another one of its endpoint does not answer")
         self._lose(backend, why, now)

@@ -38,7 +38,8 @@ class Messages(Machine):
         assert script is not None
         if done.failure is not None:
             self._note_stale(backend, request, script, done)
-        if request.state is not RequestState.RUNNING:
+        is_late = done.failure is not None and out_of_time(request, done.failure, now) != ""
+        if request.state is not RequestState.RUNNING or is_late:
             verdict = script.stop(done, failures.withdrawn())
         else:
             following = script.advance(done, runner(backend))

@@ -12,11 +12,26 @@ from poold.core import effects
 from poold.core.losses import MAX_MOVES
 from poold.core.machine import CANCEL_TIMEOUT, GUARD
 from poold.core.script import XID
+from poold.core.settings import SERVER_GRACE
 from poold.core.statements import PROBE_AFTER
 
 ERROR = "server closed the connection unexpectedly"
 WITH_ID = (BEGUN, outcome_of(XID))
 FATAL = failure("57P01", message="terminating connection due to administrator command")._replace(kind="connection")
+
+
+def test_where_one_backend_does_not_answer_those_that_idle_are_opened_anew() -> None:
+    world = World(min_size=2, max_size=2)
+    world.client()
+    world.connect_all()
+    request = world.query(timeout=1.0)
+    backend = world.running(request)
+    (pool,) = world.broker.groups["default"].pools
+    (idle,) = pool.idle
+    world.pass_time(1.0 + SERVER_GRACE + CANCEL_TIMEOUT)
+    assert {each.backend for each in world.taken(effects.Close)} == {backend, idle}
+    world.connect_all()
+    assert pool.size == 2
 
 
 # Messages, before COMMIT was sent.

@@ -317,11 +317,22 @@ def test_a_withdrawn_message_that_was_faster_than_its_cancel_is_committed() -> N
 def test_a_message_whose_deadline_comes_while_a_savepoint_block_fails_is_told_of_its_deadline() -> None:
     world = World(**UNTRACKED)
     request, backend = begin(world, UPDATE, SAVEPOINT, INSERT, END_SAVEPOINT, timeout=2.0)
-    world.pass_time(2.0)
+    world.pass_time(2.0 + SERVER_GRACE)
     answer(world, backend, fails=b"INSERT 1", error=failure("23505"))
     answered, place = failed(world, request)
     assert (answered.outcome, answered.sqlstate, place) == (NOT_EXECUTED, "57014", -1)
     assert "timeout of 2 s" in answered.message
+
+
+def test_a_message_that_the_server_ends_at_its_deadline_in_a_savepoint_block_does_not_go_on() -> None:
+    world = World(**UNTRACKED)
+    request, backend = begin(world, UPDATE, SAVEPOINT, INSERT, END_SAVEPOINT, timeout=2.0)
+    world.pass_time(2.0)
+    answer(world, backend, fails=b"INSERT 1", error=failure("57014"))
+    answered, _ = failed(world, request)
+    assert answered.sqlstate == "57014"
+    assert "timeout of 2 s" in answered.message
+    assert sent(world, backend)[-1] == [b"ROLLBACK"]
 
 
 def test_a_cancel_that_hits_a_savepoint_block_is_told_as_postgresql_told_it() -> None:
