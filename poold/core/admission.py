@@ -16,7 +16,8 @@ from poold.core.machine import rolled_back
 from poold.core.messages import refusal
 from poold.core.request import Client, Lease, Request, Verb
 from poold.core.script import Script
-from poold.core.statements import StatementState
+from poold.core.sessions import NOTHING
+from poold.core.statements import Statement, StatementState
 
 # As plain globals: to name a member of an Enum costs five times as much, and these are named for every request.
 _PREPARED = StatementState.PREPARED
@@ -51,39 +52,33 @@ class Admission:
         group = client.open_groups.get(message.group)
         if group is None:
             return failures.unconfigured_group(message.group, list(client.open_groups))
-        refused = self._wrong_mode(group, message)
+        refused = self._wrong_mode(group, message) if message.lease or message.session else None
+        if not message.lease and not group.config.autocommit:
+            refused = failures.usage(f"group {group.name!r} is not autocommit: its queries have a lease number")
         if refused is not None:
             return refused
         lease: Lease | None = None
         opens = message.session == OPENS_SESSION or (message.begin and not message.session)
         if message.lease and not opens:
             lease = client.leases.get(message.lease)
-            if lease is None:
-                return _gone(client, message.lease, message.session != NO_SESSION)
-            if lease.group is not group or lease.is_session is (message.session == NO_SESSION):
-                what = "session" if lease.is_session else "transaction"
-                return failures.usage(f"lease {lease.number} is a {what} in group {lease.group.name!r}")
+            refused = _not_in(lease, client, group, message)
         else:
             refused = self._no_room(group)
-            if refused is not None:
-                return refused
-            if message.lease in client.leases:
-                return failures.protocol(f"lease {message.lease} is open already, numbers must be new")
+            if refused is None and message.lease in client.leases:
+                refused = failures.protocol(f"lease {message.lease} is open already, numbers must be new")
+        if refused is not None:
+            return refused
         statement = group.statements.find(message.statement, message.types)
         if statement.state is not _PREPARED:
             try:
                 statement.rendered(message.values)
             except ProtocolViolation as violation:
                 return failures.protocol(str(violation))
-        if statement.use.wants_session and not message.lease:
-            return failures.wants_session(statement.use.leaves)
-        if message.settings:
-            obstacle = settings.objection(message.settings)
-            traits = statement.examine()
-            if traits.is_several or traits.controls_transaction or traits.is_empty:
-                obstacle = "settings travel with one statement, which is no BEGIN or COMMIT; send each by itself"
-            if obstacle:
-                return failures.usage(obstacle)
+        # What most requests have not is left to the defaults of the class, and not looked at again.
+        is_special = statement.use is not NOTHING or message.settings
+        refused = _objection(statement, message) if is_special else None
+        if refused is not None:
+            return refused
         if message.lease and lease is None:
             lease = Lease(client, message.lease, group, message.priority, message.session != NO_SESSION)
             client.leases[message.lease] = lease
@@ -91,15 +86,16 @@ class Admission:
         request = Request(client, message.request, group, _QUERY, now, deadline, lease)
         request.tag = message.tag
         request.priority = message.priority
-        request.opens = lease is not None and opens
-        request.begin = message.begin
         request.statement = statement
         request.values = message.values
         request.prepare = message.prepare
-        request.settings = message.settings
-        request.use = statement.use
-        # With another search_path its names may mean something else than they did when it was prepared.
-        request.is_literal = b"search_path" in message.settings.lower()
+        if message.begin or opens:
+            request.begin = message.begin
+            request.opens = lease is not None and opens
+        if is_special:
+            request.use = statement.use
+            request.settings = message.settings
+            request.is_literal = settings.move_names(message.settings)
         return request
 
     def _transaction(self, client: Client, message: Transaction, now: float) -> Request | Failure:
@@ -163,12 +159,11 @@ class Admission:
         return None
 
     def _wrong_mode(self, group: Group, message: Query) -> Failure | None:
-        """Where the message does not go with how the group runs statements."""
+        """Where a message with a lease or a session does not go with how the group runs statements."""
         if message.session:
             return None if message.lease else failures.protocol("a session has a lease number")
-        if group.config.autocommit is not (message.lease == 0):
-            mode, wanted = ("autocommit", "no") if group.config.autocommit else ("not autocommit", "a")
-            return failures.usage(f"group {group.name!r} is {mode}: its queries have {wanted} lease number")
+        if group.config.autocommit:
+            return failures.usage(f"group {group.name!r} is autocommit: its queries have no lease number")
         return None
 
     def _end(self, client: Client, message: Commit | Rollback, now: float) -> Request | Result | Failure:
@@ -180,6 +175,30 @@ class Admission:
             client.lost_leases.pop(message.lease, None)
             return rolled_back(message.request)
         return Request(client, message.request, lease.group, verb, now, lease=lease)
+
+
+def _not_in(lease: Lease | None, client: Client, group: Group, message: Query) -> Failure | None:
+    """Why the message is not one of this lease, which it names; None where it is."""
+    is_session = message.session != NO_SESSION
+    if lease is None:
+        return _gone(client, message.lease, is_session)
+    if lease.group is not group or lease.is_session is not is_session:
+        what = "session" if lease.is_session else "transaction"
+        return failures.usage(f"lease {lease.number} is a {what} in group {lease.group.name!r}")
+    return None
+
+
+def _objection(statement: Statement, message: Query) -> Failure | None:
+    """Why the statement cannot run outside of a session, or with these settings; None where it can."""
+    if statement.use.wants_session and not message.lease:
+        return failures.wants_session(statement.use.leaves)
+    if not message.settings:
+        return None
+    traits = statement.examine()
+    if traits.is_several or traits.controls_transaction or traits.is_empty:
+        return failures.usage("settings travel with one statement, which is no BEGIN or COMMIT; send each by itself")
+    reason = settings.objection(message.settings)
+    return failures.usage(reason) if reason else None
 
 
 def _gone(client: Client, number: int, is_session: bool = False) -> Failure:

@@ -69,7 +69,8 @@ class Script:
         # Statements seen often enough to be probed: the broker takes them.
         self.to_probe: list[Statement] = []
         # Prepared statements turned out to be out of date, or may be after a change that the message itself makes.
-        self.literal_only = self.changes_schema = plan.changes_schema
+        self.changes_schema = plan.changes_schema
+        self.literal_only = plan.changes_schema or settings.move_names(message.settings)
         self._plan = plan
         self._values = message.values
         self._settings = message.settings

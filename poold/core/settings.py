@@ -41,6 +41,11 @@ def objection(settings: bytes) -> str:
     return ""
 
 
+def move_names(settings: bytes) -> bool:
+    """Whether names in a statement may mean something else with these settings than they did when it was prepared."""
+    return b"search_path" in settings.lower()
+
+
 def until(deadline: float | None, now: float, query_timeout: float) -> int:
     """The statement_timeout in milliseconds that the deadline asks for; 0 where the endpoint's own is as good."""
     if deadline is None:
