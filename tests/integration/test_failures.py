@@ -1,6 +1,7 @@
 """Who dies, when, and what the others see: real processes, real signals, real servers."""
 
 import os
+import re
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -469,3 +470,12 @@ def test_backends_are_retired_by_max_idle_and_max_lifetime_for_real(
     wait_until(
         lambda: broker.handler("old").query("SELECT pg_backend_pid()")[0][0] != first, what="the old one's replacement"
     )
+
+
+def test_the_replacement_of_an_old_backend_is_opened_before_it_is_closed(start_broker: StartBroker) -> None:
+    broker = start_broker(groups={"default": {"min_size": 1, "max_size": 2, "max_lifetime": 4.0}}, start=False)
+    broker.start("--verbose")
+    wait_until(lambda: "backend closed" in broker.log(), 30, what="the first backend's end")
+    events = re.findall(r"backend (opened|closed) number=(\d+)(?:.*reason=(.*))?", broker.log())
+    assert [event[:2] for event in events[:3]] == [("opened", "1"), ("opened", "2"), ("closed", "1")]
+    assert events[2][2] == "max_lifetime"
