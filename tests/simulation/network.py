@@ -45,7 +45,9 @@ class Wire(Line):
     is_full: bool = False  # stuck, and its socket takes nothing more
     held: list[tuple[Any, ...]] = field(default_factory=list)  # events that happen when it is not stuck any more
     is_reset: bool = False  # nothing comes any more but the end
-    last_words: list[Outcome] | None = None  # results that came before the FATAL error, None without such an error
+    # Of a process that was ended: the unit it was at, with the results until then; and whether it said so.
+    left: tuple[Order, list[Outcome]] | None = None
+    has_last_words: bool = False
 
     def answer(self, order: Order, done: Completion) -> None:
         """The server has ended a unit."""
@@ -363,10 +365,10 @@ class Network(Shell):
         """The server's process ends; what it has sent comes, its last words among it where it has any."""
         process = wire.process
         assert process is not None
-        results = list(process.done.results)
+        if process.queue:
+            wire.left = process.queue[0], list(process.done.results)
         process.end()
-        if has_words:
-            wire.last_words = results
+        wire.has_last_words = has_words
         self._travel(wire, True, self._lost, wire)
 
     def _lost(self, wire: Wire) -> str | None:
@@ -386,13 +388,15 @@ class Network(Shell):
         """The results of the first unit that have come, and the error that ended it."""
         if not wire.orders or not wire.orders[0].is_sent:
             return [], None
-        if wire.last_words is not None and not wire.is_reset:
-            return wire.last_words, FATAL
         process = wire.process
         assert process is not None
         results: list[Outcome] = []
+        if wire.has_last_words and not wire.is_reset:
+            return (wire.left[1] if wire.left is not None and wire.left[0] is wire.orders[0] else []), FATAL
         if wire.coming:
             results = wire.coming[0][1].results
+        elif wire.left is not None and wire.left[0] is wire.orders[0]:
+            results = wire.left[1]
         elif process.queue and process.queue[0] is wire.orders[0]:
             results = process.done.results
         # What the server was to send ahead of the rest has come, if anything has.
