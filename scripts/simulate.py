@@ -37,10 +37,11 @@ def main(seed: int | None, steps: int, world: bool, trace: bool) -> None:
         else:
             runner.run(seed, steps, show, summary)
     except runner.Broken as broken:
+        first = broken.first()
         if not trace:
-            print("\n".join(broken.first().lines))
-        print(f"\nstep {broken.step} of world {broken.seed}: {broken}")
-        again = f"scripts/simulate {broken.seed} --world --steps {broken.steps} --trace"
+            print("\n".join(first.lines))
+        print(f"\nstep {first.step} of world {first.seed}: {first}")
+        again = f"scripts/simulate {first.seed} --world --steps {first.steps} --trace"
         print(f"after {summary.worlds} worlds that hold. To see it again: {again}")
         sys.exit(1)
     report(summary)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from examples import seeds
 
 from simulation import runner
@@ -60,13 +63,26 @@ def test_a_mistake_in_the_core_is_found(name: str, monkeypatch: pytest.MonkeyPat
         runner.run(1, STEPS_UNTIL_FOUND)
 
 
-def test_a_world_that_does_not_hold_tells_how_to_see_it_again(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    MUTATIONS["a reply is sent twice"](monkeypatch)
-    with pytest.raises(runner.Broken) as found:
-        runner.run(1, STEPS)
-    again = found.value.first()
-    assert again.seed == found.value.seed
-    assert again.step <= found.value.step
-    assert again.lines[-1].split()[0] == str(again.step)
+def test_what_does_not_hold_is_shown_with_the_command_that_shows_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    main = runpy.run_path(str(SCRIPT))["main"]
+    MUTATIONS["a request that is withdrawn is not answered"](monkeypatch)
+    shown = CliRunner().invoke(main, ["1", "--steps", str(STEPS)])
+    assert shown.exit_code == 1
+    assert shown.output.startswith("seed 1\n")
+    place = re.search(r"^step (\d+) of world (\d+): AssertionError", shown.output, re.MULTILINE)
+    command = re.search(r"scripts/simulate (.*) --trace$", shown.output, re.MULTILINE)
+    assert place is not None
+    assert command is not None
+    again = CliRunner().invoke(main, command[1].split())
+    assert again.exit_code == 1
+    assert place[0] in again.output
+    assert again.output.splitlines()[-4].startswith(f"{place[1]} "), "the last line of the trace is that step"
+
+
+def test_a_run_that_holds_is_summed_up() -> None:
+    main = runpy.run_path(str(SCRIPT))["main"]
+    shown = CliRunner().invoke(main, ["1", "--steps", "5000"])
+    assert shown.exit_code == 0
+    summary = runner.run(1, 5000)
+    assert f"{summary.steps} steps in {summary.worlds} worlds" in shown.output
+    assert shown.output.splitlines()[-1] == f"hash {summary.hash}"
