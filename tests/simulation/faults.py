@@ -126,7 +126,8 @@ class Faults:
         process = wire.process
         is_at_work = process is not None and process.is_busy and not wire.is_reset and wire.number in network.lines
         if not is_at_work:
-            network.ambush = self._ambush  # too late
+            if not self._world.is_calm:
+                network.ambush = self._ambush  # too late for this one
             return None
         if self._world.random.random() < 0.5:
             return self._crash(self._world.servers[wire.endpoint], seconds=0.1)
