@@ -85,12 +85,7 @@ class Messages(Machine):
             script.literal_only = True
             script.tries -= 1
             self._again(request, now)
-        elif failures.is_lost_race(verdict.failure) and self._may_try_again(
-            request, script, now + self._next_pause(script)
-        ):
-            request.group.stats.retries += 1
-            self._pause(request, script, now)
-        else:
+        elif not failures.is_lost_race(verdict.failure) or not self._pauses(request, script, now):
             self._fail(request, verdict, now)
 
     def _may_try_again(self, request: Request, script: Script, now: float) -> bool:
@@ -98,13 +93,17 @@ class Messages(Machine):
         in_time = request.deadline is None or now < request.deadline
         return is_wanted and in_time and script.tries <= script.retries
 
-    def _pause(self, request: Request, script: Script, now: float) -> None:
-        """Try it again a little later."""
+    def _pauses(self, request: Request, script: Script, now: float) -> bool:
+        """Try it again a little later, if it may be and that is in time."""
         pause = self._next_pause(script) * (0.5 + self.chance())
+        if not self._may_try_again(request, script, now + pause):
+            return False
+        request.group.stats.retries += 1
         request.state = RequestState.WAITING
         request.backend = None
         request.is_paused = True
         self.timers.set(request, now + pause)
+        return True
 
     def _next_pause(self, script: Script) -> float:
         """Its mean."""

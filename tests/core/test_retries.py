@@ -129,6 +129,14 @@ def test_a_pause_that_would_outlast_the_deadline_is_not_made() -> None:
     assert answered.sqlstate == "40001", "that no backend became free is not what happened"
 
 
+def test_a_pause_that_by_its_jitter_would_outlast_the_deadline_is_not_made() -> None:
+    world = World(chance=0.9, **UNTRACKED)
+    request, backend = begin(world, INSERT, retries=5, timeout=1.0)
+    world.now = 1.0 - FIRST_PAUSE * 1.2
+    lose_race(world, backend)
+    assert failed(world, request)[0].sqlstate == "40001"
+
+
 # Prepared statements that do not fit any more.
 
 

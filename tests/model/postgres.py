@@ -233,6 +233,7 @@ class Session:
             return
         verb = sql.split()[0]
         if sql.startswith(SETTINGS):
+            self._set_local(sql)
             self.done.results.append(("SELECT 1", 1, b"\0\0", b"D\0\0\0\6\0\0", ()))
             return
         value = re.search(rb"(?:= |\* )(\d+)", sql)
@@ -256,6 +257,9 @@ class Session:
             self.done.results.append(("SELECT 1", 1, b"\0\0", b"D\0\0\0\6\0\0", ()))
         else:
             self._affect(order, owner, sql.replace(value[1], b"\0"), int(value[1]))
+
+    def _set_local(self, sql: bytes) -> None:
+        """A setting for the transaction; here it means nothing."""
 
     def _affect(self, order: Order, owner: object, template: bytes, value: int) -> None:
         if self.work is None:

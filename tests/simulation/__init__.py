@@ -2,15 +2,25 @@
 
     scenario    what kind of world it is, drawn first
     agenda      events by simulated time
-    servers     PostgreSQL: processes that take time, row locks, crashes, failovers       locks
-    network     connections between broker and servers: latency, resets, black holes
+    servers     PostgreSQL: processes that take time, crashes, failovers; with the row locks in locks
+    network     connections between broker and servers: latency, resets, black holes; with the shell's turns in turns
     clients     what client processes do
     faults      what goes wrong
-    world       all of it: one step after the other, invariants after each, the end
+    world       all of it: one step after the other, what must hold after each, the end
     audit       what was answered against what is in the databases
     runner      many worlds
     mutations   mistakes put into the core, each of which has to be found
 
 A step is one event: a message arrives, a statement ends, a deadline comes, a fault strikes, the shell has its turn.
-Nothing but the seed decides what happens, so a seed and a step number name a moment that can be seen again.
+Nothing but the seed decides what happens, so a seed and a step number name a moment that can be seen again: nothing
+here iterates over a set, or depends on an object's identity.
+
+After a step that told the core something, `model.invariants` are checked of all groups, and of the clients and backends
+that the fact was about, or its effects were; after a tick, and every CHECK_EVERY steps, of everything. Effects, replies
+and commits are checked when they come, in `model.shell` and `model.books`.
+
+What the core learns to do gets its place: another kind of request in `clients` (and in the books, which say what its
+answers mean), another effect in `model.shell` (what must hold of it) and `network` (how long it takes), another
+configuration key in `scenario`, another fault in `faults`, another command that a server runs in `servers`, and a
+mistake in each of them in `mutations`.
 """

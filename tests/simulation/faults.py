@@ -126,8 +126,11 @@ class Faults:
         process = wire.process
         is_at_work = process is not None and process.is_busy and not wire.is_reset and wire.number in network.lines
         if not is_at_work:
-            network.ambush = self._ambush  # too late
+            if not self._world.is_calm:
+                network.ambush = self._ambush  # too late for this one
             return None
+        if self._world.random.random() < 0.5:
+            return self._crash(self._world.servers[wire.endpoint], seconds=0.1)
         network.reset(wire)
         return f"reset {wire.number} while it commits"
 
@@ -225,13 +228,13 @@ class Faults:
         """All its processes end without a word; after its recovery it may give ids of transactions again."""
         return self._crash(self._some_server())
 
-    def _crash(self, server: Server) -> str | None:
+    def _crash(self, server: Server, seconds: float | None = None) -> str | None:
         if not server.is_up:
             return None
         for process in list(server.processes):
             self._cut_off(process.wire)
         server.crash()
-        return self._comes_back(server, "crashes")
+        return self._comes_back(server, "crashes", seconds)
 
     def _server_shuts_down(self) -> str | None:
         """All its processes end with an error."""
@@ -243,9 +246,9 @@ class Faults:
         server.is_up = False
         return self._comes_back(server, "shuts down")
 
-    def _comes_back(self, server: Server, what: str) -> str:
+    def _comes_back(self, server: Server, what: str, seconds: float | None = None) -> str:
         world = self._world
-        seconds = world.random.choice((0.1, 1.0, 15.0))
+        seconds = seconds or world.random.choice((0.1, 1.0, 15.0))
         world.at(world.now + seconds, server.come_up)
         return f"server {server.name} {what} for {seconds} s"
 

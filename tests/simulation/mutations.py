@@ -130,6 +130,15 @@ def a_transaction_still_in_progress_counts_as_rolled_back(patch: pytest.MonkeyPa
 
 
 @mutation
+def an_id_given_again_after_a_crash_counts_as_the_one_before(patch: pytest.MonkeyPatch) -> None:
+    def inquired(original: Any, self: Broker, inquiry: Any, done: Any, now: float) -> None:
+        inquiry.epoch = inquiry.backend.server.epoch
+        original(self, inquiry, done, now)
+
+    _wrap(patch, Broker, "_inquired", inquired)
+
+
+@mutation
 def messages_are_tried_more_often_than_they_may(patch: pytest.MonkeyPatch) -> None:
     _wrap(patch, Messages, "_may_try_again", lambda *_: True)
 

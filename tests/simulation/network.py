@@ -1,8 +1,8 @@
-"""The shell and the network: what the broker wants done takes time, and what comes of it comes later or never.
+"""The network: what the broker wants done takes time, and what comes of it comes later or never.
 
 Each connection keeps its order in both directions. It may be reset, with or without what is on its way; it may be a
 black hole for a while, in which the broker's socket takes what is sent, or is full; its server may end it with an
-error. The shell takes effects once per turn, and may be interrupted by facts before it has carried out all of them.
+error.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from model.postgres import Order
-from model.shell import Line, Shell
+from model.shell import Line
 
 from client.protocol import FAILED, TX_NONE, Failure
-from poold.core import effects
 from poold.core.effects import Flush
 from poold.core.facts import Completion, Outcome, Server
 from poold.core.pool import Backend
 from poold.core.request import Verb
 from simulation.servers import Process
+from simulation.turns import Turns
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -45,7 +45,9 @@ class Wire(Line):
     is_full: bool = False  # stuck, and its socket takes nothing more
     held: list[tuple[Any, ...]] = field(default_factory=list)  # events that happen when it is not stuck any more
     is_reset: bool = False  # nothing comes any more but the end
-    last_words: list[Outcome] | None = None  # results that came before the FATAL error, None without such an error
+    # Of a process that was ended: the unit it was at, with the results until then; and whether it said so.
+    left: tuple[Order, list[Outcome]] | None = None
+    has_last_words: bool = False
 
     def answer(self, order: Order, done: Completion) -> None:
         """The server has ended a unit."""
@@ -53,121 +55,18 @@ class Wire(Line):
         self.network.answer(self, order, done)
 
 
-class Network(Shell):
-    """The connections of the simulated world, and the shell that uses them."""
+class Network(Turns):
+    """The connections of the simulated world."""
 
     line_type = Wire
     lines: dict[int, Wire]  # type: ignore[assignment]  # all of them are made by line_type
 
     def __init__(self, world: World) -> None:
-        super().__init__(world, world.books)
-        self.sim = world
-        self.said: list[str] = []  # what the core has decided in this step, for the trace
-        # Backends and clients that this step was about or had effects on; a tick may be about all.
-        self.touched: list[int] = []
-        self.touched_clients: list[int] = []
-        self.has_ticked = False
+        super().__init__(world)
         # Is told of each COMMIT that is sent or done, until it strikes.
         self.ambush: Callable[[Wire, bool], None] | None = None
         # Is told of each backend that runs several statements, once.
         self.spoiler: Callable[[Backend], None] | None = None
-        self._has_turn = False
-        self._armed: float | None = None
-        self._arming = 0  # of the timer: an event of an earlier one is void
-
-    # The shell's turn.
-
-    def fact(self, call: Callable[..., None], *args: Any, **more: Any) -> None:
-        """Tell the core, look at what it decides, and have a turn soon."""
-        self.sim.facts += 1
-        super().fact(call, *args, **more)
-        self.wake()
-
-    def about(self, number: int, call: Callable[..., None], *args: Any) -> None:
-        """A fact about a backend."""
-        self.touched.append(number)
-        self.fact(call, number, *args)
-
-    def about_client(self, key: int, call: Callable[..., None], *args: Any) -> None:
-        """A fact about a client."""
-        self.touched_clients.append(key)
-        self.fact(call, key, *args)
-
-    def forget_touched(self) -> None:
-        """They were looked at."""
-        self.touched.clear()
-        self.touched_clients.clear()
-        self.has_ticked = False
-
-    def wake(self) -> None:
-        """There are facts: have a turn soon. Facts that come until then share it."""
-        if not self._has_turn:
-            self._has_turn = True
-            world = self.sim
-            lag = world.scenario.lag
-            world.tell_at(world.now + (world.random.random() * lag if lag else 0.0), self.turn_of_shell)
-
-    def turn_of_shell(self) -> str:
-        """One turn, or as much of it as the shell comes to."""
-        world = self.sim
-        self._has_turn = True  # what follows from a deadline belongs to this turn
-        text = "turn"
-        deadline = self.broker.next_deadline()
-        if deadline is not None and deadline <= world.now:
-            self.has_ticked = True
-            self.fact(self.broker.tick, world.now)
-            text = "tick"
-        self._has_turn = False
-        self.take()
-        partial = world.scenario.partial
-        if partial and self.todo and world.random.random() < partial:
-            self.carry_out(world.random.randrange(len(self.todo)))
-            text += f", {len(self.todo)} left"
-            self.wake()
-        else:
-            self.carry_out()
-        deadline = self.broker.next_deadline()
-        if deadline != self._armed:
-            self._armed = deadline
-            self._arming += 1
-            if deadline is not None:
-                world.tell_at(max(deadline, world.now), self._on_time, self._arming)
-        return text
-
-    def _on_time(self, arming: int) -> str | None:
-        if arming != self._arming:
-            return None
-        self._armed = None
-        self._has_turn = True
-        return self.turn_of_shell()
-
-    def _is_lease_open(self, number: int) -> bool | None:
-        # Where many deadlines come at once, what is told about the first is seen after the last.
-        return None if self.has_ticked else super()._is_lease_open(number)
-
-    def _decided(self, effect: effects.Effect) -> None:
-        super()._decided(effect)
-        match effect:
-            case effects.Execute(number):
-                self.said.append(f"execute {number}")
-                self.touched.append(number)
-                backend = self.broker.backends.get(number)
-                if backend is not None and backend.running:
-                    self.touched_clients.append(backend.running[-1].client.key)
-            case effects.Reply(client, body):
-                kind = type(body).__name__ if type(body) is not Failure else f"{body.kind} {body.sqlstate}"
-                self.said.append(f"reply {client} {body.request} {kind}")
-                self.touched_clients.append(client)
-            case effects.Connect(number, group, endpoint):
-                self.said.append(f"connect {number} {group} {endpoint}")
-                self.touched.append(number)
-            case effects.Cancel(number):
-                self.said.append(f"cancel {number}")
-                self.touched.append(number)
-            case effects.Close(number, reason):
-                self.said.append(f"close {number} {reason}")
-            case effects.Stop():
-                self.said.append("stop")
 
     # What the shell does.
 
@@ -363,10 +262,10 @@ class Network(Shell):
         """The server's process ends; what it has sent comes, its last words among it where it has any."""
         process = wire.process
         assert process is not None
-        results = list(process.done.results)
+        if process.queue:
+            wire.left = process.queue[0], list(process.done.results)
         process.end()
-        if has_words:
-            wire.last_words = results
+        wire.has_last_words = has_words
         self._travel(wire, True, self._lost, wire)
 
     def _lost(self, wire: Wire) -> str | None:
@@ -386,13 +285,15 @@ class Network(Shell):
         """The results of the first unit that have come, and the error that ended it."""
         if not wire.orders or not wire.orders[0].is_sent:
             return [], None
-        if wire.last_words is not None and not wire.is_reset:
-            return wire.last_words, FATAL
         process = wire.process
         assert process is not None
         results: list[Outcome] = []
+        if wire.has_last_words and not wire.is_reset:
+            return (wire.left[1] if wire.left is not None and wire.left[0] is wire.orders[0] else []), FATAL
         if wire.coming:
             results = wire.coming[0][1].results
+        elif wire.left is not None and wire.left[0] is wire.orders[0]:
+            results = wire.left[1]
         elif process.queue and process.queue[0] is wire.orders[0]:
             results = process.done.results
         # What the server was to send ahead of the rest has come, if anything has.

@@ -8,21 +8,31 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
-from simulation.world import World
+from simulation.world import CHECK_EVERY, World
 
-# A world is long enough for deadlines and short enough for variety.
+# Until faults cease in a world: long enough for deadlines, short enough for variety.
 STEPS = (1000, 3000, 6000)
+
+Trace = Callable[[str], None]
 
 
 class Broken(AssertionError):
-    """A world in which something does not hold; its text says where."""
+    """A world in which something does not hold; its text says what."""
 
     def __init__(self, seed: int, steps: int, world: World, error: BaseException) -> None:
         super().__init__(f"{type(error).__name__} {error}".rstrip())
         self.seed = seed
-        self.steps = steps
+        self.steps = steps  # until faults cease
         self.step = world.steps
         self.lines = list(world.lines)
+
+    def first(self) -> Broken:
+        """The same world once more, checked whole after every step: this may show it earlier."""
+        try:
+            run_world(self.seed, self.steps, check_every=1)
+        except Broken as broken:
+            return broken
+        return self
 
 
 @dataclass
@@ -36,30 +46,37 @@ class Summary:
     unknown: int = 0
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     tally: Counter[str] = field(default_factory=Counter)
-    hash: str = ""
+    hashes: list[str] = field(default_factory=list)
+
+    def add(self, world: World) -> None:
+        """Another world has come to its end."""
+        self.worlds += 1
+        self.steps += world.steps
+        self.facts += world.facts
+        self.seconds += world.now
+        self.unknown += len(world.unknown)
+        self.outcomes += world.outcomes
+        self.tally += world.tally
+        self.hashes.append(world.hash)
+
+    @property
+    def hash(self) -> str:
+        """Of all that has happened."""
+        return hashlib.blake2b("".join(self.hashes).encode(), digest_size=16).hexdigest()
 
 
-def run(seed: int, steps: int, trace: Callable[[str], None] | None = None) -> Summary:
-    """Run worlds until so many steps are done; raises Broken."""
-    summary, digest = Summary(), hashlib.blake2b(digest_size=16)
+def run(seed: int, steps: int, trace: Trace | None = None, summary: Summary | None = None) -> Summary:
+    """Run worlds until so many steps are done; raises Broken. summary keeps what was done until then."""
+    summary = summary or Summary()
     random = Random(seed)
     while summary.steps < steps:
-        world = run_world(random.getrandbits(32), random.choice(STEPS), trace)
-        summary.worlds += 1
-        summary.steps += world.steps
-        summary.facts += world.facts
-        summary.seconds += world.now
-        summary.unknown += len(world.unknown)
-        summary.outcomes += world.outcomes
-        summary.tally += world.tally
-        digest.update(world.hash.encode())
-    summary.hash = digest.hexdigest()
+        summary.add(run_world(random.getrandbits(32), random.choice(STEPS), trace))
     return summary
 
 
-def run_world(seed: int, steps: int, trace: Callable[[str], None] | None = None, check_every: int = 0) -> World:
+def run_world(seed: int, steps: int, trace: Trace | None = None, check_every: int = CHECK_EVERY) -> World:
     """Run one world; raises Broken."""
-    world = World(seed, check_every, trace) if check_every else World(seed, trace=trace)
+    world = World(seed, check_every, trace)
     try:
         world.run(steps)
     except Exception as error:

@@ -90,7 +90,7 @@ def _with_lost_commits(random: Random, found: Scenario) -> Scenario:
     """Transaction messages that take their time, and whose connections are lost: their outcome is asked for."""
     return replace(
         found,
-        config=_with_groups(found.config, track_outcome=True),
+        config=_with_groups(found.config, track_outcome=True, max_size=random.choice((2, 3, 6)), max_waiting=0),
         clients=random.choice((5, 10, 20)),
         habits=(("message",), ("message", "lease"), ("message", "query")),
         burst=4,

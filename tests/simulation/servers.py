@@ -10,14 +10,16 @@ than PostgreSQL holds them.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from model.postgres import ERRORS, Cluster, Fate, Order, Session, Work
+from model.postgres import ERRORS, SETTINGS, Cluster, Fate, Order, Session, Work
 from model.requests import TEMPLATES
 
 from poold.core.effects import Bound, Command, Plain, Prepare, Simple
+from poold.core.facts import Completion
 from simulation.locks import Locks
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ _SHARES = tuple(accumulate(_MISHAPS.values()))
 # These are the unit's, and show at its end.
 _OF_UNIT = ("commit fails", "no rows", "too large", "other columns", "broken")
 _INFINITE = float("inf")
+# In whichever form the core writes it: as a literal, or as a value with its length before it.
+_TIMEOUT = re.compile(rb"statement_timeout\D+(\d+)")
 
 
 class Server:
@@ -74,7 +78,7 @@ class Server:
             process.end()
         cluster = self.cluster
         last = max((int(xid) for xid, status in cluster.statuses.items() if status == b"committed"), default=0)
-        cluster.last_xid = max(last, cluster.last_xid - self.world.random.randrange(4))
+        cluster.last_xid = max(last, cluster.last_xid - self.world.random.choice((0, 1, 2, 100)))
         for xid in [each for each in cluster.statuses if int(each) > cluster.last_xid]:
             del cluster.statuses[xid]
         self.epoch += 1
@@ -120,6 +124,7 @@ class Process(Session):
         self._seconds = 0.0  # what it takes, locks aside
         self.ends_at = 0.0  # where nothing comes in its way
         self._limit = _INFINITE  # its statement_timeout
+        self._local_timeout = 0.0  # the transaction's own, 0 where it has none
         self._token = 0  # of the command that runs: an event of an earlier one is void
         self._is_strict = False  # the transaction's isolation level has snapshots
         self._snapshot: int | None = None
@@ -204,9 +209,12 @@ class Process(Session):
             case Simple():
                 return True
             case Bound(name, count):
-                return count > 0 or self.names.get(name, b"").startswith(b"COMMIT")
+                text = self.names.get(name, b"")
+                return (count > 0 and not text.startswith(SETTINGS)) or text.startswith(b"COMMIT")
             case Plain(sql):
-                return not sql.startswith((b"BEGIN", b"SAVEPOINT", b"RELEASE", b"SELECT pg_catalog.pg_current"))
+                return not sql.startswith(
+                    (*SETTINGS, b"BEGIN", b"SAVEPOINT", b"RELEASE", b"SELECT pg_catalog.pg_current")
+                )
             case Prepare():
                 return len(order.unit) == 1
         return False
@@ -215,7 +223,7 @@ class Process(Session):
         world, scenario = self.world, self.world.scenario
         self.is_busy = True
         self._token += 1
-        timeout = scenario.query_timeout
+        timeout = self._local_timeout or scenario.query_timeout
         self._limit = world.now + timeout if timeout else _INFINITE
         text, value = self._read(command)
         is_write = text.startswith(_UPDATE) and type(command) is not Prepare
@@ -240,7 +248,7 @@ class Process(Session):
     def _read(self, command: Command) -> tuple[bytes, int]:
         """The command's text, and its value or 0."""
         if type(command) is Bound:
-            return self.names.get(command.name, b""), int(command.values[4:] or 0)
+            return self.names.get(command.name, b""), int(command.values[4:]) if command.count == 1 else 0
         text: bytes = getattr(command, "sql", b"")
         digits = text.partition(b"id = ")[2].split(b" ", 1)[0]
         return text, int(digits) if digits.isdigit() else 0
@@ -329,6 +337,16 @@ class Process(Session):
         self._ending = ""
         self._fail(ERRORS[ending])
         return True
+
+    def _set_local(self, sql: bytes) -> None:
+        if found := _TIMEOUT.search(sql):
+            self._local_timeout = int(found[1]) / 1000
+
+    def finish(self) -> Completion:
+        done = super().finish()
+        if self.work is None:
+            self._local_timeout = 0.0
+        return done
 
     def _control(self, owner: object, sql: bytes, verb: bytes) -> None:
         super()._control(owner, sql, verb)

@@ -121,11 +121,10 @@ class World(Agenda, Invariants):
             self._trace(line)
         if self.is_stopped:
             return
-        if self.steps % self._check_every == 0:
-            self.broker.snapshot(self.now)
-            network.forget_touched()
-            self.check_all()
-        elif network.has_ticked:
+        is_periodic = self.steps % self._check_every == 0
+        if is_periodic:
+            self.broker.snapshot(self.now)  # must not fail, whatever the state
+        if is_periodic or network.has_ticked:
             network.forget_touched()
             self.check_all()
         elif network.touched or network.touched_clients:
@@ -149,6 +148,7 @@ class World(Agenda, Invariants):
     def _settle(self) -> None:
         """Faults cease. In most worlds everybody comes to an end, and the broker serves as well as ever."""
         self.is_calm = True
+        self.network.ambush = self.network.spoiler = None
         self.go_on()
         for server in self.servers.values():
             server.heal()

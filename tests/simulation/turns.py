@@ -1,0 +1,122 @@
+"""The shell's turns: facts wait for the next one, effects are taken once in each, and carried out whole or in parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from model.shell import Shell
+
+from client.protocol import Failure
+from poold.core import effects
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+
+class Turns(Shell):
+    """The shell in time, and what it notes for the trace and for the checks."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world, world.books)
+        self.sim = world
+        self.said: list[str] = []  # what the core has decided in this step, for the trace
+        # Backends and clients that this step was about or had effects on; a tick may be about all.
+        self.touched: list[int] = []
+        self.touched_clients: list[int] = []
+        self.has_ticked = False
+        self._has_turn = False
+        self._armed: float | None = None
+        self._arming = 0  # of the timer: an event of an earlier one is void
+
+    def fact(self, call: Callable[..., None], *args: Any, **more: Any) -> None:
+        """Tell the core, look at what it decides, and have a turn soon."""
+        self.sim.facts += 1
+        super().fact(call, *args, **more)
+        self.wake()
+
+    def about(self, number: int, call: Callable[..., None], *args: Any) -> None:
+        """A fact about a backend."""
+        self.touched.append(number)
+        self.fact(call, number, *args)
+
+    def about_client(self, key: int, call: Callable[..., None], *args: Any) -> None:
+        """A fact about a client."""
+        self.touched_clients.append(key)
+        self.fact(call, key, *args)
+
+    def forget_touched(self) -> None:
+        """They were looked at."""
+        self.touched.clear()
+        self.touched_clients.clear()
+        self.has_ticked = False
+
+    def wake(self) -> None:
+        """There are facts: have a turn soon. Facts that come until then share it."""
+        if not self._has_turn:
+            self._has_turn = True
+            world = self.sim
+            lag = world.scenario.lag
+            world.tell_at(world.now + (world.random.random() * lag if lag else 0.0), self.turn_of_shell)
+
+    def turn_of_shell(self) -> str:
+        """One turn, or as much of it as the shell comes to."""
+        world = self.sim
+        self._has_turn = True  # what follows from a deadline belongs to this turn
+        text = "turn"
+        deadline = self.broker.next_deadline()
+        if deadline is not None and deadline <= world.now:
+            self.has_ticked = True
+            self.fact(self.broker.tick, world.now)
+            text = "tick"
+        self._has_turn = False
+        self.take()
+        partial = world.scenario.partial
+        if partial and self.todo and world.random.random() < partial:
+            self.carry_out(world.random.randrange(len(self.todo)))
+            text += f", {len(self.todo)} left"
+            self.wake()
+        else:
+            self.carry_out()
+        deadline = self.broker.next_deadline()
+        if deadline != self._armed:
+            self._armed = deadline
+            self._arming += 1
+            if deadline is not None:
+                world.tell_at(max(deadline, world.now), self._on_time, self._arming)
+        return text
+
+    def _on_time(self, arming: int) -> str | None:
+        if arming != self._arming:
+            return None
+        self._armed = None
+        self._has_turn = True
+        return self.turn_of_shell()
+
+    def _is_lease_open(self, number: int) -> bool | None:
+        # Where many deadlines come at once, what is told about the first is seen after the last.
+        return None if self.has_ticked else super()._is_lease_open(number)
+
+    def _decided(self, effect: effects.Effect) -> None:
+        super()._decided(effect)
+        match effect:
+            case effects.Execute(number):
+                self.said.append(f"execute {number}")
+                self.touched.append(number)
+                backend = self.broker.backends.get(number)
+                if backend is not None and backend.running:
+                    self.touched_clients.append(backend.running[-1].client.key)
+            case effects.Reply(client, body):
+                kind = type(body).__name__ if type(body) is not Failure else f"{body.kind} {body.sqlstate}"
+                self.said.append(f"reply {client} {body.request} {kind}")
+                self.touched_clients.append(client)
+            case effects.Connect(number, group, endpoint):
+                self.said.append(f"connect {number} {group} {endpoint}")
+                self.touched.append(number)
+            case effects.Cancel(number):
+                self.said.append(f"cancel {number}")
+                self.touched.append(number)
+            case effects.Close(number, reason):
+                self.said.append(f"close {number} {reason}")
+            case effects.Stop():
+                self.said.append("stop")
