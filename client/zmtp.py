@@ -33,6 +33,9 @@ CLIENT, SERVER = "DEALER", "ROUTER"
 # By our own socket's type: those it can talk to.
 _PEERS = {CLIENT: (b"ROUTER",), SERVER: (b"DEALER", b"REQ")}
 
+# A broker takes so many frames of one client at once: there may be thousands in what it received, and it has others.
+FRAMES_AT_ONCE = 64
+
 _MORE, _LONG, _COMMAND = 1, 2, 4
 _PONG_CONTEXT_BYTES = 16
 
@@ -58,6 +61,7 @@ class ZmtpConnection:
         "_is_single",
         "_parts",
         "inbox",
+        "is_behind",
         "is_ready",
         "max_message_bytes",
         "outbox",
@@ -74,6 +78,8 @@ class ZmtpConnection:
         self.inbox: deque[bytes | None] = deque()
         # Bytes to be sent as they are: the handshake and answers to PING; their sender empties it.
         self.outbox = bytearray(b"" if is_ready else GREETING)
+        # Whether there may be more frames in what was received: `received(b"")` goes on with them.
+        self.is_behind = False
         # Received bytes that are no whole greeting or frame yet.
         self._buffer = bytearray()
         self._is_greeted = is_ready
@@ -87,8 +93,13 @@ class ZmtpConnection:
         self._buffer += data
         if not self._is_greeted and not self._take_greeting():
             return
+        taken = 0
         while self._take_frame():
-            pass
+            taken += 1
+            if taken == FRAMES_AT_ONCE and self.role == SERVER:
+                self.is_behind = True
+                return
+        self.is_behind = False
 
     def only_message(self, data: bytes) -> bytes | None:
         """The one message that data is, where it is a whole one and nothing else is on its way; else nothing is taken.

@@ -33,9 +33,8 @@ from poold.unfinished import Unfinished
 log = logging.getLogger(__name__)
 
 RECEIVE_BYTES = 65536
-# Messages of one client taken in one go, and how long that may take, as may the connections accepted in one go: who
-# floods waits for the others between two.
-MESSAGES_AT_ONCE = 64
+# How long messages of one client are taken, and connections accepted, in one go: who floods waits for the others
+# between two.
 SECONDS_AT_ONCE = 0.00025
 # Connections that wait to be accepted: all workers of a host may start in the same second.
 BACKLOG = 1024
@@ -136,7 +135,7 @@ class IpcTransport:
 class IpcPeer(Peer):
     """One connection."""
 
-    __slots__ = ("_is_dropped", "_is_reading", "_outgoing", "_socket", "_timer", "_transport", "_zmtp")
+    __slots__ = ("_is_dropped", "_is_reading", "_is_scheduled", "_outgoing", "_socket", "_timer", "_transport", "_zmtp")
 
     def __init__(self, transport: IpcTransport, connection: socket.socket, uid: int, gid: int, pid: int) -> None:
         super().__init__(uid, gid, pid)
@@ -147,6 +146,7 @@ class IpcPeer(Peer):
         self._outgoing: Outgoing | None = None
         self._is_reading = True
         self._is_dropped = False
+        self._is_scheduled = False  # whether it will take more messages in the loop's next turn
         # Of the handshake, later of a client that leaves too much unread.
         self._timer: asyncio.TimerHandle | None = transport.loop.call_later(HANDSHAKE_TIMEOUT, self._handshake_overdue)
         transport.poller.add_reader(connection.fileno(), self._readable)
@@ -197,6 +197,11 @@ class IpcPeer(Peer):
             self._transport.frontend.message(self, payload)
             self._transport.frontend.wake()
             return
+        self._receive(data)
+
+    def _receive(self, data: bytes) -> None:
+        """Hand what came to ZMTP, and on what comes of it."""
+        zmtp = self._zmtp
         try:
             zmtp.received(data)
         except ZmtpError as error:
@@ -204,37 +209,46 @@ class IpcPeer(Peer):
             self._flush_zmtp()
             self.drop()
             return
-        self._transport.unfinished.note(self, zmtp.unfinished)
+        self._transport.unfinished.note(self, 0 if zmtp.is_behind else zmtp.unfinished)
         if zmtp.outbox:
             self._flush_zmtp()
         if self._timer is not None and zmtp.is_ready and not self._is_over():
             self._stop_timer()
-        if zmtp.inbox:
-            self._take()
+        self._take()
 
     def _take(self) -> None:
         """Give the frontend the messages that are whole; of many, some now."""
         frontend, inbox = self._transport.frontend, self._zmtp.inbox
         until = monotonic() + SECONDS_AT_ONCE
-        for _ in range(MESSAGES_AT_ONCE):
+        while inbox and not self._is_dropped:
             payload = inbox.popleft()
             if payload is None:
                 frontend.violated(self, "a message has one frame")
             else:
                 frontend.message(self, payload)
-            if not inbox or self._is_dropped or monotonic() > until:
+            if monotonic() > until:
                 break
-        if inbox:
+        if inbox or self._zmtp.is_behind:
             self._pause_reading()
-            self._transport.loop.call_soon(self._take_more)
+            if not self._is_scheduled:
+                self._is_scheduled = True
+                self._transport.loop.call_soon(self._on_schedule)
         frontend.wake()
+
+    def _on_schedule(self) -> None:
+        self._is_scheduled = False
+        self._take_more()
 
     def _take_more(self) -> None:
         if self not in self._transport.peers:
             return
         self._resume_reading()
-        if self._zmtp.inbox and self._is_reading:
+        if not self._is_reading:
+            return
+        if self._zmtp.inbox:
             self._take()
+        elif self._zmtp.is_behind:
+            self._receive(b"")
 
     def _flush_zmtp(self) -> None:
         outbox = self._zmtp.outbox
@@ -318,6 +332,11 @@ class IpcPeer(Peer):
             self._is_dropped = True
             self._pause_reading()
             self._transport.loop.call_soon(self._end)
+
+    @property
+    def is_heard(self) -> bool:
+        """For `Unfinished`."""
+        return self._is_reading
 
     def drop_unfinished(self, size: int, reason: str) -> None:
         """For `Unfinished`."""

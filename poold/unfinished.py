@@ -24,6 +24,10 @@ HELD_UP = 5.0
 class Sender(Protocol):
     """A client with such a message."""
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether it is read from; if not, it cannot finish."""
+
     def drop_unfinished(self, size: int, reason: str) -> None:
         """It has been too slow, with so many bytes."""
 
@@ -64,7 +68,7 @@ class Unfinished:
         now, expected, self._next_sweep = self._clock(), self._next_sweep, 0.0
         if now < expected + HELD_UP:
             for sender, (began, size) in list(self._messages.items()):
-                if began <= now - MESSAGE_TIMEOUT:
+                if began <= now - MESSAGE_TIMEOUT and sender.is_heard:
                     sender.drop_unfinished(size, f"it was not whole after {MESSAGE_TIMEOUT:g} s")
                     self.note(sender, 0)
         if self._messages:

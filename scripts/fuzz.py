@@ -104,9 +104,9 @@ class Bench:
         kind = _NUMBERS.sub("N", what)[:100] + where
         self.report.findings[kind] += 1
         if self.report.findings[kind] == 1:
-            file = self._folder / f"{self.name}-{hashlib.sha256(data).hexdigest()[:12]}"
-            file.write_bytes(data)
-            click.echo(f"finding in {self.name}: {what[:200]}{where}\n  input: {file}", err=True)
+            digest = hashlib.sha256(data).hexdigest()[:12]
+            (self._folder / f"{self.name}-{digest}").write_bytes(data)
+            (self._folder / f"{self.name}-{digest}.txt").write_text(f"{what}{where}\n")
 
 
 def own(bench: Bench, seconds: float, seed: int) -> None:
@@ -165,7 +165,10 @@ def run_child(name: str, engine: str, seconds: float, seed: int, findings: Path)
     with tempfile.TemporaryDirectory(prefix="poold-fuzz-") as folder:
         told = Path(folder) / "report.json"
         command = [sys.executable, __file__, name, f"--engine={engine}", f"--seconds={seconds}", f"--seed={seed}"]
-        done = subprocess.run([*command, f"--findings={findings}", f"--child={told}"], check=False)
+        said = subprocess.DEVNULL if engine == "atheris" else None  # libFuzzer says much, and findings are kept anyway
+        done = subprocess.run(
+            [*command, f"--findings={findings}", f"--child={told}"], stderr=said, stdout=said, check=False
+        )
         values: dict[str, Any] = json.loads(told.read_text()) if told.exists() else {}
         report = Report(**{**values, "findings": Counter(values.get("findings", {}))})
         if done.returncode not in (0, -2):
@@ -210,6 +213,8 @@ def main(
             rate = report.inputs / max(report.seconds, 1e-9)
             counts = f"{report.inputs:>11,}{rate:>9,.0f}{report.behaviours:>12,}{report.slowest:>14.2f}"
             click.echo(f"{name:14}{counts}{len(report.findings):>10}")
+            for kind, count in report.findings.items():
+                click.echo(f"  {count} x {kind}")
     except KeyboardInterrupt:
         click.echo("interrupted")
     click.echo(f"{total:,} inputs")

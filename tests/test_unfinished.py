@@ -12,6 +12,7 @@ from poold.unfinished import LARGEST_MESSAGES, MESSAGE_TIMEOUT, SWEEP_INTERVAL, 
 class Sender:
     def __init__(self) -> None:
         self.dropped = ""
+        self.is_heard = True
 
     def drop_unfinished(self, size: int, reason: str) -> None:
         self.dropped = f"{size}: {reason}"
@@ -68,6 +69,17 @@ def test_a_broker_that_was_held_up_gives_clients_another_moment() -> None:
     world.now += 10 * MESSAGE_TIMEOUT
     world.loop.later.pop()()
     assert sender.dropped == ""
+    world.pass_time(2.0)
+    assert sender.dropped
+
+
+def test_who_is_not_read_from_cannot_be_late() -> None:
+    world, sender = World(), Sender()
+    sender.is_heard = False
+    world.unfinished.note(sender, 1)
+    world.pass_time(3 * MESSAGE_TIMEOUT)
+    assert sender.dropped == ""
+    sender.is_heard = True
     world.pass_time(2.0)
     assert sender.dropped
 

@@ -36,6 +36,8 @@ class Link:
         data = self.socket.recv(65536)
         assert data, "libzmq closed the connection"
         self.zmtp.received(data)
+        while self.zmtp.is_behind:
+            self.zmtp.received(b"")
 
     def receive_for_ever(self) -> None:
         """Until something is wrong."""

@@ -106,6 +106,10 @@ def _zmtp(role: str, data: bytes) -> str:
             connection.received(chunk)
             took += len(connection.inbox)
             connection.inbox.clear()
+            while connection.is_behind:
+                connection.received(b"")
+                took += len(connection.inbox)
+                connection.inbox.clear()
         else:
             took += 1
     return f"{connection.is_ready} {connection.peer!r} {took > 0} {len(connection.outbox) > 64}"

@@ -16,6 +16,7 @@ from client.protocol import (
     decode_steps,
     split_steps,
 )
+from client.zmtp import FRAMES_AT_ONCE, GREETING, PING, SERVER, ZmtpConnection, command, frame
 from poold import wiretext
 from poold.core import references, sql
 from poold.core.effects import Bound, Plain, Prepare, Simple, Unit
@@ -326,3 +327,19 @@ def test_a_messages_statements_are_read_together_up_to_the_limit() -> None:
 
     assert plan(4).obstacle == ""
     assert "statement 5 of the transaction is too long to be read: more than 100000 words" in plan(6).obstacle
+
+
+@pytest.mark.parametrize("frames", [frame(b"") * 1000, PING * 1000, b"\x01\x00" * 1000])
+def test_a_broker_takes_some_frames_at_once_and_the_others_when_it_is_asked(frames: bytes) -> None:
+    connection = ZmtpConnection(1000, SERVER)
+    ready = command(b"READY", b"\x0bSocket-Type\0\0\0\x06DEALER")
+    connection.received(GREETING + ready + frames + frame(b"last"))
+    turns = 1
+    while connection.is_behind:
+        assert len(connection.inbox) < FRAMES_AT_ONCE * turns
+        assert connection.unfinished
+        connection.received(b"")
+        turns += 1
+    assert turns == 1002 // FRAMES_AT_ONCE + 1
+    assert connection.unfinished == 0
+    assert connection.inbox.pop() in (b"last", None)
