@@ -1,13 +1,16 @@
 """A table that transactions write their tags into, and the ways in which tests run and disturb them."""
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable
 from typing import Any
 
+import psycopg2
 import pytest
 from brokers import Broker
 from postgres import Postgres, PrivatePostgres
+from waiting import wait_until
 
 from client import Transaction
 
@@ -50,7 +53,21 @@ def terminate(server: Postgres, pid: int) -> None:
 
 
 def crash(server: Postgres, pid: int) -> None:
-    """End a process as the kernel does when memory runs out; PostgreSQL ends all its processes and recovers."""
+    """End a process as the kernel does when memory runs out; PostgreSQL ends all its processes and recovers.
+
+    Returns when it has begun to: until then it would still take connections, only to end them.
+    """
     if not isinstance(server, PrivatePostgres):
         pytest.skip("a container's processes have other numbers out here")
+    connection = server.connect()
+
+    def is_ended() -> bool:
+        with contextlib.suppress(psycopg2.Error):
+            connection.cursor().execute("SELECT 1")
+        return connection.closed != 0
+
     os.kill(pid, signal.SIGKILL)
+    try:
+        wait_until(is_ended, what="the server to notice the crash")
+    finally:
+        connection.close()

@@ -242,10 +242,14 @@ def test_many_clients_share_encrypted_pipelines(server: EncryptedPostgres, start
         db = broker.handler()
         return [db.query("SELECT %s::int + 1", (number * 1000 + n,))[0][0] for n in range(150)]
 
-    with ThreadPoolExecutor(12) as threads:
-        answers = list(threads.map(ask, range(12)))
-    assert answers == [[number * 1000 + n + 1 for n in range(150)] for number in range(12)]
-    assert broker.pool()["joined"] > 0
+    def have_shared() -> bool:
+        with ThreadPoolExecutor(12) as threads:
+            answers = list(threads.map(ask, range(12)))
+        assert answers == [[number * 1000 + n + 1 for n in range(150)] for number in range(12)]
+        return bool(broker.pool()["joined"])
+
+    # A machine that is busy with other things may make the statement a long one for a while.
+    wait_until(have_shared, 60, "statements to share the backend")
 
 
 def test_transactions_in_messages_and_by_lease_run(broker: Broker, server: EncryptedPostgres) -> None:
