@@ -189,7 +189,7 @@ CASES: list[tuple[str, Any, str]] = [
     # What cannot be prepared, or is several, or nothing.
     ("CREATE TABLE IF NOT EXISTS log (what text)", None, D),
     ("ALTER TABLE things ALTER price SET DEFAULT %s", (5,), D),
-    ("SET work_mem = %s", ("4MB",), R),
+    ("SET LOCAL work_mem = %s", ("4MB",), R),
     ("SHOW work_mem", None, R),
     ("EXPLAIN (COSTS OFF) SELECT %s", (5,), R),
     ("DO $$ BEGIN PERFORM 1; END $$", None, D),

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import re
+import selectors
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from brokers import Broker, poold
 from encrypted import CANCEL_REQUEST, PASSWORD, SSL_REQUEST, EncryptedPostgres
 from ledger import terminate
 from postgres import server_folder
-from proxy import Proxy
+from proxy import Pair, Proxy
 from waiting import wait_until
 
 import client
@@ -279,11 +280,12 @@ class Watched(Proxy):
         self.openings: list[bytes] = []
         self._opened: set[socket.socket] = set()
 
-    def _pass_on(self, source: socket.socket) -> None:
-        if source in self._brokers and source not in self._opened:
-            self._opened.add(source)
-            self.openings.append(source.recv(8, socket.MSG_PEEK))
-        super()._pass_on(source)
+    def _ready(self, pair: Pair, end: socket.socket, mask: int) -> None:
+        broker = pair.ends[0]
+        if end is broker and mask & selectors.EVENT_READ and broker not in self._opened:
+            self._opened.add(broker)
+            self.openings.append(broker.recv(8, socket.MSG_PEEK))
+        super()._ready(pair, end, mask)
 
 
 def test_a_cancel_is_encrypted_too_and_the_backend_lives_on(
