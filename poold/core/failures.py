@@ -14,6 +14,7 @@ from client.protocol import (
     Failure,
 )
 from poold.core.request import Request, Verb
+from poold.core.sessions import SETTING
 
 # A transaction lost a race and was rolled back: serialization failure, deadlock. To repeat it is the documented answer:
 # https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html
@@ -60,10 +61,13 @@ def lease_lost(reason: str, is_session: bool = False) -> Failure:
 
 def wants_session(leaves: str) -> Failure:
     """A statement that makes sense only where others of its client follow in the same session."""
-    return usage(
+    text = (
         f"this statement leaves {leaves} in its session, which is reset before the next statement may run in it; run "
-        "what belongs together in a db.session() block (a setting of one statement can travel with it: settings={...})"
+        "what belongs together in a db.session() block"
     )
+    if leaves == SETTING:
+        text += ", or let the setting travel with each statement: settings={'name': 'value'}"
+    return usage(text)
 
 
 def withdrawn() -> Failure:
@@ -81,7 +85,7 @@ def left_open() -> Failure:
     """An autocommit statement began a transaction."""
     text = (
         "the statement left a transaction open, which was rolled back: this group is autocommit, each statement may "
-        "run on another backend; use a group with autocommit = false"
+        "run on another backend; use db.transaction(), db.session() or a group with autocommit = false"
     )
     return Failure(0, TX_NONE, "usage", FAILED, text, None, {})
 

@@ -26,6 +26,7 @@ from poold.core.sql import MAX_BYTES, MAX_TOKENS, tokens
 _INNOCENT = re.compile(rb"\s*+(?:SELECT|INSERT|UPDATE|DELETE|WITH|VALUES|MERGE|TABLE)\b", re.IGNORECASE)
 _SUSPICIOUS = (b"advisory", b"set_config", b"temp")
 
+SETTING = "a setting"
 # Session-level locks; those of a transaction (pg_advisory_xact_lock) go with it.
 _LOCKS = re.compile(rb"pg_(?:try_)?advisory_lock(?:_shared)?")
 _TEMPORARY = (b"TEMP", b"TEMPORARY")
@@ -147,7 +148,7 @@ class _Reader:
             case [b"LOAD"]:
                 self._add(Use("a library", is_lasting=True))
             case [b"SET", second] if second not in _LOCAL:
-                self._add(Use("a setting"))
+                self._add(Use(SETTING))
             case [b"PREPARE", second] if second != b"TRANSACTION":
                 self._add(Use("a prepared statement", makes_names=True))
             case [b"DECLARE", *_, b"WITH", b"HOLD"]:
