@@ -118,7 +118,9 @@ class Lifecycle(ABC):
         """Roll back what is open, and take away what was left in the session."""
         in_transaction = backend.transaction != TX_NONE
         unit = ROLLBACK
-        if backend.left is not NOTHING:
+        if backend.left.makes_names and backend.group.config.sqlprepare:
+            unit = ()  # with the clients' names the group's own would go, which each new backend is given
+        elif backend.left is not NOTHING:
             unit = sessions.reset(backend.left, backend.server, in_transaction) or ()
         if not unit or (backend.state is BackendState.RESETTING and in_transaction):
             self._close(backend, "what was left in its session cannot be reset")

@@ -126,7 +126,7 @@ class _Reader:
     def use(self) -> Use:
         """What was found."""
         use = self._use
-        wants = bool(use.leaves) and self._count == 1 and use is not UNSEEN
+        wants = use.leaves not in ("", UNSEEN.leaves) and self._count == 1
         return Use(use.leaves, use.makes_names, use.is_lasting, wants) if wants else use
 
     def _function(self, name: bytes) -> None:
@@ -141,8 +141,10 @@ class _Reader:
         words = self._words
         words.append(word)
         match words:
-            case [b"DO" | b"CALL" | b"RESET" | b"DISCARD"]:
-                self._add(UNSEEN)  # the last two take away what the broker itself has set up
+            case [b"DO" | b"CALL" | b"RESET"]:
+                self._add(UNSEEN)  # the last one takes away what the broker itself has set up
+            case [b"DISCARD"]:
+                self._add(Use(UNSEEN.leaves, makes_names=True))  # or takes them away, the broker's as well
             case [b"LISTEN"]:
                 self._add(Use("a channel that it listens to"))
             case [b"LOAD"]:

@@ -107,11 +107,16 @@ def test_what_leaves_nothing_is_left_alone(statement: str) -> None:
 
 @pytest.mark.parametrize(
     "statement",
-    ["DO $$ BEGIN END $$", "CALL p()", "RESET ALL", "DISCARD ALL", "SELECT set_config('a.b', 'c', false)"],
+    ["DO $$ BEGIN END $$", "CALL p()", "RESET ALL", "SELECT set_config('a.b', 'c', false)"],
 )
 def test_what_nobody_can_read_may_leave_anything_and_is_run(statement: str) -> None:
     assert use_of(statement.encode()) is UNSEEN
     assert not UNSEEN.wants_session
+
+
+def test_discard_is_run_and_may_have_taken_names() -> None:
+    found = use_of(b"DISCARD ALL")
+    assert (found.makes_names, found.wants_session) == (True, False)
 
 
 def test_several_statements_in_one_string_make_sense_together() -> None:
@@ -252,6 +257,17 @@ def test_names_of_clients_are_forgotten_with_the_brokers_own() -> None:
     assert len(world.broker.backends[backend].prepared)
     world.complete(backend)
     assert len(world.broker.backends[backend].prepared) == 0
+
+
+def test_a_group_with_names_of_its_own_gets_a_new_backend_instead() -> None:
+    world = World(sqlprepare=True)
+    world.client()
+    backend = world.begin(lease=1)
+    world.query(1, "tx", lease=1, statement=b"PREPARE p AS SELECT 1")
+    world.complete(backend, TX_ACTIVE)
+    world.end(Commit, 1)
+    world.complete(backend)
+    assert [each.backend for each in world.taken(effects.Close)] == [backend]
 
 
 def test_what_a_transaction_set_is_reset_after_it_and_nothing_runs_prepared_in_it() -> None:
