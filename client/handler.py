@@ -294,7 +294,11 @@ class Handler:
                 raise
             error.add_note(f"rolling back after it failed as well: {second}")
         finally:
-            self._lease.close()
+            self._leave()
+
+    def _leave(self) -> None:
+        """The block is over, and whatever was open in it."""
+        self._lease.close()
 
     def __del__(self) -> None:
         if hasattr(self, "_lease"):

@@ -13,8 +13,7 @@ idle_in_transaction_timeout bound that.
 from __future__ import annotations
 
 import contextlib
-from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn
 
 from client.channel import Channel
 from client.connection import channel_to
@@ -75,22 +74,8 @@ class Session(Handler):
         """Not in a session."""
         raise UsageError("this is a session already; make another with the Handler's session()")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if error is None:
-                self.commit()
-        finally:
-            try:
-                self.close()
-            except DBError as second:
-                if error is None:
-                    raise
-                error.add_note(f"releasing the session after it failed as well: {second}")
-
-    def __enter__(self) -> Self:
-        return self
+    def _leave(self) -> None:
+        self.close()
 
     def _new_lease(self) -> Lease:
         return Lease("session", Release)
