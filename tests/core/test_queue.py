@@ -97,6 +97,25 @@ def test_a_priority_that_nobody_used_has_saved_nothing_up() -> None:
     assert Counter(waiting.pop(ALL).priority for _ in range(100)) == {NORMAL: 50, BATCH: 50}
 
 
+def test_turns_of_long_ago_do_not_count_against_who_had_them() -> None:
+    one = Asker(1)
+    waiting = queue(*[one.ask(INTERACTIVE) for _ in range(1000)], weights=(1, 1, 1))
+    drained(waiting)
+    flood = [one.ask() for _ in range(100)]
+    for request in flood:
+        waiting.push(request)
+    waiting.push(one.ask(INTERACTIVE))
+    assert INTERACTIVE in [waiting.pop(ALL).priority for _ in range(2)]
+
+
+def test_a_priority_that_could_not_be_served_has_saved_nothing_up() -> None:
+    one = Asker(1)
+    waiting = queue(*[one.ask(priority) for priority in (NORMAL, BATCH) for _ in range(1000)], weights=(1, 1, 1))
+    for _ in range(500):
+        assert waiting.pop(BATCH).priority == NORMAL
+    assert Counter(waiting.pop(ALL).priority for _ in range(100)) == {NORMAL: 50, BATCH: 50}
+
+
 def test_what_had_its_turn_before_comes_first() -> None:
     one = Asker(1)
     a, b, c = one.ask(INTERACTIVE), one.ask(BATCH), one.ask(BATCH)
