@@ -108,6 +108,8 @@ class Machine(Lifecycle):
         request.state = _RUNNING
         request.backend = backend
         request.started = now
+        if request.statement is not None:
+            request.statement.begun = now
         request.unit = unit = unit_for(backend, request, now)
         backend.running.append(request)
         if request.use is not NOTHING:

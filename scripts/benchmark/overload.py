@@ -1,8 +1,8 @@
 """What the broker does with more work than it can do, and who gets it done. Everything is a ratio.
 
 \b
-goodput   requests answered in time while twice as many as possible are sent, / the capacity: bounded queue (max_waiting)
-          and deadlines alone; statements that sleep, and statements that burn
+goodput   requests answered in time while twice as many as possible are sent, / the capacity: with a bounded queue
+          (max_waiting) and with deadlines alone; statements that sleep, and statements that burn
 single    latencies of a process with one request at a time beside one with 1,000, and beside several, / without them
 batch     latencies of interactive workers beside a flood of priority batch, / without it; then the same flood as normal
 weights   what each priority gets where all three want everything
@@ -169,9 +169,7 @@ def single(bench: Bench) -> Iterator[Line]:
             yield Line(_compared(bench, crew, f"single   {kind:6} with {FLOOD:,} of {name}", pairs)[0])
 
 
-def _compared(
-    bench: Bench, crew: Crew, title: str, pairs: list[tuple[Stream, Order]]
-) -> tuple[str, float]:
+def _compared(bench: Bench, crew: Crew, title: str, pairs: list[tuple[Stream, Order]]) -> tuple[str, float]:
     """The crew's latencies with the streams / without them."""
     alone, beside = [], []
     for number in range(bench.rounds):

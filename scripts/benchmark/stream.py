@@ -2,8 +2,8 @@
 
     PYTHONPATH=scripts:. .venv/bin/python scripts/benchmark/stream.py SOCKET
 
-It takes orders from its standard input, a line of JSON each, and answers each with a line; `Stream` is its owner's side.
-A closed loop cannot overload anything, as who waits for replies sends nothing; on a schedule the load stays what it is.
+It takes orders from its standard input, a line of JSON each, and answers each with a line; `Stream` is its owner's
+side. A closed loop cannot overload anything, as who waits for replies sends nothing; on a schedule the load stays.
 """
 
 import json

@@ -15,6 +15,7 @@ from poold.core.group import SHARING
 from poold.core.queue import Queue
 from poold.core.request import Client, Request, Verb
 from poold.core.state import BackendState as S
+from poold.core.statements import TRUSTED_FOR
 
 ALL = len(PRIORITIES)
 
@@ -321,6 +322,34 @@ def test_what_cannot_end_before_its_deadline_leaves_unexecuted() -> None:
     assert (refused.kind, refused.outcome) == ("pool-timeout", NOT_EXECUTED)
     assert "the request's timeout" in refused.message
     assert world.running(hopeful)
+
+
+def test_what_takes_longer_now_and_then_has_time_for_that_or_is_not_begun() -> None:
+    world, running = busy()
+    varying = world.broker.groups["default"].statements.find(b"SELECT 2", b"")
+    for seconds in (0.2, 1.8) * 10:
+        varying.record(seconds, 100)
+    world.query(statement=b"SELECT 2", timeout=2.5)
+    hopeful = world.query(statement=b"SELECT 2", timeout=9.0)
+    world.pass_time(1.0)
+    world.finish(running[0])
+    assert world.running(hopeful), "of the other was time for the mean only"
+
+
+def test_a_statement_that_was_slow_long_ago_gets_its_chance() -> None:
+    world, running = busy(endpoint_settings={"query_timeout": 0.0})
+    world.pass_time(2 * TRUSTED_FOR)
+    slow = world.broker.groups["default"].statements.find(b"SELECT 2", b"")
+    for _ in range(5):
+        slow.record(5.0, 100)
+    request = world.query(statement=b"SELECT 2", timeout=1.0)
+    world.finish(running[0])
+    assert world.running(request)
+    again = world.query(statement=b"SELECT 2", timeout=1.0)
+    other = world.query()
+    world.finish(request)
+    assert failed(world, again).outcome == NOT_EXECUTED, "one has been tried"
+    assert world.running(other)
 
 
 def test_a_statement_that_nobody_knows_gets_its_chance() -> None:
