@@ -41,7 +41,7 @@ SHORT_SECONDS = 0.010
 SHORT_BYTES = 16384
 # A statement joins a pipeline only where those before it take no longer than this, all together: to keep the server
 # busy between two statements takes less, and who comes later waits for all of them, however urgent (scripts/overload).
-AHEAD_SECONDS = 0.003
+AHEAD_SECONDS = 0.005
 # A statement that takes longer than this, and than its profile lets expect, gets no company any more.
 PATIENCE_SECONDS = 0.005
 # PostgreSQL's codes for a name that it does not know, or knows already.
