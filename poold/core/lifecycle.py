@@ -87,6 +87,7 @@ class Lifecycle(ABC):
         lease, transaction = backend.lease, backend.transaction
         if lease is not None and (transaction == TX_BROKEN or (transaction == TX_NONE and not lease.is_session)):
             backend.lease = lease.backend = None
+            backend.group.let_go(backend)
             if transaction == TX_NONE:
                 self._end_lease(lease, "it had ended already", now)
             else:

@@ -258,6 +258,20 @@ def test_a_lease_of_batch_counts_for_its_share() -> None:
     assert len(world.broker.groups["tx"].queue) == 0
 
 
+def test_what_a_lease_of_batch_held_is_given_on_before_its_backend_is_reset() -> None:
+    world = World(max_size=2, min_size=2, batch_share=0.5)
+    world.client()
+    world.client(2)
+    world.connect_all()
+    first = world.query(group="tx", lease=1, begin=True, priority=BATCH)
+    world.complete(world.running(first), "active")
+    second = world.query(client=2, group="tx", lease=1, begin=True, priority=BATCH)
+    assert len(world.broker.groups["tx"].queue) == 1
+    world.broker.client_gone(1, world.now)
+    assert world.broker.groups["tx"].count(S.RESETTING) == 1
+    assert world.running(second), "the other backend idles"
+
+
 # Limits of one client.
 
 
