@@ -138,6 +138,7 @@ def goodput(bench: Bench) -> Iterator[Line]:
         broker = bench.broker(settings)
         streams = bench.streams(broker, 2)
         for kind, statement in kinds.items():
+            _capacity(bench, streams, statement)  # backends open, the statement becomes known: no capacity yet
             rounds = [_overloaded(bench, streams, statement) for _ in range(bench.rounds)]
             ratio = median(good / capacity for capacity, good, _ in rounds)
             capacity = median(capacity for capacity, _, _ in rounds)
@@ -151,10 +152,15 @@ def goodput(bench: Bench) -> Iterator[Line]:
             )
 
 
+def _capacity(bench: Bench, streams: list[Stream], statement: str) -> float:
+    """What is answered in a second where all backends are busy and nothing waits for long."""
+    full = Order(statement, unanswered=BUSY // len(streams), timeout=TIMEOUT)
+    return bench.per_second(sum(report.served for report in bench.send(*((each, full) for each in streams))))
+
+
 def _overloaded(bench: Bench, streams: list[Stream], statement: str) -> tuple[float, float, Report]:
     """The capacity, what was answered in time at twice of it, and the rest of it."""
-    full = Order(statement, unanswered=BUSY // len(streams), timeout=TIMEOUT)
-    capacity = bench.per_second(sum(report.served for report in bench.send(*((each, full) for each in streams))))
+    capacity = _capacity(bench, streams, statement)
     flood = Order(statement, rate=OVERLOAD * capacity / len(streams), timeout=TIMEOUT)
     report = sum(bench.send(*((each, flood) for each in streams)), Report())
     return capacity, bench.per_second(len(report.latencies) - _late(report.latencies)), report
