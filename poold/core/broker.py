@@ -281,6 +281,8 @@ class Broker(Deadlines):
             else:
                 self._finish(request, backend, done, now)
         backend.completed = now
+        if request.priority == BATCH:
+            request.group.let_go(backend)
         if running:
             self._next_in_line(backend, running[0], now)
         elif backend.state is _CANCELLING:

@@ -39,6 +39,9 @@ class Group:
         self.queue = Queue((weights.interactive, weights.normal, weights.batch))
         # Backends that requests of the priority batch may hold at once.
         self.batch_limit = max(1, int(config.max_size * config.batch_share))
+        # Those that they hold: enter when one begins there, leave when `let_go` finds none of them there any more, or
+        # when closed. To count them anew for each request that comes or ends costs more than all else of it.
+        self.batched: set[Backend] = set()
         self.stats = GroupStats()
         # Backends over all endpoints, those still opening included; its pools keep it up to date.
         self.size = 0
@@ -123,16 +126,16 @@ class Group:
         # Where only such wait that may not be served, nobody is overtaken.
         return queue.size > queue.count(BATCH) or (queue.size > 0 and self.priorities() > BATCH)
 
+    def let_go(self, backend: Backend) -> None:
+        """A request or a lease of priority batch has ended there."""
+        if backend.lease is not None and backend.lease.priority == BATCH:
+            return
+        if not any(request.priority == BATCH for request in backend.running):
+            self.batched.discard(backend)
+
     def _batch_room(self) -> int:
-        """How many more backends the priority batch may hold. O(backends)."""
-        held = sum(
-            any(request.priority == BATCH for request in backend.running)
-            or (backend.lease is not None and backend.lease.priority == BATCH)
-            for pool in self.pools
-            for state in (BackendState.ACTIVE, BackendState.LEASED, BackendState.CANCELLING)
-            for backend in pool.members[state].values()
-        )
-        return self.batch_limit - held
+        """How many more backends the priority batch may hold."""
+        return self.batch_limit - len(self.batched)
 
     def _wanted(self) -> int:
         """How many of those that wait may be given a backend as soon as there is one."""

@@ -21,7 +21,7 @@ from poold.core.pool import Backend, Pool
 from poold.core.request import NOBODY, Client, Lease, Request, Verb
 from poold.core.sessions import NOTHING
 from poold.core.state import BackendState, RequestState
-from poold.core.statements import TRUSTED_AFTER, StatementState
+from poold.core.statements import AHEAD_SECONDS, TRUSTED_AFTER, TRUSTED_FOR, StatementState
 from poold.core.timers import Timers
 from poold.core.units import ROLLBACK
 
@@ -87,6 +87,7 @@ class Lifecycle(ABC):
         lease, transaction = backend.lease, backend.transaction
         if lease is not None and (transaction == TX_BROKEN or (transaction == TX_NONE and not lease.is_session)):
             backend.lease = lease.backend = None
+            backend.group.let_go(backend)
             if transaction == TX_NONE:
                 self._end_lease(lease, "it had ended already", now)
             else:
@@ -248,11 +249,17 @@ class Lifecycle(ABC):
 
 
 def is_hopeless(request: Request, now: float) -> bool:
-    """Whether the request's statement usually takes longer than what is left until its deadline."""
+    """Whether the request cannot count on ending before its deadline, as far as its statement's profile tells.
+
+    Where requests wait until just before their deadlines, what takes its mean ends too late every other time; so they
+    must have time for what it rarely exceeds, and, where it may, for running behind others. A profile that no run has
+    renewed for long tells nothing: without that a statement that was slow once might never run again.
+    """
     deadline, statement = request.deadline, request.statement
     return (
         deadline is not None
         and statement is not None
         and statement.runs >= TRUSTED_AFTER
-        and now + statement.mean > deadline
+        and now + statement.expected + (AHEAD_SECONDS if statement.is_short else 0.0) > deadline
+        and now < statement.begun + TRUSTED_FOR
     )

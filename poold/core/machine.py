@@ -108,8 +108,12 @@ class Machine(Lifecycle):
         request.state = _RUNNING
         request.backend = backend
         request.started = now
+        if request.statement is not None:
+            request.statement.begun = now
         request.unit = unit = unit_for(backend, request, now)
         backend.running.append(request)
+        if request.priority == BATCH:
+            request.group.batched.add(backend)
         if request.use is not NOTHING:
             backend.left = backend.left.joined(request.use)
             if request.lease is not None:
@@ -315,8 +319,11 @@ class Machine(Lifecycle):
             self._discard(request, reply, now)
         if backend is not None:
             backend.lease = None
+            lease.group.let_go(backend)
             if backend.state is BackendState.LEASED:
                 self._rest(backend, now)
+        if lease.priority == BATCH:
+            self._serve(lease.group, now)  # others of its priority may be waiting for their share
 
     def _lose_lease(self, lease: Lease, reason: str, now: float) -> None:
         """As _end_lease, where the client did not ask for it and will want to know why."""

@@ -106,6 +106,7 @@ class Pool:
             self.size -= 1
             self.group.size -= 1
             self.outdated -= backend.is_outdated
+            self.group.batched.discard(backend)
         else:
             self.members[state][backend.number] = backend
 

@@ -5,6 +5,7 @@ Three kinds of order, from the outside in:
     priority    Each class has a line, and lines are served by their weights: with 16 : 4 : 1 the first gets sixteen
                 turns while the last gets one. A line that is alone gets all, and no weight is 0, so nobody starves.
                 This is stride scheduling (Waldspurger and Weihl, 1995): whoever has used least of its share is next.
+                Turns that a line did not want, or could not have, are not saved up for later.
     process     Within a line processes take turns, one request each. One with a thousand requests waiting delays
                 another with a single one by as much as one with two would.
     arrival     The requests of one process come in their order.
@@ -83,6 +84,8 @@ class Queue:
         """weights are by priority, each at least 1."""
         self.size = 0
         self._lines = tuple(map(Line, weights))
+        # What the line that was served last had paid until then: who comes, or comes back, begins here.
+        self._paid = 0.0
         # Those that had their turn before.
         self._returned: OrderedDict[Request, None] = OrderedDict()
 
@@ -100,7 +103,7 @@ class Queue:
         line = self._lines[request.priority]
         if not line.turns:
             # While it was empty it saved nothing up: it begins with the others, not before them.
-            line.passed = max(line.passed, min((each.passed for each in self._lines if each.turns), default=0.0))
+            line.passed = max(line.passed, self._paid)
         line.push(request)
         self.size += 1
 
@@ -124,6 +127,10 @@ class Queue:
             return self._returned.popitem(last=False)[0]
         line = self._next_line(priorities)
         assert line is not None
+        self._paid = line.passed
+        for held in self._lines[priorities:]:
+            # Nor does a line that may not be served save up: it would have all turns as soon as it may.
+            held.passed = max(held.passed, line.passed)
         return line.pop()
 
     def discard(self, request: Request) -> None:

@@ -10,6 +10,7 @@ from poold.core.pool import Backend, Pool
 from poold.core.request import Verb
 from poold.core.sessions import NOTHING
 from poold.core.state import RequestState
+from poold.core.statements import AHEAD_SECONDS
 
 # As plain globals: to name a member of an Enum costs five times as much, and these are named for every request.
 _RUNNING = RequestState.RUNNING
@@ -80,7 +81,8 @@ def backend_to_join(pools: Sequence[Pool], depth: int, now: float) -> Backend | 
 def is_company(backend: Backend, now: float) -> bool:
     """Whether a short statement may run behind those of this backend, ACTIVE: they are short and prepared as well.
 
-    The one that runs has not outlived its expectation; and the backend need not come to rest, to be replaced or reset.
+    They are few enough, taken to be alike; the one that runs has not outlived its expectation; and the backend need not
+    come to rest, to be replaced or reset.
     """
     head = backend.running[0]
     statement = head.statement
@@ -92,6 +94,7 @@ def is_company(backend: Backend, now: float) -> bool:
         and type(head.unit[-1]) is Bound
         and head.state is _RUNNING
         and backend.left is NOTHING
+        and len(backend.running) * statement.mean < AHEAD_SECONDS
         and now - max(head.started, backend.completed) <= statement.patience
         and (backend.expires is None or now < backend.expires)
     )

@@ -32,12 +32,16 @@ STATEMENTS_KEPT = 5000
 TEXT_KEPT = 16 * 1024 * 1024
 # Names on one backend: PostgreSQL keeps parse tree and plan of each, some ten kilobytes.
 PREPARED_KEPT = 500
-# Runs until the profile is trusted.
+# Runs until the profile is trusted, and for how many seconds after the last of them.
 TRUSTED_AFTER = 5
+TRUSTED_FOR = 10.0
 # What may share a pipeline: a neighbour waits this long at most, as far as the profile can tell, and the broker does
 # not read a large result while small ones wait behind it.
 SHORT_SECONDS = 0.010
 SHORT_BYTES = 16384
+# A statement joins a pipeline only where those before it take no longer than this, all together: to keep the server
+# busy between two statements takes less, and who comes later waits for all of them, however urgent (scripts/overload).
+AHEAD_SECONDS = 0.005
 # A statement that takes longer than this, and than its profile lets expect, gets no company any more.
 PATIENCE_SECONDS = 0.005
 # PostgreSQL's codes for a name that it does not know, or knows already.
@@ -65,9 +69,11 @@ class Statement:
     """One template with the types of its parameters."""
 
     __slots__ = (
+        "begun",
         "columns",
         "count",
         "deviation",
+        "expected",
         "failures",
         "has_cast",
         "is_forgotten",
@@ -103,7 +109,9 @@ class Statement:
         self.is_forgotten = False  # no longer among the known: whoever holds it finds another
         self.failures = 0
         self.runs = 0
+        self.begun = 0.0  # when it was begun last
         self.mean = self.deviation = self.recent = 0.0  # seconds
+        self.expected = 0.0  # seconds that it rarely exceeds
         self.size = 0.0  # mean bytes of its results
         self.is_short = False
         self.patience = PATIENCE_SECONDS
@@ -128,7 +136,7 @@ class Statement:
             self.deviation += _BETA * ((error if error > 0 else -error) - self.deviation)
             self.mean += _ALPHA * error
             self.size += _ALPHA * (size - self.size)
-        expected = self.mean + 2 * self.deviation
+        self.expected = expected = self.mean + 2 * self.deviation
         self.is_short = (
             expected < SHORT_SECONDS
             and self.size < SHORT_BYTES

@@ -53,7 +53,7 @@ class Clients:
         job.is_repeatable = self._is_read_only
         self._send(job, statement, prepare, timeout, priority=priority)
 
-    def query_in_lease(self, client: int, statement: bytes, timeout: float | None) -> None:
+    def query_in_lease(self, client: int, statement: bytes, timeout: float | None, priority: int = NORMAL) -> None:
         """Send a statement to the other group: the next of the client's lease, or the first of a new one."""
         lease = self.leases.get(client)
         begins = lease is None
@@ -63,7 +63,8 @@ class Clients:
             self.leases[client] = lease
         lease.is_odd = lease.is_odd or statement in LEASE_CONTROLS[:2]
         job = self._job(client, "in lease", timeout, lease)
-        self._send(job, statement, True, timeout, group="tx", lease=lease.number, begin=begins)
+        more = {"group": "tx", "lease": lease.number, "begin": begins, "priority": priority}
+        self._send(job, statement, True, timeout, **more)
 
     def _send(self, job: Job, statement: bytes, prepare: bool, timeout: float | None, **more: Any) -> None:
         job.is_control = statement.startswith((b"BEGIN", b"COMMIT", b"ROLLBACK"))

@@ -168,13 +168,14 @@ class Machine(Invariants, RuleBasedStateMachine):
         data=st.data(),
         what=st.sampled_from((*TEMPLATES, *TEMPLATES, Commit, Commit, Commit, Rollback, *LEASE_CONTROLS)),
         timeout=TIMEOUTS,
+        priority=st.sampled_from((NORMAL, NORMAL, BATCH)),
         shell=SHELL,
     )
-    def lease(self, data: st.DataObject, what: Any, timeout: float | None, shell: str) -> None:
+    def lease(self, data: st.DataObject, what: Any, timeout: float | None, priority: int, shell: str) -> None:
         """A lease begins, goes on, or ends."""
         client = self.some_client(data)
         if isinstance(what, bytes):
-            self.clients.query_in_lease(client, what, timeout)
+            self.clients.query_in_lease(client, what, timeout, priority)
         elif client in self.clients.leases:
             self.clients.end_lease(client, what)
         self.act(shell)

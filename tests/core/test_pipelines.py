@@ -11,7 +11,7 @@ from poold.core import effects, machine
 from poold.core.endpoint import EndpointState
 from poold.core.group import SHARING
 from poold.core.state import BackendState as S
-from poold.core.statements import PATIENCE_SECONDS, PROBE_AFTER
+from poold.core.statements import AHEAD_SECONDS, PATIENCE_SECONDS, PROBE_AFTER
 
 SLOW = b"SELECT pg_sleep(1)"
 
@@ -80,6 +80,17 @@ def test_some_short_statements_of_one_turn_share_a_backend_although_another_one_
     assert loads(world) == [SHARING, 0]
     short(world)
     assert loads(world) == [SHARING, 1]
+
+
+def test_who_joins_waits_no_longer_for_those_before_than_keeps_the_server_busy() -> None:
+    world, backend, requests = sharing(1)
+    statement = world.broker.groups["default"].statements.find(SHORT, b"")
+    statement.mean = 0.4 * AHEAD_SECONDS
+    joined = [short(world) for _ in range(2)]
+    waiting = short(world)
+    assert running(world, backend) == [*requests, *joined]
+    answer(world, backend)
+    assert running(world, backend) == [*joined, waiting]
 
 
 def test_what_is_not_short_shares_no_turn() -> None:

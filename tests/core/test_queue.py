@@ -15,6 +15,7 @@ from poold.core.group import SHARING
 from poold.core.queue import Queue
 from poold.core.request import Client, Request, Verb
 from poold.core.state import BackendState as S
+from poold.core.statements import TRUSTED_FOR
 
 ALL = len(PRIORITIES)
 
@@ -94,6 +95,25 @@ def test_a_priority_that_nobody_used_has_saved_nothing_up() -> None:
         waiting.pop(ALL)
     for _ in range(100):
         waiting.push(one.ask(BATCH))
+    assert Counter(waiting.pop(ALL).priority for _ in range(100)) == {NORMAL: 50, BATCH: 50}
+
+
+def test_turns_of_long_ago_do_not_count_against_who_had_them() -> None:
+    one = Asker(1)
+    waiting = queue(*[one.ask(INTERACTIVE) for _ in range(1000)], weights=(1, 1, 1))
+    drained(waiting)
+    flood = [one.ask() for _ in range(100)]
+    for request in flood:
+        waiting.push(request)
+    waiting.push(one.ask(INTERACTIVE))
+    assert INTERACTIVE in [waiting.pop(ALL).priority for _ in range(2)]
+
+
+def test_a_priority_that_could_not_be_served_has_saved_nothing_up() -> None:
+    one = Asker(1)
+    waiting = queue(*[one.ask(priority) for priority in (NORMAL, BATCH) for _ in range(1000)], weights=(1, 1, 1))
+    for _ in range(500):
+        assert waiting.pop(BATCH).priority == NORMAL
     assert Counter(waiting.pop(ALL).priority for _ in range(100)) == {NORMAL: 50, BATCH: 50}
 
 
@@ -238,6 +258,20 @@ def test_a_lease_of_batch_counts_for_its_share() -> None:
     assert len(world.broker.groups["tx"].queue) == 0
 
 
+def test_what_a_lease_of_batch_held_is_given_on_before_its_backend_is_reset() -> None:
+    world = World(max_size=2, min_size=2, batch_share=0.5)
+    world.client()
+    world.client(2)
+    world.connect_all()
+    first = world.query(group="tx", lease=1, begin=True, priority=BATCH)
+    world.complete(world.running(first), "active")
+    second = world.query(client=2, group="tx", lease=1, begin=True, priority=BATCH)
+    assert len(world.broker.groups["tx"].queue) == 1
+    world.broker.client_gone(1, world.now)
+    assert world.broker.groups["tx"].count(S.RESETTING) == 1
+    assert world.running(second), "the other backend idles"
+
+
 # Limits of one client.
 
 
@@ -302,6 +336,34 @@ def test_what_cannot_end_before_its_deadline_leaves_unexecuted() -> None:
     assert (refused.kind, refused.outcome) == ("pool-timeout", NOT_EXECUTED)
     assert "the request's timeout" in refused.message
     assert world.running(hopeful)
+
+
+def test_what_takes_longer_now_and_then_has_time_for_that_or_is_not_begun() -> None:
+    world, running = busy()
+    varying = world.broker.groups["default"].statements.find(b"SELECT 2", b"")
+    for seconds in (0.2, 1.8) * 10:
+        varying.record(seconds, 100)
+    world.query(statement=b"SELECT 2", timeout=2.5)
+    hopeful = world.query(statement=b"SELECT 2", timeout=9.0)
+    world.pass_time(1.0)
+    world.finish(running[0])
+    assert world.running(hopeful), "of the other was time for the mean only"
+
+
+def test_a_statement_that_was_slow_long_ago_gets_its_chance() -> None:
+    world, running = busy(endpoint_settings={"query_timeout": 0.0})
+    world.pass_time(2 * TRUSTED_FOR)
+    slow = world.broker.groups["default"].statements.find(b"SELECT 2", b"")
+    for _ in range(5):
+        slow.record(5.0, 100)
+    request = world.query(statement=b"SELECT 2", timeout=1.0)
+    world.finish(running[0])
+    assert world.running(request)
+    again = world.query(statement=b"SELECT 2", timeout=1.0)
+    other = world.query()
+    world.finish(request)
+    assert failed(world, again).outcome == NOT_EXECUTED, "one has been tried"
+    assert world.running(other)
 
 
 def test_a_statement_that_nobody_knows_gets_its_chance() -> None:

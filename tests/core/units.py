@@ -97,7 +97,7 @@ def promote(world: World, sql: bytes, types: bytes = b"", is_short: bool = False
     statement.numbered = numbered(sql)
     statement.state = StatementState.PREPARED
     for _ in range(TRUSTED_AFTER if is_short else 0):
-        statement.record(0.001, 100)
+        statement.record(0.0001, 100)
     assert statement.is_short is is_short
     return statement
 

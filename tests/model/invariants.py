@@ -6,6 +6,7 @@ Those of effects, of what is given to whom, are in `model.shell`; those of repli
 
 from __future__ import annotations
 
+from client.rules import BATCH
 from model.books import Books
 from model.shell import Line, Shell
 from poold.core.broker import Broker
@@ -49,6 +50,15 @@ class Invariants:
         """It is not larger than it may be, and nothing waits while a backend idles."""
         size = errands = 0
         is_idle = False
+        batched = {
+            backend
+            for pool in group.pools
+            for members in pool.members
+            for backend in members.values()
+            if any(request.priority == BATCH for request in backend.running)
+            or (backend.lease is not None and backend.lease.priority == BATCH)
+        }
+        assert group.batched == batched
         for pool in group.pools:
             size += pool.size
             errands += len(pool.inquiries)
