@@ -103,6 +103,8 @@ class Shell:
                 assert not self.lines[number].is_closed
                 self.lines[number].is_closed = True
                 self._mark_lost(self.lines[number])
+            case effects.Drop(client):
+                assert not self.books.owed[client], f"client {client} waits for replies and is dropped"
             case effects.Reply(client, body):
                 self.books.reply(client, body, self._is_lease_open(body.request), self.world.now)
 
@@ -110,6 +112,8 @@ class Shell:
         """Whether the request's lease goes on; None where its transaction is over and a cancel is yet to settle."""
         job = self.books.jobs[number]
         client = self.broker.clients.get(job.client)
+        if job.lease is not None and job.lease.is_session:
+            return client is not None and job.lease.number in client.leases
         if job.lease is None or client is None or job.lease.number not in client.leases:
             return False
         backend = client.leases[job.lease.number].backend
@@ -126,6 +130,11 @@ class Shell:
             assert not job.is_withdrawn, f"{job} was withdrawn before"
             assert job.client in self.books.owed, f"the client of {job} is gone"
             assert not job.is_over, f"{job} has had its time"
+            assert not job.is_refused, f"{job} wants a session"
+            if job.lease is not None:
+                is_its_own = job.lease.line in (0, line.number)
+                assert is_its_own, f"{job} runs in {line.number}, its lease was in {job.lease.line}"
+                job.lease.line = line.number
             job.given_at = self.world.now
         if line.orders:
             self._check_company(line, unit, job)
@@ -216,6 +225,8 @@ class Shell:
                     self._cancel(self.lines[number])
                 case effects.Close(number) if number in self.lines:
                     self._end(self.lines[number])
+                case effects.Drop(client):
+                    self._drop(client)
                 case effects.Stop():
                     self._stop()
 
@@ -241,6 +252,9 @@ class Shell:
 
     def _reply(self, client: int, body: Any) -> None:
         pass  # seen when it was decided
+
+    def _drop(self, client: int) -> None:
+        raise NotImplementedError
 
     def _stop(self) -> None:
         pass
@@ -300,6 +314,8 @@ class Shell:
         if done.failure is not None and done.failure.sqlstate == "57014" and isinstance(order.owner, int):
             self.books.jobs[order.owner].is_over = not order.is_exposed
         line.orders.popleft()
+        if done.is_changed:
+            session.left.told(line.given)
         for name in self._told_gone(session, order, done):
             session.told_gone.setdefault(name, []).append(line.given)
         self.fact(self.broker.completed, line.number, done, self.world.now)
