@@ -21,6 +21,9 @@ from poold.core.stats import GroupStats
 # As plain globals: to name a member of an Enum costs five times as much, and these are named for every request.
 _ACTIVE = BackendState.ACTIVE
 
+# The states in which a request or a lease holds a backend.
+_HELD = (BackendState.ACTIVE, BackendState.LEASED, BackendState.CANCELLING, BackendState.SETTLING)
+
 # Short statements of one turn that share a backend.
 SHARING = 4
 
@@ -129,7 +132,7 @@ class Group:
             any(request.priority == BATCH for request in backend.running)
             or (backend.lease is not None and backend.lease.priority == BATCH)
             for pool in self.pools
-            for state in (BackendState.ACTIVE, BackendState.LEASED, BackendState.CANCELLING)
+            for state in _HELD
             for backend in pool.members[state].values()
         )
         return self.batch_limit - held

@@ -317,6 +317,8 @@ class Machine(Lifecycle):
             backend.lease = None
             if backend.state is BackendState.LEASED:
                 self._rest(backend, now)
+        if lease.priority == BATCH:
+            self._serve(lease.group, now)  # others of its priority may be waiting for their share
 
     def _lose_lease(self, lease: Lease, reason: str, now: float) -> None:
         """As _end_lease, where the client did not ask for it and will want to know why."""
