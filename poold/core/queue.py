@@ -83,6 +83,9 @@ class Queue:
         """weights are by priority, each at least 1."""
         self.size = 0
         self._lines = tuple(map(Line, weights))
+        # What the line that was served last had paid before: where one that comes anew begins. What others paid while
+        # they were alone is in it, so they need not make up for it.
+        self._passed = 0.0
         # Those that had their turn before.
         self._returned: OrderedDict[Request, None] = OrderedDict()
 
@@ -100,7 +103,7 @@ class Queue:
         line = self._lines[request.priority]
         if not line.turns:
             # While it was empty it saved nothing up: it begins with the others, not before them.
-            line.passed = max(line.passed, min((each.passed for each in self._lines if each.turns), default=0.0))
+            line.passed = max(line.passed, self._passed)
         line.push(request)
         self.size += 1
 
@@ -124,6 +127,9 @@ class Queue:
             return self._returned.popitem(last=False)[0]
         line = self._next_line(priorities)
         assert line is not None
+        self._passed = max(self._passed, line.passed)
+        for other in self._lines[priorities:]:
+            other.passed = max(other.passed, line.passed)  # nor is anything saved up while it may not be served
         return line.pop()
 
     def discard(self, request: Request) -> None:

@@ -97,6 +97,26 @@ def test_a_priority_that_nobody_used_has_saved_nothing_up() -> None:
     assert Counter(waiting.pop(ALL).priority for _ in range(100)) == {NORMAL: 50, BATCH: 50}
 
 
+def test_a_priority_does_not_pay_later_for_the_turns_it_had_alone() -> None:
+    one = Asker(1)
+    waiting = queue(*[one.ask(BATCH) for _ in range(1000)], weights=(1, 1, 1))
+    drained(waiting)
+    for priority in (NORMAL, BATCH):
+        for _ in range(100):
+            waiting.push(one.ask(priority))
+    served = Counter(waiting.pop(ALL).priority for _ in range(100))
+    assert abs(served[NORMAL] - served[BATCH]) <= 2
+
+
+def test_batch_saves_nothing_up_while_it_has_all_of_its_share() -> None:
+    one = Asker(1)
+    flood = [one.ask(priority) for priority in (NORMAL, BATCH) for _ in range(1000)]
+    waiting = queue(*flood, weights=(1, 1, 1))
+    for _ in range(500):
+        waiting.pop(BATCH)
+    assert Counter(waiting.pop(ALL).priority for _ in range(100)) == {NORMAL: 50, BATCH: 50}
+
+
 def test_what_had_its_turn_before_comes_first() -> None:
     one = Asker(1)
     a, b, c = one.ask(INTERACTIVE), one.ask(BATCH), one.ask(BATCH)
