@@ -72,6 +72,8 @@ class Job:
     is_overdue: bool = False  # it took longer than it may
     timed_out: bool = False  # PostgreSQL's own statement_timeout ended it
     is_over: bool = False  # PostgreSQL ended it, or was asked to: to be told, not to be run again
+    was_given: bool = False  # to a backend
+    has_failed: bool = False  # a unit of it, after which it may run again
     was_lost: bool = False  # a connection was lost while it was there
     reply: Any = None
     is_denied: bool = False

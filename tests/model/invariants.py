@@ -75,6 +75,7 @@ class Invariants:
                     assert self.broker.backends.get(number) is backend
                     found[number] = state
             assert pool.size == sum(len(members) for members in pool.members)
+            assert pool.outdated == sum(each.is_outdated for members in pool.members for each in members.values())
         assert S.CLOSED not in found.values()
         assert found.keys() == {each.number for each in self.broker.backends.values() if each.group is group}
 
@@ -104,6 +105,21 @@ class Invariants:
             self._check_request(request)
         for lease in client.leases.values():
             self._check_lease(client, lease)
+        self._check_limits(client)
+
+    def _check_limits(self, client: Client) -> None:
+        """Of its requests there are not too many; its silence will be noticed."""
+        config, requests = self.broker.config.broker, client.requests.values()
+        assert client.bytes == sum(request.size for request in requests)
+        if config.max_client_requests:
+            asking = sum(request.verb in (Verb.QUERY, Verb.TRANSACTION) for request in requests)
+            assert asking <= config.max_client_requests, f"client {client.key} has {asking} requests"
+        if config.max_client_bytes and len(requests) > 1:
+            assert client.bytes <= config.max_client_bytes + max(request.size for request in requests)
+        if config.client_idle_timeout and client.key not in self.shell.dropped:
+            due = self.broker.timers._deadlines.get(client)
+            assert due is not None, f"client {client.key} may be silent for ever"
+            assert due <= client.heard + config.client_idle_timeout
 
     def _check_request(self, request: Request) -> None:
         held = self.broker.timers._deadlines

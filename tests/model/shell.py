@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from client.protocol import TX_NONE, Failure
 from model.books import PLACES, Books, Job
+from model.fairness import Fairness
 from model.postgres import SETTINGS, Cluster, Fate, Order, Session
 from poold.core import effects
 from poold.core.broker import Broker
@@ -56,10 +57,12 @@ class Shell:
         self.world = world
         self.broker = world.broker
         self.books = books
+        self.fairness = Fairness(world.broker, books)
         self.clusters: dict[str, Cluster] = {}
         # Enter when Connect is decided, leave when connect failed, lost, or Close is carried out.
         self.lines: dict[int, Line] = {}
         self.last_line = 0
+        self.dropped: set[int] = set()  # clients that the core wants to be disconnected
         self.todo: deque[effects.Effect] = deque()  # taken, not carried out
         self.orphans: list[Session] = []  # their connections are gone, their servers may not know
         # Decided and not taken: the core's own list, how much of it was seen, and that again, as the list may change.
@@ -105,6 +108,7 @@ class Shell:
                 self._mark_lost(self.lines[number])
             case effects.Drop(client):
                 assert not self.books.owed[client], f"client {client} waits for replies and is dropped"
+                self.dropped.add(client)
             case effects.Reply(client, body):
                 self.books.reply(client, body, self._is_lease_open(body.request), self.world.now)
 
@@ -136,6 +140,9 @@ class Shell:
                 assert is_its_own, f"{job} runs in {line.number}, its lease was in {job.lease.line}"
                 job.lease.line = line.number
             job.given_at = self.world.now
+            backend = self.broker.backends.get(line.number)
+            if backend is not None and backend.running and backend.running[-1].number == job.number:
+                self.fairness.given(backend.running[-1], job)
         if line.orders:
             self._check_company(line, unit, job)
         line.given += 1
@@ -314,6 +321,9 @@ class Shell:
         if done.failure is not None and done.failure.sqlstate == "57014" and isinstance(order.owner, int):
             self.books.jobs[order.owner].is_over = not order.is_exposed
         line.orders.popleft()
+        if done.failure is not None:
+            for job in self.books.of(order.owner):
+                job.has_failed = True
         if done.is_changed:
             session.left.told(line.given)
         for name in self._told_gone(session, order, done):
