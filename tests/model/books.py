@@ -42,6 +42,7 @@ class Lease:
     is_odd: bool = False  # its client ends it by a statement of its own, and gets what it asked for
     is_denied: bool = False  # its client was told that nothing of it is committed
     is_session: bool = False
+    is_autocommit: bool = True  # a session's statements may run outside of a transaction
     line: int = 0  # the connection that it is in, once it is
     # A session's, see model.sessions.
     open_jobs: list[Job] = field(default_factory=list)

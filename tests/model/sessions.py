@@ -8,10 +8,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from client.protocol import EXECUTED, FAILED, NOT_EXECUTED, TX_LOST, TX_NONE, UNKNOWN, Failure, Result
+from client.protocol import EXECUTED, FAILED, NOT_EXECUTED, TX_LOST, TX_NONE, UNKNOWN, Failure, Result, TransactionResult
 
 if TYPE_CHECKING:
     from model.books import Job, Lease
+    from poold.core.broker import Broker
+
+
+def check_told(broker: Broker, job: Job, body: Result | TransactionResult | Failure) -> None:
+    """In a session that runs nothing its client is told the transaction as it is: by that it goes."""
+    client = broker.clients.get(job.client)
+    if job.lease is None or not job.lease.is_session or client is None or isinstance(body, TransactionResult):
+        return
+    lease = client.leases.get(job.lease.number)
+    is_usage = isinstance(body, Failure) and body.kind in ("usage", "protocol")
+    if lease is not None and lease.backend is not None and not lease.backend.running and not is_usage:
+        is_it = lease.backend.transaction
+        assert body.transaction == is_it, f"{job} is told {body.transaction}, the session's transaction is {is_it}"
 
 
 def check_result(job: Job, lease: Lease, body: Result) -> None:
@@ -67,6 +80,7 @@ def _may_be_committing(lease: Lease) -> bool:
 
 def _done(job: Job, lease: Lease, transaction: str) -> None:
     if transaction in (TX_NONE, TX_LOST):
+        assert lease.is_autocommit or transaction == TX_LOST, f"{job} ran outside of a transaction"
         assert job.commits, f"{job} is answered and not committed"
     else:
         lease.open_jobs.append(job)

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from client.protocol import TX_NONE, Failure
+from model import sessions
 from model.books import PLACES, Books, Job
+from model.company import check_company
 from model.fairness import Fairness
 from model.postgres import SETTINGS, Cluster, Fate, Order, Session
 from poold.core import effects
@@ -110,6 +112,7 @@ class Shell:
                 assert not self.books.owed[client], f"client {client} waits for replies and is dropped"
                 self.dropped.add(client)
             case effects.Reply(client, body):
+                sessions.check_told(self.broker, self.books.jobs[body.request], body)
                 self.books.reply(client, body, self._is_lease_open(body.request), self.world.now)
 
     def _is_lease_open(self, number: int) -> bool | None:
@@ -144,7 +147,7 @@ class Shell:
             if backend is not None and backend.running and backend.running[-1].number == job.number:
                 self.fairness.given(backend.running[-1], job)
         if line.orders:
-            self._check_company(line, unit, job)
+            check_company(self.broker.backends[line.number], line.orders, unit, job)
         line.given += 1
         line.orders.append(Order(unit, line.given, None if job is None else job.owner))
         for command in unit:
@@ -164,26 +167,6 @@ class Shell:
                 return self.books.jobs[int(found[1]) // PLACES]
         backend = self.broker.backends.get(line.number)
         return self.books.jobs.get(backend.running[-1].number) if backend is not None and backend.running else None
-
-    def _check_company(self, line: Line, unit: Unit, job: Job | None) -> None:
-        """A unit goes behind others."""
-        backend = self.broker.backends[line.number]
-        config = backend.group.config
-        assert len(line.orders) < config.pipeline_depth
-        assert job is not None
-        assert job.kind == "query"
-        for each in (*(order.unit for order in line.orders), unit):
-            own = [command for command in each if type(command) not in (Prepare, Deallocate)]
-            own = [command for command in own if not (type(command) is Bound and command.count == 2)]  # its settings
-            assert len(own) == 1, "only single statements share a backend"
-            assert type(own[0]) is Bound, "only prepared statements share a backend"
-            assert own[0].count, "only clients' statements share a backend"
-        for order in line.orders:
-            assert isinstance(order.owner, int), "only autocommit statements share a backend"
-        for place in (0, len(line.orders)):
-            statement = backend.running[place].statement
-            assert statement is not None
-            assert statement.is_short, "only short statements share a backend"
 
     def _cancels(self, line: Line) -> None:
         assert line.orders, "nothing to cancel"

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from model.books import PLACES, Job, Lease
-from model.postgres import INT4
 from model.leftovers import LEAVINGS
+from model.postgres import INT4
 from model.requests import CONTROLS, LEASE_CONTROLS, SCHEMA, STEPS, TEMPLATES, packed, settings_for, steps_of
 
 from client.protocol import (

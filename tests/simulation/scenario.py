@@ -61,12 +61,32 @@ class Scenario:
 def draw(random: Random) -> Scenario:
     """A scenario: anything, or one of those in which what is rare and delicate happens often."""
     found = _draw_anything(random)
-    match random.randrange(4):
+    match random.randrange(5):
         case 0:
             return _with_company(random, found)
         case 1:
             return _with_lost_commits(random, found)
+        case 2:
+            return _with_sessions(random, found)
     return found
+
+
+def _with_sessions(random: Random, found: Scenario) -> Scenario:
+    """Sessions side by side with others: what they leave is reset, they are released, lost, and outlive their time."""
+    lease_timeout, idle = random.choice((0.0, 1.0)), random.choice((0.0, 0.2))
+    limits = {"lease_timeout": lease_timeout, "idle_in_transaction_timeout": idle, "max_waiting": 0}
+    return replace(
+        found,
+        config=_with_groups(found.config, **limits, queue_timeout=3.0, max_size=random.choice((1, 2, 3))),
+        clients=random.choice((5, 10)),
+        habits=(("session",), ("session", "query"), ("query", "message", "lease", "odd")),
+        think=random.choice((0.001, 0.01)),
+        impatience=random.choice((0.1, 0.5)),
+        latency=random.choice((0.00005, 0.005)),
+        mishaps=random.choice((0.0, 1.0, 4.0)),
+        fault_every=random.choice((50, 300)),
+        leaves=random.choice((0.2, 0.6)),
+    )
 
 
 def _with_company(random: Random, found: Scenario) -> Scenario:
@@ -135,7 +155,7 @@ def _draw_anything(random: Random) -> Scenario:
     broker = BrokerConfig(
         address="ipc:///tmp/x",
         drain_timeout=choice((0.5, 3.0, 30.0)),
-        client_idle_timeout=choice((0.0, 0.0, 0.5, 5.0)),
+        client_idle_timeout=choice((0.0, 0.0, 0.0, 0.0, 1.0, 5.0)),
         max_client_requests=choice((0, 0, 4)),
         max_client_bytes=choice((0, 0, 10_000)),
     )

@@ -71,6 +71,7 @@ class Sessions(ABC):
             lease.is_session = True
             client.session_group = random.choice(("default", "default", "tx"))
             client.transaction = TX_NONE
+            lease.is_autocommit = self._is_autocommit(client)
             return self._in_this_session(client, lease, self._some_statement(), OPENS_SESSION)
         what = random.random()
         if what < 0.12:
