@@ -273,7 +273,7 @@ class Machine(Lifecycle):
         if lease is not None and request in lease.pending:
             lease.pending.remove(request)
             if type(reply) is Failure and reply.transaction == TX_NONE:
-                reply = reply._replace(transaction=TX_ACTIVE)  # its lease goes on
+                reply = reply._replace(transaction=_transaction_of(lease))  # its lease goes on
         self._answer(request, reply)
         if lease is not None and request.opens:
             self._end_lease(lease, "its first statement did not run", now)
@@ -324,6 +324,16 @@ class Machine(Lifecycle):
         """As _end_lease, where the client did not ask for it and will want to know why."""
         lease.client.lease_lost(lease.number, failures.lease_lost(reason, lease.is_session))
         self._end_lease(lease, reason, now)
+
+
+def _transaction_of(lease: Lease) -> str:
+    """The lease's transaction once what runs in it has ended, as far as can be told; by that its client goes."""
+    backend = lease.backend
+    if not lease.is_session:
+        return TX_ACTIVE
+    if backend is None:
+        return TX_NONE if lease.group.config.autocommit else TX_ACTIVE
+    return TX_ACTIVE if any(request.begin for request in backend.running) else backend.transaction
 
 
 def out_of_time(request: Request, failure: Failure, now: float) -> str:
