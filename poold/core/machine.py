@@ -183,8 +183,9 @@ class Machine(Lifecycle):
         if request.lease is None:
             if done.transaction not in (TX_NONE, TX_BROKEN):
                 reply = failures.left_open()
-        elif backend.lease is None and done.transaction != TX_NONE:
-            # The lease was lost meanwhile. A transaction that its own statement ended is not rolled back, though.
+        elif backend.lease is None and done.transaction not in (TX_NONE, TX_BROKEN):
+            # The lease was lost meanwhile. A transaction that its own statement ended is not rolled back, though; and
+            # what a statement did that left its connection unusable, its own failure tells.
             lost = failures.lease_lost(request.reason or "it was ended", request.lease.is_session)
             reply = request.client.lost_leases.get(request.lease.number, lost)
         elif request.verb is _COMMIT and failure is None and done.results[-1][0] == "ROLLBACK":

@@ -7,6 +7,7 @@ from units import INSERT, READ, SHORT, answer, begin, committed, promote, sent, 
 from world import OK, World, failure
 
 from client.protocol import (
+    EXECUTED,
     NOT_EXECUTED,
     TX_ACTIVE,
     TX_BROKEN,
@@ -487,6 +488,18 @@ def test_a_session_whose_connection_becomes_unusable_is_lost() -> None:
     session(world)
     finish(world, ask(world), TX_BROKEN)
     assert refused(world, ask(world)).kind == "transaction-lost"
+
+
+def test_what_a_statement_did_is_told_though_its_session_was_released_and_its_connection_is_unusable() -> None:
+    world = World()
+    world.client()
+    backend = session(world)
+    request = ask(world)
+    release(world)
+    broken = Failure(0, TX_BROKEN, "usage", EXECUTED, "changed DateStyle", None, {})
+    world.broker.completed(backend, Completion(TX_BROKEN, [OK], broken), world.now)
+    failed = refused(world, request)
+    assert (failed.kind, failed.outcome, failed.transaction) == ("usage", EXECUTED, TX_LOST)
 
 
 def test_a_lease_is_what_it_was_opened_as() -> None:
