@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from client.protocol import EXECUTED, FAILED, NOT_EXECUTED, TX_LOST, TX_NONE, UNKNOWN, Failure, Result, TransactionResult
+from client.protocol import (
+    EXECUTED,
+    FAILED,
+    NOT_EXECUTED,
+    TX_LOST,
+    TX_NONE,
+    UNKNOWN,
+    Failure,
+    Result,
+    TransactionResult,
+)
 
 if TYPE_CHECKING:
     from model.books import Job, Lease

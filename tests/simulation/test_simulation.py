@@ -34,13 +34,17 @@ def test_a_run_meets_every_kind_of_outcome_and_fault() -> None:
     """What never happens is not tested: a scenario that went quiet would show here."""
     summary = runner.run(1, STEPS)
     kinds = {kind for kind, _ in summary.outcomes}
-    assert kinds == {"query", "in lease", "commit", "rollback", "message"}
-    for kind in ("query", "in lease", "message", "commit", "rollback"):
+    assert kinds == {"query", "in lease", "in session", "commit", "rollback", "release", "message"}
+    for kind in kinds:
         assert summary.outcomes[kind, "done"] > 20
     assert summary.outcomes["message", "commit-unknown, unknown"]
     assert summary.outcomes["query", "connection, unknown"]
+    assert summary.outcomes["in session", "connection, unknown"]
+    assert summary.outcomes["in session", "transaction-lost, not executed"]
+    assert summary.outcomes["query", "usage, not executed"]
+    assert summary.tally["client is dropped"]
     assert summary.unknown
-    assert len(summary.tally) >= 20
+    assert len(summary.tally) >= 21
 
 
 def test_the_same_seed_makes_the_same_world_in_any_process() -> None:
