@@ -19,7 +19,9 @@ from poold.core.lifecycle import Lifecycle
 from poold.core.machine import Machine
 from poold.core.queue import Queue
 from poold.core.sessions import NOTHING
-from simulation.mutations import mutation, wrap
+from simulation.mutations import MUTATIONS, mutation, wrap
+
+__all__ = ["MUTATIONS"]  # all of them, those here among them
 
 # What was left in a session.
 

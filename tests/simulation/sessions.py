@@ -47,6 +47,10 @@ class Sessions(ABC):
         """Ask for anything."""
 
     @abstractmethod
+    def _withdraw(self, client: Client, job: Job) -> str | None:
+        """The client does not want it any more."""
+
+    @abstractmethod
     def _job(self, client: Client, kind: str, lease: Lease | None = None) -> Job:
         """Whatever is asked for."""
 
@@ -96,6 +100,8 @@ class Sessions(ABC):
         begin = client.transaction == TX_NONE and not self._is_autocommit(client)
         job = self._send_query(client, statement, client.session_group, self._timeout(), lease, begin, session)
         world = self._world
+        if world.random.random() < 0.1:
+            world.at(world.now + 4 * world.scenario.latency * world.random.random(), self._withdraw, client, job)
         if world.random.random() < 0.05:
             world.at(world.now + 0.01 * world.random.expovariate(1.0), self._release_early, client, lease)
         return f"client {client.key} sends query {job.number} in session {lease.number} {statement!r} {begin} {session}"
