@@ -187,8 +187,9 @@ class Machine(Lifecycle):
         if request.lease is None:
             if done.transaction not in (TX_NONE, TX_BROKEN):
                 reply = failures.left_open()
-        elif backend.lease is None and done.transaction != TX_NONE:
-            # The lease was lost meanwhile. A transaction that its own statement ended is not rolled back, though.
+        elif backend.lease is None and done.transaction not in (TX_NONE, TX_BROKEN):
+            # The lease was lost meanwhile. A transaction that its own statement ended is not rolled back, though; and
+            # what a statement did that left its connection unusable, its own failure tells.
             lost = failures.lease_lost(request.reason or "it was ended", request.lease.is_session)
             reply = request.client.lost_leases.get(request.lease.number, lost)
         elif request.verb is _COMMIT and failure is None and done.results[-1][0] == "ROLLBACK":
@@ -277,7 +278,7 @@ class Machine(Lifecycle):
         if lease is not None and request in lease.pending:
             lease.pending.remove(request)
             if type(reply) is Failure and reply.transaction == TX_NONE:
-                reply = reply._replace(transaction=TX_ACTIVE)  # its lease goes on
+                reply = reply._replace(transaction=_transaction_of(lease))  # its lease goes on
         self._answer(request, reply)
         if lease is not None and request.opens:
             self._end_lease(lease, "its first statement did not run", now)
@@ -329,6 +330,16 @@ class Machine(Lifecycle):
         """As _end_lease, where the client did not ask for it and will want to know why."""
         lease.client.lease_lost(lease.number, failures.lease_lost(reason, lease.is_session))
         self._end_lease(lease, reason, now)
+
+
+def _transaction_of(lease: Lease) -> str:
+    """The lease's transaction once what runs in it has ended, as far as can be told; by that its client goes."""
+    backend = lease.backend
+    if not lease.is_session:
+        return TX_ACTIVE
+    if backend is None:
+        return TX_NONE if lease.group.config.autocommit else TX_ACTIVE
+    return TX_ACTIVE if any(request.begin for request in backend.running) else backend.transaction
 
 
 def out_of_time(request: Request, failure: Failure, now: float) -> str:

@@ -127,7 +127,7 @@ class Queue:
             return self._returned.popitem(last=False)[0]
         line = self._next_line(priorities)
         assert line is not None
-        self._paid = line.passed
+        self._paid = max(self._paid, line.passed)
         for held in self._lines[priorities:]:
             # Nor does a line that may not be served save up: it would have all turns as soon as it may.
             held.passed = max(held.passed, line.passed)

@@ -258,18 +258,39 @@ def test_a_lease_of_batch_counts_for_its_share() -> None:
     assert len(world.broker.groups["tx"].queue) == 0
 
 
-def test_what_a_lease_of_batch_held_is_given_on_before_its_backend_is_reset() -> None:
+def waiting_for_a_lease_of_batch() -> tuple[World, int, int]:
+    """A world with a lease of batch at rest in its backend, which is all of batch's share, and a request that waits."""
     world = World(max_size=2, min_size=2, batch_share=0.5)
     world.client()
     world.client(2)
     world.connect_all()
-    first = world.query(group="tx", lease=1, begin=True, priority=BATCH)
-    world.complete(world.running(first), "active")
-    second = world.query(client=2, group="tx", lease=1, begin=True, priority=BATCH)
+    request = world.query(group="tx", lease=1, begin=True, priority=BATCH)
+    backend = world.running(request)
+    world.complete(backend, "active")
+    second = world.query(2, "tx", lease=1, begin=True, priority=BATCH)
     assert len(world.broker.groups["tx"].queue) == 1
+    return world, backend, second
+
+
+def test_while_the_backend_of_a_lease_of_batch_is_reset_another_has_its_share() -> None:
+    world, backend, second = waiting_for_a_lease_of_batch()
     world.broker.client_gone(1, world.now)
-    assert world.broker.groups["tx"].count(S.RESETTING) == 1
-    assert world.running(second), "the other backend idles"
+    assert world.state(backend) is S.RESETTING
+    assert world.running(second)
+
+
+def test_a_lease_of_batch_counts_while_a_cancel_is_yet_to_settle() -> None:
+    world, backend, second = waiting_for_a_lease_of_batch()
+    world.broker.cancel(2, second, world.now)
+    request = world.query(group="tx", lease=1)
+    world.broker.cancel(1, request, world.now)
+    world.complete(backend, "active")
+    assert world.state(backend) is S.SETTLING
+    world.query(2, "tx", lease=2, begin=True, priority=BATCH)
+    assert len(world.broker.groups["tx"].queue) == 1
+    world.broker.cancelled(backend, world.now)
+    assert world.state(backend) is S.LEASED
+    assert len(world.broker.groups["tx"].queue) == 1
 
 
 # Limits of one client.

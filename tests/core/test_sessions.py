@@ -7,6 +7,7 @@ from units import INSERT, READ, SHORT, answer, begin, committed, promote, sent, 
 from world import OK, World, failure
 
 from client.protocol import (
+    EXECUTED,
     NOT_EXECUTED,
     TX_ACTIVE,
     TX_BROKEN,
@@ -408,6 +409,37 @@ def test_a_release_withdraws_what_still_runs_and_what_waits() -> None:
     assert world.state(backend) is S.IDLE
 
 
+@pytest.mark.parametrize("group", ["default", "tx"])
+def test_what_leaves_a_session_unexecuted_is_told_the_transaction_as_it_is(group: str) -> None:
+    """In a group of transactions the next statement would else run outside of one."""
+    world = World(max_size=1)
+    world.client()
+    is_tx = group == "tx"
+    backend = session(world, group=group, begin=is_tx)
+    if is_tx:
+        world.end(Rollback, 1)
+        world.complete(backend)
+    cancelled = ask(world, group=group, begin=is_tx)
+    world.broker.cancel(1, cancelled, world.now)
+    world.broker.completed(backend, Completion(TX_NONE, [], failure("57014")), world.now)
+    assert world.state(backend) is S.SETTLING
+    waiting = ask(world, group=group, begin=is_tx)
+    world.broker.cancel(1, waiting, world.now)
+    assert refused(world, waiting).transaction == TX_NONE
+
+
+def test_what_leaves_a_session_behind_one_that_begins_a_transaction_is_told_of_that() -> None:
+    world = World(max_size=1)
+    world.client()
+    session(world, group="tx", begin=True)
+    world.end(Rollback, 1)
+    world.complete(1)
+    ask(world, group="tx", begin=True)
+    waiting = ask(world, group="tx")
+    world.broker.cancel(1, waiting, world.now)
+    assert refused(world, waiting).transaction == TX_ACTIVE
+
+
 def test_a_session_that_never_got_a_backend_can_be_released() -> None:
     world = World(max_size=1)
     world.client()
@@ -472,6 +504,18 @@ def test_a_session_whose_connection_becomes_unusable_is_lost() -> None:
     session(world)
     finish(world, ask(world), TX_BROKEN)
     assert refused(world, ask(world)).kind == "transaction-lost"
+
+
+def test_what_a_statement_did_is_told_though_its_session_was_released_and_its_connection_is_unusable() -> None:
+    world = World()
+    world.client()
+    backend = session(world)
+    request = ask(world)
+    release(world)
+    broken = Failure(0, TX_BROKEN, "usage", EXECUTED, "changed DateStyle", None, {})
+    world.broker.completed(backend, Completion(TX_BROKEN, [OK], broken), world.now)
+    failed = refused(world, request)
+    assert (failed.kind, failed.outcome, failed.transaction) == ("usage", EXECUTED, TX_LOST)
 
 
 def test_a_lease_is_what_it_was_opened_as() -> None:

@@ -24,6 +24,7 @@ from client.protocol import (
     Result,
     TransactionResult,
 )
+from model import sessions
 from model.postgres import Work
 from poold.core.machine import GUARD
 
@@ -33,17 +34,23 @@ STALE = ("26000", "42P05", "0A000")
 
 @dataclass(eq=False)
 class Lease:
-    """One interactive transaction as its client sees it."""
+    """One interactive transaction, or session, as its client sees it."""
 
     client: int
     number: int
     jobs: list[Job] = field(default_factory=list)
     is_odd: bool = False  # its client ends it by a statement of its own, and gets what it asked for
     is_denied: bool = False  # its client was told that nothing of it is committed
+    is_session: bool = False
+    is_autocommit: bool = True  # a session's statements may run outside of a transaction
+    line: int = 0  # the connection that it is in, once it is
+    # A session's, see model.sessions.
+    open_jobs: list[Job] = field(default_factory=list)
+    is_lost: bool = False
 
     @property
     def owner(self) -> object:
-        return ("lease", self.client, self.number)
+        return ("session" if self.is_session else "lease", self.client, self.number)
 
 
 @dataclass(eq=False)
@@ -52,12 +59,13 @@ class Job:
 
     number: int
     client: int
-    kind: str  # query, in lease, commit, rollback, message
+    kind: str  # query, in lease, in session, commit, rollback, release, message
     lease: Lease | None = None
     steps: list[tuple[bytes, int] | None] = field(default_factory=list)  # template and value, None for marks
     retries: int = 0
     deadline: float | None = None
     is_control: bool = False  # its statement begins or ends a transaction, and has no effect of its own
+    is_refused: bool = False  # it makes no sense where it is asked for
     is_repeatable: bool = False  # it writes nothing, so it may run any number of times
     is_withdrawn: bool = False
     was_cancelled: bool = False  # a cancel was meant for it
@@ -65,6 +73,8 @@ class Job:
     is_overdue: bool = False  # it took longer than it may
     timed_out: bool = False  # PostgreSQL's own statement_timeout ended it
     is_over: bool = False  # PostgreSQL ended it, or was asked to: to be told, not to be run again
+    was_given: bool = False  # to a backend
+    has_failed: bool = False  # a unit of it, after which it may run again
     was_lost: bool = False  # a connection was lost while it was there
     reply: Any = None
     is_denied: bool = False
@@ -133,6 +143,9 @@ class Books:
         if client not in self.owed:
             return  # it is gone, and so is the reply
         self.owed[client].remove(job.number)
+        if job.is_refused:
+            assert isinstance(body, Failure)
+            assert body.outcome == NOT_EXECUTED, f"{job} is not refused: {body}"
         if isinstance(body, TransactionResult):
             assert -1 <= body.step < len(job.steps), f"step {body.step} is none"
             assert body.tries <= job.retries + 1
@@ -142,7 +155,12 @@ class Books:
                 self._check_failure(job, Failure._make(body.failure))
         elif isinstance(body, Result):
             self._check_lease(job, body.transaction, is_lease_open)
-            self._check_result(job, body)
+            if job.lease is not None and job.lease.is_session:
+                sessions.check_result(job, job.lease, body)
+                if job.kind == "in session" and not job.is_control:
+                    self._check_rows(job, body.rows, job.number * PLACES)
+            else:
+                self._check_result(job, body)
         else:
             if body.kind not in ("usage", "protocol"):
                 self._check_lease(job, body.transaction, is_lease_open)
@@ -153,6 +171,8 @@ class Books:
         assert transaction != TX_BROKEN
         if job.lease is None:
             assert transaction == TX_NONE
+        elif job.lease.is_session and is_open:
+            assert transaction != TX_LOST, f"{job} is told {transaction}, its session is open"
         elif is_open:
             assert transaction in (TX_ACTIVE, TX_FAILED), f"{job} is told {transaction}, its lease is open"
         elif is_open is False:
@@ -202,6 +222,10 @@ class Books:
             assert failure.sqlstate not in STALE, f"{job} could be run again: {failure}"
         if failure.outcome == UNKNOWN:
             assert job.was_lost or self.is_stopped, f"{job} is not known without need"
+        if job.lease is not None and job.lease.is_session:
+            sessions.check_failure(job, job.lease, failure)
+        elif failure.outcome == UNKNOWN:
+            pass
         elif failure.outcome == EXECUTED:
             assert job.kind not in ("query", "message") or job.is_control or job.commits
         else:

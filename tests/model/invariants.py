@@ -85,6 +85,7 @@ class Invariants:
                     assert self.broker.backends.get(number) is backend
                     found[number] = state
             assert pool.size == sum(len(members) for members in pool.members)
+            assert pool.outdated == sum(each.is_outdated for members in pool.members for each in members.values())
         assert S.CLOSED not in found.values()
         assert found.keys() == {each.number for each in self.broker.backends.values() if each.group is group}
 
@@ -114,6 +115,21 @@ class Invariants:
             self._check_request(request)
         for lease in client.leases.values():
             self._check_lease(client, lease)
+        self._check_limits(client)
+
+    def _check_limits(self, client: Client) -> None:
+        """Of its requests there are not too many; its silence will be noticed."""
+        config, requests = self.broker.config.broker, client.requests.values()
+        assert client.bytes == sum(request.size for request in requests)
+        if config.max_client_requests:
+            asking = sum(request.verb in (Verb.QUERY, Verb.TRANSACTION) for request in requests)
+            assert asking <= config.max_client_requests, f"client {client.key} has {asking} requests"
+        if config.max_client_bytes and len(requests) > 1:
+            assert client.bytes <= config.max_client_bytes + max(request.size for request in requests)
+        if config.client_idle_timeout and client.key not in self.shell.dropped:
+            due = self.broker.timers._deadlines.get(client)
+            assert due is not None, f"client {client.key} may be silent for ever"
+            assert due <= client.heard + config.client_idle_timeout
 
     def _check_request(self, request: Request) -> None:
         held = self.broker.timers._deadlines
@@ -211,5 +227,6 @@ def _check_idle(backend: Backend, line: Line) -> None:
     assert session is not None
     assert backend.lease is None
     assert session.work is None, "an idle backend is idle in PostgreSQL's sense"
+    assert not session.left, f"an idle backend holds {session.left}"
     is_known = session.names.keys() <= backend.prepared._held.keys()
     assert is_known or backend.prepared._is_doubted, "what is prepared is known to be"

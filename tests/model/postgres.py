@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from client.protocol import EXECUTED, FAILED, TX_ACTIVE, TX_BROKEN, TX_FAILED, TX_NONE, Failure
+from model.leftovers import LEAVINGS, Leftovers
 from poold.core.effects import Bound, Command, Deallocate, Flush, Plain, Prepare, Simple, Unit
 from poold.core.facts import Completion, Outcome
 
@@ -43,6 +44,12 @@ ENDINGS = (
 # Statements of the core that carry nobody's value.
 SETTINGS = (b"SET LOCAL", b"SELECT pg_catalog.set_config")
 
+# What the core runs to take away what was left, by itself or after what it rolls back.
+RESETS = (b"RESET SESSION", b"ROLLBACK; RESET SESSION")
+# A setting that travels: the value of the statement that it is for.
+MARK = b"poold.mark"
+
+_MARK = re.compile(rb"poold\.mark\D+(\d+)")
 _XACT_STATUS = re.compile(rb"pg_xact_status\('(\d+)'")
 _EXITS = (b"COMMIT", b"ROLLBACK", b"ROLLBACK TO SAVEPOINT poold")
 
@@ -104,6 +111,8 @@ class Session:
         self.promised: dict[bytes, list[int]] = {}
         self.told_gone: dict[bytes, list[int]] = {}
         self.is_broken = False
+        self.left = Leftovers()
+        self.marks: list[int] = []  # the values of settings that hold for this transaction
         self._owner_of = owner_of
         self._committed = committed
         self._begin()
@@ -117,10 +126,17 @@ class Session:
         order = self.queue[0]
         if self._place == len(order.unit):
             return False
+        if self._place == 0 and self.left:
+            self._check_left(order)
         if self.done.failure is None:
             self._run(order, order.unit[self._place])
         self._place += 1
         return True
+
+    def _check_left(self, order: Order) -> None:
+        first = order.unit[0]
+        if type(first) is not Simple or not first.sql.startswith((*RESETS, b"ROLLBACK")) or order.owner is not None:
+            self.left.check(order.owner, order.number)
 
     def finish(self) -> Completion:
         """Run the first unit to its end."""
@@ -131,6 +147,10 @@ class Session:
             if done.failure is None and order.fate.ending == "commit fails":
                 self._fail("23503")
             self._end(commits=done.failure is None)
+        if self.work is None:
+            self.marks.clear()
+        if self.left:
+            done.is_changed = self.left.is_reported
         done.transaction = TX_NONE if self.work is None else TX_FAILED if self.work.has_failed else TX_ACTIVE
         self.is_broken = self.is_broken or (order.fate.ending == "broken" and done.failure is None)
         if self.is_broken:
@@ -232,8 +252,11 @@ class Session:
                 self._end(commits=False)
             return
         verb = sql.split()[0]
+        if sql.startswith(RESETS):
+            self._reset(sql)
+            return
         if sql.startswith(SETTINGS):
-            self._set_local(sql)
+            self._set_local(order, sql)
             self.done.results.append(("SELECT 1", 1, b"\0\0", b"D\0\0\0\6\0\0", ()))
             return
         value = re.search(rb"(?:= |\* )(\d+)", sql)
@@ -258,19 +281,45 @@ class Session:
         else:
             self._affect(order, owner, sql.replace(value[1], b"\0"), int(value[1]))
 
-    def _set_local(self, sql: bytes) -> None:
-        """A setting for the transaction; here it means nothing."""
+    def _set_local(self, order: Order, sql: bytes) -> None:
+        """A setting for the transaction."""
+        if not sql.startswith(b"SET LOCAL") and not sql.endswith(b"true)"):
+            self.left.leave_setting(order.owner, order.number)
+        elif found := _MARK.search(sql):
+            self.marks.append(int(found[1]))
+
+    def _reset(self, sql: bytes) -> None:
+        """Roll back what is open, and take away what was left."""
+        if self.work is not None:
+            assert sql.startswith(b"ROLLBACK"), "a reset inside a transaction"
+            self._end(commits=False)
+        drops_names = b"DEALLOCATE ALL" in sql
+        self.left.reset(drops_names)
+        if drops_names:
+            self.names.clear()
+        self.done.results.append(("DEALLOCATE ALL" if drops_names else "DISCARD SEQUENCES", -1, None, b"", ()))
 
     def _affect(self, order: Order, owner: object, template: bytes, value: int) -> None:
         if self.work is None:
             self.work = Work(is_explicit=False, owner=owner)
-            assert isinstance(owner, int), f"{owner} runs outside of its transaction"
+            is_alone = isinstance(owner, int) or (isinstance(owner, tuple) and owner[0] == "session")
+            assert is_alone, f"{owner} runs outside of its transaction"
         self._claim(owner)
         self.work.effects.append((template, value))
+        for mark in self.marks:
+            assert self._owner_of(mark) == owner, f"{owner} runs with a setting of {self._owner_of(mark)}"
         ending = order.fate.ending
-        if b" /*" in template:
+        leaving = LEAVINGS.get(template)
+        if leaving is not None:
+            self.left.leave(leaving, owner, order.number, self.work)
+        if leaving is not None and leaving.tag:
+            self.done.results.append((leaving.tag, -1, None, b"", ()))
+        elif b" /*" in template:
             if template.startswith((b"DISCARD", b"DEALLOCATE")):
                 self.names.clear()
+                self.left.deallocate()
+            if template.startswith(b"DISCARD"):
+                self.left.reset(drops_names=True)
             self.done.results.append((template[: template.index(b" /*")].decode(), -1, None, b"", ()))
         else:
             self._result(None if ending == "no rows" else b"%d" % value, is_too_large=ending == "too large")
@@ -318,6 +367,8 @@ class Session:
             self.cluster.statuses[work.xid] = b"committed" if commits else b"aborted"
         if commits:
             self._committed(work)
+        elif self.left:
+            self.left.roll_back(work)
 
 
 def _int4(number: int) -> bytes:

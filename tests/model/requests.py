@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from client.protocol import Reference, Step
 from client.rules import END_SAVEPOINT, SAVEPOINT
 from model.books import PLACES, Job
-from model.postgres import INT4
+from model.postgres import INT4, MARK
 
 TEMPLATES = (
     b"UPDATE a SET x = y WHERE id = \0 RETURNING id",
@@ -30,7 +30,12 @@ def packed(value: int) -> bytes:
     return len(text).to_bytes(4, "big") + text
 
 
-def steps_of(job: Job, kinds: Sequence[int | str], prepare: bool) -> list[Step | int]:
+def settings_for(job: Job, moves_names: bool) -> bytes:
+    """Settings that travel with the request, one of them known to be its own."""
+    return MARK + b"\0%d\0" % (job.number * PLACES) + (b"search_path\0x\0" if moves_names else b"")
+
+
+def steps_of(job: Job, kinds: Sequence[int | str | bytes], prepare: bool) -> list[Step | int]:
     """The steps of a message; job keeps what PostgreSQL should see of them."""
     steps: list[Step | int] = []
     depth = 0
@@ -58,6 +63,8 @@ def steps_of(job: Job, kinds: Sequence[int | str], prepare: bool) -> list[Step |
             referred = job.steps[earlier[-1]]
             assert referred is not None
             statement(TEMPLATES[1], referred[1], earlier[-1])
+        elif isinstance(kind, bytes):
+            statement(kind, value)
         else:
             template = TEMPLATES[kind] if isinstance(kind, int) else SCHEMA if kind == "schema" else TEMPLATES[0]
             statement(template, value, low=1 if kind == "one row" else 0)

@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from client.protocol import TX_NONE, Failure
+from model import sessions
 from model.books import PLACES, Books, Job
+from model.company import check_company
+from model.fairness import Fairness
 from model.postgres import SETTINGS, Cluster, Fate, Order, Session
 from poold.core import effects
 from poold.core.broker import Broker
@@ -56,10 +59,12 @@ class Shell:
         self.world = world
         self.broker = world.broker
         self.books = books
+        self.fairness = Fairness(world.broker, books)
         self.clusters: dict[str, Cluster] = {}
         # Enter when Connect is decided, leave when connect failed, lost, or Close is carried out.
         self.lines: dict[int, Line] = {}
         self.last_line = 0
+        self.dropped: set[int] = set()  # clients that the core wants to be disconnected
         self.todo: deque[effects.Effect] = deque()  # taken, not carried out
         self.orphans: list[Session] = []  # their connections are gone, their servers may not know
         # Decided and not taken: the core's own list, how much of it was seen, and that again, as the list may change.
@@ -103,13 +108,19 @@ class Shell:
                 assert not self.lines[number].is_closed
                 self.lines[number].is_closed = True
                 self._mark_lost(self.lines[number])
+            case effects.Drop(client):
+                assert not self.books.owed[client], f"client {client} waits for replies and is dropped"
+                self.dropped.add(client)
             case effects.Reply(client, body):
+                sessions.check_told(self.broker, self.books.jobs[body.request], body)
                 self.books.reply(client, body, self._is_lease_open(body.request), self.world.now)
 
     def _is_lease_open(self, number: int) -> bool | None:
         """Whether the request's lease goes on; None where its transaction is over and a cancel is yet to settle."""
         job = self.books.jobs[number]
         client = self.broker.clients.get(job.client)
+        if job.lease is not None and job.lease.is_session:
+            return client is not None and job.lease.number in client.leases
         if job.lease is None or client is None or job.lease.number not in client.leases:
             return False
         backend = client.leases[job.lease.number].backend
@@ -126,9 +137,17 @@ class Shell:
             assert not job.is_withdrawn, f"{job} was withdrawn before"
             assert job.client in self.books.owed, f"the client of {job} is gone"
             assert not job.is_over, f"{job} has had its time"
+            assert not job.is_refused, f"{job} wants a session"
+            if job.lease is not None:
+                is_its_own = job.lease.line in (0, line.number)
+                assert is_its_own, f"{job} runs in {line.number}, its lease was in {job.lease.line}"
+                job.lease.line = line.number
             job.given_at = self.world.now
+            backend = self.broker.backends.get(line.number)
+            if backend is not None and backend.running and backend.running[-1].number == job.number:
+                self.fairness.given(backend.running[-1], job)
         if line.orders:
-            self._check_company(line, unit, job)
+            check_company(self.broker.backends[line.number], line.orders, unit, job)
         line.given += 1
         line.orders.append(Order(unit, line.given, None if job is None else job.owner))
         for command in unit:
@@ -148,26 +167,6 @@ class Shell:
                 return self.books.jobs[int(found[1]) // PLACES]
         backend = self.broker.backends.get(line.number)
         return self.books.jobs.get(backend.running[-1].number) if backend is not None and backend.running else None
-
-    def _check_company(self, line: Line, unit: Unit, job: Job | None) -> None:
-        """A unit goes behind others."""
-        backend = self.broker.backends[line.number]
-        config = backend.group.config
-        assert len(line.orders) < config.pipeline_depth
-        assert job is not None
-        assert job.kind == "query"
-        for each in (*(order.unit for order in line.orders), unit):
-            own = [command for command in each if type(command) not in (Prepare, Deallocate)]
-            own = [command for command in own if not (type(command) is Bound and command.count == 2)]  # its settings
-            assert len(own) == 1, "only single statements share a backend"
-            assert type(own[0]) is Bound, "only prepared statements share a backend"
-            assert own[0].count, "only clients' statements share a backend"
-        for order in line.orders:
-            assert isinstance(order.owner, int), "only autocommit statements share a backend"
-        for place in (0, len(line.orders)):
-            statement = backend.running[place].statement
-            assert statement is not None
-            assert statement.is_short, "only short statements share a backend"
 
     def _cancels(self, line: Line) -> None:
         assert line.orders, "nothing to cancel"
@@ -216,6 +215,8 @@ class Shell:
                     self._cancel(self.lines[number])
                 case effects.Close(number) if number in self.lines:
                     self._end(self.lines[number])
+                case effects.Drop(client):
+                    self._drop(client)
                 case effects.Stop():
                     self._stop()
 
@@ -241,6 +242,9 @@ class Shell:
 
     def _reply(self, client: int, body: Any) -> None:
         pass  # seen when it was decided
+
+    def _drop(self, client: int) -> None:
+        raise NotImplementedError
 
     def _stop(self) -> None:
         pass
@@ -300,6 +304,11 @@ class Shell:
         if done.failure is not None and done.failure.sqlstate == "57014" and isinstance(order.owner, int):
             self.books.jobs[order.owner].is_over = not order.is_exposed
         line.orders.popleft()
+        if done.failure is not None:
+            for job in self.books.of(order.owner):
+                job.has_failed = True
+        if done.is_changed:
+            session.left.told(line.given)
         for name in self._told_gone(session, order, done):
             session.told_gone.setdefault(name, []).append(line.given)
         self.fact(self.broker.completed, line.number, done, self.world.now)

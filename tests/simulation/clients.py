@@ -11,27 +11,31 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from model.books import PLACES, Job, Lease
+from model.leftovers import LEAVINGS
 from model.postgres import INT4
-from model.requests import CONTROLS, LEASE_CONTROLS, SCHEMA, STEPS, TEMPLATES, packed, steps_of
+from model.requests import CONTROLS, LEASE_CONTROLS, SCHEMA, STEPS, TEMPLATES, packed, settings_for, steps_of
 
 from client.protocol import (
     NOT_EXECUTED,
     TX_ACTIVE,
     TX_FAILED,
+    TX_NONE,
     Commit,
     Failure,
     Query,
+    Release,
     Rollback,
     Transaction,
     TransactionResult,
     split_steps,
 )
-from client.rules import ISOLATIONS
+from client.rules import ISOLATIONS, NO_SESSION
+from simulation.sessions import Sessions
 
 if TYPE_CHECKING:
     from simulation.world import World
 
-Message = Query | Transaction | Commit | Rollback
+Message = Query | Transaction | Commit | Rollback | Release
 
 
 @dataclass(eq=False)
@@ -40,7 +44,11 @@ class Client:
 
     key: int
     habits: tuple[str, ...]  # what it does, each as often as it is in here
+    priority: int
     lease: Lease | None = None  # as far as it knows
+    session: Lease | None = None  # as far as it knows
+    session_group: str = ""
+    transaction: str = TX_NONE  # in its session, as it was told
     waits_for: dict[int, Job] = field(default_factory=dict)
     # When it wrote last, and when that comes: no message comes before the one sent before it.
     written_at: float = -1.0
@@ -48,7 +56,7 @@ class Client:
     is_gone: bool = False
 
 
-class Clients:
+class Clients(Sessions):
     """All of them, and the requests on their way."""
 
     def __init__(self, world: World) -> None:
@@ -65,7 +73,10 @@ class Clients:
         """A process starts and says Hello."""
         world = self._world
         self._last_client += 1
-        client = Client(self._last_client, world.random.choice(world.scenario.habits))
+        scenario = world.scenario
+        client = Client(
+            self._last_client, world.random.choice(scenario.habits), world.random.choice(scenario.priorities)
+        )
         self.alive[client.key] = client
         self._travel(client, self._said_hello, client)
         self._think(client)
@@ -77,14 +88,27 @@ class Clients:
         del self.alive[client.key]
         self._travel(client, self._gone, client)
 
+    def drop(self, key: int) -> None:
+        """The broker has disconnected this client, which finds out and connects anew."""
+        world = self._world
+        client = self.alive.pop(key, None)
+        if client is not None:
+            client.is_gone = True
+            if not self.are_done:
+                self.arrive()
+        world.tally["client is dropped"] += 1
+        world.tell_at(world.now, self._gone, client or Client(key, (), 0))
+
     def _said_hello(self, client: Client) -> str:
         world = self._world
         world.books.owed[client.key] = set()
         world.network.about_client(client.key, world.broker.client_arrived, 1000 + client.key, f"client {client.key}")
         return f"client {client.key} is here"
 
-    def _gone(self, client: Client) -> str:
+    def _gone(self, client: Client) -> str | None:
         world = self._world
+        if client.key not in world.books.owed:
+            return None  # it was dropped before
         del world.books.owed[client.key]
         world.network.about_client(client.key, world.broker.client_gone, world.now)
         return f"client {client.key} is gone"
@@ -104,7 +128,7 @@ class Clients:
         seconds = world.scenario.think * world.random.expovariate(1.0)
         if is_turned_away and world.random.random() < 0.9:
             seconds += world.random.expovariate(1.0)
-        if client.lease is not None and world.random.random() < 0.03:
+        if (client.lease is not None or client.session is not None) and world.random.random() < 0.03:
             seconds += world.random.choice((0.5, 3.0, 20.0))  # it has forgotten its lease
         world.at(world.now + seconds, self._act, client)
 
@@ -114,13 +138,19 @@ class Clients:
             return None
         random = self._world.random
         if self.are_done:
+            if client.session is not None:
+                return self._release(client)
             if client.lease is None:
                 return None
             return self._end_lease(client, Commit)
         habit = random.choice(client.habits)
         if client.lease is not None:
             return self._go_on(client, habit == "odd")
+        if client.session is not None:
+            return self._in_session(client)
         match habit:
+            case "session":
+                return self._in_session(client)
             case "query":
                 return self._query(client, self._template())
             case "odd":
@@ -143,6 +173,8 @@ class Clients:
         """A statement that changes its session, or the schema."""
         if self._world.scenario.changes_schema and self._world.random.random() < 0.3:
             return SCHEMA
+        if self._world.random.random() < self._world.scenario.leaves:
+            return self._world.random.choice(tuple(LEAVINGS))
         return self._world.random.choice(controls)
 
     def _burst(self) -> int:
@@ -193,15 +225,20 @@ class Clients:
         timeout: float | None,
         lease: Lease | None = None,
         begin: bool = False,
+        session: int = NO_SESSION,
     ) -> Job:
-        job = self._job(client, "query" if lease is None else "in lease", lease)
+        kind = "query" if lease is None else "in session" if lease.is_session else "in lease"
+        job = self._job(client, kind, lease)
         job.steps = [(statement, job.number * PLACES)]
         job.is_control = statement.startswith((b"BEGIN", b"COMMIT", b"ROLLBACK"))
+        job.is_refused = lease is None and statement in LEAVINGS and LEAVINGS[statement].wants_session
         job.is_repeatable = self._world.scenario.config.groups[group].read_only
         number = 0 if lease is None else lease.number
         prepare = self._world.random.random() < 0.9
         values = packed(job.number * PLACES)
-        message = Query(job.number, group, number, begin, statement, INT4, values, prepare, timeout, "")
+        settings = self._settings(job) if b" /*" not in statement else b""
+        rest = (client.priority, settings, session)
+        message = Query(job.number, group, number, begin, statement, INT4, values, prepare, timeout, "", *rest)
         self._send(client, job, message, timeout)
         return job
 
@@ -215,18 +252,26 @@ class Clients:
         job = self._job(client, "message")
         job.retries = random.choice((0, 1, 3))
         job.is_repeatable = read_only is True or config[group].read_only
-        kinds = [self._kind() for _ in range(random.choice((1, 2, 3, 7)))]
+        kinds: list[int | str | bytes] = [self._kind() for _ in range(random.choice((1, 2, 3, 7)))]
         if random.random() < 0.2:
             kinds = [*kinds[:1], "savepoint", *kinds[1:], "end"]
         steps, values = split_steps(steps_of(job, kinds, random.random() < 0.9))
         isolation = random.choice((None, None, ISOLATIONS[2], ISOLATIONS[3]))
-        message = Transaction(job.number, group, isolation, read_only, None, job.retries, steps, values, timeout, "")
+        rest = (job.retries, steps, values, timeout, "", client.priority, self._settings(job))
+        message = Transaction(job.number, group, isolation, read_only, None, *rest)
         self._send(client, job, message, timeout)
         return f"client {client.key} sends message {job.number} to {group}: {kinds}"
 
-    def _kind(self) -> int | str:
+    def _settings(self, job: Job) -> bytes:
+        """That travel with it, mostly none."""
+        random = self._world.random
+        return settings_for(job, random.random() < 0.1) if random.random() < self._world.scenario.settings else b""
+
+    def _kind(self) -> int | str | bytes:
         """Of a step."""
         random = self._world.random
+        if random.random() < 0.2 * self._world.scenario.leaves:
+            return random.choice(tuple(LEAVINGS))
         if random.random() < self._world.scenario.writes:
             return random.choice((0, 0, 0, "one row"))
         return "schema" if self._world.scenario.changes_schema and random.random() < 0.05 else random.choice(STEPS)
@@ -259,8 +304,11 @@ class Clients:
         """The request has come to the broker."""
         world = self._world
         job.deadline = None if timeout is None else world.now + timeout
+        if client.key not in world.books.owed:
+            return f"request {job.number} of client {client.key}, which was dropped"
         world.books.add(job)
-        world.network.about_client(client.key, world.broker.request, message, world.now)
+        size = world.random.choice((50, 500, 5000))
+        world.network.about_client(client.key, world.broker.request, message, world.now, size)
         return f"request {job.number} of client {client.key}"
 
     def withdraw(self, number: int) -> str | None:
@@ -297,6 +345,8 @@ class Clients:
         job = client.waits_for.pop(body.request)  # a KeyError is an answer to no question
         outcome = _outcome(body)
         self._world.outcomes[job.kind, outcome] += 1
+        if job.lease is client.session and client.session is not None:
+            self._follow(client, job, body)
         if job.lease is client.lease and client.lease is not None:
             is_open = not isinstance(body, TransactionResult) and body.transaction in (TX_ACTIVE, TX_FAILED)
             # Some end what is over already, and are told so.
@@ -309,11 +359,11 @@ class Clients:
     # The end.
 
     def finish(self) -> None:
-        """Begin nothing new; whoever has a lease ends it."""
+        """Begin nothing new; whoever has a lease or a session ends it."""
         self.are_done = True
         world = self._world
         for client in self.alive.values():
-            if client.lease is not None:
+            if client.lease is not None or client.session is not None:
                 world.at(world.now, self._act, client)
 
 

@@ -33,7 +33,7 @@ def mutation(function: Mutation) -> Mutation:
     return function
 
 
-def _wrap(patch: pytest.MonkeyPatch, owner: type, name: str, instead: Callable[..., Any]) -> None:
+def wrap(patch: pytest.MonkeyPatch, owner: type, name: str, instead: Callable[..., Any]) -> None:
     """Let instead(original, self, ...) be the method."""
     original = getattr(owner, name)
     patch.setattr(owner, name, lambda self, *args, **more: instead(original, self, *args, **more))
@@ -49,7 +49,7 @@ def a_reply_is_sent_twice(patch: pytest.MonkeyPatch) -> None:
         if type(self._effects[-1]) is Reply:
             self._effects.append(self._effects[-1])
 
-    _wrap(patch, Messages, "_fail", fail)
+    wrap(patch, Messages, "_fail", fail)
 
 
 @mutation
@@ -60,7 +60,7 @@ def a_reply_goes_to_another_client(patch: pytest.MonkeyPatch) -> None:
         if type(last) is Reply and request.verb is Verb.ROLLBACK and len(self.clients) > 1:
             last.client = next(key for key in self.clients if key != last.client)
 
-    _wrap(patch, Broker, "_answer", answer)
+    wrap(patch, Broker, "_answer", answer)
 
 
 @mutation
@@ -69,7 +69,7 @@ def a_request_that_is_withdrawn_is_not_answered(patch: pytest.MonkeyPatch) -> No
         is_withdrawn = reply is not None and getattr(reply, "sqlstate", None) == "57014"
         original(self, request, None if is_withdrawn else reply, now)
 
-    _wrap(patch, Broker, "_discard", discard)
+    wrap(patch, Broker, "_discard", discard)
 
 
 @mutation
@@ -77,7 +77,7 @@ def a_waiting_request_is_forgotten(patch: pytest.MonkeyPatch) -> None:
     def push_front(_: Any, self: Queue, request: Any) -> None:
         pass
 
-    _wrap(patch, Queue, "push_front", push_front)
+    wrap(patch, Queue, "push_front", push_front)
 
 
 # Running again what may have had its effect.
@@ -90,7 +90,7 @@ def a_statement_that_has_begun_is_run_again(patch: pytest.MonkeyPatch) -> None:
     ) -> None:
         original(self, request, backend, error, now, False, *rest)
 
-    _wrap(patch, Broker, "_lose_statement", lose)
+    wrap(patch, Broker, "_lose_statement", lose)
 
 
 @mutation
@@ -98,7 +98,7 @@ def a_commit_is_retried_blindly(patch: pytest.MonkeyPatch) -> None:
     def doubt(_: Any, self: Broker, request: Any, backend: Any, error: str, now: float) -> None:
         self._retry_elsewhere(request, backend, error, now)
 
-    _wrap(patch, Broker, "_doubt", doubt)
+    wrap(patch, Broker, "_doubt", doubt)
 
 
 @mutation
@@ -106,7 +106,7 @@ def a_commit_without_an_answer_counts_as_done(patch: pytest.MonkeyPatch) -> None
     def doubt(_: Any, self: Broker, request: Any, *rest: Any) -> None:
         self._answer(request, request.script.result(request.number, Verdict()))
 
-    _wrap(patch, Broker, "_doubt", doubt)
+    wrap(patch, Broker, "_doubt", doubt)
 
 
 @mutation
@@ -115,7 +115,7 @@ def another_server_is_asked_what_became_of_a_commit(patch: pytest.MonkeyPatch) -
         self._start(backend, inquiry, now)
         return True
 
-    _wrap(patch, Broker, "_inquire", inquire)
+    wrap(patch, Broker, "_inquire", inquire)
 
 
 @mutation
@@ -126,7 +126,7 @@ def a_transaction_still_in_progress_counts_as_rolled_back(patch: pytest.MonkeyPa
         else:
             original(self, inquiry, done, now)
 
-    _wrap(patch, Broker, "_inquired", inquired)
+    wrap(patch, Broker, "_inquired", inquired)
 
 
 @mutation
@@ -135,12 +135,12 @@ def an_id_given_again_after_a_crash_counts_as_the_one_before(patch: pytest.Monke
         inquiry.epoch = inquiry.backend.server.epoch
         original(self, inquiry, done, now)
 
-    _wrap(patch, Broker, "_inquired", inquired)
+    wrap(patch, Broker, "_inquired", inquired)
 
 
 @mutation
 def messages_are_tried_more_often_than_they_may(patch: pytest.MonkeyPatch) -> None:
-    _wrap(patch, Messages, "_may_try_again", lambda *_: True)
+    wrap(patch, Messages, "_may_try_again", lambda *_: True)
 
 
 @mutation
@@ -151,7 +151,7 @@ def a_commit_that_rolled_back_counts_as_one(patch: pytest.MonkeyPatch) -> None:
         else:
             original(self, request, backend, done, now)
 
-    _wrap(patch, Broker, "_finish", finish)
+    wrap(patch, Broker, "_finish", finish)
 
 
 # Cancels.
@@ -163,7 +163,7 @@ def a_backend_is_used_before_its_cancel_is_settled(patch: pytest.MonkeyPatch) ->
         if backend.state is BackendState.ACTIVE:
             self._effects.append(Cancel(backend.number))
 
-    _wrap(patch, Broker, "_send_cancel", send_cancel)
+    wrap(patch, Broker, "_send_cancel", send_cancel)
 
 
 @mutation
@@ -173,7 +173,7 @@ def whoever_was_hit_by_the_cancel_of_another_is_told_so(patch: pytest.MonkeyPatc
         for request in backend.running:
             request.is_exposed = False
 
-    _wrap(patch, Broker, "_send_cancel", send_cancel)
+    wrap(patch, Broker, "_send_cancel", send_cancel)
 
 
 @mutation
@@ -183,7 +183,7 @@ def a_commit_is_cancelled(patch: pytest.MonkeyPatch) -> None:
         if request.verb is Verb.COMMIT:
             self._send_cancel(request.backend)
 
-    _wrap(patch, Broker, "_cancel", cancel)
+    wrap(patch, Broker, "_cancel", cancel)
 
 
 @mutation
@@ -195,7 +195,7 @@ def a_cancel_without_effect_is_not_repeated(patch: pytest.MonkeyPatch) -> None:
             self.timers.clear(backend.request)
             self.timers.clear(backend)
 
-    _wrap(patch, Broker, "cancelled", cancelled)
+    wrap(patch, Broker, "cancelled", cancelled)
 
 
 # Leases.
@@ -206,7 +206,7 @@ def a_lost_lease_is_not_told(patch: pytest.MonkeyPatch) -> None:
     def lose_lease(_: Any, self: Broker, lease: Any, reason: str, now: float) -> None:
         self.timers.clear(lease)
 
-    _wrap(patch, Broker, "_lose_lease", lose_lease)
+    wrap(patch, Broker, "_lose_lease", lose_lease)
 
 
 @mutation
@@ -217,7 +217,7 @@ def the_lease_of_a_client_that_is_gone_stays(patch: pytest.MonkeyPatch) -> None:
             client.leases.clear()
         original(self, key, now)
 
-    _wrap(patch, Broker, "client_gone", gone)
+    wrap(patch, Broker, "client_gone", gone)
 
 
 @mutation
@@ -227,7 +227,7 @@ def a_transaction_left_open_is_not_rolled_back(patch: pytest.MonkeyPatch) -> Non
             backend.transaction = TX_NONE
         original(self, backend, now)
 
-    _wrap(patch, Broker, "_rest", rest)
+    wrap(patch, Broker, "_rest", rest)
 
 
 # Pools and time.
@@ -235,7 +235,7 @@ def a_transaction_left_open_is_not_rolled_back(patch: pytest.MonkeyPatch) -> Non
 
 @mutation
 def pools_grow_beyond_their_size(patch: pytest.MonkeyPatch) -> None:
-    _wrap(patch, Group, "next_opening", lambda original, self: original(self) or _one_more(self))
+    wrap(patch, Group, "next_opening", lambda original, self: original(self) or _one_more(self))
 
 
 def _one_more(group: Group) -> Any:
@@ -245,7 +245,7 @@ def _one_more(group: Group) -> Any:
 
 @mutation
 def an_endpoint_that_failed_is_never_tried_again(patch: pytest.MonkeyPatch) -> None:
-    _wrap(patch, endpoint.Endpoint, "probe", lambda *_: None)
+    wrap(patch, endpoint.Endpoint, "probe", lambda *_: None)
 
 
 @mutation
@@ -253,7 +253,7 @@ def a_pipeline_takes_what_is_not_short(patch: pytest.MonkeyPatch) -> None:
     def may_join(_: Any, self: Broker, request: Any) -> bool:
         return request.statement is not None and request.lease is None
 
-    _wrap(patch, Broker, "_may_join", may_join)
+    wrap(patch, Broker, "_may_join", may_join)
 
 
 @mutation
@@ -269,7 +269,7 @@ def deadlines_are_forgotten(patch: pytest.MonkeyPatch) -> None:
         else:
             self._serial += 1
 
-    _wrap(patch, Timers, "set", set_)
+    wrap(patch, Timers, "set", set_)
 
 
 @mutation
@@ -278,12 +278,12 @@ def a_drain_does_not_end(patch: pytest.MonkeyPatch) -> None:
         self.state = lifecycle.BrokerState.DRAINING
         next(iter(self.groups.values())).clients += 1
 
-    _wrap(patch, Broker, "drain", drain)
+    wrap(patch, Broker, "drain", drain)
 
 
 @mutation
 def a_name_that_was_not_prepared_counts_as_prepared(patch: pytest.MonkeyPatch) -> None:
-    _wrap(patch, Prepared, "_room", lambda original, self, among=(): (original(self, among), [])[1])
+    wrap(patch, Prepared, "_room", lambda original, self, among=(): (original(self, among), [])[1])
 
 
 @mutation
@@ -293,7 +293,7 @@ def a_savepoint_block_that_failed_is_reported_as_done(patch: pytest.MonkeyPatch)
         original(self, block, step, failure)
         self.outcomes[:] = kept
 
-    _wrap(patch, Script, "_undo", undo)
+    wrap(patch, Script, "_undo", undo)
 
 
 @mutation
@@ -302,4 +302,4 @@ def a_probe_is_lost(patch: pytest.MonkeyPatch) -> None:
         if done.failure is None:
             original(self, request, backend, done)
 
-    _wrap(patch, messages.Messages, "_probed", probed)
+    wrap(patch, messages.Messages, "_probed", probed)

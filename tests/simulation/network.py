@@ -118,6 +118,9 @@ class Network(Turns):
     def _reply(self, client: int, body: Any) -> None:
         self.sim.clients.deliver(client, body)
 
+    def _drop(self, client: int) -> None:
+        self.sim.clients.drop(client)
+
     def _stop(self) -> None:
         self.sim.is_stopped = True
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
-from poold.config import BrokerConfig, Config, EndpointConfig, GroupConfig
+from client.rules import BATCH, INTERACTIVE, NORMAL
+from poold.config import BrokerConfig, Config, EndpointConfig, GroupConfig, Weights
 from poold.core import statements
 
 HABITS = (
@@ -16,6 +17,8 @@ HABITS = (
     ("lease",),
     ("query", "message", "lease"),
     ("query", "burst", "message", "message", "lease", "lease", "odd"),
+    ("session",),
+    ("session", "query", "query", "message", "odd"),
 )
 
 
@@ -42,6 +45,9 @@ class Scenario:
     partial: float  # the share of turns in which the shell does its work in parts
     lag: float  # how long facts wait for their turn
     changes_schema: bool
+    leaves: float  # the share of odd statements, and those in sessions, that leave something in their session
+    settings: float  # the share of requests with settings of their own
+    priorities: tuple[int, ...]  # of clients
     prepared_kept: int
     is_seasoned: bool  # the broker has served for long: it knows the statements
     has_identity: bool  # whether servers tell who they are
@@ -55,12 +61,32 @@ class Scenario:
 def draw(random: Random) -> Scenario:
     """A scenario: anything, or one of those in which what is rare and delicate happens often."""
     found = _draw_anything(random)
-    match random.randrange(4):
+    match random.randrange(5):
         case 0:
             return _with_company(random, found)
         case 1:
             return _with_lost_commits(random, found)
+        case 2:
+            return _with_sessions(random, found)
     return found
+
+
+def _with_sessions(random: Random, found: Scenario) -> Scenario:
+    """Sessions side by side with others: what they leave is reset, they are released, lost, and outlive their time."""
+    lease_timeout, idle = random.choice((0.0, 1.0)), random.choice((0.0, 0.2))
+    limits = {"lease_timeout": lease_timeout, "idle_in_transaction_timeout": idle, "max_waiting": 0}
+    return replace(
+        found,
+        config=_with_groups(found.config, **limits, queue_timeout=3.0, max_size=random.choice((1, 2, 3))),
+        clients=random.choice((5, 10)),
+        habits=(("session",), ("session", "query"), ("query", "message", "lease", "odd")),
+        think=random.choice((0.001, 0.01)),
+        impatience=random.choice((0.1, 0.5)),
+        latency=random.choice((0.00005, 0.005)),
+        mishaps=random.choice((0.0, 1.0, 4.0)),
+        fault_every=random.choice((50, 300)),
+        leaves=random.choice((0.2, 0.6)),
+    )
 
 
 def _with_company(random: Random, found: Scenario) -> Scenario:
@@ -126,7 +152,13 @@ def _draw_anything(random: Random) -> Scenario:
     }
     if random.random() < 0.4:
         groups["reads"] = _group(random, names, prepare, read_only=True)
-    broker = BrokerConfig(address="ipc:///tmp/x", drain_timeout=choice((0.5, 3.0, 30.0)))
+    broker = BrokerConfig(
+        address="ipc:///tmp/x",
+        drain_timeout=choice((0.5, 3.0, 30.0)),
+        client_idle_timeout=choice((0.0, 0.0, 0.0, 0.0, 1.0, 5.0)),
+        max_client_requests=choice((0, 0, 4)),
+        max_client_bytes=choice((0, 0, 10_000)),
+    )
     return Scenario(
         config=Config(broker=broker, endpoints=dict.fromkeys(names, endpoint), groups=groups),
         clients=choice((2, 5, 10, 20, 40)),
@@ -147,6 +179,9 @@ def _draw_anything(random: Random) -> Scenario:
         partial=choice((0.0, 0.1, 0.3)),
         lag=choice((0.0, 0.0001, 0.01)),
         changes_schema=random.random() < 0.3,
+        leaves=choice((0.0, 0.2, 0.6)),
+        settings=choice((0.0, 0.0, 0.2)),
+        priorities=choice(((NORMAL,), (INTERACTIVE, NORMAL, BATCH), (NORMAL, BATCH))),
         is_seasoned=random.random() < 0.7,
         prepared_kept=choice((statements.PREPARED_KEPT, 4, 6)),
         has_identity=random.random() < 0.9,
@@ -173,4 +208,6 @@ def _group(
         prepare=prepare,
         pipeline_depth=choice((1, 2, 4, 16, 16)),
         track_outcome=random.random() < 0.8,
+        weights=choice((Weights(), Weights(interactive=1, normal=1, batch=1), Weights(interactive=3, normal=2))),
+        batch_share=choice((0.0, 0.5, 0.5, 1.0)),
     )

@@ -338,7 +338,8 @@ class Process(Session):
         self._fail(ERRORS[ending])
         return True
 
-    def _set_local(self, sql: bytes) -> None:
+    def _set_local(self, order: Order, sql: bytes) -> None:
+        super()._set_local(order, sql)
         if found := _TIMEOUT.search(sql):
             self._local_timeout = int(found[1]) / 1000
 

@@ -118,5 +118,8 @@ class Turns(Shell):
                 self.touched.append(number)
             case effects.Close(number, reason):
                 self.said.append(f"close {number} {reason}")
+            case effects.Drop(client, reason):
+                self.said.append(f"drop {client} {reason}")
+                self.touched_clients.append(client)
             case effects.Stop():
                 self.said.append("stop")

@@ -9,6 +9,7 @@ from random import Random
 
 from model.books import Books
 from model.invariants import Invariants
+from model.leftovers import UNSEEN
 from model.postgres import COLUMNS, INT4
 from model.requests import TEMPLATES
 
@@ -84,7 +85,7 @@ class World(Agenda, Invariants):
     def _season(self) -> None:
         """The broker has run each statement often enough to prepare it, and to know that it is short."""
         for group in self.broker.groups.values():
-            for template in TEMPLATES if group.config.prepare == "auto" else ():
+            for template in (*TEMPLATES, UNSEEN) if group.config.prepare == "auto" else ():
                 statement = group.statements.find(template, INT4)
                 statement.columns = COLUMNS
                 statement.numbered = numbered(template)
@@ -200,7 +201,7 @@ class World(Agenda, Invariants):
             return self.is_stopped
         return (
             not any(self.books.owed.values())
-            and not any(client.waits_for or client.lease for client in self.clients.alive.values())
+            and not any(client.waits_for or client.lease or client.session for client in self.clients.alive.values())
             and not any(client.leases for client in self.broker.clients.values())
         )
 

@@ -1,0 +1,68 @@
+"""Whose turn it is: that batch holds no more than its share, and that no priority is overtaken for ever."""
+
+from __future__ import annotations
+
+from math import ceil
+
+from client.rules import BATCH
+from model.books import Books, Job
+from poold.core.broker import Broker
+from poold.core.group import Group
+from poold.core.request import Request
+from poold.core.state import BackendState as S
+
+_HELD = (S.ACTIVE, S.LEASED, S.CANCELLING, S.SETTLING)
+# Turns that others may have besides those of their weights: where several are given in one step, for each priority.
+_SLACK = 4
+
+
+class Fairness:
+    """What is given to backends, in order."""
+
+    def __init__(self, broker: Broker, books: Books) -> None:
+        self._broker = broker
+        self._books = books
+        # By group: how many of other priorities were served while one of this waited and could have been.
+        self._overtaken = {name: [0, 0, 0] for name in broker.groups}
+
+    def given(self, request: Request, job: Job) -> None:
+        """The request has got a backend. What had one before comes first, and counts for nothing here."""
+        is_first = not job.was_given and (request.lease is None or request.opens)
+        job.was_given = True
+        if not is_first:
+            return
+        group = request.group
+        if request.priority == BATCH:
+            held = self._held_by_batch(group)
+            assert held <= group.batch_limit, f"batch holds {held} backends of {group.name}"
+        self._count(group, request.priority)
+
+    def _count(self, group: Group, served: int) -> None:
+        queue, overtaken, weights = group.queue, self._overtaken[group.name], group.config.weights
+        if not queue.size:
+            overtaken[:] = 0, 0, 0
+            return
+        shares = weights.interactive, weights.normal, weights.batch
+        for priority, share in enumerate(shares):
+            if priority == served or not queue.count(priority) or priority >= group.priorities():
+                overtaken[priority] = 0
+                continue
+            overtaken[priority] += 1
+            most = sum(ceil(each / share) + _SLACK for each in shares)
+            assert overtaken[priority] <= most, f"{overtaken[priority]} are served before one of priority {priority}"
+
+    def _held_by_batch(self, group: Group) -> int:
+        return sum(
+            (backend.lease is not None and backend.lease.priority == BATCH)
+            or any(self._is_batch(request) for request in backend.running)
+            for pool in group.pools
+            for state in _HELD
+            for backend in pool.members[state].values()
+        )
+
+    def _is_batch(self, request: Request) -> bool:
+        """What was given back, and has another backend without waiting for its share, does not count."""
+        if request.priority != BATCH or request.lease is not None:
+            return False
+        job = self._books.jobs[request.number]
+        return not job.was_lost and not job.has_failed

@@ -1,0 +1,177 @@
+"""More mistakes: in what sessions leave, in whose turn it is, and in what clients may do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from client.protocol import TX_NONE, Query
+from client.rules import BATCH, IN_SESSION, OPENS_SESSION
+from poold.core import failures, lifecycle, sessions, settings
+from poold.core.admission import Admission
+from poold.core.broker import Broker
+from poold.core.deadlines import Deadlines
+from poold.core.effects import Drop
+from poold.core.group import Group
+from poold.core.lifecycle import Lifecycle
+from poold.core.machine import Machine
+from poold.core.queue import Queue
+from poold.core.sessions import NOTHING
+from simulation.mutations import MUTATIONS, mutation, wrap
+
+__all__ = ["MUTATIONS"]  # all of them, those here among them
+
+# What was left in a session.
+
+
+@mutation
+def a_reset_is_skipped(patch: pytest.MonkeyPatch) -> None:
+    def reset(original: Any, self: Lifecycle, backend: Any, now: float) -> None:
+        if backend.transaction != TX_NONE:
+            original(self, backend, now)
+        else:
+            backend.left = NOTHING
+            self._idle(backend, now)
+
+    wrap(patch, Lifecycle, "_reset", reset)
+
+
+@mutation
+def the_failure_of_a_reset_is_ignored(patch: pytest.MonkeyPatch) -> None:
+    def was_reset(original: Any, self: Lifecycle, backend: Any, done: Any, now: float) -> None:
+        original(self, backend, replace(done, failure=None, is_changed=False), now)
+
+    wrap(patch, Lifecycle, "_was_reset", was_reset)
+
+
+@mutation
+def a_reset_leaves_the_names_of_clients(patch: pytest.MonkeyPatch) -> None:
+    def reset(use: Any, *rest: Any) -> Any:
+        return sessions.reset(replace(use, makes_names=False), *rest)
+
+    patch.setattr(lifecycle, "sessions", _Instead(sessions, reset=reset))
+
+
+@mutation
+def a_library_counts_as_reset(patch: pytest.MonkeyPatch) -> None:
+    def reset(use: Any, *rest: Any) -> Any:
+        return sessions.reset(replace(use, is_lasting=False), *rest)
+
+    patch.setattr(lifecycle, "sessions", _Instead(sessions, reset=reset))
+
+
+@mutation
+def a_setting_that_is_changed_unseen_is_not_noticed(patch: pytest.MonkeyPatch) -> None:
+    wrap(patch, Broker, "_was_changed", lambda *_: None)
+
+
+@mutation
+def what_wants_a_session_runs_without_one(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("poold.core.admission._objection", lambda *_: None)
+
+
+@mutation
+def a_statement_timeout_is_left_behind(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(settings, "SET_LOCAL", settings.SET_LOCAL.replace(b"true", b"false"))
+
+
+# Sessions.
+
+
+@mutation
+def a_lost_session_is_opened_again_unseen(patch: pytest.MonkeyPatch) -> None:
+    def query(original: Any, self: Admission, client: Any, message: Query, now: float) -> Any:
+        if message.session == IN_SESSION and message.lease not in client.leases:
+            message = message._replace(session=OPENS_SESSION)
+        return original(self, client, message, now)
+
+    wrap(patch, Admission, "_query", query)
+
+
+@mutation
+def a_statement_outside_of_a_transaction_that_is_lost_counts_as_not_executed(patch: pytest.MonkeyPatch) -> None:
+    original = failures.connection_lost
+    patch.setattr(
+        failures, "connection_lost", lambda request, endpoint, error, _: original(request, endpoint, error, True)
+    )
+
+
+@mutation
+def a_release_leaves_what_runs(patch: pytest.MonkeyPatch) -> None:
+    def end_lease(original: Any, self: Machine, lease: Any, reason: str, now: float) -> None:
+        if reason == "it was released" and lease.backend is not None and lease.backend.running:
+            lease.client.leases.pop(lease.number)
+        else:
+            original(self, lease, reason, now)
+
+    wrap(patch, Machine, "_end_lease", end_lease)
+
+
+@mutation
+def a_session_is_always_told_of_a_transaction(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("poold.core.machine._transaction_of", lambda _: "active")
+
+
+# Turns.
+
+
+@mutation
+def the_share_of_batch_is_ignored(patch: pytest.MonkeyPatch) -> None:
+    wrap(patch, Group, "_batch_room", lambda *_: 1)
+
+
+@mutation
+def a_priority_is_never_served(patch: pytest.MonkeyPatch) -> None:
+    wrap(patch, Queue, "_next_line", lambda original, self, priorities: original(self, min(priorities, BATCH)))
+
+
+@mutation
+def a_priority_pays_for_the_turns_it_had_alone(patch: pytest.MonkeyPatch) -> None:
+    def pop(original: Any, self: Queue, priorities: int) -> Any:
+        found = original(self, priorities)
+        self._passed = 0.0
+        return found
+
+    wrap(patch, Queue, "pop", pop)
+
+
+@mutation
+def a_lease_of_batch_that_ends_serves_nobody(patch: pytest.MonkeyPatch) -> None:
+    def end_lease(original: Any, self: Machine, lease: Any, reason: str, now: float) -> None:
+        lease.priority = min(lease.priority, BATCH - 1)
+        original(self, lease, reason, now)
+
+    wrap(patch, Machine, "_end_lease", end_lease)
+
+
+# Clients.
+
+
+@mutation
+def a_silent_client_is_not_dropped(patch: pytest.MonkeyPatch) -> None:
+    def due(original: Any, self: Deadlines, client: Any, now: float) -> None:
+        before = len(self._effects)
+        original(self, client, now)
+        if self._effects[before:]:
+            del self._effects[before:]
+
+    wrap(patch, Deadlines, "_client_due", due)
+
+
+@mutation
+def a_client_that_waits_is_dropped(patch: pytest.MonkeyPatch) -> None:
+    wrap(patch, Deadlines, "_client_due", lambda _, self, client, now: self._effects.append(Drop(client.key, "")))
+
+
+@mutation
+def a_client_may_ask_for_any_number_at_once(patch: pytest.MonkeyPatch) -> None:
+    wrap(patch, Admission, "_too_many", lambda *_: None)
+
+
+class _Instead:
+    """A module with some of its names replaced."""
+
+    def __init__(self, module: Any, **instead: Any) -> None:
+        self.__dict__.update(vars(module), **instead)
