@@ -20,8 +20,8 @@ that the fact was about, or its effects were; after a tick, and every CHECK_EVER
 and commits are checked when they come, in `model.shell` and `model.books`.
 
 What the core learns to do gets its place: another kind of request in `clients` (and in the books, which say what its
-answers mean; what a session's mean is in `model.sessions`), another effect in `model.shell` (what must hold of it) and `network` (how long it takes), another
-configuration key in `scenario`, another fault in `faults`, another command that a server runs in `servers`,
-something else that a statement leaves in its session in `model.leftovers`, another rule of whose turn it is in
-`model.fairness`, and a mistake in each of them in `mutations`.
+answers mean; a session's answers in `model.sessions`), another effect in `model.shell` (what must hold of it) and
+`network` (how long it takes), another configuration key in `scenario`, another fault in `faults`, another command that
+a server runs in `servers`, something else that a statement leaves in its session in `model.leftovers`, another rule of
+whose turn it is in `model.fairness`, and a mistake in each of them in `mutations`.
 """
