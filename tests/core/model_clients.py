@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from model.books import PLACES, Books, Job, Lease
+from model.leftovers import LEAVINGS
 from model.postgres import INT4
-from model.requests import LEASE_CONTROLS, packed, steps_of
+from model.requests import LEASE_CONTROLS, packed, settings_for, steps_of
 from model.shell import Shell
 from world import World
 
-from client.protocol import Commit, Rollback, Transaction, split_steps
-from client.rules import NORMAL
+from client.protocol import NOT_EXECUTED, TX_LOST, TX_NONE, Commit, Failure, Release, Rollback, Transaction, split_steps
+from client.rules import IN_SESSION, NORMAL, OPENS_SESSION
 
 
 class Clients:
@@ -24,6 +25,7 @@ class Clients:
         self._is_read_only = is_read_only
         self._last_client = self._last_lease = 0
         self.leases: dict[int, Lease] = {}  # the open ones, as far as their clients know
+        self.sessions: dict[int, Lease] = {}
 
     def arrive(self) -> None:
         self._last_client += 1
@@ -34,6 +36,7 @@ class Clients:
     def die(self, client: int) -> None:
         del self.books.owed[client]
         self.leases.pop(client, None)
+        self.sessions.pop(client, None)
         self.shell.fact(self.world.broker.client_gone, client, self.world.now)
 
     def cancel(self, client: int, number: int) -> None:
@@ -47,11 +50,14 @@ class Clients:
         prepare: bool = True,
         timeout: float | None = None,
         priority: int = NORMAL,
+        has_settings: bool = False,
     ) -> None:
         """Send a statement to the group with autocommit."""
         job = self._job(client, "query", timeout)
         job.is_repeatable = self._is_read_only
-        self._send(job, statement, prepare, timeout, priority=priority)
+        job.is_refused = statement in LEAVINGS and LEAVINGS[statement].wants_session
+        settings = settings_for(job, moves_names=False) if has_settings and b" /*" not in statement else b""
+        self._send(job, statement, prepare, timeout, priority=priority, settings=settings)
 
     def query_in_lease(self, client: int, statement: bytes, timeout: float | None, priority: int = NORMAL) -> None:
         """Send a statement to the other group: the next of the client's lease, or the first of a new one."""
@@ -66,8 +72,56 @@ class Clients:
         more = {"group": "tx", "lease": lease.number, "begin": begins, "priority": priority}
         self._send(job, statement, True, timeout, **more)
 
+    def in_session(
+        self, client: int, what: bytes | type[Commit | Rollback | Release], group: str, timeout: float | None
+    ) -> None:
+        """Open a session in the group, or do something in the one that is open; whoever waits for an answer waits."""
+        lease = self.sessions.get(client)
+        if lease is not None and self._has_failed_to_open(lease):
+            lease = None
+        if lease is None and not isinstance(what, bytes):
+            return
+        if lease is None:
+            self._last_lease += 1
+            lease = self.sessions[client] = Lease(client, self._last_lease, is_session=True)
+            lease.is_autocommit = group == "default"
+        if what is not Release and any(each.reply is None for each in lease.jobs):
+            return
+        if isinstance(what, bytes):
+            self._query_in_session(client, lease, what, timeout)
+            return
+        number = lease.number
+        if what is Release:
+            del self.sessions[client]
+            job = self._job(client, "release", lease=lease)
+            self.world._last_request = job.number
+            self.shell.fact(self.world.broker.request, client, Release(job.number, number), self.world.now)
+        else:
+            self._job(client, "commit" if what is Commit else "rollback", lease=lease)
+            self.world.end(Commit if what is Commit else Rollback, number, client)
+            self.shell.observe()
+
+    def _has_failed_to_open(self, lease: Lease) -> bool:
+        """Whether its first statement was refused, or its client knows that it is lost."""
+        reply = lease.jobs[-1].reply
+        is_first = len(lease.jobs) == 1 and isinstance(reply, Failure) and reply.transaction == TX_NONE
+        is_refused = is_first and reply.outcome == NOT_EXECUTED
+        return reply is not None and (is_refused or (reply.transaction == TX_LOST and lease.number % 2 == 0))
+
+    def _query_in_session(self, client: int, lease: Lease, statement: bytes, timeout: float | None) -> None:
+        is_outside = not lease.jobs or lease.jobs[-1].reply.transaction == TX_NONE
+        if statement.startswith(b"BEGIN") and not (is_outside and lease.is_autocommit):
+            return
+        session = IN_SESSION if lease.jobs else OPENS_SESSION
+        job = self._job(client, "in session", timeout, lease)
+        job.is_repeatable = self._is_read_only
+        more = {"group": "default" if lease.is_autocommit else "tx", "session": session}
+        begin = is_outside and not lease.is_autocommit
+        self._send(job, statement, True, timeout, lease=lease.number, begin=begin, **more)
+
     def _send(self, job: Job, statement: bytes, prepare: bool, timeout: float | None, **more: Any) -> None:
         job.is_control = statement.startswith((b"BEGIN", b"COMMIT", b"ROLLBACK"))
+        job.steps = [(statement, job.number * PLACES)]
         values = packed(job.number * PLACES)
         more |= {"statement": statement, "types": INT4, "values": values, "prepare": prepare, "timeout": timeout}
         self.world.query(job.client, **more)
@@ -90,7 +144,7 @@ class Clients:
         self,
         client: int,
         group: str,
-        kinds: list[int | str],
+        kinds: list[int | str | bytes],
         prepare: bool,
         read_only: bool | None,
         retries: int,

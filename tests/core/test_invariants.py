@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from model.books import Books
 from model.invariants import Invariants
+from model.leftovers import LEAVINGS
 from model.postgres import ENDINGS, Fate
 from model.requests import CONTROLS, LEASE_CONTROLS, STEPS, TEMPLATES
 from model.shell import Shell
 from model_clients import Clients
 from world import World
 
-from client.protocol import TX_NONE, Commit, Rollback
+from client.protocol import TX_NONE, Commit, Release, Rollback
 from client.rules import BATCH, INTERACTIVE, NORMAL
 from poold.core import statements
 from poold.core.facts import Completion
@@ -33,6 +34,7 @@ CLIENTS = 4
 # keeps them; it goes half-way.
 SHELL = st.sampled_from(("all", "well", "all", "nothing", "takes", "half"))
 FATES = st.builds(Fate, st.sampled_from(("ok",) * 20 + ENDINGS), st.integers(0, 7))
+LEAVING = tuple(LEAVINGS)
 TIMEOUTS = st.sampled_from((None, None, 1.0, 3.0))
 
 
@@ -135,7 +137,8 @@ class Machine(Invariants, RuleBasedStateMachine):
 
     @rule(
         data=st.data(),
-        statement=st.sampled_from((*TEMPLATES, *TEMPLATES, *CONTROLS)),
+        statement=st.sampled_from((*TEMPLATES * 4, *CONTROLS, *LEAVING)),
+        has_settings=st.sampled_from((False, False, True)),
         prepare=st.sampled_from((True, True, True, True, False)),
         timeout=TIMEOUTS,
         priority=st.sampled_from((NORMAL, NORMAL, INTERACTIVE, BATCH, BATCH)),
@@ -148,9 +151,10 @@ class Machine(Invariants, RuleBasedStateMachine):
         prepare: bool,
         timeout: float | None,
         priority: int,
+        has_settings: bool,
         shell: str,
     ) -> None:
-        self.clients.query(self.some_client(data), statement, prepare, timeout, priority)
+        self.clients.query(self.some_client(data), statement, prepare, timeout, priority, has_settings)
         self.act(shell)
 
     def some_client(self, data: st.DataObject) -> int:
@@ -166,7 +170,7 @@ class Machine(Invariants, RuleBasedStateMachine):
 
     @rule(
         data=st.data(),
-        what=st.sampled_from((*TEMPLATES, *TEMPLATES, Commit, Commit, Commit, Rollback, *LEASE_CONTROLS)),
+        what=st.sampled_from((*TEMPLATES, *TEMPLATES, Commit, Commit, Commit, Rollback, *LEASE_CONTROLS, LEAVING[0])),
         timeout=TIMEOUTS,
         priority=st.sampled_from((NORMAL, NORMAL, BATCH)),
         shell=SHELL,
@@ -182,8 +186,22 @@ class Machine(Invariants, RuleBasedStateMachine):
 
     @rule(
         data=st.data(),
+        what=st.sampled_from(
+            (*TEMPLATES, *TEMPLATES, *LEAVING, *CONTROLS[:1], *LEASE_CONTROLS[:2], Commit, Rollback, Release, Release)
+        ),
+        group=st.sampled_from(("default", "tx")),
+        timeout=TIMEOUTS,
+        shell=SHELL,
+    )
+    def session(self, data: st.DataObject, what: Any, group: str, timeout: float | None, shell: str) -> None:
+        """A session is opened, goes on, or is released."""
+        self.clients.in_session(self.some_client(data), what, group, timeout)
+        self.act(shell)
+
+    @rule(
+        data=st.data(),
         group=st.sampled_from(("default", "default", "tx")),
-        kinds=st.lists(st.sampled_from(STEPS), min_size=1, max_size=7),
+        kinds=st.lists(st.sampled_from((*STEPS * 2, *LEAVING[:4])), min_size=1, max_size=7),
         prepare=st.sampled_from((True, True, True, False)),
         read_only=st.sampled_from((None, None, None, True)),
         retries=st.integers(0, 2),
@@ -194,7 +212,7 @@ class Machine(Invariants, RuleBasedStateMachine):
         self,
         data: st.DataObject,
         group: str,
-        kinds: list[int | str],
+        kinds: list[int | str | bytes],
         prepare: bool,
         read_only: bool | None,
         retries: int,

@@ -110,6 +110,8 @@ class Shell:
                 self._mark_lost(self.lines[number])
             case effects.Drop(client):
                 assert not self.books.owed[client], f"client {client} waits for replies and is dropped"
+                due = self.broker.clients[client].heard + self.broker.config.broker.client_idle_timeout
+                assert due <= self.world.now, f"client {client} is dropped too soon"
                 self.dropped.add(client)
             case effects.Reply(client, body):
                 sessions.check_told(self.broker, self.books.jobs[body.request], body)

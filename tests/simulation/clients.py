@@ -102,7 +102,8 @@ class Clients(Sessions):
     def _said_hello(self, client: Client) -> str:
         world = self._world
         world.books.owed[client.key] = set()
-        world.network.about_client(client.key, world.broker.client_arrived, 1000 + client.key, f"client {client.key}")
+        who = (1000 + client.key, f"client {client.key}", None, None, None, world.now)
+        world.network.about_client(client.key, world.broker.client_arrived, *who)
         return f"client {client.key} is here"
 
     def _gone(self, client: Client) -> str | None:

@@ -18,8 +18,8 @@ from simulation import runner
 from simulation.mutations_of_sessions import MUTATIONS
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "simulate.py"
-# For each seed: 220,000 in all.
-STEPS = 55_000
+# For each seed: 204,000 in all.
+STEPS = 51_000
 SEEDS = 4
 # The rarest mistake takes some 75,000 on average, most a few thousand.
 STEPS_UNTIL_FOUND = 600_000
