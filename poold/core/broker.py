@@ -264,6 +264,7 @@ class Broker(Deadlines):
             self._was_reset(backend, done, now)
             return
         request = running[0]
+        request.client.heard = now  # who was waiting for this has not been silent
         if done.is_changed and done.transaction != TX_BROKEN:
             self._was_changed(backend, request)
         if request.then and self._goes_on(backend, request, done):

@@ -739,3 +739,44 @@ def test_the_snapshot_shows_who_waits_for_how_long() -> None:
     )  # fmt: skip
     assert group["clients"] == 1
     assert group["endpoints"]["main"]["active"] == 1
+
+
+# Clients that are silent.
+
+
+def test_a_client_that_sends_nothing_for_long_is_disconnected() -> None:
+    world = World(broker={"client_idle_timeout": 10.0})
+    world.client()
+    world.pass_time(9.0)
+    world.finish(ask_and_connect(world))
+    world.pass_time(9.9)
+    assert world.taken(effects.Drop) == []
+    world.pass_time(0.1)
+    (drop,) = world.taken(effects.Drop)
+    assert drop.client == 1
+    assert "client_idle_timeout = 10 s" in drop.reason
+
+
+def test_a_client_that_waits_is_not_silent_and_its_time_begins_with_the_answer() -> None:
+    world = World(broker={"client_idle_timeout": 10.0}, endpoint_settings={"query_timeout": 0.0})
+    world.client()
+    request = ask_and_connect(world)
+    world.pass_time(25.0)
+    world.finish(request)
+    world.pass_time(9.9)
+    assert world.taken(effects.Drop) == []
+    world.pass_time(0.2)
+    assert len(world.taken(effects.Drop)) == 1
+
+
+def test_nobody_is_disconnected_for_silence_where_there_is_no_limit() -> None:
+    world = World()
+    world.client()
+    world.pass_time(100_000.0)
+    assert world.taken(effects.Drop) == []
+
+
+def ask_and_connect(world: World) -> int:
+    request = world.query()
+    world.connect_all()
+    return request
