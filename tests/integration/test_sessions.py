@@ -2,16 +2,17 @@
 
 import gc
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psycopg2.errors
 import pytest
 from brokers import Broker, listening
-from conftest import StartBroker
 from postgres import Postgres
 from waiting import wait_until
 
 from client import Handler, Session, TransactionLost, UsageError
+
+StartBroker = Callable[..., Broker]
 
 EVERY_TRANSPORT = True
 

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 from brokers import Broker, run
-from conftest import StartBroker
 from people import BECOME, LISTED, only_root, poold_as
 from postgres import server_folder
 
 from poold.embedded import EmbeddedError, EmbeddedPostgres
+
+StartBroker = Callable[..., Broker]
 
 # Has no login session, so its default is in /tmp.
 VICTIM = 60123

@@ -2,12 +2,12 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import psycopg2.errors
 import pytest
-from brokers import Broker, listening
-from conftest import StartBroker, StartWorker
+from brokers import Broker, Worker, listening
 from postgres import Postgres
 from waiting import wait_until
 
@@ -15,6 +15,9 @@ from client import DBConnectionError, Handler, UsageError
 from client.channel import Channel
 from client.protocol import Ask, Cancel, Query, Result
 from client.rules import CANCEL_KEY_BYTES
+
+StartBroker = Callable[..., Broker]
+StartWorker = Callable[..., Worker]
 
 EVERY_TRANSPORT = True
 
