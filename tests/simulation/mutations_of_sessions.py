@@ -131,7 +131,7 @@ def a_priority_is_never_served(patch: pytest.MonkeyPatch) -> None:
 def a_priority_pays_for_the_turns_it_had_alone(patch: pytest.MonkeyPatch) -> None:
     def pop(original: Any, self: Queue, priorities: int) -> Any:
         found = original(self, priorities)
-        self._passed = 0.0
+        self._paid = 0.0
         return found
 
     wrap(patch, Queue, "pop", pop)
