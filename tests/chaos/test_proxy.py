@@ -104,7 +104,8 @@ def test_without_a_toxic_all_goes_through_and_an_end_ends_the_other(ends: Ends, 
         if select.select([broker], [], [], 0)[0]:
             got += broker.recv(65536)
     assert bytes(got) == large
-    assert proxy.answered == len(large) + 5
+    # The proxy counts after it has sent.
+    wait_until(lambda: proxy.answered == len(large) + 5, what="all of it to be counted")
     server.settimeout(PATIENCE)
     broker.shutdown(socket.SHUT_WR)
     assert server.recv(1) == b""
