@@ -7,8 +7,6 @@ own it shares their implicit transaction, prepared or with literals; then it mus
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from client.protocol import ProtocolViolation
 from poold.core import settings
 from poold.core.effects import Command, Simple, Unit, in_order
@@ -89,8 +87,7 @@ def runner(backend: Backend, names: set[bytes] | None = None) -> Run:
     def run(statement: Statement, values: bytes, is_literal: bool) -> list[Command]:
         if statement.state is _PREPARED and not is_literal and not (statement.has_cast and b"-" in values):
             needed.add(statement.name)
-            among: Collection[bytes] = needed
-            return prepared(statement, values, among)
+            return prepared(statement, values, needed)
         return [plain_command(statement, values)]
 
     return run
