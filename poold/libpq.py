@@ -196,11 +196,11 @@ class EncryptedSocket:
         """Whether OpenSSL holds something that recv would return."""
         return bool(self._library.SSL_pending(self._ssl))
 
-    def send(self, data: bytes) -> int:
+    def send(self, data: bytes | memoryview) -> int:
         """Send what can be sent; returns how many bytes that were."""
         sent = 0
         while sent < len(data):
-            record = data[sent : sent + RECORD_BYTES]  # all of it, uncopied, where it is short
+            record = bytes(data[sent : sent + RECORD_BYTES])  # all of it, uncopied, where it is short
             self._library.ERR_clear_error()
             count = int(self._library.SSL_write(self._ssl, record, len(record)))
             if count > 0:
