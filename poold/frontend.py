@@ -178,6 +178,15 @@ class Frontend:
             self._broker.client_gone(peer.key, monotonic())
             self._wake()
 
+    def stalled(self, peer: Peer) -> None:
+        """The client leaves replies unread."""
+        self._broker.client_stalled(peer.key)
+
+    def reads(self, peer: Peer) -> None:
+        """It has read them."""
+        self._broker.client_reads(peer.key, monotonic())
+        self._wake()
+
     def wake(self) -> None:
         """Messages were taken: there may be effects."""
         self._wake()

@@ -34,8 +34,9 @@ log = logging.getLogger(__name__)
 
 RECEIVE_BYTES = 65536
 # How long messages of one client are taken, and connections accepted, in one go: who floods waits for the others
-# between two.
-SECONDS_AT_ONCE = 0.00025
+# between two, and so much longer while they have something to say.
+SECONDS_AT_ONCE = 0.0001
+FLOOD_PAUSE = 0.001
 # Connections that wait to be accepted: all workers of a host may start in the same second.
 BACKLOG = 1024
 # Without a descriptor for another client, how long to wait for one.
@@ -57,6 +58,7 @@ class IpcTransport:
         self.loop = asyncio.get_running_loop()
         self.poller = poller
         self.log = SparingLog(log)
+        self.heard = 0  # how often any client was read from
         self.most_unread = config.client_buffer_bytes + UNREAD_RESULTS * config.max_result_bytes
         # Connections, from accept until they end.
         self.peers: set[IpcPeer] = set()
@@ -135,7 +137,17 @@ class IpcTransport:
 class IpcPeer(Peer):
     """One connection."""
 
-    __slots__ = ("_is_dropped", "_is_reading", "_is_scheduled", "_outgoing", "_socket", "_timer", "_transport", "_zmtp")
+    __slots__ = (
+        "_heard",
+        "_is_dropped",
+        "_is_reading",
+        "_is_scheduled",
+        "_outgoing",
+        "_socket",
+        "_timer",
+        "_transport",
+        "_zmtp",
+    )
 
     def __init__(self, transport: IpcTransport, connection: socket.socket, uid: int, gid: int, pid: int) -> None:
         super().__init__(uid, gid, pid)
@@ -146,7 +158,8 @@ class IpcPeer(Peer):
         self._outgoing: Outgoing | None = None
         self._is_reading = True
         self._is_dropped = False
-        self._is_scheduled = False  # whether it will take more messages in the loop's next turn
+        self._is_scheduled = False  # whether it will take more messages soon
+        self._heard = 0  # the transport's, when that was decided
         # Of the handshake, later of a client that leaves too much unread.
         self._timer: asyncio.TimerHandle | None = transport.loop.call_later(HANDSHAKE_TIMEOUT, self._handshake_overdue)
         transport.poller.add_reader(connection.fileno(), self._readable)
@@ -182,6 +195,7 @@ class IpcPeer(Peer):
             self._transport.frontend.gone(self)
 
     def _readable(self) -> None:
+        self._transport.heard += 1
         try:
             data = self._socket.recv(RECEIVE_BYTES)
         except BlockingIOError:
@@ -232,10 +246,18 @@ class IpcPeer(Peer):
             self._pause_reading()
             if not self._is_scheduled:
                 self._is_scheduled = True
+                self._heard = self._transport.heard
                 self._transport.loop.call_soon(self._on_schedule)
         frontend.wake()
 
     def _on_schedule(self) -> None:
+        if self._heard != self._transport.heard:
+            self._heard = self._transport.heard
+            self._transport.loop.call_later(FLOOD_PAUSE, self._after_pause)
+        else:
+            self._after_pause()
+
+    def _after_pause(self) -> None:
         self._is_scheduled = False
         self._take_more()
 
@@ -271,6 +293,7 @@ class IpcPeer(Peer):
                 return
             self._transport.poller.add_writer(self._socket.fileno(), self._writable)
             self._outgoing = Outgoing()
+            self._transport.frontend.stalled(self)
         for buffer in buffers:
             self._outgoing.add(buffer)
         self._outgoing.take_away(sent)
@@ -297,6 +320,7 @@ class IpcPeer(Peer):
         if not outgoing.size:
             self._outgoing = None
             self._transport.poller.remove_writer(self._socket.fileno())
+            self._transport.frontend.reads(self)
         if not self._is_over():
             if self._zmtp.is_ready:
                 self._stop_timer()

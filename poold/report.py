@@ -21,7 +21,7 @@ WORK = ("group", "clients", "waiting", "oldest ms", "requests", "errors", "timeo
 TIMES = ("group", "mode", "wait p50", "wait p99", "run p50", "run p99")
 BACKENDS = ("group", "endpoint", "state", "size", "active", "leased", "idle", "connecting", "other")
 TOTALS = ("group", "endpoint", "requests", "opened", "closed", "failed", "lost")
-PROCESSES = ("pid", "uid", "gid", "name", "clients", "requests", "leases")
+PROCESSES = ("pid", "uid", "gid", "name", "clients", "requests", "held", "leases")
 TEXT_COLUMNS = ("group", "mode", "endpoint", "state", "name")
 # More than these would push the groups off the screen; --json has more.
 PROCESSES_SHOWN = 10

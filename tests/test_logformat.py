@@ -70,7 +70,16 @@ def test_ordinary_text_is_as_it_is() -> None:
 
 
 def test_stats_shows_names_of_clients_as_they_are_and_steers_no_terminal() -> None:
-    process = {"pid": 1, "uid": 2, "gid": 3, "name": "[/red]\x1b[2J", "clients": 1, "requests": 0, "leases": 0}
+    process = {
+        "pid": 1,
+        "uid": 2,
+        "gid": 3,
+        "name": "[/red]\x1b[2J",
+        "clients": 1,
+        "requests": 0,
+        "held": 0,
+        "leases": 0,
+    }
     general = {"version": "0", "pid": 1, "state": "running", "address": "a", "uptime_s": 1.0, "cpu_s": 0.1}
     snapshot = {**general, "max_memory_kb": 1, "clients": 1, "groups": {}, "processes": [process]}
     from rich.console import Console

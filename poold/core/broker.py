@@ -174,6 +174,25 @@ class Broker(Deadlines):
         for group in client.groups:
             group.clients -= 1
 
+    def client_stalled(self, key: int) -> None:
+        """A client leaves replies unread: until it reads nothing more is begun for it but what its leases wait for."""
+        client = self.clients.get(key)
+        if client is not None:
+            client.is_stalled = True
+
+    def client_reads(self, key: int, now: float) -> None:
+        """The client has read what there was."""
+        client = self.clients.get(key)
+        if client is None:
+            return
+        client.is_stalled = False
+        held = list(client.held)
+        client.held.clear()
+        for request in held:
+            request.group.queue.push(request)
+        for group in dict.fromkeys(request.group for request in held):
+            self._serve(group, now)
+
     def cancel(self, key: int, number: int, now: float) -> None:
         """A client withdraws a request. It still gets its one reply."""
         client = self.clients.get(key)

@@ -34,7 +34,9 @@ class Deadlines(Losses):
         """The request waited too long: it leaves unexecuted."""
         request.group.stats.timeouts += 1
         is_own = request.deadline is not None and (request.deadline <= now or is_hopeless(request, now))
-        self._discard(request, request.group.overdue(now - request.arrived, is_own), now)
+        waited = now - request.arrived
+        is_held = request in request.client.held
+        self._discard(request, failures.unread(waited) if is_held else request.group.overdue(waited, is_own), now)
 
     def _backend_due(self, backend: Backend, now: float) -> None:
         """What the backend is doing takes too long."""

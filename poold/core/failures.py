@@ -44,6 +44,12 @@ def too_many(text: str) -> Failure:
     return Failure(0, TX_NONE, "too-many-requests", NOT_EXECUTED, text, None, {})
 
 
+def unread(waited: float) -> Failure:
+    """It waited until its time was over for its client to read."""
+    text = f"not begun within {waited:.3g} s: this client leaves earlier replies unread; read them first"
+    return Failure(0, TX_NONE, "pool-timeout", NOT_EXECUTED, text, None, {})
+
+
 def draining() -> Failure:
     """No new work is taken."""
     text = "the broker is shutting down and takes no new work; try again when it is back"

@@ -177,11 +177,18 @@ class Lifecycle(ABC):
     def _next_waiting(self, group: Group, now: float) -> Request | None:
         """The request whose turn it is, None where none may be given a backend.
 
-        One that cannot end before its deadline, as far as its statement's profile tells, leaves unexecuted: under
-        overload each would wait nearly until its deadline, be begun and be cancelled, and the work be lost.
+        One whose client does not read its replies is set aside. One that cannot end before its deadline, as far as its
+        statement's profile tells, leaves unexecuted: under overload each would wait nearly until its deadline, be begun
+        and be cancelled, and the work be lost.
         """
-        while (request := group.queue.first(group.priorities())) is not None and is_hopeless(request, now):
-            self._overdue(request, now)
+        while (request := group.queue.first(group.priorities())) is not None:
+            if request.client.is_stalled:
+                group.queue.discard(request)
+                request.client.held[request] = None
+            elif is_hopeless(request, now):
+                self._overdue(request, now)
+            else:
+                break
         return request
 
     def _refill(self, backend: Backend, now: float) -> None:

@@ -85,6 +85,10 @@ class Machine(Lifecycle):
     def _dispatch(self, request: Request, now: float) -> None:
         """Give the request a backend, or let it wait for one."""
         group, priority = request.group, request.priority
+        if request.client.is_stalled:
+            request.client.held[request] = None
+            self._limit_wait(request, now)
+            return
         if (not group.queue.size and priority != BATCH) or not group.is_busy_for(request):
             # One of priority batch takes what is idle; a place behind others it gets in its turn only.
             may_join = priority != BATCH and self._may_join(request)
@@ -275,6 +279,7 @@ class Machine(Lifecycle):
         """A waiting request leaves unexecuted."""
         lease = request.lease
         request.group.queue.discard(request)
+        request.client.held.pop(request, None)
         if lease is not None and request in lease.pending:
             lease.pending.remove(request)
             if type(reply) is Failure and reply.transaction == TX_NONE:

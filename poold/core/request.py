@@ -61,6 +61,11 @@ class Client:
     # Groups it has sent requests to.
     groups: set[Group] = field(default_factory=set)
     heard: float = 0.0  # when it last sent something
+    # Whether it leaves replies unread: nothing more is begun for it until it reads.
+    is_stalled: bool = False
+    # Its requests that could have been begun meanwhile: enter when their turn comes, leave to wait again when it reads,
+    # or unexecuted.
+    held: dict[Request, None] = field(default_factory=dict)
     bytes: int = 0  # of its unanswered requests, as they came
     process: Hashable = field(init=False)
 

@@ -50,10 +50,11 @@ def snapshot_processes(clients: Iterable[Client]) -> dict[str, Any]:
         key = client.pid, client.uid, client.gid, client.name
         process = processes.get(key)
         if process is None:
-            names = "pid", "uid", "gid", "name"
-            process = processes[key] = {**dict(zip(names, key, strict=True)), "clients": 0, "requests": 0, "leases": 0}
+            process = dict(zip(("pid", "uid", "gid", "name"), key, strict=True))
+            processes[key] = process = process | dict.fromkeys(("clients", "requests", "held", "leases"), 0)
         process["clients"] += 1
         process["requests"] += len(client.requests)
+        process["held"] += len(client.held)
         process["leases"] += len(client.leases)
     order = sorted(processes.values(), key=lambda each: (-each["leases"], -each["requests"], each["pid"]))
     return {"processes": order[:PROCESSES_SHOWN], "processes_not_shown": max(0, len(order) - PROCESSES_SHOWN)}

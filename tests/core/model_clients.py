@@ -39,6 +39,12 @@ class Clients:
         self.sessions.pop(client, None)
         self.shell.fact(self.world.broker.client_gone, client, self.world.now)
 
+    def stall(self, client: int) -> None:
+        self.shell.fact(self.world.broker.client_stalled, client)
+
+    def read(self, client: int) -> None:
+        self.shell.fact(self.world.broker.client_reads, client, self.world.now)
+
     def cancel(self, client: int, number: int) -> None:
         self.books.jobs[number].is_withdrawn = True
         self.shell.fact(self.world.broker.cancel, client, number, self.world.now)
@@ -83,7 +89,7 @@ class Clients:
             return
         if lease is None:
             self._last_lease += 1
-            lease = self.sessions[client] = Lease(client, self._last_lease, is_session=True)
+            lease = Lease(client, self._last_lease, is_session=True)
             lease.is_autocommit = group == "default"
         if what is not Release and any(each.reply is None for each in lease.jobs):
             return
@@ -112,6 +118,7 @@ class Clients:
         is_outside = not lease.jobs or lease.jobs[-1].reply.transaction == TX_NONE
         if statement.startswith(b"BEGIN") and not (is_outside and lease.is_autocommit):
             return
+        self.sessions[client] = lease
         session = IN_SESSION if lease.jobs else OPENS_SESSION
         job = self._job(client, "in session", timeout, lease)
         job.is_repeatable = self._is_read_only

@@ -243,6 +243,16 @@ class Machine(Invariants, RuleBasedStateMachine):
                     self.shell.hit(number, unit, 0)
         self.act(shell)
 
+    @rule(data=st.data(), reads=st.booleans(), shell=SHELL)
+    def reads(self, data: st.DataObject, reads: bool, shell: str) -> None:
+        """A client leaves replies unread, or has read them."""
+        client = self.some_client(data)
+        if reads:
+            self.clients.read(client)
+        else:
+            self.clients.stall(client)
+        self.act(shell)
+
     @precondition(lambda self: len(self.books.owed) > 1)
     @rule(data=st.data(), shell=SHELL)
     def die(self, data: st.DataObject, shell: str) -> None:

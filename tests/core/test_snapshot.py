@@ -7,9 +7,12 @@ from poold.core.snapshot import PROCESSES_SHOWN, snapshot_processes
 from poold.report import PROCESSES_SHOWN as LINES
 from poold.report import _processes
 
+NONE = {"clients": 1, "requests": 0, "held": 0, "leases": 0}
 
-def with_work(client: Client, requests: int = 0, leases: int = 0) -> Client:
+
+def with_work(client: Client, requests: int = 0, held: int = 0, leases: int = 0) -> Client:
     """The client with so much at work; what it is does not matter here."""
+    client.held = dict.fromkeys(range(held))  # type: ignore[arg-type]
     client.requests = dict.fromkeys(range(requests))  # type: ignore[arg-type]
     client.leases = dict.fromkeys(range(leases))  # type: ignore[arg-type]
     return client
@@ -17,7 +20,7 @@ def with_work(client: Client, requests: int = 0, leases: int = 0) -> Client:
 
 def test_the_clients_of_a_process_are_one_line_and_another_user_is_another() -> None:
     clients = [
-        with_work(Client(1, 70, "web", 5, 6), requests=2),
+        with_work(Client(1, 70, "web", 5, 6), requests=2, held=1),
         with_work(Client(2, 70, "web", 5, 6), requests=1, leases=1),
         Client(3, 70, "web", 8, 6),
         Client(4, 60, "far"),
@@ -25,9 +28,9 @@ def test_the_clients_of_a_process_are_one_line_and_another_user_is_another() -> 
     found = snapshot_processes(clients)
     assert found == {
         "processes": [
-            {"pid": 70, "uid": 5, "gid": 6, "name": "web", "clients": 2, "requests": 3, "leases": 1},
-            {"pid": 60, "uid": None, "gid": None, "name": "far", "clients": 1, "requests": 0, "leases": 0},
-            {"pid": 70, "uid": 8, "gid": 6, "name": "web", "clients": 1, "requests": 0, "leases": 0},
+            {"pid": 70, "uid": 5, "gid": 6, "name": "web", "clients": 2, "requests": 3, "held": 1, "leases": 1},
+            {"pid": 60, "uid": None, "gid": None, "name": "far", **NONE},
+            {"pid": 70, "uid": 8, "gid": 6, "name": "web", **NONE},
         ],
         "processes_not_shown": 0,
     }

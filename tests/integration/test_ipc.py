@@ -281,6 +281,22 @@ def test_reading_again_in_time_is_soon_enough(start_broker: StartBroker, connect
     assert isinstance(slow.hear(), Answer)
 
 
+def test_nothing_more_is_begun_for_who_does_not_read_until_it_does(start_broker: StartBroker, connect: Connect) -> None:
+    broker = start_broker(groups={"default": {"max_size": 1}})
+    deaf = connect(broker)
+    deaf.greet()
+    deaf.query("SELECT repeat('x', 5000000)")
+    wait_until(lambda: broker.pool()["requests"] == 1 and broker.pool()["idle"] == 1, what="its first request to end")
+    for _ in range(20):
+        deaf.query("SELECT 1")
+    wait_until(lambda: broker.group()["requests"] == 21, what="the others to come")
+    assert broker.handler().query("SELECT 2")[0][0] == 2
+    (shown,) = [each for each in broker.stats()["processes"] if each["held"]]
+    assert (shown["requests"], shown["held"]) == (20, 20)
+    assert broker.pool()["requests"] == 2
+    assert [deaf.hear().request for _ in range(21)] == list(range(1, 22))
+
+
 @pytest.mark.parametrize("large", [True, False])
 def test_a_client_that_never_reads_is_dropped_with_all_that_it_had(
     start_broker: StartBroker, connect: Connect, large: bool

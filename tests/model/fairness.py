@@ -31,6 +31,7 @@ class Fairness:
         job.was_given = True
         if not is_first:
             return
+        assert not request.client.is_stalled, f"{request} is begun, whose client reads nothing"
         group = request.group
         if request.priority == BATCH:
             held = self._held_by_batch(group)

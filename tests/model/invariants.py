@@ -115,6 +115,7 @@ class Invariants:
             self._check_request(request)
         for lease in client.leases.values():
             self._check_lease(client, lease)
+        assert client.is_stalled or not client.held, f"client {key} reads, and is kept waiting"
         self._check_limits(client)
 
     def _check_limits(self, client: Client) -> None:
@@ -137,7 +138,9 @@ class Invariants:
         if state is RequestState.WAITING:
             is_pending = request.lease is not None and request in request.lease.pending
             is_queued = request in request.group.queue
-            assert is_pending + is_queued + request.is_paused == 1, f"{request} waits nowhere, or twice"
+            is_held = request in request.client.held
+            places = is_pending + is_queued + is_held + request.is_paused
+            assert places == 1, f"{request} waits nowhere, or twice"
             if not is_pending:  # behind another statement of its lease there is no limit but its own
                 assert request in held, f"{request} could wait for ever"
             if request.deadline is not None:

@@ -32,6 +32,7 @@ class Faults:
             *(self._company_is_cancelled,) * 3,
             *(self._client_vanishes,) * 4,
             *(self._client_forks,) * 2,
+            *(self._client_reads_nothing,) * 4,
             *(self._clock_jumps,) * 2,
             *(self._broker_is_suspended,) * 2,
             *(self._server_crashes,) * 1,
@@ -156,6 +157,21 @@ class Faults:
         self._world.clients.vanish(client)
         self._world.clients.arrive()
         return f"client {client.key} vanishes"
+
+    def _client_reads_nothing(self) -> str | None:
+        """What it was told stays unread for a while; it may ask for more all the same."""
+        world = self._world
+        if not world.books.owed:
+            return None
+        key = world.random.choice(list(world.books.owed))
+        seconds = world.random.choice((0.001, 0.05, 1.0, 20.0))
+        world.network.about_client(key, world.broker.client_stalled)
+        world.at(world.now + seconds, self._client_reads, key)
+        return f"client {key} reads nothing for {seconds} s"
+
+    def _client_reads(self, key: int) -> str:
+        self._world.network.about_client(key, self._world.broker.client_reads, self._world.now)
+        return f"client {key} reads"
 
     def _company_is_cancelled(self) -> str:
         """A client withdraws what runs before others on a backend: its cancel may hit one of these."""

@@ -170,6 +170,44 @@ def a_client_may_ask_for_any_number_at_once(patch: pytest.MonkeyPatch) -> None:
     wrap(patch, Admission, "_too_many", lambda *_: None)
 
 
+@mutation
+def what_a_client_asks_for_is_begun_although_it_reads_nothing(patch: pytest.MonkeyPatch) -> None:
+    def dispatch(original: Any, self: Machine, request: Any, now: float) -> None:
+        is_stalled, request.client.is_stalled = request.client.is_stalled, False
+        original(self, request, now)
+        request.client.is_stalled = is_stalled
+
+    wrap(patch, Machine, "_dispatch", dispatch)
+
+
+@mutation
+def what_waits_is_begun_although_its_client_reads_nothing(patch: pytest.MonkeyPatch) -> None:
+    def next_waiting(original: Any, self: Lifecycle, group: Any, now: float) -> Any:
+        stalled = [client for client in self.clients.values() if client.is_stalled]
+        for client in stalled:
+            client.is_stalled = False
+        found = original(self, group, now)
+        for client in stalled:
+            client.is_stalled = True
+        return found
+
+    wrap(patch, Lifecycle, "_next_waiting", next_waiting)
+
+
+@mutation
+def who_reads_again_is_kept_waiting(patch: pytest.MonkeyPatch) -> None:
+    def reads(original: Any, self: Broker, key: int, now: float) -> None:
+        client = self.clients.get(key)
+        held = {} if client is None else dict(client.held)
+        original(self, key, now)
+        for request in held:
+            if request in request.group.queue:
+                request.group.queue.discard(request)
+                request.client.held[request] = None
+
+    wrap(patch, Broker, "client_reads", reads)
+
+
 class _Instead:
     """A module with some of its names replaced."""
 
