@@ -52,20 +52,21 @@ class Admission:
         group = client.open_groups.get(message.group)
         if group is None:
             return failures.unconfigured_group(message.group, list(client.open_groups))
-        refused = self._wrong_mode(group, message) if message.lease or message.session else None
-        if not message.lease and not group.config.autocommit:
-            refused = failures.usage(f"group {group.name!r} is not autocommit: its queries have a lease number")
-        if refused is not None:
-            return refused
+        refused: Failure | None = None
         lease: Lease | None = None
-        opens = message.session == OPENS_SESSION or (message.begin and not message.session)
-        if message.lease and not opens:
-            lease = client.leases.get(message.lease)
-            refused = _not_in(lease, client, group, message)
-        else:
-            refused = self._no_room(group)
-            if refused is None and message.lease in client.leases:
+        opens = False
+        if message.lease or message.session or message.begin or not group.config.autocommit:
+            refused = _wrong_mode(group, message)
+            if refused is not None:
+                return refused
+            opens = message.session == OPENS_SESSION or (message.begin and not message.session)
+            if not opens:
+                lease = client.leases.get(message.lease)
+                refused = _not_in(lease, client, group, message)
+            elif message.lease in client.leases:
                 refused = failures.protocol(f"lease {message.lease} is open already, numbers must be new")
+        if refused is None and lease is None and (group.queue.size or not self.is_open):
+            refused = self._no_room(group)
         if refused is not None:
             return refused
         statement = group.statements.find(message.statement, message.types)
@@ -89,9 +90,9 @@ class Admission:
         request.statement = statement
         request.values = message.values
         request.prepare = message.prepare
-        if message.begin or opens:
+        if lease is not None:
             request.begin = message.begin
-            request.opens = lease is not None and opens
+            request.opens = opens
         if is_special:
             request.use = statement.use
             request.settings = message.settings
@@ -158,14 +159,6 @@ class Admission:
             return group.full()
         return None
 
-    def _wrong_mode(self, group: Group, message: Query) -> Failure | None:
-        """Where a message with a lease or a session does not go with how the group runs statements."""
-        if message.session:
-            return None if message.lease else failures.protocol("a session has a lease number")
-        if group.config.autocommit:
-            return failures.usage(f"group {group.name!r} is autocommit: its queries have no lease number")
-        return None
-
     def _end(self, client: Client, message: Commit | Rollback, now: float) -> Request | Result | Failure:
         verb = Verb.COMMIT if type(message) is Commit else Verb.ROLLBACK
         lease = client.leases.get(message.lease)
@@ -175,6 +168,21 @@ class Admission:
             client.lost_leases.pop(message.lease, None)
             return rolled_back(message.request)
         return Request(client, message.request, lease.group, verb, now, lease=lease)
+
+
+def _wrong_mode(group: Group, message: Query) -> Failure | None:
+    """Where lease and session do not go with how the group runs statements."""
+    is_autocommit, has_lease = group.config.autocommit, message.lease != 0
+    if (message.session or (message.begin and is_autocommit)) and not has_lease:
+        return failures.protocol("what begins or goes on with a session or a transaction has a lease number")
+    if message.session or is_autocommit is not has_lease:
+        return None
+    wanted = (
+        "autocommit: its queries have no lease number"
+        if has_lease
+        else "not autocommit: its queries need a lease number"
+    )
+    return failures.usage(f"group {group.name!r} is {wanted}")
 
 
 def _not_in(lease: Lease | None, client: Client, group: Group, message: Query) -> Failure | None:

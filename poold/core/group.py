@@ -53,6 +53,7 @@ class Group:
         # The backend that took the last short statement from rest, and in which turn.
         self._sharing: Backend | None = None
         self._sharing_turn = 0
+        self._sharing_depth = min(SHARING, config.pipeline_depth)
         self.errands = 0  # of the broker's own that wait for a backend: probes, and the pools' inquiries
         self._turn = 0  # the pool whose turn it is
         self.respread()
@@ -86,7 +87,7 @@ class Group:
         backend = self._sharing
         if backend is None or self._sharing_turn != turn or backend.state is not _ACTIVE or self.probes:
             return None
-        is_room = len(backend.running) < min(SHARING, self.config.pipeline_depth)
+        is_room = len(backend.running) < self._sharing_depth
         return backend if is_room and routing.is_company(backend, now) else None
 
     def take_company(self, now: float) -> Backend | None:

@@ -86,6 +86,7 @@ def is_company(backend: Backend, now: float) -> bool:
     """
     head = backend.running[0]
     statement = head.statement
+    began = head.started if head.started > backend.completed else backend.completed
     return (
         statement is not None
         and statement.is_short
@@ -95,6 +96,6 @@ def is_company(backend: Backend, now: float) -> bool:
         and head.state is _RUNNING
         and backend.left is NOTHING
         and len(backend.running) * statement.mean < AHEAD_SECONDS
-        and now - max(head.started, backend.completed) <= statement.patience
+        and now - began <= statement.patience
         and (backend.expires is None or now < backend.expires)
     )

@@ -182,6 +182,11 @@ class Statement:
         if self.failures >= FAILURES_UNTIL_REFUSED:
             self.state = StatementState.REFUSED
 
+    def runs_prepared(self, values: bytes) -> bool:
+        """Whether it means the same with these values prepared and with literals."""
+        # With a literal -5::text is -(5::text), which PostgreSQL refuses. Few other values with a cast have a minus.
+        return self.state is _PREPARED and not (self.has_cast and b"-" in values)
+
     def rendered(self, values: bytes) -> bytes:
         """The text with its literals in place; raises ProtocolViolation for values that are none."""
         return literals.render(self.sql, self.types, values) if self.count else self.sql

@@ -13,10 +13,9 @@ from poold.core.effects import Command, Simple, Unit, in_order
 from poold.core.pool import Backend
 from poold.core.request import Request, Verb
 from poold.core.settings import Run
-from poold.core.statements import Statement, StatementState, literal_command, plain_command
+from poold.core.statements import Statement, literal_command, plain_command
 
 # As plain globals: to name a member of an Enum costs five times as much, and these are named for every request.
-_PREPARED = StatementState.PREPARED
 _QUERY = Verb.QUERY
 
 COMMIT: Unit = (Simple(b"COMMIT"),)
@@ -30,10 +29,8 @@ def unit_for(backend: Backend, request: Request, now: float) -> Unit:
     if verb is not _QUERY:
         return _other_unit(backend, request, now)
     assert statement is not None
-    milliseconds = 0
-    if request.deadline is not None and request.lease is None and statement.examine().is_plain:
-        milliseconds = settings.until(request.deadline, now, backend.pool.endpoint.query_timeout)
-        request.is_timed = milliseconds > 0
+    is_timed = request.deadline is not None and request.lease is None and statement.examine().is_plain
+    milliseconds = _server_timeout(backend, request, now) if is_timed else 0
     if milliseconds or request.settings:
         return _unit_with_settings(backend, request, statement, milliseconds)
     if is_prepared(request, statement):
@@ -70,10 +67,15 @@ def _other_unit(backend: Backend, request: Request, now: float) -> Unit:
     if request.verb is Verb.ROLLBACK:
         return ROLLBACK
     if request.script is not None:
-        milliseconds = settings.until(request.deadline, now, backend.pool.endpoint.query_timeout)
-        request.is_timed = milliseconds > 0
-        return request.script.start(runner(backend), milliseconds)
+        return request.script.start(runner(backend), _server_timeout(backend, request, now))
     return request.unit
+
+
+def _server_timeout(backend: Backend, request: Request, now: float) -> int:
+    """The milliseconds after which the server itself is to end it; 0 where the endpoint's limit comes first."""
+    milliseconds = settings.until(request.deadline, now, backend.pool.endpoint.query_timeout)
+    request.is_timed = milliseconds > 0
+    return milliseconds
 
 
 def runner(backend: Backend, names: set[bytes] | None = None) -> Run:
@@ -85,7 +87,7 @@ def runner(backend: Backend, names: set[bytes] | None = None) -> Run:
     needed: set[bytes] = set() if names is None else names
 
     def run(statement: Statement, values: bytes, is_literal: bool) -> list[Command]:
-        if statement.state is _PREPARED and not is_literal and not (statement.has_cast and b"-" in values):
+        if not is_literal and statement.runs_prepared(values):
             needed.add(statement.name)
             return prepared(statement, values, needed)
         return [plain_command(statement, values)]
@@ -96,12 +98,10 @@ def runner(backend: Backend, names: set[bytes] | None = None) -> Run:
 def is_prepared(request: Request, statement: Statement) -> bool:
     """Whether the request runs its statement prepared."""
     return (
-        statement.state is _PREPARED
-        and request.prepare
+        request.prepare
         and not request.is_literal
         and (request.lease is None or not request.lease.changed_schema)
-        # With a literal -5::text is -(5::text), which PostgreSQL refuses. Few other values with a cast have a minus.
-        and not (statement.has_cast and b"-" in request.values)
+        and statement.runs_prepared(request.values)
     )
 
 

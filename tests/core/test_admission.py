@@ -1,0 +1,37 @@
+"""Messages whose lease, session or BEGIN does not go with their group: refused at once, and nothing of them is kept."""
+
+import pytest
+from world import World
+
+from client.protocol import Failure
+from client.rules import IN_SESSION, OPENS_SESSION
+
+NO_LEASE = "protocol", "has a lease number"
+
+
+@pytest.mark.parametrize(
+    ("group", "message", "expected"),
+    [
+        ("default", {"lease": 1}, ("usage", "group 'default' is autocommit: its queries have no lease number")),
+        ("default", {"lease": 1, "begin": True}, ("usage", "group 'default' is autocommit")),
+        ("default", {"begin": True}, NO_LEASE),
+        ("default", {"session": OPENS_SESSION}, NO_LEASE),
+        ("default", {"session": IN_SESSION}, NO_LEASE),
+        ("default", {"lease": 1, "session": IN_SESSION}, ("transaction-lost", "had ended already")),
+        ("tx", {}, ("usage", "group 'tx' is not autocommit: its queries need a lease number")),
+        ("tx", {"begin": True}, ("usage", "group 'tx' is not autocommit")),
+        ("tx", {"session": OPENS_SESSION, "begin": True}, NO_LEASE),
+        ("tx", {"lease": 1}, ("transaction-lost", "had ended already")),
+    ],
+)
+def test_what_does_not_go_together_is_refused(group: str, message: dict[str, int], expected: tuple[str, str]) -> None:
+    world = World()
+    world.client()
+    reply = world.reply_to(world.query(group=group, **message))  # type: ignore[arg-type]
+    assert isinstance(reply, Failure)
+    assert (reply.kind, reply.outcome) == (expected[0], "not executed")
+    assert expected[1] in reply.message
+    client = world.broker.clients[1]
+    assert not client.requests
+    assert not client.leases
+    assert not world.broker.backends
