@@ -203,20 +203,24 @@ class Backend:
 
     def _readable(self) -> None:
         """The server sent something, or closed the connection."""
-        try:
-            while True:
+        while True:
+            try:
                 data = self._socket.recv(RECEIVE_BYTES)
-                if not data:
-                    self._owner.lost(self, "server closed the connection unexpectedly")
-                    return
+            except BlockingIOError:
+                break
+            except OSError as error:
+                self._owner.lost(self, one_line(error))
+                return
+            if not data:
+                self._owner.lost(self, "server closed the connection unexpectedly")
+                return
+            try:
                 self._owner.received(self, data)
-                if not (isinstance(self._socket, libpq.EncryptedSocket) and self._socket.pending()):
-                    break  # the loop tells when there is more, which it cannot for OpenSSL's buffer
-        except BlockingIOError:
-            pass
-        except (OSError, WireError) as error:
-            self._owner.lost(self, one_line(error))
-            return
+            except WireError as error:
+                self._owner.lost(self, one_line(error))
+                return
+            if not (isinstance(self._socket, libpq.EncryptedSocket) and self._socket.pending()):
+                break  # the loop tells when there is more, which it cannot for OpenSSL's buffer
         if self.wire.outbox:
             self.flush()
 
