@@ -64,9 +64,9 @@ class Backends:
         """Run a unit; it is sent by the next flush."""
         backend = self._open.get(number)
         if backend is not None:
-            if not backend.unsent:
+            if not backend.waiting:
                 self._unflushed.append(backend)
-            backend.unsent += 1
+            backend.waiting += 1
             backend.wire.send(unit)
 
     def flush(self) -> None:
@@ -150,7 +150,9 @@ class Backend:
     def __init__(self, number: int, connection: Any, max_result_bytes: int, owner: Backends) -> None:
         self.number = number
         self.wire = Wire(max_result_bytes, Reported(connection.get_parameter_status))
-        self.unsent = 0  # units of which nothing has been sent
+        # Units of which nothing has been sent: in the wire's outbox, and of what is being sent.
+        self.waiting = 0
+        self._untouched = 0
         self._connection = connection
         self._owner = owner
         self._poller = owner.poller
@@ -165,15 +167,19 @@ class Backend:
         self._cancelling: asyncio.Task[None] | None = None  # the last cancel
         self._poller.add_reader(self._descriptor, self._readable)
 
+    @property
+    def unsent(self) -> int:
+        """How many units, the last ones, certainly have not come to the server."""
+        return self._untouched + self.waiting
+
     def flush(self) -> None:
-        """Send the wire's outbox, or as much of it as the socket takes now."""
+        """Send the wire's outbox, or as much of it as the socket takes now; behind what it has not taken yet."""
         outbox = self.wire.outbox
-        if not outbox:
+        if not outbox or self._remainder:
             return
-        if self._remainder:
-            return  # the rest goes with it
         data = outbox[0] if len(outbox) == 1 else b"".join(outbox)
         outbox.clear()
+        self._untouched, self.waiting = self.waiting, 0
         self._send(data)
 
     def _send(self, data: bytes | memoryview) -> None:
@@ -186,7 +192,7 @@ class Backend:
             self._owner.lost(self, one_line(error))
             return
         if sent:
-            self.unsent = 0
+            self._untouched = 0
         # Not a copy: of a large request the socket takes a hundredth at a time.
         self._remainder = memoryview(data)[sent:] if sent < len(data) else b""
         if bool(self._remainder) is not self._is_writing:

@@ -1,31 +1,116 @@
 """The shell of the backends where no PostgreSQL is needed to show it."""
 
 import asyncio
+import socket
+from types import SimpleNamespace
+from typing import Any
 
-from poold.backend import Backends
+from poold.backend import Backend, Backends
 from poold.config import BrokerConfig, Config, EndpointConfig, GroupConfig
-from poold.core.broker import Broker
 from poold.core.effects import Simple
 from poold.poller import Poller
 
+SMALL, LARGE = (Simple(b"SELECT 1"),), (Simple(b"x" * 10_000_000),)
 
-async def carry_out_effects_for_nobody() -> list[None]:
-    config = Config(
-        broker=BrokerConfig(address="ipc:///tmp/x"),
-        endpoints={"main": EndpointConfig(host="/tmp", dbname="db", user="user")},
-        groups={"default": GroupConfig(endpoints=("main",))},
-    )
-    woken: list[None] = []
-    poller = Poller()
-    backends = Backends(config, Broker(config, lambda: 0.5), lambda: woken.append(None), poller)
-    backends.execute(23, (Simple(b"SELECT 1"),))
-    backends.flush()
-    backends.cancel(23)
-    backends.close(23, "gone")
-    backends.close_all()
-    poller.close()
-    return woken
+
+class Shell:
+    """Backends of a core that takes everything to heart, and what it was told."""
+
+    def __init__(self) -> None:
+        config = Config(
+            broker=BrokerConfig(address="ipc:///tmp/x"),
+            endpoints={"main": EndpointConfig(host="/tmp", dbname="db", user="user")},
+            groups={"default": GroupConfig(endpoints=("main",))},
+        )
+        self._lost: asyncio.Future[tuple[Any, ...]] = asyncio.get_running_loop().create_future()
+        self.woken = 0
+        self.poller = Poller()
+        core: Any = SimpleNamespace(lost=lambda *told: self._lost.set_result(told))
+        self.backends = Backends(config, core, self._wake, self.poller)
+
+    def open(self, number: int) -> socket.socket:
+        """A backend that is open; the server's end of its connection."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        connection = SimpleNamespace(
+            fileno=ours.fileno, close=ours.close, pgconn_ptr=None, get_parameter_status=lambda _: ""
+        )
+        self.backends._open[number] = Backend(number, connection, 1 << 20, self.backends)
+        return theirs
+
+    def give(self, number: int, *units: Any) -> None:
+        """A turn in which the backend is given these."""
+        for unit in units:
+            self.backends.execute(number, unit)
+        self.backends.flush()
+
+    async def unsent(self) -> int:
+        """How many units count as unsent when the core is told of the loss."""
+        told = await self._lost
+        self.close()
+        return int(told[3])
+
+    def close(self) -> None:
+        self.backends.close_all()
+        self.poller.close()
+
+    def _wake(self) -> None:
+        self.woken += 1
+
+
+async def carry_out_effects_for_nobody() -> int:
+    shell = Shell()
+    shell.give(23, SMALL)
+    shell.backends.cancel(23)
+    shell.backends.close(23, "gone")
+    shell.close()
+    return shell.woken
 
 
 def test_effects_for_a_backend_that_was_lost_meanwhile_are_void() -> None:
-    assert asyncio.run(carry_out_effects_for_nobody()) == []
+    assert asyncio.run(carry_out_effects_for_nobody()) == 0
+
+
+async def lose(*turns: tuple[Any, ...], reads: int) -> int:
+    """The server reads so many bytes of what it is given, and goes; how many units count as unsent."""
+    shell = Shell()
+    server = shell.open(1)
+    for units in turns:
+        shell.give(1, *units)
+    while reads > 0:
+        await asyncio.sleep(0)
+        reads -= len(server.recv(65536))
+    await asyncio.sleep(0)
+    server.close()
+    return await shell.unsent()
+
+
+def test_what_has_begun_to_be_sent_may_run_and_what_waits_behind_it_does_not() -> None:
+    assert asyncio.run(lose((SMALL,), reads=1)) == 0
+    assert asyncio.run(lose((LARGE,), reads=1)) == 0
+    assert asyncio.run(lose((LARGE,), (SMALL,), reads=1)) == 1
+    # Of one turn, as they go in one piece.
+    assert asyncio.run(lose((LARGE, SMALL), reads=1)) == 0
+    assert asyncio.run(lose((LARGE,), (SMALL,), (SMALL, SMALL), reads=2_000_000)) == 3
+
+
+def test_what_waits_behind_a_large_unit_is_sent_when_that_is() -> None:
+    async def sent() -> bytes:
+        shell = Shell()
+        server = shell.open(1)
+        server.setblocking(False)
+        shell.give(1, LARGE)
+        shell.give(1, SMALL)
+        received = bytearray()
+        while not received.endswith(b"SELECT 1\0"):
+            try:
+                received += server.recv(1 << 20)
+            except BlockingIOError:
+                await asyncio.sleep(0)
+        server.close()
+        shell.close()
+        return bytes(received)
+
+    assert asyncio.run(sent()) == b"".join(
+        b"Q" + (len(unit[0].sql) + 5).to_bytes(4, "big") + unit[0].sql + b"\0" for unit in (LARGE, SMALL)
+    )
