@@ -84,7 +84,7 @@ def _processes(snapshot: dict[str, Any]) -> Table:
     listed = snapshot["processes"]
     left_out = max(0, len(listed) - PROCESSES_SHOWN) + snapshot["processes_not_shown"]
     more = f"; {left_out} more are not shown" if left_out else ""
-    table = _table(PROCESSES, f"processes of clients, and what they have at work now{more}")
+    table = _table(PROCESSES, f"processes of clients and their work now; held: until they read replies{more}")
     for process in listed[:PROCESSES_SHOWN]:
         pid, uid, gid, name, *counts = (process[key] for key in PROCESSES)
         _add(table, pid, uid, gid, name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "...", *counts)
