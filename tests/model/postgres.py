@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from client.protocol import EXECUTED, FAILED, TX_ACTIVE, TX_BROKEN, TX_FAILED, TX_NONE, Failure
-from model.leftovers import LEAVINGS, Leftovers
+from model.leftovers import DEALLOCATE_ALL, DISCARD_ALL, LEAVINGS, Leftovers, is_reset
 from poold.core.effects import Bound, Command, Deallocate, Flush, Plain, Prepare, Simple, Unit
 from poold.core.facts import Completion, Outcome
 
@@ -44,8 +44,6 @@ ENDINGS = (
 # Statements of the core that carry nobody's value.
 SETTINGS = (b"SET LOCAL", b"SELECT pg_catalog.set_config")
 
-# What the core runs to take away what was left, by itself or after what it rolls back.
-RESETS = (b"RESET SESSION", b"ROLLBACK; RESET SESSION")
 # A setting that travels: the value of the statement that it is for.
 MARK = b"poold.mark"
 
@@ -135,7 +133,8 @@ class Session:
 
     def _check_left(self, order: Order) -> None:
         first = order.unit[0]
-        if type(first) is not Simple or not first.sql.startswith((*RESETS, b"ROLLBACK")) or order.owner is not None:
+        is_taking_away = type(first) is Simple and (first.sql.startswith(b"ROLLBACK") or is_reset(first.sql))
+        if order.owner is not None or not is_taking_away:
             self.left.check(order.owner, order.number)
 
     def finish(self) -> Completion:
@@ -252,8 +251,8 @@ class Session:
                 self._end(commits=False)
             return
         verb = sql.split()[0]
-        if sql.startswith(RESETS):
-            self._reset(sql)
+        if order.owner is None and is_reset(sql):
+            self._reset(order, sql)
             return
         if sql.startswith(SETTINGS):
             self._set_local(order, sql)
@@ -288,16 +287,21 @@ class Session:
         elif found := _MARK.search(sql):
             self.marks.append(int(found[1]))
 
-    def _reset(self, sql: bytes) -> None:
-        """Roll back what is open, and take away what was left."""
-        if self.work is not None:
-            assert sql.startswith(b"ROLLBACK"), "a reset inside a transaction"
-            self._end(commits=False)
-        drops_names = b"DEALLOCATE ALL" in sql
-        self.left.reset(drops_names)
-        if drops_names:
+    def _reset(self, order: Order, sql: bytes) -> None:
+        """Roll back what is open, and take away what was left, as far as these commands do."""
+        commands = sql.split(b"; ")
+        if commands[0] == b"ROLLBACK":
+            if self.work is not None:
+                self._end(commits=False)
+        else:
+            assert self.work is None, "a reset inside a transaction"
+        self._take_away(order, commands)
+        self.done.results.append((commands[-1].decode(), -1, None, b"", ()))
+
+    def _take_away(self, order: Order, commands: Collection[bytes]) -> None:
+        self.left.take_away(commands, order.owner, order.number)
+        if DEALLOCATE_ALL in commands:
             self.names.clear()
-        self.done.results.append(("DEALLOCATE ALL" if drops_names else "DISCARD SEQUENCES", -1, None, b"", ()))
 
     def _affect(self, order: Order, owner: object, template: bytes, value: int) -> None:
         if self.work is None:
@@ -315,11 +319,10 @@ class Session:
         if leaving is not None and leaving.tag:
             self.done.results.append((leaving.tag, -1, None, b"", ()))
         elif b" /*" in template:
-            if template.startswith((b"DISCARD", b"DEALLOCATE")):
-                self.names.clear()
-                self.left.deallocate()
-            if template.startswith(b"DISCARD"):
-                self.left.reset(drops_names=True)
+            if template.startswith(b"DEALLOCATE"):
+                self._take_away(order, [DEALLOCATE_ALL])
+            elif template.startswith(b"DISCARD"):
+                self._take_away(order, DISCARD_ALL)
             self.done.results.append((template[: template.index(b" /*")].decode(), -1, None, b"", ()))
         else:
             self._result(None if ending == "no rows" else b"%d" % value, is_too_large=ending == "too large")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
+from model.leftovers import CHECK, DISCARD_ALL
 
 from client.protocol import TX_NONE, Query
 from client.rules import BATCH, IN_SESSION, OPENS_SESSION
@@ -13,7 +15,7 @@ from poold.core import failures, lifecycle, sessions, settings
 from poold.core.admission import Admission
 from poold.core.broker import Broker
 from poold.core.deadlines import Deadlines
-from poold.core.effects import Drop
+from poold.core.effects import Drop, Simple
 from poold.core.group import Group
 from poold.core.lifecycle import Lifecycle
 from poold.core.machine import Machine
@@ -46,12 +48,19 @@ def the_failure_of_a_reset_is_ignored(patch: pytest.MonkeyPatch) -> None:
     wrap(patch, Lifecycle, "_was_reset", was_reset)
 
 
-@mutation
-def a_reset_leaves_the_names_of_clients(patch: pytest.MonkeyPatch) -> None:
-    def reset(use: Any, *rest: Any) -> Any:
-        return sessions.reset(replace(use, makes_names=False), *rest)
+def _without(patch: pytest.MonkeyPatch, command: bytes) -> None:
+    def reset(*args: Any) -> Any:
+        unit = sessions.reset(*args)
+        if unit is None:
+            return None
+        commands = [each for each in unit[0].sql.split(b"; ") if not each.startswith(command)]  # type: ignore[union-attr]  # a Simple
+        return (Simple(b"; ".join(commands)),)
 
     patch.setattr(lifecycle, "sessions", _Instead(sessions, reset=reset))
+
+
+for _command in (*DISCARD_ALL, CHECK):
+    MUTATIONS[f"a reset goes without {_command.decode()}"] = partial(_without, command=_command)
 
 
 @mutation

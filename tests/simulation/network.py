@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FATAL = Failure(0, TX_NONE, "connection", FAILED, "terminating connection", "57P01", {"severity": "FATAL"})
 VERSION = 160000
+CONNECTION_CHECK = "10s"
 
 
 @dataclass(eq=False)
@@ -172,7 +173,8 @@ class Network(Turns):
         wire.process = Process(server, wire)
         slow = world.random.choice((0.0, 0.0, 0.0, 0.1, 4.0))
         wire.here_at = world.now + self._latency() + (0.0 if world.is_calm else slow * world.random.random())
-        world.tell_at(wire.here_at, self._accepted, wire, Server(VERSION, *self._identity(wire)))
+        wire.process.left.has_check = True
+        world.tell_at(wire.here_at, self._accepted, wire, Server(VERSION, *self._identity(wire), CONNECTION_CHECK))
         return f"connect {wire.number} is accepted"
 
     def _identity(self, wire: Wire) -> tuple[str, str]:
