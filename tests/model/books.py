@@ -63,6 +63,7 @@ class Job:
     lease: Lease | None = None
     steps: list[tuple[bytes, int] | None] = field(default_factory=list)  # template and value, None for marks
     retries: int = 0
+    mark: int | None = None  # what the marker is to be set to for it, see model.marks
     deadline: float | None = None
     is_control: bool = False  # its statement begins or ends a transaction, and has no effect of its own
     is_refused: bool = False  # it makes no sense where it is asked for
@@ -116,6 +117,9 @@ class Books:
 
     def owner_of(self, value: int) -> object:
         return self.jobs[value // PLACES].owner
+
+    def mark_of(self, value: int) -> int | None:
+        return self.jobs[value // PLACES].mark
 
     def committed(self, work: Work) -> None:
         """A server has committed."""

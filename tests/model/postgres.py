@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from client.protocol import EXECUTED, FAILED, TX_ACTIVE, TX_BROKEN, TX_FAILED, TX_NONE, Failure
 from model.leftovers import DEALLOCATE_ALL, DISCARD_ALL, LEAVINGS, Leftovers, is_reset
+from model.marks import Marks
 from poold.core.effects import Bound, Command, Deallocate, Flush, Plain, Prepare, Simple, Unit
 from poold.core.facts import Completion, Outcome
 
@@ -44,10 +45,7 @@ ENDINGS = (
 # Statements of the core that carry nobody's value.
 SETTINGS = (b"SET LOCAL", b"SELECT pg_catalog.set_config")
 
-# A setting that travels: the value of the statement that it is for.
-MARK = b"poold.mark"
 
-_MARK = re.compile(rb"poold\.mark\D+(\d+)")
 _XACT_STATUS = re.compile(rb"pg_xact_status\('(\d+)'")
 _EXITS = (b"COMMIT", b"ROLLBACK", b"ROLLBACK TO SAVEPOINT poold")
 
@@ -98,8 +96,14 @@ class Cluster:
 class Session:
     """One connection's server process."""
 
-    def __init__(self, cluster: Cluster, owner_of: Callable[[int], object], committed: Callable[[Work], None]) -> None:
-        """owner_of tells whose a statement is by its value; committed is called with what is committed."""
+    def __init__(
+        self,
+        cluster: Cluster,
+        owner_of: Callable[[int], object],
+        mark_of: Callable[[int], int | None],
+        committed: Callable[[Work], None],
+    ) -> None:
+        """By a statement's value owner_of tells whose it is, mark_of which setting it brings. committed: is told so."""
         self.cluster = cluster
         # Sent and not yet run to the end.
         self.queue: deque[Order] = deque()
@@ -110,7 +114,7 @@ class Session:
         self.told_gone: dict[bytes, list[int]] = {}
         self.is_broken = False
         self.left = Leftovers()
-        self.marks: list[int] = []  # the values of settings that hold for this transaction
+        self.marks = Marks(owner_of, mark_of)
         self._owner_of = owner_of
         self._committed = committed
         self._begin()
@@ -147,7 +151,7 @@ class Session:
                 self._fail("23503")
             self._end(commits=done.failure is None)
         if self.work is None:
-            self.marks.clear()
+            self.marks.end()
         if self.left:
             done.is_changed = self.left.is_reported
         done.transaction = TX_NONE if self.work is None else TX_FAILED if self.work.has_failed else TX_ACTIVE
@@ -284,8 +288,8 @@ class Session:
         """A setting for the transaction."""
         if not sql.startswith(b"SET LOCAL") and not sql.endswith(b"true)"):
             self.left.leave_setting(order.owner, order.number)
-        elif found := _MARK.search(sql):
-            self.marks.append(int(found[1]))
+        else:
+            self.marks.set(sql)
 
     def _reset(self, order: Order, sql: bytes) -> None:
         """Roll back what is open, and take away what was left, as far as these commands do."""
@@ -310,8 +314,7 @@ class Session:
             assert is_alone, f"{owner} runs outside of its transaction"
         self._claim(owner)
         self.work.effects.append((template, value))
-        for mark in self.marks:
-            assert self._owner_of(mark) == owner, f"{owner} runs with a setting of {self._owner_of(mark)}"
+        self.marks.check(owner, value, self.work.is_explicit)
         ending = order.fate.ending
         leaving = LEAVINGS.get(template)
         if leaving is not None:
@@ -344,12 +347,15 @@ class Session:
         elif verb == b"SAVEPOINT":
             assert work is not None
             work.savepoints.append(len(work.effects))
+            self.marks.savepoint()
         elif verb == b"RELEASE":
             assert work is not None
             work.savepoints.pop()
+            self.marks.release()
         elif b"TO SAVEPOINT" in sql:
             assert work is not None
             del work.effects[work.savepoints[-1] :]
+            self.marks.undo()
             work.has_failed = False
         elif work is not None:
             commits = verb == b"COMMIT" and not work.has_failed
@@ -366,6 +372,7 @@ class Session:
     def _end(self, commits: bool) -> None:
         work, self.work = self.work, None
         assert work is not None
+        self.marks.end()
         if work.xid:
             self.cluster.statuses[work.xid] = b"committed" if commits else b"aborted"
         if commits:

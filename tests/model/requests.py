@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from client.protocol import Reference, Step
 from client.rules import END_SAVEPOINT, SAVEPOINT
 from model.books import PLACES, Job
-from model.postgres import INT4, MARK
+from model.marks import MARK
+from model.postgres import INT4
 
 TEMPLATES = (
     b"UPDATE a SET x = y WHERE id = \0 RETURNING id",
@@ -32,7 +33,8 @@ def packed(value: int) -> bytes:
 
 def settings_for(job: Job, moves_names: bool) -> bytes:
     """Settings that travel with the request, one of them known to be its own."""
-    return MARK + b"\0%d\0" % (job.number * PLACES) + (b"search_path\0x\0" if moves_names else b"")
+    job.mark = job.number * PLACES
+    return MARK + b"\0%d\0" % job.mark + (b"search_path\0x\0" if moves_names else b"")
 
 
 def steps_of(job: Job, kinds: Sequence[int | str | bytes], prepare: bool) -> list[Step | int]:

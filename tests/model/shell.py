@@ -279,7 +279,7 @@ class Shell:
     def opened(self, number: int) -> None:
         line = self.lines[number]
         cluster = self.clusters.setdefault(line.endpoint, Cluster(f"{line.endpoint}/1"))
-        line.session = Session(cluster, self.books.owner_of, self.books.committed)
+        line.session = Session(cluster, self.books.owner_of, self.books.mark_of, self.books.committed)
         server = Server(160000, cluster.identity)
         self.fact(self.broker.opened, number, self.world.now, server)
 

@@ -109,7 +109,8 @@ class Process(Session):
     """One connection's server process, in time."""
 
     def __init__(self, server: Server, wire: Wire) -> None:
-        super().__init__(server.cluster, server.world.books.owner_of, server.committed)
+        books = server.world.books
+        super().__init__(server.cluster, books.owner_of, books.mark_of, server.committed)
         self.server = server
         self.world = server.world
         self.locks = server.locks
