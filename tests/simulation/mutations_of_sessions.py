@@ -11,15 +11,17 @@ from model.leftovers import CHECK, DISCARD_ALL
 
 from client.protocol import TX_NONE, Query
 from client.rules import BATCH, IN_SESSION, OPENS_SESSION
-from poold.core import failures, lifecycle, sessions, settings
+from poold.core import failures, lifecycle, sessions, settings, units
 from poold.core.admission import Admission
 from poold.core.broker import Broker
 from poold.core.deadlines import Deadlines
-from poold.core.effects import Drop, Simple
+from poold.core.effects import Bound, Drop, Simple
 from poold.core.group import Group
 from poold.core.lifecycle import Lifecycle
 from poold.core.machine import Machine
 from poold.core.queue import Queue
+from poold.core.request import Verb
+from poold.core.script import Script
 from poold.core.sessions import NOTHING
 from simulation.mutations import MUTATIONS, mutation, wrap
 
@@ -84,6 +86,50 @@ def what_wants_a_session_runs_without_one(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def a_statement_timeout_is_left_behind(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(settings, "SET_LOCAL", settings.SET_LOCAL.replace(b"true", b"false"))
+
+
+# Settings that travel.
+
+
+@mutation
+def a_transaction_that_is_tried_again_goes_without_its_settings(patch: pytest.MonkeyPatch) -> None:
+    def start(original: Any, self: Script, *rest: Any) -> Any:
+        if self.tries:
+            self._settings = b""
+        return original(self, *rest)
+
+    wrap(patch, Script, "start", start)
+
+
+@mutation
+def a_statement_with_literals_goes_without_its_settings(patch: pytest.MonkeyPatch) -> None:
+    def commands(own: Any, travelling: bytes, milliseconds: int, is_literal: bool, run: Any) -> Any:
+        return settings.commands(own, b"" if is_literal else travelling, milliseconds, is_literal, run)
+
+    patch.setattr(units, "settings", _Instead(settings, commands=commands))
+
+
+@mutation
+def settings_stay_with_their_statement(patch: pytest.MonkeyPatch) -> None:
+    kept: dict[Any, bytes] = {}
+
+    def unit_for(backend: Any, request: Any, now: float) -> Any:
+        if request.statement is not None and request.verb is Verb.QUERY:
+            request.settings = kept[request.statement] = request.settings or kept.get(request.statement, b"")
+        return units.unit_for(backend, request, now)
+
+    patch.setattr("poold.core.machine.unit_for", unit_for)
+
+
+@mutation
+def settings_come_after_their_statement(patch: pytest.MonkeyPatch) -> None:
+    original = units._unit_with_settings
+
+    def unit_with_settings(*args: Any) -> Any:
+        unit = original(*args)
+        return (unit[-1], *unit[:-1]) if all(type(each) is Bound for each in unit) else unit
+
+    patch.setattr(units, "_unit_with_settings", unit_with_settings)
 
 
 # Sessions.
