@@ -1,4 +1,7 @@
-"""Whose turn it is: that batch holds no more than its share, and that no priority is overtaken for ever."""
+"""Whose turn it is: that batch holds no more than its share, and that no priority is overtaken for ever.
+
+The turns of processes within a priority are in `model.turns`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from math import ceil
 
 from client.rules import BATCH
 from model.books import Books, Job
+from model.turns import WatchedQueue
 from poold.core.broker import Broker
 from poold.core.group import Group
 from poold.core.request import Request
@@ -24,6 +28,16 @@ class Fairness:
         self._books = books
         # By group: how many of other priorities were served while one of this waited and could have been.
         self._overtaken = {name: [0, 0, 0] for name in broker.groups}
+        self._queues: list[WatchedQueue] = []
+        for group in broker.groups.values():
+            weights = group.config.weights
+            group.queue = queue = WatchedQueue((weights.interactive, weights.normal, weights.batch))
+            self._queues.append(queue)
+
+    def fact(self) -> None:
+        """The core is about to be told something."""
+        for queue in self._queues:
+            queue.fact()
 
     def given(self, request: Request, job: Job) -> None:
         """The request has got a backend. What had one before comes first, and counts for nothing here."""
@@ -33,6 +47,8 @@ class Fairness:
             return
         assert not request.client.is_stalled, f"{request} is begun, whose client reads nothing"
         group = request.group
+        assert isinstance(group.queue, WatchedQueue)
+        group.queue.begun(request)
         if request.priority == BATCH:
             held = self._held_by_batch(group)
             assert held <= group.batch_limit, f"batch holds {held} backends of {group.name}"

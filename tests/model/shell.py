@@ -76,6 +76,7 @@ class Shell:
 
     def fact(self, call: Callable[..., None], *args: Any, **more: Any) -> None:
         """Tell the core, and look at what it decides."""
+        self.fairness.fact()
         call(*args, **more)
         self.observe()
 

@@ -102,7 +102,9 @@ class Clients(Sessions):
     def _said_hello(self, client: Client) -> str:
         world = self._world
         world.books.owed[client.key] = set()
-        who = (1000 + client.key, f"client {client.key}", None, None, None, world.now)
+        threads = world.scenario.threads
+        uid = 1000 if threads > 1 else None  # who it is, and so which clients are one process, is known or not
+        who = (1000 + client.key // threads, f"client {client.key}", uid, None, None, world.now)
         world.network.about_client(client.key, world.broker.client_arrived, *who)
         return f"client {client.key} is here"
 

@@ -19,8 +19,8 @@ from poold.core.effects import Bound, Drop, Simple
 from poold.core.group import Group
 from poold.core.lifecycle import Lifecycle
 from poold.core.machine import Machine
-from poold.core.queue import Queue
-from poold.core.request import Verb
+from poold.core.queue import Line, Queue
+from poold.core.request import Client, Verb
 from poold.core.script import Script
 from poold.core.sessions import NOTHING
 from simulation.mutations import MUTATIONS, mutation, wrap
@@ -190,6 +190,46 @@ def a_priority_pays_for_the_turns_it_had_alone(patch: pytest.MonkeyPatch) -> Non
         return found
 
     wrap(patch, Queue, "pop", pop)
+
+
+@mutation
+def a_process_has_all_turns_until_it_wants_none(patch: pytest.MonkeyPatch) -> None:
+    def pop(original: Any, self: Line) -> Any:
+        process = next(iter(self.turns))
+        found = original(self)
+        if process in self.turns:
+            self.turns.move_to_end(process, last=False)
+        return found
+
+    wrap(patch, Line, "pop", pop)
+
+
+@mutation
+def who_comes_back_is_the_first(patch: pytest.MonkeyPatch) -> None:
+    def push(original: Any, self: Line, request: Any) -> None:
+        original(self, request)
+        self.turns.move_to_end(request.client.process, last=False)
+
+    wrap(patch, Line, "push", push)
+
+
+@mutation
+def the_last_request_of_a_process_comes_first(patch: pytest.MonkeyPatch) -> None:
+    def push(original: Any, self: Line, request: Any) -> None:
+        original(self, request)
+        self.turns[request.client.process].move_to_end(request, last=False)
+
+    wrap(patch, Line, "push", push)
+
+
+@mutation
+def each_thread_of_a_process_has_turns_of_its_own(patch: pytest.MonkeyPatch) -> None:
+    wrap(patch, Client, "__post_init__", lambda _, self: setattr(self, "process", self.key))
+
+
+@mutation
+def what_comes_is_begun_before_those_of_its_priority_that_wait(patch: pytest.MonkeyPatch) -> None:
+    wrap(patch, Group, "is_busy_for", lambda _, self, request: request.priority == BATCH)
 
 
 @mutation

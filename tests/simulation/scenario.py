@@ -28,6 +28,7 @@ class Scenario:
 
     config: Config
     clients: int
+    threads: int  # of a process, each a client of its own
     habits: tuple[tuple[str, ...], ...]  # what kinds of clients there are: what one does, as often as it is named
     think: float
     burst: int  # requests that a client sends at once, at most
@@ -162,6 +163,7 @@ def _draw_anything(random: Random) -> Scenario:
     return Scenario(
         config=Config(broker=broker, endpoints=dict.fromkeys(names, endpoint), groups=groups),
         clients=choice((2, 5, 10, 20, 40)),
+        threads=choice((1, 1, 3)),
         habits=HABITS,
         think=10 ** between(-3, 0),
         burst=choice((1, 1, 4, 12)),
