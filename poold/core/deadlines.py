@@ -89,6 +89,8 @@ class Deadlines(Losses):
         if pool.endpoint.failed(error, now, self.chance()):
             self.timers.set(pool, pool.endpoint.until)
             self._endpoint_changed(pool.group, now)
+        else:
+            self._grow(pool.group, now)  # there is room for one elsewhere
 
     def _endpoint_changed(self, group: Group, now: float) -> None:
         """An endpoint became worth connecting to, or ceased to be: deal out the group's sizes anew."""

@@ -169,6 +169,16 @@ def test_connects_that_fail_together_lengthen_the_pause_once() -> None:
     assert (away.failures, away.error) == (1, "second")
 
 
+def test_connects_that_fail_together_are_each_replaced_elsewhere() -> None:
+    world = World(["a", "b"], min_size=4, max_size=4)
+    group = world.broker.groups["default"]
+    for number in list(group.pools[1].connecting):
+        world.broker.opened(number, world.now)
+    for number in list(group.pools[0].connecting):
+        world.broker.connect_failed(number, "refused", world.now)
+    assert [(pool.size, len(pool.connecting)) for pool in group.pools] == [(0, 0), (4, 2)]
+
+
 def test_a_connect_that_succeeds_ends_the_quarantine() -> None:
     away = Endpoint("a")
     away.failed("x", 0.0, 0.5)
