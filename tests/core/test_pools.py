@@ -276,6 +276,24 @@ def test_backends_that_grow_old_together_are_all_replaced() -> None:
     assert group.pools[0].outdated == 0
 
 
+def test_an_old_backend_awaits_its_replacement_although_the_broker_stood_still_until_its_end() -> None:
+    world = World(min_size=1, max_size=2, max_lifetime=100.0, chance=0.0)
+    group = world.broker.groups["default"]
+    world.connect_all()
+    world.client()
+    request = world.query()
+    old = world.running(request)
+    world.now += 101.0
+    world.finish(request)  # comes before the tick, which is due as well
+    assert group.pools[0].idle.keys() == {old}
+    world.pass_time(0.0)
+    assert (group.count(S.IDLE), group.count(S.CONNECTING)) == (1, 1)
+    world.connect_all()
+    world.pass_time(janitor.INTERVAL)
+    assert (group.count(S.IDLE), group.size) == (1, 1)
+    assert old not in group.pools[0].idle
+
+
 def test_where_no_backend_can_be_opened_an_old_one_is_closed_first() -> None:
     world = World(min_size=1, max_size=2, max_lifetime=100.0, chance=0.0)
     group = world.broker.groups["default"]
