@@ -31,9 +31,10 @@ def reason_to_retire(group: Group, backend: Backend, now: float) -> str | None:
 
 def _awaits_replacement(backend: Backend) -> bool:
     """Whether it stays for another one; where that is not being opened yet, the next look at all backends sees to it."""
-    pool = backend.pool
+    pool, group = backend.pool, backend.group
     is_needed = pool.size - len(pool.connecting) <= pool.floor
-    return is_needed and (pool.may_open() or bool(pool.connecting))
+    is_room = group.size < group.config.max_size and pool.may_open()
+    return is_needed and (is_room or bool(pool.connecting))
 
 
 def mark_outdated(group: Group, now: float) -> None:

@@ -294,6 +294,22 @@ def test_an_old_backend_awaits_its_replacement_although_the_broker_stood_still_u
     assert old not in group.pools[0].idle
 
 
+def test_where_another_pool_has_the_groups_room_an_old_backend_is_closed_first() -> None:
+    never = {"query_timeout": 0.0}
+    world = World(["a", "b"], min_size=1, max_size=3, max_lifetime=100.0, chance=0.0, endpoint_settings=never)
+    world.client()
+    requests = [world.query(), world.query(), world.query()]
+    run_for(world, 1.0, down={"a"})
+    run_for(world, 1.0, down=set())
+    world.finish(requests[0])
+    run_for(world, 1.0, down=set())
+    assert sizes(world) == {"a": 1, "b": 2}, "more than its share, and busy"
+    pool = world.broker.groups["default"].pools[0]
+    (old,) = pool.idle
+    world.pass_time(100.0)
+    assert (list(pool.idle), len(pool.connecting)) == ([], 1), f"nothing could be opened while {old} stayed"
+
+
 def test_where_no_backend_can_be_opened_an_old_one_is_closed_first() -> None:
     world = World(min_size=1, max_size=2, max_lifetime=100.0, chance=0.0)
     group = world.broker.groups["default"]
