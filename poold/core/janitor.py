@@ -10,6 +10,8 @@ can only be closed first.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from poold.core.group import Group
 from poold.core.pool import Backend
 
@@ -52,23 +54,23 @@ def mark_outdated(group: Group, now: float) -> None:
                         pool.outdated += 1
 
 
-def retirements(group: Group, now: float) -> list[tuple[Backend, str]]:
-    """The idle backends to close now, and why. Turns the windows of the group's statistics as well."""
+def retirements(group: Group, now: float) -> Iterator[tuple[Backend, str]]:
+    """The idle backends to close now, and why. Turns the windows of the group's statistics as well.
+
+    Each is decided on after the one before was closed: of several that are old together those that are needed stay.
+    """
     group.stats.wait_times.turn(now)
     group.stats.run_times.turn(now)
-    found: list[tuple[Backend, str]] = []
-    spare = group.size - group.config.min_size
     for pool in group.pools:
-        for backend in pool.idle.values():
+        for backend in list(pool.idle.values()):
             reason = reason_to_retire(group, backend, now)
-            if reason is None and spare > 0 and now - backend.idle_since >= group.config.max_idle:
+            is_spare = group.size > group.config.min_size
+            if reason is None and is_spare and now - backend.idle_since >= group.config.max_idle:
                 reason = "max_idle"
             if reason is not None:
-                spare -= 1
-                found.append((backend, reason))
+                yield backend, reason
                 if reason == "rebalanced":
                     break  # one at a time: after it there may be room
-    return found
 
 
 def surplus(group: Group) -> list[tuple[Backend, str]]:

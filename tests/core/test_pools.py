@@ -294,6 +294,32 @@ def test_an_old_backend_awaits_its_replacement_although_the_broker_stood_still_u
     assert old not in group.pools[0].idle
 
 
+def test_backends_that_are_old_together_do_not_all_go_at_once() -> None:
+    world = World(min_size=2, max_size=6, max_lifetime=100.0, chance=0.0)
+    pool = world.broker.groups["default"].pools[0]
+    world.client()
+    requests = [world.query() for _ in range(4)]
+    world.connect_all()
+    for request in requests:
+        world.finish(request)
+    assert len(pool.idle) == 4
+    world.now += 101.0  # the broker stood still
+    world.pass_time(0.0)
+    assert (len(pool.idle), len(pool.connecting)) == (2, 2)
+
+
+def test_backends_of_a_full_pool_that_are_old_together_are_replaced_one_by_one() -> None:
+    world = World(min_size=2, max_size=2, max_lifetime=100.0, chance=0.0)
+    pool = world.broker.groups["default"].pools[0]
+    world.connect_all()
+    old = set(pool.idle)
+    for _ in range(110):
+        world.pass_time(1.0)
+        assert pool.idle
+        world.connect_all()
+    assert not old & set(pool.idle)
+
+
 def test_where_another_pool_has_the_groups_room_an_old_backend_is_closed_first() -> None:
     never = {"query_timeout": 0.0}
     world = World(["a", "b"], min_size=1, max_size=3, max_lifetime=100.0, chance=0.0, endpoint_settings=never)
