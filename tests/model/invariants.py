@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from client.rules import BATCH
 from model.books import Books
-from model.shell import Line, Shell
+from model.lines import Line
+from model.shell import Shell
 from poold.core.broker import Broker
 from poold.core.group import Group
 from poold.core.lifecycle import BrokerState
@@ -65,6 +66,7 @@ class Invariants:
             is_idle = is_idle or bool(pool.idle)
             assert not (pool.inquiries and pool.idle)
         assert group.size == size
+        self.shell.lifetimes.check_floor(group)
         assert size <= group.config.max_size
         assert group.errands == errands + len(group.probes)
         assert len(group.queue) == sum(1 for _ in group.queue)
@@ -214,6 +216,7 @@ class Invariants:
         if deadlines:
             assert told is not None
             assert told <= min(deadlines)
+        self.shell.lifetimes.check_looks()
 
     def check_inquiries(self) -> None:
         """Whoever is in doubt is being asked for, with a deadline."""

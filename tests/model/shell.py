@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from client.protocol import TX_NONE, Failure
@@ -17,6 +16,8 @@ from model import sessions
 from model.books import PLACES, Books, Job
 from model.company import check_company
 from model.fairness import Fairness
+from model.lifetimes import Lifetimes
+from model.lines import Line
 from model.postgres import SETTINGS, Cluster, Fate, Order, Session
 from poold.core import effects
 from poold.core.broker import Broker
@@ -34,22 +35,6 @@ class Scene(Protocol):
     now: float
 
 
-@dataclass(eq=False)
-class Line:
-    """A connection as the core knows it."""
-
-    number: int
-    group: str
-    endpoint: str
-    is_opening: bool = False  # Connect is carried out
-    session: Session | None = None
-    # Given and not yet told to be completed.
-    orders: deque[Order] = field(default_factory=deque)
-    given: int = 0
-    cancel: str = ""  # decided, sent, spent (it has hit something); "" when settled
-    is_closed: bool = False  # by the core
-
-
 class Shell:
     """Lines by number, and the effects that wait to be carried out."""
 
@@ -60,6 +45,7 @@ class Shell:
         self.broker = world.broker
         self.books = books
         self.fairness = Fairness(world.broker, books)
+        self.lifetimes = Lifetimes(world.broker)
         self.clusters: dict[str, Cluster] = {}
         # Enter when Connect is decided, leave when connect failed, lost, or Close is carried out.
         self.lines: dict[int, Line] = {}
@@ -77,8 +63,10 @@ class Shell:
     def fact(self, call: Callable[..., None], *args: Any, **more: Any) -> None:
         """Tell the core, and look at what it decides."""
         self.fairness.fact()
+        self.lifetimes.fact()
         call(*args, **more)
         self.observe()
+        self.lifetimes.told(self.world.now, is_tick=call == self.broker.tick)
 
     def observe(self) -> None:
         """Check the effects that the last fact has led to."""
@@ -101,14 +89,17 @@ class Shell:
                 assert number > self.last_line
                 self.last_line = number
                 self.lines[number] = self.line_type(number, group, endpoint)
+                self.lifetimes.opens(group, endpoint)
             case effects.Execute(number, unit):
                 self._given(self.lines[number], unit)
             case effects.Cancel(number):
                 self._cancels(self.lines[number])
-            case effects.Close(number):
-                assert not self.lines[number].is_closed
-                self.lines[number].is_closed = True
-                self._mark_lost(self.lines[number])
+            case effects.Close(number, reason):
+                line = self.lines[number]
+                assert not line.is_closed
+                line.is_closed = True
+                self._mark_lost(line)
+                self.lifetimes.closes(line.group, line.endpoint, reason)
             case effects.Drop(client):
                 assert not self.books.owed[client], f"client {client} waits for replies and is dropped"
                 due = self.broker.clients[client].heard + self.broker.config.broker.client_idle_timeout
@@ -149,6 +140,7 @@ class Shell:
             backend = self.broker.backends.get(line.number)
             if backend is not None and backend.running and backend.running[-1].number == job.number:
                 self.fairness.given(backend.running[-1], job)
+                self.lifetimes.given(backend, backend.running[-1], self.world.now)
         if line.orders:
             check_company(self.broker.backends[line.number], line.orders, unit, job)
         line.given += 1

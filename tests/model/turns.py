@@ -1,8 +1,9 @@
 """Whether the processes that wait in one priority take turns.
 
-While a process waits no other of its priority is served twice from the queue, and what it asked for comes in order. That holds without any slack: who comes,
-or comes back, is the last in line, and who was served goes there. It does not hold for requests that had their turn
-before and lost their backend, which come before all others, nor for those that leave unexecuted, which take no turn.
+While a process waits no other of its priority is served twice from the queue, and what it asked for comes in its order.
+That holds without any slack: who comes, or comes back, is the last in line, and who was served goes there. It does not
+hold for requests that had their turn before and lost their backend, which come before all others, nor for those that
+leave unexecuted, which take no turn.
 """
 
 from __future__ import annotations

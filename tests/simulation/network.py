@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from model.lines import Line
 from model.postgres import Order
-from model.shell import Line
 
 from client.protocol import FAILED, TX_NONE, Failure
 from poold.core.effects import Flush

@@ -1,0 +1,24 @@
+"""A connection as the core knows it."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from model.postgres import Order, Session
+
+
+@dataclass(eq=False)
+class Line:
+    """From the effect that opens it to its end."""
+
+    number: int
+    group: str
+    endpoint: str
+    is_opening: bool = False  # Connect is carried out
+    session: Session | None = None
+    # Given and not yet told to be completed.
+    orders: deque[Order] = field(default_factory=deque)
+    given: int = 0
+    cancel: str = ""  # decided, sent, spent (it has hit something); "" when settled
+    is_closed: bool = False  # by the core
