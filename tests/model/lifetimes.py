@@ -109,7 +109,8 @@ class Lifetimes:
         if is_tick and now >= self._looked + INTERVAL:
             self._looked = now
             for backend in self._open_backends():
-                assert backend.expires is None or now < backend.expires - REPLACE_AHEAD or backend.is_outdated
+                is_near = backend.expires is not None and now >= backend.expires - REPLACE_AHEAD
+                assert backend.is_outdated or not is_near, f"{backend} is near its end, and not marked"
             for pool in self._pools:
                 for backend in pool.idle.values():
                     self._check_rest(backend, now)

@@ -62,13 +62,15 @@ class Scenario:
 def draw(random: Random) -> Scenario:
     """A scenario: anything, or one of those in which what is rare and delicate happens often."""
     found = _draw_anything(random)
-    match random.randrange(5):
+    match random.randrange(6):
         case 0:
             return _with_company(random, found)
         case 1:
             return _with_lost_commits(random, found)
         case 2:
             return _with_sessions(random, found)
+        case 3:
+            return _with_old_backends(random, found)
     return found
 
 
@@ -127,6 +129,27 @@ def _with_lost_commits(random: Random, found: Scenario) -> Scenario:
         fault_every=random.choice((20, 50)),
         favourite="commit is lost",
         has_identity=True,
+    )
+
+
+def _with_old_backends(random: Random, found: Scenario) -> Scenario:
+    """Backends that live for a short time only, in pools with a floor; several of them are often old at once."""
+    max_size, max_lifetime = random.choice((2, 4, 6)), random.choice((0.1, 0.5, 2.0))
+    limits = {"max_size": max_size, "min_size": random.choice((1, 2)), "max_lifetime": max_lifetime, "max_waiting": 0}
+    return replace(
+        found,
+        config=_with_groups(found.config, **limits, prepare="auto", pipeline_depth=4),
+        clients=random.choice((5, 10, 20)),
+        habits=(("burst",), ("query", "burst", "lease"), ("query", "message")),
+        burst=4,
+        think=random.choice((0.01, 0.1)),
+        latency=random.choice((0.0005, 0.01)),
+        short=0.0002,
+        write=random.choice((0.001, 0.05)),
+        mishaps=random.choice((0.0, 1.0)),
+        fault_every=random.choice((100, 300)),
+        favourite=random.choice(("clock jumps", "broker is suspended", "reset")),
+        is_seasoned=True,
     )
 
 

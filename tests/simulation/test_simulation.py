@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from examples import seeds
 
 from simulation import runner
-from simulation.mutations_of_sessions import MUTATIONS
+from simulation.mutations_of_pools import MUTATIONS
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "simulate.py"
 # For each seed: 204,000 in all.
