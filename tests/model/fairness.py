@@ -43,12 +43,15 @@ class Fairness:
         """The request has got a backend. What had one before comes first, and counts for nothing here."""
         is_first = not job.was_given and (request.lease is None or request.opens)
         job.was_given = True
-        if not is_first:
-            return
-        assert not request.client.is_stalled, f"{request} is begun, whose client reads nothing"
         group = request.group
         assert isinstance(group.queue, WatchedQueue)
-        group.queue.begun(request)
+        # A message that is tried again after a pause waits for a turn as any other.
+        is_in_turn = group.queue.is_begun_in_turn(request)
+        if not is_first and not is_in_turn:
+            return
+        if not is_in_turn:
+            group.queue.check_nobody_waits(request)
+        assert not request.client.is_stalled, f"{request} is begun, whose client reads nothing"
         if request.priority == BATCH:
             held = self._held_by_batch(group)
             assert held <= group.batch_limit, f"batch holds {held} backends of {group.name}"

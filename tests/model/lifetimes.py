@@ -12,8 +12,8 @@ With `expires` for the end of a backend's max_lifetime, and a look for what the 
     opened or could have been; where the endpoint is not known to be available nothing is promised.
 
 What the core decides within one fact is seen after it. So 2 and 4 look at the pool as it was before the fact and as it
-is after it, and are content with either; where connects of the group failed in between, its floors may have been any,
-and 4 is not looked at.
+is after it, and are content with either; where connects of the group failed in between, its floors may have been any in
+the meantime, and neither is looked at.
 """
 
 from __future__ import annotations
@@ -152,6 +152,8 @@ class Lifetimes:
         if backend.expires is None or now < backend.expires:
             return
         found = self._before[self._pools.index(backend.pool)], _strength(backend.pool)
+        if found[0].failures != found[1].failures:
+            return
         is_needed = min(each.open for each in found) <= max(each.floor for each in found)
         assert is_needed, f"{backend} is past its end, and not needed"
         assert any(each.replaces for each in found), f"{backend} is past its end, and awaits nothing"
@@ -159,7 +161,7 @@ class Lifetimes:
     def _check_retired(self, pool: Pool) -> None:
         """A backend was closed for max_lifetime."""
         before, after = self._before[self._pools.index(pool)], _strength(pool)
-        if after.failures > before.failures:
+        if before.failures != after.failures:
             return
         elsewhere = sum(each is not pool and each.group is pool.group for each in self._opened)
         could = before.is_available and (before.opening > 0 or before.room > elsewhere)

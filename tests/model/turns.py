@@ -22,7 +22,7 @@ class WatchedQueue(Queue):
         self._turns = tuple(_Turns() for _ in weights)
         # Those that had their turn before: enter by push_front, leave when they are taken out.
         self._is_again: set[Request] = set()
-        self._popped: set[Request] = set()  # and not seen to be begun
+        self._popped: set[Request] = set()  # in their turn, and not seen to be begun
 
     def fact(self) -> None:
         """The core is about to be told something."""
@@ -39,10 +39,10 @@ class WatchedQueue(Queue):
 
     def pop(self, priorities: int) -> Request:
         request = super().pop(priorities)
-        self._popped.add(request)
         if request in self._is_again:
             self._is_again.discard(request)
         else:
+            self._popped.add(request)
             self._turns[request.priority].served(request)
         return request
 
@@ -51,12 +51,15 @@ class WatchedQueue(Queue):
         self._is_again.discard(request)
         self._turns[request.priority].left(request)
 
-    def begun(self, request: Request) -> None:
-        """It is given to a backend for the first time: in its turn, or as nobody of its priority waited before it."""
-        if request in self._popped:
-            self._popped.discard(request)
-        else:
-            self._turns[request.priority].check_nobody_waits(request)
+    def is_begun_in_turn(self, request: Request) -> bool:
+        """Whether it is given to a backend as it was its turn, after it had waited."""
+        is_in_turn = request in self._popped
+        self._popped.discard(request)
+        return is_in_turn
+
+    def check_nobody_waits(self, request: Request) -> None:
+        """It is given to a backend without having waited: nobody of its priority waits."""
+        self._turns[request.priority].check_nobody_waits(request)
 
 
 class _Turns:
