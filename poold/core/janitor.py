@@ -32,7 +32,7 @@ def reason_to_retire(group: Group, backend: Backend, now: float) -> str | None:
 
 
 def _awaits_replacement(backend: Backend) -> bool:
-    """Whether it stays for another one; where that is not being opened yet, the next look at all backends sees to it."""
+    """Whether it stays for another one; where none is being opened yet, the next look at all backends sees to that."""
     pool, group = backend.pool, backend.group
     is_needed = pool.size - len(pool.connecting) <= pool.floor
     is_room = group.size < group.config.max_size and pool.may_open()
