@@ -307,6 +307,8 @@ class Broker(Deadlines):
             self._next_in_line(backend, running[0], now)
         elif backend.state is _CANCELLING:
             backend.pool.move(backend, BackendState.SETTLING)
+            if backend.transaction == TX_BROKEN and backend.lease is not None:
+                self._lose_broken(backend, backend.lease, now)  # what waits in it need not wait for the cancel
         else:
             self._rest(backend, now)
         if request.priority == BATCH and request.group.queue.size:

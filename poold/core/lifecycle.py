@@ -85,13 +85,13 @@ class Lifecycle(ABC):
     def _rest(self, backend: Backend, now: float) -> None:
         """The backend runs nothing and no cancel is on its way: what is it for next?"""
         lease, transaction = backend.lease, backend.transaction
-        if lease is not None and (transaction == TX_BROKEN or (transaction == TX_NONE and not lease.is_session)):
+        if lease is not None and transaction == TX_BROKEN:
+            self._lose_broken(backend, lease, now)
+            lease = None
+        elif lease is not None and transaction == TX_NONE and not lease.is_session:
             backend.lease = lease.backend = None
             backend.group.let_go(backend)
-            if transaction == TX_NONE:
-                self._end_lease(lease, "it had ended already", now)
-            else:
-                self._lose_lease(lease, "its last statement left the connection unusable", now)
+            self._end_lease(lease, "it had ended already", now)
             lease = None
         if transaction == TX_BROKEN:
             self._close(backend, "unusable after its last statement")
@@ -102,6 +102,12 @@ class Lifecycle(ABC):
             self._reset(backend, now)
         else:
             self._idle(backend, now)
+
+    def _lose_broken(self, backend: Backend, lease: Lease, now: float) -> None:
+        """The lease's last statement left its backend unusable."""
+        backend.lease = lease.backend = None
+        backend.group.let_go(backend)
+        self._lose_lease(lease, "its last statement left the connection unusable", now)
 
     def _go_on(self, backend: Backend, lease: Lease, now: float) -> None:
         """The next statement of the lease, or a wait for it."""

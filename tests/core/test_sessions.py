@@ -506,6 +506,17 @@ def test_a_session_whose_connection_becomes_unusable_is_lost() -> None:
     assert refused(world, ask(world)).kind == "transaction-lost"
 
 
+def test_what_waits_in_a_session_that_becomes_unusable_does_not_wait_for_a_cancel_to_settle() -> None:
+    world = World()
+    world.client()
+    backend = session(world)
+    first, second = ask(world), ask(world)
+    world.broker.cancel(1, first, world.now)
+    finish(world, first, TX_BROKEN)
+    assert world.state(backend) is S.SETTLING
+    assert refused(world, second).kind == "transaction-lost"
+
+
 def test_what_a_statement_did_is_told_though_its_session_was_released_and_its_connection_is_unusable() -> None:
     world = World()
     world.client()
