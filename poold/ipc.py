@@ -34,9 +34,11 @@ log = logging.getLogger(__name__)
 
 RECEIVE_BYTES = 65536
 # How long messages of one client are taken, and connections accepted, in one go: who floods waits for the others
-# between two, and so much longer while they have something to say.
+# between two, and so much longer while they have something to say; and longer still who does not read, for whom nothing
+# is begun anyway.
 SECONDS_AT_ONCE = 0.0001
 FLOOD_PAUSE = 0.001
+UNREAD_PAUSE = 0.01
 # Connections that wait to be accepted: all workers of a host may start in the same second.
 BACKLOG = 1024
 # Without a descriptor for another client, how long to wait for one.
@@ -251,8 +253,9 @@ class IpcPeer(Peer):
         frontend.wake()
 
     def _on_schedule(self) -> None:
-        if self._heard != self._transport.heard:
-            self._heard = self._transport.heard
+        if self._outgoing is not None:
+            self._transport.loop.call_later(UNREAD_PAUSE, self._after_pause)
+        elif self._heard != self._transport.heard:
             self._transport.loop.call_later(FLOOD_PAUSE, self._after_pause)
         else:
             self._after_pause()
@@ -262,15 +265,14 @@ class IpcPeer(Peer):
         self._take_more()
 
     def _take_more(self) -> None:
-        if self not in self._transport.peers:
-            return
-        self._resume_reading()
-        if not self._is_reading:
+        if self._is_scheduled or self._is_dropped or self not in self._transport.peers or self._is_over():
             return
         if self._zmtp.inbox:
             self._take()
         elif self._zmtp.is_behind:
             self._receive(b"")
+        if not self._is_scheduled:
+            self._resume_reading()
 
     def _flush_zmtp(self) -> None:
         outbox = self._zmtp.outbox
