@@ -20,7 +20,7 @@ LONGEST_AT_ONCE = 4096
 # or have their length in them, or are refused by msgpack.
 _ARRAY_LENGTHS = {0xDC: 2, 0xDD: 4}
 _BINARY_LENGTHS = {0xC4: 1, 0xC5: 2, 0xC6: 4}
-_TEXT_LENGTHS = {0xD9: 1, 0xDA: 2, 0xDB: 4}
+_TEXT_LENGTHS = {**_BINARY_LENGTHS, 0xD9: 1, 0xDA: 2, 0xDB: 4}
 _SIZES = {0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
 
 
@@ -109,15 +109,11 @@ class _Items:
     def next(self) -> Any:
         """The next item, which is no array."""
         packed, begin, head = self._packed, self._at, self._head()
-        size = _BINARY_LENGTHS.get(head)
-        if size is not None:
-            body = begin + 1 + size
-            end = self._at = body + self._length(begin + 1, body)
-            if end <= len(packed):
-                return packed[body:end]  # what is large is copied once
-        elif head in _TEXT_LENGTHS:
+        if head in _TEXT_LENGTHS:
             body = begin + 1 + _TEXT_LENGTHS[head]
             end = self._at = body + self._length(begin + 1, body)
+            if head in _BINARY_LENGTHS and end <= len(packed):
+                return packed[body:end]  # what is large is copied once
         else:
             end = self._at = begin + 1 + (head & 0x1F if head & 0xE0 == 0xA0 else _SIZES.get(head, 0))
         return msgpack.unpackb(packed[begin:end], max_array_len=0, max_map_len=0, max_ext_len=0)
