@@ -308,7 +308,7 @@ class Broker(Deadlines):
         elif backend.state is _CANCELLING:
             backend.pool.move(backend, BackendState.SETTLING)
             if backend.transaction == TX_BROKEN and backend.lease is not None:
-                self._lose_broken(backend, backend.lease, now)  # what waits in it need not wait for the cancel
+                self._lose_broken(backend.lease, now)  # what waits in it need not wait for the cancel
         else:
             self._rest(backend, now)
         if request.priority == BATCH and request.group.queue.size:

@@ -86,11 +86,9 @@ class Lifecycle(ABC):
         """The backend runs nothing and no cancel is on its way: what is it for next?"""
         lease, transaction = backend.lease, backend.transaction
         if lease is not None and transaction == TX_BROKEN:
-            self._lose_broken(backend, lease, now)
+            self._lose_broken(lease, now)
             lease = None
         elif lease is not None and transaction == TX_NONE and not lease.is_session:
-            backend.lease = lease.backend = None
-            backend.group.let_go(backend)
             self._end_lease(lease, "it had ended already", now)
             lease = None
         if transaction == TX_BROKEN:
@@ -103,10 +101,8 @@ class Lifecycle(ABC):
         else:
             self._idle(backend, now)
 
-    def _lose_broken(self, backend: Backend, lease: Lease, now: float) -> None:
+    def _lose_broken(self, lease: Lease, now: float) -> None:
         """The lease's last statement left its backend unusable."""
-        backend.lease = lease.backend = None
-        backend.group.let_go(backend)
         self._lose_lease(lease, "its last statement left the connection unusable", now)
 
     def _go_on(self, backend: Backend, lease: Lease, now: float) -> None:
