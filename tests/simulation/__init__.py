@@ -4,7 +4,7 @@
     agenda      events by simulated time
     servers     PostgreSQL: processes that take time, crashes, failovers; with the row locks in locks
     network     connections between broker and servers: latency, resets, black holes; with the shell's turns in turns
-    clients     what client processes do; in sessions: sessions
+    clients     what client processes do; in asking: requests and their way; in sessions: sessions
     faults      what goes wrong
     world       all of it: one step after the other, what must hold after each, the end
     audit       what was answered against what is in the databases

@@ -6,66 +6,30 @@ withdraw what they asked for, some hold a lease and forget it. A child of a fork
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from model.books import PLACES, Job, Lease
+from model.books import Job
 from model.leftovers import LEAVINGS
-from model.postgres import INT4
-from model.requests import CONTROLS, LEASE_CONTROLS, SCHEMA, STEPS, TEMPLATES, packed, settings_for, steps_of
+from model.requests import CONTROLS, LEASE_CONTROLS, SCHEMA, STEPS, TEMPLATES, steps_of
 
 from client.protocol import (
     NOT_EXECUTED,
     TX_ACTIVE,
     TX_FAILED,
-    TX_NONE,
     Commit,
     Failure,
-    Query,
-    Release,
     Rollback,
     Transaction,
     TransactionResult,
     split_steps,
 )
-from client.rules import ISOLATIONS, NO_SESSION
+from client.rules import ISOLATIONS
+from simulation.asking import Client
 from simulation.sessions import Sessions
-
-if TYPE_CHECKING:
-    from simulation.world import World
-
-Message = Query | Transaction | Commit | Rollback | Release
-
-
-@dataclass(eq=False)
-class Client:
-    """One client process, or one thread of it: one connection to the broker."""
-
-    key: int
-    habits: tuple[str, ...]  # what it does, each as often as it is in here
-    priority: int
-    lease: Lease | None = None  # as far as it knows
-    session: Lease | None = None  # as far as it knows
-    session_group: str = ""
-    transaction: str = TX_NONE  # in its session, as it was told
-    waits_for: dict[int, Job] = field(default_factory=dict)
-    # When it wrote last, and when that comes: no message comes before the one sent before it.
-    written_at: float = -1.0
-    sent_at: float = 0.0
-    is_gone: bool = False
 
 
 class Clients(Sessions):
     """All of them, and the requests on their way."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        # Those whose process lives: enter when they connect, leave when they vanish.
-        self.alive: dict[int, Client] = {}
-        self.are_done = False  # they begin nothing any more
-        self._last_client = self._last_number = self._last_lease = 0
-        self._groups = list(world.scenario.config.groups)
 
     # Coming and going.
 
@@ -116,13 +80,6 @@ class Clients(Sessions):
         world.network.about_client(client.key, world.broker.client_gone, world.now)
         return f"client {client.key} is gone"
 
-    def _travel(self, client: Client, event: Callable[..., str | None], *args: Any) -> None:
-        world = self._world
-        if client.written_at != world.now:  # what is written at once comes at once
-            client.written_at = world.now
-            client.sent_at = max(client.sent_at, world.now + world.scenario.latency * world.random.random())
-        world.tell_at(client.sent_at, event, *args)
-
     # Asking.
 
     def _think(self, client: Client, is_turned_away: bool = False) -> None:
@@ -165,12 +122,6 @@ class Clients(Sessions):
                 return "; ".join(self._message(client) for _ in range(1 + random.randrange(self._burst()) // 4))
             case _:
                 return self._query_in_lease(client, self._template())
-
-    def _template(self) -> bytes:
-        random = self._world.random
-        if random.random() < self._world.scenario.writes:
-            return TEMPLATES[0]
-        return random.choice(TEMPLATES[1:])
 
     def _odd(self, controls: tuple[bytes, ...]) -> bytes:
         """A statement that changes its session, or the schema."""
@@ -216,35 +167,6 @@ class Clients(Sessions):
         job = self._send_query(client, statement, "tx", self._timeout(), lease, begins)
         return f"client {client.key} sends query {job.number} in lease {lease.number}{' begin' if begins else ''}"
 
-    def _new_lease(self, client: Client) -> Lease:
-        self._last_lease += 1
-        return Lease(client.key, self._last_lease)
-
-    def _send_query(
-        self,
-        client: Client,
-        statement: bytes,
-        group: str,
-        timeout: float | None,
-        lease: Lease | None = None,
-        begin: bool = False,
-        session: int = NO_SESSION,
-    ) -> Job:
-        kind = "query" if lease is None else "in session" if lease.is_session else "in lease"
-        job = self._job(client, kind, lease)
-        job.steps = [(statement, job.number * PLACES)]
-        job.is_control = statement.startswith((b"BEGIN", b"COMMIT", b"ROLLBACK"))
-        job.is_refused = lease is None and statement in LEAVINGS and LEAVINGS[statement].wants_session
-        job.is_repeatable = self._world.scenario.config.groups[group].read_only
-        number = 0 if lease is None else lease.number
-        prepare = self._world.random.random() < 0.9
-        values = packed(job.number * PLACES)
-        settings = self._settings(job) if b" /*" not in statement else b""
-        rest = (client.priority, settings, session)
-        message = Query(job.number, group, number, begin, statement, INT4, values, prepare, timeout, "", *rest)
-        self._send(client, job, message, timeout)
-        return job
-
     def _message(self, client: Client) -> str:
         """A transaction message."""
         random = self._world.random
@@ -265,11 +187,6 @@ class Clients(Sessions):
         self._send(client, job, message, timeout)
         return f"client {client.key} sends message {job.number} to {group}: {kinds}"
 
-    def _settings(self, job: Job) -> bytes:
-        """That travel with it, mostly none."""
-        random = self._world.random
-        return settings_for(job, random.random() < 0.1) if random.random() < self._world.scenario.settings else b""
-
     def _kind(self) -> int | str | bytes:
         """Of a step."""
         random = self._world.random
@@ -285,53 +202,6 @@ class Clients(Sessions):
         job = self._job(client, "commit" if verb is Commit else "rollback", lease)
         self._send(client, job, verb(job.number, lease.number), None)
         return f"client {client.key} sends {job.kind} {job.number} of lease {lease.number}"
-
-    def _timeout(self) -> float | None:
-        random = self._world.random
-        if random.random() >= self._world.scenario.impatience:
-            return None
-        return float(random.choice((0.02, 0.2, 1.0, 3.0)))
-
-    def _job(self, client: Client, kind: str, lease: Lease | None = None) -> Job:
-        self._last_number += 1
-        return Job(self._last_number, client.key, kind, lease)
-
-    def _send(self, client: Client, job: Job, message: Message, timeout: float | None) -> None:
-        world = self._world
-        client.waits_for[job.number] = job
-        self._travel(client, self._comes, client, job, message, timeout)
-        if timeout is not None and world.random.random() < 0.7:
-            world.at(world.now + timeout * (0.5 + world.random.random()), self._withdraw, client, job)
-
-    def _comes(self, client: Client, job: Job, message: Message, timeout: float | None) -> str:
-        """The request has come to the broker."""
-        world = self._world
-        job.deadline = None if timeout is None else world.now + timeout
-        if client.key not in world.books.owed:
-            return f"request {job.number} of client {client.key}, which was dropped"
-        world.books.add(job)
-        size = world.random.choice((50, 500, 5000))
-        world.network.about_client(client.key, world.broker.request, message, world.now, size)
-        return f"request {job.number} of client {client.key}"
-
-    def withdraw(self, number: int) -> str | None:
-        """The client of this request does not want it any more."""
-        job = self._world.books.jobs.get(number)
-        client = None if job is None else self.alive.get(job.client)
-        return None if client is None or job is None else self._withdraw(client, job)
-
-    def _withdraw(self, client: Client, job: Job) -> str | None:
-        if client.is_gone or job.number not in client.waits_for:
-            return None
-        self._travel(client, self._withdrawn, client, job)
-        return f"client {client.key} withdraws {job.number}"
-
-    def _withdrawn(self, client: Client, job: Job) -> str:
-        world = self._world
-        if job.number in world.books.owed.get(client.key, ()):
-            job.is_withdrawn = True
-        world.network.about_client(client.key, world.broker.cancel, job.number, world.now)
-        return f"cancel of {job.number}"
 
     # Answers.
 

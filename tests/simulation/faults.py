@@ -11,7 +11,7 @@ from poold.core.pool import Backend
 from poold.core.state import BackendState as S
 
 if TYPE_CHECKING:
-    from simulation.clients import Client
+    from simulation.asking import Client
     from simulation.network import Wire
     from simulation.servers import Server
     from simulation.world import World

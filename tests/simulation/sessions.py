@@ -6,8 +6,7 @@ Told that its session is lost it forgets it, or asks for it once more and is tol
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from model.books import Job, Lease
 from model.leftovers import LEAVINGS
@@ -15,56 +14,14 @@ from model.requests import LEASE_CONTROLS
 
 from client.protocol import NOT_EXECUTED, TX_LOST, TX_NONE, Commit, Failure, Release, Rollback
 from client.rules import IN_SESSION, OPENS_SESSION
-
-if TYPE_CHECKING:
-    from simulation.clients import Client
-    from simulation.world import World
+from simulation.asking import Asking, Client
 
 BEGIN = b"BEGIN /* \0 */"
 _LEAVING = tuple(LEAVINGS)
 
 
-class Sessions(ABC):
+class Sessions(Asking):
     """The session habits of clients."""
-
-    _world: World
-
-    @abstractmethod
-    def _send_query(
-        self,
-        client: Client,
-        statement: bytes,
-        group: str,
-        timeout: float | None,
-        lease: Lease | None = None,
-        begin: bool = False,
-        session: int = 0,
-    ) -> Job:
-        """Ask for a statement."""
-
-    @abstractmethod
-    def _send(self, client: Client, job: Job, message: Any, timeout: float | None) -> None:
-        """Ask for anything."""
-
-    @abstractmethod
-    def _withdraw(self, client: Client, job: Job) -> str | None:
-        """The client does not want it any more."""
-
-    @abstractmethod
-    def _job(self, client: Client, kind: str, lease: Lease | None = None) -> Job:
-        """Whatever is asked for."""
-
-    @abstractmethod
-    def _template(self) -> bytes:
-        """An ordinary statement."""
-
-    @abstractmethod
-    def _timeout(self) -> float | None:
-        """The client's patience."""
-
-    @abstractmethod
-    def _new_lease(self, client: Client) -> Lease:
-        """A lease that is not open yet."""
 
     def _in_session(self, client: Client) -> str:
         """The client's session begins, goes on, or ends."""
