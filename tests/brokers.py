@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from postgres import free_port
-from waiting import POLL_INTERVAL, wait_until
+from waiting import wait_until
 
 import client.connection as connection
 from client.channel import Channel
@@ -143,19 +143,23 @@ class Broker:
 
     def stop(self, *, now: bool = False) -> int:
         """Stop it in good order, or at once with whatever runs; the exit code."""
-        if now and self.address.startswith("tcp:"):
-            # Nobody may ask it to stop there. The second signal is the one that cuts off; two at once would be one.
-            while self.running:
-                self.signal(signal.SIGTERM)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self.wait(POLL_INTERVAL)
-        elif now:
-            # Where it is about to end by itself, nobody answers any more.
-            with contextlib.suppress(DBConnectionError):
-                self.ask("stop-now")
+        if now:
+            wait_until(self._ends_now, EXIT_TIMEOUT, "the broker's end")
         else:
             self.signal(signal.SIGTERM)
         return self.wait()
+
+    def _ends_now(self) -> bool:
+        """Whether it has ended; if not, it is told to once more."""
+        if self.running and self.address.startswith("tcp:"):
+            # Nobody may ask it to stop there. The second signal is the one that cuts off; two at once would be one.
+            self.signal(signal.SIGTERM)
+        elif self.running:
+            # Where it is about to end by itself, nobody answers any more; where max_clients have only just gone, nobody
+            # does yet.
+            with contextlib.suppress(DBConnectionError):
+                self.ask("stop-now")
+        return not self.running
 
     def kill(self) -> None:
         """End the process as kill -9 does: its socket and its lock stay."""
