@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 from poold.core.effects import Bound, Plain, Prepare, Simple, Unit
 from poold.core.facts import Outcome
 from poold.wirefailures import WireError
@@ -36,6 +38,14 @@ def read_tag(tag: bytes) -> tuple[str, int]:
     text = tag.decode("utf-8", "replace")
     last = text.rpartition(" ")[2]
     return text, int(last) if last.isdecimal() else -1
+
+
+def read_types(body: bytes) -> tuple[int, ...]:
+    """The OIDs in a ParameterDescription."""
+    count = len(body) // 4
+    if len(body) != 2 + 4 * count:
+        raise WireError(f"the server described parameters in {len(body)} bytes")
+    return struct.unpack_from(f"!{count}I", body, 2)
 
 
 def kind_of(outcome: Outcome) -> tuple[str, bool]:

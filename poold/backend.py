@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -149,7 +150,8 @@ class Backend:
 
     def __init__(self, number: int, connection: Any, max_result_bytes: int, owner: Backends) -> None:
         self.number = number
-        self.wire = Wire(max_result_bytes, Reported(connection.get_parameter_status))
+        prefix = b"poold_%b_" % secrets.token_hex(8).encode()
+        self.wire = Wire(max_result_bytes, Reported(connection.get_parameter_status), prefix)
         # Units of which nothing has been sent: in the wire's outbox, and of what is being sent.
         self.waiting = 0
         self._untouched = 0

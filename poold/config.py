@@ -103,6 +103,12 @@ class GroupConfig:
     lease_timeout: float = setting("a lease held for longer is rolled back; 0 is never", 600.0, 0)
     read_only: bool = setting("true: nothing can be written, and lost statements are run again", False)
     prepare: str = setting("auto: statements seen often are prepared; off: never", "auto", choices=("auto", "off"))
+    plans: str = setting(
+        "custom: prepared statements are planned for their values, as literals are; auto: as PostgreSQL decides",
+        "custom",
+        choices=("custom", "auto"),
+    )
+    proofs: bool = setting("true: what statements are is found out, by trees that PostgreSQL logs as well", True)
     pipeline_depth: int = setting("short autocommit statements that may share a backend; 1 is none", 16, 1)
     track_outcome: bool = setting("find out what became of a COMMIT whose answer was lost; costs 8 % of TPC-B", False)
     allow_users: tuple[str, ...] = setting("users who may use it: names, numbers, or key:NAME; all when left out", ())

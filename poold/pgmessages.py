@@ -23,17 +23,17 @@ def query(sql: bytes) -> bytes:
     return _message(b"Q", sql + b"\0")
 
 
-def encoded(command: Command) -> bytes:
-    """A command of the extended protocol, but for Bound."""
+def encoded(command: Command, prefix: bytes) -> bytes:
+    """A command of the extended protocol, but for Bound; prefix goes before names."""
     match command:
         case Flush():
             return _FLUSH
         case Plain(sql):
             return _parse(b"", sql, b"") + _BIND_NOTHING + _DESCRIBE_PORTAL + _EXECUTE
         case Prepare(name, sql, types):
-            return _parse(name, sql, types) + _message(b"D", b"S" + name + b"\0")
+            return _parse(prefix + name, sql, types) + _message(b"D", b"S" + prefix + name + b"\0")
         case Deallocate(name):
-            return _message(b"C", b"S" + name + b"\0")
+            return _message(b"C", b"S" + prefix + name + b"\0")
         case Bound() | Simple():
             raise AssertionError(f"{command!r} is not written here")
 

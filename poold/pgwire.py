@@ -19,7 +19,7 @@ from typing import Any
 
 from client.protocol import EXECUTED, FAILED, TX_ACTIVE, TX_BROKEN, TX_FAILED, TX_NONE, Failure
 from poold import wiretext
-from poold.answers import is_whole, kind_of, next_place, read_tag, without_rows
+from poold.answers import is_whole, kind_of, next_place, read_tag, read_types, without_rows
 from poold.core.effects import Bound, Deallocate, Flush, Prepare, Simple, Unit
 from poold.core.facts import Completion, Outcome
 from poold.notices import Notices
@@ -51,8 +51,10 @@ _UNASKED = "the server answered what nobody asked"
 class Wire:
     """One connection's conversation: `send` units, hand what came to `received`, take `outbox`."""
 
-    def __init__(self, max_result_bytes: int, reported: Reported) -> None:
+    def __init__(self, max_result_bytes: int, reported: Reported, prefix: bytes = b"poold_") -> None:
+        """prefix goes before the names of prepared statements: one that clients cannot guess, nor replace."""
         self.outbox: list[bytes] = []
+        self._prefix = prefix
         # Units sent and not completed, in order: enter by send, leave with their ReadyForQuery.
         self.units: deque[Unit] = deque()
         self.fatal: str | None = None  # PostgreSQL's last words, after which it closes the connection
@@ -82,6 +84,7 @@ class Wire:
         self._kinds: set[tuple[str, bool]] = set()
         self._failure: Failure | None = None
         self._prepared: list[bytes | None] = []
+        self._parameters: list[tuple[int, ...]] = []
         self._bound = 0
         self._place = -1  # of the command whose result comes, -1 before the first
         self._is_describing = False
@@ -111,12 +114,12 @@ class Wire:
                 if type(command) is Deallocate:
                     self._columns.pop(command.name, None)
                     self._heads.pop(command.name, None)
-                outbox.append(encoded(command))
+                outbox.append(encoded(command, self._prefix))
         outbox.append(SYNC)
 
     def _make_head(self, command: Bound) -> bytes:
         """What Bind has before the values: unnamed portal, statement, parameters as text, their number."""
-        head = b"\0%b\0%b" % (command.name, _count(0, command.count))
+        head = b"\0%b%b\0%b" % (self._prefix, command.name, _count(0, command.count))
         self._heads[command.name] = head
         return head
 
@@ -218,7 +221,7 @@ class Wire:
             if at + 6 > end or data[at] != 0x5A or data[at + 5] != 0x49:
                 return position
             units.popleft()
-            done.append(Completion(TX_NONE, results, None, [], len(results)))
+            done.append(Completion(TX_NONE, results, bound=len(results)))
             position = at + 6
         return position
 
@@ -286,6 +289,7 @@ class Wire:
                 self._describe(None)
             case "t":
                 self._is_describing = True
+                self._parameters.append(read_types(body))
             case "E":
                 self._fail(body)
             case "N":
@@ -390,7 +394,13 @@ class Wire:
             transaction = TX_BROKEN
         if failure is not None:
             failure = failure._replace(transaction=transaction, notices=failure.notices or self._notices.all())
-        done = Completion(transaction, self._results, failure, self._prepared, self._bound, reported.is_changed)
+        elif self._results and (late := self._notices.take()):
+            # Raised at the commit, or without any result of its own. A simple query's last result has all.
+            tag, count, columns, rows, notices = self._results[-1]
+            notices = late if type(unit[0]) is Simple else notices + late
+            self._results[-1] = (tag, count, columns, rows, notices)
+        results, prepared, types = self._results, self._prepared, self._parameters
+        done = Completion(transaction, results, failure, prepared, types, self._bound, reported.is_changed)
         self._is_fresh = not reported.is_changed
         self._begin()
         return done

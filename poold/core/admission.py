@@ -69,14 +69,14 @@ class Admission:
             refused = self._no_room(group)
         if refused is not None:
             return refused
-        statement = group.statements.find(message.statement, message.types)
+        statement = group.statements.find(message.statement, message.types, message.settings)
         if statement.state is not _PREPARED:
             try:
                 statement.rendered(message.values)
             except ProtocolViolation as violation:
                 return failures.protocol(str(violation))
         # What most requests have not is left to the defaults of the class, and not looked at again.
-        is_special = statement.use is not NOTHING or message.settings
+        is_special = statement.use is not NOTHING or message.settings or statement.is_forbidden
         refused = _objection(statement, message) if is_special else None
         if refused is not None:
             return refused
@@ -94,9 +94,8 @@ class Admission:
             request.begin = message.begin
             request.opens = opens
         if is_special:
-            request.use = statement.use
             request.settings = message.settings
-            request.is_literal = settings.move_names(message.settings)
+            request.is_literal = settings.choose_plans(message.settings)
         return request
 
     def _transaction(self, client: Client, message: Transaction, now: float) -> Request | Failure:
@@ -125,7 +124,6 @@ class Admission:
         request.tag = message.tag
         request.priority = message.priority
         request.script = script
-        request.use = plan.use
         return request
 
     def _too_many(self, client: Client, message: Query | Transaction | Commit | Rollback, size: int) -> Failure | None:
@@ -198,8 +196,11 @@ def _not_in(lease: Lease | None, client: Client, group: Group, message: Query) -
 
 def _objection(statement: Statement, message: Query) -> Failure | None:
     """Why the statement cannot run outside of a session, or with these settings; None where it can."""
-    if statement.use.wants_session and not message.lease:
-        return failures.wants_session(statement.use.leaves)
+    if statement.is_forbidden:
+        return failures.relied_on()
+    use = statement.use
+    if use.wants_session and not (message.session if use.wants_no_transaction else message.lease):
+        return failures.wants_session(use.leaves)
     if not message.settings:
         return None
     traits = statement.examine()

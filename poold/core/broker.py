@@ -23,6 +23,8 @@ from poold.core.group import Group
 from poold.core.lifecycle import BrokerState
 from poold.core.machine import CANCEL_TIMEOUT, GUARD
 from poold.core.pool import Backend, Pool
+from poold.core.probe import Examine
+from poold.core.proofs import Examination
 from poold.core.request import Client, Lease, Request, Verb
 from poold.core.sessions import NOTHING, UNSEEN
 from poold.core.snapshot import snapshot_group, snapshot_processes
@@ -48,9 +50,9 @@ _DRAIN = "drain"
 class Broker(Deadlines):
     """Clients, requests, leases and backends, and what to do next."""
 
-    def __init__(self, config: Config, chance: Callable[[], float]) -> None:
-        """chance gives random numbers in [0, 1); it is the core's only source of them."""
-        super().__init__(config, chance)
+    def __init__(self, config: Config, chance: Callable[[], float], examine: Examine = Examination) -> None:
+        """chance gives random numbers in [0, 1); it is the core's only source. examine reads trees of probes."""
+        super().__init__(config, chance, examine)
         self._admission = Admission(config.broker)
 
     # What the shell asks.
@@ -280,7 +282,7 @@ class Broker(Deadlines):
         backend.transaction = done.transaction
         running = backend.running
         if not running:
-            self._was_reset(backend, done, now)
+            self._reset_ended(backend, done, now)
             return
         request = running[0]
         request.client.heard = now  # who was waiting for this has not been silent
@@ -293,9 +295,11 @@ class Broker(Deadlines):
                 return
             running.popleft()
         else:
+            if request.verb is _PROBE and self._probe_goes_on(backend, request, done):
+                return
             running.popleft()
             if request.verb is _PROBE:
-                self._probed(request, backend, done)
+                pass
             elif request.verb is _INQUIRY:
                 self._inquired(request, done, now)
             else:
@@ -315,9 +319,9 @@ class Broker(Deadlines):
             self._serve(request.group, now)  # others of its priority may be waiting for their share
 
     def _was_changed(self, backend: Backend, request: Request) -> None:
-        """PostgreSQL reports a setting that is not what it was: something that no text told of has changed it."""
+        """PostgreSQL reports a setting that is not what it was."""
         if backend.left is NOTHING and request.statement is not None and request.lease is None:
-            request.statement.use = UNSEEN  # from now on it is reset after, and shares no backend
+            request.statement.refuse()  # whatever was proven of it
         backend.left = backend.left.joined(UNSEEN)
 
     def _goes_on(self, backend: Backend, request: Request, done: Completion) -> bool:

@@ -34,7 +34,7 @@ class Plain:
 class Prepare:
     """Prepare a statement under a name; it has no result of its own."""
 
-    name: bytes
+    name: bytes  # the core's; on the backend it stands behind something that nobody can guess
     sql: bytes = field(repr=False)  # with $1, $2, ...
     types: bytes
 

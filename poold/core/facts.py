@@ -19,6 +19,8 @@ class Completion:
     failure: Failure | None = field(default=None, repr=False)
     # Columns of the statements that were prepared, in order; fewer than asked for after a failure.
     prepared: list[bytes | None] = field(default_factory=list)
+    # The types of their parameters, likewise.
+    parameters: list[tuple[int, ...]] = field(default_factory=list)
     # How many statements got their parameters; one more than there are results where the failure came later.
     bound: int = 0
     # Whether a setting that PostgreSQL reports is not what it was when the backend was opened.

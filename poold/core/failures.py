@@ -13,6 +13,7 @@ from client.protocol import (
     UNKNOWN,
     Failure,
 )
+from poold.core.lexemes import RELIED_ON
 from poold.core.request import Request, Verb
 from poold.core.sessions import SETTING
 
@@ -73,6 +74,13 @@ def wants_session(leaves: str) -> Failure:
     )
     if leaves == SETTING:
         text += ", or let the setting travel with each statement: settings={'name': 'value'}"
+    return usage(text)
+
+
+def relied_on() -> Failure:
+    """A statement that changes what all clients' literals and values rely on."""
+    names = ", ".join(name.decode() for name in RELIED_ON)
+    text = f"a statement must not change {names}: the clients' literals and values rely on them; convert in SQL instead"
     return usage(text)
 
 

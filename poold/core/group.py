@@ -46,7 +46,7 @@ class Group:
         # Backends over all endpoints, those still opening included; its pools keep it up to date.
         self.size = 0
         self.clients = 0  # connected clients that have used the group
-        self.statements = Statements(config.prepare == "auto")
+        self.statements = Statements(config.prepare == "auto", config.plans)
         self.plans = Plans(self.statements)
         # Statements to be probed as soon as a backend is free: enter when seen often enough, leave when probed.
         self.probes: deque[Statement] = deque()

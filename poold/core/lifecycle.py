@@ -14,10 +14,12 @@ from enum import IntEnum
 from client.protocol import TX_BROKEN, TX_NONE
 from poold.config import Config
 from poold.core import janitor, sessions
-from poold.core.effects import Close, Connect, Effect, Execute
+from poold.core.effects import Close, Connect, Effect, Execute, Unit
 from poold.core.facts import Completion
 from poold.core.group import Group
 from poold.core.pool import Backend, Pool
+from poold.core.probe import Examine, Probe
+from poold.core.references import only_cell
 from poold.core.request import NOBODY, Client, Lease, Request, Verb
 from poold.core.sessions import NOTHING
 from poold.core.state import BackendState, RequestState
@@ -42,10 +44,11 @@ class BrokerState(IntEnum):
 class Lifecycle(ABC):
     """Everything the broker knows, and the steps of backends."""
 
-    def __init__(self, config: Config, chance: Callable[[], float]) -> None:
-        """chance gives random numbers in [0, 1); it is the core's only source of them."""
+    def __init__(self, config: Config, chance: Callable[[], float], examine: Examine) -> None:
+        """chance gives random numbers in [0, 1); it is the core's only source. examine reads trees of probes."""
         self.config = config
         self.chance = chance
+        self._examine = examine
         self.state = BrokerState.RUNNING
         self.groups = {name: Group(name, each, config.endpoints) for name, each in config.groups.items()}
         # Connected clients: enter by client_arrived, leave by client_gone.
@@ -120,27 +123,40 @@ class Lifecycle(ABC):
     def _reset(self, backend: Backend, now: float) -> None:
         """Roll back what is open, and take away what was left in the session."""
         in_transaction = backend.transaction != TX_NONE
-        unit = ROLLBACK
+        units: tuple[Unit, ...] = (ROLLBACK,)
         if backend.left.makes_names and backend.group.config.sqlprepare:
-            unit = ()  # with the clients' names the group's own would go, which each new backend is given
+            units = ()  # with the clients' names the group's own would go, which each new backend is given
         elif backend.left is not NOTHING:
-            unit = sessions.reset(backend.left, backend.server, in_transaction) or ()
-        if not unit or (backend.state is BackendState.RESETTING and in_transaction):
+            units = sessions.reset(backend.left, backend.server, in_transaction, 2 * self.chance() - 1)
+        if not units or (backend.state is BackendState.RESETTING and in_transaction):
             self._close(backend, "what was left in its session cannot be reset")
             self._grow(backend.group, now)
             return
         backend.pool.move(backend, BackendState.RESETTING)
         self.timers.set(backend, now + RESET_TIMEOUT)
-        self._effects.append(Execute(backend.number, unit))
+        backend.resets = len(units)
+        for unit in units:
+            self._effects.append(Execute(backend.number, unit))
 
-    def _was_reset(self, backend: Backend, done: Completion, now: float) -> None:
-        """The reset has ended. One that did not take everything away leaves a backend that nobody may use."""
+    def _reset_ended(self, backend: Backend, done: Completion, now: float) -> None:
+        """A unit of the reset has ended. One that did not take all away leaves a backend that nobody may use."""
+        backend.resets -= 1
         if done.failure is not None or (done.is_changed and backend.left is not NOTHING):
             self._close(backend, "its reset failed")
             self._grow(backend.group, now)
             return
+        if backend.resets:
+            return
         if backend.left.makes_names:
+            held = only_cell(done.results[-1][3] or b"")
+            if held != sessions.names_held(len(backend.prepared)):
+                backend.left, backend.resets = sessions.NAMES, 1
+                self._effects.append(Execute(backend.number, sessions.DEALLOCATE_ALL))
+                return
+        if backend.left is sessions.NAMES:
             backend.prepared.clear()
+        if backend.left is not NOTHING:
+            backend.used_sequences = False
         backend.left = NOTHING
         self._rest(backend, now)
 
@@ -208,9 +224,11 @@ class Lifecycle(ABC):
         statement = group.probes.popleft()
         if statement.state is not StatementState.PROBING:
             return
+        if statement.generation != group.statements.generation:
+            return
         request = Request(NOBODY, 0, group, Verb.PROBE, now)
         request.statement = statement
-        request.unit = tuple(backend.prepared.prepare(statement))
+        request.probe = Probe(statement, self._examine if group.config.proofs else None)
         self._start(backend, request, now)
 
     def _grow(self, group: Group, now: float) -> None:

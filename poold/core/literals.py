@@ -42,6 +42,8 @@ _TYPES = {
 }
 _INTEGERS = (_INT2, _INT4, _INT8)
 _NUMBERS = (*_INTEGERS, _NUMERIC, _FLOAT4, _FLOAT8)
+# The types, as they travel, whose values may stand without quotes.
+UNQUOTED = frozenset(oid.to_bytes(4, "big") for oid in _NUMBERS)
 # "char", name, text, char(n), varchar: as parameters they stay undeclared and become what their place asks for, which
 # is what happens to a quoted literal.
 _TEXTS = (18, 19, _TEXT, 1042, 1043)

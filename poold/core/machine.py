@@ -25,12 +25,13 @@ from poold.core.facts import Completion, Outcome
 from poold.core.group import Group
 from poold.core.lifecycle import Lifecycle
 from poold.core.pool import Backend
+from poold.core.prepared import FORGOTTEN
 from poold.core.request import Lease, Request, Verb
 from poold.core.sessions import NOTHING
 from poold.core.settings import SERVER_GRACE
 from poold.core.state import BackendState, RequestState
-from poold.core.statements import FORGOTTEN, Statement, StatementState
-from poold.core.units import is_prepared, unit_for
+from poold.core.statements import Statement, StatementState
+from poold.core.units import runs_prepared, unit_for
 
 # As plain globals: to name a member of an Enum costs five times as much, and these are named for every request.
 _RUNNING = RequestState.RUNNING
@@ -53,8 +54,10 @@ LEASE_PENDING_LIMIT = 16
 
 # A prepared statement does not fit any more: its tables changed, a type of its parameters is gone.
 OUTDATED = ("0A000", "XX000")
-# The same, or it is not there, or another one is.
-STALE = (*OUTDATED, *FORGOTTEN)
+# Classes of codes that say nothing of the statement: the transaction's or the connection's state, lost races, a lack of
+# resources, locks, the operator's doing. https://www.postgresql.org/docs/current/errcodes-appendix.html
+_TELL_NOTHING = ("08", "25", "40", "53", "55", "57", "58")
+_ABOUT_VALUES = "22"
 _CANCELED = "57014"
 
 
@@ -118,10 +121,10 @@ class Machine(Lifecycle):
         backend.running.append(request)
         if request.priority == BATCH:
             request.group.batched.add(backend)
-        if request.use is not NOTHING:
-            backend.left = backend.left.joined(request.use)
+        if request.leaves is not NOTHING:
+            backend.left = backend.left.joined(request.leaves)
             if request.lease is not None:
-                request.lease.changed_schema = True
+                request.lease.is_altered = True
         if request.verb < _PROBE:
             pool.stats.requests += 1
             request.group.stats.wait_times.record(now - request.arrived)
@@ -163,7 +166,11 @@ class Machine(Lifecycle):
         """Whether the request may run behind others: a prepared autocommit statement that is known to be short."""
         statement = request.statement
         return (
-            statement is not None and statement.is_short and request.lease is None and is_prepared(request, statement)
+            statement is not None
+            and statement.is_short
+            and request.lease is None
+            and not request.is_alone
+            and runs_prepared(request, statement)
         )
 
     def _finish(self, request: Request, backend: Backend, done: Completion, now: float) -> None:
@@ -188,6 +195,10 @@ class Machine(Lifecycle):
                 self._again(request, now)
                 return
             reply = failure
+        if request.lease is not None and request.lease.outdates and done.transaction == TX_NONE:
+            # Others have found what was there before it was committed.
+            request.lease.outdates = False
+            self._begin_anew()
         if request.lease is None:
             if done.transaction not in (TX_NONE, TX_BROKEN):
                 reply = failures.left_open()
@@ -219,49 +230,74 @@ class Machine(Lifecycle):
             return
         if any(result[0] in ("DEALLOCATE ALL", "DISCARD ALL") for result in results):
             backend.prepared.clear()
-        if schema.is_changed(results):
-            if request.lease is not None:
-                request.lease.changed_schema = True
-            self._forget_outdated(results)
+        if self._forget_outdated(results) and request.lease is not None:
+            request.lease.outdates = True
         group = request.group
-        if group.config.prepare == "auto" and request.prepare and statement.saw_columns(columns):
+        if (
+            group.config.prepare == "auto"
+            and request.prepare
+            and request.is_base
+            and statement.generation == group.statements.generation
+            and statement.saw_columns(columns)
+        ):
             group.probes.append(statement)
             group.errands += 1
 
-    def _forget_outdated(self, results: Iterable[Outcome | None]) -> None:
-        """These statements ran: if they changed what others mean, these begin anew, in all groups."""
-        if schema.outdates(results):
-            for group in self.groups.values():
-                group.statements.forget_all()
+    def _forget_outdated(self, results: Iterable[Outcome | None]) -> bool:
+        """These statements ran: where they may have changed what others mean, these begin anew. Returns whether so."""
+        if not schema.outdates(results):
+            return False
+        self._begin_anew()
+        return True
+
+    def _begin_anew(self) -> None:
+        """Names may mean something else than before: in all groups, as some may share a database."""
+        for group in self.groups.values():
+            group.statements.forget_all()
 
     def _doubt_statement(self, group: Group, statement: Statement, failed: Prepare | Bound, failure: Failure) -> None:
-        """What it tells of the statement that this command of it failed."""
-        if type(failed) is Bound and failure.sqlstate in OUTDATED:
+        """What it tells of the statement that it failed before it ran, in this command.
+
+        A value that is none of its type tells nothing, nor what befalls any statement.
+        """
+        code = failure.sqlstate or ""
+        if code in FORGOTTEN or code.startswith(_TELL_NOTHING):
+            return
+        if code in OUTDATED and type(failed) is Bound:
             group.statements.forget(statement)
-        elif type(failed) is Prepare and failure.sqlstate not in STALE:
-            statement.parse_failed()
+        elif type(failed) is Prepare or not code.startswith(_ABOUT_VALUES):
+            statement.refuse()
+
+    def _is_early(
+        self, request: Request, statement: Statement | None, failed: Prepare | Bound | None, done: Completion
+    ) -> bool:
+        """Whether the unit failed before anything of a client ran, in this command about this prepared statement.
+
+        Parse runs nobody's functions. Bind may, as PostgreSQL plans then and evaluates what is immutable; but not where
+        the statement is proven harmless. Without a statement the command is one of the broker's own.
+        """
+        assert done.failure is not None
+        is_parse = type(failed) is Prepare
+        if failed is None or not (is_parse or done.is_unbound) or done.failure.kind != "query":
+            return False
+        if statement is None:
+            return done.failure.sqlstate in FORGOTTEN
+        is_safe = is_parse or statement.is_harmless
+        self._doubt_statement(request.group, statement, failed, done.failure)
+        return is_safe
 
     def _is_worth_another_run(self, request: Request, backend: Backend, failure: Failure, done: Completion) -> bool:
-        """Whether the failure is the broker's own doing. A failed autocommit statement had no effect."""
-        unit, statement = request.unit, request.statement
-        is_literal = type(unit[-1]) is not Bound
-        failed = None if type(unit[0]) is Simple else backend.prepared.failed(unit, done)
-        is_parse = type(failed) is Prepare
-        if statement is not None and failed is not None and failed.name == statement.name:
-            self._doubt_statement(request.group, statement, failed, failure)
+        """Whether the failure is the broker's own doing, and the statement certainly had no effect."""
+        statement = request.statement
+        failed = None if type(request.unit[0]) is Simple else backend.prepared.failed(request.unit, done)
+        is_own = failed is not None and (statement is None or failed.name != statement.name)
+        is_early = self._is_early(request, None if is_own else statement, failed, done)
         if request.lease is not None or request.state is not _RUNNING:
             return False
-        if failure.sqlstate == _CANCELED:
-            return request.is_exposed
-        if failed is not None and (statement is None or failed.name != statement.name) and failure.sqlstate in STALE:
-            request.is_literal = True  # a statement of the broker's own, which went ahead, is not there any more
-            return True
-        # A value that does not fit its parameter: with literals the error shows the place in the statement.
-        is_bind = failure.kind == "query" and done.is_unbound
-        if is_literal or not (is_parse or is_bind or failure.sqlstate in STALE):
-            return False
-        request.is_literal = True
-        return True
+        if failure.sqlstate == _CANCELED and request.is_exposed:
+            return True  # only plain reads are
+        request.is_literal = request.is_literal or is_early
+        return is_early
 
     def _answer(self, request: Request, reply: Result | TransactionResult | Failure | None) -> None:
         """The request is done; reply is None where nobody is left to hear it."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from client.protocol import TX_NONE, Failure, ProtocolViolation
 from poold.core import failures
-from poold.core.effects import Bound, Execute, Simple
+from poold.core.effects import Execute, Simple
 from poold.core.facts import Completion
-from poold.core.machine import STALE, Machine, out_of_time
+from poold.core.machine import Machine, out_of_time
 from poold.core.pool import Backend
 from poold.core.references import only_cell
 from poold.core.request import NOBODY, Request, Verb
 from poold.core.script import Script, Verdict
+from poold.core.sessions import NOTHING
 from poold.core.state import RequestState
 from poold.core.statements import StatementState
-from poold.core.units import runner
 
 # Pauses before the next try of a transaction that lost a race: doubled each time, with jitter, so that those that
 # raced do not meet again.
@@ -25,8 +25,6 @@ OUTCOME_TIMEOUT = 10.0
 ASK_AGAIN = 0.05
 # pg_xact_status says so of an id that was not given yet: with it a crash has taken all that its transaction did.
 _IN_THE_FUTURE = "22023"
-# Classes of its codes: data that is wrong, and names, types and syntax that are.
-_ABOUT_VALUES = ("22", "42")
 
 
 class Messages(Machine):
@@ -42,7 +40,11 @@ class Messages(Machine):
         if request.state is not RequestState.RUNNING or is_late:
             verdict = script.stop(done, failures.withdrawn())
         else:
-            following = script.advance(done, runner(backend))
+            assert request.runner is not None
+            following = script.advance(done, request.runner)
+            request.leaves = request.runner.leaves
+            if request.leaves is not NOTHING:
+                backend.left = backend.left.joined(request.leaves)
             if not isinstance(following, Verdict):
                 request.unit = following
                 self._effects.append(Execute(backend.number, following))
@@ -54,18 +56,15 @@ class Messages(Machine):
         return False
 
     def _note_stale(self, backend: Backend, request: Request, script: Script, done: Completion) -> None:
-        """The unit failed: was it about a prepared statement that does not fit any more?"""
-        assert done.failure is not None
+        """The unit failed: was it about a prepared statement that does not fit, before any step had run unproven?
+
+        What is prepared runs only behind what is proven harmless; so the whole message may be tried again.
+        """
         failed = backend.prepared.failed(request.unit, done)
-        # A value that PostgreSQL could not read may fit with literals, which are read by today's type of the column.
-        is_unread = done.is_unbound and (done.failure.sqlstate or "").startswith(_ABOUT_VALUES)
-        if failed is None or (type(failed) is Bound and not is_unread and done.failure.sqlstate not in STALE):
-            return
-        script.is_stale = True
-        for statement, _ in script.values():
-            if statement.name == failed.name:
-                self._doubt_statement(request.group, statement, failed, done.failure)
-                break
+        found = None
+        if failed is not None:
+            found = next((each for each, _ in script.values() if each.name == failed.name), None)
+        script.is_stale = self._is_early(request, found, failed, done)
 
     def _take_probes(self, request: Request, script: Script) -> None:
         """Statements that the message ran often enough are to be probed."""
@@ -78,7 +77,7 @@ class Messages(Machine):
     def _conclude(self, request: Request, script: Script, verdict: Verdict, now: float) -> None:
         """Known is what became of this try: answer, or try again."""
         if verdict.failure is None:
-            if script.changes_schema:
+            if request.leaves is not NOTHING:
                 self._forget_outdated(script.outcomes)
             self._answer(request, script.result(request.number, verdict))
         elif script.is_stale and not script.literal_only and request.state is RequestState.RUNNING:
@@ -234,16 +233,15 @@ class Messages(Machine):
 
     # Whether a statement can be prepared.
 
-    def _probed(self, request: Request, backend: Backend, done: Completion) -> None:
-        statement = request.statement
-        assert statement is not None
-        if done.failure is None:
-            backend.prepared.add(statement)
-            statement.probed(accepted=True, columns=done.prepared[0])
-        elif done.failure.sqlstate in ("57014", "55P03"):
-            statement.unprobed()
-        else:
-            statement.probed(accepted=False)
+    def _probe_goes_on(self, backend: Backend, request: Request, done: Completion) -> bool:
+        """A unit of the probe has ended; whether another follows."""
+        assert request.probe is not None
+        following = request.probe.advance(done, backend.prepared)
+        if following is None:
+            return False
+        request.unit = following
+        self._effects.append(Execute(backend.number, following))
+        return True
 
     def _resume(self, request: Request, now: float) -> None:
         """A pause is over."""

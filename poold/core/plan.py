@@ -10,7 +10,7 @@ from collections import OrderedDict
 
 from client.protocol import Reference, Step, decode_steps
 from client.rules import END_SAVEPOINT, SAVEPOINT
-from poold.core.sessions import NOTHING
+from poold.core import failures
 from poold.core.sql import MAX_TOKENS
 from poold.core.statements import Statement, Statements
 
@@ -43,18 +43,16 @@ class Plan:
         )
         self._statements = statements
         self._found: list[Statement | None] = [None] * len(self.steps)
-        # Why it cannot be run, "" where it can; whether it may write; whether it may change what its statements mean.
+        # Why it cannot be run, "" where it can; whether it may write.
         self.obstacle = ""
         self.writes = False
-        self.changes_schema = False
         self.begins_with_set = False
-        self.use = NOTHING  # what its statements may leave in their session
         self._read()
 
     def statement(self, place: int) -> Statement:
         """The statement of this step, where no reference changes its types."""
         found = self._found[place]
-        if found is None or found.is_forgotten:
+        if found is None or found.is_forgotten or found.generation != self._statements.generation:
             step = self.steps[place]
             assert isinstance(step, Step)
             found = self._found[place] = self._statements.find(step.statement, step.types)
@@ -71,12 +69,10 @@ class Plan:
                 reason = f"has {len(step.statement)} bytes of text; at most {MAX_TEXT} are taken, use parameters"
             else:
                 traits = self.statement(place).examine()
-                self.use = self.use.joined(self.statement(place).use)
                 tokens += traits.tokens
                 # SET TRANSACTION must come before any query, so also before the one that asks for the transaction's id.
                 self.begins_with_set = self.begins_with_set or (place == 0 and traits.verb == "SET")
                 self.writes = self.writes or traits.writes
-                self.changes_schema = self.changes_schema or traits.changes_schema
                 if tokens > MAX_TOKENS:
                     reason = f"is too long to be read: more than {MAX_TOKENS} words and signs so far, use parameters"
                 elif traits.is_copy:
@@ -89,6 +85,10 @@ class Plan:
                     reason = "drops what all clients of a backend have prepared; run it with query()"
                 elif traits.is_empty:
                     reason = "is empty"
+                elif self.statement(place).is_forbidden:
+                    reason = f"is refused: {failures.relied_on().message}"
+                elif self.statement(place).use.wants_no_transaction:
+                    reason = f"leaves {self.statement(place).use.leaves}, so it wants a session; use db.session()"
             if reason:
                 self.obstacle = f"statement {self.places[place] + 1} of the transaction {reason}"
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from poold.core.endpoint import Endpoint, EndpointState
 from poold.core.facts import Server
+from poold.core.prepared import Prepared
 from poold.core.request import Lease, Request
 from poold.core.sessions import NOTHING
 from poold.core.state import TRANSITIONS, BackendState
-from poold.core.statements import Prepared
 from poold.core.stats import PoolStats
 
 if TYPE_CHECKING:
@@ -35,10 +35,12 @@ class Backend:
         "number",
         "pool",
         "prepared",
+        "resets",
         "running",
         "server",
         "state",
         "transaction",
+        "used_sequences",
     )
 
     def __init__(self, number: int, pool: Pool) -> None:
@@ -52,6 +54,9 @@ class Backend:
         self.prepared = Prepared()
         # What may have been left in its session since it was opened or reset; nobody is served before a reset.
         self.left = NOTHING
+        self.resets = 0  # units of a reset that are still to end
+        # Sequences were used by statements that are harmless otherwise: who may ask for their values must not see it.
+        self.used_sequences = False
         self.server = Server()
         self.completed = 0.0  # when its last unit was
         # The lease that holds it: in LEASED always, in the states of a running statement perhaps.

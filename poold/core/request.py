@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from poold.core.effects import Unit
     from poold.core.group import Group
     from poold.core.pool import Backend, Pool
+    from poold.core.probe import Probe
     from poold.core.script import Script
     from poold.core.statements import Statement
+    from poold.core.units import Runner
 
 # Reasons of lost transactions are kept until their client asks; a client that never does must not grow memory.
 LOST_LEASES_KEPT = 64
@@ -94,8 +96,10 @@ class Lease:
     is_session: bool = False
     backend: Backend | None = None
     expires: float | None = None  # lease_timeout, from the grant on
-    # Something was created, altered or dropped in it, or set: prepared statements may mean what was there before.
-    changed_schema: bool = False
+    # A statement ran in it that is not proven harmless, or settings: nothing is prepared, or run prepared, any more.
+    is_altered: bool = False
+    # Names may mean something else when it is committed.
+    outdates: bool = False
     # Requests of this lease behind the one that runs, in order.
     pending: deque[Request] = field(default_factory=deque)
 
@@ -112,7 +116,10 @@ class Request:
     opens = False  # begins its lease
     begin = False  # runs after a BEGIN
     settings = b""  # that hold for it alone, as they travel
-    use = NOTHING  # what it may leave in its session
+    leaves = NOTHING  # what may be left in its session by what it runs
+    is_base = True  # its statement begins in a session as it was opened
+    runner: Runner | None = None  # of a transaction message
+    probe: Probe | None = None
     is_timed = False  # the server itself was told to end it at its deadline
     statement: Statement | None = None
     values = b""
@@ -134,6 +141,8 @@ class Request:
     moves = 0
     # A cancel meant for a neighbour was on its way while it ran, and may have hit it instead.
     is_exposed = False
+    # It waited for a lock while others waited behind it: it runs by itself.
+    is_alone = False
     # It waits for its next try, not for a backend.
     is_paused = False
     # Why it is to be cancelled, in words for the client.

@@ -23,8 +23,9 @@ from poold.core import failures, references, settings
 from poold.core.effects import Command, Flush, Plain, Simple, Unit, in_order
 from poold.core.facts import Completion, Outcome
 from poold.core.plan import Plan
-from poold.core.settings import Run
+from poold.core.sql import AMBIGUOUS
 from poold.core.statements import Statement, Statements
+from poold.core.units import DISCARD_SEQUENCES, Runner
 
 XID = b"SELECT pg_catalog.pg_current_xact_id()"
 _SAVEPOINT = b"SAVEPOINT poold"
@@ -68,9 +69,8 @@ class Script:
         self.is_read_only = read_only if message.read_only is None else message.read_only
         # Statements seen often enough to be probed: the broker takes them.
         self.to_probe: list[Statement] = []
-        # Prepared statements turned out to be out of date, or may be after a change that the message itself makes.
-        self.changes_schema = plan.changes_schema
-        self.literal_only = plan.changes_schema or settings.move_names(message.settings)
+        # Prepared statements turned out to be out of date, or are not to be used.
+        self.literal_only = settings.choose_plans(message.settings)
         self._plan = plan
         self._values = message.values
         self._settings = message.settings
@@ -95,18 +95,21 @@ class Script:
         self.verdict: Verdict | None = None  # known, once the ROLLBACK on its way has ended
         self._unresolved: Verdict | None = None  # a reference cannot be resolved, once the unit on its way has ended
 
-    def start(self, run: Run, milliseconds: int = 0) -> Unit:
+    def start(self, run: Runner, milliseconds: int = 0) -> Unit:
         """The first unit of another try; each of its statements may take so long, 0: as long as elsewhere."""
         self._restart()
         self.tries += 1
         self._sent = [_OWN]
         commands = self._own(self._begin_text, run)
+        if not self._is_proven() and run.discarded_sequences():
+            commands.append(Plain(DISCARD_SEQUENCES))
+            self._sent.append(_OWN)
         if self._is_tracked:
             commands += self._own(XID, run)
             commands.append(_FLUSH)
             self._sent.append(_XID)
         if self._settings:
-            commands += settings.commands(self._statements, self._settings, 0, self.literal_only, run)
+            commands += settings.commands(self._statements, self._settings, 0, self.literal_only, run.own)
             self._sent += [_OWN] * settings.count(self._settings)
         if milliseconds:
             # No query, as set_config is one: SET TRANSACTION may still follow.
@@ -114,12 +117,32 @@ class Script:
             self._sent.append(_OWN)
         return self._whole_unit(commands, run) if self._plan.is_whole else self._rest_of_unit(commands, run)
 
-    def _whole_unit(self, commands: list[Command], run: Run) -> Unit:
+    def _is_proven(self) -> bool:
+        """Whether all its statements are proven harmless, as far as their types are known."""
+        steps = enumerate(self.steps)
+        return not self.literal_only and all(
+            isinstance(step, int) or (step.prepare and not step.references and self._statement(place).is_harmless)
+            for place, step in steps
+        )
+
+    def _statement(self, place: int) -> Statement:
+        """The statement of this step, where no reference changes its types."""
+        if not self._settings:
+            return self._plan.statement(place)
+        step = self.steps[place]
+        assert isinstance(step, Step)
+        return self._statements.find(step.statement, step.types, self._settings)
+
+    def _whole_unit(self, commands: list[Command], run: Runner) -> Unit:
         """The hot path: nothing to look at before COMMIT."""
-        plan, steps, sent = self._plan, self.steps, self._sent
+        steps, sent = self.steps, self._sent
         for place, values in enumerate(self._values):
+            statement = self._statement(place)
+            if not run.is_base and _is_ambiguous(statement, values):
+                self._next = place
+                return in_order(commands)
             is_literal = self.literal_only or not steps[place].prepare  # type: ignore[union-attr]  # no marks here
-            self._add(commands, place, plan.statement(place), values, is_literal, run)
+            self._add(commands, place, statement, values, is_literal, run)
             sent.append(place)
         commands += self._own(b"COMMIT", run)
         sent.append(_COMMIT)
@@ -127,20 +150,21 @@ class Script:
         self.commit_sent = True
         return in_order(commands)
 
-    def _own(self, text: bytes, run: Run) -> list[Command]:
+    def _own(self, text: bytes, run: Runner) -> list[Command]:
         """A statement of the broker's."""
-        return run(self._statements.own(text), b"", self.literal_only)
+        return run.own(self._statements.own(text), b"", self.literal_only)
 
     def _add(
-        self, commands: list[Command], place: int, statement: Statement, values: bytes, is_literal: bool, run: Run
+        self, commands: list[Command], place: int, statement: Statement, values: bytes, is_literal: bool, run: Runner
     ) -> None:
         """Add the commands of a step, and note whether it runs with literals because it is not prepared yet."""
+        is_base = run.is_base
         added = run(statement, values, is_literal)
-        if not is_literal and type(added[-1]) is Plain:
+        if is_base and not is_literal and type(added[-1]) is Plain:
             self._literal[place] = statement
         commands += added
 
-    def advance(self, done: Completion, run: Run) -> Unit | Verdict:
+    def advance(self, done: Completion, run: Runner) -> Unit | Verdict:
         """A unit has ended: the next one, or what became of the transaction."""
         if self.verdict is not None:
             return self.verdict
@@ -205,10 +229,11 @@ class Script:
                 entries.append((0, TX_NONE, *outcome))
         return TransactionResult(request, self.tries, tuple(entries), None, -1)
 
-    def _rest_of_unit(self, commands: list[Command], run: Run) -> Unit:
+    def _rest_of_unit(self, commands: list[Command], run: Runner) -> Unit:
         """Add steps until the broker has to look at results."""
         first = len(self._sent)
         is_checked = False
+        is_altered = False  # by a step of this unit
         while self._next < len(self.steps):
             step = self.steps[self._next]
             if step == SAVEPOINT:
@@ -234,10 +259,13 @@ class Script:
                         failure = Failure(0, TX_NONE, "expectation", FAILED, str(error), None, {})
                         self._unresolved = Verdict(failure, self._next)
                         return in_order(commands) or (Simple(b"SELECT"),)
-                    statement = self._statements.find(step.statement, types)
+                    statement = self._statements.find(step.statement, types, self._settings)
                 else:
-                    statement = self._plan.statement(self._next)
+                    statement = self._statement(self._next)
+                if is_altered and _is_ambiguous(statement, values):
+                    return in_order(commands)
                 self._add(commands, self._next, statement, values, self.literal_only or not step.prepare, run)
+                is_altered = not run.is_base
                 self._sent.append(self._next)
                 is_checked = is_checked or step.low > 0 or step.high is not None
             self._next += 1
@@ -306,6 +334,14 @@ class Script:
             self._contained.pop(place, None)
         self._contained[step] = failure
         self._next = end + 1
+
+
+def _is_ambiguous(statement: Statement, values: bytes) -> bool:
+    """Whether its literals mean something else where a setting that all rely on is not as it was.
+
+    PostgreSQL tells of those at the end of a unit; so such a statement is in another one than what may have set them.
+    """
+    return AMBIGUOUS.search(values) is not None or AMBIGUOUS.search(statement.sql) is not None
 
 
 def _begin(message: Transaction) -> bytes:

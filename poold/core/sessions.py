@@ -1,13 +1,13 @@
-"""What a statement leaves in its session, and how that is taken away before the backend serves anybody else.
+"""What may be left in a session, and how that is taken away before the backend serves anybody else.
 
-Settings, temporary tables, prepared statements, channels, advisory locks and cursors WITH HOLD outlive a transaction,
-and the next client on the backend would find them. They are told from the statement's text: from verbs (SET, LISTEN),
-from words (CREATE TEMP), and from the names of functions (pg_advisory_lock). What other code does nobody can see: a DO
-or a CALL may have left anything, a function that a SELECT calls as well. The former are always cleaned up after; of the
-latter PostgreSQL itself reports some settings, and `Completion.is_changed` says so.
+Settings, temporary tables, prepared statements, channels, advisory locks, values of sequences and cursors WITH HOLD
+outlive a transaction, and the next client on the backend would find them. What leaves something cannot be listed, as
+views, operators, casts and triggers may call any function. So behind every statement the backend is reset, but for those
+that are proven harmless (`poold.core.proofs`).
 
-A backend on which something may have been left runs one more unit before it is idle: what DISCARD ALL does, except that
-prepared statements stay, those of the broker among them, where no client has made any.
+The text tells a few things besides. Where a statement makes sense only if others follow in the same session, its client
+is told so instead of being surprised. Behind what may have made or dropped prepared statements all of them go, those of
+the broker among them. And a loaded library nothing takes away but the end of the connection.
 
 https://www.postgresql.org/docs/current/sql-discard.html
 """
@@ -15,16 +15,16 @@ https://www.postgresql.org/docs/current/sql-discard.html
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from poold.core.effects import Simple, Unit
 from poold.core.facts import Server
 from poold.core.sql import MAX_BYTES, MAX_TOKENS, tokens
 
-# Most statements are one of these, without a word that could leave anything, and need not be read.
+# Most statements are one of these, without a word that could tell anything, and need not be read.
 _INNOCENT = re.compile(rb"\s*+(?:SELECT|INSERT|UPDATE|DELETE|WITH|VALUES|MERGE|TABLE)\b", re.IGNORECASE)
-_SUSPICIOUS = (b"advisory", b"set_config", b"temp")
+_SUSPICIOUS = (b"advisory", b"temp", b"currval", b"lastval", b"setseed", b"u&")
 
 SETTING = "a setting"
 # Session-level locks; those of a transaction (pg_advisory_xact_lock) go with it.
@@ -41,10 +41,12 @@ class Use:
     """What a statement, or several, may leave in a session."""
 
     leaves: str = ""  # in words for its client; "" where nothing is known
-    makes_names: bool = False  # prepared statements of the client's own
+    makes_names: bool = False  # prepared statements may be others than before
     is_lasting: bool = False  # nothing takes it away but the end of the connection
-    # Whether it is one statement that makes sense only where others of its client follow in the same session.
+    # Whether it is one statement that makes sense only where others of its client are in the same session.
     wants_session: bool = False
+    # Whether the same transaction will not do.
+    wants_no_transaction: bool = False
 
     def joined(self, other: Use) -> Use:
         """What both may leave."""
@@ -59,14 +61,27 @@ class Use:
         )
 
 
-# The one Use of statements that leave nothing, compared by identity.
+# How many prepared statements were made by PREPARE, in a block as well, and how many there are. Who replaces one of the
+# broker's can only do it so.
+_NAMES_HELD = (
+    b"SELECT pg_catalog.concat(pg_catalog.count(*) FILTER (WHERE from_sql), ' ', pg_catalog.count(*)) "
+    b"FROM pg_catalog.pg_prepared_statements"
+)
+DEALLOCATE_ALL: Unit = (Simple(b"DEALLOCATE ALL"),)
+
+# The one Use of statements whose text tells nothing, and of backends in which nothing was left; compared by identity.
 NOTHING = Use()
-# Nobody knows what, as after code that the broker cannot read.
+# Nobody knows what, as after any statement that is not proven harmless.
 UNSEEN = Use("something")
+# As UNSEEN, after code that may have made or dropped prepared statements.
+CODE = Use("something", makes_names=True)
+
+# Behind other code: prepared statements are not what they were and have to go.
+NAMES = Use("prepared statements")
 
 
 def use_of(statement: bytes) -> Use:
-    """What the statement, with NUL for each parameter, may leave. Linear; NOTHING after a glance for most."""
+    """What the text of the statement, with NUL for each parameter, tells. Linear; NOTHING after a glance for most."""
     if _INNOCENT.match(statement) and b";" not in statement.rstrip(b"; \t\r\n"):
         lower = statement.lower()
         if not any(word in lower for word in _SUSPICIOUS):
@@ -75,26 +90,41 @@ def use_of(statement: bytes) -> Use:
     read = tokens(statement, len(statement) > MAX_BYTES or 0 not in statement)
     for kind, text, _, _ in islice(read, MAX_TOKENS):
         reader.take(kind, text)
-    # What is too long to be read may leave anything as well.
-    return reader.use() if next(read, None) is None else reader.use().joined(UNSEEN)
+    # What is too long to be read may be any code.
+    return reader.use() if next(read, None) is None else reader.use().joined(CODE)
 
 
-def reset(use: Use, server: Server, in_transaction: bool) -> Unit | None:
-    """The unit that takes it away, and rolls back what is open; None where only the end of the connection does."""
+def left_by(use: Use) -> Use:
+    """What is left by a statement that is not proven harmless, whose text tells this."""
+    return UNSEEN if use is NOTHING else use
+
+
+def reset(use: Use, server: Server, in_transaction: bool, seed: float) -> tuple[Unit, ...]:
+    """The units that take it away, and roll back what is open; () where only the end of the connection does.
+
+    Two, each a transaction of its own: the second reads tables, and must not do so under what SET SESSION
+    CHARACTERISTICS has left, which may let it wait for others. seed, from -1 to 1, is for random().
+    """
     if use.is_lasting:
-        return None
-    text = b"ROLLBACK; " if in_transaction else b""
-    text += (
-        b"RESET SESSION AUTHORIZATION; RESET ALL; CLOSE ALL; UNLISTEN *; "
-        b"SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES"
-    )
-    if use.makes_names:
-        text += b"; DEALLOCATE ALL"
+        return ()
+    first = b"ROLLBACK; " if in_transaction else b""
+    first += b"RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL"
+    second = (
+        b"CLOSE ALL; UNLISTEN *; SELECT pg_catalog.pg_advisory_unlock_all(), pg_catalog.setseed('%b'); "
+        b"DISCARD TEMP; DISCARD SEQUENCES"
+    ) % repr(seed).encode()
     if server.connection_check:
-        text += b"; SELECT pg_catalog.set_config('client_connection_check_interval', '%b', false)" % (
+        second += b"; SELECT pg_catalog.set_config('client_connection_check_interval', '%b', false)" % (
             server.connection_check.encode()
         )
-    return (Simple(text),)
+    if use.makes_names:
+        second += b"; " + _NAMES_HELD
+    return (Simple(first),), (Simple(second),)
+
+
+def names_held(own: int) -> bytes:
+    """What the last result of a reset tells where all prepared statements are the broker's, who made so many."""
+    return b"0 %d" % own
 
 
 class _Reader:
@@ -103,10 +133,12 @@ class _Reader:
     def __init__(self) -> None:
         self._count = 0  # of statements
         self._use = NOTHING
+        self._is_seeding = False
         self._depth = 0  # parentheses
         # Of the statement being read: its keywords so far, as many as tell what it is; and the last token.
         self._words: list[bytes] = []
         self._previous = b""
+        self._name = b""  # the last token, if it is a name
 
     def take(self, kind: str, text: bytes) -> None:
         if text == b";" and self._depth <= 0:
@@ -116,10 +148,13 @@ class _Reader:
         word = text.upper() if kind == "word" else b""
         if not self._previous:
             self._count += 1
-        if kind in ("word", "name"):
-            self._function(text.lower().strip(b'"'))
-        if word and self._depth == 0:
-            self._read(word)
+        if text == b"(":
+            self._function(self._name)
+        self._name = text.lower().strip(b'"') if kind in ("word", "name") else b""
+        if self._name == b"pg_temp" and (self._words[:1] == [b"CREATE"] or self._previous == b"INTO"):
+            self._add(Use("a temporary table"))
+        if self._depth == 0 and (word or kind == "name"):
+            self._read(word or text)
         self._depth += (text == b"(") - (text == b")")
         self._previous = word or text
 
@@ -127,24 +162,25 @@ class _Reader:
         """What was found."""
         use = self._use
         wants = use.leaves not in ("", UNSEEN.leaves) and self._count == 1
-        return Use(use.leaves, use.makes_names, use.is_lasting, wants) if wants else use
+        return replace(use, wants_session=True, wants_no_transaction=self._is_seeding) if wants else use
 
     def _function(self, name: bytes) -> None:
         if _LOCKS.fullmatch(name):
             self._add(Use("an advisory lock"))
-        elif name == b"set_config":
-            self._add(UNSEEN)
-        elif name == b"pg_temp" and self._words[:1] == [b"CREATE"]:
-            self._add(Use("a temporary table"))
+        elif name in (b"currval", b"lastval"):
+            self._add(Use("nothing that it asks for"))
+        elif name == b"setseed":
+            self._is_seeding = True
+            self._add(Use("what random() gives"))
 
     def _read(self, word: bytes) -> None:
         words = self._words
         words.append(word)
         match words:
-            case [b"DO" | b"CALL" | b"RESET"]:
-                self._add(UNSEEN)  # the last one takes away what the broker itself has set up
-            case [b"DISCARD"]:
-                self._add(Use(UNSEEN.leaves, makes_names=True))  # or takes them away, the broker's as well
+            case [b"DO" | b"CALL" | b"DISCARD" | b"DEALLOCATE" | b"EXECUTE"]:
+                self._add(CODE)
+            case [b"RESET"]:
+                self._add(UNSEEN)
             case [b"LISTEN"]:
                 self._add(Use("a channel that it listens to"))
             case [b"LOAD"]:

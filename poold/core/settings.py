@@ -13,13 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from poold.core.effects import Command
-from poold.core.statements import Statement, Statements
+from poold.core.lexemes import RELIED_ON
+from poold.core.statements import Statement, Statements, plain_command
 
 # A statement of the broker's own, with NUL for its parameters.
 SET_LOCAL = b"SELECT pg_catalog.set_config(\0, \0, true)"
 _TYPES = bytes(8)  # undeclared; they become text
-# What clients' literals and values rely on; nobody may change them (`poold.pgwire` watches them).
-RELIED_ON = frozenset((b"standard_conforming_strings", b"client_encoding", b"datestyle", b"intervalstyle"))
 # The server is given so much time to end a statement by itself before it is cancelled.
 SERVER_GRACE = 0.1
 
@@ -41,9 +40,14 @@ def objection(settings: bytes) -> str:
     return ""
 
 
-def move_names(settings: bytes) -> bool:
-    """Whether names in a statement may mean something else with these settings than they did when it was prepared."""
-    return b"search_path" in settings.lower()
+def choose_plans(settings: bytes) -> bool:
+    """Whether they decide how prepared statements are planned, which statements with literals do not notice."""
+    return b"plan_cache_mode" in settings.lower()
+
+
+def plain(statement: Statement, values: bytes, _: bool) -> list[Command]:
+    """The statement with literals; a Run."""
+    return [plain_command(statement, values)]
 
 
 def until(deadline: float | None, now: float, query_timeout: float) -> int:

@@ -60,6 +60,8 @@ _DULL = rb"(?P<dull>(?>(?:" + _CONSTANT + rb"|\((?>" + _CONSTANT + rb"{0,999})\)
 _TOKEN = re.compile(rb"\s*+(?:" + _ANY + rb")", re.DOTALL)
 _SKIMMED = re.compile(rb"\s*+(?:" + _DULL + rb"|" + _ANY + rb")", re.DOTALL)
 _CONTINUED, _COMMENT_EDGE = re.compile(_ESCAPED, re.DOTALL), re.compile(rb"/\*|\*/")
+# What a literal may hold that means something else under other settings than all backends have.
+AMBIGUOUS = re.compile(rb"[\\\x80-\xff]")
 _NEAR = rb"[A-Za-z0-9_$'\".\x80-\xff\0]"
 _GLUED = re.compile(rb"\0(?:" + _NEAR + rb"|(?<=" + _NEAR + rb"\0)|(?<=[uU]&\0)(?<!" + _IN_WORD + rb"[uU]&\0))")
 

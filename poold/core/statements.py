@@ -1,13 +1,23 @@
-"""What the broker knows of each statement: how long it takes, and whether it is prepared.
+"""What the broker knows of each statement: what it is, how long it takes, and whether it is prepared.
 
-A statement is a template and its parameters' types. psycopg2 binds parameters as literals, and programs rely on what
-that means; so a statement begins as literals in place (LITERAL). Seen a few times, it is prepared once, by nobody's
-request, outside any transaction (PROBING). Where PostgreSQL accepts that and describes the very columns that the
-literals gave, it is from then on prepared at first use on each backend (PREPARED); otherwise it stays with literals for
-good (REFUSED). So nobody sees a probe fail, and what can only be told by a difference in the columns is told.
+A statement is a template, its parameters' types, and the settings that travel with it. psycopg2 binds parameters as
+literals, and programs rely on what that means; so a statement begins as literals in place (LITERAL). Seen a few times,
+it is probed once, by nobody's request (PROBING, `poold.core.probe`). If PostgreSQL accepts it and describes the very
+columns that the literals gave, it is from then on prepared at first use on each backend (PREPARED); otherwise it stays
+with literals (REFUSED). So nobody sees a probe fail, and what can only be told by a difference in the columns is told.
 
-Whether a statement may share a backend's pipeline is decided by its profile: mean and deviation of its run time and the
-size of its results, averaged as TCP averages round trips (RFC 6298).
+The probe brings a proof as well: what PostgreSQL makes of the statement, from its rewritten parse tree. Only what is
+proven harmless leaves its session as it was, and only plain reads may share a backend's pipeline.
+
+A prepared name is parsed anew after five runs on a backend: so many plans PostgreSQL makes for the values given, later
+ones perhaps for none in particular, which literals never get. Proven statements whose plan does not depend on values
+are exempt.
+
+When names may mean something else than before, as after CREATE or ALTER, all statements begin anew: a generation ends.
+They keep their profiles, and are probed again after one run with literals.
+
+Whether a plain read may share a backend's pipeline is decided by its profile: mean and deviation of its run time and
+the size of its results, averaged as TCP averages round trips (RFC 6298).
 """
 
 from __future__ import annotations
@@ -15,23 +25,24 @@ from __future__ import annotations
 import itertools
 import re
 from collections import OrderedDict
-from collections.abc import Collection
 from enum import IntEnum
 
 from client.protocol import ProtocolViolation
 from poold.core import literals, sessions, sql
-from poold.core.effects import Bound, Command, Deallocate, Plain, Prepare, Simple, Unit
-from poold.core.facts import Completion
+from poold.core.effects import Plain, Simple
+from poold.core.lexemes import names_moment, sets_relied_on
+from poold.core.proofs import UNPROVEN, Proof
+from poold.core.sessions import NOTHING
 
 # Runs with literals before a statement is probed: a statement that comes once is not worth a name on every backend.
 PROBE_AFTER = 3
-# Parses that failed on some backend after the probe succeeded, until the statement is left alone.
-FAILURES_UNTIL_REFUSED = 3
 # Statements known per group, and their text in bytes; the least recently used go.
 STATEMENTS_KEPT = 5000
 TEXT_KEPT = 16 * 1024 * 1024
-# Names on one backend: PostgreSQL keeps parse tree and plan of each, some ten kilobytes.
-PREPARED_KEPT = 500
+# Plans that PostgreSQL makes for the values given before it may make one for all values (plancache.c).
+CUSTOM_PLANS = 5
+# Stands for no limit of runs: more than any backend lives to see.
+_UNLIMITED = 1 << 62
 # Runs until the profile is trusted, and for how many seconds after the last of them.
 TRUSTED_AFTER = 5
 TRUSTED_FOR = 10.0
@@ -44,8 +55,6 @@ SHORT_BYTES = 16384
 AHEAD_SECONDS = 0.005
 # A statement that takes longer than this, and than its profile lets expect, gets no company any more.
 PATIENCE_SECONDS = 0.005
-# PostgreSQL's codes for a name that it does not know, or knows already.
-FORGOTTEN = ("26000", "42P05")
 _CAST = re.compile(rb"\0\s*::")
 # The weights of a new observation: RFC 6298's.
 _ALPHA, _BETA = 1 / 8, 1 / 4
@@ -57,7 +66,7 @@ class StatementState(IntEnum):
     LITERAL = 0  # runs with literals; -> PROBING, REFUSED
     PROBING = 1  # as LITERAL, a probe is on its way; -> PREPARED, REFUSED, LITERAL
     PREPARED = 2  # prepared on each backend at first use; -> REFUSED
-    REFUSED = 3  # runs with literals for good; no successor
+    REFUSED = 3  # runs with literals as long as its generation lasts; no successor
 
 
 # As plain globals: to name a member of an Enum costs five times as much, and these are named for every request.
@@ -66,7 +75,7 @@ _LITERAL = StatementState.LITERAL
 
 
 class Statement:
-    """One template with the types of its parameters."""
+    """One template with the types of its parameters, under settings that travel with it."""
 
     __slots__ = (
         "begun",
@@ -74,16 +83,21 @@ class Statement:
         "count",
         "deviation",
         "expected",
-        "failures",
+        "generation",
         "has_cast",
+        "is_forbidden",
         "is_forgotten",
+        "is_harmless",
         "is_short",
         "mean",
         "name",
         "numbered",
         "patience",
+        "proof",
         "recent",
         "runs",
+        "runs_per_parse",
+        "settings",
         "sightings",
         "size",
         "sql",
@@ -93,21 +107,26 @@ class Statement:
         "use",
     )
 
-    def __init__(self, number: int, template: bytes, types: bytes) -> None:
+    def __init__(self, number: int, template: bytes, types: bytes, settings: bytes = b"", generation: int = 0) -> None:
         self.sql = template  # with NUL for each parameter
         self.types = types
+        self.settings = settings  # as they travel
+        self.generation = generation
         self.count = len(types) // 4
-        self.name = b"poold_%d" % number
+        self.name = b"%d" % number  # on each backend behind something that nobody can guess (`poold.pgwire`)
         self.numbered = b""  # with $1, $2, ...; made when it is to be prepared
         self.state = _LITERAL
         self.traits: sql.Traits | None = None  # looked up when first wanted
-        self.use = sessions.use_of(template)  # what it may leave in its session
+        self.use = sessions.use_of(template)  # what its text tells of what it leaves in its session
+        self.is_forbidden = sets_relied_on(template)  # nobody may run it
+        self.proof = UNPROVEN  # of its prepared form
+        self.is_harmless = False  # the proof's
+        self.runs_per_parse = CUSTOM_PLANS  # on one backend
         # The columns that its literals gave; b"" before the first run.
         self.columns: bytes | None = b""
         self.has_cast = _CAST.search(template) is not None  # of a parameter, by ::
         self.sightings = 0  # runs with literals
         self.is_forgotten = False  # no longer among the known: whoever holds it finds another
-        self.failures = 0
         self.runs = 0
         self.begun = 0.0  # when it was begun last
         self.mean = self.deviation = self.recent = 0.0  # seconds
@@ -142,7 +161,7 @@ class Statement:
             and self.size < SHORT_BYTES
             and self.runs >= TRUSTED_AFTER
             and self.state is _PREPARED
-            and self.use is sessions.NOTHING
+            and self.proof.is_plain_read
         )
         self.patience = 2 * expected if expected > PATIENCE_SECONDS else 2 * PATIENCE_SECONDS
 
@@ -158,17 +177,23 @@ class Statement:
         self.sightings += 1
         if self.sightings < PROBE_AFTER:
             return False
-        if self.examine().obstacle:
+        if self.examine().obstacle or names_moment(self.sql):
             self.state = StatementState.REFUSED
             return False
         self.numbered = literals.numbered(self.sql)
         self.state = StatementState.PROBING
         return True
 
-    def probed(self, accepted: bool, columns: bytes | None = None) -> None:
-        """The probe is back."""
-        is_same = accepted and columns == self.columns
-        self.state = _PREPARED if is_same else StatementState.REFUSED
+    def probed(self, columns: bytes | None, proof: Proof) -> None:
+        """The probe is back: PostgreSQL accepted it, with these columns."""
+        if columns != self.columns:
+            self.refuse(proof)
+            return
+        self.state = _PREPARED
+        self.proof = proof
+        self.is_harmless = proof.is_harmless
+        if proof.may_be_generic:
+            self.runs_per_parse = _UNLIMITED
 
     def unprobed(self) -> None:
         """The probe told nothing: it was cut off. Wait for some more runs."""
@@ -176,16 +201,38 @@ class Statement:
             self.state = _LITERAL
             self.sightings = 0
 
-    def parse_failed(self) -> None:
-        """A backend refused what the probe's accepted."""
-        self.failures += 1
-        if self.failures >= FAILURES_UNTIL_REFUSED:
-            self.state = StatementState.REFUSED
+    def refuse(self, proof: Proof = UNPROVEN) -> None:
+        """It runs with literals from now on: prepared it is not the same, or cannot be."""
+        self.state = StatementState.REFUSED
+        self.is_harmless = False
+        self.is_short = False
+        self.proof = proof
+
+    def successor(self, number: int, generation: int) -> Statement:
+        """The same statement in another generation: what it is has to be found out again, its profile stays."""
+        made = Statement(number, self.sql, self.types, self.settings, generation)
+        made.traits = self.traits
+        made.sightings = min(self.sightings, PROBE_AFTER - 1)
+        made.runs, made.begun = self.runs, self.begun
+        made.mean, made.deviation, made.recent = self.mean, self.deviation, self.recent
+        made.expected, made.size, made.patience = self.expected, self.size, self.patience
+        return made
 
     def runs_prepared(self, values: bytes) -> bool:
         """Whether it means the same with these values prepared and with literals."""
-        # With a literal -5::text is -(5::text), which PostgreSQL refuses. Few other values with a cast have a minus.
-        return self.state is _PREPARED and not (self.has_cast and b"-" in values)
+        # With a literal -5::text is -(5::text), which PostgreSQL refuses.
+        return self.state is _PREPARED and not (self.has_cast and b"-" in values and self._has_sign(values))
+
+    def _has_sign(self, values: bytes) -> bool:
+        """Whether a number without quotes has a minus: dates, UUIDs and texts are in quotes."""
+        try:
+            found = literals.split_values(values, self.count)
+        except ProtocolViolation:
+            return True  # and refused as literals
+        return any(
+            value is not None and value[:1] == b"-" and self.types[4 * place : 4 * place + 4] in literals.UNQUOTED
+            for place, value in enumerate(found)
+        )
 
     def rendered(self, values: bytes) -> bytes:
         """The text with its literals in place; raises ProtocolViolation for values that are none."""
@@ -195,11 +242,14 @@ class Statement:
 class Statements:
     """The statements of one group."""
 
-    def __init__(self, is_prepared: bool = True) -> None:
-        """is_prepared: whether the broker's own statements may be."""
+    def __init__(self, is_prepared: bool = True, plans: str = "custom") -> None:
+        """is_prepared: whether the broker's own statements may be. plans: as the group's setting."""
         self._own_state = _PREPARED if is_prepared else StatementState.REFUSED
-        # By template and types: enter when first asked for, leave when many others were asked for since.
-        self._known: OrderedDict[tuple[bytes, bytes], Statement] = OrderedDict()
+        self._runs_per_parse = _UNLIMITED if plans == "auto" else CUSTOM_PLANS
+        # Counts how often names may have come to mean something else.
+        self.generation = 0
+        # By template, types and settings: enter when first asked for, leave when many others were asked for since.
+        self._known: OrderedDict[tuple[bytes, bytes, bytes], Statement] = OrderedDict()
         self._text = 0
         self._numbers = itertools.count(1)
         # The broker's own: BEGIN in its forms, COMMIT, savepoints.
@@ -211,19 +261,31 @@ class Statements:
     def __iter__(self) -> itertools.chain[Statement]:
         return itertools.chain(self._known.values())
 
-    def find(self, template: bytes, types: bytes) -> Statement:
+    def find(self, template: bytes, types: bytes, settings: bytes = b"") -> Statement:
         """The statement, known or new."""
-        key = (template, types)
+        key = (template, types, settings)
         found = self._known.get(key)
         if found is not None:
             self._known.move_to_end(key)
-            return found
-        made = self._known[key] = Statement(next(self._numbers), template, types)
-        self._text += len(template)
+            if found.generation == self.generation:
+                return found
+            found.is_forgotten = True
+            made = self._known[key] = found.successor(next(self._numbers), self.generation)
+            made.runs_per_parse = self._runs_per_parse
+            return made
+        made = self._known[key] = Statement(next(self._numbers), template, types, settings, self.generation)
+        made.runs_per_parse = self._runs_per_parse
+        self._text += len(template) + len(settings)
         while len(self._known) > STATEMENTS_KEPT or (self._text > TEXT_KEPT and len(self._known) > 1):
-            (old, _), _ = self._known.popitem(last=False)
-            self._text -= len(old)
+            _, old = self._known.popitem(last=False)
+            self._text -= len(old.sql) + len(old.settings)
         return made
+
+    def current(self, statement: Statement) -> Statement:
+        """This statement, or what it is in this generation."""
+        if statement.generation == self.generation and not statement.is_forgotten:
+            return statement
+        return self.find(statement.sql, statement.types, statement.settings)
 
     def own(self, template: bytes, types: bytes = b"") -> Statement:
         """A statement of the broker's; their number is small."""
@@ -232,22 +294,22 @@ class Statements:
             found = self._own[template] = Statement(next(self._numbers), template, types)
             found.numbered = literals.numbered(template)
             found.state = self._own_state
+            found.use = NOTHING
+            found.is_harmless = True
+            found.runs_per_parse = _UNLIMITED
         return found
 
     def forget(self, statement: Statement) -> None:
         """Its tables have changed: whoever asks next gets a new one, with a new name, that begins with literals."""
         statement.is_forgotten = True
-        key = (statement.sql, statement.types)
+        key = (statement.sql, statement.types, statement.settings)
         if self._known.get(key) is statement:
             del self._known[key]
-            self._text -= len(statement.sql)
+            self._text -= len(statement.sql) + len(statement.settings)
 
     def forget_all(self) -> None:
-        """As forget, for all but the broker's own."""
-        for statement in self._known.values():
-            statement.is_forgotten = True
-        self._known.clear()
-        self._text = 0
+        """Another generation begins: names may mean something else. O(1); each statement follows when asked for."""
+        self.generation += 1
 
     def counts(self) -> dict[str, int]:
         """How many there are in each state, by its name."""
@@ -255,100 +317,6 @@ class Statements:
         for statement in self._known.values():
             found[statement.state.name.lower()] += 1
         return found
-
-
-class Prepared:
-    """The statements that are prepared on one backend, the least recently used first.
-
-    A function that a client calls can drop them all, and no completion tells of it. Once that has happened the backend
-    is doubted: what is to be prepared there is dropped first, which is no error where it is not there.
-    """
-
-    __slots__ = ("_held", "_is_doubted")
-
-    def __init__(self) -> None:
-        # By name. Enter with their Prepare, leave with Deallocate, when that failed, or all at once.
-        self._held: dict[bytes, None] = {}
-        self._is_doubted = False
-
-    def __contains__(self, statement: Statement) -> bool:
-        return statement.name in self._held
-
-    def __len__(self) -> int:
-        return len(self._held)
-
-    def commands(self, statement: Statement, values: bytes, among: Collection[bytes] = ()) -> list[Command]:
-        """Run the prepared statement, after preparing it where that has not been done here.
-
-        among: names that the same unit needs as well.
-        """
-        name = statement.name
-        bound = Bound(name, statement.count, values)
-        if name in self._held:
-            if len(self._held) > PREPARED_KEPT // 2:  # before, nobody is going to leave
-                del self._held[name]
-                self._held[name] = None
-            return [bound]
-        found = self.prepare(statement, among)
-        self._held[name] = None
-        found.append(bound)
-        return found
-
-    def prepare(self, statement: Statement, among: Collection[bytes] = ()) -> list[Command]:
-        """Prepare the statement here; it is held only when the caller says so."""
-        found = self._room(among)
-        if self._is_doubted:
-            found.append(Deallocate(statement.name))
-        found.append(Prepare(statement.name, statement.numbered, statement.types))
-        return found
-
-    def _room(self, among: Collection[bytes] = ()) -> list[Command]:
-        """Forget what was not used for long, until there is room for another name; but none of those among."""
-        found: list[Command] = []
-        if len(self._held) >= PREPARED_KEPT:
-            excess = len(self._held) - PREPARED_KEPT + 1
-            for oldest in list(itertools.islice((name for name in self._held if name not in among), excess)):
-                del self._held[oldest]
-                found.append(Deallocate(oldest))
-        return found
-
-    def add(self, statement: Statement) -> None:
-        """It was prepared here by a probe."""
-        self._held[statement.name] = None
-
-    def failed(self, unit: Unit, done: Completion) -> Prepare | Bound | None:
-        """The unit failed: what it was to prepare after the failure is not.
-
-        Returns the command that failed where it is about a prepared statement.
-        """
-        found = _culprit(unit, done)
-        assert done.failure is not None
-        if found is not None and done.failure.sqlstate in FORGOTTEN and found.name in self._held:
-            self._held.clear()
-            self._is_doubted = True
-        prepares = [command.name for command in unit if type(command) is Prepare]
-        for name in prepares[len(done.prepared) :]:
-            self._held.pop(name, None)
-        return found
-
-    def clear(self) -> None:
-        """None is any more."""
-        self._held.clear()
-
-
-def _culprit(unit: Unit, done: Completion) -> Prepare | Bound | None:
-    """The command that failed, where it is about a prepared statement."""
-    runs = prepared = 0
-    for command in unit:
-        if type(command) is Prepare:
-            if prepared == len(done.prepared):
-                return command
-            prepared += 1
-        elif type(command) is Bound or type(command) is Plain:
-            if runs == len(done.results):
-                return command if type(command) is Bound else None
-            runs += 1
-    return None
 
 
 def literal_command(statement: Statement, values: bytes) -> Simple:

@@ -3,16 +3,20 @@
 A statement runs in one of three forms. By itself and with literals it is a simple query, which may hold several
 statements. Prepared it is Bind and Execute, after its Parse where this backend has not seen it. With settings of its
 own it shares their implicit transaction, prepared or with literals; then it must be a single one.
+
+Prepared is only what begins in a session as it was opened: what is parsed elsewhere means what the settings, roles and
+names of that moment make of it, for whoever runs it later. So behind anything in the same transaction or session that
+is not proven harmless all runs with literals.
 """
 
 from __future__ import annotations
 
 from client.protocol import ProtocolViolation
-from poold.core import settings
-from poold.core.effects import Command, Simple, Unit, in_order
+from poold.core import sessions, settings
+from poold.core.effects import Command, Plain, Simple, Unit, in_order
 from poold.core.pool import Backend
 from poold.core.request import Request, Verb
-from poold.core.settings import Run
+from poold.core.sessions import NOTHING, Use
 from poold.core.statements import Statement, literal_command, plain_command
 
 # As plain globals: to name a member of an Enum costs five times as much, and these are named for every request.
@@ -21,44 +25,80 @@ _QUERY = Verb.QUERY
 COMMIT: Unit = (Simple(b"COMMIT"),)
 ROLLBACK: Unit = (Simple(b"ROLLBACK"),)
 BEGIN: Unit = (Simple(b"BEGIN"),)
+# Before anything that may ask for the values of sequences, where others have used some.
+DISCARD_SEQUENCES = b"DISCARD SEQUENCES"
 
 
 def unit_for(backend: Backend, request: Request, now: float) -> Unit:
-    """The first unit of the request on this backend. Notes in the request what follows it, and who watches its time."""
-    statement, verb = request.statement, request.verb
+    """The first unit of the request on this backend.
+
+    Notes in the request what follows it, who watches its time, and what it may leave in the session.
+    """
+    statement, verb, lease = request.statement, request.verb, request.lease
     if verb is not _QUERY:
         return _other_unit(backend, request, now)
     assert statement is not None
-    is_timed = request.deadline is not None and request.lease is None and statement.examine().is_plain
+    if statement.generation != request.group.statements.generation:
+        statement = request.statement = request.group.statements.current(statement)
+    request.is_base = lease is None or not lease.is_altered
+    is_prepared = runs_prepared(request, statement)
+    request.leaves = NOTHING if is_prepared and statement.is_harmless else left_by(backend, statement)
+    if request.settings and lease is not None:
+        request.leaves = request.leaves.joined(sessions.UNSEEN)
+    before = _before(backend, request, statement)
+    is_timed = request.deadline is not None and lease is None and statement.examine().is_plain
     milliseconds = _server_timeout(backend, request, now) if is_timed else 0
     if milliseconds or request.settings:
-        return _unit_with_settings(backend, request, statement, milliseconds)
-    if is_prepared(request, statement):
-        if not request.begin:
+        return _unit_with_settings(backend, request, statement, milliseconds, is_prepared, before)
+    if is_prepared:
+        if not request.begin and not before:
             return tuple(backend.prepared.commands(statement, request.values))
-        own = request.group.statements.own(b"BEGIN")
-        commands = backend.prepared.commands(own, b"")
-        commands += backend.prepared.commands(statement, request.values, (own.name,))
+        run = Runner(backend)
+        commands: list[Command] = [*before]
+        if request.begin:
+            commands += run.own(request.group.statements.own(b"BEGIN"), b"")
+        commands += backend.prepared.commands(statement, request.values, run.needed)
         return in_order(commands)
     literal = _literal(statement, request.values)
-    if not request.begin:
+    if not request.begin and not before:
         return (literal,)
-    # BEGIN must have succeeded before a simple query, which no earlier error would skip.
+    # What comes before must have succeeded before a simple query, which no earlier error would skip.
     request.then = (literal,)
-    return BEGIN
+    if not before:
+        return BEGIN
+    return (Simple(DISCARD_SEQUENCES + b"; BEGIN" if request.begin else DISCARD_SEQUENCES),)
 
 
-def _unit_with_settings(backend: Backend, request: Request, statement: Statement, milliseconds: int) -> Unit:
-    names: set[bytes] = set()
-    run = runner(backend, names)
-    own, is_literal = request.group.statements, request.is_literal
-    commands = run(own.own(b"BEGIN"), b"", is_literal) if request.begin else []
-    commands += settings.commands(own, request.settings, milliseconds, is_literal, run)
-    if is_prepared(request, statement):
-        commands += backend.prepared.commands(statement, request.values, names)
+def _unit_with_settings(
+    backend: Backend,
+    request: Request,
+    statement: Statement,
+    milliseconds: int,
+    is_prepared: bool,
+    before: list[Command],
+) -> Unit:
+    run, own = Runner(backend), request.group.statements
+    commands: list[Command] = [*before]
+    if request.begin:
+        commands += run.own(own.own(b"BEGIN"), b"")
+    commands += settings.commands(own, request.settings, milliseconds, request.is_literal, run.own)
+    if is_prepared:
+        commands += backend.prepared.commands(statement, request.values, run.needed)
     else:
         commands.append(plain_command(statement, request.values))
     return in_order(commands)
+
+
+def _before(backend: Backend, request: Request, statement: Statement) -> list[Command]:
+    """What has to come first: where sequences were used, and who comes may ask for their values, it must not see it."""
+    if request.leaves is NOTHING and not request.opens:
+        if statement.proof.uses_sequences:
+            backend.used_sequences = True
+        return []
+    if not backend.used_sequences or (request.lease is not None and not request.opens):
+        return []
+    backend.used_sequences = False
+    return [Plain(DISCARD_SEQUENCES)]
 
 
 def _other_unit(backend: Backend, request: Request, now: float) -> Unit:
@@ -67,7 +107,12 @@ def _other_unit(backend: Backend, request: Request, now: float) -> Unit:
     if request.verb is Verb.ROLLBACK:
         return ROLLBACK
     if request.script is not None:
-        return request.script.start(runner(backend), _server_timeout(backend, request, now))
+        run = request.runner = Runner(backend)
+        unit = request.script.start(run, _server_timeout(backend, request, now))
+        request.leaves = run.leaves
+        return unit
+    if request.probe is not None:
+        return request.probe.start(backend.prepared, request.group.statements)
     return request.unit
 
 
@@ -78,31 +123,64 @@ def _server_timeout(backend: Backend, request: Request, now: float) -> int:
     return milliseconds
 
 
-def runner(backend: Backend, names: set[bytes] | None = None) -> Run:
-    """How statements of one transaction are run on this backend, prepared where they can be.
+class Runner:
+    """How the statements of one transaction are run on a backend: prepared as long as that means the same."""
 
-    names collects those that the transaction needs, which none of its own commands may drop.
-    """
-    prepared = backend.prepared.commands
-    needed: set[bytes] = set() if names is None else names
+    __slots__ = ("_backend", "_prepared", "is_base", "leaves", "needed")
 
-    def run(statement: Statement, values: bytes, is_literal: bool) -> list[Command]:
-        if not is_literal and statement.runs_prepared(values):
-            needed.add(statement.name)
-            return prepared(statement, values, needed)
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._prepared = backend.prepared.commands
+        self.is_base = True  # all so far was proven harmless
+        self.leaves = NOTHING  # what may be left in the session by what was not
+        # Names that the transaction needs, which none of its own commands may drop.
+        self.needed: set[bytes] = set()
+
+    def __call__(self, statement: Statement, values: bytes, is_literal: bool) -> list[Command]:
+        """Commands that run a client's statement with these values."""
+        if self.is_base and not is_literal and statement.runs_prepared(values):
+            if not statement.is_harmless:
+                self._alter(statement)
+            elif statement.proof.uses_sequences:
+                self._backend.used_sequences = True
+            self.needed.add(statement.name)
+            return self._prepared(statement, values, self.needed)
+        self._alter(statement)
         return [plain_command(statement, values)]
 
-    return run
+    def own(self, statement: Statement, values: bytes, is_literal: bool = False) -> list[Command]:
+        """Commands that run a statement of the broker's."""
+        if self.is_base and not is_literal and statement.runs_prepared(values):
+            self.needed.add(statement.name)
+            return self._prepared(statement, values, self.needed)
+        return [plain_command(statement, values)]
+
+    def discarded_sequences(self) -> bool:
+        """Whether their values have to be discarded first; from then on they are."""
+        was_used, self._backend.used_sequences = self._backend.used_sequences, False
+        return was_used
+
+    def _alter(self, statement: Statement) -> None:
+        self.is_base = False
+        self.leaves = self.leaves.joined(left_by(self._backend, statement))
 
 
-def is_prepared(request: Request, statement: Statement) -> bool:
+def runs_prepared(request: Request, statement: Statement) -> bool:
     """Whether the request runs its statement prepared."""
     return (
         request.prepare
         and not request.is_literal
-        and (request.lease is None or not request.lease.changed_schema)
+        and (request.lease is None or not request.lease.is_altered)
         and statement.runs_prepared(request.values)
     )
+
+
+def left_by(backend: Backend, statement: Statement) -> Use:
+    """What may be left by this statement, not being harmless."""
+    if statement.use is NOTHING and statement.proof.calls_unknown and not backend.group.config.sqlprepare:
+        # Where the server's own functions prepare the clients' statements, these are to stay.
+        return sessions.CODE
+    return sessions.left_by(statement.use)
 
 
 def _literal(statement: Statement, values: bytes) -> Simple:

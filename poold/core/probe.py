@@ -1,0 +1,141 @@
+"""The probe of a statement: whether it can be prepared, and what PostgreSQL makes of it.
+
+By nobody's request, on an idle backend, the statement is parsed under a name while PostgreSQL tells, as a notice, the
+tree that it has made of it: after views, rules, policies and defaults, before anything is folded or pruned. Then the
+catalogs are asked about what the tree names (`poold.core.proofs`). The name stays prepared on that backend.
+
+The tree goes to the server's log as well, as all messages of this level do; `proofs = false` in a group goes without
+it, and without all that a proof allows.
+
+https://www.postgresql.org/docs/current/runtime-config-logging.html#GUC-DEBUG-PRINT-PARSE
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from poold.core import settings
+from poold.core.effects import Command, Plain, Unit, in_order
+from poold.core.facts import Completion
+from poold.core.prepared import Prepared
+from poold.core.proofs import UNPROVEN, Proof
+from poold.core.statements import Statement, Statements
+
+# A probe waits for a lock no longer than this, as its backend serves nobody meanwhile.
+LOCK_TIMEOUT_MS = 100
+# Questions to the catalogs for one statement.
+MAX_QUESTIONS = 8
+
+_QUIET = b"SELECT pg_catalog.set_config('lock_timeout', '%d', true)" % LOCK_TIMEOUT_MS
+# The last one begins to tell: nothing of this very statement is told.
+_TELLING = (
+    b"SELECT pg_catalog.set_config('lock_timeout', '%d', true), "
+    b"pg_catalog.set_config('debug_pretty_print', 'off', true), "
+    b"pg_catalog.set_config('client_min_messages', 'log', true), "
+    b"pg_catalog.set_config('debug_print_rewritten', 'on', true)"
+) % LOCK_TIMEOUT_MS
+# Before the tree, in the notice's text.
+_TITLE = "rewritten parse tree:\nDETAIL:  "
+# interval and its array: psycopg2's literal is read by the column's fields, a parameter is not.
+_INTERVALS = (1186, 1187)
+# Below it an OID is a built-in type's (FirstNormalObjectId).
+_FIRST_OWN = 16384
+# A statement that was cut off, or waited for a lock: the probe tells nothing.
+_INCONCLUSIVE = ("57014", "55P03")
+
+
+class Examiner(Protocol):
+    """As `poold.core.proofs.Examination`."""
+
+    proof: Proof
+    holds_interval: bool
+
+    def question(self) -> bytes | None:
+        """What to ask next."""
+
+    def answered(self, rows: bytes) -> None:
+        """The answer."""
+
+
+Examine = Callable[[str, Sequence[int]], Examiner]
+
+
+class Probe:
+    """One probe on its way."""
+
+    def __init__(self, statement: Statement, examine: Examine | None) -> None:
+        """examine is None where no tree is wanted."""
+        self.statement = statement
+        self._examine = examine
+        self._examiner: Examiner | None = None
+        self._columns: bytes | None = None
+        self._questions = 0
+
+    def start(self, prepared: Prepared, statements: Statements) -> Unit:
+        """The first unit."""
+        statement = self.statement
+        commands: list[Command] = []
+        if statement.settings:
+            commands += settings.commands(statements, statement.settings, 0, True, settings.plain)
+        commands.append(Plain(_TELLING if self._examine is not None else _QUIET))
+        commands += prepared.prepare(statement)
+        return in_order(commands)
+
+    def advance(self, done: Completion, prepared: Prepared) -> Unit | None:
+        """A unit has ended: the next one, None when the statement has been told what it is."""
+        if self._examiner is None:
+            return self._parsed(done, prepared)
+        if done.failure is not None:
+            self._conclude(UNPROVEN)
+            return None
+        self._examiner.answered(done.results[-1][3] or b"")
+        return self._next_question()
+
+    def _parsed(self, done: Completion, prepared: Prepared) -> Unit | None:
+        """PostgreSQL has parsed it, or not."""
+        statement = self.statement
+        if done.failure is not None:
+            if done.failure.sqlstate in _INCONCLUSIVE:
+                statement.unprobed()
+            else:
+                statement.refuse()
+            return None
+        prepared.add(statement)
+        self._columns = done.prepared[0]
+        types = done.parameters[0] if done.parameters else ()
+        tree = _tree(done) if self._examine is not None else None
+        if self._examine is None or tree is None:
+            # What own types hold only the catalogs tell.
+            if any(each in _INTERVALS or each >= _FIRST_OWN for each in types):
+                statement.refuse()
+            else:
+                self._conclude(UNPROVEN)
+            return None
+        self._examiner = self._examine(tree, types)
+        return self._next_question()
+
+    def _next_question(self) -> Unit | None:
+        assert self._examiner is not None
+        question = self._examiner.question()
+        if question is not None and self._questions < MAX_QUESTIONS:
+            self._questions += 1
+            return (Plain(question),)
+        if self._examiner.holds_interval:
+            self.statement.refuse(self._examiner.proof)
+        else:
+            self._conclude(self._examiner.proof if question is None else UNPROVEN)
+        return None
+
+    def _conclude(self, proof: Proof) -> None:
+        self.statement.probed(self._columns, proof)
+
+
+def _tree(done: Completion) -> str | None:
+    """The first tree that PostgreSQL told of."""
+    for outcome in done.results:
+        for notice in outcome[4]:
+            _, title, tree = notice.partition(_TITLE)
+            if title:
+                return tree
+    return None
