@@ -139,4 +139,4 @@ async def _prepare_session(connection: Any, group: GroupConfig) -> Server:
             identity, epoch = cursor.fetchone()
         except psycopg2.ProgrammingError as error:
             log.info("outcomes of COMMIT cannot be tracked error=%s", " ".join(str(error).split()))
-    return Server(connection.server_version, identity, epoch, connection_check)
+    return Server(connection.server_version, identity, epoch, connection_check, connection.info.backend_pid)

@@ -29,6 +29,7 @@ from poold.core.request import Client, Lease, Request, Verb
 from poold.core.sessions import NOTHING, UNSEEN
 from poold.core.snapshot import snapshot_group, snapshot_processes
 from poold.core.state import BackendState, RequestState
+from poold.core.watch import Watch
 
 # As plain globals: to name a member of an Enum costs five times as much, and these are named for every request.
 _RUNNING = RequestState.RUNNING
@@ -99,6 +100,8 @@ class Broker(Deadlines):
                 self._lease_due(key, now)
             elif isinstance(key, Client):
                 self._client_due(key, now)
+            elif isinstance(key, Watch):
+                self._watch_due(key, now)
             elif isinstance(key, Pool):
                 key.endpoint.probe()
                 self._endpoint_changed(key.group, now)
@@ -109,6 +112,8 @@ class Broker(Deadlines):
                     for backend, reason in janitor.retirements(group, now):
                         self._close(backend, reason)
                     self._grow(group, now)
+                    for pool in group.pools:
+                        self._look_at_catalogs(pool, now)
             elif key is _DRAIN:
                 self.stop(now)
 
@@ -300,6 +305,8 @@ class Broker(Deadlines):
             running.popleft()
             if request.verb is _PROBE:
                 pass
+            elif request.verb > _INQUIRY:
+                self._told_by_server(backend, request, done, now)
             elif request.verb is _INQUIRY:
                 self._inquired(request, done, now)
             else:
@@ -314,7 +321,10 @@ class Broker(Deadlines):
             if backend.transaction == TX_BROKEN and backend.lease is not None:
                 self._lose_broken(backend.lease, now)  # what waits in it need not wait for the cancel
         else:
+            idle_since = backend.idle_since
             self._rest(backend, now)
+            if request.verb > _INQUIRY:
+                backend.idle_since = idle_since  # whoever asks by himself keeps no backend that nobody needs
         if request.priority == BATCH and request.group.queue.size:
             self._serve(request.group, now)  # others of its priority may be waiting for their share
 

@@ -6,15 +6,15 @@ from poold.core import failures, janitor
 from poold.core.effects import Close, Drop
 from poold.core.group import Group
 from poold.core.lifecycle import is_hopeless
-from poold.core.losses import Losses
 from poold.core.pool import Backend
 from poold.core.request import Client, Lease, Request, Verb
 from poold.core.state import BackendState, RequestState
+from poold.core.watching import Watching
 
 _CANCELLABLE = (Verb.QUERY, Verb.TRANSACTION)
 
 
-class Deadlines(Losses):
+class Deadlines(Watching):
     """The steps that time calls for."""
 
     def _request_due(self, request: Request, now: float) -> None:

@@ -46,3 +46,4 @@ class Server:
     epoch: str = ""
     # The client_connection_check_interval that each session has, "" where the server knows none.
     connection_check: str = ""
+    pid: int = 0  # of its process

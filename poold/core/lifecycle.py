@@ -180,6 +180,9 @@ class Lifecycle(ABC):
             while pool.inquiries and pool.idle:
                 group.errands -= 1
                 self._inquire(next(reversed(pool.idle.values())), pool.inquiries.popleft(), now)
+            while pool.questions and pool.idle:
+                group.errands -= 1
+                self._start(next(reversed(pool.idle.values())), pool.questions.popleft(), now)
         while group.probes and (free := group.take_idle()) is not None:
             group.errands -= 1
             self._probe(free, group, now)

@@ -7,6 +7,7 @@ reported so; only a group that can write nothing runs it again.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 from client.protocol import TX_NONE, Failure
@@ -25,6 +26,10 @@ MAX_MOVES = 3
 
 class Losses(Messages):
     """The steps of a loss."""
+
+    @abstractmethod
+    def _unasked(self, question: Request) -> None:
+        """The backend that was asked is gone."""
 
     def _lose(
         self,
@@ -58,6 +63,8 @@ class Losses(Messages):
                 request.statement.unprobed()
             elif request.verb is Verb.INQUIRY:
                 self._ask(request, now)
+            elif request.verb > Verb.INQUIRY:
+                self._unasked(request)
             elif request.script is not None:
                 if place == 0:
                     request.script.lost(list(partial))

@@ -7,6 +7,7 @@ go on in `messages`, and what a lost backend leaves behind in `losses`.
 from __future__ import annotations
 
 import itertools
+from abc import abstractmethod
 from collections.abc import Iterable
 
 from client.protocol import (
@@ -24,7 +25,7 @@ from poold.core.effects import Bound, Cancel, Execute, Prepare, Reply, Simple
 from poold.core.facts import Completion, Outcome
 from poold.core.group import Group
 from poold.core.lifecycle import Lifecycle
-from poold.core.pool import Backend
+from poold.core.pool import Backend, Pool
 from poold.core.prepared import FORGOTTEN
 from poold.core.request import Lease, Request, Verb
 from poold.core.sessions import NOTHING
@@ -63,6 +64,10 @@ _CANCELED = "57014"
 
 class Machine(Lifecycle):
     """The steps of requests and leases."""
+
+    @abstractmethod
+    def _joined(self, pool: Pool, now: float) -> None:
+        """A statement waits behind another one."""
 
     def _accept(self, request: Request, now: float) -> Failure | None:
         """Let the request run, or wait: in its group's queue, or behind the statement that its lease runs."""
@@ -139,6 +144,7 @@ class Machine(Lifecycle):
             self._guard(backend, request, now)
         else:
             pool.stats.joined += 1
+            self._joined(pool, now)
         self._effects.append(Execute(backend.number, unit))
 
     def _guard(self, backend: Backend, request: Request, now: float) -> None:

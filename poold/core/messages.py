@@ -236,7 +236,10 @@ class Messages(Machine):
     def _probe_goes_on(self, backend: Backend, request: Request, done: Completion) -> bool:
         """A unit of the probe has ended; whether another follows."""
         assert request.probe is not None
+        is_first = not request.probe.counts
         following = request.probe.advance(done, backend.prepared)
+        if is_first and request.probe.counts and backend.pool.watch.have_changed(request.probe.counts):
+            self._begin_anew()
         if following is None:
             return False
         request.unit = following

@@ -12,6 +12,7 @@ from poold.core.request import Lease, Request
 from poold.core.sessions import NOTHING
 from poold.core.state import TRANSITIONS, BackendState
 from poold.core.stats import PoolStats
+from poold.core.watch import Watch
 
 if TYPE_CHECKING:
     from poold.core.group import Group
@@ -94,6 +95,9 @@ class Pool:
         self.active = self.members[BackendState.ACTIVE]
         # Inquiries that wait for a backend here: what became of a COMMIT only its own server knows.
         self.inquiries: deque[Request] = deque()
+        # Other questions to its server, likewise.
+        self.questions: deque[Request] = deque()
+        self.watch = Watch(self)
 
     def add(self, backend: Backend) -> None:
         """A new backend, CONNECTING."""

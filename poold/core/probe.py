@@ -20,7 +20,9 @@ from poold.core.effects import Command, Plain, Unit, in_order
 from poold.core.facts import Completion
 from poold.core.prepared import Prepared
 from poold.core.proofs import UNPROVEN, Proof
+from poold.core.references import only_cell
 from poold.core.statements import Statement, Statements
+from poold.core.watch import COUNTS
 
 # A probe waits for a lock no longer than this, as its backend serves nobody meanwhile.
 LOCK_TIMEOUT_MS = 100
@@ -69,6 +71,7 @@ class Probe:
         self.statement = statement
         self._examine = examine
         self._examiner: Examiner | None = None
+        self.counts = b""  # of the catalogs, before it was parsed; b"" where it was not
         self._columns: bytes | None = None
         self._questions = 0
 
@@ -78,6 +81,8 @@ class Probe:
         commands: list[Command] = []
         if statement.settings:
             commands += settings.commands(statements, statement.settings, 0, True, settings.plain)
+        # Known is only what held before the statement was parsed.
+        commands.append(Plain(COUNTS))
         commands.append(Plain(_TELLING if self._examine is not None else _QUIET))
         commands += prepared.prepare(statement)
         return in_order(commands)
@@ -102,6 +107,7 @@ class Probe:
                 statement.refuse()
             return None
         prepared.add(statement)
+        self.counts = only_cell(done.results[-2][3] or b"")
         self._columns = done.prepared[0]
         types = done.parameters[0] if done.parameters else ()
         tree = _tree(done) if self._examine is not None else None

@@ -36,6 +36,8 @@ class Verb(IntEnum):
     # The broker's own, nobody waits for a reply:
     PROBE = 4  # whether a statement can be prepared
     INQUIRY = 5  # what became of a COMMIT whose answer was lost
+    CATALOGS = 6  # whether the catalogs have changed
+    LOCKS = 7  # who waits for a lock
 
 
 @dataclass(slots=True, eq=False)

@@ -70,7 +70,7 @@ def backend_to_join(pools: Sequence[Pool], depth: int, now: float) -> Backend | 
     """The backend with the fewest statements on it, below depth, that another short one may join."""
     found: Backend | None = None
     for pool in pools:
-        if pool.size > pool.cap or pool.inquiries:
+        if pool.size > pool.cap or pool.inquiries or pool.questions:
             continue
         for backend in pool.active.values():
             if len(backend.running) < depth and is_company(backend, now):
@@ -92,6 +92,7 @@ def is_company(backend: Backend, now: float) -> bool:
         and statement.is_short
         and head.verb is _QUERY
         and head.lease is None
+        and not head.is_alone
         and type(head.unit[-1]) is Bound
         and head.state is _RUNNING
         and backend.left is NOTHING

@@ -2,8 +2,8 @@
 
 Settings, temporary tables, prepared statements, channels, advisory locks, values of sequences and cursors WITH HOLD
 outlive a transaction, and the next client on the backend would find them. What leaves something cannot be listed, as
-views, operators, casts and triggers may call any function. So behind every statement the backend is reset, but for those
-that are proven harmless (`poold.core.proofs`).
+views, operators, casts and triggers may call any function. So behind every statement the backend is reset, unless it is
+proven harmless (`poold.core.proofs`).
 
 The text tells a few things besides. Where a statement makes sense only if others follow in the same session, its client
 is told so instead of being surprised. Behind what may have made or dropped prepared statements all of them go, those of
