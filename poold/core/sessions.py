@@ -148,7 +148,7 @@ class _Reader:
         word = text.upper() if kind == "word" else b""
         if not self._previous:
             self._count += 1
-        if text == b"(":
+        if text[:1] == b"(":  # what is skimmed begins with it as well
             self._function(self._name)
         self._name = text.lower().strip(b'"') if kind in ("word", "name") else b""
         if self._name == b"pg_temp" and (self._words[:1] == [b"CREATE"] or self._previous == b"INTO"):

@@ -5,7 +5,7 @@ from units import UNTRACKED, answer, oids, packed, promote, sent, step
 from world import World
 
 from client.protocol import Rollback, split_steps
-from poold.core import effects, plan, statements
+from poold.core import effects, plan, prepared, statements
 from poold.core.plan import Plans
 from poold.core.statements import (
     PATIENCE_SECONDS,
@@ -36,7 +36,7 @@ def run(world: World, *sql: bytes) -> int:
 
 @pytest.fixture
 def _two_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statements, "PREPARED_KEPT", 2)
+    monkeypatch.setattr(prepared, "PREPARED_KEPT", 2)
 
 
 @pytest.mark.usefixtures("_two_names")

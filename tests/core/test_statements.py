@@ -9,7 +9,7 @@ from poold.core import effects
 from poold.core.effects import Bound, Prepare
 from poold.core.facts import Completion
 from poold.core.state import BackendState as S
-from poold.core.statements import FAILURES_UNTIL_REFUSED, PROBE_AFTER, StatementState
+from poold.core.statements import PROBE_AFTER, StatementState
 
 SQL = b"SELECT 1"
 PROBE = [b"PREPARE " + SQL]

@@ -14,8 +14,11 @@ from client.protocol import TX_ACTIVE, TX_FAILED, TX_NONE, Failure, Reference, S
 from poold.core.effects import Bound, Command, Deallocate, Execute, Flush, Plain, Prepare, Simple, Unit
 from poold.core.facts import Completion, Outcome
 from poold.core.literals import numbered
+from poold.core.probe import _TELLING
+from poold.core.proofs import Proof
 from poold.core.script import XID
 from poold.core.statements import TRUSTED_AFTER, Statement, StatementState
+from poold.core.watch import COUNTS
 
 WRITTEN: Outcome = ("INSERT 0 1", 1, None, b"", ())
 _WORDS: dict[bytes, Outcome] = {
@@ -91,11 +94,25 @@ def begin(world: World, *steps: Any, **over: Any) -> tuple[int, int]:
     return request, world.running(request)
 
 
-def promote(world: World, sql: bytes, types: bytes = b"", is_short: bool = False, group: str = "default") -> Statement:
-    """A statement that a probe has found to be one that can be prepared."""
+# A select by key.
+PLAIN_READ = Proof(is_harmless=True, is_plain_read=True, may_be_generic=True)
+
+
+def promote(
+    world: World,
+    sql: bytes,
+    types: bytes = b"",
+    is_short: bool = False,
+    group: str = "default",
+    proof: Proof = PLAIN_READ,
+) -> Statement:
+    """A statement that a probe has found to be one that can be prepared, with this proof."""
     statement = world.broker.groups[group].statements.find(sql, types)
     statement.numbered = numbered(sql)
     statement.state = StatementState.PREPARED
+    statement.proof = proof
+    statement.is_harmless = proof.is_harmless
+    statement.runs_per_parse = 1000 if proof.may_be_generic else statement.runs_per_parse
     for _ in range(TRUSTED_AFTER if is_short else 0):
         statement.record(0.0001, 100)
     assert statement.is_short is is_short
@@ -133,8 +150,8 @@ def current_unit(world: World, backend: int) -> Unit:
 
 
 def texts(world: World, unit: Unit) -> list[bytes]:
-    """The unit's commands as texts."""
-    return [_text(world, command) for command in unit]
+    """The unit's commands as texts; what each probe begins with is left out."""
+    return [text for command in unit if (text := _text(world, command)) not in (COUNTS, _TELLING)]
 
 
 def sent(world: World, backend: int | None = None) -> list[list[bytes]]:

@@ -1,6 +1,6 @@
 """A broker core with nothing around it: facts are called by the test, effects are collected by kind."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from client.protocol import (
@@ -16,11 +16,14 @@ from client.protocol import (
     split_steps,
 )
 from poold.config import BrokerConfig, Config, EndpointConfig, GroupConfig
-from poold.core import effects
+from poold.core import effects, sessions
 from poold.core.broker import Broker
 from poold.core.facts import Completion, Outcome, Server
 from poold.core.state import BackendState
 
+# How the units of a reset begin.
+NAMES = b"CLOSE ALL"
+RESETS = (b"RESET SESSION AUTHORIZATION", NAMES)
 OK: Outcome = ("SELECT 1", 1, b"\0\0", b"D\0\0\0\6\0\0", ())
 BEGUN: Outcome = ("BEGIN", -1, None, b"", ())
 ROLLED_BACK: Outcome = ("ROLLBACK", -1, None, b"", ())
@@ -43,9 +46,14 @@ class World:
         endpoint_settings: dict[str, Any] | None = None,
         drain_timeout: float = 30.0,
         broker: dict[str, Any] | None = None,
+        shows_resets: bool = False,
         **group: Any,
     ) -> None:
-        """One group `default` with these settings, and `tx` with the same and autocommit off; outcomes are tracked."""
+        """One group `default` with these settings, and `tx` with the same and autocommit off; outcomes are tracked.
+
+        Behind most statements a session is reset, which most tests are not about: unless a test wants to see it, that
+        is done at once and leaves no effect; of one that rolls back first, the ROLLBACK is left.
+        """
         group = {"min_size": 0, "max_size": 2, "prepare": "off", "track_outcome": True, **group}
         names = tuple(endpoints)
         self.config = Config(
@@ -61,9 +69,54 @@ class World:
         self.effects: list[effects.Effect] = []
         self.replies: list[effects.Reply] = []
         self._last_request = 0
+        # Backends whose reset goes on when their ROLLBACK has ended.
+        self._resetting: set[int] = set()
+        if not shows_resets:
+            self._reset_at_once()
         if start:
             self.broker.start(self.now)
             self.take()
+
+    def _reset_at_once(self) -> None:
+        for name in ("completed", "cancelled", "lost", "client_gone", "cancel", "request", "tick", "opened"):
+            setattr(self.broker, name, self._followed_by_resets(getattr(self.broker, name)))
+
+    def _followed_by_resets(self, fact: Callable[..., None]) -> Callable[..., None]:
+        def told(number: int, *more: Any, **others: Any) -> None:
+            fact(number, *more, **others)
+            if fact.__name__ == "completed" and number in self._resetting:
+                self._resetting.discard(number)
+                self._complete_reset(number, NAMES)
+            self._complete_resets()
+
+        return told
+
+    def _complete_resets(self) -> None:
+        decided, self.broker._effects = self.broker._effects, []
+        for effect in decided:
+            first = effect.unit[0] if isinstance(effect, effects.Execute) else None
+            sql = first.sql if isinstance(first, effects.Simple) else b""
+            if sql.startswith(b"ROLLBACK; RESET"):
+                self._resetting.add(effect.backend)
+                self.broker._effects.append(effects.Execute(effect.backend, (effects.Simple(b"ROLLBACK"),)))
+            elif sql.startswith(NAMES) and effect.backend in self._resetting:
+                pass  # follows the ROLLBACK
+            elif sql.startswith(RESETS):
+                self._complete_reset(effect.backend, sql)
+            else:
+                self.broker._effects.append(effect)
+
+    def _complete_reset(self, number: int, sql: bytes) -> None:
+        backend = self.broker.backends.get(number)
+        if backend is None or backend.state is not S.RESETTING:
+            return
+        count = sessions.names_held(len(backend.prepared))
+        cell = b"\0\1" + len(count).to_bytes(4, "big") + count
+        row = b"D" + (len(cell) + 4).to_bytes(4, "big") + cell
+        done = Completion(TX_NONE, [("SELECT 1", 1, b"\0\0", row, ())])
+        type(self.broker).completed(self.broker, number, done, self.now)
+        if self.broker._effects:
+            self._complete_resets()
 
     def take(self) -> list[effects.Effect]:
         """The effects since the last take; replies are kept apart as well."""
