@@ -29,15 +29,20 @@ LOOK_AFTER = 0.05
 LOOK_TIMEOUT = 0.25
 
 # pg_class, attribute, proc, type, operator, cast, constraint, trigger, rewrite, policy, index, inherits, attrdef,
-# namespace, aggregate, opclass, amop, amproc, enum, range, collation, partitioned_table, opfamily, extension.
+# namespace, aggregate, opclass, amop, amproc, enum, range, collation, partitioned_table, opfamily, extension; authid and
+# auth_members, as policies are for roles.
 _CATALOGS = (
     "{1259,1249,1255,1247,2617,2605,2606,2620,2618,3256,2610,2611,2604,2615,2600,2616,2602,2603,3501,3541,3456,3350,"
-    "2753,3079}"
+    "2753,3079,1260,1261}"
 )
+# A standby counts nothing of what it replays: there all is asked again from time to time.
+STANDBY_INTERVAL = 10
 COUNTS = (
-    "SELECT pg_catalog.sum(pg_catalog.pg_stat_get_tuples_inserted(each) OPERATOR(pg_catalog.+) "
+    "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.floor(pg_catalog.date_part('epoch', "
+    f"pg_catalog.clock_timestamp()) OPERATOR(pg_catalog./) {STANDBY_INTERVAL})::pg_catalog.text "
+    "ELSE pg_catalog.sum(pg_catalog.pg_stat_get_tuples_inserted(each) OPERATOR(pg_catalog.+) "
     "pg_catalog.pg_stat_get_tuples_updated(each) OPERATOR(pg_catalog.+) "
-    "pg_catalog.pg_stat_get_tuples_deleted(each)) "
+    "pg_catalog.pg_stat_get_tuples_deleted(each))::pg_catalog.text END "
     f"FROM pg_catalog.unnest('{_CATALOGS}'::pg_catalog.oid[]) AS each"
 ).encode()
 

@@ -183,12 +183,13 @@ def test_none_of_the_brokers_statements_uses_anything_outside_pg_catalog(server:
 
 
 # Names that are followed by a parenthesis and call nothing.
-KEYWORDS = ("SELECT", "CASE", "WHEN", "THEN", "FROM", "AND", "OR", "NOT", "IN", "AS", "END")
+KEYWORDS = ("SELECT", "CASE", "WHEN", "THEN", "FROM", "AND", "OR", "NOT", "IN", "AS", "END", "FILTER", "ANY")
 
 
 def unqualified(statement: str) -> list[str]:
     """Names of functions, types and relations, and operators, that a search_path could give another meaning."""
     bare = re.sub(r"'(?:[^']|'')*'", "''", statement)
+    bare = re.sub(r"OPERATOR\(pg_catalog\.[^)]+\)", "", bare)
     names = re.findall(r'(?<![\w."])([a-zA-Z_]\w*)\s*\(', bare) + re.findall(r"::\s*([a-z]\w*)(?!\w*\.)", bare)
     names += re.findall(r"\b(?:FROM|JOIN)\s+([a-z_]\w*)(?![\w.(])", bare)
     return [name for name in names if name.upper() not in KEYWORDS] + re.findall(r"[-+*/<>=~!@#%^&|`?]+", bare)
@@ -203,6 +204,8 @@ def unqualified(statement: str) -> list[str]:
         ("SELECT lower('x')", ["lower"]),
         ("SELECT '7'::xid8", ["xid8"]),
         ("SELECT 1 = 1", ["="]),
+        ("SELECT 1 OPERATOR(pg_catalog.=) 1", []),
+        ("SELECT 1 OPERATOR(public.=) 1", ["OPERATOR", "="]),
         ("SELECT evil.x(now())", ["now"]),
         ("SELECT 1 FROM pg_catalog.pg_class", []),
         ("SELECT 1 FROM pg_class", ["pg_class"]),
