@@ -22,7 +22,9 @@ Built in is what has an OID below 16384 (FirstNormalObjectId). What is harmless:
   `domain_in('x', 'some.domain'::regtype, -1)` would run a check that the tree does not show. It returns no void, which
   nobody calls but for an effect, and no trigger.
 - A function of an extension is, if it is in C or internal and IMMUTABLE. STABLE ones in C may run any SQL (crosstab of
-  tablefunc does), so they are not, nor are VOLATILE ones, but for those in EXTENSIONS, which were read.
+  tablefunc does), so they are not, but those of pg_trgm and unaccent are (they read a setting, or a dictionary), and
+  those in internal (PostgreSQL's own code, as citextrecv). VOLATILE ones are not but for pgcrypto and uuid-ossp, which
+  have them for chance and time alone.
 - An aggregate is what its functions are. Functions in SQL and all other languages are not.
 Built-in functions reach others by catalog: comparison of arrays and records reaches operator classes, to_json reaches
 casts to json, output of a row reaches the output functions of its columns. Hence the closures.
@@ -156,13 +158,13 @@ UNION ALL SELECT DISTINCT 'f', x.oid::text FROM (
 WHERE x.oid >= 16384
 UNION ALL SELECT 'I', '' FROM tys y WHERE y.tag = 'p' AND y.oid = 1186
 UNION ALL SELECT 'O', '' FROM tys y JOIN :pg_type t ON t.oid = y.oid WHERE y.tag = 'p' AND t.typtype = 'd'"""
-# Operator classes for the types, which functions on arrays, records and ranges find by themselves.
+# Default operator classes for the types, which functions on arrays, records and ranges find by themselves.
 _CLASSES_OF_TYPES = """
 SELECT DISTINCT 'f', p.amproc::oid::text FROM :pg_opclass o JOIN :pg_amproc p ON p.amprocfamily = o.opcfamily
-WHERE o.oid >= 16384 AND o.opcintype = ANY ($classes::oid[]) AND p.amproc::oid >= 16384"""
+WHERE o.oid >= 16384 AND o.opcdefault AND o.opcintype = ANY ($classes::oid[]) AND p.amproc::oid >= 16384"""
 _CLASSES_OF_CLOSURE = """
 SELECT DISTINCT 'f', p.amproc::oid::text FROM :pg_opclass o JOIN :pg_amproc p ON p.amprocfamily = o.opcfamily
-WHERE o.oid >= 16384 AND o.opcintype = ANY (ARRAY(SELECT y.oid FROM tys y)) AND p.amproc::oid >= 16384"""
+WHERE o.oid >= 16384 AND o.opcdefault AND o.opcintype = ANY (ARRAY(SELECT y.oid FROM tys y)) AND p.amproc::oid >= 16384"""
 _FUNCTIONS = """
 fun AS MATERIALIZED (
     SELECT i.oid AS asked, p.oid, p.proname, p.provolatile, p.prolang, p.prokind, p.prorettype, p.proargtypes,
@@ -175,7 +177,7 @@ fun AS MATERIALIZED (
 _IN_FUNCTIONS = """
 SELECT x.kind, coalesce(f.proname::text, 'that is gone') FROM fun f CROSS JOIN LATERAL (VALUES
 ('F', f.oid IS NULL OR f.oid >= 16384 AND NOT (f.prokind = 'a' OR f.prolang = ANY ('{12,13}') AND
-f.extension IS NOT NULL AND (f.provolatile = 'i' OR f.provolatile = 's' AND f.extension = ANY ('{pg_trgm,unaccent}')
+f.extension IS NOT NULL AND (f.provolatile = 'i' OR f.provolatile = 's' AND f.prolang = 12 OR f.provolatile = 's' AND f.extension = ANY ('{pg_trgm,unaccent}')
 OR f.provolatile = 'v' AND f.extension = ANY ('{pgcrypto,uuid-ossp}')))),
 ('B', f.oid < 16384 AND (f.provolatile = 'v' AND f.oid <> ALL ('{VOLATILE}') OR f.oid = ANY ('{REFUSED}')
 OR f.prorettype = ANY ('{EFFECTS}') OR f.proargtypes::oid[] && '{INNER}')),

@@ -138,6 +138,8 @@ class Examination:
                 self._read_expressions(trees)
         except UnreadableTree as error:
             self._refuse(str(error))
+        except ValueError:  # of int()
+            self._refuse("the catalogs gave an answer that poold does not know")
         self._parameter_types = []
         self._equality = None
         self._ask()
@@ -262,11 +264,14 @@ class Examination:
         self._not_plain("writes")
         events = _events(fields)
         entries = fields.get("rtable")
-        targets = {fields.get("resultRelation"), fields.get("mergeTargetRelation", "0")} - {"0"}
+        if not isinstance(entries, list):
+            raise UnreadableTree("its tree is not in the form that poold knows")
+        # PostgreSQL 17 and 18 name the target of MERGE twice, which differ if it is a view.
+        targets = {*numbers(fields.get("resultRelation", NULL)), *numbers(fields.get("mergeTargetRelation", NULL))}
+        if not targets:
+            raise UnreadableTree("its tree is not in the form that poold knows")
         for target in targets:
-            if not isinstance(target, str) or not target.isdecimal() or not isinstance(entries, list):
-                raise UnreadableTree("its tree is not in the form that poold knows")
-            entry = entries[int(target) - 1] if 0 < int(target) <= len(entries) else None
+            entry = entries[target - 1] if 0 < target <= len(entries) else None
             if not isinstance(entry, Node) or entry.fields.get("rtekind") != "0":
                 raise UnreadableTree("its tree is not in the form that poold knows")
             kind = entry.fields.get("relkind")
