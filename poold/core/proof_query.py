@@ -164,7 +164,8 @@ SELECT DISTINCT 'f', p.amproc::oid::text FROM :pg_opclass o JOIN :pg_amproc p ON
 WHERE o.oid >= 16384 AND o.opcdefault AND o.opcintype = ANY ($classes::oid[]) AND p.amproc::oid >= 16384"""
 _CLASSES_OF_CLOSURE = """
 SELECT DISTINCT 'f', p.amproc::oid::text FROM :pg_opclass o JOIN :pg_amproc p ON p.amprocfamily = o.opcfamily
-WHERE o.oid >= 16384 AND o.opcdefault AND o.opcintype = ANY (ARRAY(SELECT y.oid FROM tys y)) AND p.amproc::oid >= 16384"""
+WHERE o.oid >= 16384 AND o.opcdefault AND o.opcintype = ANY (ARRAY(SELECT y.oid FROM tys y))
+AND p.amproc::oid >= 16384"""
 _FUNCTIONS = """
 fun AS MATERIALIZED (
     SELECT i.oid AS asked, p.oid, p.proname, p.provolatile, p.prolang, p.prokind, p.prorettype, p.proargtypes,
@@ -177,7 +178,8 @@ fun AS MATERIALIZED (
 _IN_FUNCTIONS = """
 SELECT x.kind, coalesce(f.proname::text, 'that is gone') FROM fun f CROSS JOIN LATERAL (VALUES
 ('F', f.oid IS NULL OR f.oid >= 16384 AND NOT (f.prokind = 'a' OR f.prolang = ANY ('{12,13}') AND
-f.extension IS NOT NULL AND (f.provolatile = 'i' OR f.provolatile = 's' AND f.prolang = 12 OR f.provolatile = 's' AND f.extension = ANY ('{pg_trgm,unaccent}')
+f.extension IS NOT NULL AND (f.provolatile = 'i' OR f.provolatile = 's' AND f.prolang = 12
+OR f.provolatile = 's' AND f.extension = ANY ('{pg_trgm,unaccent}')
 OR f.provolatile = 'v' AND f.extension = ANY ('{pgcrypto,uuid-ossp}')))),
 ('B', f.oid < 16384 AND (f.provolatile = 'v' AND f.oid <> ALL ('{VOLATILE}') OR f.oid = ANY ('{REFUSED}')
 OR f.prorettype = ANY ('{EFFECTS}') OR f.proargtypes::oid[] && '{INNER}')),
