@@ -110,7 +110,7 @@ class World:
         backend = self.broker.backends.get(number)
         if backend is None or backend.state is not S.RESETTING:
             return
-        count = sessions.names_held(len(backend.prepared))
+        count = sessions.names_held(backend.server, len(backend.prepared))
         cell = b"\0\1" + len(count).to_bytes(4, "big") + count
         row = b"D" + (len(cell) + 4).to_bytes(4, "big") + cell
         done = Completion(TX_NONE, [("SELECT 1", 1, b"\0\0", row, ())])
