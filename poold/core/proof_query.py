@@ -115,10 +115,10 @@ UNION ALL SELECT DISTINCT 'm', a.atttypid::text FROM few f JOIN :pg_attribute a 
 WHERE f.ev <> 0 AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 10000
 UNION ALL SELECT DISTINCT 'o', x.oid::text FROM few f JOIN :pg_constraint c ON c.conrelid = f.oid
 CROSS JOIN unnest(((c.conpfeqop || c.conppeqop) || c.conffeqop) || c.conexclop) x(oid)
-WHERE f.ev <> 0 AND x.oid >= 16384
+WHERE f.ev <> 0 AND (c.contype = 'f' OR x.oid >= 16384)
 UNION ALL SELECT DISTINCT 'o', x.oid::text FROM few f JOIN :pg_trigger g ON g.tgrelid = f.oid
 JOIN :pg_constraint c ON c.oid = g.tgconstraint CROSS JOIN unnest((c.conpfeqop || c.conppeqop) || c.conffeqop) x(oid)
-WHERE f.ev <> 0 AND g.tgisinternal AND x.oid >= 16384
+WHERE ((g.tgtype::int4 & f.ev) <> 0) AND g.tgisinternal
 UNION ALL SELECT DISTINCT 'f', p.amproc::oid::text FROM few f JOIN :pg_index n ON n.indrelid = f.oid
 CROSS JOIN unnest(n.indclass::oid[]) i(oid) JOIN :pg_opclass o ON o.oid = i.oid
 JOIN :pg_amproc p ON p.amprocfamily = o.opcfamily WHERE f.ev <> 0 AND p.amproc::oid >= 16384

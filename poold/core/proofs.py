@@ -6,7 +6,8 @@ folding. An `Examination` reads it, asks the catalogs about all that it names, r
 writes (checks, generated columns, expressions of indexes and partition keys), and asks about what is new in them or
 found behind the first answer: nearly always once or twice. `proof_query` says what passes.
 
-Reading a relation counts the expressions of its checks and indexes too: the planner runs IMMUTABLE functions in them.
+Reading a relation counts the expressions of its checks and indexes too: the planner runs IMMUTABLE functions in them if
+their arguments are constant. So reading a table with an index on a user's function is not proven.
 
 A proof is of the catalogs as they were when asked. It says nothing of what the planner's hooks or other code in the
 server does, which a superuser has loaded.

@@ -159,6 +159,12 @@ CREATE TABLE evil_ruled (id int);
 CREATE RULE evil_rule AS ON INSERT TO evil_ruled DO ALSO SELECT evil(new.id);
 CREATE TABLE counted (x int, y int);
 CREATE STATISTICS counted_both ON (evil_i(x)), y FROM counted;
+CREATE FUNCTION evil_mac(macaddr, macaddr) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN 0; END';
+CREATE OPERATOR CLASS mac_evil FOR TYPE macaddr USING btree AS OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =,
+    OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 evil_mac(macaddr, macaddr);
+CREATE TABLE device (mac macaddr, x int);
+CREATE UNIQUE INDEX ON device (mac mac_evil);
+CREATE TABLE device_use (mac macaddr REFERENCES device (mac));
 CREATE TYPE lengths AS RANGE (subtype = interval);
 CREATE TYPE stay_length AS (room int, length interval);
 CREATE DOMAIN long AS interval CHECK (VALUE > interval '1 day');
@@ -391,6 +397,11 @@ function evil_int_comp  | SELECT x FROM indexed_by_class WHERE x =# 1
 function evil_int_comp  | SELECT x FROM indexed_by_class ORDER BY x USING <#
 function evil_int_comp  | INSERT INTO split_by_class VALUES (1)
 function evil_int_comp  | SELECT '[1,2]'::evil_class_range && '[2,3]'::evil_class_range
+function evil_mac       | SELECT x FROM device WHERE mac = $1
+function evil_mac       | INSERT INTO device VALUES ($1, 1)
+function evil_mac       | INSERT INTO device_use VALUES ($1)
+function evil_mac       | UPDATE device_use SET mac = NULL
+function evil_mac       | SELECT ARRAY[mac] = ARRAY[mac], mac = mac FROM device
 function evil_less      | SELECT at FROM spot ORDER BY at
 function evil_less      | SELECT DISTINCT at FROM spot
 function evil_less      | SELECT at FROM spot UNION SELECT at FROM spot
