@@ -16,14 +16,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-# A typical tree of 5 kB has 50 nodes; a report over ten joined tables, a thousand.
-MAX_NODES = 10_000
-# Characters. A constant has up to five for each of its bytes.
-MAX_CHARACTERS = 1_000_000
+# A typical tree of 5 kB has 40 nodes; a report over ten joined tables, a thousand.
+MAX_NODES = 5_000
+# Characters. A constant has up to five for each of its bytes. Reading that many takes 30 to 60 milliseconds.
+MAX_CHARACTERS = 200_000
 
 NULL = "<>"
 
-_WORD = re.compile(r"-?\d+ \[[-\d ]*\]|\{[A-Z0-9_]*|[()}]|(?:\\.|[^\\ \n\t(){}])+", re.DOTALL)
+# (a field's name or "", what begins or ends there or a word)
+_PIECE = re.compile(
+    r"(?::(\w+) +)?(-?\d+ \[[-\d ]*\]|\{[A-Z0-9_]*|[()}]|(?:\\.|[^\\ \n\t(){}])+)", re.DOTALL | re.ASCII
+)
 # The server cuts lines at blanks, and in the middle of a word only where a line of 78 bytes has no blank but its first.
 _LONGEST_WORD = 76
 _LONGEST_WIDE_WORD = 18  # of characters with up to four bytes
@@ -156,6 +159,8 @@ def unwrapped(detail: str) -> str:
 
     A newline stands for a blank, except in a word that is longer than a line. Which it was cannot be told then.
     """
+    if len(detail) > MAX_CHARACTERS:
+        raise UnreadableTree("its tree is too large to be examined")
     # A backslash before a newline: a blank or a newline in a name. What stands on both sides is one word.
     longest = max(map(len, detail.replace("\\\n", "__").replace("\n", " ").split(" ")))
     if longest > (_LONGEST_WORD if detail.isascii() else _LONGEST_WIDE_WORD):
@@ -170,50 +175,41 @@ def read(text: str) -> tuple[list[Value], list[Node]]:
     kinds, old_names = KINDS, _OLD_NAMES
     top: list[Value] = []
     nodes: list[Node] = []
-    stack: list[tuple[list[Value] | Node, str]] = []
+    stack: list[list[Value] | Node] = []
     within: list[Value] | Node = top
-    name = ""  # of the field whose value comes next; "" if a name comes next
-    for word in _WORD.findall(text):
-        first = word[0]
+    for name, piece in _PIECE.findall(text):
+        first = piece[0]
         value: Value
-        if isinstance(within, Node) and not name:
-            if first == ":":
-                name = word[1:]
-                if name not in kinds[within.kind] or name in within.fields:
-                    raise UnreadableTree(f"its tree has a field in {within.kind} that poold does not know")
-                continue
-            if first != "}":
-                raise UnreadableTree("its tree is not in the form that poold knows")
-            within, name = stack.pop()
-            continue
         if first == "{":
-            kind = word[1:]
+            kind = piece[1:]
             kind = old_names.get(kind, kind)
             if kind not in kinds:
                 raise UnreadableTree(f"its tree has a part that poold does not know, {kind[:40] or 'without a name'}")
-            value = Node(kind)
-            nodes.append(value)
-        elif word == "(":
+            value = node = Node(kind)
+            nodes.append(node)
+        elif piece == "(":
             value = []
-        elif word == ")":
-            if isinstance(within, Node) or not stack:
+        elif first == "}" or piece == ")":
+            if name or not stack or isinstance(within, Node) is not (first == "}"):
                 raise UnreadableTree("its tree is not in the form that poold knows")
-            within, name = stack.pop()
+            within = stack.pop()
             continue
-        elif word == "}":
+        else:
+            value = piece
+        if isinstance(within, Node):
+            fields = within.fields
+            if name not in kinds[within.kind] or name in fields:
+                raise UnreadableTree(f"its tree has a field in {within.kind} that poold does not know")
+            fields[name] = value
+        elif name:
             raise UnreadableTree("its tree is not in the form that poold knows")
         else:
-            value = word
-        if isinstance(within, Node):
-            within.fields[name] = value
-            name = ""
-        else:
             within.append(value)
-        if value is not word:
-            stack.append((within, name))
+        if value is not piece:
+            stack.append(within)
             assert not isinstance(value, str)
-            within, name = value, ""
-    if stack or name or len(top) != 1:
+            within = value
+    if stack or len(top) != 1:
         raise UnreadableTree("its tree is cut off or not in the form that poold knows")
     return top, nodes
 

@@ -27,7 +27,7 @@ MAX_OIDS = 500
 # Questions: relations, the types of their columns, these types' functions, what these are made of.
 MAX_ROUNDS = 4
 # Bytes of an answer: trees of checks and indexes are most of it.
-MAX_ANSWER = 1_000_000
+MAX_ANSWER = 400_000
 
 _FIRST_CATALOG = 10_000  # types below are PostgreSQL's own, none a domain
 _FIRST_USER = 16_384  # FirstNormalObjectId

@@ -89,6 +89,8 @@ def test_a_changed_tree_is_read_or_refused_and_nothing_else() -> None:
 def test_deep_nesting_and_size_are_bounded_without_recursion() -> None:
     with pytest.raises(UnreadableTree):
         read("(" * 50_000)
+    with pytest.raises(UnreadableTree):
+        read("({QUERY :cteList " * 5_000)
     value, _ = read("(" * 50_000 + ")" * 50_000)
     assert len(value) == 1
     with pytest.raises(UnreadableTree, match="too large"):
