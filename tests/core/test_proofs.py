@@ -1,4 +1,4 @@
-"""Proofs from captured trees, with the catalogs' answers made up. Real ones are in tests/integration/test_proofs.py."""
+"""Proofs from captured trees, with the catalogs' answers made up. Real ones are in tests/integration/test_proofs_on_servers.py."""
 
 import re
 from pathlib import Path
