@@ -1,4 +1,4 @@
-"""Proofs from captured trees, with the catalogs' answers made up. Real ones are in tests/integration/test_proofs_on_servers.py."""
+"""Proofs from captured trees, with made-up answers of the catalogs; real ones are in test_proofs_on_servers."""
 
 import re
 from pathlib import Path
