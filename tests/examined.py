@@ -38,7 +38,7 @@ def examined(asker: Connection, detail: str, parameter_types: Sequence[int] = ()
         if question is None:
             return examination
         with asker.cursor() as cursor:
-            cursor.execute(question.decode())
+            cursor.execute(question.text.decode())
             examination.answered(data_rows(cursor.fetchall()))
     raise AssertionError(f"more than {MOST_QUESTIONS} questions")
 

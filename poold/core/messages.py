@@ -237,7 +237,7 @@ class Messages(Machine):
         """A unit of the probe has ended; whether another follows."""
         assert request.probe is not None
         is_first = not request.probe.counts
-        following = request.probe.advance(done, backend.prepared)
+        following = request.probe.advance(done, backend.prepared, request.group.statements)
         if is_first and request.probe.counts and backend.pool.watch.have_changed(request.probe.counts):
             self._begin_anew()
         if following is None:

@@ -19,6 +19,7 @@ from poold.core import settings
 from poold.core.effects import Command, Plain, Unit, in_order
 from poold.core.facts import Completion
 from poold.core.prepared import Prepared
+from poold.core.proof_query import Question
 from poold.core.proofs import UNPROVEN, Proof
 from poold.core.references import only_cell
 from poold.core.statements import Statement, Statements
@@ -37,6 +38,12 @@ _TELLING = (
     b"pg_catalog.set_config('client_min_messages', 'log', true), "
     b"pg_catalog.set_config('debug_print_rewritten', 'on', true)"
 ) % LOCK_TIMEOUT_MS
+# What is prepared for all trees is planned once, and soon.
+_CALM = (
+    b"SELECT pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', true), "
+    b"pg_catalog.set_config('jit', 'off', true), pg_catalog.set_config('join_collapse_limit', '1', true), "
+    b"pg_catalog.set_config('from_collapse_limit', '1', true)"
+)
 # Before the tree, in the notice's text.
 _TITLE = "rewritten parse tree:\nDETAIL:  "
 # interval and its array: psycopg2's literal is read by the column's fields, a parameter is not.
@@ -58,7 +65,7 @@ class Examiner(Protocol):
     def holds_interval(self) -> bool:
         """Whether a parameter's type is interval or contains it."""
 
-    def question(self) -> bytes | None:
+    def question(self) -> Question | None:
         """What to ask next."""
 
     def answered(self, rows: bytes) -> None:
@@ -92,17 +99,17 @@ class Probe:
         commands += prepared.prepare(statement)
         return in_order(commands)
 
-    def advance(self, done: Completion, prepared: Prepared) -> Unit | None:
+    def advance(self, done: Completion, prepared: Prepared, statements: Statements) -> Unit | None:
         """A unit has ended: the next one, None when the statement has been told what it is."""
         if self._examiner is None:
-            return self._parsed(done, prepared)
+            return self._parsed(done, prepared, statements)
         if done.failure is not None:
             self._conclude(UNPROVEN)
             return None
         self._examiner.answered(done.results[-1][3] or b"")
-        return self._next_question()
+        return self._next_question(prepared, statements)
 
-    def _parsed(self, done: Completion, prepared: Prepared) -> Unit | None:
+    def _parsed(self, done: Completion, prepared: Prepared, statements: Statements) -> Unit | None:
         """PostgreSQL has parsed it, or not."""
         statement = self.statement
         if done.failure is not None:
@@ -124,14 +131,16 @@ class Probe:
                 self._conclude(UNPROVEN)
             return None
         self._examiner = self._examine(tree, types)
-        return self._next_question()
+        return self._next_question(prepared, statements)
 
-    def _next_question(self) -> Unit | None:
+    def _next_question(self, prepared: Prepared, statements: Statements) -> Unit | None:
         assert self._examiner is not None
         question = self._examiner.question()
         if question is not None and self._questions < MAX_QUESTIONS:
             self._questions += 1
-            return (Plain(question),)
+            own = statements.own(question.template, bytes(4 * len(question.values)))
+            commands = prepared.commands(own, b"".join(map(settings.sized, question.values)))
+            return in_order([Plain(_CALM), *commands])
         if self._examiner.holds_interval:
             self.statement.refuse(self._examiner.proof)
         else:

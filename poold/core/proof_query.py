@@ -227,8 +227,26 @@ class Equality(NamedTuple):
     columns: Sequence[tuple[int, int, int]]  # attribute number, operator, collation
 
 
+class Question(NamedTuple):
+    """A statement and its values.
+
+    What trees name differs, but there are few questions: to plan one takes ten times as long as to answer it, so it is
+    worth to be prepared.
+    """
+
+    template: bytes  # with NUL for each parameter
+    values: tuple[bytes, ...]  # as text
+
+    @property
+    def text(self) -> bytes:
+        """With literals in place."""
+        first, *others = self.template.split(b"\0")
+        return first + b"".join(b"'%b'%b" % pair for pair in zip(self.values, others, strict=True))
+
+
 def _qualified(text: str) -> str:
     """The text with the schema of each relation, type, function and operator in it."""
+    text = text.replace("$max_relations", str(MAX_RELATIONS)).replace("$max_types", str(MAX_TYPES))
     for name, oids in _NAMES.items():
         text = re.sub(rf"\b{name}\b", oids, text)
     text = re.sub(r":(pg_\w+)", r"pg_catalog.\1", text)
@@ -254,20 +272,18 @@ def question(
     relations: Sequence[tuple[int, int]],
     with_children: bool,
     equality: Equality | None,
-) -> bytes:
-    """The statement. types are with r (read), m (made or written) or p (a parameter's); relations with what is done."""
+) -> Question:
+    """The question. types are with r (read), m (made or written) or p (a parameter's); relations with what is done."""
     closed = [(oid, tag) for oid, tag in types if oid >= _FIRST_CATALOG]
     plain = [oid for oid, tag in types if oid < _FIRST_CATALOG and tag != "p"]
     values: dict[str, str] = {
         "functions": _array(functions),
         "operators": _array(operators),
         "types": _array([oid for oid, _ in closed]),
-        "tags": "'{" + ",".join(tag for _, tag in closed) + "}'",
+        "tags": "{" + ",".join(tag for _, tag in closed) + "}",
         "classes": _array(plain),
         "relations": _array([oid for oid, _ in relations]),
         "events": _array([events for _, events in relations]),
-        "max_relations": str(MAX_RELATIONS),
-        "max_types": str(MAX_TYPES),
     }
     tables, parts = [], []
     if functions or operators:
@@ -302,8 +318,9 @@ def question(
         }
     text = f"WITH RECURSIVE {', '.join(tables)} " if tables else ""
     text += " UNION ALL ".join(parts)
-    return re.sub(r"\$(\w+)", lambda match: values[match[1]], text).encode()
+    names = re.findall(r"\$(\w+)", text)
+    return Question(re.sub(r"\$\w+", "\0", text).encode(), tuple(values[name].encode() for name in names))
 
 
 def _array(numbers: Sequence[int]) -> str:
-    return "'{" + ",".join(map(str, numbers)) + "}'"
+    return "{" + ",".join(map(str, numbers)) + "}"

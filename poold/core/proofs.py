@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from poold.core import generic_plans, parsetree, proof_query
 from poold.core.parsetree import NULL, Node, UnreadableTree, Value, numbers
-from poold.core.proof_query import DELETE, INSERT, UPDATE, Equality
+from poold.core.proof_query import DELETE, INSERT, UPDATE, Equality, Question
 
 # Different OIDs in one tree; a report over ten tables names a hundred.
 MAX_OIDS = 500
@@ -94,7 +94,7 @@ class Examination:
             self._read(tree)
         except UnreadableTree as error:
             self._refuse(str(error))
-        self._question: bytes | None = None
+        self._question: Question | None = None
         self._ask()
 
     @property
@@ -122,8 +122,8 @@ class Examination:
         """Whether a parameter's type is or contains a domain, whose checks run on input; True while unknown."""
         return self._has_domain or self._question is not None
 
-    def question(self) -> bytes | None:
-        """The next statement to ask; None if the proof is decided."""
+    def question(self) -> Question | None:
+        """What to ask next; None if the proof is decided."""
         return self._question
 
     def answered(self, rows: bytes) -> None:

@@ -69,7 +69,7 @@ def commands(statements: Statements, settings: bytes, milliseconds: int, is_lite
     if given:
         own = statements.own(SET_LOCAL, _TYPES)
         for name, value in given:
-            found += run(own, _sized(name) + _sized(value), is_literal)
+            found += run(own, sized(name) + sized(value), is_literal)
     return found
 
 
@@ -78,5 +78,6 @@ def count(settings: bytes) -> int:
     return settings.count(b"\0") // 2
 
 
-def _sized(value: bytes) -> bytes:
+def sized(value: bytes) -> bytes:
+    """The value as it travels."""
     return len(value).to_bytes(4, "big") + value
