@@ -38,6 +38,7 @@ class Deliverer:
         self._server = server
         self._broker = broker
         self._client = Someone()
+        self.handler: Handler  # what is used, and may have to be cancelled
 
     def deliver(self, delivery: str, way: Way) -> str:
         """Do it; the group in which it was done."""
@@ -131,8 +132,9 @@ def _string(behind: str) -> Callable[..., None]:
 
 
 def _session(before: str = "", after: str = "", error: type[Exception] | None = None) -> Callable[..., None]:
-    def run(_: Deliverer, db: Handler, way: Way) -> None:
+    def run(deliverer: Deliverer, db: Handler, way: Way) -> None:
         with db.session() as session:
+            deliverer.handler = session
             for sql in (before, None, after):
                 if sql is None:
                     steps(way, session)

@@ -29,6 +29,10 @@ from client import DBError, Handler
 
 # For a backend to rest, and for others to come; only what is left open for ever reaches the former.
 REST, PATIENCE = 3.0, 20.0
+END_ALL = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name <> 'the test''s own eyes' "
+    "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+)
 
 
 @pytest.fixture(scope="module")
@@ -92,18 +96,14 @@ class Next:
 
     def renew(self, group: str) -> None:
         """End what is there and wait for another that is as the first one was."""
-        self._judge.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name <> %s "
-            "AND backend_type = 'client backend' AND pid <> pg_backend_pid()",
-            ("the test's own eyes",),
-        )
+        self._judge.execute(END_ALL)
 
         def is_well() -> bool:
             with contextlib.suppress(DBError):
-                return all(not differences(self.expected[each], self.look(each)) for each in GROUPS)
+                return not differences(self.expected[group], self.look(group))
             return False
 
-        wait_until(is_well, PATIENCE, "backends like those in the beginning")
+        wait_until(is_well, PATIENCE, "a backend like the one in the beginning")
 
     def _at_rest(self, pid: int) -> list[Any]:
         """What is seen of it then; of one that was closed behind its reply nothing is left."""
@@ -158,7 +158,8 @@ def check(deliverer: Deliverer, next_client: Next, way: Way, deliveries: list[st
 
 
 def told(found: dict[str, Any]) -> str:
-    shown = [f"{name}: {values}" for name, values in found.items()]
+    order = sorted(found, key=lambda name: (name.startswith("setting "), name))
+    shown = [f"{name}: {found[name]}" for name in order]
     return "; ".join(shown[:3]) + (f"; and {len(shown) - 3} more" if len(shown) > 3 else "")
 
 
