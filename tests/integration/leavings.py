@@ -140,7 +140,7 @@ def way(*steps: str, **more: Any) -> Way:
 
 CARRIERS = (
     "SELECT leave('{}')",
-    'SELECT public."leave"(\'{}\')',
+    "SELECT public.\"leave\"('{}')",
     "SELECT 1 AS it WHERE leave('{}') > 0",
     "SELECT 1 AS it ORDER BY leave('{}')",
     "SELECT 1 AS it LIMIT leave('{}')",

@@ -28,7 +28,7 @@ from whole_session import AT_REST, Judge, Session, differences
 from client import DBError, Handler
 
 # For a backend to rest, and for others to come; only what is left open for ever reaches the former.
-REST, PATIENCE = 3.0, 20.0
+REST, PATIENCE = 1.0, 20.0
 END_ALL = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name <> 'the test''s own eyes' "
     "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
@@ -242,7 +242,9 @@ def test_what_many_statements_leave_one_after_another_nobody_finds(
     chance, story, done = random.Random(seed), [], set()
     possible = [way for way in WAYS if not way.needs and not way.user]
     for _ in range(8):
-        way = chance.choice(possible) if chance.random() < 0.5 else carried(chance.choice(CARRIERS), chance.choice(DEEDS))
+        way = (
+            chance.choice(possible) if chance.random() < 0.5 else carried(chance.choice(CARRIERS), chance.choice(DEEDS))
+        )
         delivery = chance.choice(sorted(DELIVERIES))
         story.append(f"{delivery}: {way}")
         done.add(deliverer.deliver(delivery, way))

@@ -84,11 +84,14 @@ DECLARE
     drawn float8 := pg_catalog.random();
     whole jsonb := '{}';
 BEGIN
-%s
+    -- fields
     RETURN whole;
 END $$
-""" % "\n".join(
-    f"    whole := whole || pg_catalog.jsonb_build_object('{name}', {value});" for name, value in _FIELDS.items()
+""".replace(
+    "-- fields",
+    "\n    ".join(
+        f"whole := whole || pg_catalog.jsonb_build_object('{name}', {value});" for name, value in _FIELDS.items()
+    ),
 )
 LOOK = "SELECT oracle.session()"
 OUTSIDE = """
