@@ -27,7 +27,7 @@ SLEEPS = "SELECT pg_sleep(60)"
 SLEEPING = "SELECT pid FROM pg_stat_activity WHERE application_name = 'poold' AND wait_event = 'PgSleep'"
 
 
-class Left(Exception):  # noqa: N818 - it is what a program's own exception is like
+class Left(Exception):
     """Leaves a block."""
 
 

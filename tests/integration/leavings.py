@@ -114,9 +114,7 @@ CREATE EVENT TRIGGER leave ON ddl_command_end WHEN TAG IN ('COMMENT') EXECUTE FU
 DEEDS = ("setting", "path", "zone", "style", "strings", "planner", "placeholder", "reading", "deferring", "role",
          "user", "channel", "lock", "shared lock", "tried lock", "table", "function", "name", "cursor", "seed",
          "number", "set number", "identity")  # fmt: skip
-ROWS = "INSERT INTO deeds SELECT unnest(ARRAY[%s]); INSERT INTO guarded SELECT what FROM deeds" % ", ".join(
-    f"'{deed}'" for deed in DEEDS
-)
+ROWS = f"INSERT INTO deeds SELECT unnest(ARRAY{list(DEEDS)!r}); INSERT INTO guarded SELECT what FROM deeds"
 
 
 @dataclass(frozen=True)
@@ -297,7 +295,8 @@ TEMPORARY = [
         "SELECT 1 AS a INTO TEMP left_over UNION SELECT 2", "EXPLAIN ANALYZE CREATE TEMP TABLE left_over AS SELECT 1",
         "EXPLAIN (ANALYZE) CREATE TABLE pg_temp.left_over AS SELECT 1 AS a",
         "EXPLAIN ANALYZE SELECT 1 AS a INTO TEMP left_over",
-        "SELECT 1 AS it; CREATE TEMP TABLE left_over (a int)", "DO $$ BEGIN CREATE TEMP TABLE left_over (a int); END $$",
+        "SELECT 1 AS it; CREATE TEMP TABLE left_over (a int)",
+        "DO $$ BEGIN CREATE TEMP TABLE left_over (a int); END $$",
         "DO $$ BEGIN CREATE TABLE pg_temp.left_over (a int); COMMIT; END $$",
     )
 ] + [
@@ -317,7 +316,8 @@ OTHERS = [
         "prepare/**/left_over as select 1 as a", "SELECT 1 AS it; PREPARE left_over AS SELECT 1 AS a",
         "DO $$ BEGIN EXECUTE 'PREPARE left_over AS SELECT 1'; END $$",
         "DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; EXECUTE 'PREPARE left_over AS SELECT 1'; COMMIT; END $$",
-        "DECLARE left_over CURSOR WITH HOLD FOR SELECT 1", "DECLARE left_over BINARY SCROLL CURSOR WITH HOLD FOR VALUES (1)",
+        "DECLARE left_over CURSOR WITH HOLD FOR SELECT 1",
+        "DECLARE left_over BINARY SCROLL CURSOR WITH HOLD FOR VALUES (1)",
         'declare "left over" insensitive cursor with hold for table deeds',
         "DO $$ BEGIN EXECUTE 'DECLARE left_over CURSOR WITH HOLD FOR SELECT 1'; END $$",
         "BEGIN; DECLARE left_over CURSOR WITH HOLD FOR SELECT 1; COMMIT",
@@ -331,8 +331,10 @@ OTHERS = [
         "SELECT bool_and(pg_try_advisory_lock(n)) FROM generate_series(1, 5) n",
         "INSERT INTO plain SELECT pg_try_advisory_lock(7)::text", "DO $$ BEGIN PERFORM pg_advisory_lock(7); END $$",
         "SELECT pg_advisory_lock(7), pg_advisory_lock(7), pg_advisory_unlock(7)",
-        "EXPLAIN ANALYZE SELECT pg_advisory_lock(7)", "DELETE FROM plain WHERE pg_try_advisory_lock(7) AND code = 'none'",
-        "SELECT nextval('numbers')", "SELECT pg_catalog . nextval ('cached')", 'SELECT "nextval"(\'numbers\'::regclass)',
+        "EXPLAIN ANALYZE SELECT pg_advisory_lock(7)",
+        "DELETE FROM plain WHERE pg_try_advisory_lock(7) AND code = 'none'",
+        "SELECT nextval('numbers')", "SELECT pg_catalog . nextval ('cached')",
+        'SELECT "nextval"(\'numbers\'::regclass)',
         "SELECT setval('numbers', 5)", "SELECT setval('numbers', 5, true)", "INSERT INTO serials DEFAULT VALUES",
         "INSERT INTO identities (code) VALUES ('x')", "INSERT INTO identities (code) SELECT what FROM deeds",
         "UPDATE serials SET id = DEFAULT", "COPY serials (code) FROM PROGRAM 'echo x'",
@@ -340,7 +342,8 @@ OTHERS = [
         "WITH w AS (INSERT INTO serials DEFAULT VALUES RETURNING id) SELECT id FROM w",
         "SELECT setseed(0.5)", "SELECT setseed(0.25), random()", "SELECT * FROM pg_catalog.setseed(0.5)",
         'SELECT "setseed"(0.5)', "DO $$ BEGIN PERFORM setseed(0.5); END $$",
-        "DO $$ BEGIN SET work_mem = '7MB'; END $$", "DO LANGUAGE plpgsql $x$ BEGIN SET work_mem = '7MB'; COMMIT; END $x$",
+        "DO $$ BEGIN SET work_mem = '7MB'; END $$",
+        "DO LANGUAGE plpgsql $x$ BEGIN SET work_mem = '7MB'; COMMIT; END $x$",
         "DO 'BEGIN PERFORM set_config(''role'', ''other'', false); END'", "CALL set_and_commit()",
         "DO $$ BEGIN SET SESSION AUTHORIZATION other; END $$", "DO $$ BEGIN SET ROLE other; COMMIT; END $$",
         "BEGIN", "START TRANSACTION READ ONLY", "SELECT 1 AS it; BEGIN; SELECT 2 AS it",

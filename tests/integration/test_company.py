@@ -77,7 +77,8 @@ DO $$ BEGIN FOR n IN 1..400 LOOP EXECUTE format('CREATE SEQUENCE counter_%s', n)
 CREATE FUNCTION act(n int, code text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM nextval(('counter_' || n)::regclass);
-    IF code = 'sleep' THEN PERFORM pg_sleep(0.002); ELSIF code <> '' THEN RAISE 'of its own' USING ERRCODE = code; END IF;
+    IF code = 'sleep' THEN PERFORM pg_sleep(0.002);
+    ELSIF code <> '' THEN RAISE 'of its own' USING ERRCODE = code; END IF;
     RETURN 'acted ' || n;
 END $$;
 CREATE TABLE acts (n int, code text);
@@ -227,7 +228,7 @@ def test_nobody_waits_behind_what_waits_for_a_lock(
             questions.insert(place, (statement, params))
             crowd.ask(questions)
             check_reads([crowd.answer(each) for each in range(7) if each != place])
-            wait_until(eyes.waiting, what="the one that waits")
+            wait_until(eyes.waiting, 5, "the one that waits")
             # And who comes later.
             for number in (11, 12, 13):
                 crowd.ask_alone(7, (READ, (number,)))
@@ -254,7 +255,7 @@ def test_who_holds_a_lock_reads_elsewhere_while_others_wait_for_it(
             holder.query(update, (7,))
             crowd.ask([(update, (7,)), *READS])
             check_reads([crowd.answer(each) for each in range(1, 7)])
-            wait_until(eyes.waiting, what="the other one's UPDATE to wait")
+            wait_until(eyes.waiting, 5, "the other one's UPDATE to wait")
             assert db.query(READ, (50,))[0][0] == 50, "the holder's own"
             assert eyes.waiting() == 1
             holder.commit()
@@ -404,8 +405,9 @@ def test_what_raises_an_error_of_its_own_has_run_once_on_every_path(broker: Brok
     with db.session() as session:
         for run in range(3):
             check(f"session {run}", attempt(session.query, ACT, (number, code)))
-        attempt(session.query, "BEGIN")
+        session.query("BEGIN")
         check("transaction in a session", attempt(session.query, ACT, (number, code)))
+        session.rollback()
 
 
 @pytest.mark.parametrize("code", CODES + LOST_RACES)

@@ -231,7 +231,8 @@ NOW = [
     "COALESCE(NULL, 'now')::timestamptz", "COALESCE(NULL::timestamptz, 'now')",
     "CASE WHEN true THEN 'now'::timestamptz END", "GREATEST('now'::timestamptz, '-infinity')",
     "(SELECT 'now'::timestamptz)", "(SELECT at FROM (VALUES ('now'::timestamptz)) v(at))",
-    "'epoch'::timestamptz + ('now'::timestamptz - 'epoch'::timestamptz)", "date_trunc('microseconds', 'now'::timestamptz)",
+    "'epoch'::timestamptz + ('now'::timestamptz - 'epoch'::timestamptz)",
+    "date_trunc('microseconds', 'now'::timestamptz)",
     "(SELECT NULLIF('now', 'epoch'::timestamptz))", "timezone('UTC', timezone('UTC', timestamptz 'now'))",
 ]  # fmt: skip
 
@@ -289,7 +290,8 @@ DAYS = [
     "'tomorrow'::date = current_date + 1", "date 'tomorrow' - 1 = current_date",
     "'yesterday'::date = current_date - 1", "date('yesterday') = current_date - 1",
     "'today'::timestamp = current_date", "timestamptz 'today' = current_date",
-    "'today 12:30'::timestamptz = current_date + time '12:30'", "'tomorrow 08:00'::timestamp - interval '32:00' = current_date",
+    "'today 12:30'::timestamptz = current_date + time '12:30'",
+        "'tomorrow 08:00'::timestamp - interval '32:00' = current_date",
     "'12:30 yesterday'::timestamp = current_date - 1 + time '12:30'",
     "'today allballs'::timestamp = current_date", "lower('[today,)'::daterange) = current_date",
     "lower('[today,tomorrow]'::tsrange) = current_date", "(ARRAY['today', 'tomorrow']::date[])[2] = current_date + 1",
@@ -323,7 +325,8 @@ def test_days_are_those_of_the_day_and_the_zone_in_which_the_statement_runs(path
 @pytest.mark.parametrize(
     "word", ["now", "today", "tomorrow", "yesterday", " Today ", "NOW", "today 12:00", "10:00 tomorrow"]
 )
-@pytest.mark.parametrize("form", ["'{}'::timestamptz", "timestamp '{}'", "CAST(E'{}' AS timestamptz)", "$${}$$::timestamp",
+@pytest.mark.parametrize("form", ["'{}'::timestamptz", "timestamp '{}'", "CAST(E'{}' AS timestamptz)",
+    "$${}$$::timestamp",
                                   "('{{\"{}\"}}'::timestamptz[])[1]", "COALESCE(NULL::timestamp, '{}')"])  # fmt: skip
 def test_a_constant_that_is_read_by_the_clock_is_not_kept_on_the_server(paths: Paths, word: str, form: str) -> None:
     marker = f"kept_{next(paths.numbers)}"
@@ -360,7 +363,8 @@ CASES: list[tuple[str, Any]] = [
     ("SELECT wait::text FROM things WHERE id = 1 UNION SELECT %s", ("5",)),
     ("SELECT at + %s FROM things ORDER BY id", ("5",)),
     ("SELECT (now() - %s < now()) AS it", ("5",)),
-    ("INSERT INTO things (id, wait) VALUES (1, %s) ON CONFLICT (id) DO UPDATE SET wait = EXCLUDED.wait RETURNING wait::text",
+    ("INSERT INTO things (id, wait) VALUES (1, %s) ON CONFLICT (id) DO UPDATE SET wait = EXCLUDED.wait "
+     "RETURNING wait::text",
      ("5",)),
     # Scales and lengths.
     ("UPDATE things SET price = %s WHERE id = 1 RETURNING price", (Decimal("1.10"),)),
@@ -429,10 +433,13 @@ CASES: list[tuple[str, Any]] = [
     ("SELECT DISTINCT ON (%s) id FROM things ORDER BY 1", (1,)),
     ("SELECT id FROM things ORDER BY id LIMIT %s OFFSET %s", (3, "2")),
     # Indexes that only values match.
-    ("INSERT INTO codes (code, active) VALUES (%s, true) ON CONFLICT (code) WHERE active = %s DO UPDATE SET n = 7 RETURNING n",
+    ("INSERT INTO codes (code, active) VALUES (%s, true) ON CONFLICT (code) WHERE active = %s "
+     "DO UPDATE SET n = 7 RETURNING n",
      ("a", True)),
-    ("INSERT INTO codes (code, active) VALUES (%s, true) ON CONFLICT (code) WHERE active DO NOTHING RETURNING n", ("a",)),
-    ("INSERT INTO codes (code, active) VALUES (%s, true) ON CONFLICT (code) WHERE active = %s DO NOTHING", ("a", False)),
+    ("INSERT INTO codes (code, active) VALUES (%s, true) ON CONFLICT (code) WHERE active DO NOTHING RETURNING n",
+        ("a",)),
+    ("INSERT INTO codes (code, active) VALUES (%s, true) ON CONFLICT (code) WHERE active = %s DO NOTHING", ("a",
+        False)),
     ("SELECT id FROM things WHERE flag = %s AND day = %s ORDER BY id", (True, "2026-01-03")),
     # LIKE, percent signs, backslashes, bytes.
     ("SELECT id FROM things WHERE name LIKE %s ORDER BY id", ("n%",)),
@@ -480,7 +487,8 @@ def test_a_value_means_what_it_means_as_a_literal(paths: Paths, statement: str, 
     ("SELECT %s::timestamptz AS it", [("now",), ("2026-01-01",), ("2026-01-01 12:00+05",)]),
     ("SELECT id FROM things WHERE id = %s", [(5,), ("5",), (2**40,), (5.5,), (None,), (Decimal(5),)]),
     ("UPDATE things SET wait = %s WHERE id = 1 RETURNING wait::text", [(timedelta(5),), ("5",), ("5 hours",), (None,)]),
-    ("UPDATE things SET price = %s WHERE id = 1 RETURNING price", [(1,), ("1.005",), (1.005,), (Decimal("1.005"),), ("x",)]),
+    ("UPDATE things SET price = %s WHERE id = 1 RETURNING price",
+        [(1,), ("1.005",), (1.005,), (Decimal("1.005"),), ("x",)]),
     ("SELECT %s::int AS it", [("5",), (5,), (-5,), ("-5",), (5.5,), ("x",), (True,)]),
     ("SELECT id FROM things WHERE name = %s", [("n1",), (5,), (None,), (["n1"],), (b"n1",)]),
 ])  # fmt: skip
@@ -785,8 +793,10 @@ CHANGES: dict[str, tuple[str, str, str, Any]] = {
     "a column's length": (
         "CREATE TABLE {0} (code varchar(9))", "ALTER TABLE {0} ALTER code TYPE varchar(2) USING 'x'",
         "INSERT INTO {0} VALUES (%s) RETURNING code", ("abc",)),
-    "one column more": ("CREATE TABLE {0} AS SELECT 1 AS a", "ALTER TABLE {0} ADD b int DEFAULT 7", "SELECT * FROM {0}", None),
-    "one column less": ("CREATE TABLE {0} AS SELECT 1 AS a, 2 AS b", "ALTER TABLE {0} DROP a", "SELECT * FROM {0}", None),
+    "one column more": ("CREATE TABLE {0} AS SELECT 1 AS a", "ALTER TABLE {0} ADD b int DEFAULT 7",
+        "SELECT * FROM {0}", None),
+    "one column less": ("CREATE TABLE {0} AS SELECT 1 AS a, 2 AS b", "ALTER TABLE {0} DROP a", "SELECT * FROM {0}",
+        None),
     "a column of that name again": (
         "CREATE TABLE {0} AS SELECT 1 AS a, 2 AS b", "ALTER TABLE {0} DROP a, ADD a text DEFAULT 'x'",
         "SELECT * FROM {0} WHERE b = %s", (2,)),
@@ -799,7 +809,8 @@ CHANGES: dict[str, tuple[str, str, str, Any]] = {
         "CREATE TABLE {0} AS SELECT 1 AS a; CREATE TABLE {0}_b AS SELECT 2 AS a",
         "ALTER TABLE {0} RENAME TO {0}_c; ALTER TABLE {0}_b RENAME TO {0}", "SELECT a FROM {0} WHERE a > %s", (0,)),
     "a table that comes before": (
-        "CREATE TABLE {0} AS SELECT 1 AS a", "CREATE TABLE first.{0} (a int)", "SELECT count(*) FROM {0} WHERE a >= %s", (0,)),
+        "CREATE TABLE {0} AS SELECT 1 AS a", "CREATE TABLE first.{0} (a int)",
+        "SELECT count(*) FROM {0} WHERE a >= %s", (0,)),
     "a table that comes before, AS": (
         "CREATE TABLE {0} AS SELECT 1 AS a", "CREATE TABLE first.{0} AS SELECT 2 AS a", "SELECT a FROM {0}", None),
     "a table that comes before, INTO": (
@@ -808,20 +819,26 @@ CHANGES: dict[str, tuple[str, str, str, Any]] = {
         "CREATE TABLE {0} AS SELECT 1 AS a; CREATE TABLE tenant.{0} AS SELECT 2 AS a",
         "ALTER TABLE tenant.{0} SET SCHEMA first", "SELECT a FROM {0} WHERE a > %s", (0,)),
     "a view that comes before": (
-        "CREATE TABLE {0} AS SELECT 1 AS a", "CREATE VIEW first.{0} AS SELECT 2 AS a", "SELECT a FROM {0} WHERE a > %s", (0,)),
+        "CREATE TABLE {0} AS SELECT 1 AS a", "CREATE VIEW first.{0} AS SELECT 2 AS a",
+        "SELECT a FROM {0} WHERE a > %s", (0,)),
     "a view": (
-        "CREATE VIEW {0} AS SELECT 1 AS a", "CREATE OR REPLACE VIEW {0} AS SELECT 2 AS a", "SELECT a FROM {0} WHERE a > %s", (0,)),
+        "CREATE VIEW {0} AS SELECT 1 AS a", "CREATE OR REPLACE VIEW {0} AS SELECT 2 AS a",
+        "SELECT a FROM {0} WHERE a > %s", (0,)),
     "a function that fits better": (
-        "CREATE FUNCTION {0}(numeric) RETURNS text RETURN 'numeric'", "CREATE FUNCTION {0}(int) RETURNS text RETURN 'int'",
+        "CREATE FUNCTION {0}(numeric) RETURNS text RETURN 'numeric'",
+        "CREATE FUNCTION {0}(int) RETURNS text RETURN 'int'",
         "SELECT {0}(%s) AS it", (5,)),
     "a function that comes before": (
-        "CREATE FUNCTION {0}(int) RETURNS text RETURN 'public'", "CREATE FUNCTION first.{0}(int) RETURNS text RETURN 'first'",
+        "CREATE FUNCTION {0}(int) RETURNS text RETURN 'public'",
+        "CREATE FUNCTION first.{0}(int) RETURNS text RETURN 'first'",
         "SELECT {0}(%s) AS it", (5,)),
     "a function": (
         "CREATE FUNCTION {0}(int) RETURNS text LANGUAGE sql IMMUTABLE RETURN 'before'",
-        "CREATE OR REPLACE FUNCTION {0}(int) RETURNS text LANGUAGE sql IMMUTABLE RETURN 'after'", "SELECT {0}(5) AS it", None),
+        "CREATE OR REPLACE FUNCTION {0}(int) RETURNS text LANGUAGE sql IMMUTABLE RETURN 'after'",
+        "SELECT {0}(5) AS it", None),
     "a function's type": (
-        "CREATE FUNCTION {0}() RETURNS int RETURN 1", "DROP FUNCTION {0}(); CREATE FUNCTION {0}() RETURNS text RETURN 'x'",
+        "CREATE FUNCTION {0}() RETURNS int RETURN 1",
+        "DROP FUNCTION {0}(); CREATE FUNCTION {0}() RETURNS text RETURN 'x'",
         "SELECT {0}() AS it", None),
     "a type that comes before": (
         "CREATE TYPE {0} AS ENUM ('a')", "CREATE TYPE first.{0} AS ENUM ('b')", "SELECT 'b'::{0}::text AS it", None),
@@ -831,7 +848,8 @@ CHANGES: dict[str, tuple[str, str, str, Any]] = {
         "CREATE TYPE {0} AS ENUM ('a'); CREATE TABLE {0}_t (e {0})", "ALTER TYPE {0} RENAME VALUE 'a' TO 'b'",
         "INSERT INTO {0}_t VALUES (%s)", ("a",)),
     "an operator that comes before": (
-        "CREATE FUNCTION {0}(text, int) RETURNS int RETURN 1; CREATE FUNCTION first.{0}(text, int) RETURNS int RETURN 2; "
+        "CREATE FUNCTION {0}(text, int) RETURNS int RETURN 1; "
+        "CREATE FUNCTION first.{0}(text, int) RETURNS int RETURN 2; "
         "CREATE OPERATOR <#{1}> (FUNCTION = {0}, LEFTARG = text, RIGHTARG = int)",
         "CREATE OPERATOR first.<#{1}> (FUNCTION = first.{0}, LEFTARG = text, RIGHTARG = int)",
         "SELECT 'x' <#{1}> %s AS it", (5,)),
@@ -850,11 +868,13 @@ CHANGES: dict[str, tuple[str, str, str, Any]] = {
         "CREATE TABLE {0} (a int)", "CREATE RULE r AS ON INSERT TO {0} DO INSTEAD NOTHING",
         "INSERT INTO {0} (a) VALUES (%s)", (5,)),
     "a unique index that goes": (
-        "CREATE TABLE {0} (a int PRIMARY KEY, n int); INSERT INTO {0} VALUES (5, 0)", "ALTER TABLE {0} DROP CONSTRAINT {0}_pkey",
+        "CREATE TABLE {0} (a int PRIMARY KEY, n int); INSERT INTO {0} VALUES (5, 0)",
+        "ALTER TABLE {0} DROP CONSTRAINT {0}_pkey",
         "INSERT INTO {0} VALUES (%s, 1) ON CONFLICT (a) DO UPDATE SET n = 2 RETURNING n", (5,)),
     "a privilege": (
         "CREATE TABLE {0} AS SELECT 1 AS a; GRANT SELECT ON {0} TO reader; CREATE VIEW {0}_v AS SELECT * FROM {0}; "
-        "ALTER VIEW {0}_v OWNER TO reader", "REVOKE SELECT ON {0} FROM reader", "SELECT count(*) FROM {0}_v WHERE a > %s",
+        "ALTER VIEW {0}_v OWNER TO reader", "REVOKE SELECT ON {0} FROM reader",
+        "SELECT count(*) FROM {0}_v WHERE a > %s",
         (0,)),
 }  # fmt: skip
 INTO, AS = re.compile(r"SELECT 2 AS a INTO (\S+)"), r"CREATE TABLE \1 AS SELECT 2 AS a"
@@ -1020,7 +1040,8 @@ def test_a_clients_block_cannot_replace_what_is_prepared_for_others(paths: Paths
         paths.db.query(statement, (5,))
     names = paths.db.query("SELECT name FROM pg_prepared_statements WHERE statement LIKE 'SELECT id FROM things%'")
     for (name,) in names.fetchall() or [("poold_1",)]:
-        replace = f"DO $$ BEGIN EXECUTE 'DEALLOCATE \"{name}\"'; EXECUTE 'PREPARE \"{name}\" (int) AS SELECT 666 AS id'; END $$"
+        other = f"EXECUTE 'PREPARE \"{name}\" (int) AS SELECT 666 AS id'"
+        replace = f"DO $$ BEGIN EXECUTE 'DEALLOCATE \"{name}\"'; {other}; END $$"
         attempt(paths.db.query, replace)
         assert paths.db.query(statement, (5,))[0][0] == 5
     attempt(paths.db.query, "DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; END $$")
