@@ -151,16 +151,16 @@ class Paths:
                 self.tx.rollback()
 
     def message(self, statement: str, params: Any) -> Iterator[tuple[str, Any]]:
-        for run in range(1, RUNS + 1):
+        for run in range(1, 9):
             yield f"message {run}", message_outcome(self.db, [(statement, params)])
 
     def later_in_a_message(self, statement: str, params: Any) -> Iterator[tuple[str, Any]]:
-        for run in range(1, 9):
+        for run in range(1, 5):
             yield f"second in message {run}", message_outcome(self.db, ["SELECT 1", (statement, params)])
 
     def session(self, statement: str, params: Any) -> Iterator[tuple[str, Any]]:
         with self.db.session() as session:
-            for run in range(1, RUNS + 1):
+            for run in range(1, 9):
                 yield f"run {run} in a session", outcome(lambda: session.query(statement, params))
 
     def agree(self, statement: str, params: Any = None) -> Any:
@@ -649,7 +649,7 @@ def test_what_others_set_first_is_in_force_for_them_alone(paths: Paths, way: str
     chance = random.Random(f"{seed} {way} {before}")
     poisoner = Poisoner(paths, way, before)
     # A run of others' may be the one that probes it, the first with what is prepared, or one of many.
-    some = chance.sample(DEPENDENT, 7)
+    some = chance.sample(DEPENDENT, 6)
     runs = {fresh: chance.randrange(8) for fresh in [(paths.fresh(sql), params) for sql, params in some]}
     with Someone() as somebody:
         wrong = []
@@ -989,8 +989,12 @@ def test_what_is_changed_through_poold_counts_from_the_next_statement_on(paths: 
             assert made.wrong() == [], f"{by.__name__}, run {run} after {made.change}"
 
 
-# Those of which no statement that was prepared before fails, so that nothing tells but the catalogs.
-SILENT = [name for name in CHANGES if "before" in name or name in ("a function", "a table that moves")]
+# No statement that was prepared before fails for these, nor does PostgreSQL read it anew by itself (as it does all of
+# them for an operator or a schema): nothing tells but the catalogs.
+SILENT = [
+    "a table that comes before", "a table that comes before, AS", "a table that comes before, INTO",
+    "a table that moves", "a view that comes before", "a function that fits better", "a function that comes before",
+]  # fmt: skip
 LOUD = [name for name in CHANGES if name not in SILENT]
 
 
