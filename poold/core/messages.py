@@ -62,8 +62,9 @@ class Messages(Machine):
         """
         failed = backend.prepared.failed(request.unit, done)
         found = None
-        if failed is not None:
-            found = next((each for each, _ in script.values() if each.name == failed.name), None)
+        if failed is not None and request.runner is not None and not script.is_own(failed):
+            # By the name: since then another generation may have begun.
+            found = request.runner.needed.get(failed.name)
         script.is_stale = self._is_early(request, found, failed, done)
 
     def _take_probes(self, request: Request, script: Script) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from client.protocol import FAILED, TX_NONE, Failure, Step, Transaction, TransactionResult
 from client.rules import END_SAVEPOINT, MAX_NUMBER, SAVEPOINT
 from poold.core import failures, references, settings
-from poold.core.effects import Command, Flush, Plain, Simple, Unit, in_order
+from poold.core.effects import Bound, Command, Flush, Plain, Prepare, Simple, Unit, in_order
 from poold.core.facts import Completion, Outcome
 from poold.core.plan import Plan
 from poold.core.sql import AMBIGUOUS
@@ -201,7 +201,11 @@ class Script:
         """Its statements with their values, those of references not in place."""
         for place, at in enumerate(self._plan.places):
             if at >= 0:
-                yield self._plan.statement(place), self._values[at]
+                yield self._statement(place), self._values[at]
+
+    def is_own(self, command: Prepare | Bound) -> bool:
+        """Whether it runs, or prepares, a statement of the broker's."""
+        return self._statements.is_own(command.name)
 
     def is_special(self, number: int) -> bool:
         """Whether the broker itself reads the values of this statement: for references, or for literals."""

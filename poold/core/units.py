@@ -133,8 +133,8 @@ class Runner:
         self._prepared = backend.prepared.commands
         self.is_base = True  # all so far was proven harmless
         self.leaves = NOTHING  # what may be left in the session by what was not
-        # Names that the transaction needs, which none of its own commands may drop.
-        self.needed: set[bytes] = set()
+        # What the transaction ran prepared, by its name: none of its own commands may drop it.
+        self.needed: dict[bytes, Statement] = {}
 
     def __call__(self, statement: Statement, values: bytes, is_literal: bool) -> list[Command]:
         """Commands that run a client's statement with these values."""
@@ -143,7 +143,7 @@ class Runner:
                 self._alter(statement)
             elif statement.proof.uses_sequences:
                 self._backend.used_sequences = True
-            self.needed.add(statement.name)
+            self.needed[statement.name] = statement
             return self._prepared(statement, values, self.needed)
         self._alter(statement)
         return [plain_command(statement, values)]
@@ -151,7 +151,7 @@ class Runner:
     def own(self, statement: Statement, values: bytes, is_literal: bool = False) -> list[Command]:
         """Commands that run a statement of the broker's."""
         if self.is_base and not is_literal and statement.runs_prepared(values):
-            self.needed.add(statement.name)
+            self.needed[statement.name] = statement
             return self._prepared(statement, values, self.needed)
         return [plain_command(statement, values)]
 
