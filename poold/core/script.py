@@ -25,7 +25,7 @@ from poold.core.facts import Completion, Outcome
 from poold.core.plan import Plan
 from poold.core.sql import AMBIGUOUS
 from poold.core.statements import Statement, Statements
-from poold.core.units import DISCARD_SEQUENCES, Runner
+from poold.core.units import DISCARD_BEFORE_BEGIN, Runner
 
 XID = b"SELECT pg_catalog.pg_current_xact_id()"
 _SAVEPOINT = b"SAVEPOINT poold"
@@ -99,11 +99,11 @@ class Script:
         """The first unit of another try; each of its statements may take so long, 0: as long as elsewhere."""
         self._restart()
         self.tries += 1
-        self._sent = [_OWN]
-        commands = self._own(self._begin_text, run)
+        commands: list[Command] = []
         if not self._is_proven() and run.discarded_sequences():
-            commands.append(Plain(DISCARD_SEQUENCES))
-            self._sent.append(_OWN)
+            commands += map(Plain, DISCARD_BEFORE_BEGIN)
+        self._sent = [_OWN] * (len(commands) + 1)
+        commands += self._own(self._begin_text, run)
         if self._is_tracked:
             commands += self._own(XID, run)
             commands.append(_FLUSH)

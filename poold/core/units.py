@@ -27,6 +27,8 @@ ROLLBACK: Unit = (Simple(b"ROLLBACK"),)
 BEGIN: Unit = (Simple(b"BEGIN"),)
 # Before anything that may ask for the values of sequences, where others have used some.
 DISCARD_SEQUENCES = b"DISCARD SEQUENCES"
+# Before a transaction it has one of its own: behind it PostgreSQL refuses to change the isolation.
+DISCARD_BEFORE_BEGIN = (b"BEGIN", DISCARD_SEQUENCES, b"COMMIT")
 
 
 def unit_for(backend: Backend, request: Request, now: float) -> Unit:
@@ -66,7 +68,7 @@ def unit_for(backend: Backend, request: Request, now: float) -> Unit:
     request.then = (literal,)
     if not before:
         return BEGIN
-    return (Simple(DISCARD_SEQUENCES + b"; BEGIN" if request.begin else DISCARD_SEQUENCES),)
+    return (Simple(b"; ".join((*DISCARD_BEFORE_BEGIN, b"BEGIN")) if request.begin else DISCARD_SEQUENCES),)
 
 
 def _unit_with_settings(
@@ -91,14 +93,13 @@ def _unit_with_settings(
 
 def _before(backend: Backend, request: Request, statement: Statement) -> list[Command]:
     """What has to come first: where sequences were used, and who comes may ask for their values, it must not see it."""
-    if request.leaves is NOTHING and not request.opens:
-        if statement.proof.uses_sequences:
-            backend.used_sequences = True
-        return []
-    if not backend.used_sequences or (request.lease is not None and not request.opens):
-        return []
-    backend.used_sequences = False
-    return [Plain(DISCARD_SEQUENCES)]
+    was_used, is_proven = backend.used_sequences, request.leaves is NOTHING
+    may_ask = request.opens or (request.lease is None and not is_proven)
+    if may_ask:
+        backend.used_sequences = False
+    if is_proven and statement.proof.uses_sequences:
+        backend.used_sequences = True
+    return [Plain(DISCARD_SEQUENCES)] if may_ask and was_used else []
 
 
 def _other_unit(backend: Backend, request: Request, now: float) -> Unit:
