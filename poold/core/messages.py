@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from client.protocol import TX_NONE, Failure, ProtocolViolation
 from poold.core import failures
+from poold.core.early_failures import is_early
 from poold.core.effects import Execute, Simple
 from poold.core.facts import Completion
 from poold.core.machine import Machine, out_of_time
@@ -65,7 +66,7 @@ class Messages(Machine):
         if failed is not None and request.runner is not None and not script.is_own(failed):
             # By the name: since then another generation may have begun.
             found = request.runner.needed.get(failed.name)
-        script.is_stale = self._is_early(request, found, failed, done)
+        script.is_stale = is_early(request.group.statements, found, failed, done)
 
     def _take_probes(self, request: Request, script: Script) -> None:
         """Statements that the message ran often enough are to be probed."""
