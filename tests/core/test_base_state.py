@@ -114,7 +114,7 @@ def test_nor_in_a_later_unit_of_it() -> None:
     assert kinds(world)[-1] is Plain
     answer(world, backend)
     assert Bound not in kinds(world)
-    assert sent(world, backend)[-1][0] == SHORT
+    assert sent(world, backend)[-1] == [b"COMMIT"]
 
 
 def test_undoing_a_savepoint_block_does_not_make_the_session_what_it_was() -> None:
