@@ -111,7 +111,8 @@ class Wire:
                 head, values = self._heads.get(command.name) or self._make_head(command), command.values
                 outbox.append(_bind(b"B", 6 + len(head) + len(values)) + head + values + RESULTS_EXECUTE)
             else:
-                if type(command) is Deallocate:
+                # One that is parsed anew still has answers on their way, before its new description.
+                if type(command) is Deallocate and not _prepares(unit, command.name):
                     self._columns.pop(command.name, None)
                     self._heads.pop(command.name, None)
                 outbox.append(encoded(command, self._prefix))
@@ -404,3 +405,7 @@ class Wire:
         self._is_fresh = not reported.is_changed
         self._begin()
         return done
+
+
+def _prepares(unit: Unit, name: bytes) -> bool:
+    return any(type(command) is Prepare and command.name == name for command in unit)

@@ -112,6 +112,8 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
         lease_timeout = 0
         read_only = true
         prepare = "off"
+        plans = "auto"
+        proofs = false
         pipeline_depth = 1
         track_outcome = true
         allow_users = ["key:pair"]
@@ -128,7 +130,7 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
 
 def test_the_table_of_the_test_above_knows_every_key() -> None:
     keys = {field.name for cls in (BrokerConfig, EndpointConfig, GroupConfig) for field in dataclasses.fields(cls)}
-    assert len(keys) == 51, "a key was added to poold.config: set it in test_every_key_can_be_set"
+    assert len(keys) == 53, "a key was added to poold.config: set it in test_every_key_can_be_set"
 
 
 def users_of(*users: str) -> tuple[str, ...]:

@@ -337,6 +337,10 @@ class Broker(Deadlines):
         if backend.left is NOTHING and request.statement is not None and request.lease is None:
             request.statement.refuse()  # whatever was proven of it
         backend.left = backend.left.joined(UNSEEN)
+        if request.lease is not None:
+            request.lease.is_altered = True
+        if request.runner is not None:
+            request.runner.is_base = False
 
     def _goes_on(self, backend: Backend, request: Request, done: Completion) -> bool:
         """BEGIN has succeeded: its statement follows, unless nobody wants it any more."""

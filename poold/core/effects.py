@@ -65,10 +65,23 @@ Unit = tuple[Command, ...]
 
 
 def in_order(commands: list[Command]) -> Unit:
-    """What is to be forgotten comes first: an error before it would leave it behind."""
+    """What is to be forgotten comes first: an error before it would leave it behind.
+
+    What the unit itself uses before stays in its place, between its last use and the next Prepare.
+    """
     if Deallocate not in map(type, commands):
         return tuple(commands)
-    return tuple(sorted(commands, key=lambda command: type(command) is not Deallocate))
+    first: list[Command] = []
+    others: list[Command] = []
+    used: set[bytes] = set()
+    for command in commands:
+        if type(command) is Deallocate and command.name not in used:
+            first.append(command)
+            continue
+        others.append(command)
+        if type(command) is Bound or type(command) is Prepare:
+            used.add(command.name)
+    return (*first, *others)
 
 
 @dataclass(slots=True)

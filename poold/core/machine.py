@@ -21,12 +21,11 @@ from client.protocol import (
 )
 from client.rules import BATCH
 from poold.core import failures, schema
-from poold.core.effects import Bound, Cancel, Execute, Prepare, Reply, Simple
+from poold.core.early_failures import is_early
+from poold.core.effects import Bound, Cancel, Execute, Reply, Simple
 from poold.core.facts import Completion, Outcome
-from poold.core.group import Group
 from poold.core.lifecycle import Lifecycle
 from poold.core.pool import Backend, Pool
-from poold.core.prepared import FORGOTTEN
 from poold.core.request import Lease, Request, Verb
 from poold.core.sessions import NOTHING
 from poold.core.settings import SERVER_GRACE
@@ -48,17 +47,13 @@ _COMMIT = Verb.COMMIT
 # What a running statement may take beyond its endpoint's query_timeout before the broker itself cancels it: the
 # server's statement_timeout comes first unless the server cannot be heard any more.
 GUARD = 5.0
+# What the broker asks by itself takes no longer than this, whatever the endpoint's query_timeout.
+QUESTION_TIMEOUT = 5.0
 # A cancel that has not ended its statement by then never will: the connection is closed instead.
 CANCEL_TIMEOUT = 5.0
 # Requests of one lease that may wait behind its running statement. A synchronous client has one at most.
 LEASE_PENDING_LIMIT = 16
 
-# A prepared statement does not fit any more: its tables changed, a type of its parameters is gone.
-OUTDATED = ("0A000", "XX000")
-# Classes of codes that say nothing of the statement: the transaction's or the connection's state, lost races, a lack of
-# resources, locks, the operator's doing. https://www.postgresql.org/docs/current/errcodes-appendix.html
-_TELL_NOTHING = ("08", "25", "40", "53", "55", "57", "58")
-_ABOUT_VALUES = "22"
 _CANCELED = "57014"
 
 
@@ -153,8 +148,10 @@ class Machine(Lifecycle):
         if timeout:
             statements = 1 if request.script is None else len(request.script.steps)
             self.timers.set(backend, now + timeout * statements + GUARD)
-        else:
+        elif request.verb < _PROBE:
             self.timers.clear(backend)
+        else:
+            self.timers.set(backend, now + QUESTION_TIMEOUT)  # nobody would miss its answer
 
     def _hold(self, backend: Backend, request: Request, lease: Lease, now: float) -> None:
         """The lease has, or goes on with, this backend."""
@@ -174,6 +171,7 @@ class Machine(Lifecycle):
         return (
             statement is not None
             and statement.is_short
+            and statement.generation == request.group.statements.generation  # else it is another one where it runs
             and request.lease is None
             and not request.is_alone
             and runs_prepared(request, statement)
@@ -261,49 +259,18 @@ class Machine(Lifecycle):
         for group in self.groups.values():
             group.statements.forget_all()
 
-    def _doubt_statement(self, group: Group, statement: Statement, failed: Prepare | Bound, failure: Failure) -> None:
-        """What it tells of the statement that it failed before it ran, in this command.
-
-        A value that is none of its type tells nothing, nor what befalls any statement.
-        """
-        code = failure.sqlstate or ""
-        if code in FORGOTTEN or code.startswith(_TELL_NOTHING):
-            return
-        if code in OUTDATED and type(failed) is Bound:
-            group.statements.forget(statement)
-        elif type(failed) is Prepare or not code.startswith(_ABOUT_VALUES):
-            statement.refuse()
-
-    def _is_early(
-        self, request: Request, statement: Statement | None, failed: Prepare | Bound | None, done: Completion
-    ) -> bool:
-        """Whether the unit failed before anything of a client ran, in this command about this prepared statement.
-
-        Parse runs nobody's functions. Bind may, as PostgreSQL plans then and evaluates what is immutable; but not where
-        the statement is proven harmless. Without a statement the command is one of the broker's own.
-        """
-        assert done.failure is not None
-        is_parse = type(failed) is Prepare
-        if failed is None or not (is_parse or done.is_unbound) or done.failure.kind != "query":
-            return False
-        if statement is None:
-            return done.failure.sqlstate in FORGOTTEN
-        is_safe = is_parse or statement.is_harmless
-        self._doubt_statement(request.group, statement, failed, done.failure)
-        return is_safe
-
     def _is_worth_another_run(self, request: Request, backend: Backend, failure: Failure, done: Completion) -> bool:
         """Whether the failure is the broker's own doing, and the statement certainly had no effect."""
         statement = request.statement
         failed = None if type(request.unit[0]) is Simple else backend.prepared.failed(request.unit, done)
         is_own = failed is not None and (statement is None or failed.name != statement.name)
-        is_early = self._is_early(request, None if is_own else statement, failed, done)
+        is_unseen = is_early(request.group.statements, None if is_own else statement, failed, done)
         if request.lease is not None or request.state is not _RUNNING:
             return False
         if failure.sqlstate == _CANCELED and request.is_exposed:
             return True  # only plain reads are
-        request.is_literal = request.is_literal or is_early
-        return is_early
+        request.is_literal = request.is_literal or is_unseen
+        return is_unseen
 
     def _answer(self, request: Request, reply: Result | TransactionResult | Failure | None) -> None:
         """The request is done; reply is None where nobody is left to hear it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from client.protocol import TX_NONE, Failure, ProtocolViolation
 from poold.core import failures
+from poold.core.early_failures import is_early
 from poold.core.effects import Execute, Simple
 from poold.core.facts import Completion
 from poold.core.machine import Machine, out_of_time
@@ -62,9 +63,10 @@ class Messages(Machine):
         """
         failed = backend.prepared.failed(request.unit, done)
         found = None
-        if failed is not None:
-            found = next((each for each, _ in script.values() if each.name == failed.name), None)
-        script.is_stale = self._is_early(request, found, failed, done)
+        if failed is not None and request.runner is not None and not script.is_own(failed):
+            # By the name: since then another generation may have begun.
+            found = request.runner.needed.get(failed.name)
+        script.is_stale = is_early(request.group.statements, found, failed, done)
 
     def _take_probes(self, request: Request, script: Script) -> None:
         """Statements that the message ran often enough are to be probed."""

@@ -83,6 +83,7 @@ class Prepared:
     def failed(self, unit: Unit, done: Completion) -> Prepare | Bound | None:
         """The unit failed: what it was to prepare after the failure is not.
 
+        What it was to parse anew behind a use of its own is as it was: the failure skipped its Deallocate as well.
         Returns the command that failed where it is about a prepared statement.
         """
         found = _culprit(unit, done)
@@ -90,9 +91,18 @@ class Prepared:
         if found is not None and done.failure.sqlstate in FORGOTTEN and found.name in self._held:
             self._held.clear()
             self._is_doubted = True
-        prepares = [command.name for command in unit if type(command) is Prepare]
-        for name in prepares[len(done.prepared) :]:
-            self._held.pop(name, None)
+        left, kept = len(done.prepared), set()  # Prepares that took place; names that were there before, or are since
+        for command in unit:
+            if type(command) is Prepare:
+                left -= 1
+                if left >= 0:
+                    kept.add(command.name)
+                elif command.name not in kept or command is found:
+                    self._held.pop(command.name, None)
+                elif command.name in self._held:
+                    self._held[command.name] = 0
+            elif type(command) is Bound:
+                kept.add(command.name)
         return found
 
     def clear(self) -> None:

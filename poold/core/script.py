@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from client.protocol import FAILED, TX_NONE, Failure, Step, Transaction, TransactionResult
 from client.rules import END_SAVEPOINT, MAX_NUMBER, SAVEPOINT
 from poold.core import failures, references, settings
-from poold.core.effects import Command, Flush, Plain, Simple, Unit, in_order
+from poold.core.effects import Bound, Command, Flush, Plain, Prepare, Simple, Unit, in_order
 from poold.core.facts import Completion, Outcome
 from poold.core.plan import Plan
 from poold.core.sql import AMBIGUOUS
 from poold.core.statements import Statement, Statements
-from poold.core.units import DISCARD_SEQUENCES, Runner
+from poold.core.units import DISCARD_BEFORE_BEGIN, Runner
 
 XID = b"SELECT pg_catalog.pg_current_xact_id()"
 _SAVEPOINT = b"SAVEPOINT poold"
@@ -99,11 +99,11 @@ class Script:
         """The first unit of another try; each of its statements may take so long, 0: as long as elsewhere."""
         self._restart()
         self.tries += 1
-        self._sent = [_OWN]
-        commands = self._own(self._begin_text, run)
+        commands: list[Command] = []
         if not self._is_proven() and run.discarded_sequences():
-            commands.append(Plain(DISCARD_SEQUENCES))
-            self._sent.append(_OWN)
+            commands += map(Plain, DISCARD_BEFORE_BEGIN)
+        self._sent = [_OWN] * (len(commands) + 1)
+        commands += self._own(self._begin_text, run)
         if self._is_tracked:
             commands += self._own(XID, run)
             commands.append(_FLUSH)
@@ -201,7 +201,11 @@ class Script:
         """Its statements with their values, those of references not in place."""
         for place, at in enumerate(self._plan.places):
             if at >= 0:
-                yield self._plan.statement(place), self._values[at]
+                yield self._statement(place), self._values[at]
+
+    def is_own(self, command: Prepare | Bound) -> bool:
+        """Whether it runs, or prepares, a statement of the broker's."""
+        return self._statements.is_own(command.name)
 
     def is_special(self, number: int) -> bool:
         """Whether the broker itself reads the values of this statement: for references, or for literals."""

@@ -299,9 +299,17 @@ class Statements:
             found.runs_per_parse = _UNLIMITED
         return found
 
+    def is_own(self, name: bytes) -> bool:
+        """Whether it is the name of a statement of the broker's; these are few."""
+        return any(each.name == name for each in self._own.values())
+
     def forget(self, statement: Statement) -> None:
-        """Its tables have changed: whoever asks next gets a new one, with a new name, that begins with literals."""
+        """Its tables have changed: whoever asks next gets a new one, with a new name, that begins with literals.
+
+        Who asked before, and waits, runs it with literals.
+        """
         statement.is_forgotten = True
+        statement.refuse()
         key = (statement.sql, statement.types, statement.settings)
         if self._known.get(key) is statement:
             del self._known[key]

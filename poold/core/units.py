@@ -27,6 +27,8 @@ ROLLBACK: Unit = (Simple(b"ROLLBACK"),)
 BEGIN: Unit = (Simple(b"BEGIN"),)
 # Before anything that may ask for the values of sequences, where others have used some.
 DISCARD_SEQUENCES = b"DISCARD SEQUENCES"
+# Before a transaction it has one of its own: behind it PostgreSQL refuses to change the isolation.
+DISCARD_BEFORE_BEGIN = (b"BEGIN", DISCARD_SEQUENCES, b"COMMIT")
 
 
 def unit_for(backend: Backend, request: Request, now: float) -> Unit:
@@ -66,7 +68,7 @@ def unit_for(backend: Backend, request: Request, now: float) -> Unit:
     request.then = (literal,)
     if not before:
         return BEGIN
-    return (Simple(DISCARD_SEQUENCES + b"; BEGIN" if request.begin else DISCARD_SEQUENCES),)
+    return (Simple(b"; ".join((*DISCARD_BEFORE_BEGIN, b"BEGIN")) if request.begin else DISCARD_SEQUENCES),)
 
 
 def _unit_with_settings(
@@ -91,10 +93,13 @@ def _unit_with_settings(
 
 def _before(backend: Backend, request: Request, statement: Statement) -> list[Command]:
     """What has to come first: where sequences were used, and who comes may ask for their values, it must not see it."""
-    may_ask = request.opens or (request.lease is None and request.leaves is not NOTHING)
-    was_used = backend.used_sequences and may_ask
-    backend.used_sequences = statement.proof.uses_sequences or (backend.used_sequences and not may_ask)
-    return [Plain(DISCARD_SEQUENCES)] if was_used else []
+    was_used, is_proven = backend.used_sequences, request.leaves is NOTHING
+    may_ask = request.opens or (request.lease is None and not is_proven)
+    if may_ask:
+        backend.used_sequences = False
+    if is_proven and statement.proof.uses_sequences:
+        backend.used_sequences = True
+    return [Plain(DISCARD_SEQUENCES)] if may_ask and was_used else []
 
 
 def _other_unit(backend: Backend, request: Request, now: float) -> Unit:
@@ -129,8 +134,8 @@ class Runner:
         self._prepared = backend.prepared.commands
         self.is_base = True  # all so far was proven harmless
         self.leaves = NOTHING  # what may be left in the session by what was not
-        # Names that the transaction needs, which none of its own commands may drop.
-        self.needed: set[bytes] = set()
+        # What the transaction ran prepared, by its name: none of its own commands may drop it.
+        self.needed: dict[bytes, Statement] = {}
 
     def __call__(self, statement: Statement, values: bytes, is_literal: bool) -> list[Command]:
         """Commands that run a client's statement with these values."""
@@ -139,7 +144,7 @@ class Runner:
                 self._alter(statement)
             elif statement.proof.uses_sequences:
                 self._backend.used_sequences = True
-            self.needed.add(statement.name)
+            self.needed[statement.name] = statement
             return self._prepared(statement, values, self.needed)
         self._alter(statement)
         return [plain_command(statement, values)]
@@ -147,7 +152,7 @@ class Runner:
     def own(self, statement: Statement, values: bytes, is_literal: bool = False) -> list[Command]:
         """Commands that run a statement of the broker's."""
         if self.is_base and not is_literal and statement.runs_prepared(values):
-            self.needed.add(statement.name)
+            self.needed[statement.name] = statement
             return self._prepared(statement, values, self.needed)
         return [plain_command(statement, values)]
 

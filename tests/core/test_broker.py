@@ -1,6 +1,7 @@
 """Event scripts: each test tells what happened, in order, and looks at what the core made of it."""
 
 import pytest
+from units import sent
 from world import BEGUN, OK, ROLLED_BACK, World, executed, failure
 
 from client.protocol import (
@@ -98,12 +99,14 @@ def test_a_statement_that_leaves_a_transaction_open_is_rolled_back_and_refused()
 
 
 def test_a_backend_still_in_a_transaction_after_its_reset_is_closed() -> None:
-    world = World()
+    world = World(shows_resets=True)
     world.client()
     request = world.query()
     world.connect_all()
     backend = world.running(request)
     world.complete(backend, TX_ACTIVE)
+    assert [unit[0].split(b";")[0] for unit in sent(world, backend)[1:]] == [b"ROLLBACK", b"CLOSE ALL"]
+    world.complete(backend, TX_FAILED)
     world.complete(backend, TX_FAILED)
     assert world.taken(effects.Close)[0].backend == backend
     assert backend not in world.broker.backends

@@ -84,14 +84,14 @@ def test_a_second_cancel_waits_until_the_first_one_is_settled() -> None:
 
 def test_a_deadline_that_passes_behind_others_is_kept_when_its_turn_comes() -> None:
     world, backend, requests = sharing(1)
-    late = world.query(statement=SHORT, timeout=1.0)
-    world.pass_time(1.0 + SERVER_GRACE)
+    late = world.query(statement=SHORT, timeout=0.1)
+    world.pass_time(0.1 + SERVER_GRACE)
     assert world.taken(effects.Cancel) == []
     assert running(world, backend) == [*requests, late]
     answer(world, backend)
     assert world.taken(effects.Cancel) == [effects.Cancel(backend)]
     answer(world, backend, fails=SHORT, error=failure("57014"))
-    assert "timeout of 1 s" in failed(world, late).message
+    assert "timeout of 0.1 s" in failed(world, late).message
 
 
 def test_the_statement_of_a_client_that_died_does_not_disturb_its_neighbours() -> None:

@@ -261,7 +261,7 @@ def test_a_backend_that_is_given_up_may_still_run_what_waited_on_it() -> None:
 def test_the_first_of_many_does_not_prepare_and_those_behind_it_run_with_literals_too() -> None:
     world, backend, requests = sharing(2)
     answer(world, backend, fails=b"PREPARE " + SHORT, error=failure("53200"))
-    answer(world, backend, fails=SHORT, error=failure("26000"))
+    answer(world, backend, fails=SHORT, error=failure("26000"), is_bound=False)
     assert not any(world.is_answered(request) for request in requests)
     answer(world, backend)
     answer(world, backend)

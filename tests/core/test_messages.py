@@ -13,9 +13,11 @@ from units import (
     begin,
     committed,
     completion,
+    current_unit,
     failed,
     oids,
     packed,
+    promote,
     sent,
     step,
     table,
@@ -37,6 +39,7 @@ from client.protocol import (
 )
 from client.rules import END_SAVEPOINT, SAVEPOINT
 from poold.core import effects
+from poold.core.effects import Plain
 from poold.core.facts import Completion
 from poold.core.script import XID
 from poold.core.state import BackendState as S
@@ -145,13 +148,21 @@ def test_what_writes_nothing_needs_no_transaction_id(
 
 def test_the_brokers_own_statements_are_prepared_once_per_backend() -> None:
     world = World(prepare="auto", **UNTRACKED)
+    promote(world, b"SELECT 1")
     _, backend = begin(world, READ)
     answer(world, backend)
     world.transaction(READ)
     assert sent(world) == [
-        [b"PREPARE BEGIN", b"BEGIN", b"SELECT 1", b"PREPARE COMMIT", b"COMMIT"],
+        [b"PREPARE BEGIN", b"BEGIN", b"PREPARE SELECT 1", b"SELECT 1", b"PREPARE COMMIT", b"COMMIT"],
         [b"BEGIN", b"SELECT 1", b"COMMIT"],
     ]
+
+
+def test_behind_a_step_that_nobody_has_examined_the_brokers_own_statements_are_not_prepared_either() -> None:
+    world = World(prepare="auto", **UNTRACKED)
+    _, backend = begin(world, READ)
+    assert sent(world) == [[b"PREPARE BEGIN", b"BEGIN", b"SELECT 1", b"COMMIT"]]
+    assert [type(each) for each in current_unit(world, backend)[-2:]] == [Plain, Plain]
 
 
 def test_a_backend_in_a_message_serves_nobody_else_between_its_units() -> None:
@@ -299,7 +310,7 @@ def test_a_statement_that_ends_the_transaction_leaves_its_outcome_unknown() -> N
 
 def test_a_commit_that_leaves_the_connection_unusable_is_a_commit() -> None:
     world = World(**UNTRACKED)
-    request, backend = begin(world, step(b"SET DateStyle = 'German'"), INSERT)
+    request, backend = begin(world, step(b"SELECT sets_datestyle()"), INSERT)
     done = completion(world, backend)
     done.transaction = TX_BROKEN
     done.failure = failure(transaction=TX_BROKEN)._replace(kind="usage")

@@ -1,7 +1,7 @@
 """What is kept of statements, and for how long: names on a backend, statements in a group, and what their runs told."""
 
 import pytest
-from units import UNTRACKED, answer, oids, packed, promote, sent, step
+from units import PLAIN_READ, UNTRACKED, answer, oids, packed, promote, sent, step
 from world import World
 
 from client.protocol import Rollback, split_steps
@@ -57,11 +57,13 @@ def test_the_name_used_least_recently_makes_room_for_another_one() -> None:
 def test_what_is_forgotten_comes_first_where_an_error_cannot_skip_it() -> None:
     world = World(prepare="auto", max_size=1, **UNTRACKED)
     promote(world, b"SELECT 1")
+    promote(world, b"SELECT 2")
     backend = run(world, b"SELECT 1")
     world.transaction(step(b"SELECT 2"))
     (unit,) = sent(world, backend)[1:]
     assert unit == [
-        b"DEALLOCATE SELECT 1", b"PREPARE BEGIN", b"BEGIN", b"SELECT 2", b"PREPARE COMMIT", b"COMMIT",
+        b"DEALLOCATE SELECT 1", b"PREPARE BEGIN", b"BEGIN", b"PREPARE SELECT 2", b"SELECT 2", b"PREPARE COMMIT",
+        b"COMMIT",
     ]  # fmt: skip
 
 
@@ -218,6 +220,7 @@ def test_a_plan_finds_anew_what_was_forgotten() -> None:
 def statement(state: StatementState = StatementState.PREPARED) -> Statement:
     made = Statement(1, b"SELECT 1", b"")
     made.state = state
+    made.proof = PLAIN_READ
     return made
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from units import INSERT, READ, SHORT, answer, begin, committed, promote, sent, step
+from units import INSERT, READ, SHORT, answer, begin, committed, current_unit, promote, sent, step, table
 from world import OK, World, failure
 
 from client.protocol import (
@@ -24,13 +24,21 @@ from client.rules import IN_SESSION, OPENS_SESSION
 from poold.core import effects
 from poold.core.facts import Completion, Server
 from poold.core.lifecycle import RESET_TIMEOUT
+from poold.core.proofs import Proof
 from poold.core.sessions import NOTHING, UNSEEN, Use, reset, use_of
 from poold.core.sql import MAX_TOKENS
 from poold.core.state import BackendState as S
+from poold.core.statements import StatementState
 
 SERVER = Server(160000, connection_check="5s")
 
 # What a text tells.
+
+
+def sql_of(unit: effects.Unit) -> bytes:
+    (command,) = unit
+    assert isinstance(command, effects.Simple)
+    return command.sql
 
 
 @pytest.mark.parametrize(
@@ -78,8 +86,6 @@ def test_what_makes_sense_in_a_session_only_is_known_for_what_it_leaves(statemen
         "SET TRANSACTION READ ONLY",
         "SET CONSTRAINTS ALL DEFERRED",
         "PREPARE TRANSACTION 'a'",
-        "EXECUTE p",
-        "DEALLOCATE p",
         "UNLISTEN *",
         "NOTIFY a",
         "CLOSE c",
@@ -108,11 +114,46 @@ def test_what_leaves_nothing_is_left_alone(statement: str) -> None:
 
 @pytest.mark.parametrize(
     "statement",
-    ["DO $$ BEGIN END $$", "CALL p()", "RESET ALL", "SELECT set_config('a.b', 'c', false)"],
+    ["DO $$ BEGIN END $$", "CALL p()", "DISCARD PLANS", "EXECUTE p", "DEALLOCATE p", "SELECT 1; DO 'x'"],
 )
-def test_what_nobody_can_read_may_leave_anything_and_is_run(statement: str) -> None:
-    assert use_of(statement.encode()) is UNSEEN
-    assert not UNSEEN.wants_session
+def test_behind_code_that_nobody_can_read_names_may_be_others(statement: str) -> None:
+    found = use_of(statement.encode())
+    assert (found.makes_names, found.wants_session, found.is_lasting) == (True, False, False)
+
+
+def test_a_reset_by_the_client_is_nothing_special() -> None:
+    assert use_of(b"RESET ALL") is UNSEEN
+
+
+@pytest.mark.parametrize(
+    ("statement", "wants_no_transaction"),
+    [
+        ("SELECT setseed(0.5)", True),
+        ("SELECT pg_catalog . setseed (\0)", True),
+        ("SELECT currval('s')", False),
+        ("SELECT * FROM t WHERE id = LASTVAL()", False),
+        ('SELECT "currval"(\0)', False),
+    ],
+)
+def test_what_a_session_remembers_is_asked_for_in_one(statement: str, wants_no_transaction: bool) -> None:
+    found = use_of(statement.encode())
+    assert (found.wants_session, found.wants_no_transaction) == (True, wants_no_transaction)
+
+
+@pytest.mark.parametrize("function", ["currval('s')", "lastval()", "setseed(0.5)"])
+def test_it_is_refused_outside_of_a_lease_and_setseed_outside_of_a_session(function: str) -> None:
+    world = World()
+    world.client()
+    sql = b"SELECT " + function.encode()
+    assert refused(world, world.query(statement=sql)).kind == "usage"
+    assert world.is_answered(world.transaction(step(sql))) is function.startswith("setseed")
+    world.connect_all()
+    in_transaction = world.query(1, "tx", lease=1, begin=True, statement=sql)
+    world.connect_all()
+    assert world.is_answered(in_transaction) is function.startswith("setseed")
+    world.query(lease=2, session=OPENS_SESSION, statement=sql)
+    world.connect_all()
+    assert [sql] in sent(world)
 
 
 def test_discard_is_run_and_may_have_taken_names() -> None:
@@ -126,28 +167,33 @@ def test_several_statements_in_one_string_make_sense_together() -> None:
 
 
 def test_what_is_too_long_to_be_read_may_leave_anything() -> None:
-    assert use_of(b"SELECT pg_catalog.temp(" + b"+a" * MAX_TOKENS + b")") is UNSEEN
+    assert use_of(b"SELECT pg_catalog.temp(" + b"+a" * MAX_TOKENS + b")").makes_names
 
 
 def test_a_reset_takes_away_what_was_left_and_keeps_the_brokers_own_names() -> None:
-    (command,) = reset(UNSEEN, SERVER, in_transaction=False) or ()
-    assert isinstance(command, effects.Simple)
-    for words in (b"RESET ALL", b"CLOSE ALL", b"UNLISTEN *", b"pg_advisory_unlock_all()", b"DISCARD TEMP"):
-        assert words in command.sql
-    assert b"DEALLOCATE" not in command.sql
-    assert b"'client_connection_check_interval', '5s'" in command.sql
-    assert b"ROLLBACK" not in command.sql
+    first, second = (sql_of(unit) for unit in reset(UNSEEN, SERVER, in_transaction=False, seed=-0.25))
+    assert first == b"RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL"
+    for words in (b"CLOSE ALL", b"UNLISTEN *", b"pg_advisory_unlock_all()", b"DISCARD TEMP", b"DISCARD SEQUENCES"):
+        assert words in second
+    assert b"setseed('-0.25')" in second, "a sign without quotes would be an operator"
+    assert b"DEALLOCATE" not in first + second
+    assert b"pg_prepared_statements" not in second
+    assert b"'client_connection_check_interval', '5s'" in second
 
 
 def test_a_reset_inside_a_transaction_rolls_it_back_first() -> None:
-    (command,) = reset(Use("x", makes_names=True), Server(), in_transaction=True) or ()
-    assert isinstance(command, effects.Simple)
-    assert command.sql.startswith(b"ROLLBACK; ")
-    assert command.sql.endswith(b"DEALLOCATE ALL")
+    first, second = (sql_of(unit) for unit in reset(UNSEEN, Server(), in_transaction=True, seed=0.0))
+    assert first.startswith(b"ROLLBACK; RESET")
+    assert b"ROLLBACK" not in second
+
+
+def test_names_are_counted_last_where_they_may_be_others() -> None:
+    _, second = reset(Use("x", makes_names=True), SERVER, in_transaction=False, seed=0.0)
+    assert sql_of(second).endswith(b"FROM pg_catalog.pg_prepared_statements")
 
 
 def test_what_is_lasting_cannot_be_reset() -> None:
-    assert reset(use_of(b"LOAD 'a'"), SERVER, in_transaction=False) is None
+    assert reset(use_of(b"LOAD 'a'"), SERVER, in_transaction=False, seed=0.0) == ()
 
 
 # In the broker: nobody else finds it.
@@ -164,6 +210,13 @@ def refused(world: World, request: int, client: int = 1) -> Failure:
 
 def resets(world: World, backend: int) -> list[bytes]:
     return [unit[0] for unit in sent(world, backend) if b"RESET ALL" in unit[0]]
+
+
+def reset_ends(world: World, backend: int) -> None:
+    """Both units of the reset end; where names are counted, they are as before."""
+    count = b"0 %d" % len(world.broker.backends[backend].prepared)
+    world.complete(backend)
+    world.broker.completed(backend, Completion(TX_NONE, [table({"concat": 25}, [count])]), world.now)
 
 
 def finish(world: World, request: int, transaction: str = TX_NONE) -> int:
@@ -184,8 +237,8 @@ def test_in_an_autocommit_group_it_is_refused_with_the_way(statement: bytes) -> 
     assert world.taken(effects.Execute) == []
 
 
-def test_after_what_may_have_left_something_the_backend_is_reset_before_the_next_client() -> None:
-    world = World(max_size=1)
+def test_behind_what_nobody_has_proven_the_backend_is_reset_before_the_next_client() -> None:
+    world = World(max_size=1, shows_resets=True)
     world.client()
     world.client(2)
     request, waiting = world.query(statement=CALL), world.query(2)
@@ -194,14 +247,14 @@ def test_after_what_may_have_left_something_the_backend_is_reset_before_the_next
     assert world.outcome(request) == OK, "its client does not wait for the reset"
     assert world.state(backend) is S.RESETTING
     assert len(resets(world, backend)) == 1
-    world.complete(backend)
+    reset_ends(world, backend)
     assert world.running(waiting) == backend
     world.complete(backend)
-    assert len(resets(world, backend)) == 1, "it is clean now"
+    assert len(resets(world, backend)) == 2, "a plain SELECT may have called anything as well"
 
 
-def test_a_setting_that_postgresql_reports_is_noticed_and_its_statement_remembered() -> None:
-    world = World(max_size=1, prepare="auto")
+def test_a_setting_that_postgresql_reports_is_taken_away_and_its_statement_no_longer_believed() -> None:
+    world = World(max_size=1, prepare="auto", shows_resets=True)
     world.client()
     statement = promote(world, SHORT, is_short=True)
     request = world.query(statement=SHORT)
@@ -210,54 +263,138 @@ def test_a_setting_that_postgresql_reports_is_noticed_and_its_statement_remember
     world.broker.completed(backend, Completion(TX_NONE, [OK], is_changed=True), world.now)
     assert world.outcome(request) == OK
     assert len(resets(world, backend)) == 1
-    world.complete(backend)
+    reset_ends(world, backend)
     again, behind = world.query(statement=SHORT), world.query(statement=SHORT)
     assert world.running(again) == backend
+    assert sent(world, backend)[-1] == [SHORT]
     assert not any(each.number == behind for b in world.broker.backends.values() for each in b.running)
-    assert statement.use is UNSEEN
+    assert statement.state is StatementState.REFUSED
 
 
-def test_a_reset_that_fails_or_changes_nothing_closes_the_backend() -> None:
-    for done in (
-        Completion(TX_NONE, [], failure("0A000")),
-        Completion(TX_NONE, [OK], is_changed=True),
-    ):
-        world = World(max_size=1)
-        world.client()
-        request = world.query(statement=CALL)
-        world.connect_all()
-        backend = finish(world, request)
-        world.broker.completed(backend, done, world.now)
-        (closed,) = world.taken(effects.Close)
-        assert (closed.backend, closed.reason) == (backend, "its reset failed")
-
-
-def test_a_reset_that_does_not_end_is_given_up() -> None:
-    world = World(max_size=1)
+@pytest.mark.parametrize("unit", [0, 1])
+@pytest.mark.parametrize(
+    "done", [Completion(TX_NONE, [], failure("0A000")), Completion(TX_NONE, [OK], is_changed=True)], ids=repr
+)
+def test_a_reset_that_fails_or_changes_nothing_closes_the_backend(unit: int, done: Completion) -> None:
+    world = World(max_size=1, shows_resets=True)
     world.client()
     request = world.query(statement=CALL)
     world.connect_all()
     backend = finish(world, request)
+    waiting = world.query()
+    for _ in range(unit):
+        world.complete(backend)
+    world.broker.completed(backend, done, world.now)
+    (closed,) = world.taken(effects.Close)
+    assert (closed.backend, closed.reason) == (backend, "its reset failed")
+    world.broker.completed(backend, done, world.now)  # the other unit's answer was on its way
+    world.connect_all()
+    assert world.running(waiting) != backend
+
+
+@pytest.mark.parametrize("unit", [0, 1])
+def test_a_reset_that_does_not_end_is_given_up(unit: int) -> None:
+    world = World(max_size=1, shows_resets=True)
+    world.client()
+    request = world.query(statement=CALL)
+    world.connect_all()
+    backend = finish(world, request)
+    for _ in range(unit):
+        world.complete(backend)
     world.pass_time(RESET_TIMEOUT)
     assert [each.backend for each in world.taken(effects.Close)] == [backend]
 
 
-def test_names_of_clients_are_forgotten_with_the_brokers_own() -> None:
-    world = World(prepare="auto")
+@pytest.mark.parametrize("unit", [0, 1])
+def test_a_backend_lost_during_its_reset_is_nobodys_loss(unit: int) -> None:
+    world = World(max_size=1, shows_resets=True)
+    world.client()
+    request = world.query(statement=CALL)
+    world.connect_all()
+    backend = finish(world, request)
+    waiting = world.query()
+    for _ in range(unit):
+        world.complete(backend)
+    world.broker.lost(backend, "reset by peer", world.now)
+    world.connect_all()
+    finish(world, waiting)
+    assert world.outcome(request) == world.outcome(waiting) == OK
+
+
+# What the last result of a reset tells: names made by PREPARE, and all of them.
+
+
+def in_lease_with_a_name(**over: Any) -> tuple[World, int]:
+    """A lease's backend on which the broker holds two names, its transaction's own among them."""
+    world = World(prepare="auto", shows_resets=True, max_size=1, **over)
     world.client()
     promote(world, SHORT, group="tx")
-    backend = world.begin(lease=1)
-    world.query(1, "tx", lease=1, statement=SHORT)
+    request = world.query(1, "tx", lease=1, begin=True, statement=SHORT)
+    world.connect_all()
+    backend = world.running(request)
     answer(world, backend)
-    assert len(world.broker.backends[backend].prepared)
-    world.query(1, "tx", lease=1, statement=b"PREPARE p AS SELECT 1")
+    assert len(world.broker.backends[backend].prepared) == 2
+    return world, backend
+
+
+def end_with(world: World, backend: int, sql: bytes) -> None:
+    """The lease runs this and is committed; the first unit of the reset has ended."""
+    world.query(1, "tx", lease=1, statement=sql)
     world.complete(backend, TX_ACTIVE)
     world.end(Commit, 1)
     world.complete(backend)
-    assert b"DEALLOCATE ALL" in resets(world, backend)[0]
-    assert len(world.broker.backends[backend].prepared)
+    assert len(resets(world, backend)) == 1
     world.complete(backend)
+
+
+@pytest.mark.parametrize("sql", [b"PREPARE p AS SELECT 1", CALL, b"DO 'x'"])
+@pytest.mark.parametrize("held", [b"1 3", b"1 2", b"0 1", b"0 0", b""])
+def test_names_that_are_others_than_before_all_go(sql: bytes, held: bytes) -> None:
+    world, backend = in_lease_with_a_name()
+    end_with(world, backend, sql)
+    world.broker.completed(backend, Completion(TX_NONE, [table({"concat": 25}, [held])]), world.now)
+    assert sent(world, backend)[-1] == [b"DEALLOCATE ALL"]
+    assert world.state(backend) is S.RESETTING
+    world.complete(backend)
+    assert world.state(backend) is S.IDLE
     assert len(world.broker.backends[backend].prepared) == 0
+
+
+def test_names_that_are_as_before_are_kept() -> None:
+    world, backend = in_lease_with_a_name()
+    end_with(world, backend, CALL)
+    world.broker.completed(backend, Completion(TX_NONE, [table({"concat": 25}, [b"0 2"])]), world.now)
+    assert world.state(backend) is S.IDLE
+    assert len(world.broker.backends[backend].prepared) == 2
+
+
+def test_a_backend_whose_names_cannot_be_dropped_is_closed() -> None:
+    world, backend = in_lease_with_a_name()
+    end_with(world, backend, CALL)
+    world.broker.completed(backend, Completion(TX_NONE, [table({"concat": 25}, [b"1 3"])]), world.now)
+    world.broker.completed(backend, Completion(TX_NONE, [], failure("53200")), world.now)
+    assert [each.reason for each in world.taken(effects.Close)] == ["its reset failed"]
+
+
+def test_names_are_not_counted_behind_what_calls_nothing_unknown() -> None:
+    world, backend = in_lease_with_a_name()
+    end_with(world, backend, SET)
+    assert b"pg_prepared_statements" not in sent(world, backend)[-1][0]
+    world.complete(backend)
+    assert len(world.broker.backends[backend].prepared) == 2
+
+
+@pytest.mark.parametrize("sqlprepare", [False, True])
+def test_an_unknown_function_may_make_names_but_where_the_servers_own_do_so_for_all(sqlprepare: bool) -> None:
+    world = World(prepare="auto", shows_resets=True, max_size=1, sqlprepare=sqlprepare)
+    world.client()
+    promote(world, SHORT, proof=Proof(calls_unknown=True))
+    request = world.query(statement=SHORT)
+    world.connect_all()
+    backend = world.running(request)
+    answer(world, backend)
+    assert world.state(backend) is S.RESETTING
+    assert (b"pg_prepared_statements" in sent(world, backend)[-1][0]) is not sqlprepare
 
 
 def test_a_group_with_names_of_its_own_gets_a_new_backend_instead() -> None:
@@ -271,8 +408,11 @@ def test_a_group_with_names_of_its_own_gets_a_new_backend_instead() -> None:
     assert [each.backend for each in world.taken(effects.Close)] == [backend]
 
 
+# Who ends with something left.
+
+
 def test_what_a_transaction_set_is_reset_after_it_and_nothing_runs_prepared_in_it() -> None:
-    world = World(prepare="auto")
+    world = World(prepare="auto", shows_resets=True)
     world.client()
     promote(world, SHORT, group="tx")
     backend = world.begin(lease=1)
@@ -280,20 +420,41 @@ def test_what_a_transaction_set_is_reset_after_it_and_nothing_runs_prepared_in_i
     world.complete(backend, TX_ACTIVE)
     world.query(1, "tx", lease=1, statement=SHORT)
     assert sent(world, backend)[-1] == [SHORT]
+    assert type(current_unit(world, backend)[0]) is effects.Simple
     world.complete(backend, TX_ACTIVE)
     world.end(Rollback, 1)
+    assert resets(world, backend) == [], "not before the ROLLBACK has ended"
     world.complete(backend)
     assert len(resets(world, backend)) == 1
 
 
 def test_what_a_message_set_is_reset_after_it() -> None:
-    world = World(track_outcome=False)
+    world = World(track_outcome=False, shows_resets=True)
     request, backend = begin(world, step(SET), INSERT)
     answer(world, backend)
     committed(world, request)
     assert len(resets(world, backend)) == 1
-    answer(world, backend)
+    reset_ends(world, backend)
     assert world.state(backend) is S.IDLE
+
+
+def test_a_message_of_which_all_is_proven_needs_no_reset() -> None:
+    world = World(prepare="auto", track_outcome=False, shows_resets=True)
+    promote(world, b"INSERT 1", proof=Proof(is_harmless=True))
+    request, backend = begin(world, INSERT, INSERT)
+    answer(world, backend)
+    committed(world, request)
+    assert world.state(backend) is S.IDLE
+
+
+def test_a_message_that_failed_is_reset_as_well() -> None:
+    world = World(track_outcome=False, shows_resets=True)
+    request, backend = begin(world, READ, INSERT)
+    answer(world, backend, fails=b"INSERT 1")
+    assert sent(world, backend)[-1] == [b"ROLLBACK"]
+    answer(world, backend)
+    assert world.is_answered(request)
+    assert len(resets(world, backend)) == 1
 
 
 def test_a_library_stays_as_long_as_its_connection() -> None:
@@ -305,15 +466,39 @@ def test_a_library_stays_as_long_as_its_connection() -> None:
 
 
 def test_a_client_that_dies_with_things_left_open_leaves_a_clean_backend() -> None:
-    world = World()
+    world = World(shows_resets=True)
     world.client()
     backend = world.begin(lease=1)
     world.query(1, "tx", lease=1, statement=SET)
     world.complete(backend, TX_ACTIVE)
     world.broker.client_gone(1, world.now)
     assert resets(world, backend)[0].startswith(b"ROLLBACK; RESET SESSION")
+    reset_ends(world, backend)
+    assert world.state(backend) is S.IDLE
+
+
+def test_a_client_that_dies_while_its_statement_runs_leaves_a_clean_backend() -> None:
+    world = World(shows_resets=True)
+    world.client()
+    request = world.query()
+    world.connect_all()
+    backend = world.running(request)
+    world.broker.client_gone(1, world.now)
+    world.broker.completed(backend, Completion(TX_NONE, [], failure("57014")), world.now)
+    assert resets(world, backend) == [], "the cancel may still hit"
+    world.broker.cancelled(backend, world.now)
+    assert len(resets(world, backend)) == 1
+    reset_ends(world, backend)
+    assert world.state(backend) is S.IDLE
+
+
+def test_a_transaction_of_proven_statements_is_only_rolled_back() -> None:
+    world, backend = in_lease_with_a_name()
+    world.broker.client_gone(1, world.now)
+    assert sent(world, backend)[-1] == [b"ROLLBACK"]
     world.complete(backend)
     assert world.state(backend) is S.IDLE
+    assert len(world.broker.backends[backend].prepared) == 2
 
 
 # Sessions.
@@ -349,7 +534,7 @@ def test_a_session_keeps_its_backend_over_statements_and_transactions() -> None:
 
 
 def test_a_released_session_is_reset_before_anybody_else_has_its_backend() -> None:
-    world = World(max_size=1)
+    world = World(max_size=1, shows_resets=True)
     world.client()
     world.client(2)
     backend = session(world, statement=SET)
@@ -359,14 +544,15 @@ def test_a_released_session_is_reset_before_anybody_else_has_its_backend() -> No
     assert released.transaction == TX_NONE
     assert len(resets(world, backend)) == 1
     assert not world.is_answered(waiting, 2)
-    world.complete(backend)
+    reset_ends(world, backend)
     assert world.running(waiting) == backend
 
 
 def test_a_session_that_left_nothing_needs_no_reset() -> None:
-    world = World(max_size=1)
+    world = World(max_size=1, prepare="auto", shows_resets=True)
     world.client()
-    backend = session(world)
+    promote(world, SHORT)
+    backend = session(world, statement=SHORT)
     release(world)
     assert world.state(backend) is S.IDLE
 
@@ -490,7 +676,7 @@ def test_inside_a_transaction_of_a_session_it_certainly_has_not() -> None:
 
 def test_a_session_is_bounded_as_every_lease_is() -> None:
     for limit in ("idle_in_transaction_timeout", "lease_timeout"):
-        world = World(**{"idle_in_transaction_timeout": 0.0, "lease_timeout": 0.0, limit: 3.0})
+        world = World(shows_resets=True, **{"idle_in_transaction_timeout": 0.0, "lease_timeout": 0.0, limit: 3.0})
         world.client()
         backend = session(world, statement=SET)
         world.pass_time(3.0)

@@ -1,0 +1,56 @@
+"""What fails before it runs: the broker's own doing in most cases, which no client gets to see.
+
+A statement with literals has no such failure. So where a prepared one certainly had no effect it is run again with
+literals, by whoever asked; and what the failure tells of the statement is remembered.
+"""
+
+from __future__ import annotations
+
+from client.protocol import Failure
+from poold.core.effects import Bound, Prepare
+from poold.core.facts import Completion
+from poold.core.prepared import FORGOTTEN
+from poold.core.statements import Statement, Statements
+
+# A prepared statement does not fit any more: its tables changed, a type of its parameters is gone.
+_OUTDATED = ("0A000", "XX000")
+# Classes of codes that say nothing of the statement: the transaction's or the connection's state, lost races, a lack of
+# resources, locks, the operator's doing. https://www.postgresql.org/docs/current/errcodes-appendix.html
+_TELL_NOTHING = ("08", "25", "40", "53", "55", "57", "58")
+_ABOUT_VALUES = "22"
+# Somebody, or a limit of time, has ended it while it waited for a lock: with literals it would wait again.
+_CANCELED = "57014"
+
+
+def is_early(
+    statements: Statements, statement: Statement | None, failed: Prepare | Bound | None, done: Completion
+) -> bool:
+    """Whether the unit failed before anything of a client ran, in this command about this prepared statement.
+
+    Parse runs nobody's functions. Bind may, as PostgreSQL plans then and evaluates what is immutable; but not where
+    the statement is proven harmless. Without a statement the command is one of the broker's own.
+    """
+    failure = done.failure
+    assert failure is not None
+    is_parse = type(failed) is Prepare
+    if failed is None or not (is_parse or done.is_unbound) or failure.kind != "query" or failure.sqlstate == _CANCELED:
+        return False
+    if statement is None:
+        return failure.sqlstate in FORGOTTEN
+    is_safe = is_parse or statement.is_harmless
+    _doubt(statements, statement, failed, failure)
+    return is_safe
+
+
+def _doubt(statements: Statements, statement: Statement, failed: Prepare | Bound, failure: Failure) -> None:
+    """What it tells of the statement that it failed before it ran, in this command.
+
+    A value that is none of its type tells nothing, nor what befalls any statement.
+    """
+    code = failure.sqlstate or ""
+    if code in FORGOTTEN or code.startswith(_TELL_NOTHING):
+        return
+    if code in _OUTDATED and type(failed) is Bound:
+        statements.forget(statement)
+    elif type(failed) is Prepare or not code.startswith(_ABOUT_VALUES):
+        statement.refuse()
