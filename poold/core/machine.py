@@ -148,10 +148,10 @@ class Machine(Lifecycle):
         if timeout:
             statements = 1 if request.script is None else len(request.script.steps)
             self.timers.set(backend, now + timeout * statements + GUARD)
-        elif request.verb < _PROBE:
-            self.timers.clear(backend)
-        else:
+        elif request.verb > Verb.INQUIRY:
             self.timers.set(backend, now + QUESTION_TIMEOUT)  # nobody would miss its answer
+        else:
+            self.timers.clear(backend)
 
     def _hold(self, backend: Backend, request: Request, lease: Lease, now: float) -> None:
         """The lease has, or goes on with, this backend."""
