@@ -147,7 +147,7 @@ class Lifecycle(ABC):
             return
         if backend.left is sessions.NAMES:
             backend.prepared.clear()
-        elif backend.left is not NOTHING:
+        elif backend.left is not NOTHING and backend.transaction == TX_NONE:
             held = only_cell(done.results[-1][3] or b"")
             if held != sessions.names_held(backend.server, len(backend.prepared)):
                 self._drop_names(backend, now)

@@ -76,7 +76,7 @@ class Use:
 # broker's can only do it so.
 _NAMES_HELD = (
     b"SELECT pg_catalog.concat(pg_catalog.count(*) FILTER (WHERE from_sql), ' ', pg_catalog.count(*)) "
-    b"FROM pg_catalog.pg_prepared_statements"
+    b"FROM pg_catalog.pg_prepared_statement()"
 )
 DEALLOCATE_ALL: Unit = (Simple(b"DEALLOCATE ALL"),)
 
@@ -84,7 +84,6 @@ DEALLOCATE_ALL: Unit = (Simple(b"DEALLOCATE ALL"),)
 NOTHING = Use()
 # Nobody knows what, as after any statement that is not proven harmless.
 UNSEEN = Use("something")
-
 # Prepared statements are not what they were, and have to go.
 NAMES = Use("prepared statements")
 

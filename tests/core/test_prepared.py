@@ -180,7 +180,7 @@ def test_statements_are_counted_by_their_state() -> None:
     promote(world, b"SELECT 1")
     run(world, b"SHOW all", *[b"SHOW all"] * PROBE_AFTER, b"SELECT 2", *[b"SELECT 3"] * PROBE_AFTER)
     counts = world.broker.groups["default"].statements.counts()
-    assert counts == {"literal": 1, "probing": 1, "prepared": 1, "refused": 1}
+    assert counts == {"literal": 1, "probing": 1, "prepared": 1, "refused": 1, "harmless": 1, "plain_reads": 1}
 
 
 def test_a_group_keeps_the_plans_used_last(monkeypatch: pytest.MonkeyPatch) -> None:

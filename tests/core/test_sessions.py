@@ -25,7 +25,7 @@ from poold.core import effects
 from poold.core.facts import Completion, Server
 from poold.core.lifecycle import RESET_TIMEOUT
 from poold.core.proofs import Proof
-from poold.core.sessions import NOTHING, UNSEEN, Use, reset, use_of
+from poold.core.sessions import NOTHING, UNSEEN, left_by, reset, use_of
 from poold.core.sql import MAX_TOKENS
 from poold.core.state import BackendState as S
 from poold.core.statements import StatementState
@@ -114,15 +114,11 @@ def test_what_leaves_nothing_is_left_alone(statement: str) -> None:
 
 @pytest.mark.parametrize(
     "statement",
-    ["DO $$ BEGIN END $$", "CALL p()", "DISCARD PLANS", "EXECUTE p", "DEALLOCATE p", "SELECT 1; DO 'x'"],
+    ["DO $$ BEGIN END $$", "CALL p()", "DISCARD PLANS", "EXECUTE p", "DEALLOCATE p", "SELECT 1; DO 'x'", "RESET ALL"],
 )
-def test_behind_code_that_nobody_can_read_names_may_be_others(statement: str) -> None:
-    found = use_of(statement.encode())
-    assert (found.makes_names, found.wants_session, found.is_lasting) == (True, False, False)
-
-
-def test_a_reset_by_the_client_is_nothing_special() -> None:
-    assert use_of(b"RESET ALL") is UNSEEN
+def test_what_only_a_reset_knows_of_is_not_told_by_the_text(statement: str) -> None:
+    assert use_of(statement.encode()) is NOTHING
+    assert left_by(NOTHING) is UNSEEN
 
 
 @pytest.mark.parametrize(
@@ -156,18 +152,13 @@ def test_it_is_refused_outside_of_a_lease_and_setseed_outside_of_a_session(funct
     assert [sql] in sent(world)
 
 
-def test_discard_is_run_and_may_have_taken_names() -> None:
-    found = use_of(b"DISCARD ALL")
-    assert (found.makes_names, found.wants_session) == (True, False)
-
-
 def test_several_statements_in_one_string_make_sense_together() -> None:
     found = use_of(b"SET search_path = a; SELECT 1; PREPARE p AS SELECT 2")
-    assert (found.leaves, found.makes_names, found.wants_session) == ("a setting", True, False)
+    assert (found.leaves, found.wants_session) == ("a setting", False)
 
 
 def test_what_is_too_long_to_be_read_may_leave_anything() -> None:
-    assert use_of(b"SELECT pg_catalog.temp(" + b"+a" * MAX_TOKENS + b")").makes_names
+    assert use_of(b"SELECT pg_catalog.temp(" + b"+a" * MAX_TOKENS + b")") is UNSEEN
 
 
 def test_a_reset_takes_away_what_was_left_and_keeps_the_brokers_own_names() -> None:
@@ -177,7 +168,6 @@ def test_a_reset_takes_away_what_was_left_and_keeps_the_brokers_own_names() -> N
         assert words in second
     assert b"setseed('-0.25')" in second, "a sign without quotes would be an operator"
     assert b"DEALLOCATE" not in first + second
-    assert b"pg_prepared_statements" not in second
     assert b"'client_connection_check_interval', '5s'" in second
 
 
@@ -187,9 +177,9 @@ def test_a_reset_inside_a_transaction_rolls_it_back_first() -> None:
     assert b"ROLLBACK" not in second
 
 
-def test_names_are_counted_last_where_they_may_be_others() -> None:
-    _, second = reset(Use("x", makes_names=True), SERVER, in_transaction=False, seed=0.0)
-    assert sql_of(second).endswith(b"FROM pg_catalog.pg_prepared_statements")
+def test_names_are_counted_last() -> None:
+    _, second = reset(UNSEEN, SERVER, in_transaction=False, seed=0.0)
+    assert sql_of(second).endswith(b"FROM pg_catalog.pg_prepared_statement()")
 
 
 def test_what_is_lasting_cannot_be_reset() -> None:
@@ -376,35 +366,15 @@ def test_a_backend_whose_names_cannot_be_dropped_is_closed() -> None:
     assert [each.reason for each in world.taken(effects.Close)] == ["its reset failed"]
 
 
-def test_names_are_not_counted_behind_what_calls_nothing_unknown() -> None:
-    world, backend = in_lease_with_a_name()
-    end_with(world, backend, SET)
-    assert b"pg_prepared_statements" not in sent(world, backend)[-1][0]
-    world.complete(backend)
-    assert len(world.broker.backends[backend].prepared) == 2
-
-
-@pytest.mark.parametrize("sqlprepare", [False, True])
-def test_an_unknown_function_may_make_names_but_where_the_servers_own_do_so_for_all(sqlprepare: bool) -> None:
-    world = World(prepare="auto", shows_resets=True, max_size=1, sqlprepare=sqlprepare)
+def test_a_group_with_names_of_its_own_gets_a_new_backend_where_there_are_others() -> None:
+    world = World(sqlprepare=True, shows_resets=True)
     world.client()
-    promote(world, SHORT, proof=Proof(calls_unknown=True))
-    request = world.query(statement=SHORT)
-    world.connect_all()
-    backend = world.running(request)
-    answer(world, backend)
-    assert world.state(backend) is S.RESETTING
-    assert (b"pg_prepared_statements" in sent(world, backend)[-1][0]) is not sqlprepare
-
-
-def test_a_group_with_names_of_its_own_gets_a_new_backend_instead() -> None:
-    world = World(sqlprepare=True)
-    world.client()
-    backend = world.begin(lease=1)
-    world.query(1, "tx", lease=1, statement=b"PREPARE p AS SELECT 1")
-    world.complete(backend, TX_ACTIVE)
-    world.end(Commit, 1)
+    request = world.query(statement=b"DO 'x'")
+    (backend,) = world.broker.backends
+    world.broker.opened(backend, world.now, Server(160000, names=3))
+    world.finish(request)
     world.complete(backend)
+    world.complete(backend, reply=table({"concat": 25}, [b"4 4"]))
     assert [each.backend for each in world.taken(effects.Close)] == [backend]
 
 
