@@ -86,7 +86,7 @@ class Deadlines(Losses):
         pool = backend.pool
         pool.stats.failed += 1
         self._remove(backend)
-        if pool.endpoint.failed(error, now, self.chance()):
+        if pool.endpoint.failed(error, now, self.chance(), is_beside=pool.open > 0):
             self.timers.set(pool, pool.endpoint.until)
             self._endpoint_changed(pool.group, now)
         else:

@@ -15,6 +15,7 @@ from client.protocol import TX_BROKEN, TX_NONE
 from poold.config import Config
 from poold.core import janitor, sessions
 from poold.core.effects import Close, Connect, Effect, Execute
+from poold.core.endpoint import EndpointState
 from poold.core.facts import Completion
 from poold.core.group import Group
 from poold.core.pool import Backend, Pool
@@ -237,6 +238,8 @@ class Lifecycle(ABC):
         self.timers.clear(backend)
         del self.backends[backend.number]
         backend.pool.move(backend, BackendState.CLOSED)
+        if backend.pool.endpoint.state is not EndpointState.AVAILABLE:
+            backend.group.respread()  # where nothing can be opened its share is what is open
 
     def _again(self, request: Request, now: float) -> None:
         """Run it once more: it is the next of its group."""

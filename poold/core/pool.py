@@ -111,6 +111,11 @@ class Pool:
             self.members[state][backend.number] = backend
 
     @property
+    def open(self) -> int:
+        """How many backends are there, those not counted that are being opened."""
+        return self.size - len(self.connecting)
+
+    @property
     def is_below_floor(self) -> bool:
         """Whether it keeps fewer backends than it should, those whose end is near not counted."""
         return self.size - self.outdated < self.floor
