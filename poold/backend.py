@@ -51,6 +51,7 @@ class Backends:
         self.poller = poller
         self._open: dict[int, Backend] = {}
         self._opening: dict[int, asyncio.Task[None]] = {}
+        self._learned = {name: connecting.Learned() for name in config.endpoints}
         # Backends that were given units in this turn: enter by execute, leave by flush.
         self._unflushed: list[Backend] = []
         self._threads = ThreadPoolExecutor(CANCEL_THREADS, thread_name_prefix="cancel")
@@ -98,7 +99,9 @@ class Backends:
 
     async def _open_backend(self, number: int, group: str, endpoint: str) -> None:
         try:
-            connection, server = await connecting.connect(self._config.endpoints[endpoint], self._config.groups[group])
+            connection, server = await connecting.connect(
+                self._config.endpoints[endpoint], self._config.groups[group], self._learned[endpoint]
+            )
             backend = Backend(number, connection, self._config.broker.max_result_bytes, self)
         except (psycopg2.Error, OSError, UnicodeError, libpq.LibpqError) as error:
             log.warning("connect failed endpoint=%s error=%s", endpoint, one_line(error))
