@@ -124,12 +124,15 @@ class Backends:
     def received(self, backend: Backend, data: bytes) -> None:
         """Bytes from the server."""
         broker, number = self._broker, backend.number
-        completions = backend.wire.received(data)
-        if completions:
-            now = monotonic()
-            for done in completions:
-                broker.completed(number, done, now)
-            self._wake()
+        try:
+            backend.wire.received(data)
+        finally:
+            completions = backend.wire.completed  # where it raises as well: these had ended before
+            if completions:
+                now = monotonic()
+                for done in completions:
+                    broker.completed(number, done, now)
+                self._wake()
 
     def cancelled(self, number: int) -> None:
         """A cancel is settled."""
