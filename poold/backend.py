@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 
 # Above glibc's mmap threshold of 128 KiB each receive would map and unmap its memory, which costs ten times the call.
 RECEIVE_BYTES = 65536
+# What backends have sent of results that are not whole, as a part of max_buffered_bytes: beyond it only the largest is
+# read on, and PostgreSQL waits with the others.
+UNFINISHED_RESULTS = 0.25
 # Cancels under way at once where each blocks a thread for as long as the server takes to answer.
 CANCEL_THREADS = 8
 
@@ -54,6 +57,11 @@ class Backends:
         self._learned = {name: connecting.Learned() for name in config.endpoints}
         # Backends that were given units in this turn: enter by execute, leave by flush.
         self._unflushed: list[Backend] = []
+        # Bytes of results that are not whole, and the backends that are not read until there are fewer: enter when
+        # there are too many, leave when one of those that send is whole, or gone.
+        self._unfinished = 0
+        self._most_unfinished = int(UNFINISHED_RESULTS * config.broker.max_buffered_bytes)
+        self._waiting: dict[int, Backend] = {}
         self._threads = ThreadPoolExecutor(CANCEL_THREADS, thread_name_prefix="cancel")
 
     def connect(self, number: int, group: str, endpoint: str) -> None:
@@ -90,6 +98,7 @@ class Backends:
         if backend is not None:
             log.debug("backend closed number=%d reason=%s", number, reason)
             backend.close()
+            self._finished(backend)
 
     def close_all(self) -> None:
         """Close every backend; for the end of the broker."""
@@ -129,10 +138,34 @@ class Backends:
         finally:
             completions = backend.wire.completed  # where it raises as well: these had ended before
             if completions:
+                if backend.unfinished:
+                    self._finished(backend)
+                    backend.wire.completed = []  # nor keep what is large any longer
                 now = monotonic()
                 for done in completions:
                     broker.completed(number, done, now)
                 self._wake()
+            else:
+                self._goes_on(backend, len(data))
+
+    def _goes_on(self, backend: Backend, size: int) -> None:
+        """A result is not whole yet: where all together are too large, only the largest goes on."""
+        backend.unfinished += size
+        self._unfinished += size
+        if self._unfinished > self._most_unfinished:
+            largest = max(self._open.values(), key=lambda each: each.unfinished)
+            if backend is not largest and backend.number in self._open:
+                self._waiting[backend.number] = backend
+                backend.pause()
+
+    def _finished(self, backend: Backend) -> None:
+        """It is whole, or gone."""
+        self._unfinished -= backend.unfinished
+        backend.unfinished = 0
+        self._waiting.pop(backend.number, None)
+        waiting, self._waiting = self._waiting, {}
+        for each in waiting.values():
+            each.resume()
 
     def cancelled(self, number: int) -> None:
         """A cancel is settled."""
@@ -144,6 +177,7 @@ class Backends:
         if self._open.pop(backend.number, None) is None:
             return
         backend.close()
+        self._finished(backend)
         wire = backend.wire
         last = wire.last_failure()
         self._broker.lost(backend.number, wire.fatal or error, monotonic(), backend.unsent, wire.partial(), last)
@@ -159,6 +193,7 @@ class Backend:
         # Units of which nothing has been sent: in the wire's outbox, and of what is being sent.
         self.waiting = 0
         self._untouched = 0
+        self.unfinished = 0  # bytes of a result that is not whole
         self._connection = connection
         self._owner = owner
         self._poller = owner.poller
@@ -243,6 +278,14 @@ class Backend:
                 self._owner.received(self, data)
         except (OSError, WireError):
             pass  # there are no more
+
+    def pause(self) -> None:
+        """Read nothing more for now."""
+        self._poller.remove_reader(self._descriptor)
+
+    def resume(self) -> None:
+        """Read again."""
+        self._poller.add_reader(self._descriptor, self._readable)
 
     def begin_cancel(self, threads: ThreadPoolExecutor) -> None:
         """Cancel what it runs; the core asks for another one only when this is settled."""

@@ -222,6 +222,11 @@ class Broker(Deadlines):
         if isinstance(message, Release):
             self._effects.append(Reply(key, self._release(client, message, now)))
             return
+        if self.bytes + size > self._admission.most_bytes and isinstance(message, (Query, Transaction)):
+            refused = self._admission.share_exceeded(client, size, len(self.clients))
+            if refused is not None:
+                self._effects.append(Reply(key, refused._replace(request=message.request)))
+                return
         admitted: Request | Result | Failure | None = self._admission.request(client, message, now, size)
         if type(admitted) is Request:
             admitted.size = size

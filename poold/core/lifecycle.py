@@ -49,6 +49,7 @@ class Lifecycle(ABC):
         self.chance = chance
         self.state = BrokerState.RUNNING
         self.groups = {name: Group(name, each, config.endpoints) for name, each in config.groups.items()}
+        self.bytes = 0  # of all clients' unanswered requests, as they came
         # Connected clients: enter by client_arrived, leave by client_gone.
         self.clients: dict[int, Client] = {}
         # Backends in all states but CLOSED: enter by _open, leave by _remove.

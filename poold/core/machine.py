@@ -68,6 +68,7 @@ class Machine(Lifecycle):
             return failures.usage(f"lease {lease.number} has {LEASE_PENDING_LIMIT} requests waiting already")
         client.requests[request.number] = request
         client.bytes += request.size
+        self.bytes += request.size
         group.stats.requests += 1
         if group not in client.groups:
             client.groups.add(group)
@@ -268,6 +269,7 @@ class Machine(Lifecycle):
         client = request.client
         del client.requests[request.number]
         client.bytes -= request.size
+        self.bytes -= request.size
         self.timers.clear(request)
         if reply is not None and request.state is not _WITHDRAWN:
             if type(reply) is Failure:
