@@ -54,6 +54,7 @@ class Backends:
         self.poller = poller
         self._open: dict[int, Backend] = {}
         self._opening: dict[int, asyncio.Task[None]] = {}
+        self._looking: dict[int, asyncio.Task[None]] = {}  # for backends, until answered
         self._learned = {name: connecting.Learned() for name in config.endpoints}
         # Backends that were given units in this turn: enter by execute, leave by flush.
         self._unflushed: list[Backend] = []
@@ -89,6 +90,11 @@ class Backends:
         if (backend := self._open.get(number)) is not None:
             backend.begin_cancel(self._threads)
 
+    def look(self, number: int) -> None:
+        """Ask by another connection what the server does for the backend; the fact comes in any case."""
+        if (backend := self._open.get(number)) is not None and number not in self._looking:
+            self._looking[number] = asyncio.get_running_loop().create_task(self._look(backend))
+
     def close(self, number: int, reason: str) -> None:
         """Close a backend, open or still opening."""
         task = self._opening.pop(number, None)
@@ -104,6 +110,8 @@ class Backends:
         """Close every backend; for the end of the broker."""
         for number in [*self._opening, *self._open]:
             self.close(number, "the broker stops")
+        for task in self._looking.values():
+            task.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _open_backend(self, number: int, group: str, endpoint: str) -> None:
@@ -111,7 +119,7 @@ class Backends:
             connection, server = await connecting.connect(
                 self._config.endpoints[endpoint], self._config.groups[group], self._learned[endpoint]
             )
-            backend = Backend(number, connection, self._config.broker.max_result_bytes, self)
+            backend = Backend(number, connection, self._config.broker.max_result_bytes, self, endpoint)
         except (psycopg2.Error, OSError, UnicodeError, libpq.LibpqError) as error:
             log.warning("connect failed endpoint=%s error=%s", endpoint, one_line(error))
             self._opening.pop(number, None)
@@ -122,6 +130,18 @@ class Backends:
             self._open[number] = backend
             log.debug("backend opened number=%d endpoint=%s", number, endpoint)
             self.opened(number, server)
+
+    async def _look(self, backend: Backend) -> None:
+        config, learned = self._config.endpoints[backend.endpoint], self._learned[backend.endpoint]
+        try:
+            is_at_work = await connecting.is_at_work(config, learned, backend.pid)
+        except (psycopg2.Error, OSError, UnicodeError) as error:
+            log.warning("look failed endpoint=%s error=%s", backend.endpoint, one_line(error))
+            is_at_work = False
+        finally:
+            self._looking.pop(backend.number, None)
+        self._broker.looked(backend.number, is_at_work, monotonic())
+        self._wake()
 
     # Facts, from the backends.
 
@@ -187,8 +207,12 @@ class Backends:
 class Backend:
     """One open connection."""
 
-    def __init__(self, number: int, connection: Any, max_result_bytes: int, owner: Backends) -> None:
+    def __init__(
+        self, number: int, connection: Any, max_result_bytes: int, owner: Backends, endpoint: str = ""
+    ) -> None:
         self.number = number
+        self.endpoint = endpoint
+        self.pid = int(connection.get_backend_pid())
         self.wire = Wire(max_result_bytes, Reported(connection.get_parameter_status))
         # Units of which nothing has been sent: in the wire's outbox, and of what is being sent.
         self.waiting = 0

@@ -58,8 +58,8 @@ class EndpointConfig:
     dbname: str = setting("the database")
     user: str = setting("the role")
     password: str | None = setting("the password itself; password_file is better", None, secret=True)
-    password_file: str | None = setting("a file whose first line is the password, read for each connect", None)
-    password_env: str | None = setting("an environment variable that holds the password at the start", None)
+    password_file: str | None = setting("a file whose first line is the password", None)
+    password_env: str | None = setting("an environment variable that holds the password", None)
     sslmode: str = setting(
         "as in libpq",
         "prefer",

@@ -29,6 +29,7 @@ _IDENTITY = (
     "pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8)) END, "
     "(SELECT pg_catalog.concat(stats_reset) FROM pg_catalog.pg_stat_bgwriter) FROM pg_catalog.pg_control_system()"
 )
+_STATE = "SELECT state FROM pg_catalog.pg_stat_activity WHERE pid OPERATOR(pg_catalog.=) %s"
 # pg_current_xact_id and pg_xact_status came with 13.
 _TELLS_OUTCOMES = 130000
 
@@ -160,6 +161,27 @@ async def _finish_polling(connection: Any) -> None:
 def _set_ready(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+async def is_at_work(config: EndpointConfig, learned: Learned, pid: int) -> bool:
+    """Whether the server process is at work for its client, asked by another connection; also where nobody can tell.
+
+    Raises as connect does, also where there is no answer within connect_timeout.
+    """
+    connection: Any = None
+    try:
+        async with asyncio.timeout(config.connect_timeout):
+            connection = psycopg2.connect(async_=1, **await _parameters(config, learned))
+            await _finish_polling(connection)
+            rows = await _ask(connection, _STATE, (pid,))
+    except psycopg2.OperationalError as error:
+        if "FATAL" not in str(error):
+            raise
+        return True  # it has no room for another connection, but has been heard
+    finally:
+        if connection is not None:
+            connection.close()
+    return not any(str(state).startswith("idle") for (state,) in rows)
 
 
 async def _settings(connection: Any, config: EndpointConfig, group: GroupConfig) -> list[startup.Setting]:

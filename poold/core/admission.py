@@ -127,6 +127,7 @@ class Admission:
         request.tag = message.tag
         request.priority = message.priority
         request.script = script
+        request.settings = message.settings
         request.use = plan.use
         return request
 

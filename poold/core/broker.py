@@ -364,6 +364,12 @@ class Broker(Deadlines):
             else:
                 self.timers.set(request, now + CANCEL_AGAIN)
 
+    def looked(self, number: int, is_at_work: bool, now: float) -> None:
+        """Another connection has asked whether the server is at work for the backend, or could not ask."""
+        backend = self.backends.get(number)
+        if backend is not None:
+            self._looked(backend, is_at_work, now)
+
     def lost(
         self,
         number: int,

@@ -6,7 +6,7 @@ from client.protocol import TX_NONE, Failure, ProtocolViolation
 from poold.core import failures
 from poold.core.effects import Bound, Execute, Simple
 from poold.core.facts import Completion
-from poold.core.machine import STALE, Machine, out_of_time
+from poold.core.machine import STALE, Machine, by_query_timeout, out_of_time
 from poold.core.pool import Backend
 from poold.core.references import only_cell
 from poold.core.request import NOBODY, Request, Verb
@@ -115,7 +115,10 @@ class Messages(Machine):
         assert failure is not None
         request.group.stats.errors += 1
         is_cancelled = request.state is RequestState.CANCELLED
-        failure = failures.with_reason(failure, request.reason if is_cancelled else out_of_time(request, failure, now))
+        why = request.reason if is_cancelled else out_of_time(request, failure, now)
+        if not why and not is_cancelled and (backend := request.backend) is not None:
+            why = by_query_timeout(backend, request, failure, now - max(request.started, backend.completed))
+        failure = failures.with_reason(failure, why)
         verdict = Verdict(failure._replace(request=request.number, transaction=TX_NONE), verdict.step)
         self._answer(request, script.result(request.number, verdict))
 

@@ -32,6 +32,7 @@ class Backend:
         "is_outdated",
         "lease",
         "left",
+        "looked_for",
         "number",
         "pool",
         "prepared",
@@ -53,6 +54,8 @@ class Backend:
         # What may have been left in its session since it was opened or reset; nobody is served before a reset.
         self.left = NOTHING
         self.server = Server()
+        # The request that took so long that the server is being asked whether it is still at work for it.
+        self.looked_for: Request | None = None
         self.completed = 0.0  # when its last unit was
         # The lease that holds it: in LEASED always, in the states of a running statement perhaps.
         self.lease: Lease | None = None
