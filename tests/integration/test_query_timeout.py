@@ -52,8 +52,7 @@ def by_a_function_in_a_lease(broker: Broker) -> int:
 
 
 def by_set_in_a_session(broker: Broker) -> int:
-    db = broker.handler()
-    with db.session():
+    with broker.handler().session() as db:
         db.query("SET statement_timeout = 0")
         return int(db.query(SLOW)[0].one)
 
@@ -81,9 +80,8 @@ def test_the_shorter_of_both_limits_holds(broker: Broker) -> None:
 def test_an_error_by_query_timeout_says_so(broker: Broker) -> None:
     with pytest.raises(client.DBQueryError, match="query_timeout = 1 s of endpoint 'main'"):
         broker.handler().query("SELECT pg_sleep(60)")
-    with broker.handler().transaction() as tx, pytest.raises(client.DBQueryError, match="query_timeout = 1 s"):
+    with pytest.raises(client.DBQueryError, match="query_timeout = 1 s"), broker.handler().transaction() as tx:
         tx.query("SELECT pg_sleep(60)")
-        tx.commit()
 
 
 @pytest.fixture
