@@ -41,7 +41,10 @@ def altered(server: Postgres, folder: Path, change: Callable[[Startup], Startup]
         listener.bind(str(folder / ".s.PGSQL.5432"))
         listener.listen()
         threading.Thread(target=_serve, args=(listener, to, change), daemon=True).start()
-        yield {**to, "host": str(folder), "port": 5432}
+        try:
+            yield {**to, "host": str(folder), "port": 5432}
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
 
 
 def _serve(listener: socket.socket, to: dict[str, Any], change: Callable[[Startup], Startup]) -> None:
@@ -62,8 +65,15 @@ def _serve(listener: socket.socket, to: dict[str, Any], change: Callable[[Startu
         else:
             back = socket.create_connection((to["host"], to["port"]))
         back.sendall(struct.pack("!I", len(packet) + 4) + packet)
-        for pair in ((front, back), (back, front)):
-            threading.Thread(target=_forward, args=pair, daemon=True).start()
+        threading.Thread(target=_pass_on, args=(front, back), daemon=True).start()
+
+
+def _pass_on(front: socket.socket, back: socket.socket) -> None:
+    with front, back:
+        answers = threading.Thread(target=_forward, args=(back, front), daemon=True)
+        answers.start()
+        _forward(front, back)
+        answers.join()
 
 
 def _forward(source: socket.socket, target: socket.socket) -> None:
