@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import struct
+from collections.abc import Iterable
+from functools import lru_cache
 
+from client.rules import MAX_NUMBER
 from poold.core.effects import Bound, Plain, Prepare, Simple, Unit
 from poold.core.facts import Outcome
 from poold.wirefailures import WireError
 
 # Of a command tag; PostgreSQL's own have at most 64 (COMPLETION_TAG_BUFSIZE).
 MAX_TAG_BYTES = 256
+# Kinds of results of one string of statements; PostgreSQL has some 200 tags.
+MAX_KINDS = 1000
+# Columns that a query has at most (MaxTupleAttributeNumber), each with a name of 63 bytes and 18 more; and as much
+# again for servers built with longer names.
+MAX_DESCRIPTION_BYTES = 2 * 1664 * (64 + 18)
+_DESCRIPTION = re.compile(rb"..(?:[^\0]*+\0.{18})*+", re.DOTALL)
+_COLUMN = re.compile(rb"[^\0]*+\0.{18}", re.DOTALL)
 _RUNNING = (Bound, Plain, Simple)
 
 
@@ -37,7 +48,37 @@ def read_tag(tag: bytes) -> tuple[str, int]:
         raise WireError(f"the server sent a command tag of {len(tag)} bytes, expected at most {MAX_TAG_BYTES}")
     text = tag.decode("utf-8", "replace")
     last = text.rpartition(" ")[2]
-    return text, int(last) if last.isdecimal() else -1
+    count = int(last) if last.isascii() and last.isdecimal() else -1
+    if count > MAX_NUMBER:
+        raise WireError(f"the server sent {text!r:.100} as a command tag, expected at most {MAX_NUMBER} rows")
+    return text, count
+
+
+def check_sum(descriptions: Iterable[bytes | None], most: int) -> None:
+    """Raise WireError where they have more bytes together."""
+    size = sum(map(len, filter(None, descriptions)))
+    if size > most:
+        raise WireError(f"the server described columns of prepared statements in {size} bytes, expected {most} at most")
+
+
+@lru_cache(maxsize=16)
+def check_description(body: bytes) -> None:
+    """Raise WireError for what is no RowDescription, which clients could not read."""
+    if len(body) > MAX_DESCRIPTION_BYTES:
+        raise WireError(f"the server described columns in {len(body)} bytes, expected {MAX_DESCRIPTION_BYTES} at most")
+    if not _DESCRIPTION.fullmatch(body) or len(_COLUMN.findall(body, 2)) != int.from_bytes(body[:2], "big"):
+        raise WireError(f"the server sent {body!r:.100} where the description of columns was expected")
+
+
+def forget_rows(results: list[Outcome], kinds: set[tuple[str, bool]]) -> None:
+    """Of a simple query only the last result is wanted; of earlier ones, that there was one of its kind."""
+    earlier = results.pop()
+    kind = kind_of(earlier)
+    if kind not in kinds:
+        kinds.add(kind)
+        if len(kinds) > MAX_KINDS:
+            raise WireError(f"the server answered with results of {len(kinds)} kinds, expected {MAX_KINDS} at most")
+        results.append(without_rows(earlier))
 
 
 def read_types(body: bytes) -> tuple[int, ...]:
@@ -51,6 +92,17 @@ def read_types(body: bytes) -> tuple[int, ...]:
 def kind_of(outcome: Outcome) -> tuple[str, bool]:
     """What tells a result from others, whatever is in it: its tag without numbers, whether it has columns."""
     return outcome[0].rstrip("0123456789 "), outcome[2] is not None
+
+
+def text_at(unit: Unit, place: int) -> bytes | None:
+    """The text of the unit's command at place, None where there is none."""
+    return getattr(unit[place], "sql", None) if place < len(unit) else None
+
+
+def with_notices(outcome: Outcome, late: tuple[str, ...]) -> Outcome:
+    """The last result of a unit with what came behind it: of a string of statements all notices, else the commit's."""
+    tag, count, columns, rows, notices = outcome
+    return tag, count, columns, rows, (*notices, *late)
 
 
 def without_rows(outcome: Outcome) -> Outcome:

@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 
 # Above glibc's mmap threshold of 128 KiB each receive would map and unmap its memory, which costs ten times the call.
 RECEIVE_BYTES = 65536
+# What backends have sent of results that are not whole, as a part of max_buffered_bytes: beyond it only the largest is
+# read on, and PostgreSQL waits with the others.
+UNFINISHED_RESULTS = 0.25
 # Cancels under way at once where each blocks a thread for as long as the server takes to answer.
 CANCEL_THREADS = 8
 
@@ -52,8 +55,15 @@ class Backends:
         self.poller = poller
         self._open: dict[int, Backend] = {}
         self._opening: dict[int, asyncio.Task[None]] = {}
+        self._looking: dict[int, asyncio.Task[None]] = {}  # for backends, until answered
+        self._learned = {name: connecting.Learned() for name in config.endpoints}
         # Backends that were given units in this turn: enter by execute, leave by flush.
         self._unflushed: list[Backend] = []
+        # Bytes of results that are not whole, and the backends that are not read until there are fewer: enter when
+        # there are too many, leave when one of those that send is whole, or gone.
+        self._unfinished = 0
+        self._most_unfinished = int(UNFINISHED_RESULTS * config.broker.max_buffered_bytes)
+        self._waiting: dict[int, Backend] = {}
         self._threads = ThreadPoolExecutor(CANCEL_THREADS, thread_name_prefix="cancel")
 
     def connect(self, number: int, group: str, endpoint: str) -> None:
@@ -81,6 +91,11 @@ class Backends:
         if (backend := self._open.get(number)) is not None:
             backend.begin_cancel(self._threads)
 
+    def look(self, number: int) -> None:
+        """Ask by another connection what the server does for the backend; the fact comes in any case."""
+        if (backend := self._open.get(number)) is not None and number not in self._looking:
+            self._looking[number] = asyncio.get_running_loop().create_task(self._look(backend))
+
     def close(self, number: int, reason: str) -> None:
         """Close a backend, open or still opening."""
         task = self._opening.pop(number, None)
@@ -90,17 +105,22 @@ class Backends:
         if backend is not None:
             log.debug("backend closed number=%d reason=%s", number, reason)
             backend.close()
+            self._finished(backend)
 
     def close_all(self) -> None:
         """Close every backend; for the end of the broker."""
         for number in [*self._opening, *self._open]:
             self.close(number, "the broker stops")
+        for task in self._looking.values():
+            task.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _open_backend(self, number: int, group: str, endpoint: str) -> None:
         try:
-            connection, server = await connecting.connect(self._config.endpoints[endpoint], self._config.groups[group])
-            backend = Backend(number, connection, self._config.broker.max_result_bytes, self)
+            connection, server = await connecting.connect(
+                self._config.endpoints[endpoint], self._config.groups[group], self._learned[endpoint]
+            )
+            backend = Backend(number, connection, self._config.broker.max_result_bytes, self, endpoint)
         except (psycopg2.Error, OSError, UnicodeError, libpq.LibpqError) as error:
             log.warning("connect failed endpoint=%s error=%s", endpoint, one_line(error))
             self._opening.pop(number, None)
@@ -112,6 +132,18 @@ class Backends:
             log.debug("backend opened number=%d endpoint=%s", number, endpoint)
             self.opened(number, server)
 
+    async def _look(self, backend: Backend) -> None:
+        config, learned = self._config.endpoints[backend.endpoint], self._learned[backend.endpoint]
+        try:
+            is_at_work = await connecting.is_at_work(config, learned, backend.pid)
+        except (psycopg2.Error, OSError, UnicodeError) as error:
+            log.warning("look failed endpoint=%s error=%s", backend.endpoint, one_line(error))
+            is_at_work = False
+        finally:
+            self._looking.pop(backend.number, None)
+        self._broker.looked(backend.number, is_at_work, monotonic())
+        self._wake()
+
     # Facts, from the backends.
 
     def opened(self, number: int, server: Server) -> None:
@@ -122,12 +154,39 @@ class Backends:
     def received(self, backend: Backend, data: bytes) -> None:
         """Bytes from the server."""
         broker, number = self._broker, backend.number
-        completions = backend.wire.received(data)
-        if completions:
-            now = monotonic()
-            for done in completions:
-                broker.completed(number, done, now)
-            self._wake()
+        try:
+            backend.wire.received(data)
+        finally:
+            completions = backend.wire.completed  # where it raises as well: these had ended before
+            if completions:
+                if backend.unfinished:
+                    self._finished(backend)
+                    backend.wire.completed = []  # nor keep what is large any longer
+                now = monotonic()
+                for done in completions:
+                    broker.completed(number, done, now)
+                self._wake()
+            else:
+                self._goes_on(backend, len(data))
+
+    def _goes_on(self, backend: Backend, size: int) -> None:
+        """A result is not whole yet: where all together are too large, only the largest goes on."""
+        backend.unfinished += size
+        self._unfinished += size
+        if self._unfinished > self._most_unfinished:
+            largest = max(self._open.values(), key=lambda each: each.unfinished)
+            if backend is not largest and backend.number in self._open:
+                self._waiting[backend.number] = backend
+                backend.pause()
+
+    def _finished(self, backend: Backend) -> None:
+        """It is whole, or gone."""
+        self._unfinished -= backend.unfinished
+        backend.unfinished = 0
+        self._waiting.pop(backend.number, None)
+        waiting, self._waiting = self._waiting, {}
+        for each in waiting.values():
+            each.resume()
 
     def cancelled(self, number: int) -> None:
         """A cancel is settled."""
@@ -139,6 +198,7 @@ class Backends:
         if self._open.pop(backend.number, None) is None:
             return
         backend.close()
+        self._finished(backend)
         wire = backend.wire
         last = wire.last_failure()
         self._broker.lost(backend.number, wire.fatal or error, monotonic(), backend.unsent, wire.partial(), last)
@@ -148,13 +208,18 @@ class Backends:
 class Backend:
     """One open connection."""
 
-    def __init__(self, number: int, connection: Any, max_result_bytes: int, owner: Backends) -> None:
+    def __init__(
+        self, number: int, connection: Any, max_result_bytes: int, owner: Backends, endpoint: str = ""
+    ) -> None:
         self.number = number
+        self.endpoint = endpoint
+        self.pid = int(connection.get_backend_pid())
         prefix = b"poold_%b_" % secrets.token_hex(8).encode()
         self.wire = Wire(max_result_bytes, Reported(connection.get_parameter_status), prefix)
         # Units of which nothing has been sent: in the wire's outbox, and of what is being sent.
         self.waiting = 0
         self._untouched = 0
+        self.unfinished = 0  # bytes of a result that is not whole
         self._connection = connection
         self._owner = owner
         self._poller = owner.poller
@@ -239,6 +304,14 @@ class Backend:
                 self._owner.received(self, data)
         except (OSError, WireError):
             pass  # there are no more
+
+    def pause(self) -> None:
+        """Read nothing more for now."""
+        self._poller.remove_reader(self._descriptor)
+
+    def resume(self) -> None:
+        """Read again."""
+        self._poller.add_reader(self._descriptor, self._readable)
 
     def begin_cancel(self, threads: ThreadPoolExecutor) -> None:
         """Cancel what it runs; the core asks for another one only when this is settled."""

@@ -36,6 +36,11 @@ class BrokerConfig:
     client_buffer_bytes: int = setting("replies a client may leave unread before it is not read from", 16777216, 65536)
     max_client_requests: int = setting("unanswered requests of one client; 0 is no limit", 2000, 0)
     max_client_bytes: int = setting("their bytes; a single request may always come; 0 is no limit", 67108864, 0)
+    max_buffered_bytes: int = setting(
+        "replies that all clients together leave unread, and as much of requests that wait; who holds most pays",
+        134217728,
+        1048576,
+    )
     client_write_timeout: float = setting("how long it may do so before it is dropped", 30.0, 0.1)
     client_idle_timeout: float = setting("a client that sends nothing for longer is disconnected; 0 is never", 0.0, 0)
     allow_uids: tuple[int, ...] = setting("users who may connect; empty: the socket file's mode decides", ())

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 from client.address import check_address, default_address
 from client.rules import PRIORITIES
+from poold import passwords
 from poold.clientkeys import key_problems
 from poold.config import BrokerConfig, Config, EndpointConfig, GroupConfig, Weights
 from poold.users import resolved_users
@@ -300,24 +301,9 @@ def _check_endpoint(where: str, values: dict[str, Any], problems: list[str]) -> 
     if len(ways) > 1:
         problems.append(f"{where} {' and '.join(ways)}: found {len(ways)} ways to give the password, expected one")
     elif ways and ways[0] != "password":
-        values["password"], trouble = _password(ways[0], values[ways[0]])
+        values["password"], trouble = passwords.find(ways[0], values[ways[0]])
         if trouble:
             problems.append(f"{where} {ways[0]}: found {shown(values[ways[0]])}, {trouble} ({_ENDPOINT[ways[0]].help})")
-
-
-def _password(key: str, value: str) -> tuple[str, str]:
-    """The password from the file or the variable, and what is wrong with it, which shows none of it."""
-    try:
-        if key == "password_env":
-            text, expected = os.environ.get(value, ""), "expected a variable that is set and not empty"
-        else:
-            text = Path(value).read_text("utf-8", errors="surrogateescape").partition("\n")[0]
-            expected = "expected the password in its first line, which is empty"
-    except OSError as error:
-        return "", f"expected a file that can be read: {error.strerror}"
-    if not clean(text):
-        expected, text = "expected UTF-8 without NUL characters in it", ""
-    return text, "" if text else expected
 
 
 def _check_group(where: str, values: dict[str, Any], known: tuple[str, ...], problems: list[str]) -> None:

@@ -134,6 +134,8 @@ class Daemon:
                 self._backends.connect(effect.backend, effect.group, effect.endpoint)
             case effects.Cancel():
                 self._backends.cancel(effect.backend)
+            case effects.Look():
+                self._backends.look(effect.backend)
             case effects.Close():
                 self._backends.close(effect.backend, effect.reason)
             case effects.Drop():

@@ -6,8 +6,8 @@ end of the file is the client's end. Any libzmq DEALER or REQ can connect all th
 
 Nobody can hurt the others: a client is read a bounded number of bytes at a time, in turns that end by the clock;
 replies it does not read are kept up to `client_buffer_bytes`, from there on it is not read from, and after
-`client_write_timeout` it is dropped. So is who does not finish its greeting or a message, or says again and again what
-is no message.
+`client_write_timeout` it is dropped; there is a bound for all together as well (`poold.unread`). So is dropped who does
+not finish its greeting or a message, or says again and again what is no message.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from poold.outgoing import COPY_BELOW, Outgoing
 from poold.poller import Poller
 from poold.sparing import SparingLog
 from poold.unfinished import Unfinished
+from poold.unread import Unread
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +45,6 @@ BACKLOG = 1024
 # Without a descriptor for another client, how long to wait for one.
 ACCEPT_AGAIN = 0.1
 HANDSHAKE_TIMEOUT = 2.0
-# What a client leaves unread may become so many of the largest results, besides client_buffer_bytes: then it is dropped
-# without waiting. A client that has one request at a time never comes there.
-UNREAD_RESULTS = 2
 
 
 class IpcTransport:
@@ -61,7 +59,7 @@ class IpcTransport:
         self.poller = poller
         self.log = SparingLog(log)
         self.heard = 0  # how often any client was read from
-        self.most_unread = config.client_buffer_bytes + UNREAD_RESULTS * config.max_result_bytes
+        self.unread = Unread(config)
         # Connections, from accept until they end.
         self.peers: set[IpcPeer] = set()
         self.unfinished = Unfinished(config.max_request_bytes, self.loop)
@@ -140,16 +138,9 @@ class IpcPeer(Peer):
     """One connection."""
 
     __slots__ = (
-        "_heard",
-        "_is_dropped",
-        "_is_reading",
-        "_is_scheduled",
-        "_outgoing",
-        "_socket",
-        "_timer",
-        "_transport",
-        "_zmtp",
-    )
+        "_heard", "_is_dropped", "_is_reading", "_is_scheduled", "_outgoing", "_socket", "_timer", "_transport",
+        "_zmtp", "taken_at",
+    )  # fmt: skip
 
     def __init__(self, transport: IpcTransport, connection: socket.socket, uid: int, gid: int, pid: int) -> None:
         super().__init__(uid, gid, pid)
@@ -158,6 +149,7 @@ class IpcPeer(Peer):
         self._zmtp = ZmtpConnection(transport.config.max_request_bytes, SERVER)
         # What the socket did not take; while there is any, the loop watches for room. None until then.
         self._outgoing: Outgoing | None = None
+        self.taken_at = 0.0  # when the socket last took something of that
         self._is_reading = True
         self._is_dropped = False
         self._is_scheduled = False  # whether it will take more messages soon
@@ -188,6 +180,7 @@ class IpcPeer(Peer):
         descriptor = self._socket.fileno()
         transport.poller.remove_reader(descriptor)
         if self._outgoing is not None:
+            transport.unread.size -= self._outgoing.size
             transport.poller.remove_writer(descriptor)
         self._socket.close()
 
@@ -295,11 +288,16 @@ class IpcPeer(Peer):
                 return
             self._transport.poller.add_writer(self._socket.fileno(), self._writable)
             self._outgoing = Outgoing()
+            self.taken_at = monotonic()
             self._transport.frontend.stalled(self)
+        before = self._outgoing.size
         for buffer in buffers:
             self._outgoing.add(buffer)
         self._outgoing.take_away(sent)
-        if self._outgoing.size > self._transport.most_unread:
+        self._transport.unread.changed(self._outgoing.size - before, self._transport.peers)
+        if self._is_dropped:
+            return
+        if self._outgoing.size > self._transport.unread.most_by_one:
             self._leaves_unread("")
             self.drop()
         elif self._is_over():
@@ -311,6 +309,8 @@ class IpcPeer(Peer):
     def _writable(self) -> None:
         outgoing = self._outgoing
         assert outgoing is not None
+        if self._is_dropped:
+            return
         try:
             sent = self._socket.sendmsg(outgoing.next())
         except BlockingIOError:
@@ -319,6 +319,8 @@ class IpcPeer(Peer):
             self.drop()
             return
         outgoing.take_away(sent)
+        self._transport.unread.size -= sent
+        self.taken_at = monotonic()
         if not outgoing.size:
             self._outgoing = None
             self._transport.poller.remove_writer(self._socket.fileno())
@@ -367,6 +369,19 @@ class IpcPeer(Peer):
     def drop_unfinished(self, size: int, reason: str) -> None:
         """For `Unfinished`."""
         self._drop_line("a message of which %d bytes came: %s", size, reason)
+        self.drop()
+
+    @property
+    def unread(self) -> int:
+        """Bytes that it leaves unread; 0 once it is to be dropped."""
+        return 0 if self._outgoing is None or self._is_dropped else self._outgoing.size
+
+    def drop_unread(self) -> None:
+        """There is too much unread, and of this client much."""
+        assert self._outgoing is not None
+        self._leaves_unread(", and all clients more than max_buffered_bytes = %d", self._transport.unread.most)
+        self._transport.unread.size -= self._outgoing.size
+        self._outgoing = Outgoing()
         self.drop()
 
     def _write_overdue(self, timeout: float) -> None:

@@ -5,14 +5,14 @@ https://www.postgresql.org/docs/current/protocol-message-formats.html
 
 from __future__ import annotations
 
-from poold.core.effects import Bound, Command, Deallocate, Flush, Plain, Prepare, Simple
+from poold.core.effects import Bound, Command, Deallocate, Flush, Plain, Prepare, Simple, Unit
 
 SYNC = b"S\0\0\0\4"
 # Execute, of the unnamed portal without a limit of rows.
 _EXECUTE = b"E\0\0\0\x09\0\0\0\0\0"
 # The end of Bind, all results as text, and Execute.
 RESULTS_EXECUTE = b"\0\0" + _EXECUTE
-COPY_FAIL = b"f\0\0\0\x09COPY\0"
+_COPY_FAIL = b"f\0\0\0\x09COPY\0"
 _FLUSH = b"H\0\0\0\4"
 _BIND_NOTHING = b"B\0\0\0\x0c\0\0\0\0\0\0\0\0"
 _DESCRIBE_PORTAL = b"D\0\0\0\6P\0"
@@ -36,6 +36,14 @@ def encoded(command: Command, prefix: bytes) -> bytes:
             return _message(b"C", b"S" + prefix + name + b"\0")
         case Bound() | Simple():
             raise AssertionError(f"{command!r} is not written here")
+
+
+def no_data(unit: Unit) -> bytes:
+    """The answer to COPY FROM STDIN in this unit: there is nothing.
+
+    In the extended protocol the server waits for another Sync, whose ReadyForQuery is the unit's.
+    """
+    return _COPY_FAIL if type(unit[0]) is Simple else _COPY_FAIL + SYNC
 
 
 def _message(kind: bytes, body: bytes) -> bytes:

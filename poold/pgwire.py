@@ -15,25 +15,24 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from typing import Any
 
 from client.protocol import EXECUTED, FAILED, TX_ACTIVE, TX_BROKEN, TX_FAILED, TX_NONE, Failure
-from poold import wiretext
-from poold.answers import is_whole, kind_of, next_place, read_tag, read_types, without_rows
+from poold import answers, wiretext
+from poold.answers import is_whole, next_place
 from poold.core.effects import Bound, Deallocate, Flush, Prepare, Simple, Unit
 from poold.core.facts import Completion, Outcome
-from poold.notices import Notices
-from poold.pgmessages import COPY_FAIL, RESULTS_EXECUTE, SYNC, encoded, query
+from poold.notices import Notices, Notifications
+from poold.pgmessages import RESULTS_EXECUTE, SYNC, encoded, no_data, query
 from poold.reported import Reported
 from poold.wirefailures import WireError, refused, relied_on_changed, two_texts
 
-# Notifications kept until somebody wants them.
-NOTIFICATIONS_KEPT = 1000
 # A message that is neither row nor text is short: its columns are 1,664 at most. A longer one is not PostgreSQL's.
 MAX_MESSAGE_BYTES = 1 << 20
 # Errors and notices are cut there: of the first a client gets text and fields, so about three times as much.
 LONGEST_TEXT = 1 << 16
 _TAGS_KEPT = 1000
+# Of the columns of all that is prepared on one connection, and of all results of a unit.
+MAX_DESCRIPTIONS_BYTES = 16 << 20
 # What comes in larger pieces is a large result, and no piece of it a whole answer.
 _LARGE = 32768
 
@@ -45,6 +44,7 @@ _count = struct.Struct("!HH").pack
 # What a server says unasked: errors, notices, settings, notifications.
 _UNPROMPTED = b"ENSA"
 _TEXTS, _COPY_DATA = b"EN", ord("d")
+_NO_DATA = refused("COPY FROM STDIN needs its data along, which no message has", FAILED)
 _UNASKED = "the server answered what nobody asked"
 
 
@@ -58,7 +58,9 @@ class Wire:
         # Units sent and not completed, in order: enter by send, leave with their ReadyForQuery.
         self.units: deque[Unit] = deque()
         self.fatal: str | None = None  # PostgreSQL's last words, after which it closes the connection
-        self.notifications: deque[tuple[int, str, str]] = deque(maxlen=NOTIFICATIONS_KEPT)
+        self.notifications = Notifications()
+        # What the last `received` has found; where that has raised, they came before what is wrong.
+        self.completed: list[Completion] = []
         self._max_result_bytes = max_result_bytes
         self._reported = reported
         # Columns of the statements that are prepared here, by name: enter when described, leave when deallocated.
@@ -80,6 +82,7 @@ class Wire:
         self._results: list[Outcome] = []
         self._notices = Notices()
         self._held = 0  # bytes of rows in _results, all of which will be wanted
+        self._described_bytes = 0  # of the descriptions of all of them
         # A simple query's earlier results, by what the core wants to know of them.
         self._kinds: set[tuple[str, bool]] = set()
         self._failure: Failure | None = None
@@ -132,7 +135,7 @@ class Wire:
             data = self._join(data)
         elif self._ahead:
             data, self._ahead = self._ahead + data, b""
-        done: list[Completion] = []
+        done = self.completed = []
         position, end = 0, len(data)
         if self._is_fresh and end < _LARGE:
             position = self._take_whole_answers(data, end, done)
@@ -263,7 +266,8 @@ class Wire:
 
     def last_failure(self) -> Failure | None:
         """The FATAL error of the unit that is being answered, None where there was none."""
-        return self._failure if self._failure is not None and self._failure.kind == "connection" else None
+        is_last = self._failure is not None and self._failure.kind == "connection"
+        return self._failure._replace(notices=self._notices.take()) if self._failure and is_last else None
 
     def partial(self) -> list[Outcome]:
         """The results so far of the unit that is being answered; nothing comes any more."""
@@ -290,22 +294,23 @@ class Wire:
                 self._describe(None)
             case "t":
                 self._is_describing = True
-                self._parameters.append(read_types(body))
+                self._parameters.append(answers.read_types(body))
             case "E":
                 self._fail(body)
             case "N":
-                self._notices.add(wiretext.notice(body[:LONGEST_TEXT], self._sql()))
+                self._notices.add(body[:LONGEST_TEXT], self._sql())
             case "S":
                 self._reported.take(*two_texts(body))
             case "A":
                 channel, payload = two_texts(body[4:])
-                self.notifications.append((_length(body)[0], channel, payload))
+                self.notifications.add(_length(body)[0], channel, payload)
             case "I":
                 self._failure = refused("can't execute an empty query", FAILED)
             case "G":
-                self._failure = refused("COPY FROM STDIN needs its data along, which no message has", FAILED)
-                # In the extended protocol the server waits for another Sync, whose ReadyForQuery is the unit's.
-                self.outbox.append(COPY_FAIL if type(self.units[0][0]) is Simple else COPY_FAIL + SYNC)
+                if self._failure is _NO_DATA:  # each is answered, and who does not read would fill the outbox
+                    raise WireError("the server asked again for data that it does not get")
+                self._failure = _NO_DATA
+                self.outbox.append(no_data(self.units[0]))
             case "H":
                 self._failure = refused("COPY TO STDOUT has no result to fetch; use SELECT", EXECUTED)
             case "1" | "3" | "s" | "d" | "c":
@@ -314,6 +319,8 @@ class Wire:
                 raise WireError(f"the server sent a message of type {other!r}, which does not belong here")
 
     def _describe(self, body: bytes | None) -> None:
+        if body is not None:
+            answers.check_description(body)
         if self._is_describing:
             self._is_describing = False
             names = [each.name for each in self.units[0] if type(each) is Prepare]
@@ -321,8 +328,12 @@ class Wire:
                 raise WireError("the server described a statement that was not prepared")
             self._columns[names[len(self._prepared)]] = body
             self._prepared.append(body)
+            answers.check_sum(self._columns.values(), MAX_DESCRIPTIONS_BYTES)
         else:
             self._described = body
+            self._described_bytes += len(body or b"")
+            if self._described_bytes > MAX_DESCRIPTIONS_BYTES:
+                self._described, self._size = b"", self._max_result_bytes + 1
 
     def _fail(self, body: bytes) -> None:
         body = body[:LONGEST_TEXT]
@@ -331,7 +342,7 @@ class Wire:
             self.fatal = diag.get("message_primary", "the server closed the connection")
             return
         if self._failure is None or self._failure.kind != "statement-refused":
-            self._failure = wiretext.failure(body, TX_NONE, self._sql(), self._notices.all())
+            self._failure = wiretext.failure(body, TX_NONE, self._notices.marked(body, self._sql()), ())
         if self._failure.kind == "connection":
             # Others whose statements waited behind this one are told as well, so without detail and context, in which
             # PostgreSQL quotes statements and values.
@@ -339,9 +350,7 @@ class Wire:
 
     def _sql(self) -> bytes | None:
         """The text of the statement that runs, where it is known."""
-        place = self._next_place()
-        command: Any = self.units[0][place] if self.units and place < len(self.units[0]) else None
-        return getattr(command, "sql", None)
+        return answers.text_at(self.units[0], self._next_place()) if self.units else None
 
     def _next_place(self) -> int:
         """The place in its unit of the command whose result comes next."""
@@ -355,12 +364,12 @@ class Wire:
         columns = self._columns.get(command.name) if type(command) is Bound else self._described
         word = self._tags.get(tag)
         if word is None:
-            word = read_tag(tag)
+            word = answers.read_tag(tag)
             if len(self._tags) < _TAGS_KEPT:
                 self._tags[tag] = word
         is_simple = type(command) is Simple
         if is_simple and self._results:
-            self._forget_rows()
+            answers.forget_rows(self._results, self._kinds)
         is_too_large = self._held + self._size > self._max_result_bytes
         rows = self._rows
         self._held += 0 if is_simple or is_too_large else self._size
@@ -370,17 +379,10 @@ class Wire:
                 word[1] if columns is None else self._row_count,
                 columns,
                 None if is_too_large else rows[0] if len(rows) == 1 else b"".join(rows),
-                self._notices.all() if is_simple else self._notices.take(),
+                () if is_simple else self._notices.take(),
             )
         )
         self._begin_result()
-
-    def _forget_rows(self) -> None:
-        """Of a simple query only the last result is wanted; of earlier ones, that there was one of its kind."""
-        earlier = self._results.pop()
-        if kind_of(earlier) not in self._kinds:
-            self._kinds.add(kind_of(earlier))
-            self._results.append(without_rows(earlier))
 
     def _end_unit(self, status: bytes) -> Completion:
         if not self.units:
@@ -394,12 +396,10 @@ class Wire:
             failure = failure or relied_on_changed(EXECUTED if transaction == TX_NONE else FAILED)
             transaction = TX_BROKEN
         if failure is not None:
-            failure = failure._replace(transaction=transaction, notices=failure.notices or self._notices.all())
+            failure = failure._replace(transaction=transaction, notices=failure.notices or self._notices.take())
         elif self._results and (late := self._notices.take()):
-            # Raised at the commit, or without any result of its own. A simple query's last result has all.
-            tag, count, columns, rows, notices = self._results[-1]
-            notices = late if type(unit[0]) is Simple else notices + late
-            self._results[-1] = (tag, count, columns, rows, notices)
+            # Raised at the commit, or without any result of its own.
+            self._results[-1] = answers.with_notices(self._results[-1], late)
         results, prepared, types = self._results, self._prepared, self._parameters
         done = Completion(transaction, results, failure, prepared, types, self._bound, reported.is_changed)
         self._is_fresh = not reported.is_changed

@@ -12,6 +12,9 @@ RELIED_ON = ("standard_conforming_strings", "client_encoding", "DateStyle", "Int
 # What a session may change for itself: a backend with another value than at first is to be reset.
 REPORTED = ("TimeZone", "application_name", "search_path", "session_authorization", "default_transaction_read_only")
 
+# Of a longer value is kept that it is another one.
+LONGEST_VALUE = 4096
+
 
 class Reported:
     """They on one connection."""
@@ -27,6 +30,8 @@ class Reported:
     def take(self, name: str, value: str) -> None:
         """PostgreSQL tells of one."""
         if name in self._initial:
+            if len(value) > LONGEST_VALUE:
+                value = f"{value[:LONGEST_VALUE]}... {len(value)} {hash(value)}"
             self._current[name] = value
             self.is_changed = self._current != self._initial
 

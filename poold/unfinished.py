@@ -15,7 +15,7 @@ from typing import Protocol
 # A message has to be whole so many seconds after its first byte.
 MESSAGE_TIMEOUT = 30.0
 # All of them together, in the largest requests there may be: beyond it the one that stands still for longest goes.
-LARGEST_MESSAGES = 32
+LARGEST_MESSAGES = 8
 SWEEP_INTERVAL = 1.0
 # A sweep that comes so much later than it should was held up, and so were the clients.
 HELD_UP = 5.0

@@ -62,6 +62,11 @@ def is_fatal(diag: dict[str, str]) -> bool:
     return diag.get("severity_nonlocalized", diag.get("severity")) in ("FATAL", "PANIC")
 
 
+def has_position(body: bytes) -> bool:
+    """Whether the error or notice tells a place in the statement's text."""
+    return b"\0P" in body or body[:1] == b"P"
+
+
 def notice(body: bytes, sql: bytes | None) -> str:
     """A notice as in psycopg2's connection.notices."""
     diag = fields(body)
@@ -71,10 +76,11 @@ def notice(body: bytes, sql: bytes | None) -> str:
 
 def _text(diag: dict[str, str], sql: bytes | None) -> str:
     text = diag.get("message_primary", "")
-    statement = None if sql is None else sql.decode("utf-8", "replace")
-    position, query = diag.get("statement_position"), statement
+    position, query = diag.get("statement_position"), None
     if position is None:
         position, query = diag.get("internal_position"), diag.get("internal_query")
+    elif sql is not None:
+        query = sql.decode("utf-8", "replace")
     place = ""
     if position is not None and _POSITION.fullmatch(position):
         if query is None:
@@ -99,8 +105,7 @@ def _place(query: str, position: int) -> str:
     if place > len(query):
         return ""
     # As libpq: tabs count as blanks, and a line ends with either character or both.
-    before = query[:place].replace("\r\n", "\n").replace("\r", "\n")
-    number = before.count("\n") + 1
+    number = query.count("\n", 0, place) + query.count("\r", 0, place) - query.count("\r\n", 0, place) + 1
     start = max(query.rfind("\n", 0, place), query.rfind("\r", 0, place)) + 1
     ends = [end for end in (query.find("\n", place), query.find("\r", place)) if end >= 0]
     line = query[start : min(ends, default=len(query))].replace("\t", " ")

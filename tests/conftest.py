@@ -4,6 +4,7 @@ This folder is on the import path of the tests: `from postgres import ...`, `fro
 """
 
 import functools
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -38,6 +39,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts what it runs in the background with SIGINT ignored, and what is ignored stays so in all children:
+    # the programs that tests interrupt would not notice.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     choose(config.getoption("--examples"))
 
 

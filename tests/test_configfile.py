@@ -73,6 +73,7 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
         drain_timeout = 0
         max_clients = 0
         client_buffer_bytes = 65536
+        max_buffered_bytes = 1048576
         max_client_requests = 0
         max_client_bytes = 0
         client_write_timeout = 0.1
@@ -130,7 +131,7 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
 
 def test_the_table_of_the_test_above_knows_every_key() -> None:
     keys = {field.name for cls in (BrokerConfig, EndpointConfig, GroupConfig) for field in dataclasses.fields(cls)}
-    assert len(keys) == 53, "a key was added to poold.config: set it in test_every_key_can_be_set"
+    assert len(keys) == 54, "a key was added to poold.config: set it in test_every_key_can_be_set"
 
 
 def users_of(*users: str) -> tuple[str, ...]:
@@ -233,6 +234,7 @@ IMPOSSIBLE = [
     ("broker", "drain_timeout = -1", "found -1, expected a number from 0 up"),
     ("broker", "max_clients = -1", "found -1, expected an integer from 0 up"),
     ("broker", "client_buffer_bytes = 65535", "found 65535, expected an integer from 65536 up"),
+    ("broker", "max_buffered_bytes = 1048575", "found 1048575, expected an integer from 1048576 up"),
     ("broker", "client_write_timeout = 0.09", "found 0.09, expected a number from 0.1 up"),
     ("broker", "max_client_requests = -1", "found -1, expected an integer from 0 up"),
     ("broker", "max_client_bytes = -1", "found -1, expected an integer from 0 up"),

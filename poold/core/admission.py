@@ -30,6 +30,8 @@ class Admission:
     def __init__(self, config: BrokerConfig) -> None:
         self.is_open = True  # whether new work is taken; what was begun may always be ended
         self._config = config
+        # Of all clients' unanswered requests, before large ones are refused; of the largest two must fit.
+        self.most_bytes = max(config.max_buffered_bytes, 2 * config.max_request_bytes)
 
     def request(
         self, client: Client, message: Query | Transaction | Commit | Rollback, now: float, size: int
@@ -124,6 +126,7 @@ class Admission:
         request.tag = message.tag
         request.priority = message.priority
         request.script = script
+        request.settings = message.settings
         return request
 
     def _too_many(self, client: Client, message: Query | Transaction | Commit | Rollback, size: int) -> Failure | None:
@@ -146,6 +149,18 @@ class Admission:
         if (group := client.open_groups.get(message.group)) is not None:
             group.stats.refused += 1
         return failures.too_many(f"this client has {reason}; wait for replies")
+
+    def share_exceeded(self, client: Client, size: int, clients: int) -> Failure | None:
+        """Why the client may not send so many bytes while all together wait with too many; None where it may.
+
+        Each may have its part of them, so who waits with little is not refused for those who wait with much.
+        """
+        if client.bytes + size <= self.most_bytes // clients:
+            return None
+        return failures.too_many(
+            f"requests of all clients wait with {self.most_bytes} bytes (max_buffered_bytes), and this client's would "
+            f"have {client.bytes + size}, more than its part; wait for replies, or send less at a time"
+        )
 
     def _no_room(self, group: Group) -> Failure | None:
         """Why the group takes nothing new at the moment, None where it does."""

@@ -229,6 +229,11 @@ class Broker(Deadlines):
         if isinstance(message, Release):
             self._effects.append(Reply(key, self._release(client, message, now)))
             return
+        if self.bytes + size > self._admission.most_bytes and isinstance(message, (Query, Transaction)):
+            refused = self._admission.share_exceeded(client, size, len(self.clients))
+            if refused is not None:
+                self._effects.append(Reply(key, refused._replace(request=message.request)))
+                return
         admitted: Request | Result | Failure | None = self._admission.request(client, message, now, size)
         if type(admitted) is Request:
             admitted.size = size
@@ -380,6 +385,12 @@ class Broker(Deadlines):
                 self._guard(backend, request, now)  # the cancelled one has ended, this one came after it
             else:
                 self.timers.set(request, now + CANCEL_AGAIN)
+
+    def looked(self, number: int, is_at_work: bool, now: float) -> None:
+        """Another connection has asked whether the server is at work for the backend, or could not ask."""
+        backend = self.backends.get(number)
+        if backend is not None:
+            self._looked(backend, is_at_work, now)
 
     def lost(
         self,

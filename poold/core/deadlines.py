@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from poold.core import failures, janitor
-from poold.core.effects import Close, Drop
+from poold.core.effects import Close, Drop, Look
 from poold.core.group import Group
 from poold.core.lifecycle import is_hopeless
+from poold.core.machine import LOOK_TIMEOUT
 from poold.core.pool import Backend
 from poold.core.request import Client, Lease, Request, Verb
 from poold.core.state import BackendState, RequestState
@@ -47,13 +48,34 @@ class Deadlines(Watching):
             self._effects.append(Close(backend.number, error))
             self._connect_failed(backend, error, now)
         elif request is not None and request.state is RequestState.RUNNING and request.verb in _CANCELLABLE:
-            timeout = backend.pool.endpoint.query_timeout
-            reason = f"the endpoint did not end it after its query_timeout of {timeout:g} s"
-            self._cancel(request, RequestState.CANCELLED, reason, now)
+            if backend.looked_for is request or _must_have_ended(request):
+                self._is_not_heard(backend, request, now)
+            else:
+                backend.looked_for = request
+                self.timers.set(backend, now + LOOK_TIMEOUT)
+                self._effects.append(Look(backend.number))
         elif request is not None:
             self._give_up(backend, "the server does not answer", now)
         elif backend.state is BackendState.SETTLING or backend.state is BackendState.RESETTING:
             self._give_up(backend, f"the server does not answer while {backend.state.name.lower()}", now)
+
+    def _is_not_heard(self, backend: Backend, request: Request, now: float) -> None:
+        """The server should have ended the request by itself."""
+        timeout = backend.pool.endpoint.query_timeout
+        reason = f"the endpoint did not end it after its query_timeout of {timeout:g} s"
+        self._cancel(request, RequestState.CANCELLED, reason, now)
+
+    def _looked(self, backend: Backend, is_at_work: bool, now: float) -> None:
+        """The server was asked whether it works for the backend; where it does, it knows how long it may."""
+        request, backend.looked_for = backend.looked_for, None
+        if request is None or backend.request is not request or request.state is not RequestState.RUNNING:
+            return
+        if backend.state is not BackendState.ACTIVE:
+            return
+        if is_at_work:
+            self._guard(backend, request, now)
+        else:
+            self._is_not_heard(backend, request, now)
 
     def _lease_due(self, lease: Lease, now: float) -> None:
         """The lease was idle, or held, for too long."""
@@ -86,7 +108,7 @@ class Deadlines(Watching):
         pool = backend.pool
         pool.stats.failed += 1
         self._remove(backend)
-        if pool.endpoint.failed(error, now, self.chance()):
+        if pool.endpoint.failed(error, now, self.chance(), is_beside=pool.open > 0):
             self.timers.set(pool, pool.endpoint.until)
             self._endpoint_changed(pool.group, now)
         else:
@@ -98,3 +120,17 @@ class Deadlines(Watching):
         for backend, reason in janitor.surplus(group):
             self._close(backend, reason)
         self._grow(group, now)
+
+
+def _must_have_ended(request: Request) -> bool:
+    """Whether the endpoint's query_timeout certainly held for the request.
+
+    It may have a longer one: by its settings, by SET in its lease or its own text, by a function that anything called.
+    Each statement of a string has one of its own, and what comes with a commit (deferred triggers, standbys that are
+    waited for) has none.
+    """
+    statement = request.statement
+    if request.lease is not None or statement is None or b"statement_timeout" in request.settings.lower():
+        return False
+    traits = statement.examine()
+    return traits.is_plain and not traits.writes

@@ -109,6 +109,13 @@ class Cancel:
 
 
 @dataclass(slots=True)
+class Look:
+    """Find out, by another connection, whether the server is still at work for the backend; looked() follows."""
+
+    backend: int
+
+
+@dataclass(slots=True)
 class Close:
     """Close the backend, whatever it does; no fact about it counts from here on."""
 
@@ -137,4 +144,4 @@ class Stop:
     """The drain is over; nothing is left to do."""
 
 
-Effect = Connect | Execute | Cancel | Close | Reply | Drop | Stop
+Effect = Connect | Execute | Cancel | Look | Close | Reply | Drop | Stop

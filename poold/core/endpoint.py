@@ -1,8 +1,10 @@
 """One PostgreSQL address as one group knows it: whether it is worth connecting to.
 
 A failed connect quarantines the endpoint for a pause that doubles with each failure in a row. After the pause it is
-probed with one connection; a connect that succeeds makes it available again, whatever it was. Each group has its own
-opinion: a connect may fail for what only one group asks of it (`sqlprepare`), which must not close it to the others.
+probed with one connection; a connect that succeeds makes it available again, whatever it was. Backends that are open
+there stay in use, and the probe goes beside them: a server that refuses one more connection (a limit of its role's, of
+its own) serves those that it has. Each group has its own opinion: a connect may fail for what only one group asks of it
+(`sqlprepare`), which must not close it to the others.
 """
 
 from enum import IntEnum
@@ -11,6 +13,8 @@ from enum import IntEnum
 # 20 % either way keeps the brokers of many hosts from knocking in step.
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 10.0
+# The longest where backends are open: the server is there, and may have room again at any moment.
+LONGEST_PAUSE_BESIDE = 2.0
 JITTER = 0.2
 
 
@@ -41,9 +45,10 @@ class Endpoint:
         self.failures = 0
         return was_away
 
-    def failed(self, error: str, now: float, chance: float) -> bool:
+    def failed(self, error: str, now: float, chance: float, is_beside: bool = False) -> bool:
         """A connect failed; chance is a random number in [0, 1). Returns whether a pause begins.
 
+        is_beside: other backends are open there.
         Connects that were under way together fail together: only the first of them lengthens the pause.
         """
         self.error = error
@@ -52,7 +57,8 @@ class Endpoint:
         self.state = EndpointState.QUARANTINED
         self.failures += 1
         # The exponent is bounded: 2**1100 is no float.
-        pause = min(FIRST_PAUSE * 2 ** min(self.failures - 1, 16), LONGEST_PAUSE)
+        longest = LONGEST_PAUSE_BESIDE if is_beside else LONGEST_PAUSE
+        pause = min(FIRST_PAUSE * 2 ** min(self.failures - 1, 16), longest)
         self.until = now + pause * (1 - JITTER + 2 * JITTER * chance)
         return True
 

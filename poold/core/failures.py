@@ -165,6 +165,14 @@ def timeout_passed(request: Request) -> str:
     return f"the request's timeout of {request.deadline - request.arrived:g} s has passed"
 
 
+def query_timeout_passed(endpoint: str, timeout: float) -> str:
+    """Why PostgreSQL ended a statement that nobody had cancelled."""
+    return (
+        f"query_timeout = {timeout:g} s of endpoint {endpoint!r}; raise it there, or give what may take longer a limit "
+        "of its own: settings={'statement_timeout': '1min'}; timeout=... bounds a call, and does not raise this limit"
+    )
+
+
 def with_reason(failure: Failure, reason: str) -> Failure:
     """PostgreSQL's own failure with why the broker cancelled."""
     return failure._replace(message=f"{failure.message.rstrip()} ({reason})") if reason else failure

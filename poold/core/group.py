@@ -157,13 +157,14 @@ class Group:
         """The error of a request that waited too long; is_own where its own timeout was the shorter one."""
         limit = "the request's timeout" if is_own else "queue_timeout"
         unreachable = [pool.endpoint for pool in self.pools if pool.endpoint.state is not EndpointState.AVAILABLE]
-        if len(unreachable) == len(self.pools):
+        if len(unreachable) == len(self.pools) and not any(pool.open for pool in self.pools):
             errors = "; ".join(f"{endpoint.name}: {endpoint.error}" for endpoint in unreachable)
             text = f"no endpoint of group {self.name!r} could be reached within {waited:.3g} s ({limit}): {errors}"
             return Failure(0, TX_NONE, "offline", NOT_EXECUTED, text, None, {})
         text = f"no backend of group {self.name!r} became free within {waited:.3g} s ({limit}); {self.load()}"
         if unreachable:
-            text += "; not reachable: " + "; ".join(f"{endpoint.name}: {endpoint.error}" for endpoint in unreachable)
+            errors = "; ".join(f"{endpoint.name}: {endpoint.error}" for endpoint in unreachable)
+            text += f"; no further connection: {errors}"
         return Failure(0, TX_NONE, "pool-timeout", NOT_EXECUTED, text, None, {})
 
     def full(self) -> Failure:

@@ -15,6 +15,7 @@ from client.protocol import TX_BROKEN, TX_NONE
 from poold.config import Config
 from poold.core import janitor, sessions
 from poold.core.effects import Close, Connect, Effect, Execute, Unit
+from poold.core.endpoint import EndpointState
 from poold.core.facts import Completion
 from poold.core.group import Group
 from poold.core.pool import Backend, Pool
@@ -51,6 +52,7 @@ class Lifecycle(ABC):
         self._examine = examine
         self.state = BrokerState.RUNNING
         self.groups = {name: Group(name, each, config.endpoints) for name, each in config.groups.items()}
+        self.bytes = 0  # of all clients' unanswered requests, as they came
         # Connected clients: enter by client_arrived, leave by client_gone.
         self.clients: dict[int, Client] = {}
         # Backends in all states but CLOSED: enter by _open, leave by _remove.
@@ -264,6 +266,8 @@ class Lifecycle(ABC):
         self.timers.clear(backend)
         del self.backends[backend.number]
         backend.pool.move(backend, BackendState.CLOSED)
+        if backend.pool.endpoint.state is not EndpointState.AVAILABLE:
+            backend.group.respread()  # where nothing can be opened its share is what is open
 
     def _again(self, request: Request, now: float) -> None:
         """Run it once more: it is the next of its group."""

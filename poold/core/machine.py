@@ -49,6 +49,10 @@ _COMMIT = Verb.COMMIT
 GUARD = 5.0
 # What the broker asks by itself takes no longer than this, whatever the endpoint's query_timeout.
 QUESTION_TIMEOUT = 5.0
+# How long the server may take to say whether it is at work.
+LOOK_TIMEOUT = 5.0
+# The server's clock began before the broker's, and both have their own pace.
+EARLY = 0.95
 # A cancel that has not ended its statement by then never will: the connection is closed instead.
 CANCEL_TIMEOUT = 5.0
 # Requests of one lease that may wait behind its running statement. A synchronous client has one at most.
@@ -71,6 +75,7 @@ class Machine(Lifecycle):
             return failures.usage(f"lease {lease.number} has {LEASE_PENDING_LIMIT} requests waiting already")
         client.requests[request.number] = request
         client.bytes += request.size
+        self.bytes += request.size
         group.stats.requests += 1
         if group not in client.groups:
             client.groups.add(group)
@@ -143,7 +148,7 @@ class Machine(Lifecycle):
         self._effects.append(Execute(backend.number, unit))
 
     def _guard(self, backend: Backend, request: Request, now: float) -> None:
-        """How long the server may take for what the backend runs first."""
+        """How long the server may take for what the backend runs first, before somebody looks what it is at."""
         timeout = backend.pool.endpoint.query_timeout
         if timeout:
             statements = 1 if request.script is None else len(request.script.steps)
@@ -217,9 +222,8 @@ class Machine(Lifecycle):
             group.stats.errors += 1
             if reply is failure:
                 is_cancelled = request.state is _CANCELLED
-                reply = failures.with_reason(
-                    reply, request.reason if is_cancelled else out_of_time(request, reply, now)
-                )
+                why = out_of_time(request, reply, now) or by_query_timeout(backend, request, reply, now - began)
+                reply = failures.with_reason(reply, request.reason if is_cancelled else why)
             if done.transaction == TX_BROKEN:
                 reply = reply._replace(transaction=TX_NONE if request.lease is None else TX_LOST)
         self._answer(request, reply)
@@ -277,6 +281,7 @@ class Machine(Lifecycle):
         client = request.client
         del client.requests[request.number]
         client.bytes -= request.size
+        self.bytes -= request.size
         self.timers.clear(request)
         if reply is not None and request.state is not _WITHDRAWN:
             if type(reply) is Failure:
@@ -360,6 +365,20 @@ def out_of_time(request: Request, failure: Failure, now: float) -> str:
     """Why the server cancelled it, where it was to do so at the request's deadline; "" otherwise."""
     is_late = request.is_timed and request.deadline is not None and request.deadline <= now
     return failures.timeout_passed(request) if is_late and failure.sqlstate == _CANCELED else ""
+
+
+def by_query_timeout(backend: Backend, request: Request, failure: Failure, seconds: float) -> str:
+    """Why the server cancelled it, where it ran as long as its endpoint lets it; "" otherwise.
+
+    PostgreSQL says it in words of any language, so time has to tell.
+    """
+    endpoint = backend.pool.endpoint
+    if failure.sqlstate != _CANCELED or not endpoint.query_timeout or "user request" in failure.message:
+        return ""
+    is_own = b"statement_timeout" in request.settings.lower()
+    if is_own or not EARLY * endpoint.query_timeout <= seconds <= endpoint.query_timeout + GUARD:
+        return ""
+    return failures.query_timeout_passed(endpoint.name, endpoint.query_timeout)
 
 
 def rolled_back(number: int) -> Result:

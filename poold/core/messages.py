@@ -7,7 +7,7 @@ from poold.core import failures
 from poold.core.early_failures import is_early
 from poold.core.effects import Execute, Simple
 from poold.core.facts import Completion
-from poold.core.machine import Machine, out_of_time
+from poold.core.machine import Machine, by_query_timeout, out_of_time
 from poold.core.pool import Backend
 from poold.core.references import only_cell
 from poold.core.request import NOBODY, Request, Verb
@@ -116,7 +116,10 @@ class Messages(Machine):
         assert failure is not None
         request.group.stats.errors += 1
         is_cancelled = request.state is RequestState.CANCELLED
-        failure = failures.with_reason(failure, request.reason if is_cancelled else out_of_time(request, failure, now))
+        why = request.reason if is_cancelled else out_of_time(request, failure, now)
+        if not why and not is_cancelled and (backend := request.backend) is not None:
+            why = by_query_timeout(backend, request, failure, now - max(request.started, backend.completed))
+        failure = failures.with_reason(failure, why)
         verdict = Verdict(failure._replace(request=request.number, transaction=TX_NONE), verdict.step)
         self._answer(request, script.result(request.number, verdict))
 

@@ -17,8 +17,9 @@ from poold.core.statements import Statement, Statements
 # Plans known per group, and their packed steps in bytes; the least recently used go.
 PLANS_KEPT = 2000
 BYTES_KEPT = 16 * 1024 * 1024
-# Text of one statement, its parameters not counted. It is read for what it does: all of a message's statements have
-# sql.MAX_TOKENS together.
+# What all of a message's statements have together: they are read for what they do, in 0.1 s at most.
+MESSAGE_TOKENS = 10 * MAX_TOKENS
+# Text of one statement, its parameters not counted.
 MAX_TEXT = 1024 * 1024
 
 
@@ -73,8 +74,9 @@ class Plan:
                 # SET TRANSACTION must come before any query, so also before the one that asks for the transaction's id.
                 self.begins_with_set = self.begins_with_set or (place == 0 and traits.verb == "SET")
                 self.writes = self.writes or traits.writes
-                if tokens > MAX_TOKENS:
-                    reason = f"is too long to be read: more than {MAX_TOKENS} words and signs so far, use parameters"
+                if not traits.is_read or tokens > MESSAGE_TOKENS:
+                    limit = MESSAGE_TOKENS if traits.is_read else MAX_TOKENS
+                    reason = f"is too long to be read: more than {limit} words and signs so far, use parameters"
                 elif traits.is_copy:
                     reason = "is a COPY, which poold does not run"
                 elif traits.is_several:

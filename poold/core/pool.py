@@ -33,6 +33,7 @@ class Backend:
         "is_outdated",
         "lease",
         "left",
+        "looked_for",
         "number",
         "pool",
         "prepared",
@@ -59,6 +60,8 @@ class Backend:
         # Sequences were used by statements that are harmless otherwise: who may ask for their values must not see it.
         self.used_sequences = False
         self.server = Server()
+        # The request that took so long that the server is being asked whether it is still at work for it.
+        self.looked_for: Request | None = None
         self.completed = 0.0  # when its last unit was
         # The lease that holds it: in LEASED always, in the states of a running statement perhaps.
         self.lease: Lease | None = None
@@ -118,6 +121,11 @@ class Pool:
             self.group.batched.discard(backend)
         else:
             self.members[state][backend.number] = backend
+
+    @property
+    def open(self) -> int:
+        """How many backends are there, those not counted that are being opened."""
+        return self.size - len(self.connecting)
 
     @property
     def is_below_floor(self) -> bool:

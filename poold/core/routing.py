@@ -20,23 +20,27 @@ _QUERY = Verb.QUERY
 def spread(pools: Sequence[Pool], max_size: int, min_size: int) -> None:
     """Set each pool's cap and floor: max_size and min_size dealt out in turn to the endpoints worth connecting to.
 
-    A quarantined endpoint gets nothing; its share goes to the others meanwhile. One that is being probed gets one
-    backend at most, the rest of its share still serves elsewhere.
+    A quarantined endpoint keeps what is open there, up to its share; the rest goes to the others meanwhile. One that is
+    being probed gets one backend more.
     """
     for pool in pools:
         pool.cap = pool.floor = 0
-    reachable = [pool for pool in pools if pool.endpoint.state is not EndpointState.QUARANTINED]
-    _deal(reachable, max_size, "cap")
-    _deal(reachable, min_size, "floor")
+    limits = {EndpointState.AVAILABLE: max_size, EndpointState.QUARANTINED: 0, EndpointState.PROBING: 1}
+    most = [
+        (pool, limits[state] + (0 if state is EndpointState.AVAILABLE else pool.open))
+        for pool in pools
+        for state in (pool.endpoint.state,)
+    ]
+    _deal(most, max_size, "cap")
+    _deal(most, min_size, "floor")
 
 
-def _deal(pools: list[Pool], total: int, what: str) -> None:
-    """Deal out total in turn; endpoints being probed take one each."""
-    while total > 0 and pools:
+def _deal(most: list[tuple[Pool, int]], total: int, what: str) -> None:
+    """Deal out total in turn, to each pool no more than the most that goes with it."""
+    while total > 0 and (pools := [pool for pool, limit in most if getattr(pool, what) < limit]):
         for pool in pools[:total]:
             setattr(pool, what, getattr(pool, what) + 1)
         total -= min(total, len(pools))
-        pools = [pool for pool in pools if pool.endpoint.state is EndpointState.AVAILABLE]
 
 
 def pool_to_open(pools: Sequence[Pool], below_floor: bool = False) -> Pool | None:

@@ -10,6 +10,7 @@ the endpoint's own. So a statement ends in time even where the broker is gone, o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from poold.core.effects import Command
@@ -21,6 +22,10 @@ SET_LOCAL = b"SELECT pg_catalog.set_config(\0, \0, true)"
 _TYPES = bytes(8)  # undeclared; they become text
 # The server is given so much time to end a statement by itself before it is cancelled.
 SERVER_GRACE = 0.1
+
+# As PostgreSQL reads it; https://www.postgresql.org/docs/current/config-setting.html
+_TIME = re.compile(rb"\s*([0-9]{1,12}(?:\.[0-9]{0,12})?)\s*(us|ms|s|min|h|d|)\s*")
+_SECONDS = {b"us": 1e-6, b"ms": 0.001, b"": 0.001, b"s": 1.0, b"min": 60.0, b"h": 3600.0, b"d": 86400.0}
 
 # Commands that run a statement with these values, as literals or not.
 Run = Callable[[Statement, bytes, bool], list[Command]]
@@ -48,6 +53,15 @@ def choose_plans(settings: bytes) -> bool:
 def plain(statement: Statement, values: bytes, _: bool) -> list[Command]:
     """The statement with literals; a Run."""
     return [plain_command(statement, values)]
+
+
+def own_timeout(settings: bytes, otherwise: float) -> float:
+    """The statement_timeout among these settings in seconds, 0 for none; otherwise where they have no such value."""
+    for name, value in reversed(pairs(settings)):
+        if name.lower() == b"statement_timeout":
+            found = _TIME.fullmatch(value)
+            return otherwise if found is None else float(found[1]) * _SECONDS[found[2]]
+    return otherwise
 
 
 def until(deadline: float | None, now: float, query_timeout: float) -> int:

@@ -17,12 +17,15 @@ after MAX_TOKENS it ends: nobody else is served meanwhile.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import repeat
 
 # Beyond these a statement is a bulk load, and the next one's length is another.
 MAX_BYTES = 100_000
 MAX_PARAMETERS = 1_000
-# Beyond these a text is not read to its end, which takes 0.2 s. Constants in a row are one, so bulk loads have few.
-MAX_TOKENS = 100_000
+# Beyond these a text is not read to its end: nothing is known of it, and it runs with literals. An ORM's largest have
+# hundreds. Constants in a row are few, so bulk loads are read, but those few take long: each counts as up to so many.
+MAX_TOKENS = 5_000
+DULL_TOKENS, DULL_BYTES = 10, 64
 
 _PREPARABLE = frozenset(b"DELETE INSERT MERGE SELECT TABLE UPDATE VALUES WITH".split())  # PostgreSQL's PreparableStmt
 _READING = frozenset(b"EXPLAIN SELECT SHOW TABLE VALUES WITH".split())
@@ -90,11 +93,13 @@ class Traits:
 def examine(statement: bytes, types: bytes) -> Traits:
     """The traits of a statement with NUL for each parameter; types holds 4 bytes of type OID for each."""
     statements, positions, previous = _Statements(), _Positions(types), b""
-    is_skimmed = len(statement) > MAX_BYTES or 0 not in statement
+    # Where nothing can be prepared nobody asks for the places of its parameters.
+    is_skimmed = len(statement) > MAX_BYTES or 0 not in statement or statement.count(0) > MAX_PARAMETERS
     count = 0
     for kind, text, _, _ in tokens(statement, is_skimmed):
-        count += 1
+        count += 1 if kind != "dull" else min(1 + len(text) // DULL_BYTES, DULL_TOKENS)
         if count > MAX_TOKENS:
+            count = MAX_TOKENS + 1
             break
         word = text.upper() if kind == "word" and previous not in (b".", b"AS") else b""  # t.order, AS into: names
         statements.take(kind, text, word, previous)
@@ -104,7 +109,7 @@ def examine(statement: bytes, types: bytes) -> Traits:
     positions.take(b";", b"", previous)
     return Traits(
         verb=statements.verb.decode(errors="replace"),
-        obstacle=_obstacle(statement, statements, positions),
+        obstacle=_obstacle(statement, statements, positions, count <= MAX_TOKENS),
         writes=statements.writes or count > MAX_TOKENS,
         is_copy=statements.is_copy,
         is_several=statements.count > 1,
@@ -121,7 +126,8 @@ def tokens(statement: bytes, is_skimmed: bool = False) -> Iterator[tuple[str, by
 
     Kinds: word (keywords and names), name ("quoted"), number, parameter ($1), string ('...' and $$...$$; U&, N, B and X
     are tokens before it), escaped (E'...'), mark (any other byte). What is not closed goes to the end. is_skimmed makes
-    one token, dull, of as many constants, commas and operators as it can.
+    one token, dull, of as many constants, commas and operators as it can. Behind comments that nest too often come more
+    than MAX_TOKENS, and no end.
     """
     end, escapes = 0, False  # escapes: the last token is an E'...', which a quote would continue
     while found := (_SKIMMED if is_skimmed and not escapes else _TOKEN).match(statement, end):
@@ -129,6 +135,9 @@ def tokens(statement: bytes, is_skimmed: bool = False) -> Iterator[tuple[str, by
         begin, end = found.span(kind)
         if kind in ("line", "block"):
             end = _comment_end(statement, begin) if kind == "block" else end
+            if end < 0:
+                yield from repeat(("mark", b"/", begin, begin + 1), MAX_TOKENS + 1)
+                return
             continue
         if kind == "dollar":
             kind, closing = "string", statement.find(found[kind], end)
@@ -140,12 +149,14 @@ def tokens(statement: bytes, is_skimmed: bool = False) -> Iterator[tuple[str, by
 
 
 def _comment_end(statement: bytes, begin: int) -> int:
-    """Where the comment that begins there ends; comments nest."""
+    """Where the comment that begins there ends; comments nest. -1 where that takes too long to find."""
     depth = 0
-    for edge in _COMMENT_EDGE.finditer(statement, begin):
+    for number, edge in enumerate(_COMMENT_EDGE.finditer(statement, begin)):
         depth += 1 if edge[0] == b"/*" else -1
         if depth == 0:
             return edge.end()
+        if number > MAX_TOKENS:
+            return -1
     return len(statement)
 
 
@@ -253,10 +264,13 @@ class _Positions:
 _FIELDS = re.compile(rb"\binterval\s+(?:year|month|day|hour|minute|second)\b", re.IGNORECASE)
 
 
-def _obstacle(statement: bytes, statements: _Statements, positions: _Positions) -> str:
+def _obstacle(statement: bytes, statements: _Statements, positions: _Positions, is_read: bool) -> str:
     parameters = statement.count(0)
+    if len(statement) > MAX_BYTES:
+        return "too long to keep"  # nor is it looked at any further
+    if not is_read:
+        return "too long to be read"
     obstacles = (
-        (len(statement) > MAX_BYTES, "too long to keep"),  # so is whatever was not read to its end
         (parameters > MAX_PARAMETERS, "too many parameters"),
         (statements.count == 0, "empty"),
         (statements.count > 1, "several statements"),

@@ -119,7 +119,10 @@ def _other_unit(backend: Backend, request: Request, now: float) -> Unit:
 
 def _server_timeout(backend: Backend, request: Request, now: float) -> int:
     """The milliseconds after which the server itself is to end it; 0 where the endpoint's limit comes first."""
-    milliseconds = settings.until(request.deadline, now, backend.pool.endpoint.query_timeout)
+    limit = backend.pool.endpoint.query_timeout
+    if request.settings:
+        limit = settings.own_timeout(request.settings, limit)
+    milliseconds = settings.until(request.deadline, now, limit)
     request.is_timed = milliseconds > 0
     return milliseconds
 

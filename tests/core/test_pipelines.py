@@ -8,7 +8,6 @@ from world import OK, World, failure
 
 from client.protocol import Failure
 from poold.core import effects, machine
-from poold.core.endpoint import EndpointState
 from poold.core.group import SHARING
 from poold.core.state import BackendState as S
 from poold.core.statements import AHEAD_SECONDS, PATIENCE_SECONDS, PROBE_AFTER
@@ -233,8 +232,7 @@ def test_nobody_joins_on_a_backend_that_is_to_be_replaced() -> None:
 def test_nobody_joins_on_a_backend_above_its_pools_share() -> None:
     world, backend, requests = sharing(2)
     pool = world.broker.backends[backend].pool
-    pool.endpoint.state = EndpointState.QUARANTINED
-    pool.group.respread()
+    pool.cap = 0  # another endpoint has come back
     short(world)
     assert running(world, backend) == requests
 

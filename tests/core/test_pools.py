@@ -341,10 +341,56 @@ def test_where_no_backend_can_be_opened_an_old_one_is_closed_first() -> None:
     group = world.broker.groups["default"]
     world.connect_all()
     world.pass_time(100.0 - REPLACE_AHEAD + 1.0)
-    (connecting,) = group.pools[0].connecting
-    world.broker.connect_failed(connecting, "refused", world.now)
-    world.pass_time(REPLACE_AHEAD)
-    assert [close.reason for close in world.taken(effects.Close)] == ["max_lifetime"]
+    for _ in range(round(REPLACE_AHEAD / 0.01)):
+        answer_connects(world, down={"main"})
+        world.pass_time(0.01)
+    assert not group.pools[0].open
+    assert {close.reason for close in world.taken(effects.Close)} == {"max_lifetime"}
+
+
+def test_one_refused_connect_does_not_freeze_a_pool_whose_backends_work() -> None:
+    world = World(max_size=6, queue_timeout=30.0)
+    world.client()
+    for _ in range(2):
+        world.query()
+    world.connect_all()
+    for _ in range(6):
+        world.query()
+    run_for(world, 10.0, down={"main"})
+    assert sizes(world)["main"] in (2, 3), "those that work, and one that tries"
+    run_for(world, endpoint.LONGEST_PAUSE_BESIDE * 2, down=set())
+    assert sizes(world) == {"main": 6}
+
+
+def test_who_waits_while_backends_work_is_told_that_none_became_free() -> None:
+    world = World(max_size=2, queue_timeout=3.0)
+    world.client()
+    world.query()
+    world.connect_all()
+    waiting = world.query()
+    run_for(world, 4.0, down={"main"})
+    (answer,) = [reply.body for reply in world.taken(effects.Reply) if reply.body.request == waiting]
+    assert answer.kind == "pool-timeout"
+    assert "connection refused" in answer.message
+
+
+def test_an_endpoint_that_refuses_more_keeps_what_is_open_and_leaves_the_rest_to_others() -> None:
+    world = World(("a", "b"), min_size=0, max_size=6, endpoint_settings={"query_timeout": 0.0})
+    world.client()
+    for _ in range(4):
+        world.query()
+        run_for(world, 0.1, down=set())
+    assert sizes(world) == {"a": 2, "b": 2}
+    for _ in range(4):
+        world.query()
+    run_for(world, 10.0, down={"b"})
+    pools = {pool.endpoint.name: pool.open for pool in world.broker.groups["default"].pools}
+    assert pools["b"] == 2
+    assert pools["a"] >= 3
+    for backend in list(world.broker.groups["default"].pools[1].active):
+        world.broker.lost(backend, "gone", world.now)
+    run_for(world, 0.3, down={"b"})
+    assert world.broker.groups["default"].pools[0].open >= 5, "what is lost there is made up for"
 
 
 def test_a_backend_in_use_is_not_closed_for_its_age() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poold.core.sql import MAX_BYTES, MAX_PARAMETERS, Traits, examine, tokens
+from poold.core.sql import MAX_BYTES, MAX_PARAMETERS, MAX_TOKENS, Traits, examine, tokens
 
 INT2, INT4, INT8, NUMERIC, TEXT, UNKNOWN = 21, 23, 20, 1700, 25, 0
 
@@ -546,7 +546,7 @@ def test_skimming_leaves_out_nothing_but_constants(statement: bytes) -> None:
         ("$a", 2),
         (" ", 0),
         ("-", 0),
-        ("/*", 0),
+        ("/*", MAX_TOKENS + 1),
         ("/**/", 0),
     ],
 )
@@ -554,14 +554,16 @@ def test_any_length_of_one_thing_has_its_number_of_tokens(unit: str, count: int)
     statement = (unit.encode() * MAX_BYTES)[:MAX_BYTES]
     assert sum(1 for _ in tokens(statement)) == count
     assert sum(1 for _ in tokens(statement, True)) <= count
-    assert (obstacle(statement.decode()) == "empty") is (count == 0 or unit == ";")
+    is_read = count <= MAX_TOKENS
+    assert (obstacle(statement.decode()) == "empty") is (is_read and (count == 0 or unit == ";"))
 
 
 @pytest.mark.parametrize("unit", ["(", "'", "/*", "$a$", "$", " ", "\0", "(1, "])
 def test_a_megabyte_of_one_thing_is_examined(unit: str) -> None:
     found = examine(unit.encode() * (MEGABYTE // len(unit)), b"")
     assert found.obstacle == "too long to keep"
-    assert found.is_empty is (unit in ("/*", " "))
+    assert found.is_empty is (unit == " ")
+    assert found.is_read is (unit in (" ", "\0"))
 
 
 @pytest.mark.parametrize(
@@ -575,7 +577,7 @@ def test_a_megabyte_in_quotes_is_one_token(opening: str, unit: str) -> None:
 
 
 def test_deep_nesting_is_no_recursion() -> None:
-    depth = MAX_BYTES // 2 - 100
+    depth = MAX_TOKENS // 2 - 100
     assert obstacle("(" * depth + "SELECT a ORDER BY \0" + ")" * depth) == POSITION
     assert obstacle("SELECT a ORDER BY " + "(" * depth + "\0" + ")" * depth) == POSITION
     assert obstacle("SELECT a ORDER BY " + "[" * depth + "\0" + "]" * depth) == ""

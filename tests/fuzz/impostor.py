@@ -35,10 +35,11 @@ class _Cheated(World):
         wire.send(unit)
         error = "server closed the connection unexpectedly" if piece is None else ""
         try:
-            for done in wire.received(piece or b""):
-                self.broker.completed(backend, done, self.now)
+            wire.received(piece or b"")
         except WireError as wrong:
             error = str(wrong)
+        for done in wire.completed:
+            self.broker.completed(backend, done, self.now)
         if error and self._wires.pop(backend, None) is not None:
             last = wire.last_failure()
             self.broker.lost(backend, wire.fatal or error, self.now, 0, wire.partial(), last)

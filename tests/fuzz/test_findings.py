@@ -321,12 +321,24 @@ def test_a_bulk_load_is_read_to_its_end() -> None:
 
 def test_a_messages_statements_are_read_together_up_to_the_limit() -> None:
     def plan(count: int) -> Plan:
-        text = b"SELECT " + b"a," * 10_000
+        text = b"SELECT " + b"a," * 2_000
         steps = [Step(text + b"%d" % number, b"", b"", True, (), 0, None) for number in range(count)]
         return Plan(split_steps(steps)[0], Statements())
 
-    assert plan(4).obstacle == ""
-    assert "statement 5 of the transaction is too long to be read: more than 100000 words" in plan(6).obstacle
+    assert plan(12).obstacle == ""
+    assert "statement 13 of the transaction is too long to be read: more than 50000 words" in plan(14).obstacle
+
+
+def test_of_a_message_no_statement_is_taken_that_is_not_read_to_its_end() -> None:
+    step = Step(b"SELECT " + b"a," * 10_000 + b"a; COMMIT", b"", b"", True, (), 0, None)
+    assert "more than 5000 words" in Plan(split_steps([step])[0], Statements()).obstacle
+
+
+def test_comments_that_nest_without_end_are_not_read() -> None:
+    for text in (b"/*" * 1_000_000, b"SELECT 1 " + b"/*" * 10_000 + b"*/" * 10_000 + b"; COMMIT"):
+        found = sql.examine(text, b"")
+        assert not found.is_read
+        assert found.writes
 
 
 @pytest.mark.parametrize("frames", [frame(b"") * 1000, PING * 1000, b"\x01\x00" * 1000])

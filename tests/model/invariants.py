@@ -11,6 +11,7 @@ from model.books import Books
 from model.lines import Line
 from model.shell import Shell
 from poold.core.broker import Broker
+from poold.core.endpoint import EndpointState
 from poold.core.group import Group
 from poold.core.lifecycle import BrokerState
 from poold.core.pool import Backend
@@ -74,6 +75,17 @@ class Invariants:
             if is_idle:
                 assert group.queue.first(group.priorities()) is None, f"one waits in {group.name} while a backend idles"
             assert size or self.broker.timers.next_deadline() is not None
+            self._check_growth(group)
+
+    def _check_growth(self, group: Group) -> None:
+        """Where some wait and the group may have more backends, one is being opened, or will be tried soon."""
+        if group.size >= group.config.max_size or group._wanted() <= 0 or self.broker.state is BrokerState.STOPPED:
+            return
+        assert any(
+            pool.connecting
+            or (pool.endpoint.state is EndpointState.QUARANTINED and pool in self.broker.timers._deadlines)
+            for pool in group.pools
+        ), f"some wait in {group.name}, and nothing is done to let it grow"
 
     def check_members(self, group: Group) -> None:
         """A backend is in exactly the collection that its state names."""

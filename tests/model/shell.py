@@ -94,6 +94,8 @@ class Shell:
                 self._given(self.lines[number], unit)
             case effects.Cancel(number):
                 self._cancels(self.lines[number])
+            case effects.Look(number):
+                self._looks(self.lines[number])
             case effects.Close(number, reason):
                 line = self.lines[number]
                 assert not line.is_closed
@@ -177,6 +179,10 @@ class Shell:
             assert job.owner == target.owner
             assert job.kind not in ("commit", "rollback"), "COMMIT is never cancelled"
             job.was_cancelled = True
+
+    def _looks(self, line: Line) -> None:
+        """The server is asked whether it is at work there; nobody answers."""
+        assert line.orders, "nothing to look for"
 
     def _mark_lost(self, line: Line) -> None:
         for order in line.orders:

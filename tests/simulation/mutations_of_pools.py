@@ -90,6 +90,19 @@ def the_janitor_looks_too_seldom(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutation
+def an_endpoint_is_probed_only_in_an_empty_pool(patch: pytest.MonkeyPatch) -> None:
+    spread = routing.spread
+
+    def spread_without_what_is_open(pools: Any, *sizes: int) -> None:
+        spread(pools, *sizes)
+        for each in pools:
+            if each.endpoint.state is EndpointState.PROBING:
+                each.cap = min(each.cap, 1)
+
+    patch.setattr(routing, "spread", spread_without_what_is_open)
+
+
+@mutation
 def a_connect_that_fails_after_another_is_not_made_up_for(patch: pytest.MonkeyPatch) -> None:
     def connect_failed(original: Any, self: Deadlines, backend: Any, error: str, now: float) -> None:
         if backend.pool.endpoint.state is not EndpointState.QUARANTINED:

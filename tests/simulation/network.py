@@ -181,6 +181,20 @@ class Network(Turns):
         server = self.sim.servers[wire.endpoint]
         return (server.cluster.identity, str(server.epoch)) if self.sim.scenario.has_identity else ("", "")
 
+    def _looks(self, line: Line) -> None:
+        """The answer comes by another connection, or there is none."""
+        super()._looks(line)
+        server = self.sim.servers[line.endpoint]
+        if server.is_up and max(server.unreachable_until, server.frozen_until) <= self.sim.now:
+            self.sim.tell_at(self.sim.now + 2 * self._latency(), self._looked, line)
+
+    def _looked(self, line: Line) -> str | None:
+        if line.number not in self.lines or line.is_closed:
+            return None
+        is_at_work = not self.sim.is_calm and self.sim.random.random() < 0.5
+        self.about(line.number, self.broker.looked, is_at_work, self.sim.now)
+        return f"looked for {line.number}"
+
     def _refused(self, wire: Wire) -> str | None:
         if wire.number not in self.lines or wire.is_reset:
             return None
