@@ -10,13 +10,13 @@ from __future__ import annotations
 from client.protocol import Commit, Failure, ProtocolViolation, Query, Result, Rollback, Transaction
 from client.rules import NO_SESSION, OPENS_SESSION
 from poold.config import BrokerConfig
-from poold.core import failures, settings
+from poold.core import failures, outcomes, settings
 from poold.core.group import Group
 from poold.core.machine import rolled_back
 from poold.core.messages import refusal
 from poold.core.request import Client, Lease, Request, Verb
 from poold.core.script import Script
-from poold.core.sessions import NOTHING
+from poold.core.sessions import NOTHING, UNSEEN
 from poold.core.statements import Statement, StatementState
 
 # As plain globals: to name a member of an Enum costs five times as much, and these are named for every request.
@@ -95,6 +95,8 @@ class Admission:
             request.opens = opens
         if is_special:
             request.use = statement.use
+            if message.settings and lease is None and outcomes.may_commit(statement):
+                request.use = statement.use.joined(UNSEEN)  # its settings last until the reset
             request.settings = message.settings
             request.is_literal = settings.move_names(message.settings)
         return request

@@ -19,11 +19,11 @@ from client.protocol import (
     TransactionResult,
 )
 from client.rules import BATCH
-from poold.core import failures, schema
+from poold.core import failures, outcomes, schema
+from poold.core.counting import Counting
 from poold.core.effects import Bound, Cancel, Execute, Prepare, Reply, Simple
 from poold.core.facts import Completion, Outcome
 from poold.core.group import Group
-from poold.core.lifecycle import Lifecycle
 from poold.core.pool import Backend
 from poold.core.request import Lease, Request, Verb
 from poold.core.sessions import NOTHING
@@ -58,7 +58,7 @@ STALE = (*OUTDATED, *FORGOTTEN)
 _CANCELED = "57014"
 
 
-class Machine(Lifecycle):
+class Machine(Counting):
     """The steps of requests and leases."""
 
     def _accept(self, request: Request, now: float) -> Failure | None:
@@ -109,11 +109,14 @@ class Machine(Lifecycle):
     def _start(self, backend: Backend, request: Request, now: float) -> None:
         """Run the request on the backend, which is free, or runs only short statements."""
         pool = backend.pool
+        statement = request.statement
+        if request.verb is _QUERY and statement is not None and statement.state is not _PREPARED:
+            self._ask_before(backend, request, now)
         request.state = _RUNNING
         request.backend = backend
         request.started = now
-        if request.statement is not None:
-            request.statement.begun = now
+        if statement is not None:
+            statement.begun = now
         request.unit = unit = unit_for(backend, request, now)
         backend.running.append(request)
         if request.priority == BATCH:
@@ -134,7 +137,7 @@ class Machine(Lifecycle):
         if len(backend.running) == 1:
             pool.move(backend, _ACTIVE)
             self._guard(backend, request, now)
-        else:
+        elif not request.is_counted:
             pool.stats.joined += 1
         self._effects.append(Execute(backend.number, unit))
 
@@ -207,6 +210,8 @@ class Machine(Lifecycle):
                 )
             if done.transaction == TX_BROKEN:
                 reply = reply._replace(transaction=TX_NONE if request.lease is None else TX_LOST)
+            if statement is not None and outcomes.may_commit(statement):
+                reply = outcomes.judged(request, reply, done)
         self._answer(request, reply)
 
     def _learn(
@@ -300,7 +305,7 @@ class Machine(Lifecycle):
         request.reason = request.reason or reason
         if is_first and request.verb in (_QUERY, Verb.TRANSACTION):
             self.timers.clear(request)
-            if backend.running[0] is request:
+            if backend.request is request:
                 self.timers.set(backend, now + CANCEL_TIMEOUT)
                 self._send_cancel(backend)
 

@@ -22,6 +22,7 @@ from client.protocol import ProtocolViolation
 from poold.core import literals, sessions, sql
 from poold.core.effects import Bound, Command, Deallocate, Plain, Prepare, Simple, Unit
 from poold.core.facts import Completion
+from poold.core.proofs import Proof
 
 # Runs with literals before a statement is probed: a statement that comes once is not worth a name on every backend.
 PROBE_AFTER = 3
@@ -78,10 +79,12 @@ class Statement:
         "has_cast",
         "is_forgotten",
         "is_short",
+        "may_commit",
         "mean",
         "name",
         "numbered",
         "patience",
+        "proof",
         "recent",
         "runs",
         "sightings",
@@ -102,6 +105,8 @@ class Statement:
         self.state = _LITERAL
         self.traits: sql.Traits | None = None  # looked up when first wanted
         self.use = sessions.use_of(template)  # what it may leave in its session
+        self.may_commit: bool | None = None  # by itself, see outcomes; None until somebody has looked
+        self.proof: Proof | None = None
         # The columns that its literals gave; b"" before the first run.
         self.columns: bytes | None = b""
         self.has_cast = _CAST.search(template) is not None  # of a parameter, by ::

@@ -10,6 +10,7 @@ from __future__ import annotations
 from client.protocol import ProtocolViolation
 from poold.core import settings
 from poold.core.effects import Command, Simple, Unit, in_order
+from poold.core.outcomes import settings_before
 from poold.core.pool import Backend
 from poold.core.request import Request, Verb
 from poold.core.settings import Run
@@ -32,6 +33,9 @@ def unit_for(backend: Backend, request: Request, now: float) -> Unit:
     is_timed = request.deadline is not None and request.lease is None and statement.examine().is_plain
     milliseconds = _server_timeout(backend, request, now) if is_timed else 0
     if milliseconds or request.settings:
+        if request.is_counted and request.lease is None:
+            request.then = (_literal(statement, request.values),)
+            return settings_before(request)
         return _unit_with_settings(backend, request, statement, milliseconds)
     if is_prepared(request, statement):
         if not request.begin:
