@@ -99,7 +99,7 @@ class Backends:
     async def _open_backend(self, number: int, group: str, endpoint: str) -> None:
         try:
             connection, server = await connecting.connect(self._config.endpoints[endpoint], self._config.groups[group])
-            backend = Backend(number, connection, self._config.broker.max_result_bytes, self)
+            backend = Backend(number, connection, self._config, group, self)
         except (psycopg2.Error, OSError, UnicodeError, libpq.LibpqError) as error:
             log.warning("connect failed endpoint=%s error=%s", endpoint, one_line(error))
             self._opening.pop(number, None)
@@ -147,9 +147,10 @@ class Backends:
 class Backend:
     """One open connection."""
 
-    def __init__(self, number: int, connection: Any, max_result_bytes: int, owner: Backends) -> None:
+    def __init__(self, number: int, connection: Any, config: Config, group: str, owner: Backends) -> None:
         self.number = number
-        self.wire = Wire(max_result_bytes, Reported(connection.get_parameter_status))
+        reported = Reported(connection.get_parameter_status, config.groups[group].read_only)
+        self.wire = Wire(config.broker.max_result_bytes, reported)
         # Units of which nothing has been sent: in the wire's outbox, and of what is being sent.
         self.waiting = 0
         self._untouched = 0
