@@ -172,7 +172,9 @@ class Admission:
         lease = client.leases.get(message.lease)
         if lease is None:
             if verb is Verb.COMMIT:
-                return _gone(client, message.lease)
+                # An earlier COMMIT may have ended it, of which its client, or the one before, has heard nothing.
+                unknown = failures.end_unknown("it had ended already")
+                return client.lost_leases.get(message.lease, unknown)
             client.lost_leases.pop(message.lease, None)
             return rolled_back(message.request)
         return Request(client, message.request, lease.group, verb, now, lease=lease)

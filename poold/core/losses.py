@@ -49,7 +49,10 @@ class Losses(Messages):
         self._remove(backend)
         if lease is not None:
             lease.backend = None
-            self._lose_lease(lease, f"the connection to endpoint {endpoint!r} was lost ({error})", now)
+            reason = f"the connection to endpoint {endpoint!r} was lost ({error})"
+            self._lose_lease(lease, reason, now)
+            if len(running) > unsent and failures.may_end(running[-1]):
+                lease.client.lease_lost(lease.number, failures.end_unknown(reason))
         # The last ones first, as each goes to the front of the queue.
         for place in range(len(running) - 1, -1, -1):
             request = running[place]
@@ -104,6 +107,9 @@ class Losses(Messages):
             reply = failures.not_run(backend.pool.endpoint.name, error)
         elif last is not None and request.lease is None and not last.notices and not _may_commit(request):
             reply = last
+        elif not is_begun and request.lease is not None and not request.then:
+            reason = f"the connection to endpoint {backend.pool.endpoint.name!r} was lost ({error})"
+            reply = failures.lease_lost(reason, request.lease.is_session)
         else:
             # All of a lease's statements are in a transaction, but those of a session that has begun none.
             is_inside = request.begin or backend.transaction != TX_NONE

@@ -291,7 +291,7 @@ class Machine(Counting):
                 reply = reply._replace(transaction=_transaction_of(lease))  # its lease goes on
         self._answer(request, reply)
         if lease is not None and request.opens:
-            self._end_lease(lease, "its first statement did not run", now)
+            self._lose_lease(lease, "its first statement did not run", now)
 
     def _cancel(self, request: Request, state: RequestState, reason: str, now: float) -> None:
         """Cancel a running statement. COMMIT and ROLLBACK are left alone: what they do cannot be taken back.

@@ -41,6 +41,12 @@ _ALONE = re.compile(rb"\s*+(?:DELETE|INSERT|MERGE|SELECT|TABLE|UPDATE|VALUES|WIT
 # Verbs that may commit a transaction block, besides PREPARE TRANSACTION.
 _COMMITTING = (b"COMMIT", b"END")
 
+# What has effects that no transaction undoes: DROP DATABASE leaves one that nobody can use, a subscription its slot.
+_OUTSIDE = re.compile(rb"\b(?:DATABASE|SUBSCRIPTION|TABLESPACE|SYSTEM)\b", re.IGNORECASE)
+# Classes of codes that come at any time: no connection, no room, cancelled, no file, a bug.
+_INTERRUPTIONS = ("08", "53", "57", "58", "XX")
+
+_CUT_OFF = "what it had done by then outside of its transaction may have stayed"
 _IN_PARTS = "it ran in more than one transaction: what it did in earlier ones may have been committed"
 _NOT_TOLD = "it may have committed a part of its work before it failed, PostgreSQL could not tell"
 
@@ -96,9 +102,9 @@ def judged(request: Request, reply: Result | Failure, done: Completion) -> Resul
     statement = request.statement
     assert statement is not None
     if request.ended is not None:
-        if request.is_in_one_step:
+        if request.is_in_one_step and not _is_cut_off(statement, reply):
             return reply
-        why = _NOT_TOLD if request.is_in_one_step is None else _IN_PARTS
+        why = _CUT_OFF if request.is_in_one_step else _NOT_TOLD if request.is_in_one_step is None else _IN_PARTS
     elif may_end_block(statement.sql):
         why = _NOT_TOLD
     elif request.is_counted and done.transaction == TX_BROKEN and not statement.examine().is_several:
@@ -106,6 +112,11 @@ def judged(request: Request, reply: Result | Failure, done: Completion) -> Resul
     else:
         return reply
     return reply._replace(outcome=UNKNOWN, message=f"{reply.message.rstrip()} ({why})")
+
+
+def _is_cut_off(statement: Statement, reply: Failure) -> bool:
+    """Whether it works outside of its transaction, on files or another server, and was ended in the middle of that."""
+    return _OUTSIDE.search(statement.sql) is not None and (reply.sqlstate or "")[:2] in _INTERRUPTIONS
 
 
 # Settings of what may commit by itself.
