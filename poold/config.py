@@ -101,7 +101,7 @@ class GroupConfig:
     max_lifetime: float = setting("an older backend is replaced; 0 is never", 3600.0, 0)
     idle_in_transaction_timeout: float = setting("a lease idle for longer is rolled back; 0 is never", 60.0, 0)
     lease_timeout: float = setting("a lease held for longer is rolled back; 0 is never", 600.0, 0)
-    read_only: bool = setting("true: nothing can be written, and lost statements are run again", False)
+    read_only: bool = setting("true: statements can write nothing to the database", False)
     prepare: str = setting("auto: statements seen often are prepared; off: never", "auto", choices=("auto", "off"))
     pipeline_depth: int = setting("short autocommit statements that may share a backend; 1 is none", 16, 1)
     track_outcome: bool = setting("find out what became of a COMMIT whose answer was lost; costs 8 % of TPC-B", False)
