@@ -120,7 +120,7 @@ class Backends:
             connection, server = await connecting.connect(
                 self._config.endpoints[endpoint], self._config.groups[group], self._learned[endpoint]
             )
-            backend = Backend(number, connection, self._config.broker.max_result_bytes, self, endpoint)
+            backend = Backend(number, connection, self._config, group, self, endpoint)
         except (psycopg2.Error, OSError, UnicodeError, libpq.LibpqError) as error:
             log.warning("connect failed endpoint=%s error=%s", endpoint, one_line(error))
             self._opening.pop(number, None)
@@ -209,13 +209,14 @@ class Backend:
     """One open connection."""
 
     def __init__(
-        self, number: int, connection: Any, max_result_bytes: int, owner: Backends, endpoint: str = ""
+        self, number: int, connection: Any, config: Config, group: str, owner: Backends, endpoint: str = ""
     ) -> None:
         self.number = number
         self.endpoint = endpoint
         self.pid = int(connection.get_backend_pid())
+        reported = Reported(connection.get_parameter_status, config.groups[group].read_only)
         prefix = b"poold_%b_" % secrets.token_hex(8).encode()
-        self.wire = Wire(max_result_bytes, Reported(connection.get_parameter_status), prefix)
+        self.wire = Wire(config.broker.max_result_bytes, reported, prefix)
         # Units of which nothing has been sent: in the wire's outbox, and of what is being sent.
         self.waiting = 0
         self._untouched = 0

@@ -106,7 +106,7 @@ class GroupConfig:
     max_lifetime: float = setting("an older backend is replaced; 0 is never", 3600.0, 0)
     idle_in_transaction_timeout: float = setting("a lease idle for longer is rolled back; 0 is never", 60.0, 0)
     lease_timeout: float = setting("a lease held for longer is rolled back; 0 is never", 600.0, 0)
-    read_only: bool = setting("true: nothing can be written, and lost statements are run again", False)
+    read_only: bool = setting("true: statements can write nothing to the database", False)
     prepare: str = setting("auto: statements seen often are prepared; off: never", "auto", choices=("auto", "off"))
     plans: str = setting(
         "custom: prepared statements are planned for their values, as literals are; auto: as PostgreSQL decides",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from client.protocol import TX_BROKEN, TX_NONE, Failure
-from poold.reported import RELIED_ON
+from poold.reported import READ_ONLY, RELIED_ON
 
 
 class WireError(Exception):
@@ -26,7 +26,7 @@ def refused(text: str, outcome: str) -> Failure:
 def relied_on_changed(outcome: str) -> Failure:
     """For the statement that changed them, and for those behind it, whose values may be written in another way."""
     text = (
-        f"a statement must not change {', '.join(RELIED_ON)}: the clients' literals and values rely on them; "
-        "the connection was closed, an open transaction rolled back"
+        f"a statement must not change {', '.join(RELIED_ON)}: the clients' literals and values rely on them; nor "
+        f"{READ_ONLY} in a group that is read_only; the connection was closed, an open transaction rolled back"
     )
     return Failure(0, TX_BROKEN, "usage", outcome, text, None, {})

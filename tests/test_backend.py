@@ -17,7 +17,7 @@ class Shell:
     """Backends of a core that takes everything to heart, and what it was told."""
 
     def __init__(self) -> None:
-        config = Config(
+        self._config = Config(
             broker=BrokerConfig(address="ipc:///tmp/x"),
             endpoints={"main": EndpointConfig(host="/tmp", dbname="db", user="user")},
             groups={"default": GroupConfig(endpoints=("main",))},
@@ -26,7 +26,7 @@ class Shell:
         self.woken = 0
         self.poller = Poller()
         core: Any = SimpleNamespace(lost=lambda *told: self._lost.set_result(told))
-        self.backends = Backends(config, core, self._wake, self.poller)
+        self.backends = Backends(self._config, core, self._wake, self.poller)
 
     def open(self, number: int) -> socket.socket:
         """A backend that is open; the server's end of its connection."""
@@ -35,7 +35,7 @@ class Shell:
         connection = SimpleNamespace(
             fileno=ours.fileno, close=ours.close, pgconn_ptr=None, get_parameter_status=lambda _: ""
         )
-        self.backends._open[number] = Backend(number, connection, 1 << 20, self.backends)
+        self.backends._open[number] = Backend(number, connection, self._config, "default", self.backends)
         return theirs
 
     def give(self, number: int, *units: Any) -> None:

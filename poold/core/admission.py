@@ -7,13 +7,15 @@ kept.
 
 from __future__ import annotations
 
-from client.protocol import Commit, Failure, ProtocolViolation, Query, Result, Rollback, Transaction
+from client.protocol import TX_NONE, Commit, Failure, ProtocolViolation, Query, Result, Rollback, Transaction
 from client.rules import NO_SESSION, OPENS_SESSION
 from poold.config import BrokerConfig
-from poold.core import failures, settings
+from poold.core import failures, read_only, settings
 from poold.core.group import Group
 from poold.core.machine import rolled_back
 from poold.core.messages import refusal
+from poold.core.plan import Plan
+from poold.core.pool import Backend
 from poold.core.request import Client, Lease, Request, Verb
 from poold.core.script import Script
 from poold.core.sessions import NOTHING
@@ -80,6 +82,8 @@ class Admission:
         # What most requests have not is left to the defaults of the class, and not looked at again.
         is_special = statement.use is not NOTHING or message.settings or statement.is_forbidden
         refused = _objection(statement, message) if is_special else None
+        if refused is None and group.config.read_only:
+            refused = _would_write(statement, message, lease)
         if refused is not None:
             return refused
         if message.lease and lease is None:
@@ -117,6 +121,8 @@ class Admission:
         if len(message.values) != plan.count:
             return failures.protocol(f"{plan.count} statements have {len(message.values)} values")
         config, limit = group.config, self._config.max_result_bytes
+        if config.read_only and (refused := _message_would_write(plan, message)) is not None:
+            return refused
         script = Script(message, plan, group.statements, config.track_outcome, limit, config.read_only)
         refused = refusal(script)
         if refused is not None:
@@ -177,7 +183,9 @@ class Admission:
         lease = client.leases.get(message.lease)
         if lease is None:
             if verb is Verb.COMMIT:
-                return _gone(client, message.lease)
+                # An earlier COMMIT may have ended it, of which its client, or the one before, has heard nothing.
+                unknown = failures.end_unknown("it had ended already")
+                return client.lost_leases.get(message.lease, unknown)
             client.lost_leases.pop(message.lease, None)
             return rolled_back(message.request)
         return Request(client, message.request, lease.group, verb, now, lease=lease)
@@ -222,6 +230,33 @@ def _objection(statement: Statement, message: Query) -> Failure | None:
     if traits.is_several or traits.controls_transaction or traits.is_empty:
         return failures.usage("settings travel with one statement, which is no BEGIN or COMMIT; send each by itself")
     reason = settings.objection(message.settings)
+    return failures.usage(reason) if reason else None
+
+
+def _would_write(statement: Statement, message: Query, lease: Lease | None) -> Failure | None:
+    """Why the statement cannot run in a group that is read-only, None where it can."""
+    is_in_block = message.begin or (
+        lease is not None
+        and (not lease.is_session or (lease.backend is not None and _is_in_block(lease.backend, lease)))
+    )
+    reason = read_only.settings_objection(message.settings) or read_only.objection(
+        statement.sql, message.values, is_in_block
+    )
+    return failures.usage(reason) if reason else None
+
+
+def _is_in_block(backend: Backend, lease: Lease) -> bool:
+    """Whether the session certainly is inside of a transaction block."""
+    return backend.transaction != TX_NONE and not backend.running and not lease.pending
+
+
+def _message_would_write(plan: Plan, message: Transaction) -> Failure | None:
+    reason = read_only.settings_objection(message.settings)
+    if message.read_only is False:
+        reason = "this group is read_only, its transactions cannot be READ WRITE"
+    for place, at in enumerate(plan.places):
+        if at >= 0 and not reason:
+            reason = read_only.objection(plan.statement(place).sql, message.values[at], is_in_block=True)
     return failures.usage(reason) if reason else None
 
 

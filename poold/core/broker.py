@@ -13,7 +13,7 @@ from typing import Any
 from client.protocol import TX_BROKEN, TX_NONE, Commit, Failure, Query, Release, Result, Rollback, Transaction
 from client.rules import BATCH
 from poold.config import Config
-from poold.core import failures, janitor
+from poold.core import failures, janitor, outcomes
 from poold.core.access import Caller, open_to
 from poold.core.admission import Admission
 from poold.core.deadlines import Deadlines
@@ -37,6 +37,7 @@ _ACTIVE = BackendState.ACTIVE
 _CANCELLING = BackendState.CANCELLING
 _PROBE = Verb.PROBE
 _INQUIRY = Verb.INQUIRY
+_QUESTION = Verb.QUESTION
 _IS_RUNNING = BrokerState.RUNNING
 _IS_DRAINING = BrokerState.DRAINING
 
@@ -314,10 +315,14 @@ class Broker(Deadlines):
             running.popleft()
             if request.verb is _PROBE:
                 pass
-            elif request.verb > _INQUIRY:
+            elif request.verb > _QUESTION:
                 self._told_by_server(backend, request, done, now)
             elif request.verb is _INQUIRY:
                 self._inquired(request, done, now)
+            elif request.verb is _QUESTION:
+                self._counted(backend, done, now)
+            elif request.is_counted and self._wants_count(request, backend, done):
+                pass  # it is answered when the server has been asked
             else:
                 self._finish(request, backend, done, now)
         backend.completed = now
@@ -332,7 +337,7 @@ class Broker(Deadlines):
         else:
             idle_since = backend.idle_since
             self._rest(backend, now)
-            if request.verb > _INQUIRY:
+            if request.verb > _QUESTION:
                 backend.idle_since = idle_since  # whoever asks by himself keeps no backend that nobody needs
         if request.priority == BATCH and request.group.queue.size:
             self._serve(request.group, now)  # others of its priority may be waiting for their share
@@ -352,8 +357,10 @@ class Broker(Deadlines):
         following, request.then = request.then, ()
         if done.failure is None and request.state is _RUNNING:
             request.unit = following
+            request.number_before = outcomes.number_in(done) if request.is_counted else b""
             self._effects.append(Execute(backend.number, following))
             return True
+        request.is_counted = False
         done.failure = done.failure or failures.withdrawn()._replace(transaction=done.transaction)
         return False
 

@@ -79,7 +79,7 @@ class Deadlines(Watching):
 
     def _lease_due(self, lease: Lease, now: float) -> None:
         """The lease was idle, or held, for too long."""
-        request = lease.backend.request if lease.backend is not None else None
+        request = lease.backend.running[-1] if lease.backend is not None and lease.backend.running else None
         if request is not None and request.verb is not Verb.QUERY:
             return  # it is ending by itself
         config = lease.group.config

@@ -104,15 +104,26 @@ def left_open() -> Failure:
     return Failure(0, TX_NONE, "usage", FAILED, text, None, {})
 
 
+def may_end(request: Request) -> bool:
+    """Whether the request may have committed its lease's transaction."""
+    sql = request.statement.sql if request.statement is not None else b""
+    return request.verb is Verb.COMMIT or (request.verb is Verb.QUERY and _MAY_COMMIT.search(sql) is not None)
+
+
+def end_unknown(reason: str) -> Failure:
+    """The lease is gone, and nobody here knows how its transaction ended."""
+    text = f"whether the transaction was committed is not known: {reason}; call rollback() and look for what it did"
+    return Failure(0, TX_LOST, "transaction-lost", UNKNOWN, text, None, {})
+
+
 def connection_lost(request: Request, endpoint: str, error: str, in_transaction: bool) -> Failure:
     """The backend went away under a running statement; says what can be known of it.
 
     in_transaction: whether the statement ran inside one that only COMMIT could have made permanent.
     """
     where = f"the connection to endpoint {endpoint!r} was lost"
-    sql = request.statement.sql if request.statement is not None else b""
     lease = request.lease
-    if lease is not None and request.verb is Verb.QUERY and in_transaction and not _MAY_COMMIT.search(sql):
+    if lease is not None and request.verb is Verb.QUERY and in_transaction and not may_end(request):
         return lease_lost(f"{where} ({error})", lease.is_session)
     what = "COMMIT was" if request.verb is Verb.COMMIT else "the statement was"
     text = f"{where} while {what} running, it may have taken effect: {error}"

@@ -72,6 +72,10 @@ class Lifecycle(ABC):
         """Whether the request may run behind others on a backend."""
 
     @abstractmethod
+    def _ask_after(self, backend: Backend, now: float) -> None:
+        """Ask the server what a failed request left."""
+
+    @abstractmethod
     def _overdue(self, request: Request, now: float) -> None:
         """The request waited too long."""
 
@@ -90,6 +94,9 @@ class Lifecycle(ABC):
     def _rest(self, backend: Backend, now: float) -> None:
         """The backend runs nothing and no cancel is on its way: what is it for next?"""
         lease, transaction = backend.lease, backend.transaction
+        if backend.counting is not None:
+            self._ask_after(backend, now)
+            return
         if lease is not None and transaction == TX_BROKEN:
             self._lose_broken(lease, now)
             lease = None

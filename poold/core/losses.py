@@ -2,7 +2,7 @@
 
 What was certainly not begun is run elsewhere and nobody notices: what the shell had not written yet, and what waited in
 the connection behind a statement during which PostgreSQL said that it closes the connection. What may have run is
-reported so; only a group that can write nothing runs it again.
+reported so, but for what is proven to be a plain read: that is run again.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from collections.abc import Sequence
 
 from client.protocol import TX_NONE, Failure
 from poold.core import failures
-from poold.core.effects import Close, Execute
+from poold.core.effects import Bound, Close, Execute
 from poold.core.facts import Outcome
 from poold.core.machine import rolled_back
 from poold.core.messages import Messages
+from poold.core.outcomes import may_commit
 from poold.core.pool import Backend
 from poold.core.request import Request, Verb
 from poold.core.state import RequestState
@@ -53,7 +54,10 @@ class Losses(Messages):
         self._remove(backend)
         if lease is not None:
             lease.backend = None
-            self._lose_lease(lease, f"the connection to endpoint {endpoint!r} was lost ({error})", now)
+            reason = f"the connection to endpoint {endpoint!r} was lost ({error})"
+            self._lose_lease(lease, reason, now)
+            if len(running) > unsent and failures.may_end(running[-1]):
+                lease.client.lease_lost(lease.number, failures.end_unknown(reason))
         # The last ones first, as each goes to the front of the queue.
         for place in range(len(running) - 1, -1, -1):
             request = running[place]
@@ -63,14 +67,17 @@ class Losses(Messages):
                 request.statement.unprobed()
             elif request.verb is Verb.INQUIRY:
                 self._ask(request, now)
-            elif request.verb > Verb.INQUIRY:
+            elif request.verb > Verb.QUESTION:
                 self._unasked(request)
+            elif request.verb is Verb.QUESTION:
+                pass
             elif request.script is not None:
                 if place == 0:
                     request.script.lost(list(partial))
                 self._lose_message(request, backend, error, now, is_begun)
             else:
                 self._lose_statement(request, backend, error, now, is_begun, last if place == 0 else None)
+        self._lose_count(backend, now)
         self._serve(backend.group, now)
         self._grow(backend.group, now)
 
@@ -86,7 +93,8 @@ class Losses(Messages):
         self, request: Request, backend: Backend, error: str, now: float, is_begun: bool, last: Failure | None
     ) -> None:
         group = request.group
-        may_repeat = not is_begun or group.config.read_only
+        is_begun = is_begun and not request.then
+        may_repeat = not is_begun or _is_plain_read(request)
         if (
             may_repeat
             and request.verb is Verb.QUERY
@@ -104,8 +112,11 @@ class Losses(Messages):
             return
         if not is_begun and request.lease is None:
             reply = failures.not_run(backend.pool.endpoint.name, error)
-        elif last is not None and request.lease is None and not last.notices:
+        elif last is not None and request.lease is None and not last.notices and not _may_commit(request):
             reply = last
+        elif not is_begun and request.lease is not None and not request.then:
+            reason = f"the connection to endpoint {backend.pool.endpoint.name!r} was lost ({error})"
+            reply = failures.lease_lost(reason, request.lease.is_session)
         else:
             # All of a lease's statements are in a transaction, but those of a session that has begun none.
             is_inside = request.begin or backend.transaction != TX_NONE
@@ -140,3 +151,14 @@ class Losses(Messages):
         for idle in list(backend.pool.idle.values()):
             self._close(idle, "another one of its endpoint does not answer")
         self._lose(backend, why, now)
+
+
+def _is_plain_read(request: Request) -> bool:
+    """Whether it may run any number of times, by its proof, which is one of the prepared statement."""
+    statement = request.statement
+    return statement is not None and statement.proof.is_plain_read and type(request.unit[-1]) is Bound
+
+
+def _may_commit(request: Request) -> bool:
+    """Whether the statement may have committed a part of its work before its connection was lost."""
+    return request.statement is not None and may_commit(request.statement)

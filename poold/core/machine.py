@@ -20,11 +20,11 @@ from client.protocol import (
     TransactionResult,
 )
 from client.rules import BATCH
-from poold.core import failures, schema
+from poold.core import failures, outcomes, schema
+from poold.core.counting import Counting
 from poold.core.early_failures import is_early
 from poold.core.effects import Bound, Cancel, Execute, Reply, Simple
 from poold.core.facts import Completion, Outcome
-from poold.core.lifecycle import Lifecycle
 from poold.core.pool import Backend, Pool
 from poold.core.request import Lease, Request, Verb
 from poold.core.sessions import NOTHING
@@ -61,7 +61,7 @@ LEASE_PENDING_LIMIT = 16
 _CANCELED = "57014"
 
 
-class Machine(Lifecycle):
+class Machine(Counting):
     """The steps of requests and leases."""
 
     @abstractmethod
@@ -117,11 +117,14 @@ class Machine(Lifecycle):
     def _start(self, backend: Backend, request: Request, now: float) -> None:
         """Run the request on the backend, which is free, or runs only short statements."""
         pool = backend.pool
+        statement = request.statement
+        if request.verb is _QUERY and statement is not None and statement.state is not _PREPARED:
+            self._ask_before(backend, request, now)
         request.state = _RUNNING
         request.backend = backend
         request.started = now
-        if request.statement is not None:
-            request.statement.begun = now
+        if statement is not None:
+            statement.begun = now
         request.unit = unit = unit_for(backend, request, now)
         backend.running.append(request)
         if request.priority == BATCH:
@@ -142,7 +145,7 @@ class Machine(Lifecycle):
         if len(backend.running) == 1:
             pool.move(backend, _ACTIVE)
             self._guard(backend, request, now)
-        else:
+        elif not request.is_counted:
             pool.stats.joined += 1
             self._joined(pool, now)
         self._effects.append(Execute(backend.number, unit))
@@ -153,7 +156,7 @@ class Machine(Lifecycle):
         if timeout:
             statements = 1 if request.script is None else len(request.script.steps)
             self.timers.set(backend, now + timeout * statements + GUARD)
-        elif request.verb > Verb.INQUIRY:
+        elif request.verb > Verb.QUESTION:
             self.timers.set(backend, now + QUESTION_TIMEOUT)  # nobody would miss its answer
         else:
             self.timers.clear(backend)
@@ -226,6 +229,8 @@ class Machine(Lifecycle):
                 reply = failures.with_reason(reply, request.reason if is_cancelled else why)
             if done.transaction == TX_BROKEN:
                 reply = reply._replace(transaction=TX_NONE if request.lease is None else TX_LOST)
+            if statement is not None and outcomes.may_commit(statement):
+                reply = outcomes.judged(request, reply, done)
         self._answer(request, reply)
 
     def _learn(
@@ -300,7 +305,7 @@ class Machine(Lifecycle):
                 reply = reply._replace(transaction=transaction_of(lease))  # its lease goes on
         self._answer(request, reply)
         if lease is not None and request.opens:
-            self._end_lease(lease, "its first statement did not run", now)
+            self._lose_lease(lease, "its first statement did not run", now)
 
     def _cancel(self, request: Request, state: RequestState, reason: str, now: float) -> None:
         """Cancel a running statement. COMMIT and ROLLBACK are left alone: what they do cannot be taken back.
@@ -314,7 +319,7 @@ class Machine(Lifecycle):
         request.reason = request.reason or reason
         if is_first and request.verb in (_QUERY, Verb.TRANSACTION):
             self.timers.clear(request)
-            if backend.running[0] is request:
+            if backend.request is request:
                 self.timers.set(backend, now + CANCEL_TIMEOUT)
                 self._send_cancel(backend)
 

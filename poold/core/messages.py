@@ -5,7 +5,7 @@ from __future__ import annotations
 from client.protocol import TX_NONE, Failure, ProtocolViolation
 from poold.core import failures
 from poold.core.early_failures import is_early
-from poold.core.effects import Execute, Simple
+from poold.core.effects import Bound, Execute, Simple
 from poold.core.facts import Completion
 from poold.core.machine import Machine, by_query_timeout, out_of_time
 from poold.core.pool import Backend
@@ -129,7 +129,7 @@ class Messages(Machine):
         """The backend was lost after COMMIT was sent."""
         script = request.script
         assert script is not None
-        if script.is_read_only:
+        if _only_reads(request, script):
             self._retry_elsewhere(request, backend, error, now)
             return
         if not script.xid.isdigit() or not backend.server.identity:
@@ -259,6 +259,15 @@ class Messages(Machine):
             self._serve(request.group, now)
         else:
             self._dispatch(request, now)
+
+
+def _only_reads(request: Request, script: Script) -> bool:
+    """Whether the message, all of it in the unit with its COMMIT, may run any number of times.
+
+    A proof is one of the prepared statement.
+    """
+    prepared = {command.name for command in request.unit if type(command) is Bound}
+    return all(statement.proof.is_plain_read and statement.name in prepared for statement, _ in script.values())
 
 
 def refusal(script: Script) -> Failure | None:

@@ -27,6 +27,7 @@ class Backend:
 
     __slots__ = (
         "completed",
+        "counting",
         "expires",
         "group",
         "idle_since",
@@ -63,6 +64,8 @@ class Backend:
         # The request that took so long that the server is being asked whether it is still at work for it.
         self.looked_for: Request | None = None
         self.completed = 0.0  # when its last unit was
+        # The request that failed here and waits to be told what that means: the server is to be asked, see outcomes.
+        self.counting: Request | None = None
         # The lease that holds it: in LEASED always, in the states of a running statement perhaps.
         self.lease: Lease | None = None
         # PostgreSQL's transaction state after the last statement, one of client.protocol's TX_ constants.

@@ -15,6 +15,7 @@ from poold.core.state import RequestState
 if TYPE_CHECKING:
     from client.protocol import Failure
     from poold.core.effects import Unit
+    from poold.core.facts import Completion
     from poold.core.group import Group
     from poold.core.pool import Backend, Pool
     from poold.core.probe import Probe
@@ -36,8 +37,9 @@ class Verb(IntEnum):
     # The broker's own, nobody waits for a reply:
     PROBE = 4  # whether a statement can be prepared
     INQUIRY = 5  # what became of a COMMIT whose answer was lost
-    CATALOGS = 6  # whether the catalogs have changed
-    LOCKS = 7  # who waits for a lock
+    QUESTION = 6  # how many transactions the session has had, see outcomes
+    CATALOGS = 7  # whether the catalogs have changed
+    LOCKS = 8  # who waits for a lock
 
 
 @dataclass(slots=True, eq=False)
@@ -149,6 +151,11 @@ class Request:
     is_paused = False
     # Why it is to be cancelled, in words for the client.
     reason = ""
+    # It may commit by itself: the session's number before, how it ended, and what the two numbers tell (see outcomes).
+    is_counted = False
+    number_before = b""
+    ended: Completion | None = None
+    is_in_one_step: bool | None = None
 
     def __init__(
         self,

@@ -89,6 +89,7 @@ class Statement:
         "is_forgotten",
         "is_harmless",
         "is_short",
+        "may_commit",
         "mean",
         "name",
         "numbered",
@@ -119,6 +120,7 @@ class Statement:
         self.traits: sql.Traits | None = None  # looked up when first wanted
         self.use = sessions.use_of(template)  # what its text tells of what it leaves in its session
         self.is_forbidden = sets_relied_on(template)  # nobody may run it
+        self.may_commit: bool | None = None  # by itself, see outcomes; None until somebody has looked
         self.proof = UNPROVEN  # of its prepared form
         self.is_harmless = False  # the proof's
         self.runs_per_parse = CUSTOM_PLANS  # on one backend

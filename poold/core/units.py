@@ -14,6 +14,7 @@ from __future__ import annotations
 from client.protocol import ProtocolViolation
 from poold.core import sessions, settings
 from poold.core.effects import Command, Plain, Simple, Unit, in_order
+from poold.core.outcomes import settings_before
 from poold.core.pool import Backend
 from poold.core.request import Request, Verb
 from poold.core.sessions import NOTHING, left_by
@@ -51,6 +52,9 @@ def unit_for(backend: Backend, request: Request, now: float) -> Unit:
     is_timed = request.deadline is not None and lease is None and statement.examine().is_plain
     milliseconds = _server_timeout(backend, request, now) if is_timed else 0
     if milliseconds or request.settings:
+        if request.is_counted and lease is None:
+            request.then = (_literal(statement, request.values),)
+            return (*before, *settings_before(request))
         return _unit_with_settings(backend, request, statement, milliseconds, is_prepared, before)
     if is_prepared:
         if not request.begin and not before:

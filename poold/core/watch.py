@@ -20,6 +20,7 @@ from poold.core.literals import split_values
 
 if TYPE_CHECKING:
     from poold.core.pool import Backend, Pool
+    from poold.core.request import Request
 
 # How often the catalogs' counts are asked for while statements of the group are prepared.
 CATALOGS_INTERVAL = 1.0
@@ -66,13 +67,18 @@ class Watch:
 
     def suspects(self, now: float) -> list[Backend]:
         """Backends in which others wait behind a statement that runs for long, the one that does for longest first."""
-        found = [each for each in self.pool.active.values() if len(each.running) > 1]
+        found = [each for each in self.pool.active.values() if len(each.running) > 1 and _is_read(each.running[0])]
         found = [each for each in found if not each.running[0].is_alone and now - began(each) >= LOOK_AFTER]
         return sorted(found, key=began)
 
     def has_company(self) -> bool:
         """Whether there is any backend in which others wait."""
         return any(len(each.running) > 1 for each in self.pool.active.values())
+
+
+def _is_read(request: Request) -> bool:
+    """Whether it may have company, and run again."""
+    return request.statement is not None and request.statement.proof.is_plain_read
 
 
 def began(backend: Backend) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 from model.books import PLACES, Books, Job, Lease
 from model.leftovers import LEAVINGS
 from model.postgres import INT4
-from model.requests import LEASE_CONTROLS, packed, settings_for, steps_of
+from model.requests import CODE, LEASE_CONTROLS, TEMPLATES, packed, settings_for, steps_of
 from model.shell import Shell
 from world import World
 
@@ -60,7 +60,6 @@ class Clients:
     ) -> None:
         """Send a statement to the group with autocommit."""
         job = self._job(client, "query", timeout)
-        job.is_repeatable = self._is_read_only
         job.is_refused = statement in LEAVINGS and LEAVINGS[statement].wants_session
         settings = settings_for(job, moves_names=False) if has_settings and b" /*" not in statement else b""
         self._send(job, statement, prepare, timeout, priority=priority, settings=settings)
@@ -121,12 +120,13 @@ class Clients:
         self.sessions[client] = lease
         session = IN_SESSION if lease.jobs else OPENS_SESSION
         job = self._job(client, "in session", timeout, lease)
-        job.is_repeatable = self._is_read_only
         more = {"group": "default" if lease.is_autocommit else "tx", "session": session}
         begin = is_outside and not lease.is_autocommit
         self._send(job, statement, True, timeout, lease=lease.number, begin=begin, **more)
 
     def _send(self, job: Job, statement: bytes, prepare: bool, timeout: float | None, **more: Any) -> None:
+        if self._is_read_only and statement.startswith(CODE):
+            statement = TEMPLATES[1]
         job.is_control = statement.startswith((b"BEGIN", b"COMMIT", b"ROLLBACK"))
         job.steps = [(statement, job.number * PLACES)]
         values = packed(job.number * PLACES)
@@ -160,7 +160,6 @@ class Clients:
         """Send a transaction message with steps of these kinds."""
         job = self._job(client, "message", timeout)
         job.retries = retries
-        job.is_repeatable = read_only is True or self._is_read_only
         number = self.world._last_request = job.number
         steps = split_steps(steps_of(job, kinds, prepare))
         message = Transaction(number, group, None, read_only, None, retries, *steps, timeout, "")

@@ -620,6 +620,7 @@ def test_a_statement_that_may_have_committed_is_not_called_rolled_back(statement
     world.client()
     backend = world.begin(lease=1)
     request = world.query(1, "tx", lease=1, statement=statement)
+    world.take()
     world.broker.lost(backend, "reset", world.now)
     assert refused(world, request).outcome == UNKNOWN
 
@@ -630,6 +631,7 @@ def test_a_commit_on_a_lost_connection_is_unknown_and_a_rollback_is_done() -> No
     for lease, verb in ((1, Commit), (2, Rollback)):
         backend = world.begin(lease)
         request = world.end(verb, lease)
+        world.take()
         world.broker.lost(backend, "reset", world.now)
         reply = world.reply_to(request)
         if verb is Commit:

@@ -11,6 +11,7 @@ from client.rules import PRIORITIES
 from poold.core import effects
 from poold.core.losses import MAX_MOVES
 from poold.core.machine import CANCEL_TIMEOUT, GUARD
+from poold.core.proofs import Proof
 from poold.core.script import XID
 from poold.core.settings import SERVER_GRACE
 from poold.core.statements import PROBE_AFTER
@@ -200,8 +201,14 @@ def test_what_runs_elsewhere_keeps_its_order_and_its_place_before_those_who_wait
     assert len(queue) == 0
 
 
-def test_a_group_that_can_write_nothing_runs_everything_again() -> None:
-    world, backend, requests = sharing(3, read_only=True)
+def prove(world: World, proof: Proof = Proof(is_harmless=True, is_plain_read=True)) -> None:  # noqa: B008 - frozen
+    """The short statement is known for what it is."""
+    world.broker.groups["default"].statements.find(SHORT, b"").proof = proof
+
+
+def test_what_is_proven_to_be_a_plain_read_runs_again() -> None:
+    world, backend, requests = sharing(3)
+    prove(world)
     world.broker.lost(backend, ERROR, world.now, unsent=1)
     assert not any(world.is_answered(request) for request in requests)
     for request in requests:
@@ -212,9 +219,28 @@ def test_a_group_that_can_write_nothing_runs_everything_again() -> None:
         assert world.outcome(request) == OK
 
 
-@pytest.mark.parametrize(("settings", "unsent"), [({}, 1), ({"read_only": True}, 0)])
-def test_a_statement_moves_to_another_backend_only_so_often(settings: dict[str, Any], unsent: int) -> None:
-    world, backend, (request,) = sharing(1, **settings)
+def test_nothing_else_does_even_in_a_group_that_is_read_only() -> None:
+    world, backend, requests = sharing(3, read_only=True)
+    prove(world, Proof(is_harmless=True))
+    world.broker.lost(backend, ERROR, world.now)
+    assert outcomes(world, requests) == [UNKNOWN] * 3
+
+
+def test_a_proof_is_one_of_the_prepared_statement() -> None:
+    world, backend, (request,) = sharing(1, max_size=2, read_only=True)
+    prove(world)
+    literal = world.query(statement=SHORT, prepare=False)
+    world.connect_all()
+    other = world.running(literal)
+    world.broker.lost(other, ERROR, world.now)
+    assert outcomes(world, [literal]) == [UNKNOWN]
+    assert running(world, backend) == [request]
+
+
+@pytest.mark.parametrize("unsent", [1, 0])
+def test_a_statement_moves_to_another_backend_only_so_often(unsent: int) -> None:
+    world, backend, (request,) = sharing(1)
+    prove(world)
     for _ in range(MAX_MOVES):
         world.broker.lost(backend, ERROR, world.now, unsent=unsent)
         assert again(world) == [request]

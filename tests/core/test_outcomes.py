@@ -11,6 +11,7 @@ from poold.core import effects
 from poold.core.facts import Server
 from poold.core.machine import CANCEL_TIMEOUT
 from poold.core.messages import ASK_AGAIN, OUTCOME_TIMEOUT
+from poold.core.proofs import Proof
 from poold.core.script import XID
 from poold.core.settings import SERVER_GRACE
 from poold.core.state import BackendState as S
@@ -208,13 +209,28 @@ def test_the_id_that_an_earlier_unit_brought_is_good_for_the_last_one() -> None:
     assert committed(world, request).results[0][2] == "INSERT 0 1"
 
 
-def test_a_read_only_message_whose_commit_was_lost_is_run_again() -> None:
-    world = World()
-    request, backend = begin(world, READ, read_only=True, retries=1)
+@pytest.mark.parametrize("settings", [{}, {"read_only": True}])
+def test_a_message_of_plain_reads_whose_commit_was_lost_is_run_again(settings: dict[str, Any]) -> None:
+    world = World(**settings)
+    promote(world, b"SELECT 1").proof = Proof(is_harmless=True, is_plain_read=True)
+    request, backend = begin(world, READ, retries=1)
     world.broker.lost(backend, ERROR, world.now)
     world.connect_all()
     answer(world, world.running(request))
     assert committed(world, request).tries == 2
+
+
+@pytest.mark.parametrize("settings", [{}, {"read_only": True}])
+@pytest.mark.parametrize("is_prepared", [True, False])
+def test_a_read_only_message_that_is_not_proven_is_not_run_again(settings: dict[str, Any], is_prepared: bool) -> None:
+    world = World(**settings)
+    if is_prepared:
+        promote(world, b"SELECT 1").proof = Proof(is_harmless=True)
+    else:
+        world.broker.groups["default"].statements.find(b"SELECT 1", b"").proof = Proof(is_plain_read=True)
+    request, backend = begin(world, READ, read_only=True, retries=1)
+    world.broker.lost(backend, ERROR, world.now)
+    unknown(world, request)
 
 
 # Who is asked, and when.

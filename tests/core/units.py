@@ -14,6 +14,7 @@ from client.protocol import TX_ACTIVE, TX_FAILED, TX_NONE, Failure, Reference, S
 from poold.core.effects import Bound, Command, Deallocate, Execute, Flush, Plain, Prepare, Simple, Unit
 from poold.core.facts import Completion, Outcome
 from poold.core.literals import numbered
+from poold.core.outcomes import QUESTION
 from poold.core.probe import _TELLING
 from poold.core.proofs import Proof
 from poold.core.script import XID
@@ -143,6 +144,7 @@ def running(world: World, backend: int) -> list[int]:
 
 def current_unit(world: World, backend: int) -> Unit:
     """The unit that PostgreSQL works on, or the last one."""
+    world.tell(backend)
     request = world.broker.backends[backend].request
     if request is not None:
         return request.unit
@@ -155,8 +157,9 @@ def texts(world: World, unit: Unit) -> list[bytes]:
 
 
 def sent(world: World, backend: int | None = None) -> list[list[bytes]]:
-    """All units so far as texts, of all backends or of one."""
-    return [texts(world, each.unit) for each in world.taken(Execute) if backend in (None, each.backend)]
+    """All units so far as texts, of all backends or of one, without the questions of outcomes.py."""
+    found = [texts(world, each.unit) for each in world.taken(Execute) if backend in (None, each.backend)]
+    return [unit for unit in found if unit != [QUESTION]]
 
 
 def _text(world: World, command: Command) -> bytes:

@@ -19,6 +19,7 @@ from poold.config import BrokerConfig, Config, EndpointConfig, GroupConfig
 from poold.core import effects, sessions
 from poold.core.broker import Broker
 from poold.core.facts import Completion, Outcome, Server
+from poold.core.request import Verb
 from poold.core.state import BackendState
 
 # How the units of a reset begin.
@@ -176,7 +177,8 @@ class World:
         )
 
     def complete(self, backend: int, transaction: str = TX_NONE, reply: Any = OK, command: str = "SELECT 1") -> None:
-        """The statement that the backend runs ends, after the BEGIN that makes way for it."""
+        """The statement that the backend runs ends, after the question or the BEGIN that goes ahead of it."""
+        self.tell(backend)
         request = self.broker.backends[backend].request
         if request is not None and request.then:
             self.broker.completed(backend, Completion(TX_ACTIVE, [BEGUN]), self.now)
@@ -184,6 +186,14 @@ class World:
             self.broker.completed(backend, Completion(transaction, [], reply), self.now)
         else:
             self.broker.completed(backend, Completion(transaction, [(command, *reply[1:])]), self.now)
+
+    def tell(self, backend: int, number: int = 1) -> None:
+        """If the backend runs the question of how many transactions its session has had: so many."""
+        request = self.broker.backends[backend].request
+        if request is not None and request.verb is Verb.QUESTION:
+            outcome = numbered(b"3/%d" % number)
+            self.broker.completed(backend, Completion(TX_NONE, [outcome]), self.now)
+            self.take()
 
     def resets(self) -> list[int]:
         """The backends that were told to roll back, by the broker or by a client."""
@@ -227,6 +237,12 @@ class World:
 
     def state(self, backend: int) -> BackendState:
         return self.broker.backends[backend].state
+
+
+def numbered(number: bytes) -> Outcome:
+    """The answer to the question of outcomes.py."""
+    row = b"\0\1" + len(number).to_bytes(4, "big") + number
+    return ("SELECT 1", 1, b"\0\1", b"D" + (len(row) + 4).to_bytes(4, "big") + row, ())
 
 
 def executed(backend: int, sql: bytes) -> effects.Execute:

@@ -67,7 +67,6 @@ class Job:
     deadline: float | None = None
     is_control: bool = False  # its statement begins or ends a transaction, and has no effect of its own
     is_refused: bool = False  # it makes no sense where it is asked for
-    is_repeatable: bool = False  # it writes nothing, so it may run any number of times
     is_withdrawn: bool = False
     was_cancelled: bool = False  # a cancel was meant for it
     given_at: float = 0.0  # when it was last given to a backend
@@ -129,8 +128,6 @@ class Books:
         for number in numbers:
             job = self.jobs[number]
             job.commits.append(work)
-            if job.is_repeatable:
-                continue
             assert len(job.commits) == 1, f"{job} is committed twice"
             assert not job.is_denied, f"{job} is committed, its client was told that it is not"
             assert job.lease is None or not job.lease.is_denied, f"{job} is committed, its lease was lost"
@@ -238,7 +235,7 @@ class Books:
 
     def _deny(self, job: Job, failure: Failure) -> None:
         """The client is told that nothing of this is committed, so nothing may be, now or later."""
-        if job.kind in ("query", "in lease", "message") and not job.is_repeatable:
+        if job.kind in ("query", "in lease", "message"):
             job.is_denied = True
             assert not job.commits, f"{job} is committed, its client is told {failure}"
         if job.kind == "commit" or failure.kind == "transaction-lost":

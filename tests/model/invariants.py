@@ -161,7 +161,8 @@ class Invariants:
                 assert held[request] <= request.deadline
         elif state is RequestState.RUNNING or state is RequestState.CANCELLED:
             assert request.backend is not None
-            assert request in request.backend.running, f"{request} runs nowhere"
+            is_counted = request.backend.counting is request
+            assert (request in request.backend.running) is not is_counted, f"{request} runs nowhere"
             assert self.broker.backends.get(request.backend.number) is request.backend
         else:
             assert state is RequestState.IN_DOUBT, f"{request} is not answered"

@@ -16,6 +16,7 @@ from model.leftovers import DEALLOCATE_ALL, DISCARD_ALL, LEAVINGS, Leftovers, is
 from model.marks import Marks
 from poold.core.effects import Bound, Command, Deallocate, Flush, Plain, Prepare, Simple, Unit
 from poold.core.facts import Completion, Outcome
+from poold.core.outcomes import QUESTION
 
 INT4 = (23).to_bytes(4, "big")
 COLUMNS = b"\0\1id\0" + bytes(6) + INT4 + bytes(8)
@@ -84,6 +85,11 @@ class Work:
     savepoints: list[int] = field(default_factory=list)  # the length of effects at each
 
 
+def is_question(unit: Unit) -> bool:
+    """Whether it is one of the broker's own, about the transactions that the session has had."""
+    return type(unit[0]) is Simple and unit[0].sql.endswith(QUESTION)
+
+
 class Cluster:
     """What all sessions of one server share: its identity, and what became of transactions."""
 
@@ -113,6 +119,7 @@ class Session:
         self.promised: dict[bytes, list[int]] = {}
         self.told_gone: dict[bytes, list[int]] = {}
         self.is_broken = False
+        self.transactions = 0  # it has had so many
         self.left = Leftovers()
         self.marks = Marks(owner_of, mark_of)
         self._owner_of = owner_of
@@ -137,6 +144,8 @@ class Session:
 
     def _check_left(self, order: Order) -> None:
         first = order.unit[0]
+        if is_question(order.unit):
+            return
         is_taking_away = type(first) is Simple and (first.sql.startswith(b"ROLLBACK") or is_reset(first.sql))
         if order.owner is not None or not is_taking_away:
             self.left.check(order.owner, order.number)
@@ -151,6 +160,7 @@ class Session:
                 self._fail("23503")
             self._end(commits=done.failure is None)
         if self.work is None:
+            self.transactions += 1
             self.marks.end()
         if self.left:
             done.is_changed = self.left.is_reported
@@ -255,6 +265,12 @@ class Session:
                 self._end(commits=False)
             return
         verb = sql.split()[0]
+        if sql.endswith(QUESTION):
+            if sql != QUESTION:
+                assert self.work is not None, "nothing to roll back"
+                self._end(commits=False)
+            self._result(b"%d/%d" % (id(self), self.transactions))
+            return
         if order.owner is None and is_reset(sql):
             self._reset(order, sql)
             return

@@ -20,6 +20,8 @@ CONTROLS = (b"BEGIN /* \0 */", b"DISCARD ALL /* \0 */", b"DEALLOCATE ALL /* \0 *
 # One after which statements may mean something else.
 SCHEMA = b"ALTER TABLE a /* \0 */"
 LEASE_CONTROLS = (b"COMMIT /* \0 */", b"ROLLBACK /* \0 */", b"DEALLOCATE ALL /* \0 */")
+# How code begins, which a group that is read-only takes in transaction blocks only.
+CODE = (b"DO ", b"CALL ")
 # What the steps of a message may be; a number is a template's.
 STEPS = (0, 0, 1, 1, 2, "one row", "reference", "reference", "savepoint", "end")
 

@@ -67,7 +67,7 @@ def check_failure(job: Job, lease: Lease, failure: Failure) -> None:
             _done(job, lease, failure.transaction)
     else:
         assert failure.outcome in (FAILED, NOT_EXECUTED)
-        if job.kind == "in session" and not job.is_repeatable:
+        if job.kind == "in session":
             job.is_denied = True
             assert not job.commits, f"{job} is committed, its client is told {failure}"
         is_ended = is_ended or (_is_end(job) and failure.outcome == FAILED)
@@ -104,7 +104,6 @@ def _commit(job: Job, lease: Lease) -> None:
 
 def _roll_back(lease: Lease) -> None:
     for each in lease.open_jobs:
-        if not each.is_repeatable:
-            each.is_denied = True
-            assert not each.commits, f"{each} is committed, its client is told that it was rolled back"
+        each.is_denied = True
+        assert not each.commits, f"{each} is committed, its client is told that it was rolled back"
     lease.open_jobs.clear()

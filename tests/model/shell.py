@@ -18,7 +18,7 @@ from model.company import check_company
 from model.fairness import Fairness
 from model.lifetimes import Lifetimes
 from model.lines import Line
-from model.postgres import SETTINGS, Cluster, Fate, Order, Session
+from model.postgres import SETTINGS, Cluster, Fate, Order, Session, is_question
 from poold.core import effects
 from poold.core.broker import Broker
 from poold.core.effects import Bound, Deallocate, Plain, Prepare, Simple, Unit
@@ -143,7 +143,7 @@ class Shell:
             if backend is not None and backend.running and backend.running[-1].number == job.number:
                 self.fairness.given(backend.running[-1], job)
                 self.lifetimes.given(backend, backend.running[-1], self.world.now)
-        if line.orders:
+        if line.orders and not is_question(line.orders[-1].unit):
             check_company(self.broker.backends[line.number], line.orders, unit, job)
         line.given += 1
         line.orders.append(Order(unit, line.given, None if job is None else job.owner))
@@ -155,6 +155,8 @@ class Shell:
 
     def _whose(self, line: Line, unit: Unit) -> Job | None:
         """By the value that a statement in the unit carries; where none does, the one that runs."""
+        if is_question(unit):
+            return None
         for command in unit:
             if type(command) is Bound and command.count == 1:
                 return self.books.jobs[int(command.values[4:]) // PLACES]

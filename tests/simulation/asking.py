@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from model.books import PLACES, Job, Lease
 from model.leftovers import LEAVINGS
 from model.postgres import INT4
-from model.requests import TEMPLATES, packed, settings_for
+from model.requests import CODE, TEMPLATES, packed, settings_for
 
 from client.protocol import TX_NONE, Commit, Query, Release, Rollback, Transaction
 from client.rules import NO_SESSION
@@ -87,12 +87,13 @@ class Asking:
         begin: bool = False,
         session: int = NO_SESSION,
     ) -> Job:
+        if self._world.scenario.config.groups[group].read_only and statement.startswith(CODE):
+            statement = TEMPLATES[1]
         kind = "query" if lease is None else "in session" if lease.is_session else "in lease"
         job = self._job(client, kind, lease)
         job.steps = [(statement, job.number * PLACES)]
         job.is_control = statement.startswith((b"BEGIN", b"COMMIT", b"ROLLBACK"))
         job.is_refused = lease is None and statement in LEAVINGS and LEAVINGS[statement].wants_session
-        job.is_repeatable = self._world.scenario.config.groups[group].read_only
         number = 0 if lease is None else lease.number
         prepare = self._world.random.random() < 0.9
         values = packed(job.number * PLACES)

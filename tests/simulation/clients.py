@@ -170,13 +170,11 @@ class Clients(Sessions):
     def _message(self, client: Client) -> str:
         """A transaction message."""
         random = self._world.random
-        config = self._world.scenario.config.groups
         group = random.choice(("default", "tx"))
         read_only = random.choice((None, None, None, None, True))
         timeout = self._timeout()
         job = self._job(client, "message")
         job.retries = random.choice((0, 1, 3))
-        job.is_repeatable = read_only is True or config[group].read_only
         kinds: list[int | str | bytes] = [self._kind() for _ in range(random.choice((1, 2, 3, 7)))]
         if random.random() < 0.2:
             kinds = [*kinds[:1], "savepoint", *kinds[1:], "end"]
