@@ -7,6 +7,7 @@ from world import World, failure
 from client.protocol import NOT_EXECUTED, Failure, Step, TransactionResult
 from client.rules import END_SAVEPOINT, SAVEPOINT
 from poold.core import effects
+from poold.core.machine import LOOK_TIMEOUT
 from poold.core.messages import FIRST_PAUSE, LONGEST_PAUSE
 from poold.core.settings import SERVER_GRACE
 from poold.core.state import BackendState as S
@@ -395,8 +396,10 @@ def test_a_message_may_take_query_timeout_for_each_of_its_steps() -> None:
     world = World(endpoint_settings={"query_timeout": 5.0}, **UNTRACKED)
     begin(world, READ, READ, READ)
     world.pass_time(19.9)
-    assert world.taken(effects.Cancel) == []
+    assert world.taken(effects.Look) == []
     world.pass_time(0.2)
+    assert len(world.taken(effects.Look)) == 1, "a function in it may have set another limit"
+    world.pass_time(LOOK_TIMEOUT)
     assert len(world.taken(effects.Cancel)) == 1
 
 
