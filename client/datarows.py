@@ -13,6 +13,7 @@ next result; since rows are replayed in blocks, no result makes it hold much mem
 import contextlib
 import os
 import struct
+import weakref
 from array import array
 from collections.abc import Callable, Sequence
 from socket import SO_SNDBUF, SOL_SOCKET
@@ -22,6 +23,7 @@ import psycopg2
 from psycopg2 import _psycopg, extensions
 
 from client.protocol import ProtocolViolation
+from client.sockets import is_of_socket
 from client.values import _nowhere, connect_to_nowhere, message
 
 Caster = Callable[[bytes | None, Any], Any]
@@ -191,8 +193,10 @@ def replay(columns: bytes, rows: bytes | memoryview) -> list[tuple[Any, ...]] | 
         return None  # one long row, which is better read where it is
     try:
         server = _borrow()
-    except OSError:
-        return None  # no descriptors left, or no folder for the socket
+    except OSError as error:
+        if not is_of_socket(error):
+            raise
+        return None  # no descriptors left
     try:
         return list(server.play(columns, rows).fetchall())
     finally:
@@ -219,7 +223,7 @@ class _Replay:
         self._server.setblocking(False)
         with contextlib.suppress(OSError):  # where the system refuses so much, it takes some more turns
             self._server.setsockopt(SOL_SOCKET, SO_SNDBUF, 2 * BLOCK_BYTES)
-        _open.add(self)
+        _open[self._descriptor] = weakref.ref(self)
 
     @property
     def is_usable(self) -> bool:
@@ -241,8 +245,8 @@ class _Replay:
 
     def close(self) -> None:
         """End the connection, unless a fork has done so already."""
-        if self in _open:
-            _open.discard(self)  # first: the child of a fork between must not close what has its number by then
+        if _open.pop(self._descriptor, None) is not None:
+            # The entry goes first: the child of a fork between must not close what has its number by then.
             self._connection.close()
             self._server.close()
 
@@ -252,7 +256,7 @@ class _Replay:
         Not by way of libpq, which would take leave of the server: that is the parent. psycopg2 finishes no connection
         of another process, so nobody closes the number a second time.
         """
-        _open.discard(self)
+        _open.pop(self._descriptor, None)
         self._server.close()
         with contextlib.suppress(OSError):
             os.close(self._descriptor)
@@ -270,8 +274,10 @@ class _Replay:
         raise ProtocolViolation(_NOT_WHOLE)
 
 
-# Those of this process, for the child of a fork to let go of: from their making until they are closed.
-_open: set[_Replay] = set()
+# Those of this process by their descriptors, for the child of a fork to let go of: from their making until they are
+# closed. One that an exception left in the middle is closed when nobody has it; one that has its number then takes its
+# place here.
+_open: "dict[int, weakref.ref[_Replay]]" = {}
 # Those that nobody uses at the moment. append and pop are atomic, so this needs no lock.
 _idle: list[_Replay] = []
 
@@ -300,8 +306,11 @@ def _give_back(server: _Replay) -> None:
 def _after_fork_in_child() -> None:
     """Let go of the parent's replays, those that its other threads were using as well."""
     _idle.clear()
-    for server in list(_open):
-        server.abandon()
+    for found in list(_open.values()):
+        server = found()
+        if server is not None:
+            server.abandon()
+    _open.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

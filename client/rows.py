@@ -290,7 +290,10 @@ class Result:
         assert self._columns is not None
         try:
             return replay(self._columns, memoryview(self._rows)[at:end])
-        except _UNREADABLE:
+        except _UNREADABLE as error:
+            # So may a signal handler's be: what is unreadable is so a second time.
+            if self._is_replayable(at, end):
+                raise
             return None
         except Exception as error:
             # A program's own caster may raise anything. So may its signal handler, a time limit's say, and what is
@@ -301,6 +304,15 @@ class Result:
                 except type(error):
                     return None
             raise
+
+    def _is_replayable(self, at: int, end: int) -> bool:
+        """Whether the rows between two bytes can be replayed."""
+        assert self._columns is not None
+        try:
+            replay(self._columns, memoryview(self._rows)[at:end])
+        except _UNREADABLE:
+            return False
+        return True
 
     def _row_at(self, at: int) -> Row:
         casters = self._casters
