@@ -23,7 +23,6 @@ import psycopg2
 from psycopg2 import _psycopg, extensions
 
 from client.protocol import ProtocolViolation
-from client.sockets import is_of_socket
 from client.values import _nowhere, connect_to_nowhere, message
 
 Caster = Callable[[bytes | None, Any], Any]
@@ -194,9 +193,9 @@ def replay(columns: bytes, rows: bytes | memoryview) -> list[tuple[Any, ...]] | 
     try:
         server = _borrow()
     except OSError as error:
-        if not is_of_socket(error):
-            raise
-        return None  # no descriptors left
+        if error.errno is None:
+            raise  # a signal handler's: what the system refuses has a number
+        return None  # no descriptors left, or no place for the socket
     try:
         return list(server.play(columns, rows).fetchall())
     finally:
@@ -223,12 +222,12 @@ class _Replay:
         self._server.setblocking(False)
         with contextlib.suppress(OSError):  # where the system refuses so much, it takes some more turns
             self._server.setsockopt(SOL_SOCKET, SO_SNDBUF, 2 * BLOCK_BYTES)
-        _open[self._descriptor] = weakref.ref(self)
+        _open.add(self)
 
     @property
     def is_usable(self) -> bool:
-        """Whether it belongs to this process and its last play came to the end."""
-        return self._pid == os.getpid() and not self._is_playing
+        """Whether it belongs to this process, its last play came to the end, and no caster has closed it."""
+        return self._pid == os.getpid() and not self._is_playing and not self._connection.closed
 
     def play(self, columns: bytes, rows: bytes | memoryview) -> Any:
         """A cursor that holds this result."""
@@ -245,8 +244,8 @@ class _Replay:
 
     def close(self) -> None:
         """End the connection, unless a fork has done so already."""
-        if _open.pop(self._descriptor, None) is not None:
-            # The entry goes first: the child of a fork between must not close what has its number by then.
+        if self in _open:
+            _open.discard(self)  # first: the child of a fork between must not close what has its number by then
             self._connection.close()
             self._server.close()
 
@@ -256,7 +255,7 @@ class _Replay:
         Not by way of libpq, which would take leave of the server: that is the parent. psycopg2 finishes no connection
         of another process, so nobody closes the number a second time.
         """
-        _open.pop(self._descriptor, None)
+        _open.discard(self)
         self._server.close()
         with contextlib.suppress(OSError):
             os.close(self._descriptor)
@@ -274,10 +273,9 @@ class _Replay:
         raise ProtocolViolation(_NOT_WHOLE)
 
 
-# Those of this process by their descriptors, for the child of a fork to let go of: from their making until they are
-# closed. One that an exception left in the middle is closed when nobody has it; one that has its number then takes its
-# place here.
-_open: "dict[int, weakref.ref[_Replay]]" = {}
+# Those of this process, for the child of a fork to let go of: from their making until they are closed. One that an
+# exception left before its play is closed when nobody has it.
+_open: "weakref.WeakSet[_Replay]" = weakref.WeakSet()
 # Those that nobody uses at the moment. append and pop are atomic, so this needs no lock.
 _idle: list[_Replay] = []
 
@@ -306,11 +304,8 @@ def _give_back(server: _Replay) -> None:
 def _after_fork_in_child() -> None:
     """Let go of the parent's replays, those that its other threads were using as well."""
     _idle.clear()
-    for found in list(_open.values()):
-        server = found()
-        if server is not None:
-            server.abandon()
-    _open.clear()
+    for server in list(_open):
+        server.abandon()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
