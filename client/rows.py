@@ -290,7 +290,7 @@ class Result:
         assert self._columns is not None
         try:
             return replay(self._columns, memoryview(self._rows)[at:end])
-        except _UNREADABLE as error:
+        except _UNREADABLE:
             # So may a signal handler's be: what is unreadable is so a second time.
             if self._is_replayable(at, end):
                 raise
