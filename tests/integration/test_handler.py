@@ -871,7 +871,7 @@ def test_two_threads_at_once_in_one_transaction_are_refused_with_what_to_do(tx: 
         waiting = thread.submit(tx.query, "SELECT 'long', pg_sleep(2)")
         wait_until(lambda: is_running(postgres, "'long'"), what="the other thread's statement")
         for use in (lambda: tx.query("SELECT 1"), tx.commit, tx.rollback):
-            with pytest.raises(UsageError, match="in the middle of a call.* use another Handler") as caught:
+            with pytest.raises(UsageError, match=r"in the middle of a call.* use another Handler") as caught:
                 use()
             assert (caught.value.outcome, caught.value.retryable) == ("not executed", False)
         assert waiting.result().fetchone()[0] == "long"
