@@ -40,26 +40,21 @@ class Calls:
         """A channel for one call, and what is left to wait for its reply."""
         raise NotImplementedError
 
-    def _call(self, channel: Channel, message: Any, waits: float | None) -> Any:
-        """The reply; `cancel` knows of it meanwhile, and notices are kept."""
+    def _ask(self, channel: Channel, message: Query | protocol.Transaction, waits: float | None) -> Any:
+        """The reply to a message outside of leases; its channel is the next one's then.
+
+        The hot path, so `_call` is written out in it.
+        """
         calls, mine = self._calls, weakref.ref(channel)
         calls[mine] = message[0]
         try:
             reply: Any = channel.call(message, waits)
         except DBError as error:
             self.notices.extend(error.notices)
+            give_back(channel, self._address, self._keys)
             raise
         finally:
             calls.pop(mine, None)
-        return reply
-
-    def _ask(self, channel: Channel, message: Query | protocol.Transaction, waits: float | None) -> Any:
-        """The reply to a message outside of leases; its channel is the next one's then."""
-        try:
-            reply = self._call(channel, message, waits)
-        except DBError:
-            give_back(channel, self._address, self._keys)
-            raise
         give_back(channel, self._address, self._keys)
         if type(reply) is protocol.Result and reply.notices:
             self.notices.extend(reply.notices)
@@ -84,6 +79,19 @@ class Calls:
         except DBConnectionError as error:
             if error is not self._lease.error:
                 raise
+
+    def _call(self, channel: Channel, message: Any, waits: float | None) -> Any:
+        """The reply; `cancel` knows of it meanwhile, and an error's notices are kept."""
+        calls, mine = self._calls, weakref.ref(channel)
+        calls[mine] = message[0]
+        try:
+            reply: Any = channel.call(message, waits)
+        except DBError as error:
+            self.notices.extend(error.notices)
+            raise
+        finally:
+            calls.pop(mine, None)
+        return reply
 
     def _in_lease(
         self, message: Callable[..., Any], waits: float | None = None, channel: Channel | None = None

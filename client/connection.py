@@ -140,7 +140,8 @@ def channel_to(address: str, keys: Keys | None = None, patience: float | None = 
     Whoever has got its reply gives it back. Raises DBConnectionError within a second where no broker is there; patience
     bounds the opening, in seconds, where one is there and does not answer.
     """
-    free = _free(address, keys)
+    channels = _per_thread.channels if _settings.threaded else _per_process
+    free = channels.get(address if keys is None else (address, keys))
     while free:
         channel = free.pop()
         if channel.is_usable:
@@ -152,15 +153,10 @@ def channel_to(address: str, keys: Keys | None = None, patience: float | None = 
 
 def give_back(channel: Channel, address: str, keys: Keys | None = None) -> None:
     """Keep the channel for this thread's next call. It has to be between two calls."""
-    free = _free(address, keys)
-    if len(free) < FREE_KEPT:
-        free.append(channel)
-
-
-def _free(address: str, keys: Keys | None) -> FreeChannels:
     channels = _per_thread.channels if _settings.threaded else _per_process
     where = address if keys is None else (address, keys)
     free = channels.get(where)
     if free is None:
         free = channels.setdefault(where, FreeChannels())
-    return free
+    if len(free) < FREE_KEPT:
+        free.append(channel)

@@ -19,6 +19,7 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import NoReturn
 
 import zmq
@@ -194,8 +195,9 @@ class CurveSocket:
         if self._ends is not None and _names_of(self._descriptor) == self._ends:
             os.close(self._descriptor)
 
-    def __del__(self) -> None:
-        if hasattr(self, "_monitor") and not sys.is_finalizing():
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # By an argument: the module's own names may be gone by then.
+        if hasattr(self, "_monitor") and not is_finalizing():
             self.close()
 
     def _connect(self) -> None:

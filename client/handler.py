@@ -45,7 +45,6 @@ from client.protocol import (
     split_steps,
 )
 from client.rows import Result
-from client.rules import NO_SESSION
 from client.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -152,20 +151,24 @@ class Handler(Calls):
         prepare = self._prepare if prepare is None else checked_prepare(prepare)
         rank = self._priority if priority is None else checked_priority(priority)
         packed = self._settings if settings is None else packed_settings(settings)
-
-        def message(channel: Channel, lease: int = 0, begin: bool = False, session: int = NO_SESSION) -> Query:
-            return Query(
-                channel.next_request(), self._group, lease, begin, sql, types, values, prepare, timeout, self._tag,
-                rank, packed, session,
-            )  # fmt: skip
-
-        if self._needs_lease():
-            return Result(self._in_lease(message, waits))
-        channel, left = self._channel(waits)
-        # The hot path; the lookup repeats _check_group, which says what is wrong where there is no such group.
-        if channel.welcome.groups.get(self._group) or self._check_group(channel):
-            return Result(self._ask(channel, message(channel), left))
-        return Result(self._in_lease(message, left, channel))
+        channel = None
+        if not self._needs_lease():
+            channel, waits = (channel_to(self._address, self._keys), None) if waits is None else self._channel(waits)
+            # The hot path; the lookup repeats _check_group, which says what is wrong where there is no such group.
+            if channel.welcome.groups.get(self._group) or self._check_group(channel):
+                number = channel.next_request()
+                message = Query(
+                    number, self._group, 0, False, sql, types, values, prepare, timeout, self._tag, rank, packed
+                )
+                return Result(self._ask(channel, message, waits))
+        rest = (sql, types, values, prepare, timeout, self._tag, rank, packed)
+        return Result(
+            self._in_lease(
+                lambda own, lease, begin, session: Query(own.next_request(), self._group, lease, begin, *rest, session),
+                waits,
+                channel,
+            )
+        )
 
     def cancel(self) -> int:
         """Cancel what this Handler's threads wait for; to be called from another thread, or a signal handler.
