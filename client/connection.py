@@ -44,10 +44,9 @@ FREE_KEPT = 8
 class FreeChannels(list[Channel]):
     """The channels to one broker that no call and no lease has; the last one that came back goes first."""
 
-    @property
-    def address(self) -> str | None:
-        """The broker's."""
-        return self[0].address if self else None
+    def __init__(self, address: str) -> None:
+        super().__init__()
+        self.address = address  # the broker's
 
     def close(self) -> None:
         """End them all."""
@@ -143,7 +142,12 @@ def channel_to(address: str, keys: Keys | None = None, patience: float | None = 
     channels = _per_thread.channels if _settings.threaded else _per_process
     free = channels.get(address if keys is None else (address, keys))
     while free:
-        channel = free.pop()
+        try:
+            channel = free.pop()
+        except IndexError:
+            if free:
+                raise  # a signal handler's
+            break  # a signal handler has taken the last one
         if channel.is_usable:
             return channel
         if channel.pid == os.getpid():
@@ -157,6 +161,6 @@ def give_back(channel: Channel, address: str, keys: Keys | None = None) -> None:
     where = address if keys is None else (address, keys)
     free = channels.get(where)
     if free is None:
-        free = channels.setdefault(where, FreeChannels())
+        free = channels.setdefault(where, FreeChannels(address))
     if len(free) < FREE_KEPT:
         free.append(channel)
