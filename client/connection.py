@@ -1,7 +1,11 @@
-"""The worker's settings and its channels: which broker, and which channel this thread uses.
+"""The worker's settings and its channels: which broker, and which channel a call uses.
 
 `Connection` keeps pgdbpool's name for it. A worker holds no database connection: its only connections are channels to
 the broker, one per thread, or one for all in a non-threaded program, which then needs neither lock nor thread-local.
+
+A call takes the channel out and puts it back when it has its reply. So whatever comes in between in the same thread, a
+signal handler that asks as well, or another greenlet, finds none and opens another; and a channel that an exception
+left in the middle of a call never comes back.
 """
 
 import os
@@ -33,16 +37,33 @@ class Settings:
 _Where = str | tuple[str, Keys]
 
 
+# More than two are free at once where calls were inside each other or greenlets side by side; so many are kept.
+FREE_KEPT = 8
+
+
+class FreeChannels(list[Channel]):
+    """The channels to one broker that no call and no lease has; the last one that came back goes first."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__()
+        self.address = address  # the broker's
+
+    def close(self) -> None:
+        """End them all."""
+        while self:
+            self.pop().close()
+
+
 class _PerThread(threading.local):
     """One thread's channels. They close when the thread ends."""
 
     def __init__(self) -> None:
-        self.channels: dict[_Where, Channel] = {}
+        self.channels: dict[_Where, FreeChannels] = {}
 
 
 _settings = Settings()
 _per_thread = _PerThread()
-_per_process: dict[_Where, Channel] = {}
+_per_process: dict[_Where, FreeChannels] = {}
 
 
 class Connection:
@@ -112,16 +133,34 @@ def broker_keys(
     return Keys(read_public(server_key), read_secret(key))
 
 
-def channel_to(address: str, keys: Keys | None = None) -> Channel:
-    """This thread's channel to that broker, opened where there is none or the broker of the last one is gone.
+def channel_to(address: str, keys: Keys | None = None, patience: float | None = None) -> Channel:
+    """A channel to that broker for the caller alone, opened where this thread has none or the broker of it is gone.
 
-    Raises DBConnectionError within a second where no broker is there.
+    Whoever has got its reply gives it back. Raises DBConnectionError within a second where no broker is there; patience
+    bounds the opening, in seconds, where one is there and does not answer.
     """
     channels = _per_thread.channels if _settings.threaded else _per_process
-    where = address if keys is None else (address, keys)
-    channel = channels.get(where)
-    if channel is None or not channel.is_usable:
-        if channel is not None and channel.pid == os.getpid():
+    free = channels.get(address if keys is None else (address, keys))
+    while free:
+        try:
+            channel = free.pop()
+        except IndexError:
+            if free:
+                raise  # a signal handler's
+            break  # a signal handler has taken the last one
+        if channel.is_usable:
+            return channel
+        if channel.pid == os.getpid():
             channel.close()
-        channel = channels[where] = Channel(address, keys)
-    return channel
+    return Channel(address, keys, patience)
+
+
+def give_back(channel: Channel, address: str, keys: Keys | None = None) -> None:
+    """Keep the channel for this thread's next call. It has to be between two calls."""
+    channels = _per_thread.channels if _settings.threaded else _per_process
+    where = address if keys is None else (address, keys)
+    free = channels.get(where)
+    if free is None:
+        free = channels.setdefault(where, FreeChannels(address))
+    if len(free) < FREE_KEPT:
+        free.append(channel)

@@ -16,8 +16,10 @@ import itertools
 import os
 import socket
 import struct
+import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import NoReturn
 
 import zmq
@@ -171,6 +173,14 @@ class CurveSocket:
         except zmq.ZMQError as error:
             raise ConnectionResetError(str(error)) from None
 
+    def send_by(self, data: bytes, deadline: float) -> None:
+        """The same; it never waits."""
+        self.sendall(data)
+
+    def fileno(self) -> int:
+        """The connection's descriptor."""
+        return self._descriptor
+
     def close(self) -> None:
         """End the connection; in the child of a fork let only go of it."""
         if self._is_closed:
@@ -184,6 +194,11 @@ class CurveSocket:
         # The number may be somebody else's: libzmq may have closed the connection before the fork.
         if self._ends is not None and _names_of(self._descriptor) == self._ends:
             os.close(self._descriptor)
+
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # By an argument: the module's own names may be gone by then.
+        if hasattr(self, "_monitor") and not is_finalizing():
+            self.close()
 
     def _connect(self) -> None:
         """Wait until the broker's host has taken the connection."""

@@ -13,6 +13,7 @@ next result; since rows are replayed in blocks, no result makes it hold much mem
 import contextlib
 import os
 import struct
+import weakref
 from array import array
 from collections.abc import Callable, Sequence
 from socket import SO_SNDBUF, SOL_SOCKET
@@ -22,6 +23,7 @@ import psycopg2
 from psycopg2 import _psycopg, extensions
 
 from client.protocol import ProtocolViolation
+from client.sockets import is_of_socket
 from client.values import _nowhere, connect_to_nowhere, message
 
 Caster = Callable[[bytes | None, Any], Any]
@@ -63,18 +65,16 @@ _NOT_WHOLE = "the broker sent rows that are not whole"
 
 def parse_columns(columns: bytes) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """The names and the type OIDs in the body of a RowDescription."""
-    names, oids = [], []
-    try:
-        (count,) = struct.unpack_from("!H", columns)
-        at = 2
-        for _ in range(count):
-            end = columns.index(0, at)
-            names.append(columns[at:end])
-            oids.append(_FIELD.unpack_from(columns, end + 1)[2])
-            at = end + 1 + _FIELD.size
-    except (struct.error, ValueError):
-        at = -1
-    if at != len(columns):
+    # Without try: a signal handler's exception may be of any class.
+    names: list[bytes] = []
+    oids: list[int] = []
+    count = int.from_bytes(columns[:2], "big")
+    at = 2
+    while len(names) < count and (end := columns.find(0, at)) >= 0 and end + _FIELD.size < len(columns):
+        names.append(columns[at:end])
+        oids.append(_FIELD.unpack_from(columns, end + 1)[2])
+        at = end + 1 + _FIELD.size
+    if at != len(columns) or len(names) != count:
         raise ProtocolViolation(f"the broker sent columns that are no RowDescription: {columns!r:.200}")
     return tuple(name.decode() for name in names), tuple(oids)
 
@@ -132,14 +132,23 @@ def _foreign_caster(oid: int, theirs: Caster) -> Caster:
     return cast
 
 
+# What casters raise for what Python's calendar cannot hold.
+_BEYOND = (ValueError, OverflowError, psycopg2.DataError)
+
+
 def _calendar_caster(theirs: Caster) -> Caster:
     """Their caster, and PostgreSQL's text for what Python's calendar cannot hold (years before 1 and after 9999)."""
 
     def cast(cell: bytes | None, cursor: Any) -> Any:
         try:
             return theirs(cell, cursor)
-        except (ValueError, OverflowError, psycopg2.DataError):
+        except _BEYOND as error:
+            first = error
+        try:
+            theirs(cell, cursor)
+        except _BEYOND:
             return cell.decode() if cell is not None else None
+        raise first  # a signal handler's: what a caster cannot read it cannot read twice
 
     return cast
 
@@ -191,8 +200,10 @@ def replay(columns: bytes, rows: bytes | memoryview) -> list[tuple[Any, ...]] | 
         return None  # one long row, which is better read where it is
     try:
         server = _borrow()
-    except OSError:
-        return None  # no descriptors left, or no folder for the socket
+    except OSError as error:
+        if error.errno is None or isinstance(error, (BlockingIOError, TimeoutError)):
+            raise  # a signal handler's: what the system refuses here has another number
+        return None  # no descriptors left, or no place for the socket
     try:
         return list(server.play(columns, rows).fetchall())
     finally:
@@ -223,8 +234,8 @@ class _Replay:
 
     @property
     def is_usable(self) -> bool:
-        """Whether it belongs to this process and its last play came to the end."""
-        return self._pid == os.getpid() and not self._is_playing
+        """Whether it belongs to this process, its last play came to the end, and no caster has closed it."""
+        return self._pid == os.getpid() and not self._is_playing and not self._connection.closed
 
     def play(self, columns: bytes, rows: bytes | memoryview) -> Any:
         """A cursor that holds this result."""
@@ -263,15 +274,19 @@ class _Replay:
         # Each turn moves a page at least. Were the rows cut short, libpq would wait for the rest for ever.
         for _ in range(len(data) // 1024 + 16):
             if unsent:
-                with contextlib.suppress(BlockingIOError):
+                try:
                     unsent = unsent[self._server.send(unsent) :]
+                except BlockingIOError as error:
+                    if not is_of_socket(error):
+                        raise
             if self._connection.poll() == extensions.POLL_OK:
                 return
         raise ProtocolViolation(_NOT_WHOLE)
 
 
-# Those of this process, for the child of a fork to let go of: from their making until they are closed.
-_open: set[_Replay] = set()
+# Those of this process, for the child of a fork to let go of: from their making until they are closed. One that an
+# exception left before its play is closed when nobody has it.
+_open: "weakref.WeakSet[_Replay]" = weakref.WeakSet()
 # Those that nobody uses at the moment. append and pop are atomic, so this needs no lock.
 _idle: list[_Replay] = []
 

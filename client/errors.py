@@ -1,12 +1,12 @@
 """Every error a caller can meet, in one tree ordered by what the caller can do about it.
 
-    DBError                     outcome says what is known of the statement, retryable whether repeating it is safe
+    DBError                     outcome says what is known of the statement, retryable whether to repeat it
       DBConnectionError         try again: no broker, or a connection was lost       (a psycopg2.OperationalError)
         DBOfflineError          no endpoint of the group can be reached
         PoolTimeout             no backend became free within queue_timeout
         TooManyRequests         max_waiting requests wait already
         TransactionLost         the interactive transaction is gone, all of it rolled back
-        CommitOutcomeUnknown    COMMIT was sent, its answer was lost, and PostgreSQL could not be asked
+        CommitOutcomeUnknown    COMMIT was sent and its answer is not known
       DBQueryError              mend the statement: PostgreSQL refused it           (the matching psycopg2.errors class)
         StatementRefused        psycopg2 itself refuses it: an empty statement, COPY
         ResultTooLarge          the statement ran, its result exceeds max_result_bytes
@@ -29,11 +29,25 @@ import psycopg2
 import psycopg2.errors
 import psycopg2.extensions
 
-from client.protocol import NOT_EXECUTED, TX_NONE, UNKNOWN, Failure
+from client.protocol import FAILED, NOT_EXECUTED, TX_NONE, UNKNOWN, Failure
 
-# PostgreSQL says these when a transaction lost a race and was rolled back: repeating it is the documented answer.
+# What passes by itself, by SQLSTATE or the two letters of its class; see
+# https://www.postgresql.org/docs/current/errcodes-appendix.html and, for the first two,
 # https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html
-_LOST_RACES = ("40001", "40P01")
+_TRANSIENT_STATES = frozenset(
+    (
+        "40001", "40P01",           # a lost race
+        "55P03",                    # a lock that somebody else held (NOWAIT, lock_timeout)
+        "57P01", "57P02", "57P03",  # the server ends, crashed, or starts
+        "08",                       # a connection that broke
+        "53",                       # memory, disk or connections that are used up at the moment
+    )
+)  # fmt: skip
+# Kinds of failures without a SQLSTATE that pass: nobody there, or too many at once. The others are mistakes in the
+# program or the configuration, which are the same the next time.
+_TRANSIENT_KINDS = frozenset(
+    ("connection", "offline", "pool-timeout", "too-many-requests", "transaction-lost", "commit-unknown")
+)
 
 # Of a statement: so much is kept with an error, and so much is quoted in its text, which is for one glance.
 STATEMENT_CHARS = 200
@@ -97,9 +111,22 @@ class DBError(Exception):
         return self.failure.outcome
 
     @property
+    def is_safe_to_repeat(self) -> bool:
+        """Whether the statement (in a transaction: the whole of it) certainly had no effect."""
+        return self.failure.outcome in (NOT_EXECUTED, FAILED)
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the same may succeed another time: a lost race, a lock, a server or broker that is away or full."""
+        sqlstate = self.failure.sqlstate
+        if sqlstate:
+            return sqlstate in _TRANSIENT_STATES or sqlstate[:2] in _TRANSIENT_STATES
+        return self.failure.kind in _TRANSIENT_KINDS
+
+    @property
     def retryable(self) -> bool:
-        """Whether repeating the statement (in a transaction: the whole of it) is safe and may succeed."""
-        return self.failure.outcome == NOT_EXECUTED or self.failure.sqlstate in _LOST_RACES
+        """Whether to repeat the statement, in a transaction the whole of it: it is safe and may succeed."""
+        return self.is_safe_to_repeat and self.is_transient
 
     @property
     def statement_index(self) -> int | None:
@@ -163,10 +190,11 @@ class TransactionLost(DBConnectionError):
 
 
 class CommitOutcomeUnknown(DBConnectionError):
-    """A transaction message whose COMMIT was sent and not answered: it was committed, or it was not.
+    """A transaction whose COMMIT was sent and not answered: it was committed, or it was not.
 
-    PostgreSQL keeps what became of it, but could not be asked. Look for what the transaction would have written before
-    sending it again; outcome is 'unknown'.
+    Of a transaction message PostgreSQL keeps what became of it, but could not be asked. Look for what the transaction
+    would have written before sending it again; outcome is 'unknown'. An interactive one goes on saying so until
+    rollback().
     """
 
 

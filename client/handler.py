@@ -6,17 +6,18 @@ Which of the two holds is the group's configuration, so the broker says it when 
 collects its statements and is sent as one message, in a group of either kind.
 """
 
-import contextlib
 import os
+import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from client import protocol
+from client.calls import Calls
 from client.channel import Channel
-from client.connection import broker_address, broker_keys, channel_to
-from client.errors import DBConnectionError, DBError, UnconfiguredGroupError, UsageError
+from client.connection import broker_address, broker_keys, channel_to, give_back
+from client.errors import DBError, UsageError
 from client.lease import Lease
 from client.options import (
     DEFAULT_PRIORITY,
@@ -34,8 +35,6 @@ from client.options import (
 )
 from client.parameters import bind
 from client.protocol import (
-    NOT_EXECUTED,
-    TX_NONE,
     Ask,
     Cancel,
     Commit,
@@ -46,18 +45,19 @@ from client.protocol import (
     split_steps,
 )
 from client.rows import Result
-from client.rules import NO_SESSION
 from client.transaction import Transaction
 
 if TYPE_CHECKING:
     from client.session import Session
 
 DEFAULT_GROUP = "default"
+# Where a channel is opened faster, what is left of a timeout is all of it.
+OPENED_AT_ONCE = 0.01
 # psycopg2 keeps as many notices with a connection.
 MAX_NOTICES = 50
 
 
-class Handler:
+class Handler(Calls):
     """Runs queries in one group of the broker.
 
         with Handler('orders') as db:
@@ -65,7 +65,8 @@ class Handler:
                 print(row.id, row['total'])
 
     Leaving the block commits an open transaction; leaving it by an exception rolls back. A Handler may be made before a
-    fork and used after it, and shared by threads, except that an open transaction belongs to the thread that began it.
+    fork and used after it, and shared by threads and greenlets; a transaction that is open in it may be used by one
+    after the other, each call by itself.
     tag is free text, at most 128 characters, shown by `poold stats` for requests that wait. prepare, priority and
     settings are those of statements that do not say it themselves, see `query`. server_key and key are files, for a
     tcp:// address whose broker has keys: the broker's public key, and this client's secret one, read here and once.
@@ -93,7 +94,7 @@ class Handler:
         self._priority = checked_priority(priority)
         self._settings = packed_settings(settings)
         self._begin_anew()
-        self._check_group(channel_to(self._address, self._keys))
+        self._is_autocommit()
 
     def _share(self, other: "Handler") -> None:
         """Be a Handler of the same kind as the other."""
@@ -106,17 +107,14 @@ class Handler:
         return Lease("transaction", Rollback)
 
     def _begin_anew(self) -> None:
-        # PostgreSQL's latest messages (RAISE NOTICE and the like), the newest last, as psycopg2's connection.notices.
-        # Each result and each error of this Handler adds those that came with it; threads sharing it share them.
-        self.notices: deque[str] = deque(maxlen=MAX_NOTICES)
+        self.notices = deque(maxlen=MAX_NOTICES)
         self._lease = self._new_lease()
-        # Requests that wait for their replies, by their channels: one for each thread that is in a call.
-        self._calls: dict[Channel, int] = {}
+        self._calls = {}
 
     @property
     def autocommit(self) -> bool:
         """Whether each statement of this group commits by itself."""
-        return self._check_group(channel_to(self._address, self._keys))
+        return self._is_autocommit()
 
     @property
     def in_transaction(self) -> bool:
@@ -153,22 +151,24 @@ class Handler:
         prepare = self._prepare if prepare is None else checked_prepare(prepare)
         rank = self._priority if priority is None else checked_priority(priority)
         packed = self._settings if settings is None else packed_settings(settings)
-        channel, lease, begin, session = self._route()
-        calls, request = self._calls, channel.next_request()
-        message = Query(
-            request, self._group, lease, begin, sql, types, values, prepare, timeout, self._tag, rank, packed, session
+        channel = None
+        if not self._needs_lease():
+            channel, waits = (channel_to(self._address, self._keys), None) if waits is None else self._channel(waits)
+            # The hot path; the lookup repeats _check_group, which says what is wrong where there is no such group.
+            if channel.welcome.groups.get(self._group) or self._check_group(channel):
+                number = channel.next_request()
+                message = Query(
+                    number, self._group, 0, False, sql, types, values, prepare, timeout, self._tag, rank, packed
+                )
+                return Result(self._ask(channel, message, waits))
+        rest = (sql, types, values, prepare, timeout, self._tag, rank, packed)
+        return Result(
+            self._in_lease(
+                lambda own, lease, begin, session: Query(own.next_request(), self._group, lease, begin, *rest, session),
+                waits,
+                channel,
+            )
         )
-        calls[channel] = request
-        try:
-            reply: Any = self._in_lease(channel, message, waits) if lease else channel.call(message, waits)
-        except DBError as error:
-            self.notices.extend(error.notices)
-            raise
-        finally:
-            del calls[channel]
-        if reply.notices:
-            self.notices.extend(reply.notices)
-        return Result(reply)
 
     def cancel(self) -> int:
         """Cancel what this Handler's threads wait for; to be called from another thread, or a signal handler.
@@ -176,7 +176,8 @@ class Handler:
         Each of them gets psycopg2's QueryCanceled, unless its statement has ended by then. Returns how many there were,
         when the broker has been told.
         """
-        waiting = list(self._calls.items())
+        calls = [(each(), request) for each, request in list(self._calls.items())]
+        waiting = [(channel, request) for channel, request in calls if channel is not None]
         if not waiting:
             return 0
         channel = Channel(self._address, self._keys)  # of its own: this thread's may be in the middle of a call
@@ -265,18 +266,20 @@ class Handler:
         """Commit the open transaction; without one it does nothing, as psycopg2's commit.
 
         Raises where nothing was committed: a DBQueryError (a deferred constraint, or a statement of this transaction
-        had failed), TransactionLost, or DBConnectionError, whose outcome is 'unknown' where the answer was lost.
+        had failed) or TransactionLost. Where COMMIT was sent and its answer was lost, or an exception kept it from
+        being taken, this and all that follows raises a DBConnectionError whose outcome is 'unknown', until rollback().
         """
         self._end(Commit)
 
     def rollback(self) -> None:
         """Roll back the open transaction; without one, or where it was lost, it does nothing.
 
-        Never fails for a broker that is gone: its backends are closed then, and PostgreSQL rolls back.
+        Never fails for a broker that is gone: its backends are closed then, and PostgreSQL rolls back. Where a COMMIT
+        was sent and not answered it changes nothing of that; the Handler is as new.
         """
-        with contextlib.suppress(DBConnectionError):
-            self._end(Rollback)
-        self._lease.close()
+        if self._lease.number:
+            self._finish(Rollback)
+            self._close_lease()
 
     def __enter__(self) -> Self:
         return self
@@ -298,32 +301,25 @@ class Handler:
 
     def _leave(self) -> None:
         """The block is over, and whatever was open in it."""
-        self._lease.close()
+        self._close_lease()
 
-    def __del__(self) -> None:
-        if hasattr(self, "_lease"):
-            self._lease.abandon()
-
-    def _route(self) -> tuple[Channel, int, bool, int]:
-        """How the next statement goes: its channel and lease, whether BEGIN comes first, what it is in a session."""
-        lease = self._lease
-        if lease.number:
-            return lease.channel(), lease.number, False, NO_SESSION
-        channel = channel_to(self._address, self._keys)
-        # The hot path; the lookup repeats _check_group, which says what is wrong where there is no such group.
-        if channel.welcome.groups.get(self._group) or self._check_group(channel):
-            return channel, 0, False, NO_SESSION
-        return channel, lease.open(channel), True, NO_SESSION
+    def _channel(self, waits: float | None) -> tuple[Channel, float | None]:
+        """A channel for one call, and what is left to wait for its reply."""
+        if waits is None:
+            return channel_to(self._address, self._keys), None
+        began = time.monotonic()
+        channel = channel_to(self._address, self._keys, waits)
+        took = time.monotonic() - began
+        return channel, waits if took < OPENED_AT_ONCE else max(waits - took, OPENED_AT_ONCE)
 
     def _send_transaction(self, options: Options, steps: tuple[Step | int, ...]) -> TransactionResult:
         """What became of a transaction message of these steps."""
         self._check_no_lease()
-        channel = channel_to(self._address, self._keys)
-        self._check_group(channel)
         timeout = options.timeout
-        calls, request = self._calls, channel.next_request()
+        channel, waits = self._channel(None if timeout is None else patience(timeout))
+        self._check_group(channel)
         message = protocol.Transaction(
-            request,
+            channel.next_request(),
             self._group,
             *options[:4],
             *split_steps(steps),
@@ -332,14 +328,7 @@ class Handler:
             options.priority,
             options.settings,
         )
-        calls[channel] = request
-        try:
-            reply = channel.call(message, None if timeout is None else patience(timeout))
-        except DBError as error:
-            self.notices.extend(error.notices)
-            raise
-        finally:
-            del calls[channel]
+        reply = self._ask(channel, message, waits)
         assert isinstance(reply, TransactionResult)
         for fields in (*reply.results, reply.failure):
             if fields is not None:
@@ -353,42 +342,8 @@ class Handler:
                 "beside it; call commit() or rollback() first"
             )
 
-    def _end(self, verb: type[Commit] | type[Rollback]) -> None:
-        if self._lease.number:
-            channel = self._lease.channel()
-            self._in_lease(channel, verb(channel.next_request(), self._lease.number))
-
-    def _is_opening(self, message: object) -> bool:
-        """Whether the message opens the lease."""
-        return isinstance(message, Query) and message.begin
-
-    def _in_lease(self, channel: Channel, message: Query | Commit | Rollback, waits: float | None = None) -> Any:
-        """The reply. The transaction goes on where the reply says so, and where the broker said nothing."""
-        try:
-            reply = channel.call(message, waits)
-        except DBError as error:
-            unsaid = error.failure.request == 0
-            if unsaid and self._is_opening(message) and error.outcome == NOT_EXECUTED:
-                self._lease.close()
-            elif not unsaid:
-                self._follow(error.failure.transaction)
-            raise
-        assert isinstance(reply, protocol.Result)
-        self._follow(reply.transaction)
-        return reply
-
-    def _follow(self, transaction: str) -> None:
-        """A failed or lost transaction still waits for its rollback; one that is over does not."""
-        if transaction == TX_NONE:
-            self._lease.close()
-
-    def _check_group(self, channel: Channel) -> bool:
-        """The group's autocommit; raises UnconfiguredGroupError where the broker has no such group."""
-        groups = channel.welcome.groups
-        autocommit = groups.get(self._group)
-        if autocommit is None:
-            raise UnconfiguredGroupError(
-                f"the broker at {self._address} has no group {self._group!r} for this client; "
-                f"it has {', '.join(sorted(groups)) or 'none'}"
-            )
+    def _is_autocommit(self) -> bool:
+        channel, _ = self._channel(None)
+        autocommit = self._check_group(channel)
+        give_back(channel, self._address, self._keys)
         return autocommit

@@ -1,85 +1,174 @@
-"""A lease as its Handler holds it: which one is open, and where it may be used.
+"""A lease as its Handler holds it: which one is open, who uses it, and what may have become of it.
 
-A lease lives with the channel it was opened through, which belongs to one thread of one process. Everything else that
-a lease is, is the broker's.
+An open lease has a channel for itself, so that it may be used by one thread after another, as a psycopg2 connection may
+(`asyncio.to_thread` runs each call wherever there is room), and nobody else's call comes between. One call at a time
+has the use of it: who else comes at that moment is refused.
+
+What is said of a lost lease later depends on what it was doing. The call that has the use of it holds the message that
+it sends from before its first byte, so it is known whether that was a COMMIT: then nobody can say that the transaction
+was rolled back. Everything else that a lease is, is the broker's.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-import threading
-import weakref
+import re
+from typing import Any
 
 from client.channel import Channel
-from client.errors import TransactionLost, UsageError
-from client.protocol import Release, Rollback
+from client.errors import CommitOutcomeUnknown, DBConnectionError, DBError, TransactionLost, UsageError
+from client.protocol import NOT_EXECUTED, TX_LOST, UNKNOWN, Commit, Failure, Query, Release, Rollback
 
 Farewell = type[Rollback] | type[Release]
 
 # Unique per process, so also per channel; next() on it is atomic.
 _numbers = itertools.count(1)
+# What ends an open transaction with a commit begins a statement: it stands at the beginning of the text, or behind a
+# semicolon, a comment or the end of a line. Inside of quotes it may be found by mistake, which makes an outcome unknown
+# that could be known; never the reverse.
+_MAY_COMMIT = re.compile(
+    rb"(?:\A|;|\*/|[\r\n])\s*(?:commit\b|prepare\b|end\s*(?:;|\Z|--|/\*|work\b|transaction\b|and\b))", re.IGNORECASE
+)
+
+
+def may_commit(message: object) -> bool:
+    """Whether the message may commit a transaction that is open."""
+    if isinstance(message, Query):
+        return _MAY_COMMIT.search(message.statement) is not None
+    return isinstance(message, Commit)
+
+
+class Call:
+    """One use of a lease, from before it begins until its reply was taken."""
+
+    __slots__ = ("channel", "is_opening", "message")
+
+    def __init__(self) -> None:
+        self.channel: Channel | None = None
+        self.message: Any = None
+        self.is_opening = False
 
 
 class Lease:
     """number is 0 where none is open."""
 
-    __slots__ = ("_channel", "_farewell", "_noun", "_thread", "number")
+    __slots__ = ("_channel", "_farewell", "_is_lost", "_noun", "_use", "error", "is_in_doubt", "number")
 
     def __init__(self, noun: str, farewell: Farewell) -> None:
         """noun is what it is for, in words for errors; farewell is the message that ends it."""
         self.number = 0
         self._noun = noun
         self._farewell = farewell
-        # Held weakly: the channel ends with its thread, which ends what the lease was for.
-        self._channel: weakref.ref[Channel] | None = None
-        self._thread = 0
+        self._channel: Channel | None = None  # its own as long as it is open
+        self._is_lost = False
+        # Whether a COMMIT was sent in it and not answered, or answered by nobody knows.
+        self.is_in_doubt = False
+        # The last error that said that it was lost.
+        self.error: DBConnectionError | None = None
+        # The one call that has the use of it. A dict, for its setdefault lets exactly one of several through.
+        self._use: dict[str, Call] = {}
 
-    def open(self, channel: Channel) -> int:
-        """A new number, of a lease of this thread's that the next request opens through the channel."""
-        self.number = next(_numbers)
-        self._channel = weakref.ref(channel)
-        self._thread = threading.get_ident()
-        return self.number
+    def begin(self, call: Call) -> Channel | None:
+        """Give the call the use of it; its channel, None where no lease is open.
 
-    def close(self) -> None:
-        """It is over, or was never opened."""
-        self.number = 0
-
-    def channel(self) -> Channel:
-        """Its channel; raises TransactionLost where that is gone and UsageError where it is not to be used here."""
-        noun, channel = self._noun, self._opened_through()
-        if channel is None:
-            raise TransactionLost(
-                f"this {noun}'s connection to the broker is gone and with it the {noun}, rolled back: the broker went "
-                f"away, or the thread that began it ended; {self._remedy()}"
-            )
-        if channel.pid != os.getpid():
+        Raises UsageError where another call has it, or where it was opened by a parent process, and TransactionLost or
+        CommitOutcomeUnknown where it is lost.
+        """
+        if self._use.setdefault("", call) is not call:
             raise UsageError(
-                f"this Handler's {noun} was begun before the fork and belongs to the parent process; make a new "
+                f"this Handler's {self._noun} is in the middle of a call: of another thread's, or of the call that a "
+                f"signal handler interrupted; wait until that has returned, or use another Handler"
+            )
+        channel = self._channel
+        if not self.number:
+            return None
+        if channel is not None and channel.pid != os.getpid():
+            raise UsageError(
+                f"this Handler's {self._noun} was begun before the fork and belongs to the parent process; make a new "
                 "Handler in the child"
             )
-        if self._thread != threading.get_ident():
-            raise UsageError(
-                f"this Handler's {noun} belongs to the thread that began it; give each thread its own Handler"
-            )
-        if not channel.is_usable:
-            raise TransactionLost(
-                f"the broker at {channel.address} went away and with it this {noun}, rolled back; {self._remedy()}"
-            )
+        if self._is_lost or channel is None or not channel.is_usable:
+            self._is_lost = True
+            raise self.loss()
+        call.channel = channel
         return channel
 
-    def abandon(self) -> None:
-        """Its Handler is being collected. Never raises, and never touches another thread's socket."""
-        channel = self._opened_through() if self.number else None
-        if channel is not None and channel.pid == os.getpid():
-            if self._thread == threading.get_ident():
-                channel.post(self._farewell(channel.next_request(), self.number))
-            else:
-                channel.abandon(self._farewell, self.number)
+    def open(self, call: Call, channel: Channel) -> int:
+        """A new number, of a lease that the call's message opens through the channel."""
+        self._is_lost = self.is_in_doubt = False
+        call.is_opening = True
+        call.channel = self._channel = channel
+        self.number = next(_numbers)
+        return self.number
 
-    def _opened_through(self) -> Channel | None:
-        return self._channel() if self._channel is not None else None
+    def has(self, call: Call) -> bool:
+        """Whether the call has the use of it."""
+        return self._use.get("") is call
 
-    def _remedy(self) -> str:
-        return "call rollback() and begin anew" if self._farewell is Rollback else f"open another {self._noun}"
+    def end(self, call: Call) -> None:
+        """The call has its reply, or will never have it."""
+        if self._use.get("") is call:
+            del self._use[""]
+
+    def told(self, call: Call, error: BaseException) -> Failure | None:
+        """The failure with which the broker has answered the call, where the error is that one."""
+        channel, message = call.channel, call.message
+        if channel is None or message is None or error is not channel.error:
+            return None
+        if not isinstance(error, DBError) or not channel.was_answered(message.request):
+            return None
+        if isinstance(error, DBConnectionError):
+            self.error = error
+        return error.failure
+
+    def left(self, call: Call, error: BaseException) -> DBError | None:
+        """The call that has the use of it ends by an error which is not its answer; what to raise instead, if anything.
+
+        Where a byte of its message may have been sent, nothing more can be said in this conversation.
+        """
+        channel, message = call.channel, call.message
+        if channel is None or message is None or not channel.was_sent(message.request):
+            if call.is_opening:
+                self.close(call)
+            return None
+        is_own = error is channel.error
+        if is_own and isinstance(error, DBConnectionError):
+            self.error = error
+        is_unsent = is_own and isinstance(error, DBError) and error.outcome == NOT_EXECUTED
+        if is_unsent and call.is_opening:
+            self.close(call)
+            return None
+        self.lose(is_in_doubt=not is_unsent and may_commit(message))
+        return self.loss() if is_own and self.is_in_doubt else None
+
+    def lose(self, *, is_in_doubt: bool) -> None:
+        """Nothing more will come of it."""
+        self._is_lost = True
+        self.is_in_doubt = is_in_doubt
+        if self._channel is not None and self._channel.pid == os.getpid():
+            self._channel.close()
+
+    def loss(self) -> DBConnectionError:
+        """What is to be said of a lost one."""
+        if self.is_in_doubt:
+            text = (
+                f"COMMIT was sent in this {self._noun} and its answer was not taken: it may have been committed, or "
+                f"not; look for what it would have written, and call rollback() to go on with this Handler"
+            )
+            self.error = CommitOutcomeUnknown(text, Failure(0, TX_LOST, "commit-unknown", UNKNOWN, text, None, {}))
+        else:
+            remedy = "call rollback() and begin anew" if self._farewell is Rollback else f"open another {self._noun}"
+            text = (
+                f"this {self._noun}'s connection to the broker is gone, and with it what was open in it, rolled back: "
+                f"the broker went away, or an exception left a call in the middle; {remedy}"
+            )
+            self.error = TransactionLost(text, Failure(0, TX_LOST, "transaction-lost", NOT_EXECUTED, text, None, {}))
+        return self.error
+
+    def close(self, call: Call | None = None) -> Channel | None:
+        """It is over, or was never opened; returns its channel where nobody but this call has the use of it."""
+        channel, self._channel = self._channel, None
+        self.number = 0
+        is_lost, self._is_lost, self.is_in_doubt = self._is_lost, False, False
+        return None if is_lost or self._use.get("", call) is not call else channel

@@ -14,7 +14,7 @@ from client.rules import ISOLATIONS, MAX_RETRIES, MAX_SETTINGS, PRIORITIES
 DEFAULT_RETRIES = 3
 DEFAULT_PRIORITY = PRIORITIES[rules.NORMAL]
 # A broker cancels an overdue statement and says so; a client gives up only when even that does not come.
-GRACE = 15.0
+GRACE = 1.0
 
 Settings = Mapping[str, str | int | float | bool]
 

@@ -233,7 +233,9 @@ def _in_order(template: Template, params: Any) -> Sequence[Any] | None:
     if template.names is not None:
         try:
             return [params[name] for name in template.names]
-        except Exception:  # noqa: BLE001  psycopg2 will meet it again, in its turn
+        except Exception:
+            if type(params) is dict and params.keys() >= set(template.names):
+                raise  # a signal handler's; all else psycopg2 will meet again, in its turn
             return None
     if isinstance(params, tuple | list) and len(params) == len(template.pieces) - 1:
         return [params[place] for place in range(len(params))]

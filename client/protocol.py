@@ -356,20 +356,38 @@ def decode_steps(packed: bytes) -> list[Step | int]:
 
 
 def decode_reply(frame: bytes) -> ToClient:
-    """A message to the client. The broker is trusted; a frame it could not have sent raises ProtocolViolation."""
+    """A message to the client. The broker is trusted; a frame it could not have sent raises ProtocolViolation.
+
+    A signal handler's exception may arise here, which has to go on as it is: only what cannot be read twice is taken
+    for unreadable.
+    """
     try:
         array = msgpack.unpackb(frame, use_list=False)
-        if array[0] == _RESULT_CODE:
-            return Result._make(array[1:])
-        message = MESSAGES[array[0]]
-        if array[0] < 64:
-            raise ProtocolViolation(f"{message.__name__} does not travel to clients")
-        reply: Any = message._make(array[1:])
-        if not fields.fit(reply):
-            raise ProtocolViolation(f"the broker sent a {message.__name__} with fields of other types")
-        return reply  # type: ignore[no-any-return]  # codes from 64 are ToClient
-    except ProtocolViolation:
-        raise
+        return Result._make(array[1:]) if array[0] == _RESULT_CODE else _other_reply(array)
     except Exception as error:
+        why = error if isinstance(error, ProtocolViolation) else _why_unreadable(frame)
+        if why is error or type(why) is not type(error):
+            raise
         # Not its text: a KeyError's is the key, which may be nested deeper than repr goes.
-        raise ProtocolViolation(f"the broker sent what this client cannot read: {type(error).__name__}") from error
+        text = f"the broker sent what this client cannot read: {type(error).__name__}"
+        raise ProtocolViolation(text) from error
+
+
+def _other_reply(array: Any) -> ToClient:
+    message = MESSAGES[array[0]]
+    if array[0] < 64:
+        raise ProtocolViolation(f"{message.__name__} does not travel to clients")
+    reply: Any = message._make(array[1:])
+    if not fields.fit(reply):
+        raise ProtocolViolation(f"the broker sent a {message.__name__} with fields of other types")
+    return reply  # type: ignore[no-any-return]  # codes from 64 are ToClient
+
+
+def _why_unreadable(frame: bytes) -> Exception | None:
+    """What reading it raises; None where it can be read."""
+    try:
+        array = msgpack.unpackb(frame, use_list=False)
+        _ = Result._make(array[1:]) if array[0] == _RESULT_CODE else _other_reply(array)
+    except Exception as error:  # noqa: BLE001  msgpack raises many types, some of them undocumented
+        return error
+    return None

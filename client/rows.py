@@ -36,8 +36,8 @@ _UNREADABLE = (psycopg2.Error, ValueError, OverflowError)
 _NO_ROWS: Iterator[Any] = iter(())
 
 
-class Column(NamedTuple):
-    """One column, the seven items of DB-API 2.0 (PEP 249, cursor.description)."""
+class _SevenItems(NamedTuple):
+    """DB-API 2.0's (PEP 249, cursor.description)."""
 
     name: str
     type_code: int
@@ -46,6 +46,23 @@ class Column(NamedTuple):
     precision: int | None
     scale: int | None
     null_ok: bool | None
+
+
+class Column(_SevenItems):
+    """One column: the seven items of DB-API 2.0, and as in psycopg2 the attributes table_oid and table_column.
+
+    These are the OID of the column's table and its number there; None where it is not a table's column.
+    """
+
+    table_oid: int | None
+    table_column: int | None
+
+    @classmethod
+    def like(cls, theirs: Any) -> Self:
+        """What psycopg2's Column says."""
+        made = cls(*theirs)
+        made.table_oid, made.table_column = theirs.table_oid, theirs.table_column
+        return made
 
 
 class Row(tuple[Any, ...]):
@@ -291,6 +308,9 @@ class Result:
         try:
             return replay(self._columns, memoryview(self._rows)[at:end])
         except _UNREADABLE:
+            # So may a signal handler's be: what is unreadable is so a second time.
+            if self._is_replayable(at, end):
+                raise
             return None
         except Exception as error:
             # A program's own caster may raise anything. So may its signal handler, a time limit's say, and what is
@@ -301,6 +321,15 @@ class Result:
                 except type(error):
                     return None
             raise
+
+    def _is_replayable(self, at: int, end: int) -> bool:
+        """Whether the rows between two bytes can be replayed."""
+        assert self._columns is not None
+        try:
+            replay(self._columns, memoryview(self._rows)[at:end])
+        except _UNREADABLE:
+            return False
+        return True
 
     def _row_at(self, at: int) -> Row:
         casters = self._casters
@@ -335,4 +364,4 @@ def _shape(columns: bytes) -> tuple[type[Row], tuple[int, ...]]:
 @lru_cache(maxsize=COLUMN_LISTS)
 def _description(columns: bytes) -> tuple[Column, ...]:
     """What psycopg2 makes of these columns."""
-    return tuple(Column(*column) for column in describe(columns))
+    return tuple(Column.like(column) for column in describe(columns))

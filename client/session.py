@@ -12,15 +12,13 @@ idle_in_transaction_timeout bound that.
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any, NoReturn
 
 from client.channel import Channel
-from client.connection import channel_to
-from client.errors import DBConnectionError, DBError, UsageError
+from client.errors import UsageError
 from client.handler import Handler
-from client.lease import Lease
-from client.protocol import NOT_EXECUTED, TX_NONE, Commit, Query, Release, Rollback
+from client.lease import Call, Lease
+from client.protocol import NOT_EXECUTED, TX_NONE, Commit, Failure, Release, Rollback
 from client.rules import IN_SESSION, OPENS_SESSION
 
 
@@ -50,17 +48,15 @@ class Session(Handler):
     def rollback(self) -> None:
         """Roll back the open transaction; without one it does nothing. The session goes on, where it is not lost."""
         if self.in_transaction:
-            with contextlib.suppress(DBConnectionError):
-                self._end(Rollback)
+            self._finish(Rollback)
+            self._lease.is_in_doubt = False
             self._transaction = TX_NONE
 
     def close(self) -> None:
         """Give the backend back; what is open is rolled back. The next statement would open another session."""
         if self._lease.number:
-            with contextlib.suppress(DBConnectionError):  # where the broker is gone, nothing of it is left
-                channel = self._lease.channel()
-                channel.call(Release(channel.next_request(), self._lease.number))
-            self._lease.close()
+            self._finish(Release)
+            self._close_lease()
         self._transaction = TX_NONE
 
     def transaction(self, **_: Any) -> NoReturn:
@@ -80,28 +76,17 @@ class Session(Handler):
     def _new_lease(self) -> Lease:
         return Lease("session", Release)
 
-    def _route(self) -> tuple[Channel, int, bool, int]:
-        lease, session = self._lease, IN_SESSION
-        if lease.number:
-            channel = lease.channel()
-        else:
-            channel, session = channel_to(self._address, self._keys), OPENS_SESSION
+    def _needs_lease(self) -> bool:
+        return True
+
+    def _place(self, channel: Channel, call: Call) -> tuple[int, bool, int]:
         begin = not self._check_group(channel) and not self.in_transaction
-        if session == OPENS_SESSION:
-            lease.open(channel)
-        return channel, lease.number, begin, session
+        return self._lease.number, begin, OPENS_SESSION if call.is_opening else IN_SESSION
 
-    def _is_opening(self, message: object) -> bool:
-        return isinstance(message, Query) and message.session == OPENS_SESSION
+    def _follow_failure(self, failure: Failure, call: Call) -> None:
+        super()._follow_failure(failure, call)
+        if call.is_opening and failure.outcome == NOT_EXECUTED and failure.transaction == TX_NONE:
+            self._close_lease(call)  # it has not got a backend
 
-    def _in_lease(self, channel: Channel, message: Query | Commit | Rollback, waits: float | None = None) -> Any:
-        try:
-            return super()._in_lease(channel, message, waits)
-        except DBError as error:
-            is_refused = error.outcome == NOT_EXECUTED and error.failure.transaction == TX_NONE
-            if self._is_opening(message) and is_refused:
-                self._lease.close()  # it has not got a backend
-            raise
-
-    def _follow(self, transaction: str) -> None:
+    def _follow(self, transaction: str, call: Call) -> None:
         self._transaction = transaction

@@ -1,14 +1,18 @@
 """The sockets that channels use: how one is connected.
 
 A plain one carries ZMTP as it is. With keys it is a `client.curve.CurveSocket`, which looks the same to a channel.
+Where gevent or eventlet has put its own class in the place of `socket.socket`, a plain one is of that class, so that
+other greenlets run while this one waits.
 """
 
 from __future__ import annotations
 
+import _socket
+import select
 import socket
 import struct
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from client.address import folder_trap, ipc_path, runtime_dir
 from client.errors import connection_error
@@ -38,19 +42,106 @@ class PlainSocket(socket.socket):
         """How long recv waits from here on before it raises BlockingIOError."""
         self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
 
+    def send_by(self, data: bytes, deadline: float) -> None:
+        """Send all of it; raises BlockingIOError where the peer has not taken it at the deadline."""
+        unsent = memoryview(data)
+        while unsent:
+            try:
+                unsent = unsent[self.send(unsent, socket.MSG_DONTWAIT) :]
+            except BlockingIOError:
+                _wait_for_room(self, deadline)
+
+    # In C, so no signal handler's exception arises in it, where it would be lost. Handlers are let go of, not closed,
+    # and Python would warn.
+    __del__ = _socket.socket.close
+
+
+class GreenSocket(socket.socket):
+    """The same on gevent's or eventlet's class, which waits in its hub and knows neither SO_RCVTIMEO nor MSG_DONTWAIT.
+
+    What ends a wait is the class's own timeout.
+    """
+
+    def wait_at_most(self, seconds: float) -> None:
+        """How long recv waits from here on before it raises BlockingIOError."""
+        self.settimeout(seconds)
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """As a blocking socket's, whose SO_RCVTIMEO is the timeout."""
+        return self._within(flags, super().recv, size)  # type: ignore[no-any-return]  # recv gives bytes
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        """As a blocking socket's, whose SO_SNDTIMEO is GONE_AFTER."""
+        before = self.gettimeout()
+        if not flags & socket.MSG_DONTWAIT:
+            self.settimeout(GONE_AFTER)
+        try:
+            self._within(flags, super().sendall, data)
+        finally:
+            self.settimeout(before)
+
+    def send_by(self, data: bytes, deadline: float) -> None:
+        """Send all of it; raises BlockingIOError where the peer has not taken it at the deadline."""
+        before = self.gettimeout()
+        self.settimeout(max(0.001, deadline - time.monotonic()))
+        try:
+            self._within(0, super().sendall, data)
+        finally:
+            self.settimeout(before)
+
+    def _within(self, flags: int, work: Any, argument: Any) -> Any:
+        before = self.gettimeout()
+        if flags & socket.MSG_DONTWAIT:
+            self.settimeout(0.0)
+        try:
+            return work(argument, flags & ~socket.MSG_DONTWAIT)
+        except TimeoutError as error:
+            if not is_of_socket(error):
+                raise
+            raise BlockingIOError(error.errno, "timed out") from None
+        finally:
+            if flags & socket.MSG_DONTWAIT:
+                self.settimeout(before)
+
     def __del__(self) -> None:
-        # Handlers are let go of, not closed; in a cycle the socket may be collected before its channel, which would
-        # have closed it, and Python would warn.
         self.close()
 
 
-def connected(address: str, keys: Keys | None = None) -> PlainSocket | CurveSocket:
+# By the class that is in place when this module is imported: gevent wants to come first in any program.
+_SOCKET: type[Any] = PlainSocket if issubclass(socket.socket, _socket.socket) else GreenSocket
+# Where the errors of sockets come from.
+_OF_SOCKETS = frozenset(("client", "socket", "gevent", "eventlet", "zmq"))
+
+
+def is_of_socket(error: OSError) -> bool:
+    """Whether a socket raised this, not a signal handler that Python happened to run meanwhile.
+
+    Programs let theirs raise TimeoutError, which is an OSError as well; that has to reach the program.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is None or str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] in _OF_SOCKETS
+
+
+def _wait_for_room(plain: PlainSocket, deadline: float) -> None:
+    """Wait until the peer takes more."""
+    left_ms = int((deadline - time.monotonic()) * 1000) + 1
+    poller = select.poll()
+    poller.register(plain, select.POLLOUT)
+    if left_ms <= 0 or not poller.poll(left_ms):
+        raise BlockingIOError
+
+
+def connected(address: str, keys: Keys | None = None) -> PlainSocket | GreenSocket | CurveSocket:
     """A socket connected to address; tries again for CONNECT_TIMEOUT where nobody listens."""
     deadline = time.monotonic() + CONNECT_TIMEOUT
     while True:
         try:
             return _plain(address) if keys is None else _encrypted(address, keys)
         except OSError as error:
+            if not is_of_socket(error):
+                raise
             if time.monotonic() + CONNECT_AGAIN < deadline and isinstance(error, _NOBODY_THERE):
                 time.sleep(CONNECT_AGAIN)
                 continue
@@ -62,11 +153,11 @@ def connected(address: str, keys: Keys | None = None) -> PlainSocket | CurveSock
             ) from None
 
 
-def _plain(address: str) -> PlainSocket:
+def _plain(address: str) -> PlainSocket | GreenSocket:
     path = ipc_path(address)
     if path is not None and path.parent == runtime_dir() and (trap := folder_trap(path.parent)) is not None:
         raise connection_error(f"not connected to {address}: {trap}", NOT_EXECUTED)
-    made = PlainSocket(_family(address) if path is None else socket.AF_UNIX)
+    made: PlainSocket | GreenSocket = _SOCKET(_family(address) if path is None else socket.AF_UNIX)
     try:
         if path is None:
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -34,6 +34,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="how long the chaos on real servers lasts (default: 60); it plays at least one round of all faults",
     )
     parser.addoption(
+        "--alarms",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="how many exceptions of signal handlers leave calls in the middle (default: 1000; 20 or more a second)",
+    )
+    parser.addoption(
         "--chaos-seed", type=int, metavar="N", help="what chance begins with in the chaos; printed by each run"
     )
 

@@ -48,6 +48,10 @@ UNQUOTED = frozenset(oid.to_bytes(4, "big") for oid in _NUMBERS)
 # is what happens to a quoted literal.
 _TEXTS = (18, 19, _TEXT, 1042, 1043)
 _ARRAYS = frozenset((_TEXT_ARRAY, *(array for _, array in _TYPES.values())))
+# Arrays that psycopg2 reads as lists of text, and so binds as ARRAY['a', ...], a text[], whatever they were: "char",
+# name, char(n), varchar, inet, cidr, macaddr. What it does not know (enums, domains) it reads as text.
+_READ_AS_TEXTS = frozenset((1002, 1003, 1014, 1015, 1041, 651, 1040))
+_OID_ARRAY, _INT4_ARRAY, _INT8_ARRAY = 1028, 1007, 1016
 
 Array = list[Any]  # of bytes and None, or of Arrays
 Writer = Callable[[bytes], bytes]
@@ -103,6 +107,34 @@ def reference_type(oid: int, as_array: bool) -> int:
     if oid in _TEXTS:
         return _TEXT_ARRAY if as_array else 0
     return oid if oid in _ARRAYS and not as_array else 0
+
+
+def array_reference(oid: int, text: bytes) -> tuple[int, bytes] | None:
+    """The type to declare and the text for a cell that is an array; None where psycopg2 does not read it as a list.
+
+    Arrays of the types that are declared keep theirs, and their bounds. Others are what a program binds that reads the
+    cell with psycopg2: a list has no bounds, and one without a value is '{}' or '{NULL}', which becomes what its place
+    asks for.
+    """
+    if oid in _ARRAYS and oid not in _READ_AS_TEXTS:
+        return oid, text
+    if oid not in _READ_AS_TEXTS and oid != _OID_ARRAY:
+        return None
+    text = without_bounds(text)
+    if _WITHOUT_VALUE.fullmatch(text):
+        return 0, text
+    if oid == _OID_ARRAY:
+        return (_INT4_ARRAY if _common_type(parse_array(text), _INT8) == _INT4 else _INT8_ARRAY), text
+    return _TEXT_ARRAY, text
+
+
+def without_bounds(text: bytes) -> bytes:
+    """The array's text without what PostgreSQL writes before it where its items do not count from 1."""
+    bounds = _BOUNDS.match(text)
+    return text[bounds.end() :] if bounds else text
+
+
+_WITHOUT_VALUE = re.compile(rb"[{},]*(?:NULL[{},]+)*")
 
 
 def array_text(cells: Sequence[bytes | None]) -> bytes:

@@ -77,8 +77,9 @@ class _Table:
             if most_bytes < 0:
                 raise ReferenceMissing(f"what it refers to has more than {MAX_REQUEST_BYTES} bytes together")
         if reference.row is None:
-            return literals.reference_type(oid, as_array=True), literals.array_text(cells), passed
-        return literals.reference_type(oid, as_array=False), cells[0], passed
+            return *_all_of(oid, cells), passed
+        as_list = None if cells[0] is None else literals.array_reference(oid, cells[0])
+        return *(as_list or (literals.reference_type(oid, as_array=False), cells[0])), passed
 
     def _column(self, wanted: str | int) -> int:
         """The number of a column. Where names repeat, the last one, as in the client's rows."""
@@ -90,6 +91,16 @@ class _Table:
         if wanted not in names:
             raise ReferenceMissing(f"it refers to column {wanted!r} of a statement with columns {', '.join(names)}")
         return len(names) - 1 - names[::-1].index(wanted)
+
+
+def _all_of(oid: int, cells: list[bytes | None]) -> tuple[int, bytes]:
+    """The type to declare and the text for all cells of a column as one array; of arrays it has more dimensions."""
+    lists = [None if cell is None else literals.array_reference(oid, cell) for cell in cells]
+    found = [each for each in lists if each is not None]
+    if not found:
+        return literals.reference_type(oid, as_array=True), literals.array_text(cells)
+    text = b"{" + b",".join([b"NULL" if each is None else literals.without_bounds(each[1]) for each in lists]) + b"}"
+    return (0 if (oid, b"{}") in found else max(each[0] for each in found)), text
 
 
 def _columns(columns: bytes) -> tuple[list[str], list[int]]:

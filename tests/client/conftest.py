@@ -10,7 +10,7 @@ from client import handler as handler_module
 @pytest.fixture
 def channel(monkeypatch: pytest.MonkeyPatch) -> FakeChannel:
     made = FakeChannel()
-    monkeypatch.setattr(handler_module, "channel_to", lambda address, keys: made)
+    monkeypatch.setattr(handler_module, "channel_to", lambda address, keys, patience=None: made)
     return made
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from client.errors import DBError
 from client.protocol import (
     FAILED,
     TX_ACTIVE,
@@ -68,6 +69,7 @@ class FakeChannel:
         self.sent: list[Any] = []
         self.patience: list[float | None] = []
         self.answer: Callable[[Any], Any] = lambda message: Result(1, TX_ACTIVE, "SELECT 0", 0, None, b"", ())
+        self.error: DBError | None = None
         self._last = 0
 
     def next_request(self) -> int:
@@ -79,12 +81,22 @@ class FakeChannel:
         self.sent.append(_with_steps(message))
         self.patience.append(patience)
         reply = self.answer(message)
+        if isinstance(reply, DBError):
+            self.error = reply
         if isinstance(reply, BaseException):
             raise reply
         return decode_reply(encode(reply))
 
-    def post(self, message: Any) -> None:
-        """A Handler that is collected rolls its lease back."""
+    def was_sent(self, request: int) -> bool:
+        """All are."""
+        return True
+
+    def was_answered(self, request: int) -> bool:
+        """What fails was never answered."""
+        return False
+
+    def close(self) -> None:
+        """Nothing holds it."""
 
     def commits(self, *results: Any, tries: int = 1) -> None:
         self.answer = lambda message: TransactionResult(message.request, tries, results, None, -1)

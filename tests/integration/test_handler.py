@@ -626,8 +626,10 @@ def test_only_lost_races_and_what_was_not_executed_are_retryable(db: Handler) ->
     for code in ("40001", "40P01", "23505", "57014"):
         with pytest.raises(DBQueryError) as caught:
             db.query(raised(code))
-        retryable[code] = caught.value.retryable
-    assert retryable == {"40001": True, "40P01": True, "23505": False, "57014": False}
+        error = caught.value
+        retryable[code] = (error.retryable, error.is_safe_to_repeat, error.is_transient)
+    safe = (False, True, False)
+    assert retryable == {"40001": (True, True, True), "40P01": (True, True, True), "23505": safe, "57014": safe}
 
 
 def test_an_unknown_group_is_refused_with_the_names_of_those_there_are(broker: Broker) -> None:
@@ -848,29 +850,44 @@ def test_transactions_of_threads_lose_no_update(broker: Broker, postgres: Postgr
     assert postgres.execute(f"SELECT value FROM {SCHEMA}.counters") == [(160,)]
 
 
-def test_a_handler_shared_by_threads_has_one_transaction_which_belongs_to_one_thread(tx: Handler) -> None:
-    insert(tx, 1)
-    for use in (lambda: tx.query("SELECT 1"), tx.commit, tx.rollback):
-        with ThreadPoolExecutor(1) as thread, pytest.raises(UsageError, match="belongs to the thread that began it"):
-            thread.submit(use).result()
+def test_a_transaction_may_be_used_by_one_thread_after_the_other(tx: Handler, postgres: Postgres) -> None:
+    count = f"SELECT count(*), pg_backend_pid() FROM {SCHEMA}.parents"
+    for number in range(1, 4):
+        thread = threading.Thread(target=insert, args=(tx, number))
+        thread.start()
+        thread.join()  # the transaction outlives the thread that began it
     assert tx.in_transaction is True
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.submit(tx.query, count).result(), tx.query(count)
+        assert first.fetchone() == second.fetchone()
+        threads.submit(tx.commit).result()
+    assert tx.in_transaction is False
+    assert ids(postgres) == [1, 2, 3]
+
+
+def test_two_threads_at_once_in_one_transaction_are_refused_with_what_to_do(tx: Handler, postgres: Postgres) -> None:
+    insert(tx, 1)
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(tx.query, "SELECT 'long', pg_sleep(2)")
+        wait_until(lambda: is_running(postgres, "'long'"), what="the other thread's statement")
+        for use in (lambda: tx.query("SELECT 1"), tx.commit, tx.rollback):
+            with pytest.raises(UsageError, match=r"in the middle of a call.* use another Handler") as caught:
+                use()
+            assert (caught.value.outcome, caught.value.retryable) == ("not executed", False)
+        assert waiting.result().fetchone()[0] == "long"
     assert tx.query(f"SELECT count(*) FROM {SCHEMA}.parents").fetchone() == (1,)
 
 
-def test_a_transaction_whose_thread_ends_is_rolled_back(broker: Broker, postgres: Postgres) -> None:
-    handlers = []
-
+def test_a_handler_that_is_forgotten_after_its_thread_ended_frees_its_backend(
+    broker: Broker, postgres: Postgres
+) -> None:
     def work() -> None:
-        handlers.append(broker.handler("transactions"))
-        insert(handlers[0], 1)
+        insert(broker.handler("transactions"), 1)
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    try:
-        wait_until(lambda: broker.pool("transactions")["leased"] == 0, what="the end of the dead thread's transaction")
-    finally:
-        handlers.clear()
+    wait_until(lambda: broker.pool("transactions")["leased"] == 0, what="the end of the forgotten transaction")
     assert ids(postgres) == []
 
 

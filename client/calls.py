@@ -1,0 +1,167 @@
+"""How a Handler's messages get their replies: through a channel of their own, or in the lease that is open.
+
+An exception may leave any of this between any two instructions (see `client.channel`). Outside of leases that needs no
+care: a channel that does not come back is closed. In a lease each call first gets the use of it (`client.lease.Call`),
+and whatever makes the call end otherwise than by its reply is told to the lease, which knows what was on its way.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from client import protocol
+from client.channel import Channel
+from client.connection import give_back
+from client.errors import DBConnectionError, DBError, UnconfiguredGroupError
+from client.keys import Keys
+from client.lease import Call, Lease, may_commit
+from client.protocol import TX_NONE, UNKNOWN, Commit, Failure, Query, Release, Rollback
+from client.rules import NO_SESSION
+
+
+class Calls:
+    """What a Handler and a session have in common below their statements."""
+
+    _group: str
+    _address: str
+    _keys: Keys | None
+    _lease: Lease
+    # PostgreSQL's latest messages (RAISE NOTICE and the like), the newest last, as psycopg2's connection.notices. Each
+    # result and each error adds those that came with it; threads sharing a Handler share them.
+    notices: deque[str]
+    # Requests that wait for their replies, by their channels: one for each thread that is in a call. Held weakly: a
+    # channel that its call left is closed as soon as nobody has it.
+    _calls: dict[weakref.ref[Channel], int]
+
+    def _channel(self, waits: float | None) -> tuple[Channel, float | None]:
+        """A channel for one call, and what is left to wait for its reply."""
+        raise NotImplementedError
+
+    def _ask(self, channel: Channel, message: Query | protocol.Transaction, waits: float | None) -> Any:
+        """The reply to a message outside of leases; its channel is the next one's then.
+
+        The hot path, so `_call` is written out in it.
+        """
+        calls, mine = self._calls, weakref.ref(channel)
+        calls[mine] = message[0]
+        try:
+            reply: Any = channel.call(message, waits)
+        except DBError as error:
+            self.notices.extend(error.notices)
+            give_back(channel, self._address, self._keys)
+            raise
+        finally:
+            calls.pop(mine, None)
+        give_back(channel, self._address, self._keys)
+        if type(reply) is protocol.Result and reply.notices:
+            self.notices.extend(reply.notices)
+        return reply
+
+    def _needs_lease(self) -> bool:
+        """Whether the next statement goes on with a lease, or has to have one."""
+        return self._lease.number != 0
+
+    def _place(self, channel: Channel, call: Call) -> tuple[int, bool, int]:
+        """Where the call's statement goes: its lease, whether BEGIN comes first, what it is in a session."""
+        return self._lease.number, call.is_opening, NO_SESSION
+
+    def _end(self, verb: type[Commit] | type[Rollback] | type[Release]) -> None:
+        if self._lease.number:
+            self._in_lease(lambda channel, lease, *_: verb(channel.next_request(), lease))
+
+    def _finish(self, verb: type[Rollback] | type[Release]) -> None:
+        """End the lease, or what is open in it; what is lost has ended."""
+        try:
+            self._end(verb)
+        except DBConnectionError as error:
+            if error is not self._lease.error:
+                raise
+
+    def _call(self, channel: Channel, message: Any, waits: float | None) -> Any:
+        """The reply; `cancel` knows of it meanwhile, and an error's notices are kept."""
+        calls, mine = self._calls, weakref.ref(channel)
+        calls[mine] = message[0]
+        try:
+            reply: Any = channel.call(message, waits)
+        except DBError as error:
+            self.notices.extend(error.notices)
+            raise
+        finally:
+            calls.pop(mine, None)
+        return reply
+
+    def _in_lease(
+        self, message: Callable[..., Any], waits: float | None = None, channel: Channel | None = None
+    ) -> protocol.Result:
+        """The reply to a message in the lease, which is opened where none is, through the channel if one is given.
+
+        The transaction goes on where the reply says so. Whatever leaves this otherwise, the lease knows of it.
+        """
+        lease, call = self._lease, Call()
+        try:
+            try:
+                own = lease.begin(call)
+                if own is None:
+                    if channel is None:
+                        channel, waits = self._channel(waits)
+                    self._check_group(channel)
+                    lease.open(call, channel)
+                    own = channel
+                call.message = message(own, *self._place(own, call))
+                reply: protocol.Result = self._call(own, call.message, waits)
+                if reply.notices:
+                    self.notices.extend(reply.notices)
+                self._follow(reply.transaction, call)
+                lease.end(call)
+            except BaseException as error:
+                instead = self._failed(call, error) if lease.has(call) else None
+                if instead is not None:
+                    raise instead from error
+                raise
+        except BaseException:
+            if lease.has(call):  # another exception came while the first one was dealt with
+                lease.lose(is_in_doubt=may_commit(call.message))
+                lease.end(call)
+            raise
+        return reply
+
+    def _failed(self, call: Call, error: BaseException) -> DBError | None:
+        """The call has no result; the error to be raised instead of this one, None where this one is right."""
+        lease = self._lease
+        failure = lease.told(call, error)
+        instead = None
+        if failure is None:
+            instead = lease.left(call, error)
+        elif failure.outcome == UNKNOWN and may_commit(call.message):
+            lease.lose(is_in_doubt=True)
+        else:
+            self._follow_failure(failure, call)
+        lease.end(call)
+        return instead
+
+    def _follow_failure(self, failure: Failure, call: Call) -> None:
+        self._follow(failure.transaction, call)
+
+    def _follow(self, transaction: str, call: Call) -> None:
+        """A failed or lost transaction still waits for its rollback; one that is over does not."""
+        if transaction == TX_NONE:
+            self._close_lease(call)
+
+    def _close_lease(self, call: Call | None = None) -> None:
+        channel = self._lease.close(call)
+        if channel is not None:
+            give_back(channel, self._address, self._keys)
+
+    def _check_group(self, channel: Channel) -> bool:
+        """The group's autocommit; raises UnconfiguredGroupError where the broker has no such group."""
+        groups = channel.welcome.groups
+        autocommit = groups.get(self._group)
+        if autocommit is None:
+            raise UnconfiguredGroupError(
+                f"the broker at {self._address} has no group {self._group!r} for this client; "
+                f"it has {', '.join(sorted(groups)) or 'none'}"
+            )
+        return autocommit
