@@ -81,6 +81,11 @@ def forget_rows(results: list[Outcome], kinds: set[tuple[str, bool]]) -> None:
         results.append(without_rows(earlier))
 
 
+def prepares(unit: Unit, name: bytes) -> bool:
+    """Whether the unit prepares a statement under this name."""
+    return any(type(command) is Prepare and command.name == name for command in unit)
+
+
 def read_types(body: bytes) -> tuple[int, ...]:
     """The OIDs in a ParameterDescription."""
     count = len(body) // 4

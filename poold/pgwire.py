@@ -4,10 +4,6 @@ A unit of commands goes out as a simple query, or as messages of the extended pr
 number of units may be on their way at once. Each ends with ReadyForQuery, for which `received` gives one Completion.
 Rows are not looked at: their messages are counted and cut out of the stream as they are, for the client to read.
 
-Why not libpq, which opens the connection: through ctypes a prepared statement with one row costs half as much again,
-and a result of 1,000 rows and 10 columns sixteen times as much (scripts/benchmark/libpq.py measures both); and
-psycopg2's cursors know neither pipelines nor a limit for what they read.
-
 https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-PIPELINING
 """
 
@@ -18,7 +14,7 @@ from collections import deque
 
 from client.protocol import EXECUTED, FAILED, TX_ACTIVE, TX_BROKEN, TX_FAILED, TX_NONE, Failure
 from poold import answers, wiretext
-from poold.answers import is_whole, next_place
+from poold.answers import is_whole, next_place, prepares
 from poold.core.effects import Bound, Deallocate, Flush, Prepare, Simple, Unit
 from poold.core.facts import Completion, Outcome
 from poold.notices import Notices, Notifications
@@ -44,7 +40,6 @@ _count = struct.Struct("!HH").pack
 # What a server says unasked: errors, notices, settings, notifications.
 _UNPROMPTED = b"ENSA"
 _TEXTS, _COPY_DATA = b"EN", ord("d")
-_NO_DATA = refused("COPY FROM STDIN needs its data along, which no message has", FAILED)
 _UNASKED = "the server answered what nobody asked"
 
 
@@ -66,15 +61,14 @@ class Wire:
         # Columns of the statements that are prepared here, by name: enter when described, leave when deallocated.
         self._columns: dict[bytes, bytes | None] = {}
         self._heads: dict[bytes, bytes] = {}  # of their Bind messages, likewise
-        self._tags: dict[bytes, tuple[str, int]] = {}
+        self._tags: dict[bytes, tuple[str, int]] = {}  # read already
         # What came of a message that is not whole yet, and how many bytes it still wants at least.
         self._chunks: list[bytes] = []
         self._missing = 0
         self._skipping = 0  # bytes of a row too large to keep that are still to come
         # The answer up to a Flush, which comes ahead of the rest and is looked at together with it.
         self._ahead = b""
-        # Whether the next message begins a unit's answer, and no setting has changed.
-        self._is_fresh = True
+        self._is_fresh = True  # the next message begins a unit's answer, and no setting has changed
         self._begin()
 
     def _begin(self) -> None:
@@ -87,7 +81,7 @@ class Wire:
         self._kinds: set[tuple[str, bool]] = set()
         self._failure: Failure | None = None
         self._prepared: list[bytes | None] = []
-        self._parameters: list[tuple[int, ...]] = []
+        self._parameters: list[tuple[int, ...]] = []  # their types
         self._bound = 0
         self._place = -1  # of the command whose result comes, -1 before the first
         self._is_describing = False
@@ -115,7 +109,7 @@ class Wire:
                 outbox.append(_bind(b"B", 6 + len(head) + len(values)) + head + values + RESULTS_EXECUTE)
             else:
                 # One that is parsed anew still has answers on their way, before its new description.
-                if type(command) is Deallocate and not _prepares(unit, command.name):
+                if type(command) is Deallocate and not prepares(unit, command.name):
                     self._columns.pop(command.name, None)
                     self._heads.pop(command.name, None)
                 outbox.append(encoded(command, self._prefix))
@@ -307,9 +301,11 @@ class Wire:
             case "I":
                 self._failure = refused("can't execute an empty query", FAILED)
             case "G":
-                if self._failure is _NO_DATA:  # each is answered, and who does not read would fill the outbox
+                if self._failure is refused(
+                    "COPY FROM STDIN needs its data along, which no message has", FAILED
+                ):  # each is answered, and who does not read would fill the outbox
                     raise WireError("the server asked again for data that it does not get")
-                self._failure = _NO_DATA
+                self._failure = refused("COPY FROM STDIN needs its data along, which no message has", FAILED)
                 self.outbox.append(no_data(self.units[0]))
             case "H":
                 self._failure = refused("COPY TO STDOUT has no result to fetch; use SELECT", EXECUTED)
@@ -400,12 +396,8 @@ class Wire:
         elif self._results and (late := self._notices.take()):
             # Raised at the commit, or without any result of its own.
             self._results[-1] = answers.with_notices(self._results[-1], late)
-        results, prepared, types = self._results, self._prepared, self._parameters
-        done = Completion(transaction, results, failure, prepared, types, self._bound, reported.is_changed)
+        described = self._prepared, self._parameters
+        done = Completion(transaction, self._results, failure, *described, self._bound, reported.is_changed)
         self._is_fresh = not reported.is_changed
         self._begin()
         return done
-
-
-def _prepares(unit: Unit, name: bytes) -> bool:
-    return any(type(command) is Prepare and command.name == name for command in unit)

@@ -33,7 +33,11 @@ class Shell:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         connection = SimpleNamespace(
-            fileno=ours.fileno, close=ours.close, pgconn_ptr=None, get_parameter_status=lambda _: ""
+            fileno=ours.fileno,
+            close=ours.close,
+            pgconn_ptr=None,
+            get_parameter_status=lambda _: "",
+            get_backend_pid=lambda: 1,
         )
         self.backends._open[number] = Backend(number, connection, self._config, "default", self.backends)
         return theirs

@@ -16,7 +16,6 @@ from poold.config import Config
 from poold.core import failures, janitor, outcomes
 from poold.core.access import Caller, open_to
 from poold.core.admission import Admission
-from poold.core.deadlines import Deadlines
 from poold.core.effects import Effect, Execute, Reply, Stop
 from poold.core.facts import Completion, Outcome, Server
 from poold.core.group import Group
@@ -25,6 +24,7 @@ from poold.core.machine import CANCEL_TIMEOUT, GUARD, transaction_of
 from poold.core.pool import Backend, Pool
 from poold.core.probe import Examine
 from poold.core.proofs import Examination
+from poold.core.releases import Releases
 from poold.core.request import Client, Lease, Request, Verb
 from poold.core.sessions import NOTHING, UNSEEN
 from poold.core.snapshot import snapshot_group, snapshot_processes
@@ -38,7 +38,6 @@ _CANCELLING = BackendState.CANCELLING
 _PROBE = Verb.PROBE
 _INQUIRY = Verb.INQUIRY
 _QUESTION = Verb.QUESTION
-_IS_RUNNING = BrokerState.RUNNING
 _IS_DRAINING = BrokerState.DRAINING
 
 # PostgreSQL ignores a cancel that comes before its statement. One that had no effect is repeated after this pause.
@@ -49,7 +48,7 @@ _JANITOR = "janitor"
 _DRAIN = "drain"
 
 
-class Broker(Deadlines):
+class Broker(Releases):
     """Clients, requests, leases and backends, and what to do next."""
 
     def __init__(self, config: Config, chance: Callable[[], float], examine: Examine = Examination) -> None:
@@ -120,7 +119,7 @@ class Broker(Deadlines):
 
     def drain(self, now: float) -> None:
         """Take no new work, finish what there is within drain_timeout, then Stop."""
-        if self.state is _IS_RUNNING:
+        if self.state is BrokerState.RUNNING:
             self.state = _IS_DRAINING
             self._admission.is_open = False
             self.timers.set(_DRAIN, now + self.config.broker.drain_timeout)
@@ -245,24 +244,6 @@ class Broker(Deadlines):
                 admitted = admitted._replace(transaction=transaction_of(lease))  # it goes on
         if admitted is not None:
             self._effects.append(Reply(key, admitted._replace(request=message.request)))  # type: ignore[union-attr]
-
-    def _release(self, client: Client, message: Release, now: float) -> Result | Failure:
-        """The client's session is over: nothing of it goes on, and its backend is reset."""
-        lease = client.leases.get(message.lease)
-        if lease is None:
-            client.lost_leases.pop(message.lease, None)
-        elif not lease.is_session:
-            text = f"lease {lease.number} is a transaction, which ends with a commit or a rollback"
-            return failures.usage(text)._replace(request=message.request)
-        else:
-            reason = "it was released"
-            for request in [each for each in client.requests.values() if each.lease is lease]:
-                if request.state is RequestState.RUNNING:
-                    self._cancel(request, RequestState.CANCELLED, reason, now)
-                elif request.state is RequestState.WAITING and request.opens:
-                    self._discard(request, failures.lease_lost(reason, is_session=True), now)
-            self._end_lease(lease, reason, now)
-        return Result(message.request, TX_NONE, "RELEASE", -1, None, b"", ())
 
     # Facts about backends.
 

@@ -19,9 +19,11 @@ CANCELLED = failure("57014", message="canceling statement due to user request")
 FATAL = failure("57P01", message="terminating connection")._replace(kind="connection")
 
 
-def calling(sql: bytes = CALL, before: bytes = b"3/10", **over: object) -> tuple[World, int, int]:
+def calling(
+    sql: bytes = CALL, before: bytes = b"3/10", shows_resets: bool = False, **over: object
+) -> tuple[World, int, int]:
     """A statement that runs, the question ahead of it answered; its request and its backend."""
-    world = World(max_size=1)
+    world = World(max_size=1, shows_resets=shows_resets)
     world.client()
     request = world.query(statement=sql, **over)  # type: ignore[arg-type]
     world.connect_all()
@@ -87,12 +89,12 @@ def test_what_succeeds_is_answered_at_once() -> None:
 def test_a_failure_is_answered_when_the_server_has_told_how_many_transactions_it_had(
     after: bytes, expected: str
 ) -> None:
-    world, request, backend = calling()
+    world, request, backend = calling(shows_resets=True)
     fail(world, backend)
     assert not world.is_answered(request)
     told(world, backend, after)
     assert outcome(world, request) == expected
-    assert sent(world, backend)[-1][0].startswith(b"RESET"), "it is reset as ever"
+    assert sent(world, backend)[-2][0].startswith(b"RESET"), "it is reset as ever"
 
 
 def test_without_the_first_answer_nobody_knows() -> None:
@@ -148,7 +150,7 @@ def test_a_cancel_while_it_is_asked_for_is_not_sent() -> None:
 
 
 def test_a_client_that_goes_while_it_is_asked_for_leaves_a_backend_that_is_reset() -> None:
-    world, _, backend = calling()
+    world, _, backend = calling(shows_resets=True)
     fail(world, backend)
     world.broker.client_gone(1, world.now)
     told(world, backend, b"3/12")
@@ -218,7 +220,7 @@ def test_an_interrupted_drop_of_a_database_may_have_left_something() -> None:
 
 
 def test_settings_go_ahead_with_the_question_and_the_session_is_reset() -> None:
-    world = World(max_size=1)
+    world = World(max_size=1, shows_resets=True)
     world.client()
     request = world.query(statement=CALL, settings=b"work_mem\x001MB\0")
     world.connect_all()
@@ -229,7 +231,7 @@ def test_settings_go_ahead_with_the_question_and_the_session_is_reset() -> None:
     fail(world, backend)
     told(world, backend, b"3/12")
     assert outcome(world, request) == FAILED
-    assert b"RESET ALL" in sent(world, backend)[-1][0]
+    assert b"RESET ALL" in sent(world, backend)[-2][0]
 
 
 def test_where_a_setting_is_refused_nothing_else_is_sent() -> None:
@@ -244,7 +246,7 @@ def test_where_a_setting_is_refused_nothing_else_is_sent() -> None:
 
 
 def test_a_backend_lost_under_the_settings_has_not_begun() -> None:
-    world = World(max_size=1)
+    world = World(max_size=1, shows_resets=True)
     world.client()
     request = world.query(statement=CALL, settings=b"work_mem\x001MB\0")
     world.connect_all()

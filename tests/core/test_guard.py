@@ -15,7 +15,9 @@ def long_runner(**over: object) -> tuple[World, int]:
     world.client()
     request = world.query(**over)
     world.connect_all()
-    return world, world.running(request)
+    backend = world.running(request)
+    world.tell(backend)
+    return world, backend
 
 
 def looks(world: World) -> list[int]:

@@ -10,11 +10,12 @@ from client.protocol import FAILED, NOT_EXECUTED, UNKNOWN, Failure, TransactionR
 from client.rules import PRIORITIES
 from poold.core import effects
 from poold.core.losses import MAX_MOVES
-from poold.core.machine import CANCEL_TIMEOUT, GUARD
+from poold.core.machine import CANCEL_TIMEOUT
 from poold.core.proofs import Proof
 from poold.core.script import XID
 from poold.core.settings import SERVER_GRACE
 from poold.core.statements import PROBE_AFTER
+from poold.core.watch import LOOK_AFTER, LOOK_TIMEOUT
 
 ERROR = "server closed the connection unexpectedly"
 WITH_ID = (BEGUN, outcome_of(XID))
@@ -149,47 +150,54 @@ def outcomes(world: World, requests: list[int]) -> list[str]:
     return [reply.outcome for reply in replies if isinstance(reply, Failure)]
 
 
-def test_what_was_written_may_have_run_and_what_was_not_runs_elsewhere() -> None:
+def test_reads_that_share_a_backend_run_elsewhere_whether_they_were_written_or_not() -> None:
     world, backend, requests = sharing(4)
     world.broker.lost(backend, ERROR, world.now, unsent=2)
-    assert outcomes(world, requests[:2]) == [UNKNOWN, UNKNOWN]
-    assert not any(world.is_answered(request) for request in requests[2:])
-    assert again(world)[0] == requests[2]
+    assert not any(world.is_answered(request) for request in requests)
+    assert again(world)[0] == requests[0]
 
 
 def test_what_the_shell_has_not_taken_yet_runs_elsewhere() -> None:
     world, backend, (first,) = sharing(1)
     late = world.query(statement=SHORT)
     world.broker.lost(backend, ERROR, world.now)
-    assert outcomes(world, [first]) == [UNKNOWN]
+    assert again(world) == [first]
+    answer(world, next(iter(world.broker.backends)))
     assert again(world) == [late]
     assert len(sent(world, backend)) == 1
 
 
-def test_what_was_written_but_not_taken_is_told_apart_from_what_was_not_written() -> None:
-    world, backend, requests = sharing(2)
-    requests += [world.query(statement=SHORT)]
-    world.broker.lost(backend, ERROR, world.now, unsent=1)
-    assert outcomes(world, requests[:1]) == [UNKNOWN]
-    assert again(world)[0] == requests[1]
+@pytest.mark.parametrize(("unsent", "outcome"), [(0, UNKNOWN), (1, NOT_EXECUTED)])
+def test_what_is_no_plain_read_may_have_run_if_it_was_written(unsent: int, outcome: str) -> None:
+    world = World(max_size=1)
+    world.client()
+    request = world.query(statement=b"INSERT 1")
+    world.connect_all()
+    for _ in range(1 + unsent * MAX_MOVES):
+        world.broker.lost(world.running(request), ERROR, world.now, unsent=unsent)
+        world.connect_all()
+    assert outcomes(world, [request]) == [outcome]
 
 
-def test_what_waited_behind_a_fatal_error_runs_elsewhere() -> None:
-    world, backend, requests = sharing(3)
-    world.broker.lost(backend, ERROR, world.now, last=FATAL)
-    reply = world.reply_to(requests[0])
+def test_what_postgresql_ended_with_a_fatal_error_has_failed() -> None:
+    world = World(max_size=1)
+    world.client()
+    request = world.query(statement=b"INSERT 1")
+    world.connect_all()
+    world.broker.lost(world.running(request), ERROR, world.now, last=FATAL)
+    reply = world.reply_to(request)
     assert isinstance(reply, Failure)
-    assert (reply.sqlstate, reply.outcome) == ("57P01", FAILED), "PostgreSHORT has said what became of it"
-    assert again(world)[0] == requests[1]
-    assert not world.is_answered(requests[2])
+    assert (reply.sqlstate, reply.outcome) == ("57P01", FAILED), "PostgreSQL has said what became of it"
 
 
 def test_a_fatal_error_after_a_warning_may_come_after_the_commit() -> None:
-    world, backend, requests = sharing(2)
+    world = World(max_size=1)
+    world.client()
+    request = world.query(statement=b"INSERT 1")
+    world.connect_all()
     last = FATAL._replace(notices=("WARNING:  canceling the wait for synchronous replication",))
-    world.broker.lost(backend, ERROR, world.now, last=last)
-    assert outcomes(world, requests[:1]) == [UNKNOWN]
-    assert again(world) == requests[1:]
+    world.broker.lost(world.running(request), ERROR, world.now, last=last)
+    assert outcomes(world, [request]) == [UNKNOWN]
 
 
 def test_what_runs_elsewhere_keeps_its_order_and_its_place_before_those_who_wait() -> None:
@@ -254,7 +262,8 @@ def test_a_withdrawn_statement_does_not_move() -> None:
     world.broker.cancel(1, requests[1], world.now)
     world.broker.cancel(1, requests[2], world.now)
     world.broker.lost(backend, ERROR, world.now, unsent=1)
-    assert outcomes(world, requests) == [UNKNOWN, UNKNOWN, NOT_EXECUTED]
+    assert outcomes(world, requests[1:]) == [UNKNOWN, NOT_EXECUTED]
+    assert again(world) == requests[:1]
 
 
 def test_the_statement_of_a_client_that_is_gone_does_not_move() -> None:
@@ -274,14 +283,14 @@ def test_a_statement_past_its_deadline_does_not_move_for_long() -> None:
     assert outcomes(world, [late]) == [NOT_EXECUTED]
 
 
-def test_a_backend_that_is_given_up_may_still_run_what_waited_on_it() -> None:
+def test_reads_on_a_backend_that_is_given_up_run_elsewhere() -> None:
     world, backend, requests = sharing(2, endpoint_settings={"query_timeout": 5.0})
-    world.pass_time(5.0 + GUARD)
-    assert world.taken(effects.Cancel) == [effects.Cancel(backend)]
+    world.pass_time(LOOK_AFTER + LOOK_TIMEOUT + 0.1)
+    assert world.taken(effects.Cancel) == [effects.Cancel(backend)], "the first one may wait for a lock"
     world.pass_time(CANCEL_TIMEOUT)
     assert world.taken(effects.Close)[0].backend == backend
-    assert outcomes(world, requests) == [UNKNOWN, UNKNOWN]
-    assert again(world) == []
+    assert not any(world.is_answered(request) for request in requests)
+    assert again(world) == requests[:1]
 
 
 def test_the_first_of_many_does_not_prepare_and_those_behind_it_run_with_literals_too() -> None:
@@ -298,7 +307,7 @@ def test_a_stopped_broker_says_what_it_knows_of_each() -> None:
     world, _, requests = sharing(2)
     requests += [world.query(statement=SHORT), world.query(statement=b"SELECT 'slow'")]
     world.broker.stop(world.now)
-    assert outcomes(world, requests) == [UNKNOWN, UNKNOWN, NOT_EXECUTED, NOT_EXECUTED]
+    assert outcomes(world, requests) == [NOT_EXECUTED] * 4, "of reads nothing can have stayed"
 
 
 def test_a_stopped_broker_opens_nothing() -> None:

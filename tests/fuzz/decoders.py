@@ -139,7 +139,7 @@ def _reply(data: bytes) -> str:
 
 def _plan(data: bytes) -> str:
     plan = Plan(data, Statements())
-    return f"{plan.obstacle} {plan.writes} {plan.is_whole} {plan.changes_schema} {plan.begins_with_set}"
+    return f"{plan.obstacle} {plan.writes} {plan.is_whole} {plan.begins_with_set}"
 
 
 def _core(data: bytes) -> str:
