@@ -62,9 +62,9 @@ class Invariants:
         assert group.batched == batched
         for pool in group.pools:
             size += pool.size
-            errands += len(pool.inquiries)
+            errands += len(pool.inquiries) + len(pool.questions)
             is_idle = is_idle or bool(pool.idle)
-            assert not (pool.inquiries and pool.idle)
+            assert not ((pool.inquiries or pool.questions) and pool.idle)
         assert group.size == size
         self.shell.lifetimes.check_floor(group)
         assert size <= group.config.max_size
@@ -103,7 +103,8 @@ class Invariants:
             elif request.script is not None:
                 coming.update(request.script.to_probe)
         for statement in group.statements:
-            if statement.state is StatementState.PROBING and group.config.prepare == "auto":
+            is_of_today = statement.generation == group.statements.generation
+            if statement.state is StatementState.PROBING and group.config.prepare == "auto" and is_of_today:
                 assert statement in coming, f"{statement} waits for a probe that never comes"
 
     # Clients.
@@ -234,5 +235,5 @@ def _check_idle(backend: Backend, line: Line) -> None:
     assert backend.lease is None
     assert session.work is None, "an idle backend is idle in PostgreSQL's sense"
     assert not session.left, f"an idle backend holds {session.left}"
-    is_known = session.names.keys() <= backend.prepared._held.keys()
+    is_known = session.names.keys() <= {*backend.prepared._held.keys(), b"function's"}
     assert is_known or backend.prepared._is_doubted, "what is prepared is known to be"

@@ -8,7 +8,7 @@ from typing import Any
 
 from client.rules import BATCH, INTERACTIVE, NORMAL
 from poold.config import BrokerConfig, Config, EndpointConfig, GroupConfig, Weights
-from poold.core import statements
+from poold.core import prepared
 
 HABITS = (
     ("query",),
@@ -208,7 +208,7 @@ def _draw_anything(random: Random) -> Scenario:
         settings=choice((0.0, 0.0, 0.2)),
         priorities=choice(((NORMAL,), (INTERACTIVE, NORMAL, BATCH), (NORMAL, BATCH))),
         is_seasoned=random.random() < 0.7,
-        prepared_kept=choice((statements.PREPARED_KEPT, 4, 6)),
+        prepared_kept=choice((prepared.PREPARED_KEPT, 4, 6)),
         has_identity=random.random() < 0.9,
     )
 

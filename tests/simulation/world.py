@@ -14,7 +14,7 @@ from model.postgres import COLUMNS, INT4
 from model.requests import TEMPLATES
 
 from client.protocol import Result
-from poold.core import statements
+from poold.core import prepared, statements
 from poold.core.broker import Broker
 from poold.core.lifecycle import BrokerState
 from poold.core.literals import numbered
@@ -66,14 +66,14 @@ class World(Agenda, Invariants):
 
     def run(self, steps: int) -> None:
         """Let so many steps happen, then let faults cease, and see that everything ends as it should."""
-        kept, statements.PREPARED_KEPT = statements.PREPARED_KEPT, self.scenario.prepared_kept
+        kept, prepared.PREPARED_KEPT = prepared.PREPARED_KEPT, self.scenario.prepared_kept
         try:
             self._begin()
             self._go(steps)
             self._settle()
             self._end()
         finally:
-            statements.PREPARED_KEPT = kept
+            prepared.PREPARED_KEPT = kept
 
     def _begin(self) -> None:
         self.network.fact(self.broker.start, self.now)
