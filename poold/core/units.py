@@ -95,10 +95,11 @@ def _before(backend: Backend, request: Request, statement: Statement) -> list[Co
         if statement.proof.uses_sequences:
             backend.used_sequences = True
         return []
-    if not backend.used_sequences or (request.lease is not None and not request.opens):
+    if request.lease is not None and not request.opens:
         return []
-    backend.used_sequences = False
-    return [Plain(DISCARD_SEQUENCES)]
+    was_used = backend.used_sequences
+    backend.used_sequences = request.leaves is NOTHING and statement.proof.uses_sequences
+    return [Plain(DISCARD_SEQUENCES)] if was_used else []
 
 
 def _other_unit(backend: Backend, request: Request, now: float) -> Unit:
