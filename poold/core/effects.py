@@ -65,10 +65,21 @@ Unit = tuple[Command, ...]
 
 
 def in_order(commands: list[Command]) -> Unit:
-    """What is to be forgotten comes first: an error before it would leave it behind."""
+    """What is to be forgotten comes first: an error before it would leave it behind.
+
+    Where the unit itself has prepared it before, as it runs it too often for one plan, it stays where it is.
+    """
     if Deallocate not in map(type, commands):
         return tuple(commands)
-    return tuple(sorted(commands, key=lambda command: type(command) is not Deallocate))
+    made: set[bytes] = set()
+    first: list[Command] = []
+    rest: list[Command] = []
+    for command in commands:
+        if type(command) is Prepare:
+            made.add(command.name)
+        is_first = type(command) is Deallocate and command.name not in made
+        (first if is_first else rest).append(command)
+    return (*first, *rest)
 
 
 @dataclass(slots=True)

@@ -91,8 +91,11 @@ class Prepared:
             self._held.clear()
             self._is_doubted = True
         prepares = [command.name for command in unit if type(command) is Prepare]
-        for name in prepares[len(done.prepared) :]:
+        count = len(done.prepared)
+        for name in prepares[count:]:
             self._held.pop(name, None)
+            if name in prepares[:count]:  # it may be there, from before in this unit
+                self._is_doubted = True
         return found
 
     def clear(self) -> None:
