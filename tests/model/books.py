@@ -138,10 +138,10 @@ class Books:
         In each try of a message once; what the group or the message can write nothing with may be moved where its
         backend was lost.
         """
-        self._runs[value] += 1
         job = self.jobs[value // PLACES]
         if kind.is_plain_read or (job.is_repeatable and job.was_lost):
             return
+        self._runs[value] += 1
         limit = job.begins if job.kind == "message" else 1
         assert self._runs[value] <= limit, f"statement {value} of {job} runs {self._runs[value]} times"
 

@@ -41,6 +41,7 @@ class Faults:
             *(self._server_freezes,) * 1,
             *(self._server_is_unreachable,) * 1,
             *(self._names_are_forgotten,) * 1,
+            *(self._schema_is_changed,) * 2,
             *(self._facts_come_late,) * 2,
         )
 
@@ -141,6 +142,12 @@ class Faults:
             return None
         wire.session.names.clear()
         return f"names are forgotten by {wire.number}"
+
+    def _schema_is_changed(self) -> str:
+        """Another program does it."""
+        server = self._some_server()
+        server.cluster.schema += 1
+        return f"the schema of {server.name} is changed"
 
     # Clients.
 

@@ -19,6 +19,7 @@ HABITS = (
     ("query", "burst", "message", "message", "lease", "lease", "odd"),
     ("session",),
     ("session", "query", "query", "message", "odd"),
+    ("locker", "query"),
 )
 
 
@@ -46,6 +47,8 @@ class Scenario:
     partial: float  # the share of turns in which the shell does its work in parts
     lag: float  # how long facts wait for their turn
     changes_schema: bool
+    others: float  # the share of what looks ordinary and is not
+    tenants: int  # whose settings travel
     leaves: float  # the share of odd statements, and those in sessions, that leave something in their session
     settings: float  # the share of requests with settings of their own
     priorities: tuple[int, ...]  # of clients
@@ -71,6 +74,8 @@ def draw(random: Random) -> Scenario:
             return _with_lost_commits(random, found)
         case 3:
             return _with_sessions(random, found)
+        case 4:
+            return _with_locks(random, found)
     return found
 
 
@@ -112,6 +117,25 @@ def _with_company(random: Random, found: Scenario) -> Scenario:
         mishaps=random.choice((0.0, 1.0)),
         changes_schema=False,
         is_seasoned=True,
+    )
+
+
+def _with_locks(random: Random, found: Scenario) -> Scenario:
+    """Tables are locked in leases, while others read them in bursts, and the holder of a lock reads something else."""
+    found = _with_company(random, found)
+    endpoints = {
+        name: replace(endpoint, query_timeout=random.choice((0.0, 5.0)))
+        for name, endpoint in found.config.endpoints.items()
+    }
+    return replace(
+        found,
+        config=replace(found.config, endpoints=endpoints),
+        habits=(("locker",), ("burst",), ("burst",), ("burst", "query")),
+        think=random.choice((0.001, 0.01)),
+        impatience=0.0,
+        writes=0.05,
+        others=0.02,
+        favourite="",
     )
 
 
@@ -204,6 +228,8 @@ def _draw_anything(random: Random) -> Scenario:
         partial=choice((0.0, 0.1, 0.3)),
         lag=choice((0.0, 0.0001, 0.01)),
         changes_schema=random.random() < 0.3,
+        others=choice((0.0, 0.1, 0.1, 0.4)),
+        tenants=choice((1, 2, 5)),
         leaves=choice((0.0, 0.2, 0.6)),
         settings=choice((0.0, 0.0, 0.2)),
         priorities=choice(((NORMAL,), (INTERACTIVE, NORMAL, BATCH), (NORMAL, BATCH))),
@@ -231,6 +257,8 @@ def _group(
         lease_timeout=choice((0.0, 1.0, 10.0)),
         read_only=read_only,
         prepare=prepare,
+        plans=choice(("custom", "custom", "custom", "auto")),
+        proofs=random.random() < 0.9,
         pipeline_depth=choice((1, 2, 4, 16, 16)),
         track_outcome=random.random() < 0.8,
         weights=choice((Weights(), Weights(interactive=1, normal=1, batch=1), Weights(interactive=3, normal=2))),

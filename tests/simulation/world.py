@@ -9,6 +9,7 @@ from random import Random
 
 from model.books import Books
 from model.invariants import Invariants
+from model.kinds import ASK, DRAW, FUNCTION, Examiner, kind_of
 from model.leftovers import UNSEEN
 from model.postgres import COLUMNS, INT4
 from model.requests import TEMPLATES
@@ -18,7 +19,7 @@ from poold.core import prepared, statements
 from poold.core.broker import Broker
 from poold.core.lifecycle import BrokerState
 from poold.core.literals import numbered
-from poold.core.statements import StatementState
+from poold.core.proofs import UNPROVEN
 from simulation import scenario
 from simulation.agenda import Agenda
 from simulation.audit import audit
@@ -45,7 +46,7 @@ class World(Agenda, Invariants):
         super().__init__()
         self.random = Random(seed)
         self.scenario = scenario.draw(self.random)
-        self.broker = Broker(self.scenario.config, self.random.random)
+        self.broker = Broker(self.scenario.config, self.random.random, Examiner)
         self.books = Books(self.scenario.query_timeout)
         self.servers = {name: Server(self, name) for name in self.scenario.config.endpoints}
         self.network = self.shell = Network(self)
@@ -85,11 +86,15 @@ class World(Agenda, Invariants):
     def _season(self) -> None:
         """The broker has run each statement often enough to prepare it, and to know that it is short."""
         for group in self.broker.groups.values():
-            for template in (*TEMPLATES, UNSEEN) if group.config.prepare == "auto" else ():
+            for pool in group.pools:
+                counts = self.servers[pool.endpoint.name].cluster.counts
+                pool.watch.catalogs = self.network.told_counts[group.name, pool.endpoint.name] = counts
+            templates = (*TEMPLATES, DRAW, ASK, FUNCTION, *UNSEEN) if group.config.prepare == "auto" else ()
+            for template in templates:
                 statement = group.statements.find(template, INT4)
                 statement.columns = COLUMNS
                 statement.numbered = numbered(template)
-                statement.state = StatementState.PREPARED
+                statement.probed(COLUMNS, kind_of(template).proof if group.config.proofs else UNPROVEN)
                 for _ in range(statements.TRUSTED_AFTER):
                     statement.record(self.scenario.short + 2 * self.scenario.latency, 20)
 
@@ -122,6 +127,7 @@ class World(Agenda, Invariants):
             self._trace(line)
         if self.is_stopped:
             return
+        network.check_blocked(is_awake=not self.is_suspended)
         is_periodic = self.steps % self._check_every == 0
         if is_periodic:
             self.broker.snapshot(self.now)  # must not fail, whatever the state
