@@ -441,6 +441,11 @@ class Session:
         if DEALLOCATE_ALL in commands:
             self.names.clear()
 
+    def forget_names(self) -> None:
+        """A function has dropped all prepared statements; no completion tells."""
+        self.left.take_away([DEALLOCATE_ALL], None)
+        self.names.clear()
+
     def _affect(self, order: Order, owner: object, template: bytes, value: int) -> None:
         if self.work is None:
             self.work = Work(is_explicit=False, owner=owner)
@@ -485,7 +490,7 @@ class Session:
     def _touch_names(self, order: Order, kind: Kind) -> None:
         """Code may do anything to prepared statements."""
         if kind.drops_names:
-            self.names.clear()
+            self.forget_names()
         if kind.replaces_name and self.names:
             self.names[next(iter(self.names))] = Name(b"SELECT 1", is_from_sql=True)
         if kind.makes_name and type(order.unit[-1]) is Bound:

@@ -422,7 +422,7 @@ class Shell:
         """A function that a client called has deallocated all prepared statements; no completion tells."""
         session = self.lines[number].session
         assert session is not None
-        session.names.clear()
+        session.forget_names()
 
     def end_all(self) -> None:
         """The broker's process has ended; what it had sent runs on."""

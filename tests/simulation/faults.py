@@ -140,7 +140,7 @@ class Faults:
         wire = self._some_wire()
         if wire is None or wire.session is None:
             return None
-        wire.session.names.clear()
+        wire.session.forget_names()
         return f"names are forgotten by {wire.number}"
 
     def _schema_is_changed(self) -> str:
