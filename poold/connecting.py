@@ -128,9 +128,13 @@ async def _prepare_session(connection: Any, group: GroupConfig) -> Server:
         except psycopg2.DataError as error:
             # Servers on platforms without POLLRDHUP refuse it; long queries there outlive a broker that is killed.
             log.info("client_connection_check_interval not set error=%s", " ".join(str(error).split()))
+    names = 0
     if group.sqlprepare:
         cursor.execute('SELECT "SQLPrepare"."PrepareQueries"()')
         await _finish_polling(connection)
+        cursor.execute("SELECT pg_catalog.count(*) FROM pg_catalog.pg_prepared_statements")
+        await _finish_polling(connection)
+        (names,) = cursor.fetchone()
     identity = epoch = ""
     if group.track_outcome and connection.server_version >= _TELLS_OUTCOMES:
         try:
@@ -139,4 +143,4 @@ async def _prepare_session(connection: Any, group: GroupConfig) -> Server:
             identity, epoch = cursor.fetchone()
         except psycopg2.ProgrammingError as error:
             log.info("outcomes of COMMIT cannot be tracked error=%s", " ".join(str(error).split()))
-    return Server(connection.server_version, identity, epoch, connection_check, connection.info.backend_pid)
+    return Server(connection.server_version, identity, epoch, connection_check, connection.info.backend_pid, names)

@@ -21,7 +21,7 @@ from poold.core.effects import Effect, Execute, Reply, Stop
 from poold.core.facts import Completion, Outcome, Server
 from poold.core.group import Group
 from poold.core.lifecycle import BrokerState
-from poold.core.machine import CANCEL_TIMEOUT, GUARD
+from poold.core.machine import CANCEL_TIMEOUT, GUARD, transaction_of
 from poold.core.pool import Backend, Pool
 from poold.core.probe import Examine
 from poold.core.proofs import Examination
@@ -233,6 +233,10 @@ class Broker(Deadlines):
         if type(admitted) is Request:
             admitted.size = size
             admitted = self._accept(admitted, now)
+        if type(admitted) is Failure and admitted.transaction == TX_NONE and type(message) is Query:
+            lease = client.leases.get(message.lease)
+            if lease is not None:
+                admitted = admitted._replace(transaction=transaction_of(lease))  # it goes on
         if admitted is not None:
             self._effects.append(Reply(key, admitted._replace(request=message.request)))  # type: ignore[union-attr]
 

@@ -47,3 +47,4 @@ class Server:
     # The client_connection_check_interval that each session has, "" where the server knows none.
     connection_check: str = ""
     pid: int = 0  # of its process
+    names: int = 0  # prepared statements that the group's own functions have made in the session

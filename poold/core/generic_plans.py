@@ -78,7 +78,7 @@ def _column(value: Value) -> int:
         return -1
     if value.kind == "CONST" or (value.kind == "PARAM" and value.fields.get("paramkind") == "0"):
         return 0
-    place = value.fields.get("varattno")
-    if value.kind != "VAR" or value.fields.get("varlevelsup") != "0" or not isinstance(place, str):
+    if value.kind != "VAR" or value.fields.get("varlevelsup") != "0":
         return -1
-    return int(place) if place.isdecimal() and place != "0" else -1
+    places = list(numbers(value.fields.get("varattno", NULL)))
+    return places[0] if len(places) == 1 and places[0] > 0 else -1

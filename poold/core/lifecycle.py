@@ -124,9 +124,7 @@ class Lifecycle(ABC):
         """Roll back what is open, and take away what was left in the session."""
         in_transaction = backend.transaction != TX_NONE
         units: tuple[Unit, ...] = (ROLLBACK,)
-        if backend.left.makes_names and backend.group.config.sqlprepare:
-            units = ()  # with the clients' names the group's own would go, which each new backend is given
-        elif backend.left is not NOTHING:
+        if backend.left is not NOTHING:
             units = sessions.reset(backend.left, backend.server, in_transaction, 2 * self.chance() - 1)
         if not units or (backend.state is BackendState.RESETTING and in_transaction):
             self._close(backend, "what was left in its session cannot be reset")
@@ -147,18 +145,26 @@ class Lifecycle(ABC):
             return
         if backend.resets:
             return
-        if backend.left.makes_names:
-            held = only_cell(done.results[-1][3] or b"")
-            if held != sessions.names_held(len(backend.prepared)):
-                backend.left, backend.resets = sessions.NAMES, 1
-                self._effects.append(Execute(backend.number, sessions.DEALLOCATE_ALL))
-                return
         if backend.left is sessions.NAMES:
             backend.prepared.clear()
+        elif backend.left is not NOTHING:
+            held = only_cell(done.results[-1][3] or b"")
+            if held != sessions.names_held(backend.server, len(backend.prepared)):
+                self._drop_names(backend, now)
+                return
         if backend.left is not NOTHING:
             backend.used_sequences = False
         backend.left = NOTHING
         self._rest(backend, now)
+
+    def _drop_names(self, backend: Backend, now: float) -> None:
+        """Prepared statements are not those that the broker made; a group's own cannot be told from the clients'."""
+        if backend.server.names:
+            self._close(backend, "its prepared statements are not what they were")
+            self._grow(backend.group, now)
+            return
+        backend.left, backend.resets = sessions.NAMES, 1
+        self._effects.append(Execute(backend.number, sessions.DEALLOCATE_ALL))
 
     def _idle(self, backend: Backend, now: float) -> None:
         """The backend is free: for the broker's own questions, for who waits, or for later."""

@@ -325,7 +325,7 @@ class Machine(Lifecycle):
         if lease is not None and request in lease.pending:
             lease.pending.remove(request)
             if type(reply) is Failure and reply.transaction == TX_NONE:
-                reply = reply._replace(transaction=_transaction_of(lease))  # its lease goes on
+                reply = reply._replace(transaction=transaction_of(lease))  # its lease goes on
         self._answer(request, reply)
         if lease is not None and request.opens:
             self._end_lease(lease, "its first statement did not run", now)
@@ -379,7 +379,7 @@ class Machine(Lifecycle):
         self._end_lease(lease, reason, now)
 
 
-def _transaction_of(lease: Lease) -> str:
+def transaction_of(lease: Lease) -> str:
     """The lease's transaction once what runs in it has ended, as far as can be told; by that its client goes."""
     backend = lease.backend
     if not lease.is_session:

@@ -50,8 +50,13 @@ _INCONCLUSIVE = ("57014", "55P03")
 class Examiner(Protocol):
     """As `poold.core.proofs.Examination`."""
 
-    proof: Proof
-    holds_interval: bool
+    @property
+    def proof(self) -> Proof:
+        """What is proven, once there is nothing to ask."""
+
+    @property
+    def holds_interval(self) -> bool:
+        """Whether a parameter's type is interval or contains it."""
 
     def question(self) -> bytes | None:
         """What to ask next."""

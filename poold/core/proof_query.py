@@ -1,4 +1,4 @@
-"""The question to the catalogs that a proof rests on: one statement, with the OIDs of a tree in it.
+"""The questions to the catalogs that a proof rests on: each is one statement, with the OIDs of a tree in it.
 
 It works on PostgreSQL 13 to 18, for every role, on standbys, and under any search_path: all names are qualified, and
 operators too. The text below is written with plain operators; `_qualified` makes the rest.
@@ -10,6 +10,8 @@ Its rows are (kind, detail); the detail is the name of an object, for an operato
     S  nextval
     P  a built-in function that a plain read does not call
     T  a type, D a domain, M an access method, K a foreign key's action, G a trigger, R a relation: not provable
+    f, o, m  a function, operator, or type of a written column, by OID, that is found behind what was asked about
+    H  a relation that has children or partitions, and what is done to it; A the parent of a partition that is written
     L  more relations or types than MAX_RELATIONS or MAX_TYPES
     X  the tree of a check, generated column, index, statistics object or partition key, which needs a proof as well
     U  the equality names all columns of a unique index
@@ -20,7 +22,9 @@ Built in is what has an OID below 16384 (FirstNormalObjectId). What is harmless:
   `domain_in('x', 'some.domain'::regtype, -1)` would run a check that the tree does not show. It returns no void, which
   nobody calls but for an effect, and no trigger.
 - A function of an extension is, if it is in C or internal and IMMUTABLE. STABLE ones in C may run any SQL (crosstab of
-  tablefunc does), so they are not, nor are VOLATILE ones, but for those in EXTENSIONS, which were read.
+  tablefunc does), so they are not, but those of pg_trgm and unaccent are (they read a setting, or a dictionary), and
+  those in internal (PostgreSQL's own code, as citextrecv). VOLATILE ones are not but for pgcrypto and uuid-ossp, which
+  have them for chance and time alone.
 - An aggregate is what its functions are. Functions in SQL and all other languages are not.
 Built-in functions reach others by catalog: comparison of arrays and records reaches operator classes, to_json reaches
 casts to json, output of a row reaches the output functions of its columns. Hence the closures.
@@ -38,6 +42,9 @@ from typing import NamedTuple
 
 MAX_RELATIONS = 1_000  # with partitions and children
 MAX_TYPES = 2_000
+
+_FIRST_CATALOG = 10_000  # types below have no parts but the elements of arrays, and none is a domain
+_FIRST_USER = 16_384  # FirstNormalObjectId
 
 INSERT, DELETE, UPDATE = 4, 8, 16  # as in pg_trigger.tgtype
 
@@ -61,37 +68,68 @@ _NAMES = {
     "CHECKS": "1644,1645,1648,1649,1654,1655,1250",
 }  # fmt: skip
 
-_TEXT = """
-WITH RECURSIVE
-tree AS (SELECT i.oid, i.ev FROM ROWS FROM (unnest($relations::oid[]), unnest($events::int4[])) i(oid, ev)),
+# Where an OID of a function, a relation or a type leads to others, they are not joined but returned, to be asked about
+# next: few statements get that far, and one question that could do it all takes the planner ten times as long.
+_RELATIONS = """
+few AS MATERIALIZED (SELECT i.oid, i.ev, 0 AS num
+    FROM ROWS FROM (unnest($relations::oid[]), unnest($events::int4[])) i(oid, ev))"""
+# The same with all partitions and children, asked for relations that have any.
+_FAMILIES = """
 rel AS (
-    SELECT * FROM tree
+    SELECT i.oid, i.ev FROM ROWS FROM (unnest($relations::oid[]), unnest($events::int4[])) i(oid, ev)
     UNION SELECT i.inhrelid, r.ev FROM rel r JOIN :pg_inherits i ON i.inhparent = r.oid),
 few AS MATERIALIZED (
-    SELECT x.oid, bit_or(x.ev) AS ev, bool_or(x.num >= $max_relations) AS many
-    FROM (SELECT r.oid, r.ev, row_number() OVER () AS num FROM rel r LIMIT $max_relations) x GROUP BY x.oid),
-above AS (
-    SELECT f.oid FROM few f WHERE f.ev <> 0
-    UNION SELECT i.inhparent FROM above a JOIN :pg_class k ON k.oid = a.oid JOIN :pg_inherits i ON i.inhrelid = k.oid
-    WHERE k.relispartition),
-trg AS MATERIALIZED (
-    SELECT g.tgname, g.tgfoid, g.tgisinternal, g.tgconstraint FROM few f JOIN :pg_trigger g ON g.tgrelid = f.oid
-    WHERE ((g.tgtype::int4 & f.ev) <> 0) AND g.tgenabled <> 'D'),
-con AS MATERIALIZED (
-    SELECT f.ev, c.contype, c.conbin, c.conpfeqop, c.conppeqop, c.conffeqop, c.conexclop
-    FROM few f JOIN :pg_constraint c ON c.conrelid = f.oid
-    UNION ALL SELECT 1, c.contype, NULL, c.conpfeqop, c.conppeqop, c.conffeqop, NULL
-    FROM trg g JOIN :pg_constraint c ON c.oid = g.tgconstraint),
-par AS (
-    SELECT p.partclass, p.partexprs FROM (SELECT oid FROM few UNION SELECT oid FROM above) f
-    JOIN :pg_partitioned_table p ON p.partrelid = f.oid),
-idx AS MATERIALIZED (
-    SELECT f.ev, i.indexrelid, i.indclass, i.indexprs, i.indpred FROM few f JOIN :pg_index i ON i.indrelid = f.oid),
+    SELECT x.oid, bit_or(x.ev) AS ev, max(x.num) AS num
+    FROM (SELECT r.oid, r.ev, row_number() OVER () AS num FROM rel r LIMIT $max_relations) x GROUP BY x.oid)"""
+_IN_RELATIONS = """
+SELECT 'R', CASE WHEN k.oid IS NULL THEN 'uses a relation that is gone'
+    WHEN k.relkind = 'f' THEN 'uses the foreign table ' || k.relname::text
+    WHEN k.relpersistence = 't' THEN 'uses the temporary table ' || k.relname::text
+    WHEN f.ev <> 0 AND f.oid < 16384 THEN 'writes the system catalog ' || k.relname::text
+    WHEN k.relam >= 16384 THEN 'uses ' || k.relname::text || ', whose access method is not known'
+    ELSE 'uses or writes ' || k.relname::text || ', which is no table' END
+FROM few f LEFT JOIN :pg_class k ON k.oid = f.oid
+WHERE k.oid IS NULL OR k.relpersistence = 't' OR f.ev <> 0 AND (f.oid < 16384 OR k.relkind <> ALL ('{r,p}'))
+OR k.relkind <> ALL ('{r,p,m,S}') OR k.relam >= 16384 AND NOT EXISTS (
+    SELECT FROM :pg_depend d WHERE d.classid = 2601 AND d.objid = k.relam AND d.refclassid = 3079 AND d.deptype = 'e')
+UNION ALL SELECT 'L', '' WHERE (SELECT max(f.num) FROM few f) >= $max_relations
+UNION ALL SELECT DISTINCT 'X', x.tree FROM few f CROSS JOIN LATERAL (
+    SELECT c.conbin::text FROM :pg_constraint c WHERE c.conrelid = f.oid AND c.contype = 'c'
+    UNION ALL SELECT x.tree FROM :pg_index i CROSS JOIN unnest(ARRAY[i.indexprs::text, i.indpred::text]) x(tree)
+    WHERE i.indrelid = f.oid AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)
+    UNION ALL SELECT p.partexprs::text FROM :pg_partitioned_table p WHERE p.partrelid = f.oid
+    UNION ALL SELECT d.adbin::text FROM :pg_attrdef d JOIN :pg_attribute a ON a.attrelid = d.adrelid
+    AND a.attnum = d.adnum WHERE d.adrelid = f.oid AND a.attgenerated <> ''
+    UNION ALL SELECT (to_jsonb(s) ->> 'stxexprs') FROM :pg_statistic_ext s WHERE s.stxrelid = f.oid) x(tree)
+WHERE f.oid >= 16384 AND x.tree IS NOT NULL
+UNION ALL SELECT DISTINCT 'f', p.amproc::oid::text FROM few f JOIN :pg_partitioned_table t ON t.partrelid = f.oid
+CROSS JOIN unnest(t.partclass::oid[]) i(oid) JOIN :pg_opclass o ON o.oid = i.oid
+JOIN :pg_amproc p ON p.amprocfamily = o.opcfamily WHERE p.amproc::oid >= 16384"""
+_HAS_CHILDREN = """
+SELECT 'H', (k.oid::text || ' ') || f.ev::text FROM few f JOIN :pg_class k ON k.oid = f.oid WHERE k.relhassubclass"""
+_IN_WRITTEN = """
+SELECT CASE WHEN g.tgisinternal THEN 'K' ELSE 'G' END, g.tgname::text FROM few f
+JOIN :pg_trigger g ON g.tgrelid = f.oid WHERE ((g.tgtype::int4 & f.ev) <> 0) AND g.tgenabled <> 'D'
+AND (NOT g.tgisinternal OR g.tgfoid <> ALL ('{CHECKS}'))
+UNION ALL SELECT DISTINCT 'm', a.atttypid::text FROM few f JOIN :pg_attribute a ON a.attrelid = f.oid
+WHERE f.ev <> 0 AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 10000
+UNION ALL SELECT DISTINCT 'o', x.oid::text FROM few f JOIN :pg_constraint c ON c.conrelid = f.oid
+CROSS JOIN unnest(((c.conpfeqop || c.conppeqop) || c.conffeqop) || c.conexclop) x(oid)
+WHERE f.ev <> 0 AND x.oid >= 16384
+UNION ALL SELECT DISTINCT 'o', x.oid::text FROM few f JOIN :pg_trigger g ON g.tgrelid = f.oid
+JOIN :pg_constraint c ON c.oid = g.tgconstraint CROSS JOIN unnest((c.conpfeqop || c.conppeqop) || c.conffeqop) x(oid)
+WHERE f.ev <> 0 AND g.tgisinternal AND x.oid >= 16384
+UNION ALL SELECT DISTINCT 'f', p.amproc::oid::text FROM few f JOIN :pg_index n ON n.indrelid = f.oid
+CROSS JOIN unnest(n.indclass::oid[]) i(oid) JOIN :pg_opclass o ON o.oid = i.oid
+JOIN :pg_amproc p ON p.amprocfamily = o.opcfamily WHERE f.ev <> 0 AND p.amproc::oid >= 16384
+UNION ALL SELECT 'M', k.relname::text FROM few f JOIN :pg_index n ON n.indrelid = f.oid
+JOIN :pg_class k ON k.oid = n.indexrelid WHERE f.ev <> 0 AND k.relam >= 16384 AND NOT EXISTS (
+    SELECT FROM :pg_depend d WHERE d.classid = 2601 AND d.objid = k.relam AND d.refclassid = 3079 AND d.deptype = 'e')
+UNION ALL SELECT 'A', i.inhparent::text FROM few f JOIN :pg_class k ON k.oid = f.oid
+JOIN :pg_inherits i ON i.inhrelid = f.oid WHERE f.ev <> 0 AND k.relispartition"""
+_TYPES = """
 ty AS (
-    SELECT s.oid, s.tag FROM (
-        SELECT i.oid, i.tag FROM ROWS FROM (unnest($types::oid[]), unnest($tags::text[])) i(oid, tag)
-        UNION ALL SELECT a.atttypid, 'm' FROM few f JOIN :pg_attribute a ON a.attrelid = f.oid
-        WHERE f.ev <> 0 AND a.attnum > 0 AND NOT a.attisdropped) s
+    SELECT i.oid, i.tag FROM ROWS FROM (unnest($types::oid[]), unnest($tags::text[])) i(oid, tag)
     UNION SELECT p.oid, y.tag FROM ty y JOIN :pg_type t ON t.oid = y.oid CROSS JOIN LATERAL (
         SELECT t.typelem WHERE t.typelem <> 0
         UNION ALL SELECT t.typbasetype WHERE t.typbasetype <> 0
@@ -102,93 +140,72 @@ ty AS (
         AND d.refclassid = 1247 AND d.deptype = 'i') p(oid)),
 tys AS MATERIALIZED (SELECT y.oid, y.tag, row_number() OVER () AS num FROM ty y LIMIT $max_types),
 typ AS MATERIALIZED (
-    SELECT y.tag, t.* FROM tys y JOIN :pg_type t ON t.oid = y.oid WHERE y.oid >= 10000 AND y.tag <> 'p'),
-op0 AS (
-    SELECT i.oid FROM unnest($operators::oid[]) i(oid)
-    UNION SELECT unnest((c.conpfeqop || c.conppeqop) || c.conffeqop) FROM con c WHERE c.contype = 'f' AND c.ev <> 0
-    UNION SELECT unnest(c.conexclop) FROM con c WHERE c.ev <> 0),
-ops AS MATERIALIZED (
-    SELECT i.oid FROM op0 i
-    UNION SELECT x.oid FROM op0 i JOIN :pg_operator o ON o.oid = i.oid CROSS JOIN unnest(ARRAY[o.oprcom, o.oprnegate])
-    x(oid) WHERE x.oid >= 16384),
-cls AS (
-    SELECT unnest(i.indclass::oid[]) AS oid FROM idx i WHERE i.ev <> 0
-    UNION SELECT unnest(p.partclass::oid[]) FROM par p
-    UNION SELECT r.rngsubopc FROM typ t JOIN :pg_range r ON r.rngtypid = t.oid
-    UNION SELECT c.oid FROM :pg_opclass c JOIN tys y ON y.oid = c.opcintype WHERE c.oid >= 16384 AND y.tag <> 'p'),
-fam AS MATERIALIZED (
-    SELECT c.opcfamily AS oid FROM cls i JOIN :pg_opclass c ON c.oid = i.oid
-    UNION SELECT m.amopfamily FROM ops i JOIN :pg_amop m ON m.amopopr = i.oid),
-fn0 AS MATERIALIZED (
-    SELECT i.oid FROM unnest($functions::oid[]) i(oid)
-    UNION SELECT coalesce(o.oprcode::oid, 0) FROM ops i LEFT JOIN :pg_operator o ON o.oid = i.oid
-    UNION SELECT o.oprcode::oid FROM fam f JOIN :pg_amop m ON m.amopfamily = f.oid AND m.amopopr >= 16384
-    JOIN :pg_operator o ON o.oid = m.amopopr
-    UNION SELECT p.amproc::oid FROM fam f JOIN :pg_amproc p ON p.amprocfamily = f.oid
-    WHERE p.amproc::oid >= 16384
-    UNION SELECT c.castfunc FROM typ t JOIN :pg_cast c ON c.castsource = t.oid AND c.casttarget = 114
-    WHERE c.castfunc >= 16384
-    UNION SELECT x.oid FROM typ t CROSS JOIN unnest(ARRAY[t.typinput::oid, t.typoutput, t.typreceive, t.typsend,
-    t.typmodin, t.typmodout]) x(oid) WHERE x.oid >= 16384
-    UNION SELECT x.oid FROM typ t JOIN :pg_range r ON r.rngtypid = t.oid
-    CROSS JOIN unnest(ARRAY[r.rngcanonical::oid, r.rngsubdiff]) x(oid) WHERE x.oid >= 16384),
-fns AS (
-    SELECT oid FROM fn0
-    UNION SELECT x.oid FROM fn0 i JOIN :pg_aggregate a ON a.aggfnoid::oid = i.oid CROSS JOIN unnest(ARRAY[
-    a.aggtransfn::oid, a.aggfinalfn, a.aggcombinefn, a.aggserialfn, a.aggdeserialfn, a.aggmtransfn, a.aggminvtransfn,
-    a.aggmfinalfn]) x(oid) WHERE i.oid >= 16384 AND x.oid >= 16384
-    UNION SELECT o.oprcode::oid FROM fn0 i JOIN :pg_aggregate a ON a.aggfnoid::oid = i.oid
-    JOIN :pg_operator o ON o.oid = a.aggsortop WHERE o.oid >= 16384),
-fun AS MATERIALIZED (
-    SELECT i.oid AS asked, p.*, (
-        SELECT e.extname FROM :pg_depend d JOIN :pg_extension e ON e.oid = d.refobjid WHERE i.oid >= 16384
-        AND d.classid = 1255 AND d.objid = i.oid AND d.refclassid = 3079 AND d.deptype = 'e' LIMIT 1) AS extension
-    FROM fns i LEFT JOIN :pg_proc p ON p.oid = i.oid)
-SELECT 'F', coalesce(f.proname::text, 'that is gone') FROM fun f
-WHERE f.oid IS NULL OR f.oid >= 16384 AND NOT (f.prokind = 'a' OR f.prolang = ANY ('{12,13}') AND
-f.extension IS NOT NULL AND (f.provolatile = 'i'
-OR f.provolatile = 's' AND f.extension::text = ANY ('{pg_trgm,unaccent}')
-OR f.provolatile = 'v' AND f.extension::text = ANY ('{pgcrypto,uuid-ossp}')))
-UNION ALL SELECT 'B', f.proname::text FROM fun f
-WHERE f.oid < 16384 AND (f.provolatile = 'v' AND f.oid <> ALL ('{VOLATILE}') OR f.oid = ANY ('{REFUSED}')
-OR f.prorettype = ANY ('{EFFECTS}') OR f.proargtypes::oid[] && '{INNER}')
+    SELECT y.tag, t.* FROM tys y JOIN :pg_type t ON t.oid = y.oid WHERE y.oid >= 10000 AND y.tag <> 'p')"""
+_IN_TYPES = """
+SELECT 'L', '' WHERE (SELECT max(y.num) FROM tys y) >= $max_types
 UNION ALL SELECT 'T', t.typname::text FROM typ t WHERE NOT t.typisdefined OR t.oid >= 16384 AND (t.typtype = 'p'
 OR t.typtype = 'm' AND NOT EXISTS (SELECT FROM :pg_depend d WHERE d.classid = 1247 AND d.objid = t.oid
 AND d.refclassid = 1247 AND d.deptype = 'i'))
 UNION ALL SELECT 'D', t.typname::text FROM typ t WHERE t.typtype = 'd' AND t.tag = 'm'
-UNION ALL SELECT 'R', CASE WHEN k.oid IS NULL THEN 'uses a relation that is gone'
-    WHEN k.relkind = 'f' THEN 'uses the foreign table ' || k.relname::text
-    WHEN k.relpersistence = 't' THEN 'uses the temporary table ' || k.relname::text
-    WHEN f.ev <> 0 AND f.oid < 16384 THEN 'writes the system catalog ' || k.relname::text
-    ELSE 'uses or writes ' || k.relname::text || ', which is no table' END
-FROM few f LEFT JOIN :pg_class k ON k.oid = f.oid
-WHERE k.oid IS NULL OR k.relpersistence = 't' OR f.ev <> 0 AND (f.oid < 16384 OR k.relkind <> ALL ('{r,p}'))
-OR k.relkind <> ALL ('{r,p,m,S}')
-UNION ALL SELECT 'M', k.relname::text FROM (SELECT oid FROM few UNION SELECT indexrelid FROM idx) f
-JOIN :pg_class k ON k.oid = f.oid WHERE k.relam >= 16384 AND NOT EXISTS (
-    SELECT FROM :pg_depend d WHERE d.classid = 2601 AND d.objid = k.relam AND d.refclassid = 3079 AND d.deptype = 'e')
-UNION ALL SELECT CASE WHEN g.tgisinternal THEN 'K' ELSE 'G' END, g.tgname::text FROM trg g
-WHERE NOT g.tgisinternal OR g.tgfoid <> ALL ('{CHECKS}')
-UNION ALL SELECT 'L', '' WHERE (SELECT bool_or(f.many) FROM few f) OR (SELECT max(y.num) FROM tys y) >= $max_types
-UNION ALL SELECT 'S', '' FROM fun f WHERE f.oid = NEXTVAL
-UNION ALL SELECT 'P', f.proname::text FROM fun f WHERE f.oid < 16384 AND NOT (f.provolatile = 'i'
+UNION ALL SELECT DISTINCT 'f', x.oid::text FROM (
+    SELECT i.oid FROM typ t CROSS JOIN unnest(ARRAY[t.typinput::oid, t.typoutput, t.typreceive, t.typsend,
+    t.typmodin, t.typmodout]) i(oid)
+    UNION ALL SELECT c.castfunc FROM typ t JOIN :pg_cast c ON c.castsource = t.oid WHERE c.casttarget = 114
+    UNION ALL SELECT i.oid FROM typ t JOIN :pg_range r ON r.rngtypid = t.oid
+    CROSS JOIN unnest(ARRAY[r.rngcanonical::oid, r.rngsubdiff]) i(oid)
+    UNION ALL SELECT p.amproc::oid FROM typ t JOIN :pg_range r ON r.rngtypid = t.oid
+    JOIN :pg_opclass o ON o.oid = r.rngsubopc JOIN :pg_amproc p ON p.amprocfamily = o.opcfamily) x(oid)
+WHERE x.oid >= 16384
+UNION ALL SELECT 'I', '' FROM tys y WHERE y.tag = 'p' AND y.oid = 1186
+UNION ALL SELECT 'O', '' FROM tys y JOIN :pg_type t ON t.oid = y.oid WHERE y.tag = 'p' AND t.typtype = 'd'"""
+# Default operator classes for the types, which functions on arrays, records and ranges find by themselves.
+_CLASSES_OF_TYPES = """
+SELECT DISTINCT 'f', p.amproc::oid::text FROM :pg_opclass o JOIN :pg_amproc p ON p.amprocfamily = o.opcfamily
+WHERE o.oid >= 16384 AND o.opcdefault AND o.opcintype = ANY ($classes::oid[]) AND p.amproc::oid >= 16384"""
+_CLASSES_OF_CLOSURE = """
+SELECT DISTINCT 'f', p.amproc::oid::text FROM :pg_opclass o JOIN :pg_amproc p ON p.amprocfamily = o.opcfamily
+WHERE o.oid >= 16384 AND o.opcdefault AND o.opcintype = ANY (ARRAY(SELECT y.oid FROM tys y))
+AND p.amproc::oid >= 16384"""
+_FUNCTIONS = """
+fun AS MATERIALIZED (
+    SELECT i.oid AS asked, p.oid, p.proname, p.provolatile, p.prolang, p.prokind, p.prorettype, p.proargtypes,
+    p.proparallel, p.pronargs, CASE WHEN i.oid >= 16384 THEN (
+        SELECT e.extname::text FROM :pg_depend d JOIN :pg_extension e ON e.oid = d.refobjid WHERE d.classid = 1255
+        AND d.objid = i.oid AND d.refclassid = 3079 AND d.deptype = 'e' LIMIT 1) END AS extension
+    FROM (SELECT j.oid FROM unnest($functions::oid[]) j(oid) UNION SELECT coalesce(o.oprcode::oid, 0)
+    FROM unnest($operators::oid[]) j(oid) LEFT JOIN :pg_operator o ON o.oid = j.oid) i
+    LEFT JOIN :pg_proc p ON p.oid = i.oid)"""
+_IN_FUNCTIONS = """
+SELECT x.kind, coalesce(f.proname::text, 'that is gone') FROM fun f CROSS JOIN LATERAL (VALUES
+('F', f.oid IS NULL OR f.oid >= 16384 AND NOT (f.prokind = 'a' OR f.prolang = ANY ('{12,13}') AND
+f.extension IS NOT NULL AND (f.provolatile = 'i' OR f.provolatile = 's' AND f.prolang = 12
+OR f.provolatile = 's' AND f.extension = ANY ('{pg_trgm,unaccent}')
+OR f.provolatile = 'v' AND f.extension = ANY ('{pgcrypto,uuid-ossp}')))),
+('B', f.oid < 16384 AND (f.provolatile = 'v' AND f.oid <> ALL ('{VOLATILE}') OR f.oid = ANY ('{REFUSED}')
+OR f.prorettype = ANY ('{EFFECTS}') OR f.proargtypes::oid[] && '{INNER}')),
+('S', f.oid = NEXTVAL),
+('P', f.oid < 16384 AND NOT (f.provolatile = 'i'
 OR f.oid = ANY ('{PLAIN}') OR f.provolatile = 's' AND f.proparallel = 's' AND f.pronargs > 0
 AND f.oid <> ALL ('{NOT_PLAIN}') AND NOT (f.proargtypes::oid[] && '{OBJECTS}') AND f.prorettype <> ALL ('{OBJECTS}')
-AND f.proname::text !~ '^(pg|has)_')
-UNION ALL SELECT DISTINCT 'X', x.tree FROM (
-    SELECT c.conbin::text FROM con c WHERE c.contype = 'c'
-    UNION ALL SELECT i.indexprs::text FROM idx i UNION ALL SELECT i.indpred::text FROM idx i
-    UNION ALL SELECT p.partexprs::text FROM par p
-    UNION ALL SELECT d.adbin::text FROM few f JOIN :pg_attrdef d ON d.adrelid = f.oid
-    JOIN :pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum WHERE a.attgenerated <> ''
-    UNION ALL SELECT (to_jsonb(s) ->> 'stxexprs') FROM few f JOIN :pg_statistic_ext s ON s.stxrelid = f.oid) x(tree)
-WHERE x.tree IS NOT NULL
-UNION ALL SELECT 'I', '' FROM tys y WHERE y.tag = 'p' AND y.oid = 1186
-UNION ALL SELECT 'O', '' FROM tys y JOIN :pg_type t ON t.oid = y.oid WHERE y.tag = 'p' AND t.typtype = 'd'
-"""
+AND f.proname::text !~ '^(pg|has)_'))) x(kind, holds) WHERE x.holds"""
+# What the planner and the executor find by an operator: its families' functions and operators.
+_IN_OPERATORS = """
+SELECT DISTINCT 'f', p.amproc::oid::text FROM :pg_amop m JOIN :pg_amproc p ON p.amprocfamily = m.amopfamily
+WHERE m.amopopr = ANY ($operators::oid[]) AND p.amproc::oid >= 16384
+UNION ALL SELECT DISTINCT 'o', n.amopopr::text FROM :pg_amop m JOIN :pg_amop n ON n.amopfamily = m.amopfamily
+WHERE m.amopopr = ANY ($operators::oid[]) AND n.amopopr >= 16384"""
+_IN_USERS_OPERATORS = """
+SELECT DISTINCT 'o', x.oid::text FROM :pg_operator o CROSS JOIN unnest(ARRAY[o.oprcom, o.oprnegate]) x(oid)
+WHERE o.oid = ANY ($operators::oid[]) AND o.oid >= 16384 AND x.oid >= 16384"""
+_IN_AGGREGATES = """
+SELECT DISTINCT 'f', x.oid::text FROM :pg_aggregate a CROSS JOIN unnest(ARRAY[
+a.aggtransfn::oid, a.aggfinalfn, a.aggcombinefn, a.aggserialfn, a.aggdeserialfn, a.aggmtransfn, a.aggminvtransfn,
+a.aggmfinalfn]) x(oid) WHERE a.aggfnoid::oid = ANY ($functions::oid[]) AND a.aggfnoid::oid >= 16384 AND x.oid <> 0
+UNION ALL SELECT DISTINCT 'o', a.aggsortop::text FROM :pg_aggregate a
+WHERE a.aggfnoid::oid = ANY ($functions::oid[]) AND a.aggfnoid::oid >= 16384 AND a.aggsortop <> 0"""
 # A column's place in a unique index, and its equality with the index's operator and collation.
 _UNIQUE = """
-UNION ALL SELECT 'U', '' FROM :pg_index i JOIN :pg_class k ON k.oid = i.indrelid
+SELECT 'U', '' FROM :pg_index i JOIN :pg_class k ON k.oid = i.indrelid
 JOIN :pg_class n ON n.oid = i.indexrelid
 WHERE i.indrelid = $relation::oid AND k.relkind = 'r' AND NOT k.relhassubclass AND n.relam = 403 AND i.indisunique
 AND i.indisvalid AND i.indisready AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
@@ -216,15 +233,18 @@ def _qualified(text: str) -> str:
         text = re.sub(rf"\b{name}\b", oids, text)
     text = re.sub(r":(pg_\w+)", r"pg_catalog.\1", text)
     text = re.sub(r"::(oid|int4|text)\b", r"::pg_catalog.\1", text)
-    text = re.sub(
-        r"(?<![.\w])(unnest|bit_or|bool_or|row_number|max|to_jsonb|generate_series)\(", r"pg_catalog.\1(", text
-    )
-    text = re.sub(r" (<>|>=|=|<|>|&&|&|\|\||->>|!~|-) ", r" OPERATOR(pg_catalog.\1) ", text)
-    return re.sub(r"\s+", " ", text).strip()
+    text = re.sub(r"(?<![.\w])(unnest|bit_or|row_number|max|to_jsonb|generate_series)\(", r"pg_catalog.\1(", text)
+    text = re.sub(r"\s+", " ", text).strip()
+    return re.sub(r" (<>|>=|=|<|>|&&|&|\|\||->>|!~|-) ", r" OPERATOR(pg_catalog.\1) ", text)
 
 
-_QUERY = _qualified(_TEXT)
-_UNIQUE_PART = _qualified(_UNIQUE)
+(
+    _RELATIONS, _FAMILIES, _IN_RELATIONS, _HAS_CHILDREN, _IN_WRITTEN, _TYPES, _IN_TYPES, _CLASSES_OF_TYPES,
+    _CLASSES_OF_CLOSURE, _FUNCTIONS, _IN_FUNCTIONS, _IN_OPERATORS, _IN_USERS_OPERATORS, _IN_AGGREGATES, _UNIQUE,
+) = map(_qualified, (
+    _RELATIONS, _FAMILIES, _IN_RELATIONS, _HAS_CHILDREN, _IN_WRITTEN, _TYPES, _IN_TYPES, _CLASSES_OF_TYPES,
+    _CLASSES_OF_CLOSURE, _FUNCTIONS, _IN_FUNCTIONS, _IN_OPERATORS, _IN_USERS_OPERATORS, _IN_AGGREGATES, _UNIQUE,
+))  # fmt: skip
 
 
 def question(
@@ -232,22 +252,47 @@ def question(
     operators: Sequence[int],
     types: Sequence[tuple[int, str]],
     relations: Sequence[tuple[int, int]],
+    with_children: bool,
     equality: Equality | None,
 ) -> bytes:
     """The statement. types are with r (read), m (made or written) or p (a parameter's); relations with what is done."""
+    closed = [(oid, tag) for oid, tag in types if oid >= _FIRST_CATALOG]
+    plain = [oid for oid, tag in types if oid < _FIRST_CATALOG and tag != "p"]
     values: dict[str, str] = {
         "functions": _array(functions),
         "operators": _array(operators),
-        "types": _array([oid for oid, _ in types]),
-        "tags": "'{" + ",".join(tag for _, tag in types) + "}'",
+        "types": _array([oid for oid, _ in closed]),
+        "tags": "'{" + ",".join(tag for _, tag in closed) + "}'",
+        "classes": _array(plain),
         "relations": _array([oid for oid, _ in relations]),
         "events": _array([events for _, events in relations]),
         "max_relations": str(MAX_RELATIONS),
         "max_types": str(MAX_TYPES),
     }
-    text = _QUERY
+    tables, parts = [], []
+    if functions or operators:
+        tables.append(_FUNCTIONS)
+        parts.append(_IN_FUNCTIONS)
+    if operators:
+        parts.append(_IN_OPERATORS)
+    if any(oid >= _FIRST_USER for oid in operators):
+        parts.append(_IN_USERS_OPERATORS)
+    if any(oid >= _FIRST_USER for oid in functions):
+        parts.append(_IN_AGGREGATES)
+    if relations:
+        tables.append(_FAMILIES if with_children else _RELATIONS)
+        parts.append(_IN_RELATIONS)
+        if not with_children:
+            parts.append(_HAS_CHILDREN)
+        if any(events for _, events in relations):
+            parts.append(_IN_WRITTEN)
+    if closed:
+        tables.append(_TYPES)
+        parts += (_IN_TYPES, _CLASSES_OF_CLOSURE)
+    if plain:
+        parts.append(_CLASSES_OF_TYPES)
     if equality is not None:
-        text = f"{text} {_UNIQUE_PART}"
+        parts.append(_UNIQUE)
         values |= {
             "relation": str(equality.relation),
             "count": str(len(equality.columns)),
@@ -255,6 +300,8 @@ def question(
             "equalities": _array([operator for _, operator, _ in equality.columns]),
             "collations": _array([collation for _, _, collation in equality.columns]),
         }
+    text = f"WITH RECURSIVE {', '.join(tables)} " if tables else ""
+    text += " UNION ALL ".join(parts)
     return re.sub(r"\$(\w+)", lambda match: values[match[1]], text).encode()
 
 

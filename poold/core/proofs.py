@@ -3,8 +3,8 @@
 Names prove nothing (every extension brings its own `=`), a plan proves nothing (it hides what is folded or pruned). The
 tree that PostgreSQL logs for debug_print_rewritten has OIDs, after views, rules, policies and defaults, before constant
 folding. An `Examination` reads it, asks the catalogs about all that it names, reads the trees of what the statement
-writes (checks, generated columns, expressions of indexes and partition keys), asks about those, and is done: at most
-two questions. `proof_query` says what passes.
+writes (checks, generated columns, expressions of indexes and partition keys), and asks about what is new in them or
+found behind the first answer: nearly always once or twice. `proof_query` says what passes.
 
 Reading a relation counts the expressions of its checks and indexes too: the planner runs IMMUTABLE functions in them.
 
@@ -23,6 +23,8 @@ from poold.core.proof_query import DELETE, INSERT, UPDATE, Equality
 
 # Different OIDs in one tree; a report over ten tables names a hundred.
 MAX_OIDS = 500
+# Questions: relations, the types of their columns, these types' functions, what these are made of.
+MAX_ROUNDS = 4
 # Bytes of an answer: trees of checks and indexes are most of it.
 MAX_ANSWER = 1_000_000
 
@@ -79,6 +81,7 @@ class Examination:
         self._equality: Equality | None = None
         self._named = _Named()
         self._asked = _Named()
+        self._parents: dict[int, int] = {}  # relations with children, and what is done to them; to be asked about
         self._rounds = 0
         types = set(parameter_types)
         self._has_interval = bool(types & {_INTERVAL, _INTERVALS})
@@ -127,14 +130,16 @@ class Examination:
         self._question = None
         self._rounds += 1
         trees: list[str] = []
+        self._named, self._parents = _Named(), {}
         try:
             for kind, detail in _rows(rows):
                 self._learn(kind, detail, trees)
-            self._named = _Named()
             if not self._why:
                 self._read_expressions(trees)
         except UnreadableTree as error:
             self._refuse(str(error))
+        except ValueError:  # of int()
+            self._refuse("the catalogs gave an answer that poold does not know")
         self._parameter_types = []
         self._equality = None
         self._ask()
@@ -151,6 +156,18 @@ class Examination:
             self._not_plain("advances a sequence")
         elif kind == "X":
             trees.append(detail)
+        elif kind == "f":
+            self._named.functions.add(int(detail))
+        elif kind == "o":
+            self._named.operators.add(int(detail))
+        elif kind == "m":
+            self._named.types.add((int(detail), "m"))
+        elif kind == "H":
+            oid, events = map(int, detail.split(" "))
+            self._parents[oid] = events
+        elif kind == "A":
+            # Its partition key is part of its partitions' constraint.
+            self._named.relate(detail, 0)
         elif kind == "U":
             self._generic = True
         elif kind == "I":
@@ -168,11 +185,13 @@ class Examination:
         if len(new) > MAX_OIDS:
             self._refuse("names too many functions, operators, types and relations to be examined")
             new = _Named()
+        with_children = bool(self._parents) and not self._why
+        if with_children:
+            new.relations = self._parents | new.relations
         if not new and not self._parameter_types:
             self._question = None
             return
-        if self._rounds > 1:
-            # Expressions of relations lead to no relations, so there is nothing new behind the second answer.
+        if self._rounds >= MAX_ROUNDS:
             self._refuse("needs more questions to the catalogs than expected")
             return
         self._asked.add(new)
@@ -181,6 +200,7 @@ class Examination:
             sorted(new.operators),
             sorted(new.types) + [(oid, "p") for oid in self._parameter_types],
             sorted(new.relations.items()),
+            with_children,
             self._equality,
         )
 
@@ -244,11 +264,14 @@ class Examination:
         self._not_plain("writes")
         events = _events(fields)
         entries = fields.get("rtable")
-        targets = {fields.get("resultRelation"), fields.get("mergeTargetRelation", "0")} - {"0"}
+        if not isinstance(entries, list):
+            raise UnreadableTree("its tree is not in the form that poold knows")
+        # PostgreSQL 17 and 18 name the target of MERGE twice, which differ if it is a view.
+        targets = {*numbers(fields.get("resultRelation", NULL)), *numbers(fields.get("mergeTargetRelation", NULL))}
+        if not targets:
+            raise UnreadableTree("its tree is not in the form that poold knows")
         for target in targets:
-            if not isinstance(target, str) or not target.isdecimal() or not isinstance(entries, list):
-                raise UnreadableTree("its tree is not in the form that poold knows")
-            entry = entries[int(target) - 1] if 0 < int(target) <= len(entries) else None
+            entry = entries[target - 1] if 0 < target <= len(entries) else None
             if not isinstance(entry, Node) or entry.fields.get("rtekind") != "0":
                 raise UnreadableTree("its tree is not in the form that poold knows")
             kind = entry.fields.get("relkind")

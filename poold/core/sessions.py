@@ -6,8 +6,11 @@ views, operators, casts and triggers may call any function. So behind every stat
 proven harmless (`poold.core.proofs`).
 
 The text tells a few things besides. Where a statement makes sense only if others follow in the same session, its client
-is told so instead of being surprised. Behind what may have made or dropped prepared statements all of them go, those of
-the broker among them. And a loaded library nothing takes away but the end of the connection.
+is told so instead of being surprised. And what nothing takes away but the end of the connection, as a library that was
+loaded, is not left to anybody else.
+
+Prepared statements stay, as they are the broker's own, unless there are others: PostgreSQL tells those apart that
+clients have made by PREPARE, in a function as well. Then all of them go.
 
 https://www.postgresql.org/docs/current/sql-discard.html
 """
@@ -24,11 +27,21 @@ from poold.core.sql import MAX_BYTES, MAX_TOKENS, tokens
 
 # Most statements are one of these, without a word that could tell anything, and need not be read.
 _INNOCENT = re.compile(rb"\s*+(?:SELECT|INSERT|UPDATE|DELETE|WITH|VALUES|MERGE|TABLE)\b", re.IGNORECASE)
-_SUSPICIOUS = (b"advisory", b"temp", b"currval", b"lastval", b"setseed", b"u&")
+_SUSPICIOUS = (b"advisory", b"temp", b"currval", b"lastval", b"setseed", b"replication", b"dblink_connect", b"u&")
 
 SETTING = "a setting"
 # Session-level locks; those of a transaction (pg_advisory_xact_lock) go with it.
 _LOCKS = re.compile(rb"pg_(?:try_)?advisory_lock(?:_shared)?")
+# What only the end of the connection takes away; slots perhaps.
+_LASTING = {
+    b"pg_replication_origin_session_setup": "a replication origin",
+    b"pg_create_physical_replication_slot": "a replication slot",
+    b"pg_create_logical_replication_slot": "a replication slot",
+    b"pg_copy_physical_replication_slot": "a replication slot",
+    b"pg_copy_logical_replication_slot": "a replication slot",
+    b"dblink_connect": "a connection of dblink",
+    b"dblink_connect_u": "a connection of dblink",
+}
 _TEMPORARY = (b"TEMP", b"TEMPORARY")
 # What may stand between CREATE and it.
 _BEFORE_TEMPORARY = (b"CREATE", b"OR", b"REPLACE", b"GLOBAL", b"LOCAL")
@@ -41,7 +54,6 @@ class Use:
     """What a statement, or several, may leave in a session."""
 
     leaves: str = ""  # in words for its client; "" where nothing is known
-    makes_names: bool = False  # prepared statements may be others than before
     is_lasting: bool = False  # nothing takes it away but the end of the connection
     # Whether it is one statement that makes sense only where others of its client are in the same session.
     wants_session: bool = False
@@ -56,7 +68,6 @@ class Use:
             return self
         return Use(
             other.leaves if self.leaves in ("", UNSEEN.leaves) else self.leaves,
-            self.makes_names or other.makes_names,
             self.is_lasting or other.is_lasting,
         )
 
@@ -73,10 +84,8 @@ DEALLOCATE_ALL: Unit = (Simple(b"DEALLOCATE ALL"),)
 NOTHING = Use()
 # Nobody knows what, as after any statement that is not proven harmless.
 UNSEEN = Use("something")
-# As UNSEEN, after code that may have made or dropped prepared statements.
-CODE = Use("something", makes_names=True)
 
-# Behind other code: prepared statements are not what they were and have to go.
+# Prepared statements are not what they were, and have to go.
 NAMES = Use("prepared statements")
 
 
@@ -91,7 +100,7 @@ def use_of(statement: bytes) -> Use:
     for kind, text, _, _ in islice(read, MAX_TOKENS):
         reader.take(kind, text)
     # What is too long to be read may be any code.
-    return reader.use() if next(read, None) is None else reader.use().joined(CODE)
+    return reader.use() if next(read, None) is None else reader.use().joined(UNSEEN)
 
 
 def left_by(use: Use) -> Use:
@@ -117,14 +126,13 @@ def reset(use: Use, server: Server, in_transaction: bool, seed: float) -> tuple[
         second += b"; SELECT pg_catalog.set_config('client_connection_check_interval', '%b', false)" % (
             server.connection_check.encode()
         )
-    if use.makes_names:
-        second += b"; " + _NAMES_HELD
+    second += b"; " + _NAMES_HELD
     return (Simple(first),), (Simple(second),)
 
 
-def names_held(own: int) -> bytes:
-    """What the last result of a reset tells where all prepared statements are the broker's, who made so many."""
-    return b"0 %d" % own
+def names_held(server: Server, own: int) -> bytes:
+    """What the last result of a reset tells where all prepared statements are the broker's own, so many."""
+    return b"%d %d" % (server.names, server.names + own)
 
 
 class _Reader:
@@ -169,6 +177,8 @@ class _Reader:
             self._add(Use("an advisory lock"))
         elif name in (b"currval", b"lastval"):
             self._add(Use("nothing that it asks for"))
+        elif name in _LASTING:
+            self._add(Use(_LASTING[name], is_lasting=True))
         elif name == b"setseed":
             self._is_seeding = True
             self._add(Use("what random() gives"))
@@ -177,10 +187,6 @@ class _Reader:
         words = self._words
         words.append(word)
         match words:
-            case [b"DO" | b"CALL" | b"DISCARD" | b"DEALLOCATE" | b"EXECUTE"]:
-                self._add(CODE)
-            case [b"RESET"]:
-                self._add(UNSEEN)
             case [b"LISTEN"]:
                 self._add(Use("a channel that it listens to"))
             case [b"LOAD"]:
@@ -188,7 +194,7 @@ class _Reader:
             case [b"SET", second] if second not in _LOCAL:
                 self._add(Use(SETTING))
             case [b"PREPARE", second] if second != b"TRANSACTION":
-                self._add(Use("a prepared statement", makes_names=True))
+                self._add(Use("a prepared statement"))
             case [b"DECLARE", *_, b"WITH", b"HOLD"]:
                 self._add(Use("a cursor"))
             case [b"CREATE", *_] if word in _TEMPORARY and set(words[:-1]) <= set(_BEFORE_TEMPORARY):

@@ -312,10 +312,13 @@ class Statements:
         self.generation += 1
 
     def counts(self) -> dict[str, int]:
-        """How many there are in each state, by its name."""
+        """How many there are in each state, by its name; of those that are prepared, what is proven."""
         found = dict.fromkeys((state.name.lower() for state in StatementState), 0)
+        found |= {"harmless": 0, "plain_reads": 0}
         for statement in self._known.values():
             found[statement.state.name.lower()] += 1
+            found["harmless"] += statement.is_harmless
+            found["plain_reads"] += statement.proof.is_plain_read
         return found
 
 

@@ -16,7 +16,7 @@ from poold.core import sessions, settings
 from poold.core.effects import Command, Plain, Simple, Unit, in_order
 from poold.core.pool import Backend
 from poold.core.request import Request, Verb
-from poold.core.sessions import NOTHING, Use
+from poold.core.sessions import NOTHING, left_by
 from poold.core.statements import Statement, literal_command, plain_command
 
 # As plain globals: to name a member of an Enum costs five times as much, and these are named for every request.
@@ -42,7 +42,7 @@ def unit_for(backend: Backend, request: Request, now: float) -> Unit:
         statement = request.statement = request.group.statements.current(statement)
     request.is_base = lease is None or not lease.is_altered
     is_prepared = runs_prepared(request, statement)
-    request.leaves = NOTHING if is_prepared and statement.is_harmless else left_by(backend, statement)
+    request.leaves = NOTHING if is_prepared and statement.is_harmless else left_by(statement.use)
     if request.settings and lease is not None:
         request.leaves = request.leaves.joined(sessions.UNSEEN)
     before = _before(backend, request, statement)
@@ -91,14 +91,9 @@ def _unit_with_settings(
 
 def _before(backend: Backend, request: Request, statement: Statement) -> list[Command]:
     """What has to come first: where sequences were used, and who comes may ask for their values, it must not see it."""
-    if request.leaves is NOTHING and not request.opens:
-        if statement.proof.uses_sequences:
-            backend.used_sequences = True
-        return []
-    if request.lease is not None and not request.opens:
-        return []
-    was_used = backend.used_sequences
-    backend.used_sequences = request.leaves is NOTHING and statement.proof.uses_sequences
+    may_ask = request.opens or (request.lease is None and request.leaves is not NOTHING)
+    was_used = backend.used_sequences and may_ask
+    backend.used_sequences = statement.proof.uses_sequences or (backend.used_sequences and not may_ask)
     return [Plain(DISCARD_SEQUENCES)] if was_used else []
 
 
@@ -163,7 +158,7 @@ class Runner:
 
     def _alter(self, statement: Statement) -> None:
         self.is_base = False
-        self.leaves = self.leaves.joined(left_by(self._backend, statement))
+        self.leaves = self.leaves.joined(left_by(statement.use))
 
 
 def runs_prepared(request: Request, statement: Statement) -> bool:
@@ -174,14 +169,6 @@ def runs_prepared(request: Request, statement: Statement) -> bool:
         and (request.lease is None or not request.lease.is_altered)
         and statement.runs_prepared(request.values)
     )
-
-
-def left_by(backend: Backend, statement: Statement) -> Use:
-    """What may be left by this statement, not being harmless."""
-    if statement.use is NOTHING and statement.proof.calls_unknown and not backend.group.config.sqlprepare:
-        # Where the server's own functions prepare the clients' statements, these are to stay.
-        return sessions.CODE
-    return sessions.left_by(statement.use)
 
 
 def _literal(statement: Statement, values: bytes) -> Simple:

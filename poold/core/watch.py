@@ -29,8 +29,8 @@ LOOK_AFTER = 0.05
 LOOK_TIMEOUT = 0.25
 
 # pg_class, attribute, proc, type, operator, cast, constraint, trigger, rewrite, policy, index, inherits, attrdef,
-# namespace, aggregate, opclass, amop, amproc, enum, range, collation, partitioned_table, opfamily, extension; authid and
-# auth_members, as policies are for roles.
+# namespace, aggregate, opclass, amop, amproc, enum, range, collation, partitioned_table, opfamily, extension;
+# authid and auth_members, as policies are for roles.
 _CATALOGS = (
     "{1259,1249,1255,1247,2617,2605,2606,2620,2618,3256,2610,2611,2604,2615,2600,2616,2602,2603,3501,3541,3456,3350,"
     "2753,3079,1260,1261}"
