@@ -235,5 +235,5 @@ def _check_idle(backend: Backend, line: Line) -> None:
     assert backend.lease is None
     assert session.work is None, "an idle backend is idle in PostgreSQL's sense"
     assert not session.left, f"an idle backend holds {session.left}"
-    is_known = session.names.keys() <= {*backend.prepared._held.keys(), b"function's"}
+    is_known = session.names.keys() <= backend.prepared._held.keys()
     assert is_known or backend.prepared._is_doubted, "what is prepared is known to be"

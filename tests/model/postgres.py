@@ -457,7 +457,7 @@ class Session:
         assert not self.is_telling, f"the tree of {value} is told"
         kind = kind_of(template)
         self._ran(owner, value, kind)
-        self._touch_names(order, kind)
+        self._touch_names(kind)
         ending = order.fate.ending
         leaving = LEAVINGS.get(template)
         if leaving is not None:
@@ -487,15 +487,13 @@ class Session:
         if not kind.is_harmless:
             self.altered_by = owner
 
-    def _touch_names(self, order: Order, kind: Kind) -> None:
+    def _touch_names(self, kind: Kind) -> None:
         """Code may do anything to prepared statements."""
         if kind.drops_names:
             self.forget_names()
         if kind.replaces_name and self.names:
             self.names[next(iter(self.names))] = Name(b"SELECT 1", is_from_sql=True)
-        if kind.makes_name and type(order.unit[-1]) is Bound:
-            # With literals it may be seen for the first time: nobody has examined it yet, and its names are found when
-            # they are looked for the next time.
+        if kind.makes_name:
             self.names[b"function's"] = Name(b"SELECT 1", is_from_sql=True)
 
     def _claim(self, owner: object) -> None:
