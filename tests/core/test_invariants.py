@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from model.books import Books
 from model.invariants import Invariants
-from model.leftovers import LEAVINGS
 from model.kinds import CODE, LOCK, SCHEMA, Examiner
+from model.leftovers import LEAVINGS
 from model.postgres import ENDINGS, Fate
 from model.requests import CONTROLS, LEASE_CONTROLS, OTHERS, STEPS, TEMPLATES
 from model.shell import Shell
@@ -198,7 +198,19 @@ class Machine(Invariants, RuleBasedStateMachine):
     @rule(
         data=st.data(),
         what=st.sampled_from(
-            (*TEMPLATES * 3, *OTHERS, *LEAVING, *CODE, SCHEMA, *CONTROLS[:1], *LEASE_CONTROLS[:2], Commit, Rollback, Release, Release)
+            (
+                *TEMPLATES * 3,
+                *OTHERS,
+                *LEAVING,
+                *CODE,
+                SCHEMA,
+                *CONTROLS[:1],
+                *LEASE_CONTROLS[:2],
+                Commit,
+                Rollback,
+                Release,
+                Release,
+            )
         ),
         group=st.sampled_from(("default", "tx")),
         timeout=TIMEOUTS,

@@ -12,9 +12,7 @@ from poold.core.effects import Bound, Deallocate, Prepare, Simple, Unit
 from poold.core.pool import Backend
 
 
-def check_company(
-    backend: Backend, orders: Collection[Order], unit: Unit, job: Job | None, books: Books
-) -> None:
+def check_company(backend: Backend, orders: Collection[Order], unit: Unit, job: Job | None, books: Books) -> None:
     """A unit goes behind others; those of a reset do so by themselves."""
     if job is None and _is_reset(unit):
         assert all(order.owner is None and _is_reset(order.unit) for order in orders), "a reset behind what it resets"

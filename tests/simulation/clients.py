@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from model.books import Job
-from model.leftovers import LEAVINGS
 from model.kinds import CODE, LOCK, READ_C, SCHEMA
+from model.leftovers import LEAVINGS
 from model.requests import CONTROLS, LEASE_CONTROLS, OTHERS, STEPS, TEMPLATES, steps_of
 
 from client.protocol import (
