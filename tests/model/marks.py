@@ -1,9 +1,9 @@
 """Settings that travel: which value of the marker setting is in force in a session, and for whom it may be.
 
-Each request with settings brings a value for the marker, as its tenant (`requests.settings_for`). When a statement of it
-runs, that value must be in force, whatever else was sent ahead, tried before, or runs in the same connection. Where a
-request brings no settings none may be in force, except in a lease: there they hold to the end of the transaction, so the
-last ones that were given in it do.
+Each request with settings brings a value for the marker, its tenant's (`requests.settings_for`). When one of its
+statements runs, that value must be in force, whatever else was sent ahead, tried before, or runs in the same
+connection. Where a request brings no settings none may be in force, except in a lease: there they hold to the end of
+the transaction, so the last ones that were given in it do.
 
 What is prepared means what the settings in force made of it: so those are kept with each name, and have to be the ones
 that whoever runs it brings.

@@ -44,8 +44,8 @@ def wrap(patch: pytest.MonkeyPatch, owner: type, name: str, instead: Callable[..
 
 @mutation
 def a_reply_is_sent_twice(patch: pytest.MonkeyPatch) -> None:
-    def fail(original: Any, self: Messages, request: Any, verdict: Verdict) -> None:
-        original(self, request, verdict)
+    def fail(original: Any, self: Messages, request: Any, *rest: Any) -> None:
+        original(self, request, *rest)
         if type(self._effects[-1]) is Reply:
             self._effects.append(self._effects[-1])
 
