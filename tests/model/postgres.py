@@ -23,6 +23,8 @@ INT4 = (23).to_bytes(4, "big")
 COLUMNS = b"\0\1id\0" + bytes(6) + INT4 + bytes(8)
 OTHER_COLUMNS = b"\0\1no\0" + bytes(6) + INT4 + bytes(8)
 
+INTERVAL = 1186
+
 # What may befall a unit, and PostgreSQL's code for it.
 ERRORS = {
     "error": "22012",
@@ -280,7 +282,8 @@ class Session:
         self.names[name] = Name(sql, False, self.marks.in_force, self.cluster.schema)
         columns = OTHER_COLUMNS if order.fate.ending == "other columns" else COLUMNS
         self.done.prepared.append(columns if b"$1" in sql else None)
-        self.done.parameters.append((23,) * sql.count(b"$"))
+        is_interval = is_clients(sql) and kind_of(template_of(sql)).holds_interval
+        self.done.parameters.append((INTERVAL if is_interval else 23,) * sql.count(b"$"))
 
     def _bound(self, order: Order, name: bytes, values: bytes) -> None:
         held = self.names.get(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
@@ -62,21 +63,13 @@ class Scenario:
         return next(iter(self.config.endpoints.values())).query_timeout
 
 
-def draw(random: Random) -> Scenario:
-    """A scenario: anything, or one of those in which what is rare and delicate happens often."""
+def draw(random: Random, kind: str = "") -> Scenario:
+    """A scenario: anything, or one of those in which what is rare and delicate happens often; or one of a kind."""
     found = _draw_anything(random)
-    match random.randrange(6):
-        case 0:
-            return _with_old_backends(random, found)
-        case 1:
-            return _with_company(random, found)
-        case 2:
-            return _with_lost_commits(random, found)
-        case 3:
-            return _with_sessions(random, found)
-        case 4:
-            return _with_locks(random, found)
-    return found
+    which = random.randrange(len(KINDS) + 1)
+    if kind:
+        return KINDS[kind](random, found)
+    return list(KINDS.values())[which](random, found) if which < len(KINDS) else found
 
 
 def _with_sessions(random: Random, found: Scenario) -> Scenario:
@@ -264,3 +257,12 @@ def _group(
         weights=choice((Weights(), Weights(interactive=1, normal=1, batch=1), Weights(interactive=3, normal=2))),
         batch_share=choice((0.0, 0.5, 0.5, 1.0)),
     )
+
+
+KINDS: dict[str, Callable[[Random, Scenario], Scenario]] = {
+    "old backends": _with_old_backends,
+    "company": _with_company,
+    "lost commits": _with_lost_commits,
+    "sessions": _with_sessions,
+    "locks": _with_locks,
+}

@@ -41,11 +41,17 @@ ROUNDS = 60
 class World(Agenda, Invariants):
     """The world of one seed."""
 
-    def __init__(self, seed: int, check_every: int = CHECK_EVERY, trace: Callable[[str], None] | None = None) -> None:
-        """trace is called with each step's line."""
+    def __init__(
+        self,
+        seed: int,
+        check_every: int = CHECK_EVERY,
+        trace: Callable[[str], None] | None = None,
+        kind: str = "",
+    ) -> None:
+        """trace is called with each step's line. kind is one of `scenario.KINDS`, "" for any."""
         super().__init__()
         self.random = Random(seed)
-        self.scenario = scenario.draw(self.random)
+        self.scenario = scenario.draw(self.random, kind)
         self.broker = Broker(self.scenario.config, self.random.random, Examiner)
         self.books = Books(self.scenario.query_timeout)
         self.servers = {name: Server(self, name) for name in self.scenario.config.endpoints}
