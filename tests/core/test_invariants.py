@@ -421,4 +421,4 @@ class Machine(Invariants, RuleBasedStateMachine):
 
 
 TestInvariants = Machine.TestCase
-TestInvariants.settings = settings(examples(60), stateful_step_count=40)
+TestInvariants.settings = settings(examples(120), stateful_step_count=40)

@@ -18,6 +18,7 @@ from model.leftovers import DEALLOCATE_ALL, DISCARD_ALL, LEAVINGS, Leftovers, is
 from model.marks import Marks
 from poold.core.effects import Bound, Command, Deallocate, Flush, Plain, Prepare, Simple, Unit
 from poold.core.facts import Completion, Outcome
+from poold.core.watch import COUNTS
 
 INT4 = (23).to_bytes(4, "big")
 COLUMNS = b"\0\1id\0" + bytes(6) + INT4 + bytes(8)
@@ -51,7 +52,6 @@ COMMIT_FAILS = ("23503", "0A000", "26000", "XX000", "42P05", "23505")
 
 # Statements of the core that carry nobody's value.
 SETTINGS = (b"SET LOCAL", b"SELECT pg_catalog.set_config")
-COUNTS = b"SELECT pg_catalog.sum(pg_catalog.pg_stat_get_"
 NAMES_HELD = b"SELECT pg_catalog.concat(pg_catalog.count(*) FILTER (WHERE from_sql)"
 DISCARD_SEQUENCES = b"DISCARD SEQUENCES"
 # Plans that PostgreSQL makes for the values given, before it may make one for all values.
@@ -402,7 +402,7 @@ class Session:
             self.work.xid = b"%d" % self.cluster.last_xid
             self.cluster.statuses[self.work.xid] = b"in progress"
             self._result(self.work.xid)
-        elif sql.startswith(COUNTS):
+        elif sql == COUNTS:
             order.tells_counts = self.cluster.counts, self.cluster.schema
             self._result(self.cluster.counts)
         elif sql.startswith(QUESTION):

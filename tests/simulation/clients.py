@@ -91,6 +91,8 @@ class Clients(Sessions):
             seconds += world.random.expovariate(1.0)
         if (client.lease is not None or client.session is not None) and world.random.random() < 0.03:
             seconds += world.random.choice((0.5, 3.0, 20.0))  # it has forgotten its lease
+        if client.lease is not None and "locker" in client.habits:
+            seconds += world.random.choice((0.0, 0.0, 0.5, 2.0))
         world.at(world.now + seconds, self._act, client)
 
     def _act(self, client: Client) -> str | None:
@@ -142,6 +144,8 @@ class Clients(Sessions):
         random = self._world.random
         if habit == "locker" and random.random() < 0.6:
             return self._query(client, READ_C)
+        if habit == "changer" and random.random() < 0.5:
+            return self._query_in_lease(client, random.choice((SCHEMA, *CODE)))
         if habit == "odd":
             return self._query_in_lease(client, self._odd(LEASE_CONTROLS))
         if random.random() < 0.5:

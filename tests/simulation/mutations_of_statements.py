@@ -23,6 +23,24 @@ from simulation.mutations_of_sessions import MUTATIONS, Instead
 
 __all__ = ["MUTATIONS"]  # all of them, those here among them
 
+# In which kind of world a mistake shows early that is rare in others.
+SHOWN_IN = {
+    "a commit is retried blindly": "lost commits",
+    "a commit is cancelled": "lost commits",
+    "a transaction still in progress counts as rolled back": "lost commits",
+    "a statement that has begun is run again": "company",
+    "another server is asked what became of a commit": "company",
+    "whoever was hit by the cancel of another is told so": "company",
+    "statements mean the same after a change of the schema": "changes",
+    "statements mean the same after the commit of a change": "changes",
+    "statements mean the same although the catalogs moved": "changes",
+    "the failure of what may have run functions is repeated": "changes",
+    "what fails at its commit is repeated": "changes",
+    "who waits for a lock before others waits on": "locks",
+    "nobody looks again after one that waited for a lock": "locks",
+    "who waited for a lock before others does so again": "locks",
+}
+
 # Resets.
 
 

@@ -30,8 +30,8 @@ FATAL = Failure(0, TX_NONE, "connection", FAILED, "terminating connection", "57P
 VERSION = 160000
 CONNECTION_CHECK = "10s"
 # A wait for a lock is looked for every 0.05 s, asked for on a backend that is to be free within 0.25 s, and ended one
-# after the other; with what the network takes.
-BLOCKED_FOR = 3.0
+# after the other; the network comes in addition.
+BLOCKED_FOR = 1.0
 
 
 @dataclass(eq=False)
@@ -275,7 +275,8 @@ class Network(Turns):
                 wire.blocked_from = self.sim.now
             else:
                 seconds = self.sim.now - wire.blocked_from
-                assert seconds < BLOCKED_FOR, f"{len(wire.orders) - 1} wait behind a lock on {wire.number}"
+                limit = BLOCKED_FOR + 10 * self.sim.scenario.latency
+                assert seconds < limit, f"{len(wire.orders) - 1} wait behind a lock on {wire.number}"
 
     def _is_blocked(self, wire: Wire) -> bool:
         process, server = wire.process, self.sim.servers[wire.endpoint]

@@ -21,6 +21,7 @@ HABITS = (
     ("session",),
     ("session", "query", "query", "message", "odd"),
     ("locker", "query"),
+    ("changer", "query"),
 )
 
 
@@ -122,13 +123,30 @@ def _with_locks(random: Random, found: Scenario) -> Scenario:
     }
     return replace(
         found,
-        config=replace(found.config, endpoints=endpoints),
+        config=_with_groups(replace(found.config, endpoints=endpoints), max_size=random.choice((1, 2)), proofs=True),
         habits=(("locker",), ("burst",), ("burst",), ("burst", "query")),
         think=random.choice((0.001, 0.01)),
         impatience=0.0,
         writes=0.05,
         others=0.02,
         favourite="",
+    )
+
+
+def _with_changes(random: Random, found: Scenario) -> Scenario:
+    """The schema changes again and again, in leases and by others; statements are many kinds, and often fail."""
+    return replace(
+        _with_company(random, found),
+        config=_with_groups(found.config, prepare="auto", max_waiting=0, max_lifetime=0.0, proofs=True),
+        habits=(("query", "burst"), ("burst",), ("changer",)),
+        think=random.choice((0.03, 0.2)),
+        impatience=0.0,
+        others=0.3,
+        changes_schema=False,
+        leaves=0.0,
+        fault_every=50,
+        favourite="schema is changed",
+        mishaps=random.choice((0.0, 4.0)),
     )
 
 
@@ -265,4 +283,5 @@ KINDS: dict[str, Callable[[Random, Scenario], Scenario]] = {
     "lost commits": _with_lost_commits,
     "sessions": _with_sessions,
     "locks": _with_locks,
+    "changes": _with_changes,
 }
