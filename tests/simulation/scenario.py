@@ -121,14 +121,20 @@ def _with_locks(random: Random, found: Scenario) -> Scenario:
         name: replace(endpoint, query_timeout=random.choice((0.0, 5.0)))
         for name, endpoint in found.config.endpoints.items()
     }
+    broker = replace(found.config.broker, client_idle_timeout=0.0, max_client_requests=0, max_client_bytes=0)
+    limits = {"max_size": random.choice((1, 2)), "proofs": True, "queue_timeout": 10.0, "max_lifetime": 0.0}
     return replace(
         found,
-        config=_with_groups(replace(found.config, endpoints=endpoints), max_size=random.choice((1, 2)), proofs=True),
+        config=_with_groups(replace(found.config, endpoints=endpoints, broker=broker), **limits),
         habits=(("locker",), ("burst",), ("burst",), ("burst", "query")),
         think=random.choice((0.001, 0.01)),
         impatience=0.0,
         writes=0.05,
-        others=0.02,
+        others=0.0,
+        settings=0.0,
+        slow=0.0,
+        mishaps=0.0,
+        fault_every=1000,
         favourite="",
     )
 
