@@ -234,6 +234,13 @@ def nobody_looks_again_after_one_that_waited_for_a_lock(patch: pytest.MonkeyPatc
         return any(len(each.running) > 1 for each in self.pool.active.values())
 
     wrap(patch, Watch, "has_company", has_company)
+    _all_are_short(patch)
+
+
+def _all_are_short(patch: pytest.MonkeyPatch) -> None:
+    """One that had to wait is not taken to be short for a while, which hides mistakes."""
+    patch.setattr(statements, "SHORT_SECONDS", 60.0)
+    patch.setattr("poold.core.routing.AHEAD_SECONDS", 60.0)
 
 
 @mutation
@@ -243,3 +250,4 @@ def who_waited_for_a_lock_before_others_does_so_again(patch: pytest.MonkeyPatch)
         original(self, request, now)
 
     wrap(patch, Lifecycle, "_again", again)
+    _all_are_short(patch)
