@@ -47,6 +47,8 @@ class Deadlines(Watching):
             error = f"no connection within connect_timeout = {timeout:g} s"
             self._effects.append(Close(backend.number, error))
             self._connect_failed(backend, error, now)
+        elif request is not None and backend.state is BackendState.CANCELLING and request.is_exposed:
+            self._give_up(backend, "the server does not take a cancel", now)  # which was not meant to be told
         elif request is not None and request.state is RequestState.RUNNING and request.verb in _CANCELLABLE:
             if backend.looked_for is request or _must_have_ended(request):
                 self._is_not_heard(backend, request, now)

@@ -104,7 +104,10 @@ class Probe:
         if self._examiner is None:
             return self._parsed(done, prepared, statements)
         if done.failure is not None:
-            self._conclude(UNPROVEN)
+            if self._examiner.holds_interval:
+                self.statement.refuse()
+            else:
+                self._conclude(UNPROVEN)
             return None
         self._examiner.answered(done.results[-1][3] or b"")
         return self._next_question(prepared, statements)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from poold.core.effects import Plain, Unit
 from poold.core.literals import split_values
+from poold.core.state import BackendState
 
 if TYPE_CHECKING:
     from poold.core.pool import Backend, Pool
@@ -68,12 +69,13 @@ class Watch:
     def suspects(self, now: float) -> list[Backend]:
         """Backends in which others wait behind a statement that runs for long, the one that does for longest first."""
         found = [each for each in self.pool.active.values() if len(each.running) > 1 and _is_read(each.running[0])]
-        found = [each for each in found if not each.running[0].is_alone and now - began(each) >= LOOK_AFTER]
+        found = [each for each in found if now - began(each) >= LOOK_AFTER]
         return sorted(found, key=began)
 
     def has_company(self) -> bool:
         """Whether there is any backend in which others wait."""
-        return any(len(each.running) > 1 for each in self.pool.active.values())
+        members = (self.pool.active, self.pool.members[BackendState.CANCELLING])  # the next one may wait as well
+        return any(len(each.running) > 1 for some in members for each in some.values())
 
 
 def _is_read(request: Request) -> bool:

@@ -61,7 +61,7 @@ class Clients:
         """Send a statement to the group with autocommit."""
         job = self._job(client, "query", timeout)
         job.is_refused = statement in LEAVINGS and LEAVINGS[statement].wants_session
-        settings = settings_for(job, moves_names=False) if has_settings and b" /*" not in statement else b""
+        settings = settings_for(job, 1 + job.number % 2) if has_settings and b" /*" not in statement else b""
         self._send(job, statement, prepare, timeout, priority=priority, settings=settings)
 
     def query_in_lease(self, client: int, statement: bytes, timeout: float | None, priority: int = NORMAL) -> None:

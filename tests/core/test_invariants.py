@@ -15,16 +15,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from model.books import Books
 from model.invariants import Invariants
+from model.kinds import CODE, LOCK, SCHEMA, Examiner
 from model.leftovers import LEAVINGS
 from model.postgres import ENDINGS, Fate
-from model.requests import CONTROLS, LEASE_CONTROLS, STEPS, TEMPLATES
+from model.requests import CONTROLS, LEASE_CONTROLS, OTHERS, STEPS, TEMPLATES
 from model.shell import Shell
 from model_clients import Clients
 from world import World
 
 from client.protocol import TX_NONE, Commit, Release, Rollback
 from client.rules import BATCH, INTERACTIVE, NORMAL
-from poold.core import statements
+from poold.core import prepared, statements
 from poold.core.facts import Completion
 from poold.core.lifecycle import BrokerState
 
@@ -50,7 +51,9 @@ class Machine(Invariants, RuleBasedStateMachine):
         depth=st.integers(1, 4),
         prepare=st.sampled_from(("auto", "auto", "auto", "off")),
         read_only=st.sampled_from((False, False, False, True)),
-        kept=st.sampled_from((statements.PREPARED_KEPT, 4)),
+        proofs=st.sampled_from((True, True, True, True, False)),
+        plans=st.sampled_from(("custom", "custom", "custom", "auto")),
+        kept=st.sampled_from((prepared.PREPARED_KEPT, 4)),
         primed=st.sampled_from((2, 2, 1, 3, 0)),
     )
     def begin(
@@ -63,10 +66,12 @@ class Machine(Invariants, RuleBasedStateMachine):
         depth: int,
         prepare: str,
         read_only: bool,
+        proofs: bool,
+        plans: str,
         kept: int,
         primed: int,
     ) -> None:
-        self.kept, statements.PREPARED_KEPT = statements.PREPARED_KEPT, kept
+        self.kept, prepared.PREPARED_KEPT = prepared.PREPARED_KEPT, kept
         self.world = World(
             [f"e{number}" for number in range(endpoints)],
             max_size=max_size,
@@ -81,7 +86,11 @@ class Machine(Invariants, RuleBasedStateMachine):
             pipeline_depth=depth,
             prepare=prepare,
             read_only=read_only,
+            proofs=proofs,
+            plans=plans,
             start=False,
+            shows_resets=True,
+            examine=Examiner,
         )
         self.broker = self.world.broker
         self.books = Books()
@@ -137,7 +146,7 @@ class Machine(Invariants, RuleBasedStateMachine):
 
     @rule(
         data=st.data(),
-        statement=st.sampled_from((*TEMPLATES * 4, *CONTROLS, *LEAVING)),
+        statement=st.sampled_from((*TEMPLATES * 6, *OTHERS * 2, *CONTROLS, *LEAVING, *CODE, SCHEMA)),
         has_settings=st.sampled_from((False, False, True)),
         prepare=st.sampled_from((True, True, True, True, False)),
         timeout=TIMEOUTS,
@@ -170,7 +179,9 @@ class Machine(Invariants, RuleBasedStateMachine):
 
     @rule(
         data=st.data(),
-        what=st.sampled_from((*TEMPLATES, *TEMPLATES, Commit, Commit, Commit, Rollback, *LEASE_CONTROLS, LEAVING[0])),
+        what=st.sampled_from(
+            (*TEMPLATES * 3, *OTHERS, *(Commit,) * 5, Rollback, *LEASE_CONTROLS, LEAVING[0], *CODE, SCHEMA, LOCK)
+        ),
         timeout=TIMEOUTS,
         priority=st.sampled_from((NORMAL, NORMAL, BATCH)),
         shell=SHELL,
@@ -187,7 +198,19 @@ class Machine(Invariants, RuleBasedStateMachine):
     @rule(
         data=st.data(),
         what=st.sampled_from(
-            (*TEMPLATES, *TEMPLATES, *LEAVING, *CONTROLS[:1], *LEASE_CONTROLS[:2], Commit, Rollback, Release, Release)
+            (
+                *TEMPLATES * 3,
+                *OTHERS,
+                *LEAVING,
+                *CODE,
+                SCHEMA,
+                *CONTROLS[:1],
+                *LEASE_CONTROLS[:2],
+                Commit,
+                Rollback,
+                Release,
+                Release,
+            )
         ),
         group=st.sampled_from(("default", "tx")),
         timeout=TIMEOUTS,
@@ -201,7 +224,7 @@ class Machine(Invariants, RuleBasedStateMachine):
     @rule(
         data=st.data(),
         group=st.sampled_from(("default", "default", "tx")),
-        kinds=st.lists(st.sampled_from((*STEPS * 2, *LEAVING[:4])), min_size=1, max_size=7),
+        kinds=st.lists(st.sampled_from((*STEPS * 3, *OTHERS, *LEAVING[:4], *CODE[:1])), min_size=1, max_size=7),
         prepare=st.sampled_from((True, True, True, False)),
         read_only=st.sampled_from((None, None, None, True)),
         retries=st.integers(0, 2),
@@ -235,7 +258,7 @@ class Machine(Invariants, RuleBasedStateMachine):
         """As queries, and the client of one that is first in a pipeline withdraws it; its neighbour may be hit."""
         self.queries(places, None, "all")
         for number, line in self.shell.lines.items():
-            if len(line.orders) > 1 and not line.cancel:
+            if len(line.orders) > 1 and not line.cancel and self.broker.backends[number].running:
                 job = self.books.jobs[self.broker.backends[number].running[0].number]
                 if job.number in self.books.owed.get(job.client, ()):
                     self.clients.cancel(job.client, job.number)
@@ -257,6 +280,16 @@ class Machine(Invariants, RuleBasedStateMachine):
     @rule(data=st.data(), shell=SHELL)
     def die(self, data: st.DataObject, shell: str) -> None:
         self.clients.die(self.some_client(data))
+        self.act(shell)
+
+    @rule(places=st.lists(st.integers(1, 2), min_size=3, max_size=6), seconds=st.sampled_from((0.06, 0.3)), shell=SHELL)
+    def company_is_blocked(self, places: list[int], seconds: float, shell: str) -> None:
+        """As queries, of reads; and each that is first in a pipeline waits for a lock."""
+        self.queries(places, None, "all")
+        for number, line in self.shell.lines.items():
+            if len(line.orders) > 1 and not line.cancel and line.session is not None and line.session.queue:
+                self.shell.block(number)
+        self.time_passes(seconds, shell)
         self.act(shell)
 
     # What PostgreSQL and the network do.
@@ -322,7 +355,7 @@ class Machine(Invariants, RuleBasedStateMachine):
 
     @rule(
         data=st.data(),
-        what=st.sampled_from(("failover", "failover", "forget", "forget", "drain", *("nothing",) * 6)),
+        what=st.sampled_from(("failover", "failover", "forget", "forget", "schema", "schema", "drain", *("no",) * 6)),
         shell=SHELL,
     )
     def what_is_rare(self, data: st.DataObject, what: str, shell: str) -> None:
@@ -331,6 +364,8 @@ class Machine(Invariants, RuleBasedStateMachine):
                 self.shell.failover(data.draw(st.sampled_from(sorted(self.broker.config.endpoints))))
             case "forget" if self.shell.open():
                 self.shell.forget_names(data.draw(st.sampled_from(self.shell.busy() * 2 + self.shell.open())))
+            case "schema":
+                self.shell.change_schema(data.draw(st.sampled_from(sorted(self.broker.config.endpoints))))
             case "drain":
                 self.shell.fact(self.broker.drain, self.world.now)
         self.act(shell)
@@ -373,7 +408,7 @@ class Machine(Invariants, RuleBasedStateMachine):
         """In the end every accepted request gets its one reply, or its client is gone; and the books are closed."""
         if not hasattr(self, "broker"):
             return
-        statements.PREPARED_KEPT = self.kept
+        prepared.PREPARED_KEPT = self.kept
         if sys.exc_info()[0] is not None:
             return  # something was broken; what follows would hide that
         is_drained = self.broker.state is BrokerState.STOPPED
@@ -386,4 +421,4 @@ class Machine(Invariants, RuleBasedStateMachine):
 
 
 TestInvariants = Machine.TestCase
-TestInvariants.settings = settings(examples(60), stateful_step_count=40)
+TestInvariants.settings = settings(examples(120), stateful_step_count=40)

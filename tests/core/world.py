@@ -19,6 +19,8 @@ from poold.config import BrokerConfig, Config, EndpointConfig, GroupConfig
 from poold.core import effects, sessions
 from poold.core.broker import Broker
 from poold.core.facts import Completion, Outcome, Server
+from poold.core.probe import Examine
+from poold.core.proofs import Examination
 from poold.core.request import Verb
 from poold.core.state import BackendState
 
@@ -48,6 +50,7 @@ class World:
         drain_timeout: float = 30.0,
         broker: dict[str, Any] | None = None,
         shows_resets: bool = False,
+        examine: Examine = Examination,
         **group: Any,
     ) -> None:
         """One group `default` with these settings, and `tx` with the same and autocommit off; outcomes are tracked.
@@ -66,7 +69,7 @@ class World:
             },
         )
         self.now = 0.0
-        self.broker = Broker(self.config, lambda: chance)
+        self.broker = Broker(self.config, lambda: chance, examine)
         self.effects: list[effects.Effect] = []
         self.replies: list[effects.Reply] = []
         self._last_request = 0

@@ -25,11 +25,13 @@ from client.protocol import (
     TransactionResult,
 )
 from model import sessions
+from model.kinds import Kind
 from model.postgres import Work
 from poold.core.machine import GUARD
 
 PLACES = 100
 STALE = ("26000", "42P05", "0A000")
+STALE_MESSAGE = "an error"  # in contrast to those of a commit
 
 
 @dataclass(eq=False)
@@ -64,6 +66,9 @@ class Job:
     steps: list[tuple[bytes, int] | None] = field(default_factory=list)  # template and value, None for marks
     retries: int = 0
     mark: int | None = None  # what the marker is to be set to for it, see model.marks
+    begins: int = 0  # how often its transaction has begun
+    is_proven: bool = False  # the core knew all its statements to be harmless when it was given to a backend
+    is_alone: bool = False  # it was cancelled for those that waited behind it
     deadline: float | None = None
     is_control: bool = False  # its statement begins or ends a transaction, and has no effect of its own
     is_refused: bool = False  # it makes no sense where it is asked for
@@ -97,6 +102,7 @@ class Books:
         # After query_timeout and some time for the server to see to it the core cancels by itself.
         self._patience = query_timeout + GUARD if query_timeout else float("inf")
         self.jobs: dict[int, Job] = {}
+        self._runs: Counter[int] = Counter()  # by value: how often a statement has begun to run
         self._by_owner: dict[object, list[Job]] = {}
         # Connected clients, and the requests they wait for.
         self.owed: dict[int, set[int]] = {}
@@ -119,6 +125,24 @@ class Books:
 
     def mark_of(self, value: int) -> int | None:
         return self.jobs[value // PLACES].mark
+
+    def begun(self, owner: object) -> None:
+        """A transaction has begun."""
+        if isinstance(owner, tuple) and owner[0] == "message":
+            self.jobs[owner[1]].begins += 1
+
+    def ran(self, value: int, kind: Kind) -> None:
+        """A statement has begun to run: it may have done what no rollback takes away, so it must not do so again.
+
+        In each try of a message once; what the group or the message can write nothing with may be moved where its
+        backend was lost.
+        """
+        job = self.jobs[value // PLACES]
+        if kind.is_plain_read or (job.is_repeatable and job.was_lost):
+            return
+        self._runs[value] += 1
+        limit = job.begins if job.kind == "message" else 1
+        assert self._runs[value] <= limit, f"statement {value} of {job} runs {self._runs[value]} times"
 
     def committed(self, work: Work) -> None:
         """A server has committed."""
@@ -209,7 +233,7 @@ class Books:
             else:
                 failure = Failure._make(entry)
                 assert failure.sqlstate != "57014" or job.timed_out or job.was_cancelled
-                assert failure.sqlstate not in STALE, f"{job} could be run again: {failure}"
+                self._check_stale(job, failure)
                 told[step] += failure.outcome == EXECUTED  # type: ignore[index]  # marks have no entry
         done = Counter(job.commits[-1].effects)
         assert told <= done if job.was_lost else +told == done, f"{job} is told {told}, committed is {done}"
@@ -220,7 +244,7 @@ class Books:
             is_its_own = job.was_cancelled or job.timed_out or job.is_overdue or job.is_withdrawn
             assert is_its_own, f"{job} is hit by another one's cancel"
         if job.lease is None and not job.is_withdrawn and not job.is_overdue and not job.was_cancelled:
-            assert failure.sqlstate not in STALE, f"{job} could be run again: {failure}"
+            self._check_stale(job, failure)
         if failure.outcome == UNKNOWN:
             assert job.was_lost or self.is_stopped, f"{job} is not known without need"
         if job.lease is not None and job.lease.is_session:
@@ -232,6 +256,11 @@ class Books:
         else:
             assert failure.outcome in (FAILED, NOT_EXECUTED)
             self._deny(job, failure)
+
+    def _check_stale(self, job: Job, failure: Failure) -> None:
+        """What did not fit any more was not run, unless it may have run functions, or a trigger fails with its code."""
+        is_stale = failure.sqlstate in STALE and failure.message == STALE_MESSAGE
+        assert not is_stale or not job.is_proven, f"{job} could be run again: {failure}"
 
     def _deny(self, job: Job, failure: Failure) -> None:
         """The client is told that nothing of this is committed, so nothing may be, now or later."""

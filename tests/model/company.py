@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from model.books import Job
+from model.books import Books, Job
+from model.kinds import kind_of
+from model.leftovers import is_reset
 from model.postgres import Order
-from poold.core.effects import Bound, Deallocate, Prepare, Unit
+from poold.core.effects import Bound, Deallocate, Prepare, Simple, Unit
 from poold.core.pool import Backend
 
 
-def check_company(backend: Backend, orders: Collection[Order], unit: Unit, job: Job | None) -> None:
-    """A unit goes behind others."""
+def check_company(backend: Backend, orders: Collection[Order], unit: Unit, job: Job | None, books: Books) -> None:
+    """A unit goes behind others; those of a reset do so by themselves."""
+    if job is None and _is_reset(unit):
+        assert all(order.owner is None and _is_reset(order.unit) for order in orders), "a reset behind what it resets"
+        return
     assert len(orders) < backend.group.config.pipeline_depth
     assert job is not None
     assert job.kind == "query"
+    for each in (job, *(found for order in orders for found in books.of(order.owner))):
+        assert each.steps[0] is not None
+        assert kind_of(each.steps[0][0]).is_plain_read, f"{each} shares a backend, and is no plain read"
+        assert not each.is_alone, f"{each} shares a backend, and others have waited for it long enough"
     for each in (*(order.unit for order in orders), unit):
         own = [command for command in each if type(command) not in (Prepare, Deallocate)]
         own = [command for command in own if not (type(command) is Bound and command.count == 2)]  # its settings
@@ -27,3 +36,7 @@ def check_company(backend: Backend, orders: Collection[Order], unit: Unit, job: 
         statement = backend.running[place].statement
         assert statement is not None
         assert statement.is_short, "only short statements share a backend"
+
+
+def _is_reset(unit: Unit) -> bool:
+    return type(unit[0]) is Simple and is_reset(unit[0].sql)

@@ -63,9 +63,9 @@ class Invariants:
         assert group.batched == batched
         for pool in group.pools:
             size += pool.size
-            errands += len(pool.inquiries)
+            errands += len(pool.inquiries) + len(pool.questions)
             is_idle = is_idle or bool(pool.idle)
-            assert not (pool.inquiries and pool.idle)
+            assert not ((pool.inquiries or pool.questions) and pool.idle)
         assert group.size == size
         self.shell.lifetimes.check_floor(group)
         assert size <= group.config.max_size
@@ -115,7 +115,8 @@ class Invariants:
             elif request.script is not None:
                 coming.update(request.script.to_probe)
         for statement in group.statements:
-            if statement.state is StatementState.PROBING and group.config.prepare == "auto":
+            is_of_today = statement.generation == group.statements.generation
+            if statement.state is StatementState.PROBING and group.config.prepare == "auto" and is_of_today:
                 assert statement in coming, f"{statement} waits for a probe that never comes"
 
     # Clients.

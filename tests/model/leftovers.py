@@ -1,8 +1,8 @@
 """What statements leave in a session, and who may find it there: nobody but its owner.
 
 A reset takes it away command by command: each takes what PostgreSQL's manual says of it, and nothing else. Some of what
-was left is told by a statement's text; a setting that a function changed unseen is known to the core when the
-completion of its unit has told of it.
+was left is told by a statement's text; what views and functions leave is not, and one of those settings PostgreSQL
+reports.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 RESET_ALL = b"RESET ALL"
 DEALLOCATE_ALL = b"DEALLOCATE ALL"
+SEED = b"pg_catalog.setseed('"
 # Each session of the broker's has it set from the beginning, and RESET ALL takes it away as well.
 CHECK = b"SELECT pg_catalog.set_config('client_connection_check_interval', "
 
@@ -25,7 +26,7 @@ class Leaving:
     taken_by: bytes  # the command that takes it away, b"" where only the end of the session does
     wants_session: bool = True  # it makes no sense where each statement runs by itself
     is_transactional: bool = True  # a rollback takes it away
-    is_unseen: bool = False  # the text does not tell, PostgreSQL reports it
+    is_reported: bool = False  # PostgreSQL tells that a setting is not what it was
 
 
 # By template, as in model.requests. A block and a procedure may do anything; here each does one thing.
@@ -43,18 +44,37 @@ LEAVINGS = {
         "DO", "a sequence's value", b"DISCARD SEQUENCES", wants_session=False, is_transactional=False
     ),
     b"CALL p() /* \0 */": Leaving("CALL", "another role", b"RESET SESSION AUTHORIZATION", wants_session=False),
+    # These look as any other.
     b"SELECT id FROM e WHERE id = \0 AND f(7)": Leaving(
-        "", "a reported setting", RESET_ALL, wants_session=False, is_unseen=True
+        "", "a reported setting", RESET_ALL, wants_session=False, is_reported=True
+    ),
+    b"SELECT id FROM v WHERE id = \0": Leaving("", "a setting of a function", RESET_ALL, wants_session=False),
+    b"SELECT id FROM z WHERE id = \0": Leaving("", "a table of a function", b"DISCARD TEMP", wants_session=False),
+    b"SELECT id FROM k WHERE id = \0": Leaving(
+        "",
+        "a lock of a function",
+        b"SELECT pg_catalog.pg_advisory_unlock_all()",
+        wants_session=False,
+        is_transactional=False,
+    ),
+    b"SELECT id FROM r WHERE id = \0": Leaving(
+        "", "what random() gives", SEED, wants_session=False, is_transactional=False
     ),
 }
-UNSEEN = next(template for template, leaving in LEAVINGS.items() if leaving.is_unseen)
-# What DISCARD ALL stands for: all of them.
-DISCARD_ALL = tuple(dict.fromkeys(leaving.taken_by for leaving in LEAVINGS.values() if leaving.taken_by))
+# Those whose text tells nothing.
+UNSEEN = tuple(template for template, leaving in LEAVINGS.items() if not leaving.tag and not leaving.wants_session)
+REPORTED = next(leaving.what for leaving in LEAVINGS.values() if leaving.is_reported)
+# What DISCARD ALL stands for.
+DISCARD_ALL = tuple(
+    dict.fromkeys(leaving.taken_by for leaving in LEAVINGS.values() if leaving.taken_by not in (b"", SEED))
+)
+# What takes something away, wherever it stands.
+RESETTING = (*DISCARD_ALL, SEED)
 
 
 def is_reset(text: bytes) -> bool:
     """Whether the text has a command that takes something away."""
-    return any(command in DISCARD_ALL for command in text.split(b"; "))
+    return any(each in text for each in DISCARD_ALL)
 
 
 @dataclass
@@ -62,8 +82,7 @@ class Leftover:
     """Something that was left."""
 
     owner: object
-    known_from: int | None  # the unit with which the core knows of it; None while it does not
-    taken_by: bytes  # a command that takes it away begins so
+    taken_by: bytes  # a command that takes it away has this in it
     work: object = None  # the transaction that takes it away when it rolls back
 
 
@@ -80,44 +99,36 @@ class Leftovers:
     def __repr__(self) -> str:
         return ", ".join(f"{what} of {each.owner}" for what, each in self.found.items())
 
-    def leave(self, leaving: Leaving, owner: object, unit: int, work: object) -> None:
-        """The owner's statement in this unit has left it."""
+    def leave(self, leaving: Leaving, owner: object, work: object) -> None:
+        """The owner's statement has left it."""
         if leaving.what not in self.found:
-            known_from = None if leaving.is_unseen else unit
             transaction = work if leaving.is_transactional else None
-            self.found[leaving.what] = Leftover(owner, known_from, leaving.taken_by, transaction)
+            self.found[leaving.what] = Leftover(owner, leaving.taken_by, transaction)
 
-    def leave_setting(self, owner: object, unit: int) -> None:
+    def leave_setting(self, owner: object) -> None:
         """A setting that should have held for a transaction only."""
-        self.found["a setting that was to travel"] = Leftover(owner, unit, RESET_ALL)
+        self.found["a setting that was to travel"] = Leftover(owner, RESET_ALL)
 
     @property
     def is_reported(self) -> bool:
         """Whether PostgreSQL tells that a setting is not what it was."""
-        return LEAVINGS[UNSEEN].what in self.found
+        return REPORTED in self.found
 
-    def told(self, given: int) -> None:
-        """The core is told of what is reported; so many units it had given before."""
-        each = self.found.get(LEAVINGS[UNSEEN].what)
-        if each is not None and each.known_from is None:
-            each.known_from = given
-
-    def check(self, owner: object, unit: int) -> None:
-        """A unit of this owner begins: it must not find what somebody else has left, as far as the core could know."""
+    def check(self, owner: object) -> None:
+        """A unit of this owner begins: it must not find what somebody else has left."""
         for what, each in self.found.items():
-            is_known = each.known_from is not None and each.known_from < unit
-            assert each.owner == owner or not is_known, f"{owner} finds {what} of {each.owner}"
+            assert each.owner == owner, f"{owner} finds {what} of {each.owner}"
 
     def roll_back(self, work: object) -> None:
         """The transaction is rolled back."""
         self._drop(lambda _, each: each.work is work)
 
-    def take_away(self, commands: Collection[bytes], owner: object, unit: int) -> None:
+    def take_away(self, commands: Collection[bytes], owner: object) -> None:
         """These commands of the owner have run, in order."""
         for command in commands:
-            self._drop(lambda _, each: each.taken_by != b"" and command.startswith(each.taken_by))  # noqa: B023  called at once
+            self._drop(lambda _, each: each.taken_by != b"" and each.taken_by in command)  # noqa: B023  called at once
             if command == RESET_ALL and self.has_check:
-                self.found["no client_connection_check_interval"] = Leftover(owner, unit, CHECK)
+                self.found["no client_connection_check_interval"] = Leftover(owner, CHECK)
 
     def _drop(self, is_gone: Callable[[str, Leftover], bool]) -> None:
         self.found = {what: each for what, each in self.found.items() if not is_gone(what, each)}

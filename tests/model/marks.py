@@ -1,9 +1,12 @@
 """Settings that travel: which value of the marker setting is in force in a session, and for whom it may be.
 
-Each request with settings has a value of its own for the marker (`requests.settings_for`). When a statement of it runs,
-that value must be in force, whatever else was sent ahead, tried before, or runs in the same connection. Where a request
-brings no settings none may be in force, except in a lease: there they hold to the end of the transaction, so the last
-ones that were given in it do.
+Each request with settings brings a value for the marker, its tenant's (`requests.settings_for`). When one of its
+statements runs, that value must be in force, whatever else was sent ahead, tried before, or runs in the same
+connection. Where a request brings no settings none may be in force, except in a lease: there they hold to the end of
+the transaction, so the last ones that were given in it do.
+
+What is prepared means what the settings in force made of it: so those are kept with each name, and have to be the ones
+that whoever runs it brings.
 """
 
 from __future__ import annotations
@@ -18,17 +21,26 @@ _VALUE = re.compile(rb"poold\.mark\D+(\d+)")
 class Marks:
     """The values that the marker was given in the transaction, in order; the last one is in force."""
 
-    def __init__(self, owner_of: Callable[[int], object], mark_of: Callable[[int], int | None]) -> None:
+    def __init__(self, mark_of: Callable[[int], int | None]) -> None:
         """mark_of tells the value that the request of a statement brings, by the statement's own; None for none."""
-        self._owner_of = owner_of
         self._mark_of = mark_of
-        self._values: list[int] = []
+        self._values: list[tuple[int, object]] = []  # and whose request gave it
         self._savepoints: list[int] = []  # how many values there were at each
 
-    def set(self, sql: bytes) -> None:
+    @property
+    def in_force(self) -> int | None:
+        """The value in force, None where there is none."""
+        return self._values[-1][0] if self._values else None
+
+    def set(self, sql: bytes, owner: object) -> None:
         """A setting for the transaction: the marker, perhaps."""
         if found := _VALUE.search(sql):
-            self._values.append(int(found[1]))
+            self._values.append((int(found[1]), owner))
+
+    def check_parsed(self, value: int, mark: int | None) -> None:
+        """A statement with this value runs a name that was parsed while this was in force."""
+        wanted = self._mark_of(value)
+        assert mark == wanted, f"statement {value} brings {wanted}, and runs what was parsed with the setting {mark}"
 
     def savepoint(self) -> None:
         """A savepoint is set."""
@@ -49,10 +61,10 @@ class Marks:
 
     def check(self, owner: object, value: int, is_explicit: bool) -> None:
         """A statement of this owner, with this value, runs in a transaction; is_explicit: in one begun by BEGIN."""
-        wanted = self._mark_of(value)
-        in_force = self._values[-1] if self._values else None
+        wanted, in_force = self._mark_of(value), self.in_force
         if wanted is None and in_force is not None and is_explicit and _is_lease(owner):
-            assert self._owner_of(in_force) == owner, f"{owner} runs with a setting of {self._owner_of(in_force)}"
+            giver = self._values[-1][1]
+            assert giver == owner, f"{owner} runs with a setting of {giver}"
         else:
             assert in_force == wanted, f"statement {value} of {owner} runs with the setting {in_force}, not {wanted}"
 

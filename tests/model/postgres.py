@@ -10,17 +10,22 @@ import re
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from client.protocol import EXECUTED, FAILED, TX_ACTIVE, TX_BROKEN, TX_FAILED, TX_NONE, Failure
+from model.kinds import QUESTION, Kind, is_clients, kind_of, template_of, tree_of
 from model.leftovers import DEALLOCATE_ALL, DISCARD_ALL, LEAVINGS, Leftovers, is_reset
 from model.marks import Marks
 from poold.core.effects import Bound, Command, Deallocate, Flush, Plain, Prepare, Simple, Unit
 from poold.core.facts import Completion, Outcome
-from poold.core.outcomes import QUESTION
+from poold.core.outcomes import QUESTION as TRANSACTIONS
+from poold.core.watch import COUNTS
 
 INT4 = (23).to_bytes(4, "big")
 COLUMNS = b"\0\1id\0" + bytes(6) + INT4 + bytes(8)
 OTHER_COLUMNS = b"\0\1no\0" + bytes(6) + INT4 + bytes(8)
+
+INTERVAL = 1186
 
 # What may befall a unit, and PostgreSQL's code for it.
 ERRORS = {
@@ -43,11 +48,20 @@ ENDINGS = (
     "broken",
 )
 
+# A deferred trigger may fail the commit with any code, those of names that are unknown among them.
+COMMIT_FAILS = ("23503", "0A000", "26000", "XX000", "42P05", "23505")
+
 # Statements of the core that carry nobody's value.
 SETTINGS = (b"SET LOCAL", b"SELECT pg_catalog.set_config")
+NAMES_HELD = b"SELECT pg_catalog.concat(pg_catalog.count(*) FILTER (WHERE from_sql)"
+DISCARD_SEQUENCES = b"DISCARD SEQUENCES"
+# Plans that PostgreSQL makes for the values given, before it may make one for all values.
+CUSTOM_PLANS = 5
 
-
+_VALUE = re.compile(rb"(?:= |\* )(\d+)")
+_CONTROLS = (b"BEGIN", b"COMMIT", b"ROLLBACK", b"SAVEPOINT", b"RELEASE")
 _XACT_STATUS = re.compile(rb"pg_xact_status\('(\d+)'")
+_WHO_WAITS = re.compile(rb"pg_locks .*'\{([\d,]*)\}'")
 _EXITS = (b"COMMIT", b"ROLLBACK", b"ROLLBACK TO SAVEPOINT poold")
 
 
@@ -70,6 +84,10 @@ class Order:
     is_sent: bool = False  # the connection has taken at least a part of it
     is_exposed: bool = False  # to a cancel that was meant for one before it
     fate: Fate = Fate()
+    known_schema: int = 0  # the core had been told of changes up to this one when it gave it
+    # What the core is told with its end: up to which change of the schema, by a result or by the catalogs' counts.
+    tells_schema: int = 0
+    tells_counts: tuple[bytes, int] | None = None
 
 
 @dataclass(eq=False)
@@ -87,48 +105,97 @@ class Work:
 
 def is_question(unit: Unit) -> bool:
     """Whether it is one of the broker's own, about the transactions that the session has had."""
-    return type(unit[0]) is Simple and unit[0].sql.endswith(QUESTION)
+    return type(unit[0]) is Simple and unit[0].sql.endswith(TRANSACTIONS)
+
+
+@dataclass(eq=False)
+class Name:
+    """A prepared statement."""
+
+    sql: bytes
+    is_from_sql: bool = False  # made by a client's PREPARE
+    mark: int | None = None  # the marker that was in force when it was parsed
+    schema: int = 0  # how often the schema had changed until then
+    plans: int = 0  # made for it
 
 
 class Cluster:
-    """What all sessions of one server share: its identity, and what became of transactions."""
+    """What all sessions of one server share: its identity, what became of transactions, its catalogs."""
 
-    def __init__(self, identity: str, last_xid: int = 0) -> None:
+    def __init__(self, identity: str, last_xid: int = 0, schema: int = 0) -> None:
         self.identity = identity
         self.last_xid = last_xid
         self.statuses: dict[bytes, bytes] = {}
+        self.schema = schema  # how often it has changed
+        self.lost_counts = 0  # how often the catalogs' counts began anew
+        self.sessions: dict[int, Session] = {}  # by pid
+
+    @property
+    def counts(self) -> bytes:
+        """The catalogs' counts."""
+        return b"%d" % (17 * self.schema + 1000 * self.lost_counts)
+
+
+class Witness(Protocol):
+    """Who is told what servers do."""
+
+    def mark_of(self, value: int) -> int | None:
+        """The setting that the request of this value brings."""
+
+    def owner_of(self, value: int) -> object:
+        """Whose it is."""
+
+    def committed(self, work: Work) -> None:
+        """A transaction is committed."""
+
+    def begun(self, owner: object) -> None:
+        """The owner's transaction has begun."""
+
+    def ran(self, value: int, kind: Kind) -> None:
+        """A statement has begun to run: what it does besides its transaction is done."""
 
 
 class Session:
     """One connection's server process."""
 
     def __init__(
-        self,
-        cluster: Cluster,
-        owner_of: Callable[[int], object],
-        mark_of: Callable[[int], int | None],
-        committed: Callable[[Work], None],
+        self, cluster: Cluster, pid: int, books: Witness, committed: Callable[[Work], None], plans: str = "custom"
     ) -> None:
-        """By a statement's value owner_of tells whose it is, mark_of which setting it brings. committed: is told so."""
+        """committed is told of what is. plans: as the setting of the group that the session is for."""
         self.cluster = cluster
+        self.pid = pid
+        cluster.sessions[pid] = self
         # Sent and not yet run to the end.
         self.queue: deque[Order] = deque()
         self.work: Work | None = None
-        self.names: dict[bytes, bytes] = {}  # prepared statements' texts
+        self.names: dict[bytes, Name] = {}
         # For each name the orders that prepare it, and how many orders were given when the core learned it is gone.
         self.promised: dict[bytes, list[int]] = {}
         self.told_gone: dict[bytes, list[int]] = {}
         self.is_broken = False
         self.transactions = 0  # it has had so many
         self.left = Leftovers()
-        self.marks = Marks(owner_of, mark_of)
-        self._owner_of = owner_of
+        self.marks = Marks(books.mark_of)
+        # Whose statement that is not harmless has run since it was opened or reset: from then on nobody knows what
+        # anything means here.
+        self.altered_by: object = None
+        self.drawn_by: object = None  # whose statement asked a sequence last
+        self.is_telling = False  # trees of what it parses, until the transaction ends
+        self.is_blocked = False  # what it runs waits for a lock
+        self._plans = plans
+        self._books = books
         self._committed = committed
         self._begin()
+
+    @property
+    def waits(self) -> bool:
+        """Whether what it runs waits for a lock."""
+        return self.is_blocked
 
     def _begin(self) -> None:
         self.done = Completion(TX_NONE)  # of the first in queue, as far as it has come
         self._place = 0
+        self._tells_schema = 0
 
     def step(self) -> bool:
         """Run one command of the first unit; False where none is left before its end."""
@@ -148,7 +215,7 @@ class Session:
             return
         is_taking_away = type(first) is Simple and (first.sql.startswith(b"ROLLBACK") or is_reset(first.sql))
         if order.owner is not None or not is_taking_away:
-            self.left.check(order.owner, order.number)
+            self.left.check(order.owner)
 
     def finish(self) -> Completion:
         """Run the first unit to its end."""
@@ -157,11 +224,13 @@ class Session:
         order, done = self.queue.popleft(), self.done
         if self.work is not None and not self.work.is_explicit:
             if done.failure is None and order.fate.ending == "commit fails":
-                self._fail("23503")
+                self._fail(COMMIT_FAILS[order.number % len(COMMIT_FAILS)], "at the commit")
             self._end(commits=done.failure is None)
         if self.work is None:
             self.transactions += 1
             self.marks.end()
+            self.is_telling = False
+        order.tells_schema = self._tells_schema if done.failure is None else 0
         if self.left:
             done.is_changed = self.left.is_reported
         done.transaction = TX_NONE if self.work is None else TX_FAILED if self.work.has_failed else TX_ACTIVE
@@ -180,6 +249,7 @@ class Session:
     def die(self) -> None:
         """The process ends; its transaction is rolled back, what is left in the queue never runs."""
         self.queue.clear()
+        self.cluster.sessions.pop(self.pid, None)
         if self.work is not None:
             self._end(commits=False)
 
@@ -200,13 +270,7 @@ class Session:
             case Prepare(name, sql, _):
                 self._prepare(order, name, sql)
             case Bound(name, _, values):
-                text = self.names.get(name)
-                if text is None:
-                    self._check_excuse(order, name)
-                    self._fail("26000")
-                elif not self._refuses(text) and not self._strikes(order, "bad value", "stale"):
-                    self.done.bound += 1
-                    self._statement(order, text.replace(b"$1", values[4:]))
+                self._bound(order, name, values)
             case Plain(sql):
                 if not self._refuses(sql):
                     self.done.bound += 1
@@ -215,14 +279,53 @@ class Session:
                 self._statement(order, sql)
 
     def _prepare(self, order: Order, name: bytes, sql: bytes) -> None:
-        if len(order.unit) == 1:
-            assert self.work is None, "a probe inside a transaction"
         if self._refuses(sql) or self._strikes(order, *ERRORS):
             return
         assert name not in self.names, f"{name!r} is prepared already"
-        self.names[name] = sql
+        if is_clients(sql):
+            kind = kind_of(template_of(sql))
+            assert self.altered_by is None, f"{name!r} is parsed behind an unproven statement of {self.altered_by}"
+            assert not kind.names_moment, f"{sql!r} is parsed, which names the moment of that"
+            if self.is_telling and self.done.results:
+                *rest, notices = self.done.results[-1]
+                self.done.results[-1] = (*rest, (*notices, tree_of(sql)))  # type: ignore[assignment]  # an Outcome
+        self.names[name] = Name(sql, False, self.marks.in_force, self.cluster.schema)
         columns = OTHER_COLUMNS if order.fate.ending == "other columns" else COLUMNS
         self.done.prepared.append(columns if b"$1" in sql else None)
+        is_interval = is_clients(sql) and kind_of(template_of(sql)).holds_interval
+        self.done.parameters.append((INTERVAL if is_interval else 23,) * sql.count(b"$"))
+
+    def _bound(self, order: Order, name: bytes, values: bytes) -> None:
+        held = self.names.get(name)
+        if held is None:
+            self._check_excuse(order, name)
+            self._fail("26000")
+            return
+        if self._refuses(held.sql):
+            return
+        assert not held.is_from_sql, f"{order.owner} runs what a client has put in the place of {name!r}"
+        is_struck = self._strikes(order, "bad value", "stale")
+        if is_clients(held.sql):
+            self._check_name(order, held, int(values[4:]), is_struck)
+        if not is_struck:
+            self.done.bound += 1
+            self._statement(order, held.sql.replace(b"$1", values[4:]))
+
+    def _check_name(self, order: Order, held: Name, value: int, is_struck: bool) -> None:
+        """A client's statement is run by its name: it must mean what it would with literals."""
+        kind = kind_of(template_of(held.sql))
+        self.marks.check_parsed(value, held.mark)
+        assert self.altered_by is None, f"{value} runs prepared behind an unproven statement of {self.altered_by}"
+        is_of_today = held.schema >= order.known_schema
+        assert is_of_today, f"{value} runs what was parsed before change {order.known_schema}, which the core knows of"
+        assert not kind.holds_interval, f"{value} is an interval, and no literal"
+        if is_struck:
+            if not kind.is_harmless:  # it was planned, and that runs functions
+                self._ran(order.owner, value, kind)
+            return
+        held.plans += 1
+        is_for_values = held.plans <= CUSTOM_PLANS or kind.proof.may_be_generic or self._plans == "auto"
+        assert is_for_values, f"{value} has a plan for other values"
 
     def _check_excuse(self, order: Order, name: bytes) -> None:
         """A statement that is not there may be asked for as long as the core could not know it."""
@@ -240,7 +343,7 @@ class Session:
         command = order.unit[self._place]
         if places[fate.place % len(places)] != self._place:
             return False
-        if fate.ending == "stale" and not (type(command) is Bound and command.count):
+        if fate.ending == "stale" and not (type(command) is Bound and command.count == 1):
             return False
         self._fail(ERRORS[fate.ending])
         return True
@@ -252,38 +355,59 @@ class Session:
         self._fail("25P02")
         return True
 
-    def _fail(self, sqlstate: str) -> None:
-        self.done.failure = Failure(0, TX_NONE, "query", FAILED, "an error", sqlstate, {"severity": "ERROR"})
+    def _fail(self, sqlstate: str, message: str = "an error") -> None:
+        self.done.failure = Failure(0, TX_NONE, "query", FAILED, message, sqlstate, {"severity": "ERROR"})
         if self.work is not None and self.work.is_explicit:
             self.work.has_failed = True
 
     # One statement.
 
     def _statement(self, order: Order, sql: bytes) -> None:
-        if self._refuses(sql) or self._strikes(order, *ERRORS.keys() - {"stale"}):
+        if self._refuses(sql):
+            return
+        if self._strikes(order, *ERRORS.keys() - {"stale"}):
             if self.work is not None and sql.startswith(b"COMMIT"):
                 self._end(commits=False)
+            elif found := _VALUE.search(sql):
+                template = sql.replace(found[1], b"\0")
+                if not template.startswith(_CONTROLS):
+                    self._ran(order.owner, int(found[1]), kind_of(template))  # before it failed
             return
-        verb = sql.split()[0]
-        if sql.endswith(QUESTION):
-            if sql != QUESTION:
+        if order.owner is None and is_reset(sql) and not sql.endswith(TRANSACTIONS):
+            self._reset(order, sql)
+            return
+        sql = sql.removeprefix(b"BEGIN; ") if DISCARD_SEQUENCES in sql else sql
+        if sql.startswith(DISCARD_SEQUENCES):
+            self.drawn_by = None
+            self._take_away(order, [DISCARD_SEQUENCES])
+            sql = sql.removeprefix(DISCARD_SEQUENCES).removeprefix(b"; ").removeprefix(b"COMMIT; ")
+            if not sql:
+                self.done.results.append((DISCARD_SEQUENCES.decode(), -1, None, b"", ()))
+                return
+        if sql.endswith(TRANSACTIONS):
+            if sql != TRANSACTIONS:
                 assert self.work is not None, "nothing to roll back"
                 self._end(commits=False)
             self._result(b"%d/%d" % (id(self), self.transactions))
             return
-        if order.owner is None and is_reset(sql):
-            self._reset(order, sql)
-            return
+        verb = sql.split()[0]
         if sql.startswith(SETTINGS):
             self._set_local(order, sql)
             self.done.results.append(("SELECT 1", 1, b"\0\0", b"D\0\0\0\6\0\0", ()))
             return
-        value = re.search(rb"(?:= |\* )(\d+)", sql)
-        owner = order.owner if value is None else self._owner_of(int(value[1]))
+        value = _VALUE.search(sql)
+        owner = order.owner if value is None else self._books.owner_of(int(value[1]))
         assert owner == order.owner, f"{owner} runs for {order.owner}"
-        if verb in (b"BEGIN", b"COMMIT", b"ROLLBACK", b"SAVEPOINT", b"RELEASE"):
+        if verb in _CONTROLS:
             self._control(owner, sql, verb)
-        elif status := _XACT_STATUS.search(sql):
+        elif value is not None:
+            self._affect(order, owner, sql.replace(value[1], b"\0"), int(value[1]))
+        else:
+            self._answer(order, sql)
+
+    def _answer(self, order: Order, sql: bytes) -> None:
+        """A question of the broker's."""
+        if status := _XACT_STATUS.search(sql):
             assert self.work is None, "a question inside a transaction"
             if int(status[1]) > self.cluster.last_xid:
                 self._fail("22023")  # "transaction ID is in the future"
@@ -295,17 +419,25 @@ class Session:
             self.work.xid = b"%d" % self.cluster.last_xid
             self.cluster.statuses[self.work.xid] = b"in progress"
             self._result(self.work.xid)
-        elif value is None:
-            self.done.results.append(("SELECT 1", 1, b"\0\0", b"D\0\0\0\6\0\0", ()))
+        elif sql == COUNTS:
+            order.tells_counts = self.cluster.counts, self.cluster.schema
+            self._result(self.cluster.counts)
+        elif sql.startswith(QUESTION):
+            self._result(sql.removeprefix(QUESTION))
+        elif asked := _WHO_WAITS.search(sql):
+            sessions = self.cluster.sessions
+            pids = [int(each) for each in asked[1].split(b",")]
+            self._results([b"%d" % each for each in pids if each in sessions and sessions[each].waits])
         else:
-            self._affect(order, owner, sql.replace(value[1], b"\0"), int(value[1]))
+            self.done.results.append(("SELECT 1", 1, b"\0\0", b"D\0\0\0\6\0\0", ()))
 
     def _set_local(self, order: Order, sql: bytes) -> None:
         """A setting for the transaction."""
-        if not sql.startswith(b"SET LOCAL") and not sql.endswith(b"true)"):
-            self.left.leave_setting(order.owner, order.number)
+        if not sql.startswith(b"SET LOCAL") and b"true)" not in sql:
+            self.left.leave_setting(order.owner)
         else:
-            self.marks.set(sql)
+            self.marks.set(sql, order.owner)
+            self.is_telling = self.is_telling or b"debug_print_rewritten" in sql
 
     def _reset(self, order: Order, sql: bytes) -> None:
         """Roll back what is open, and take away what was left, as far as these commands do."""
@@ -316,12 +448,23 @@ class Session:
         else:
             assert self.work is None, "a reset inside a transaction"
         self._take_away(order, commands)
-        self.done.results.append((commands[-1].decode(), -1, None, b"", ()))
+        if DISCARD_SEQUENCES in commands:  # it comes last, behind what gives tables and settings back
+            self.drawn_by = self.altered_by = None
+        if commands[-1].startswith(NAMES_HELD):
+            made = sum(each.is_from_sql for each in self.names.values())
+            self._result(b"%d %d" % (made, len(self.names)))
+        else:
+            self.done.results.append((commands[-1].decode(), -1, None, b"", ()))
 
     def _take_away(self, order: Order, commands: Collection[bytes]) -> None:
-        self.left.take_away(commands, order.owner, order.number)
+        self.left.take_away(commands, order.owner)
         if DEALLOCATE_ALL in commands:
             self.names.clear()
+
+    def forget_names(self) -> None:
+        """A function has dropped all prepared statements; no completion tells."""
+        self.left.take_away([DEALLOCATE_ALL], None)
+        self.names.clear()
 
     def _affect(self, order: Order, owner: object, template: bytes, value: int) -> None:
         if self.work is None:
@@ -331,10 +474,16 @@ class Session:
         self._claim(owner)
         self.work.effects.append((template, value))
         self.marks.check(owner, value, self.work.is_explicit)
+        assert not self.is_telling, f"the tree of {value} is told"
+        kind = kind_of(template)
+        self._ran(owner, value, kind)
+        self._touch_names(kind)
         ending = order.fate.ending
         leaving = LEAVINGS.get(template)
         if leaving is not None:
-            self.left.leave(leaving, owner, order.number, self.work)
+            self.left.leave(leaving, owner, self.work)
+            if leaving.tag == "PREPARE":
+                self.names.setdefault(b"client's", Name(b"SELECT 1", is_from_sql=True))
         if leaving is not None and leaving.tag:
             self.done.results.append((leaving.tag, -1, None, b"", ()))
         elif b" /*" in template:
@@ -342,9 +491,30 @@ class Session:
                 self._take_away(order, [DEALLOCATE_ALL])
             elif template.startswith(b"DISCARD"):
                 self._take_away(order, DISCARD_ALL)
-            self.done.results.append((template[: template.index(b" /*")].decode(), -1, None, b"", ()))
+                self.drawn_by = None
+            tag = template[: template.index(b" /*")] if not template.startswith(b"DO") else b"DO"
+            self.done.results.append((tag.decode(), -1, None, b"", ()))
         else:
             self._result(None if ending == "no rows" else b"%d" % value, is_too_large=ending == "too large")
+
+    def _ran(self, owner: object, value: int, kind: Kind) -> None:
+        """The statement has run, or begun to: what no rollback takes away is done."""
+        self._books.ran(value, kind)
+        if kind.asks:
+            assert self.drawn_by in (None, owner), f"{owner} may see what a sequence gave {self.drawn_by}"
+        if kind.draws:
+            self.drawn_by = owner
+        if not kind.is_harmless:
+            self.altered_by = owner
+
+    def _touch_names(self, kind: Kind) -> None:
+        """Code may do anything to prepared statements."""
+        if kind.drops_names:
+            self.forget_names()
+        if kind.replaces_name and self.names:
+            self.names[next(iter(self.names))] = Name(b"SELECT 1", is_from_sql=True)
+        if kind.makes_name:
+            self.names[b"function's"] = Name(b"SELECT 1", is_from_sql=True)
 
     def _claim(self, owner: object) -> None:
         """Whoever is the first in a transaction is the only one."""
@@ -360,6 +530,7 @@ class Session:
         if verb == b"BEGIN":
             assert work is None, "BEGIN inside a transaction"
             self.work = Work(is_explicit=True, owner=owner)
+            self._books.begun(owner)
         elif verb == b"SAVEPOINT":
             assert work is not None
             work.savepoints.append(len(work.effects))
@@ -380,8 +551,12 @@ class Session:
         self.done.results.append((tag, -1, None, b"", ()))
 
     def _result(self, cell: bytes | None, is_too_large: bool = False) -> None:
-        rows = b"" if cell is None else b"D%b\0\1%b%b" % (_int4(len(cell) + 10), _int4(len(cell)), cell)
-        count = 0 if cell is None else 1
+        self._results([] if cell is None else [cell], is_too_large)
+
+    def _results(self, cells: list[bytes], is_too_large: bool = False) -> None:
+        """A result with one column."""
+        rows = b"".join(b"D%b\0\1%b%b" % (_int4(len(cell) + 10), _int4(len(cell)), cell) for cell in cells)
+        count = len(cells)
         outcome: Outcome = (f"SELECT {count}", count, COLUMNS, None if is_too_large else rows, ())
         self.done.results.append(outcome)
 
@@ -392,6 +567,9 @@ class Session:
         if work.xid:
             self.cluster.statuses[work.xid] = b"committed" if commits else b"aborted"
         if commits:
+            if any(kind_of(template).changes_schema for template, _ in work.effects):
+                self.cluster.schema += 1
+                self._tells_schema = self.cluster.schema
             self._committed(work)
         elif self.left:
             self.left.roll_back(work)

@@ -7,23 +7,22 @@ from collections.abc import Sequence
 from client.protocol import Reference, Step
 from client.rules import END_SAVEPOINT, SAVEPOINT
 from model.books import PLACES, Job
+from model.kinds import ASK, DRAW, FUNCTION, INTERVAL, MOMENT, READ_B, READ_C, SCHEMA, UPDATE
+from model.leftovers import UNSEEN
 from model.marks import MARK
 from model.postgres import INT4
 
-TEMPLATES = (
-    b"UPDATE a SET x = y WHERE id = \0 RETURNING id",
-    b"SELECT id FROM b WHERE id = \0",
-    b"SELECT id FROM c WHERE id = \0",
-)
+# Most of what clients ask: short, and harmless.
+TEMPLATES = (UPDATE, READ_B, READ_C)
+# The rest of what looks the same.
+OTHERS = (DRAW, DRAW, ASK, FUNCTION, INTERVAL, MOMENT, *UNSEEN)
 # Statements that change their session.
 CONTROLS = (b"BEGIN /* \0 */", b"DISCARD ALL /* \0 */", b"DEALLOCATE ALL /* \0 */")
-# One after which statements may mean something else.
-SCHEMA = b"ALTER TABLE a /* \0 */"
 LEASE_CONTROLS = (b"COMMIT /* \0 */", b"ROLLBACK /* \0 */", b"DEALLOCATE ALL /* \0 */")
 # How code begins, which a group that is read-only takes in transaction blocks only.
 CODE = (b"DO ", b"CALL ")
 # What the steps of a message may be; a number is a template's.
-STEPS = (0, 0, 1, 1, 2, "one row", "reference", "reference", "savepoint", "end")
+STEPS = (0, 0, 1, 1, 2, DRAW, "one row", "reference", "reference", "savepoint", "end")
 
 _NULL = b"\xff\xff\xff\xff"
 
@@ -33,10 +32,10 @@ def packed(value: int) -> bytes:
     return len(text).to_bytes(4, "big") + text
 
 
-def settings_for(job: Job, moves_names: bool) -> bytes:
-    """Settings that travel with the request, one of them known to be its own."""
-    job.mark = job.number * PLACES
-    return MARK + b"\0%d\0" % job.mark + (b"search_path\0x\0" if moves_names else b"")
+def settings_for(job: Job, tenant: int) -> bytes:
+    """Settings that travel with the request: the tenant's."""
+    job.mark = tenant
+    return MARK + b"\0%d\0" % tenant + (b"search_path\0x\0" if tenant % 2 else b"")
 
 
 def steps_of(job: Job, kinds: Sequence[int | str | bytes], prepare: bool) -> list[Step | int]:

@@ -7,7 +7,7 @@ and the carrying out other facts may come, a loss of the very connection among t
 from __future__ import annotations
 
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from model import sessions
 from model.books import PLACES, Books, Job
 from model.company import check_company
 from model.fairness import Fairness
+from model.kinds import kind_of
 from model.lifetimes import Lifetimes
 from model.lines import Line
 from model.postgres import SETTINGS, Cluster, Fate, Order, Session, is_question
@@ -24,6 +25,8 @@ from poold.core.broker import Broker
 from poold.core.effects import Bound, Deallocate, Plain, Prepare, Simple, Unit
 from poold.core.facts import Completion, Outcome, Server
 from poold.core.lifecycle import BrokerState
+from poold.core.request import Request
+from poold.core.state import RequestState
 
 _VALUE = re.compile(rb"(?:= |\* )(\d+)")
 
@@ -52,6 +55,9 @@ class Shell:
         self.last_line = 0
         self.dropped: set[int] = set()  # clients that the core wants to be disconnected
         self.todo: deque[effects.Effect] = deque()  # taken, not carried out
+        # Of each endpoint: up to which change of its schema the core was told; and of each pool the counts told last.
+        self.known_schema: Counter[str] = Counter()
+        self.told_counts: dict[tuple[str, str], bytes] = {}
         self.orphans: list[Session] = []  # their connections are gone, their servers may not know
         # Decided and not taken: the core's own list, how much of it was seen, and that again, as the list may change.
         self._list: list[effects.Effect] = []
@@ -141,12 +147,15 @@ class Shell:
             job.given_at = self.world.now
             backend = self.broker.backends.get(line.number)
             if backend is not None and backend.running and backend.running[-1].number == job.number:
+                job.is_proven = _is_proven(backend.running[-1])
                 self.fairness.given(backend.running[-1], job)
                 self.lifetimes.given(backend, backend.running[-1], self.world.now)
         if line.orders and not is_question(line.orders[-1].unit):
-            check_company(self.broker.backends[line.number], line.orders, unit, job)
+            check_company(self.broker.backends[line.number], line.orders, unit, job, self.books)
         line.given += 1
-        line.orders.append(Order(unit, line.given, None if job is None else job.owner))
+        order = Order(unit, line.given, None if job is None else job.owner)
+        order.known_schema = self.known_schema[line.endpoint]
+        line.orders.append(order)
         for command in unit:
             if type(command) is Prepare:
                 session.promised.setdefault(command.name, []).append(line.given)
@@ -174,13 +183,28 @@ class Shell:
         target = line.orders[0]
         for order in line.orders:
             order.is_exposed = order is not target
+            if order is not target:
+                self._check_read(order, "may be hit by another one's cancel")
         backend = self.broker.backends.get(line.number)
-        job = self.books.jobs.get(backend.running[0].number) if backend is not None and backend.running else None
+        request = backend.running[0] if backend is not None and backend.running else None
+        job = self.books.jobs.get(request.number) if request is not None else None
         assert backend is None or job is not None, "the broker cancels its own questions"
-        if job is not None:
-            assert job.owner == target.owner
-            assert job.kind not in ("commit", "rollback"), "COMMIT is never cancelled"
+        if job is None or request is None:
+            return
+        assert job.owner == target.owner
+        assert job.kind not in ("commit", "rollback"), "COMMIT is never cancelled"
+        if request.state is not RequestState.RUNNING:
             job.was_cancelled = True
+            return
+        # Nobody has asked for it but those that wait behind.
+        assert len(line.orders) > 1, f"{job} is cancelled for nobody"
+        self._check_read(target, "is cancelled unasked")
+        target.is_exposed = job.is_alone = True
+
+    def _check_read(self, order: Order, what: str) -> None:
+        """The order can be run again unseen."""
+        for job in self.books.of(order.owner):
+            assert all(step is not None and kind_of(step[0]).is_plain_read for step in job.steps), f"{job} {what}"
 
     def _looks(self, line: Line) -> None:
         """The server is asked whether it is at work there; nobody answers."""
@@ -280,8 +304,9 @@ class Shell:
     def opened(self, number: int) -> None:
         line = self.lines[number]
         cluster = self.clusters.setdefault(line.endpoint, Cluster(f"{line.endpoint}/1"))
-        line.session = Session(cluster, self.books.owner_of, self.books.mark_of, self.books.committed)
-        server = Server(160000, cluster.identity)
+        plans = self.broker.groups[line.group].config.plans
+        line.session = Session(cluster, number, self.books, self.books.committed, plans)
+        server = Server(160000, cluster.identity, pid=number)
         self.fact(self.broker.opened, number, self.world.now, server)
 
     def connect_failed(self, number: int) -> None:
@@ -295,6 +320,7 @@ class Shell:
         assert session is not None
         order = session.queue[0]
         assert order is line.orders[0]
+        session.is_blocked = False
         if order.fate.ending == "ok":
             order.fate = fate
         if order.fate.ending == "timeout":
@@ -310,11 +336,21 @@ class Shell:
         if done.failure is not None:
             for job in self.books.of(order.owner):
                 job.has_failed = True
-        if done.is_changed:
-            session.left.told(line.given)
+        if done.failure is None:
+            self._tell_schema(line, order)
         for name in self._told_gone(session, order, done):
             session.told_gone.setdefault(name, []).append(line.given)
         self.fact(self.broker.completed, line.number, done, self.world.now)
+
+    def _tell_schema(self, line: Line, order: Order) -> None:
+        """What the unit's end tells of the schema; of counts only that they are not what they were."""
+        known = order.tells_schema
+        if order.tells_counts is not None:
+            counts, schema = order.tells_counts
+            before = self.told_counts.get((line.group, line.endpoint), counts)
+            self.told_counts[line.group, line.endpoint] = counts
+            known = known if counts == before else max(known, schema)
+        self.known_schema[line.endpoint] = max(known, self.known_schema[line.endpoint])
 
     def _told_gone(self, session: Session, order: Order, done: Completion) -> list[bytes]:
         """The names that this completion tells to be unknown to the server."""
@@ -324,9 +360,9 @@ class Shell:
         gone = [command.name for command in order.unit if type(command) is Prepare][len(done.prepared) :]
         if done.failure.sqlstate == "26000":
             executing = [command for command in order.unit if type(command) in (Bound, Plain)]
-            failed = executing[len(done.results)]
-            assert type(failed) is Bound
-            gone.append(failed.name)
+            failed = executing[len(done.results)] if len(done.results) < len(executing) else None  # at the commit
+            if type(failed) is Bound:
+                gone.append(failed.name)
         return gone
 
     def hit(self, number: int, target: int, place: int) -> None:
@@ -376,17 +412,35 @@ class Shell:
         old = self.clusters.get(endpoint)
         if old is not None:
             name, timeline = old.identity.split("/")
-            self.clusters[endpoint] = Cluster(f"{name}/{int(timeline) + 1}", old.last_xid)
+            self.clusters[endpoint] = Cluster(f"{name}/{int(timeline) + 1}", old.last_xid, old.schema)
             self.clusters[endpoint].statuses = dict.fromkeys(old.statuses, b"aborted")
+
+    def change_schema(self, endpoint: str) -> None:
+        """Another program has changed it."""
+        if endpoint in self.clusters:
+            self.clusters[endpoint].schema += 1
+
+    def block(self, number: int) -> None:
+        """What the line's server runs waits for a lock, until it has ended."""
+        session = self.lines[number].session
+        assert session is not None
+        session.is_blocked = True
 
     def forget_names(self, number: int) -> None:
         """A function that a client called has deallocated all prepared statements; no completion tells."""
         session = self.lines[number].session
         assert session is not None
-        session.names.clear()
+        session.forget_names()
 
     def end_all(self) -> None:
         """The broker's process has ended; what it had sent runs on."""
         for session in [*self.orphans, *(line.session for line in self.lines.values())]:
             if session is not None:
                 session.run_on()
+
+
+def _is_proven(request: Request) -> bool:
+    """Whether the core knows all that the request runs to be harmless."""
+    if request.script is not None:
+        return all(statement.is_harmless for statement, _ in request.script.values())
+    return request.statement is not None and request.statement.is_harmless

@@ -9,7 +9,8 @@
     world       all of it: one step after the other, what must hold after each, the end
     audit       what was answered against what is in the databases
     runner      many worlds
-    mutations   mistakes put into the core, each of which has to be found; more in mutations_of_sessions and _of_pools
+    mutations   mistakes put into the core, each of which has to be found; more in mutations_of_sessions, _of_pools and
+                _of_statements
 
 A step is one event: a message arrives, a statement ends, a deadline comes, a fault strikes, the shell has its turn.
 Nothing but the seed decides what happens, so a seed and a step number name a moment that can be seen again: nothing
@@ -22,7 +23,7 @@ and commits are checked when they come, in `model.shell` and `model.books`.
 What the core learns to do gets its place: another kind of request in `clients` (and in the books, which say what its
 answers mean; a session's answers in `model.sessions`), another effect in `model.shell` (what must hold of it) and
 `network` (how long it takes), another configuration key in `scenario`, another fault in `faults`, another command that
-a server runs in `servers`, something else that a statement leaves in its session in `model.leftovers`, a setting that
-travels in `model.marks`, another rule of whose turn it is in `model.fairness` or `model.turns`, of how long backends
-live in `model.lifetimes`, and a mistake in each of them in `mutations`.
+a server runs in `servers`, another kind of statement in `model.kinds`, something else that one leaves in its session in
+`model.leftovers`, a setting that travels in `model.marks`, another rule of whose turn it is in `model.fairness` or
+`model.turns`, of how long backends live in `model.lifetimes`, and a mistake in each of them in `mutations`.
 """

@@ -67,6 +67,11 @@ class Agenda:
         return f"the broker goes on with {count}"
 
     @property
+    def is_suspended(self) -> bool:
+        """Whether the broker's process stands still, or has not come to what waited meanwhile."""
+        return self.now < self._suspended_until or bool(self._waiting)
+
+    @property
     def is_over(self) -> bool:
         """Whether nothing is going to happen any more."""
         return not self._heap

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from model.books import PLACES, Job, Lease
 from model.leftovers import LEAVINGS
 from model.postgres import INT4
-from model.requests import CODE, TEMPLATES, packed, settings_for
+from model.requests import CODE, OTHERS, TEMPLATES, packed, settings_for
 
 from client.protocol import TX_NONE, Commit, Query, Release, Rollback, Transaction
 from client.rules import NO_SESSION
@@ -52,6 +52,8 @@ class Asking:
     def _template(self) -> bytes:
         """An ordinary statement."""
         random = self._world.random
+        if random.random() < self._world.scenario.others:
+            return random.choice(OTHERS)
         if random.random() < self._world.scenario.writes:
             return TEMPLATES[0]
         return random.choice(TEMPLATES[1:])
@@ -66,7 +68,8 @@ class Asking:
     def _settings(self, job: Job) -> bytes:
         """That travel with it, mostly none."""
         random = self._world.random
-        return settings_for(job, random.random() < 0.1) if random.random() < self._world.scenario.settings else b""
+        scenario = self._world.scenario
+        return settings_for(job, random.randint(1, scenario.tenants)) if random.random() < scenario.settings else b""
 
     def _new_lease(self, client: Client) -> Lease:
         """A lease that is not open yet."""

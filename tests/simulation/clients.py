@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from model.books import Job
+from model.kinds import CODE, LOCK, READ_C, SCHEMA
 from model.leftovers import LEAVINGS
-from model.requests import CONTROLS, LEASE_CONTROLS, SCHEMA, STEPS, TEMPLATES, steps_of
+from model.requests import CONTROLS, LEASE_CONTROLS, OTHERS, STEPS, TEMPLATES, steps_of
 
 from client.protocol import (
     NOT_EXECUTED,
@@ -90,6 +91,8 @@ class Clients(Sessions):
             seconds += world.random.expovariate(1.0)
         if (client.lease is not None or client.session is not None) and world.random.random() < 0.03:
             seconds += world.random.choice((0.5, 3.0, 20.0))  # it has forgotten its lease
+        if client.lease is not None and "locker" in client.habits:
+            seconds += world.random.choice((0.0, 0.0, 0.5, 2.0))
         world.at(world.now + seconds, self._act, client)
 
     def _act(self, client: Client) -> str | None:
@@ -105,7 +108,7 @@ class Clients(Sessions):
             return self._end_lease(client, Commit)
         habit = random.choice(client.habits)
         if client.lease is not None:
-            return self._go_on(client, habit == "odd")
+            return self._go_on(client, habit)
         if client.session is not None:
             return self._in_session(client)
         match habit:
@@ -118,6 +121,8 @@ class Clients(Sessions):
             case "burst":
                 template = self._template()
                 return "; ".join(self._query(client, template) for _ in range(1 + random.randrange(self._burst())))
+            case "locker":
+                return self._query_in_lease(client, LOCK)
             case "message":
                 return "; ".join(self._message(client) for _ in range(1 + random.randrange(self._burst()) // 4))
             case _:
@@ -126,7 +131,7 @@ class Clients(Sessions):
     def _odd(self, controls: tuple[bytes, ...]) -> bytes:
         """A statement that changes its session, or the schema."""
         if self._world.scenario.changes_schema and self._world.random.random() < 0.3:
-            return SCHEMA
+            return self._world.random.choice((SCHEMA, *CODE))
         if self._world.random.random() < self._world.scenario.leaves:
             return self._world.random.choice(tuple(LEAVINGS))
         return self._world.random.choice(controls)
@@ -134,10 +139,14 @@ class Clients(Sessions):
     def _burst(self) -> int:
         return self._world.scenario.burst
 
-    def _go_on(self, client: Client, is_odd: bool) -> str:
-        """The client has a lease: another statement in it, or its end."""
+    def _go_on(self, client: Client, habit: str) -> str:
+        """The client has a lease: another statement in it, or its end. Who holds a lock reads elsewhere as well."""
         random = self._world.random
-        if is_odd:
+        if habit == "locker" and random.random() < 0.6:
+            return self._query(client, READ_C)
+        if habit == "changer" and random.random() < 0.5:
+            return self._query_in_lease(client, random.choice((SCHEMA, *CODE)))
+        if habit == "odd":
             return self._query_in_lease(client, self._odd(LEASE_CONTROLS))
         if random.random() < 0.5:
             return self._query_in_lease(client, self._template())
@@ -153,7 +162,7 @@ class Clients(Sessions):
 
     def _query(self, client: Client, statement: bytes) -> str:
         group = "default"
-        if statement in TEMPLATES[1:] and "reads" in self._groups and self._world.random.random() < 0.5:
+        if statement in (*TEMPLATES[1:], *OTHERS) and "reads" in self._groups and self._world.random.random() < 0.5:
             group = "reads"
         job = self._send_query(client, statement, group, self._timeout())
         return f"client {client.key} sends query {job.number} to {group}"
@@ -190,6 +199,8 @@ class Clients(Sessions):
         random = self._world.random
         if random.random() < 0.2 * self._world.scenario.leaves:
             return random.choice(tuple(LEAVINGS))
+        if random.random() < self._world.scenario.others:
+            return random.choice(OTHERS)
         if random.random() < self._world.scenario.writes:
             return random.choice((0, 0, 0, "one row"))
         return "schema" if self._world.scenario.changes_schema and random.random() < 0.05 else random.choice(STEPS)

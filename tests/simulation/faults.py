@@ -41,6 +41,7 @@ class Faults:
             *(self._server_freezes,) * 1,
             *(self._server_is_unreachable,) * 1,
             *(self._names_are_forgotten,) * 1,
+            *(self._schema_is_changed,) * 2,
             *(self._facts_come_late,) * 2,
         )
 
@@ -139,8 +140,14 @@ class Faults:
         wire = self._some_wire()
         if wire is None or wire.session is None:
             return None
-        wire.session.names.clear()
+        wire.session.forget_names()
         return f"names are forgotten by {wire.number}"
+
+    def _schema_is_changed(self) -> str:
+        """Another program does it."""
+        server = self._some_server()
+        server.cluster.schema += 1
+        return f"the schema of {server.name} is changed"
 
     # Clients.
 

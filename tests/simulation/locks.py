@@ -1,4 +1,4 @@
-"""Row locks of one server: one transaction holds a row, others wait for it in their order."""
+"""Locks of one server: rows that one transaction holds, tables that many may read; others wait in their order."""
 
 from __future__ import annotations
 
@@ -8,63 +8,98 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from simulation.servers import Process
 
+# A row by its number, a table by its name.
+Lockable = int | bytes
+
 
 class Locks:
-    """Who holds which row, who waits for it, and at which commit it was last changed."""
+    """Who holds what, who waits for it, and at which commit a row was last changed."""
 
     def __init__(self) -> None:
-        self._holders: dict[int, Process] = {}
-        self._waiting: dict[int, deque[Process]] = {}
-        self._rows: dict[Process, list[int]] = {}  # that each holds
+        # By what is locked: who holds it, and whether others may read it as well.
+        self._holders: dict[Lockable, dict[Process, bool]] = {}
+        self._waiting: dict[Lockable, deque[tuple[Process, bool]]] = {}
+        self._held: dict[Process, list[Lockable]] = {}
         self.commits = 0
-        self.changed: dict[int, int] = {}  # the number of the commit that changed a row last
+        self.changed: dict[Lockable, int] = {}  # the number of the commit that changed a row last
 
     @property
     def is_free(self) -> bool:
         """Whether nobody holds anything."""
-        return not self._holders and not any(self._waiting.values())
+        return not any(self._holders.values()) and not any(self._waiting.values())
 
-    def take(self, process: Process, row: int) -> bool:
-        """Lock the row; False where the process has to wait for it, and does from now on."""
-        holder = self._holders.setdefault(row, process)
-        if holder is process:
-            rows = self._rows.setdefault(process, [])
-            if row not in rows:
-                rows.append(row)
+    def take(self, process: Process, what: Lockable, is_shared: bool = False) -> bool:
+        """Lock it; False where the process has to wait for it, and does from now on."""
+        holders = self._holders.setdefault(what, {})
+        if process in holders and (is_shared or not holders[process]):
             return True
-        process.waits_for = row
-        self._waiting.setdefault(row, deque()).append(process)
+        if not self._waiting.get(what) and self._is_open(what, process, is_shared):
+            self._grant(process, what, is_shared)
+            return True
+        process.waits_for = what
+        self._waiting.setdefault(what, deque()).append((process, is_shared))
         return False
 
-    def forget_wait(self, process: Process) -> None:
-        """The process waits no more."""
-        if process.waits_for is not None:
-            self._waiting[process.waits_for].remove(process)
-            process.waits_for = None
+    def _is_open(self, what: Lockable, process: Process, is_shared: bool) -> bool:
+        return all(each is process or (is_shared and shared) for each, shared in self._holders[what].items())
+
+    def _grant(self, process: Process, what: Lockable, is_shared: bool) -> None:
+        self._holders[what][process] = is_shared
+        held = self._held.setdefault(process, [])
+        if what not in held:
+            held.append(what)
+
+    def forget_wait(self, process: Process) -> list[Process]:
+        """The process waits no more; those behind it that need not wait any longer."""
+        what, process.waits_for = process.waits_for, None
+        if what is None:
+            return []
+        self._waiting[what] = deque(each for each in self._waiting[what] if each[0] is not process)
+        return self._serve(what)
 
     def release(self, process: Process, commits: bool) -> list[Process]:
-        """The transaction has ended; whoever was the first to wait for one of its rows has it now."""
+        """The transaction has ended; those that waited for something of it and have it now."""
         granted = []
         if commits:
             self.commits += 1
-        for row in self._rows.pop(process, ()):
+        for what in self._held.pop(process, ()):
             if commits:
-                self.changed[row] = self.commits
-            del self._holders[row]
-            if self._waiting.get(row):
-                first = self._waiting[row].popleft()
-                first.waits_for = None
-                self.take(first, row)
-                granted.append(first)
+                self.changed[what] = self.commits
+            del self._holders[what][process]
+            granted += self._serve(what)
+        return granted
+
+    def _serve(self, what: Lockable) -> list[Process]:
+        """Whoever was the first to wait has it, as far as it is free."""
+        granted, waiting = [], self._waiting.get(what)
+        while waiting and self._is_open(what, *waiting[0]):
+            first, is_shared = waiting.popleft()
+            first.waits_for = None
+            self._grant(first, what, is_shared)
+            granted.append(first)
         return granted
 
     def is_deadlocked(self, process: Process) -> bool:
         """Whether the process waits, over others, for itself."""
         seen: list[Process] = []
-        at: Process | None = process
-        while at is not None and at.waits_for is not None and at not in seen:
-            seen.append(at)
-            at = self._holders[at.waits_for]
-            if at is process:
+        found = self._ahead_of(process)
+        while found:
+            each = found.pop()
+            if each is process:
                 return True
+            if each not in seen:
+                seen.append(each)
+                found += self._ahead_of(each)
         return False
+
+    def _ahead_of(self, process: Process) -> list[Process]:
+        """Those that the process waits for."""
+        what = process.waits_for
+        if what is None:
+            return []
+        found = [each for each in self._holders[what] if each is not process]
+        for each, _ in self._waiting[what]:
+            if each is process:
+                break
+            found.append(each)
+        return found

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 
 from client.protocol import TX_NONE, Result
-from poold.core import endpoint, lifecycle, messages, routing
+from poold.core import endpoint, lifecycle, routing
 from poold.core.broker import Broker
 from poold.core.effects import Cancel, Reply
 from poold.core.group import Group
 from poold.core.messages import Messages
+from poold.core.prepared import Prepared
 from poold.core.queue import Queue
 from poold.core.request import Verb
 from poold.core.script import Script, Verdict
 from poold.core.state import BackendState, RequestState
-from poold.core.statements import Prepared
 from poold.core.timers import Timers
 
 Mutation = Callable[[pytest.MonkeyPatch], None]
@@ -44,8 +44,8 @@ def wrap(patch: pytest.MonkeyPatch, owner: type, name: str, instead: Callable[..
 
 @mutation
 def a_reply_is_sent_twice(patch: pytest.MonkeyPatch) -> None:
-    def fail(original: Any, self: Messages, request: Any, verdict: Verdict) -> None:
-        original(self, request, verdict)
+    def fail(original: Any, self: Messages, request: Any, *rest: Any) -> None:
+        original(self, request, *rest)
         if type(self._effects[-1]) is Reply:
             self._effects.append(self._effects[-1])
 
@@ -298,8 +298,7 @@ def a_savepoint_block_that_failed_is_reported_as_done(patch: pytest.MonkeyPatch)
 
 @mutation
 def a_probe_is_lost(patch: pytest.MonkeyPatch) -> None:
-    def probed(original: Any, self: Broker, request: Any, backend: Any, done: Any) -> None:
-        if done.failure is None:
-            original(self, request, backend, done)
+    def goes_on(original: Any, self: Broker, backend: Any, request: Any, done: Any) -> bool:
+        return done.failure is None and original(self, backend, request, done)
 
-    wrap(patch, messages.Messages, "_probed", probed)
+    wrap(patch, Messages, "_probe_goes_on", goes_on)

@@ -12,7 +12,7 @@ from poold.core.deadlines import Deadlines
 from poold.core.endpoint import EndpointState
 from poold.core.timers import Timers
 from simulation.mutations import mutation, wrap
-from simulation.mutations_of_sessions import MUTATIONS
+from simulation.mutations_of_statements import MUTATIONS
 
 __all__ = ["MUTATIONS"]  # all of them, those here among them
 

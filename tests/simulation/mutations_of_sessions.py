@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from model.leftovers import CHECK, DISCARD_ALL
+from model.leftovers import CHECK, DEALLOCATE_ALL, RESETTING
 
 from client.protocol import TX_NONE, Query
 from client.rules import BATCH, IN_SESSION, OPENS_SESSION
@@ -44,24 +44,26 @@ def a_reset_is_skipped(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def the_failure_of_a_reset_is_ignored(patch: pytest.MonkeyPatch) -> None:
-    def was_reset(original: Any, self: Lifecycle, backend: Any, done: Any, now: float) -> None:
-        original(self, backend, replace(done, failure=None, is_changed=False), now)
+    def ended(original: Any, self: Lifecycle, backend: Any, done: Any, now: float) -> None:
+        if done.failure is not None:
+            cell = sessions.names_held(backend.server, len(backend.prepared))
+            row = b"D" + (len(cell) + 10).to_bytes(4, "big") + b"\0\1" + len(cell).to_bytes(4, "big") + cell
+            done = replace(done, failure=None, results=[("SELECT 1", 1, b"", row, ())])
+        original(self, backend, replace(done, is_changed=False), now)
 
-    wrap(patch, Lifecycle, "_was_reset", was_reset)
+    wrap(patch, Lifecycle, "_reset_ended", ended)
 
 
 def _without(patch: pytest.MonkeyPatch, command: bytes) -> None:
     def reset(*args: Any) -> Any:
-        unit = sessions.reset(*args)
-        if unit is None:
-            return None
-        commands = [each for each in unit[0].sql.split(b"; ") if not each.startswith(command)]  # type: ignore[union-attr]  # a Simple
-        return (Simple(b"; ".join(commands)),)
+        texts = [unit[0].sql for unit in sessions.reset(*args)]  # type: ignore[union-attr]  # a Simple
+        kept = [b"; ".join(each for each in text.split(b"; ") if command not in each) for text in texts]
+        return tuple((Simple(text),) for text in kept)
 
-    patch.setattr(lifecycle, "sessions", _Instead(sessions, reset=reset))
+    patch.setattr(lifecycle, "sessions", Instead(sessions, reset=reset))
 
 
-for _command in (*DISCARD_ALL, CHECK):
+for _command in (*(each for each in RESETTING if each != DEALLOCATE_ALL), CHECK):
     MUTATIONS[f"a reset goes without {_command.decode()}"] = partial(_without, command=_command)
 
 
@@ -70,12 +72,7 @@ def a_library_counts_as_reset(patch: pytest.MonkeyPatch) -> None:
     def reset(use: Any, *rest: Any) -> Any:
         return sessions.reset(replace(use, is_lasting=False), *rest)
 
-    patch.setattr(lifecycle, "sessions", _Instead(sessions, reset=reset))
-
-
-@mutation
-def a_setting_that_is_changed_unseen_is_not_noticed(patch: pytest.MonkeyPatch) -> None:
-    wrap(patch, Broker, "_was_changed", lambda *_: None)
+    patch.setattr(lifecycle, "sessions", Instead(sessions, reset=reset))
 
 
 @mutation
@@ -106,7 +103,7 @@ def a_statement_with_literals_goes_without_its_settings(patch: pytest.MonkeyPatc
     def commands(own: Any, travelling: bytes, milliseconds: int, is_literal: bool, run: Any) -> Any:
         return settings.commands(own, b"" if is_literal else travelling, milliseconds, is_literal, run)
 
-    patch.setattr(units, "settings", _Instead(settings, commands=commands))
+    patch.setattr(units, "settings", Instead(settings, commands=commands))
 
 
 @mutation
@@ -166,7 +163,7 @@ def a_release_leaves_what_runs(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def a_session_is_always_told_of_a_transaction(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("poold.core.machine._transaction_of", lambda _: "active")
+    patch.setattr("poold.core.machine.transaction_of", lambda _: "active")
 
 
 # Turns.
@@ -303,7 +300,7 @@ def who_reads_again_is_kept_waiting(patch: pytest.MonkeyPatch) -> None:
     wrap(patch, Broker, "client_reads", reads)
 
 
-class _Instead:
+class Instead:
     """A module with some of its names replaced."""
 
     def __init__(self, module: Any, **instead: Any) -> None:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 FATAL = Failure(0, TX_NONE, "connection", FAILED, "terminating connection", "57P01", {"severity": "FATAL"})
 VERSION = 160000
 CONNECTION_CHECK = "10s"
+# A wait for a lock is looked for every 0.05 s, asked for on a backend that is to be free within 0.25 s, and ended one
+# after the other; the network comes in addition.
+BLOCKED_FOR = 1.0
 
 
 @dataclass(eq=False)
@@ -48,6 +51,8 @@ class Wire(Line):
     is_reset: bool = False  # nothing comes any more but the end
     # Of a process that was ended: the unit it was at, with the results until then; and whether it said so.
     left: tuple[Order, list[Outcome]] | None = None
+    # Since when others wait behind a statement that waits for a lock, None where they do not.
+    blocked_from: float | None = None
     has_last_words: bool = False
 
     def answer(self, order: Order, done: Completion) -> None:
@@ -174,8 +179,11 @@ class Network(Turns):
         slow = world.random.choice((0.0, 0.0, 0.0, 0.1, 4.0))
         wire.here_at = world.now + self._latency() + (0.0 if world.is_calm else slow * world.random.random())
         wire.process.left.has_check = True
-        world.tell_at(wire.here_at, self._accepted, wire, Server(VERSION, *self._identity(wire), CONNECTION_CHECK))
+        world.tell_at(wire.here_at, self._accepted, wire, self._server(wire))
         return f"connect {wire.number} is accepted"
+
+    def _server(self, wire: Wire) -> Server:
+        return Server(VERSION, *self._identity(wire), CONNECTION_CHECK, pid=wire.number)
 
     def _identity(self, wire: Wire) -> tuple[str, str]:
         server = self.sim.servers[wire.endpoint]
@@ -271,6 +279,25 @@ class Network(Turns):
         return f"cancelled {wire.number}"
 
     # Ends.
+
+    def check_blocked(self, is_awake: bool) -> None:
+        """Nobody waits for long behind a statement that waits for a lock, where the broker and the server can act."""
+        for wire in self.lines.values():
+            if len(wire.orders) < 2 or not self._is_blocked(wire) or not is_awake:
+                wire.blocked_from = None
+            elif wire.blocked_from is None:
+                wire.blocked_from = self.sim.now
+            else:
+                seconds = self.sim.now - wire.blocked_from
+                limit = BLOCKED_FOR + 10 * self.sim.scenario.latency
+                assert seconds < limit, f"{len(wire.orders) - 1} wait behind a lock on {wire.number}"
+
+    def _is_blocked(self, wire: Wire) -> bool:
+        process, server = wire.process, self.sim.servers[wire.endpoint]
+        is_waiting = process is not None and process.waits and process.queue[0] is wire.orders[0]
+        is_clean = not (wire.is_stuck or wire.is_reset or wire.coming or wire.cancel or wire.is_closed)
+        until = max(server.unreachable_until, server.frozen_until)
+        return is_waiting and is_clean and server.is_up and until <= self.sim.now
 
     def reset(self, wire: Wire) -> None:
         """The connection is torn down; what is on its way to the broker is lost."""

@@ -65,18 +65,23 @@ class Summary:
         return hashlib.blake2b("".join(self.hashes).encode(), digest_size=16).hexdigest()
 
 
-def run(seed: int, steps: int, trace: Trace | None = None, summary: Summary | None = None) -> Summary:
-    """Run worlds until so many steps are done; raises Broken. summary keeps what was done until then."""
+def run(seed: int, steps: int, trace: Trace | None = None, summary: Summary | None = None, kind: str = "") -> Summary:
+    """Run worlds until so many steps are done; raises Broken. summary keeps what was done until then.
+
+    kind is one of `scenario.KINDS`, "" for any.
+    """
     summary = summary or Summary()
     random = Random(seed)
     while summary.steps < steps:
-        summary.add(run_world(random.getrandbits(32), random.choice(STEPS), trace))
+        summary.add(run_world(random.getrandbits(32), random.choice(STEPS), trace, kind=kind))
     return summary
 
 
-def run_world(seed: int, steps: int, trace: Trace | None = None, check_every: int = CHECK_EVERY) -> World:
+def run_world(
+    seed: int, steps: int, trace: Trace | None = None, check_every: int = CHECK_EVERY, kind: str = ""
+) -> World:
     """Run one world; raises Broken."""
-    world = World(seed, check_every, trace)
+    world = World(seed, check_every, trace, kind)
     try:
         world.run(steps)
     except Exception as error:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
 from client.rules import BATCH, INTERACTIVE, NORMAL
 from poold.config import BrokerConfig, Config, EndpointConfig, GroupConfig, Weights
-from poold.core import statements
+from poold.core import prepared
 
 HABITS = (
     ("query",),
@@ -19,6 +20,8 @@ HABITS = (
     ("query", "burst", "message", "message", "lease", "lease", "odd"),
     ("session",),
     ("session", "query", "query", "message", "odd"),
+    ("locker", "query"),
+    ("changer", "query"),
 )
 
 
@@ -46,6 +49,8 @@ class Scenario:
     partial: float  # the share of turns in which the shell does its work in parts
     lag: float  # how long facts wait for their turn
     changes_schema: bool
+    others: float  # the share of what looks ordinary and is not
+    tenants: int  # whose settings travel
     leaves: float  # the share of odd statements, and those in sessions, that leave something in their session
     settings: float  # the share of requests with settings of their own
     priorities: tuple[int, ...]  # of clients
@@ -59,19 +64,13 @@ class Scenario:
         return next(iter(self.config.endpoints.values())).query_timeout
 
 
-def draw(random: Random) -> Scenario:
-    """A scenario: anything, or one of those in which what is rare and delicate happens often."""
+def draw(random: Random, kind: str = "") -> Scenario:
+    """A scenario: anything, or one of those in which what is rare and delicate happens often; or one of a kind."""
     found = _draw_anything(random)
-    match random.randrange(6):
-        case 0:
-            return _with_old_backends(random, found)
-        case 1:
-            return _with_company(random, found)
-        case 2:
-            return _with_lost_commits(random, found)
-        case 3:
-            return _with_sessions(random, found)
-    return found
+    which = random.randrange(len(KINDS) + 1)
+    if kind:
+        return KINDS[kind](random, found)
+    return list(KINDS.values())[which](random, found) if which < len(KINDS) else found
 
 
 def _with_sessions(random: Random, found: Scenario) -> Scenario:
@@ -112,6 +111,48 @@ def _with_company(random: Random, found: Scenario) -> Scenario:
         mishaps=random.choice((0.0, 1.0)),
         changes_schema=False,
         is_seasoned=True,
+    )
+
+
+def _with_locks(random: Random, found: Scenario) -> Scenario:
+    """Tables are locked in leases, while others read them in bursts, and the holder of a lock reads something else."""
+    found = _with_company(random, found)
+    endpoints = {
+        name: replace(endpoint, query_timeout=random.choice((0.0, 5.0)))
+        for name, endpoint in found.config.endpoints.items()
+    }
+    broker = replace(found.config.broker, client_idle_timeout=0.0, max_client_requests=0, max_client_bytes=0)
+    limits = {"max_size": random.choice((1, 2)), "proofs": True, "queue_timeout": 10.0, "max_lifetime": 0.0}
+    return replace(
+        found,
+        config=_with_groups(replace(found.config, endpoints=endpoints, broker=broker), **limits),
+        habits=(("locker",), ("burst",), ("burst",), ("burst", "query")),
+        think=random.choice((0.001, 0.01)),
+        impatience=0.0,
+        writes=0.05,
+        others=0.0,
+        settings=0.0,
+        slow=0.0,
+        mishaps=0.0,
+        fault_every=1000,
+        favourite="",
+    )
+
+
+def _with_changes(random: Random, found: Scenario) -> Scenario:
+    """The schema changes again and again, in leases and by others; statements are many kinds, and often fail."""
+    return replace(
+        _with_company(random, found),
+        config=_with_groups(found.config, prepare="auto", max_waiting=0, max_lifetime=0.0, proofs=True),
+        habits=(("query", "burst"), ("burst",), ("changer",)),
+        think=random.choice((0.03, 0.2)),
+        impatience=0.0,
+        others=0.3,
+        changes_schema=False,
+        leaves=0.0,
+        fault_every=50,
+        favourite="schema is changed",
+        mishaps=random.choice((0.0, 4.0)),
     )
 
 
@@ -204,11 +245,13 @@ def _draw_anything(random: Random) -> Scenario:
         partial=choice((0.0, 0.1, 0.3)),
         lag=choice((0.0, 0.0001, 0.01)),
         changes_schema=random.random() < 0.3,
+        others=choice((0.0, 0.1, 0.1, 0.4)),
+        tenants=choice((1, 2, 5)),
         leaves=choice((0.0, 0.2, 0.6)),
         settings=choice((0.0, 0.0, 0.2)),
         priorities=choice(((NORMAL,), (INTERACTIVE, NORMAL, BATCH), (NORMAL, BATCH))),
         is_seasoned=random.random() < 0.7,
-        prepared_kept=choice((statements.PREPARED_KEPT, 4, 6)),
+        prepared_kept=choice((prepared.PREPARED_KEPT, 4, 6)),
         has_identity=random.random() < 0.9,
     )
 
@@ -231,8 +274,20 @@ def _group(
         lease_timeout=choice((0.0, 1.0, 10.0)),
         read_only=read_only,
         prepare=prepare,
+        plans=choice(("custom", "custom", "custom", "auto")),
+        proofs=random.random() < 0.9,
         pipeline_depth=choice((1, 2, 4, 16, 16)),
         track_outcome=random.random() < 0.8,
         weights=choice((Weights(), Weights(interactive=1, normal=1, batch=1), Weights(interactive=3, normal=2))),
         batch_share=choice((0.0, 0.5, 0.5, 1.0)),
     )
+
+
+KINDS: dict[str, Callable[[Random, Scenario], Scenario]] = {
+    "old backends": _with_old_backends,
+    "company": _with_company,
+    "lost commits": _with_lost_commits,
+    "sessions": _with_sessions,
+    "locks": _with_locks,
+    "changes": _with_changes,
+}

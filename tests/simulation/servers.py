@@ -4,8 +4,9 @@ A process runs the commands of `model.postgres.Session`, one event for each that
 fate is drawn or follows here: a statement fails by itself, meets its statement_timeout, a cancel, a deadlock, or a row
 that another transaction has changed since its snapshot.
 
-Locks are held until the transaction has failed or ended; where it has savepoints, until it has ended, which is longer
-than PostgreSQL holds them.
+Rows are locked by those that write them, tables by those that read them, and by those that say so. Locks are held until
+the transaction has failed or ended; where it has savepoints, until it has ended, which is longer than PostgreSQL holds
+them.
 """
 
 from __future__ import annotations
@@ -15,18 +16,30 @@ from bisect import bisect
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from model.kinds import LOCK, UPDATE
 from model.postgres import ERRORS, SETTINGS, Cluster, Fate, Order, Session, Work
-from model.requests import TEMPLATES
 
 from poold.core.effects import Bound, Command, Plain, Prepare, Simple
 from poold.core.facts import Completion
-from simulation.locks import Locks
+from poold.core.watch import COUNTS
+from simulation.locks import Lockable, Locks
 
 if TYPE_CHECKING:
     from simulation.network import Wire
     from simulation.world import World
 
-_UPDATE = TEMPLATES[0].split(b"=")[0]
+_UPDATE = UPDATE.split(b"=")[0]
+_READ = re.compile(rb"SELECT id FROM (\w)")
+_LOCK = LOCK.split(b" /*")[0]
+_INSTANT = (
+    *SETTINGS,
+    COUNTS,
+    b"BEGIN",
+    b"SAVEPOINT",
+    b"RELEASE",
+    b"DISCARD SEQUENCES",
+    b"SELECT pg_catalog.pg_current",
+)
 # What may befall a statement by itself, and how often where mishaps is 1.
 _MISHAPS = {
     "error": 0.01,
@@ -81,6 +94,7 @@ class Server:
         cluster.last_xid = max(last, cluster.last_xid - self.world.random.choice((0, 1, 2, 100)))
         for xid in [each for each in cluster.statuses if int(each) > cluster.last_xid]:
             del cluster.statuses[xid]
+        cluster.lost_counts += 1
         self.epoch += 1
 
     def come_up(self) -> str | None:
@@ -99,7 +113,8 @@ class Server:
         """A standby takes over. What was committed is there; of other transactions it tells what is not so."""
         old = self.cluster
         name, timeline = old.identity.split("/")
-        self.cluster = Cluster(f"{name}/{int(timeline) + 1}", old.last_xid)
+        self.cluster = Cluster(f"{name}/{int(timeline) + 1}", old.last_xid, old.schema)
+        self.cluster.lost_counts = old.lost_counts + self.world.random.choice((0, 1))
         self.cluster.statuses = dict.fromkeys(old.statuses, b"aborted")
         self.locks = Locks()
         self.processes = {}
@@ -109,14 +124,14 @@ class Process(Session):
     """One connection's server process, in time."""
 
     def __init__(self, server: Server, wire: Wire) -> None:
-        books = server.world.books
-        super().__init__(server.cluster, books.owner_of, books.mark_of, server.committed)
+        plans = server.world.broker.groups[wire.group].config.plans
+        super().__init__(server.cluster, wire.number, server.world.books, server.committed, plans)
         self.server = server
         self.world = server.world
         self.locks = server.locks
         self.wire = wire
-        self.waits_for: int | None = None  # a row
-        self._row = 0  # that its command changes
+        self.waits_for: Lockable | None = None
+        self._row: Lockable = 0  # that its command changes
         self.is_busy = False
         self.is_cut = False  # nobody listens
         self.is_gone = False
@@ -183,7 +198,7 @@ class Process(Session):
         self.is_gone = True
         self.is_busy = False
         self._token += 1
-        self.locks.forget_wait(self)
+        self._forget_wait()
         self.server.processes.pop(self, None)
         self.die()
         self._release(commits=False)
@@ -210,14 +225,12 @@ class Process(Session):
             case Simple():
                 return True
             case Bound(name, count):
-                text = self.names.get(name, b"")
+                text = self._text_of(name)
                 return (count > 0 and not text.startswith(SETTINGS)) or text.startswith(b"COMMIT")
             case Plain(sql):
-                return not sql.startswith(
-                    (*SETTINGS, b"BEGIN", b"SAVEPOINT", b"RELEASE", b"SELECT pg_catalog.pg_current")
-                )
+                return not sql.startswith(_INSTANT)
             case Prepare():
-                return len(order.unit) == 1
+                return order.owner is None
         return False
 
     def _begin_command(self, order: Order, command: Command) -> None:
@@ -237,7 +250,7 @@ class Process(Session):
             self._snapshot = self.locks.commits
         if not is_write or self.work is None or not self.work.has_failed:
             self._row = value * 7919 // 100 % scenario.rows
-            if is_write and not self.locks.take(self, self._row):
+            if not self._has_locks(command, text, is_write):
                 if self._limit < _INFINITE:
                     world.at(self._limit, self._time_out, self._token)
                 world.at(world.now + scenario.deadlock_timeout, self._look_for_deadlock, self._token)
@@ -246,13 +259,25 @@ class Process(Session):
                 self._check_snapshot()
         self._let_run()
 
+    def _has_locks(self, command: Command, text: bytes, is_write: bool) -> bool:
+        """Whether it has what it needs, or waits for it from now on."""
+        if is_write:
+            return self.locks.take(self, self._row)
+        if type(command) is not Prepare and (found := _READ.match(text)):
+            return self.locks.take(self, found[1], is_shared=True)
+        return not text.startswith(_LOCK) or self.locks.take(self, b"b")
+
     def _read(self, command: Command) -> tuple[bytes, int]:
         """The command's text, and its value or 0."""
         if type(command) is Bound:
-            return self.names.get(command.name, b""), int(command.values[4:]) if command.count == 1 else 0
+            return self._text_of(command.name), int(command.values[4:]) if command.count == 1 else 0
         text: bytes = getattr(command, "sql", b"")
         digits = text.partition(b"id = ")[2].split(b" ", 1)[0]
         return text, int(digits) if digits.isdigit() else 0
+
+    def _text_of(self, name: bytes) -> bytes:
+        held = self.names.get(name)
+        return b"" if held is None else held.sql
 
     def _draw_seconds(self, mean: float) -> float:
         random = self.world.random
@@ -313,15 +338,23 @@ class Process(Session):
         return f"deadlock of {self.wire.number}"
 
     def _finish_command(self, ending: str) -> None:
-        self.locks.forget_wait(self)
+        self._forget_wait()
         self._token += 1
         self._ending = ending
         self.step()
         self._ending = ""
         self._go_on()
 
+    def _forget_wait(self) -> None:
+        for process in self.locks.forget_wait(self):
+            process._granted()
+
+    @property
+    def waits(self) -> bool:
+        return self.waits_for is not None
+
     def _granted(self) -> None:
-        """The row it waited for is its own."""
+        """What it waited for is its own."""
         self._token += 1
         self._check_snapshot()
         self._let_run()
@@ -333,7 +366,7 @@ class Process(Session):
         if ending not in endings:
             return False
         command = order.unit[self._place]
-        if ending == "stale" and not (type(command) is Bound and command.count):
+        if ending == "stale" and not (type(command) is Bound and command.count == 1):
             return False
         self._ending = ""
         self._fail(ERRORS[ending])
@@ -355,8 +388,8 @@ class Process(Session):
         if verb == b"BEGIN":
             self._is_strict = b"SERIALIZABLE" in sql or b"REPEATABLE" in sql
 
-    def _fail(self, sqlstate: str) -> None:
-        super()._fail(sqlstate)
+    def _fail(self, sqlstate: str, message: str = "an error") -> None:
+        super()._fail(sqlstate, message)
         if self.work is None or (self.work.is_explicit and not self.work.savepoints):
             self._release(commits=False)
 

@@ -16,6 +16,7 @@ from examples import seeds
 
 from simulation import runner
 from simulation.mutations_of_pools import MUTATIONS
+from simulation.mutations_of_statements import SHOWN_IN
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "simulate.py"
 # For each seed: 204,000 in all.
@@ -49,8 +50,9 @@ def test_a_run_meets_every_kind_of_outcome_and_fault() -> None:
     assert summary.outcomes["in session", "transaction-lost, not executed"]
     assert summary.outcomes["query", "usage, not executed"]
     assert summary.tally["client is dropped"]
+    assert summary.tally["schema is changed"]
     assert summary.unknown
-    assert len(summary.tally) >= 21
+    assert len(summary.tally) >= 22
 
 
 def test_the_same_seed_makes_the_same_world_in_any_process() -> None:
@@ -70,7 +72,7 @@ def _simulated(*arguments: str, hash_seed: str) -> str:
 def test_a_mistake_in_the_core_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     MUTATIONS[name](monkeypatch)
     with pytest.raises(runner.Broken):
-        runner.run(1, STEPS_UNTIL_FOUND)
+        runner.run(1, STEPS_UNTIL_FOUND, kind=SHOWN_IN.get(name, ""))
 
 
 def test_what_does_not_hold_is_shown_with_the_command_that_shows_it_again(monkeypatch: pytest.MonkeyPatch) -> None:

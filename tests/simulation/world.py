@@ -9,16 +9,17 @@ from random import Random
 
 from model.books import Books
 from model.invariants import Invariants
+from model.kinds import ASK, DRAW, FUNCTION, Examiner, kind_of
 from model.leftovers import UNSEEN
 from model.postgres import COLUMNS, INT4
 from model.requests import TEMPLATES
 
 from client.protocol import Result
-from poold.core import statements
+from poold.core import prepared, statements
 from poold.core.broker import Broker
 from poold.core.lifecycle import BrokerState
 from poold.core.literals import numbered
-from poold.core.statements import StatementState
+from poold.core.proofs import UNPROVEN
 from simulation import scenario
 from simulation.agenda import Agenda
 from simulation.audit import audit
@@ -40,12 +41,18 @@ ROUNDS = 60
 class World(Agenda, Invariants):
     """The world of one seed."""
 
-    def __init__(self, seed: int, check_every: int = CHECK_EVERY, trace: Callable[[str], None] | None = None) -> None:
-        """trace is called with each step's line."""
+    def __init__(
+        self,
+        seed: int,
+        check_every: int = CHECK_EVERY,
+        trace: Callable[[str], None] | None = None,
+        kind: str = "",
+    ) -> None:
+        """trace is called with each step's line. kind is one of `scenario.KINDS`, "" for any."""
         super().__init__()
         self.random = Random(seed)
-        self.scenario = scenario.draw(self.random)
-        self.broker = Broker(self.scenario.config, self.random.random)
+        self.scenario = scenario.draw(self.random, kind)
+        self.broker = Broker(self.scenario.config, self.random.random, Examiner)
         self.books = Books(self.scenario.query_timeout)
         self.servers = {name: Server(self, name) for name in self.scenario.config.endpoints}
         self.network = self.shell = Network(self)
@@ -66,14 +73,14 @@ class World(Agenda, Invariants):
 
     def run(self, steps: int) -> None:
         """Let so many steps happen, then let faults cease, and see that everything ends as it should."""
-        kept, statements.PREPARED_KEPT = statements.PREPARED_KEPT, self.scenario.prepared_kept
+        kept, prepared.PREPARED_KEPT = prepared.PREPARED_KEPT, self.scenario.prepared_kept
         try:
             self._begin()
             self._go(steps)
             self._settle()
             self._end()
         finally:
-            statements.PREPARED_KEPT = kept
+            prepared.PREPARED_KEPT = kept
 
     def _begin(self) -> None:
         self.network.fact(self.broker.start, self.now)
@@ -85,11 +92,15 @@ class World(Agenda, Invariants):
     def _season(self) -> None:
         """The broker has run each statement often enough to prepare it, and to know that it is short."""
         for group in self.broker.groups.values():
-            for template in (*TEMPLATES, UNSEEN) if group.config.prepare == "auto" else ():
+            for pool in group.pools:
+                counts = self.servers[pool.endpoint.name].cluster.counts
+                pool.watch.catalogs = self.network.told_counts[group.name, pool.endpoint.name] = counts
+            templates = (*TEMPLATES, DRAW, ASK, FUNCTION, *UNSEEN) if group.config.prepare == "auto" else ()
+            for template in templates:
                 statement = group.statements.find(template, INT4)
                 statement.columns = COLUMNS
                 statement.numbered = numbered(template)
-                statement.state = StatementState.PREPARED
+                statement.probed(COLUMNS, kind_of(template).proof if group.config.proofs else UNPROVEN)
                 for _ in range(statements.TRUSTED_AFTER):
                     statement.record(self.scenario.short + 2 * self.scenario.latency, 20)
 
@@ -122,6 +133,7 @@ class World(Agenda, Invariants):
             self._trace(line)
         if self.is_stopped:
             return
+        network.check_blocked(is_awake=not self.is_suspended)
         is_periodic = self.steps % self._check_every == 0
         if is_periodic:
             self.broker.snapshot(self.now)  # must not fail, whatever the state

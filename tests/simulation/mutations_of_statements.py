@@ -1,0 +1,253 @@
+"""More mistakes: in what is proven, what is prepared, what it means there, and what shares a backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from poold.core import lifecycle, sessions, statements
+from poold.core.broker import Broker
+from poold.core.effects import Bound, Deallocate
+from poold.core.lifecycle import Lifecycle
+from poold.core.machine import Machine
+from poold.core.probe import Probe
+from poold.core.proofs import Proof
+from poold.core.sessions import NOTHING
+from poold.core.statements import Statement, Statements
+from poold.core.units import Runner
+from poold.core.watch import Watch
+from poold.core.watching import Watching
+from simulation.mutations import mutation, wrap
+from simulation.mutations_of_sessions import MUTATIONS, Instead
+
+__all__ = ["MUTATIONS"]  # all of them, those here among them
+
+# In which kind of world a mistake shows early that is rare in others.
+SHOWN_IN = {
+    "a commit is retried blindly": "lost commits",
+    "a commit is cancelled": "lost commits",
+    "a transaction still in progress counts as rolled back": "lost commits",
+    "a statement that has begun is run again": "company",
+    "another server is asked what became of a commit": "company",
+    "whoever was hit by the cancel of another is told so": "company",
+    "statements mean the same after a change of the schema": "changes",
+    "statements mean the same after the commit of a change": "changes",
+    "statements mean the same although the catalogs moved": "changes",
+    "the failure of what may have run functions is repeated": "changes",
+    "what fails at its commit is repeated": "changes",
+    "who waits for a lock before others waits on": "locks",
+    "nobody looks again after one that waited for a lock": "locks",
+    "who waited for a lock before others does so again": "locks",
+}
+
+# Resets.
+
+
+@mutation
+def an_unproven_statement_is_not_followed_by_a_reset(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("poold.core.units.left_by", lambda use: use)
+
+
+@mutation
+def the_second_unit_of_a_reset_is_not_awaited(patch: pytest.MonkeyPatch) -> None:
+    def ended(original: Any, self: Lifecycle, backend: Any, done: Any, now: float) -> None:
+        if backend.resets > 1 and done.failure is None:
+            backend.resets, backend.left = 0, NOTHING
+            self._rest(backend, now)
+        else:
+            original(self, backend, done, now)
+
+    wrap(patch, Lifecycle, "_reset_ended", ended)
+
+
+@mutation
+def the_names_that_a_reset_finds_are_not_looked_at(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(lifecycle, "sessions", Instead(sessions, names_held=lambda *_: _Anything()))
+
+
+class _Anything:
+    """Equals all there is."""
+
+    __hash__ = None  # type: ignore[assignment]  # nobody keeps it
+
+    def __eq__(self, _: object) -> bool:
+        return True
+
+
+@mutation
+def the_values_of_sequences_stay_for_the_next_statement(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("poold.core.units._before", lambda *_: [])
+
+
+@mutation
+def the_values_of_sequences_stay_for_the_next_message(patch: pytest.MonkeyPatch) -> None:
+    wrap(patch, Runner, "discarded_sequences", lambda *_: False)
+
+
+# What prepared statements mean.
+
+
+@mutation
+def what_is_prepared_runs_behind_an_unproven_step(patch: pytest.MonkeyPatch) -> None:
+    def alter(original: Any, self: Runner, statement: Any) -> None:
+        original(self, statement)
+        self.is_base = True
+
+    wrap(patch, Runner, "_alter", alter)
+
+
+@mutation
+def what_is_prepared_runs_behind_an_unproven_statement_of_its_lease(patch: pytest.MonkeyPatch) -> None:
+    def start(original: Any, self: Machine, backend: Any, request: Any, now: float) -> None:
+        original(self, backend, request, now)
+        if request.lease is not None:
+            request.lease.is_altered = False
+
+    wrap(patch, Machine, "_start", start)
+
+
+@mutation
+def statements_are_known_without_their_settings(patch: pytest.MonkeyPatch) -> None:
+    wrap(patch, Statements, "find", lambda original, self, template, types, *_: original(self, template, types))
+
+
+@mutation
+def a_statement_is_parsed_under_the_settings_of_nobody(patch: pytest.MonkeyPatch) -> None:
+    def start(original: Any, self: Probe, *rest: Any) -> Any:
+        kept, self.statement.settings = self.statement.settings, b""
+        unit = original(self, *rest)
+        self.statement.settings = kept
+        return unit
+
+    wrap(patch, Probe, "start", start)
+
+
+@mutation
+def a_name_is_planned_for_its_values_for_ever(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(statements, "CUSTOM_PLANS", 1 << 62)
+
+
+@mutation
+def what_is_parsed_twice_in_a_unit_is_dropped_before_it(patch: pytest.MonkeyPatch) -> None:
+    def in_order(commands: Any) -> Any:
+        return tuple(sorted(commands, key=lambda command: type(command) is not Deallocate))
+
+    patch.setattr("poold.core.script.in_order", in_order)
+
+
+@mutation
+def statements_mean_the_same_after_a_change_of_the_schema(patch: pytest.MonkeyPatch) -> None:
+    wrap(patch, Broker, "_forget_outdated", lambda *_: False)
+
+
+@mutation
+def statements_mean_the_same_after_the_commit_of_a_change(patch: pytest.MonkeyPatch) -> None:
+    def finish(original: Any, self: Machine, request: Any, *rest: Any) -> None:
+        if request.lease is not None:
+            request.lease.outdates = False
+        original(self, request, *rest)
+
+    wrap(patch, Machine, "_finish", finish)
+
+
+@mutation
+def statements_mean_the_same_although_the_catalogs_moved(patch: pytest.MonkeyPatch) -> None:
+    wrap(patch, Watch, "have_changed", lambda original, self, counts: original(self, counts) and False)
+
+
+@mutation
+def the_moment_at_which_a_constant_is_read_is_kept(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(statements, "names_moment", lambda _: False)
+
+
+@mutation
+def an_interval_is_read_as_a_parameter(patch: pytest.MonkeyPatch) -> None:
+    def next_question(original: Any, self: Any) -> Any:
+        self._examiner.holds_interval = False
+        return original(self)
+
+    wrap(patch, Probe, "_next_question", next_question)
+
+
+@mutation
+def what_could_not_be_examined_counts_as_proven(patch: pytest.MonkeyPatch) -> None:
+    def conclude(original: Any, self: Any, proof: Proof) -> None:
+        original(self, proof if proof.is_harmless else Proof(is_harmless=True))
+
+    wrap(patch, Probe, "_conclude", conclude)
+
+
+# Failures.
+
+
+@mutation
+def the_failure_of_what_may_have_run_functions_is_repeated(patch: pytest.MonkeyPatch) -> None:
+    def is_early(original: Any, self: Machine, request: Any, statement: Any, *rest: Any) -> bool:
+        return bool(original(self, request, statement, *rest)) or (rest[0] is not None and rest[1].is_unbound)
+
+    wrap(patch, Machine, "_is_early", is_early)
+
+
+@mutation
+def what_fails_at_its_commit_is_repeated(patch: pytest.MonkeyPatch) -> None:
+    def is_worth(original: Any, self: Machine, request: Any, backend: Any, failure: Any, done: Any) -> bool:
+        is_late = type(request.unit[-1]) is Bound and len(done.results) == done.bound
+        if is_late and done.results and request.lease is None and failure.sqlstate in ("0A000", "26000", "XX000"):
+            request.is_literal = True
+            return True
+        return bool(original(self, request, backend, failure, done))
+
+    wrap(patch, Machine, "_is_worth_another_run", is_worth)
+
+
+# Company.
+
+
+def _is_short_if(patch: pytest.MonkeyPatch, is_company: Any) -> None:
+    def record(original: Any, self: Statement, *rest: Any) -> None:
+        original(self, *rest)
+        is_fast = self.expected < statements.SHORT_SECONDS and self.runs >= statements.TRUSTED_AFTER
+        self.is_short = is_fast and self.state is statements.StatementState.PREPARED and is_company(self)
+
+    wrap(patch, Statement, "record", record)
+
+
+@mutation
+def an_unproven_statement_shares_a_backend(patch: pytest.MonkeyPatch) -> None:
+    _is_short_if(patch, lambda _: True)
+
+
+@mutation
+def a_write_shares_a_backend(patch: pytest.MonkeyPatch) -> None:
+    _is_short_if(patch, lambda statement: statement.is_harmless)
+
+
+@mutation
+def who_waits_for_a_lock_before_others_waits_on(patch: pytest.MonkeyPatch) -> None:
+    wrap(patch, Watching, "_let_run_alone", lambda *_: None)
+
+
+@mutation
+def nobody_looks_again_after_one_that_waited_for_a_lock(patch: pytest.MonkeyPatch) -> None:
+    def has_company(_: Any, self: Watch) -> bool:
+        return any(len(each.running) > 1 for each in self.pool.active.values())
+
+    wrap(patch, Watch, "has_company", has_company)
+    _all_are_short(patch)
+
+
+def _all_are_short(patch: pytest.MonkeyPatch) -> None:
+    """One that had to wait is not taken to be short for a while, which hides mistakes."""
+    patch.setattr(statements, "SHORT_SECONDS", 60.0)
+    patch.setattr("poold.core.routing.AHEAD_SECONDS", 60.0)
+
+
+@mutation
+def who_waited_for_a_lock_before_others_does_so_again(patch: pytest.MonkeyPatch) -> None:
+    def again(original: Any, self: Lifecycle, request: Any, now: float) -> None:
+        request.is_alone = False
+        original(self, request, now)
+
+    wrap(patch, Lifecycle, "_again", again)
+    _all_are_short(patch)
