@@ -134,11 +134,10 @@ class Books:
     def ran(self, value: int, kind: Kind) -> None:
         """A statement has begun to run: it may have done what no rollback takes away, so it must not do so again.
 
-        In each try of a message once; what the group or the message can write nothing with may be moved where its
-        backend was lost.
+        In each try of a message once.
         """
         job = self.jobs[value // PLACES]
-        if kind.is_plain_read or (job.is_repeatable and job.was_lost):
+        if kind.is_plain_read:
             return
         self._runs[value] += 1
         limit = job.begins if job.kind == "message" else 1
