@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from units import PLAIN_READ, SHORT, UNTRACKED, promote, table
 from world import OK, World, failure
 
@@ -10,7 +11,7 @@ from poold.core import effects
 from poold.core.facts import Completion, Server
 from poold.core.machine import QUESTION_TIMEOUT
 from poold.core.state import BackendState as S
-from poold.core.watch import COUNTS, LOOK_AFTER, LOOK_TIMEOUT
+from poold.core.watch import COUNTS, LOOK_AFTER, LOOK_TIMEOUT, pids
 
 
 def generation(world: World) -> int:
@@ -106,3 +107,10 @@ def test_where_nobody_can_be_asked_the_oldest_head_runs_again_alone_and_gets_no_
     assert world.running(first) == backend
     world.query(statement=SHORT)
     assert len(world.broker.backends[backend].running) == 1
+
+
+@pytest.mark.parametrize(
+    "rows", [b"D\0\0\0\6\0\0", b"D\0\0\0\x0b\0\1\0\0\0\1x", b"D", b"D\0\0\0\0", b"D\xff\xff\xff\xff\0\1\0\0\0\1"]
+)
+def test_who_waits_is_nobody_where_the_answer_is_none(rows: bytes) -> None:
+    assert pids(rows) == set()
