@@ -72,7 +72,9 @@ class Channel:
         self.pid = os.getpid()
         self.welcome: Welcome
         # The last error of this channel's own making: an exception of the same kind may be a stranger's.
-        self.error: DBError | None = None
+        # Held weakly: its traceback has the frames in which the channel is, which would keep both until the next
+        # garbage collection.
+        self._error: weakref.ref[DBError] | None = None
         self._last_request = 0
         # The last request of which a byte may have been sent, and the last whose reply was taken.
         self._asked = self._answered = 0
@@ -184,9 +186,14 @@ class Channel:
         self._is_broken = True
         self._socket.close()
 
+    @property
+    def error(self) -> DBError | None:
+        """The last one that the channel itself has raised, None where nobody has it any more."""
+        return None if self._error is None else self._error()
+
     def _own(self, error: DBError) -> DBError:
         """The error, known as this channel's."""
-        self.error = error
+        self._error = weakref.ref(error)
         return error
 
     def _greet(self, patience: float) -> Welcome:

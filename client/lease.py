@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import weakref
 from typing import Any
 
 from client.channel import Channel
@@ -53,7 +54,7 @@ class Call:
 class Lease:
     """number is 0 where none is open."""
 
-    __slots__ = ("_channel", "_farewell", "_is_lost", "_noun", "_use", "error", "is_in_doubt", "number")
+    __slots__ = ("_channel", "_error", "_farewell", "_is_lost", "_noun", "_use", "is_in_doubt", "number")
 
     def __init__(self, noun: str, farewell: Farewell) -> None:
         """noun is what it is for, in words for errors; farewell is the message that ends it."""
@@ -64,8 +65,8 @@ class Lease:
         self._is_lost = False
         # Whether a COMMIT was sent in it and not answered, or answered by nobody knows.
         self.is_in_doubt = False
-        # The last error that said that it was lost.
-        self.error: DBConnectionError | None = None
+        # The last error that said that it was lost; weakly, as a channel's.
+        self._error: weakref.ref[DBConnectionError] | None = None
         # The one call that has the use of it. A dict, for its setdefault lets exactly one of several through.
         self._use: dict[str, Call] = {}
 
@@ -119,7 +120,7 @@ class Lease:
         if not isinstance(error, DBError) or not channel.was_answered(message.request):
             return None
         if isinstance(error, DBConnectionError):
-            self.error = error
+            self._error = weakref.ref(error)
         return error.failure
 
     def left(self, call: Call, error: BaseException) -> DBError | None:
@@ -134,7 +135,7 @@ class Lease:
             return None
         is_own = error is channel.error
         if is_own and isinstance(error, DBConnectionError):
-            self.error = error
+            self._error = weakref.ref(error)
         is_unsent = is_own and isinstance(error, DBError) and error.outcome == NOT_EXECUTED
         if is_unsent and call.is_opening:
             self.close(call)
@@ -149,22 +150,29 @@ class Lease:
         if self._channel is not None and self._channel.pid == os.getpid():
             self._channel.close()
 
+    @property
+    def error(self) -> DBConnectionError | None:
+        """The last one that said that it was lost, None where nobody has it any more."""
+        return None if self._error is None else self._error()
+
     def loss(self) -> DBConnectionError:
         """What is to be said of a lost one."""
+        found: DBConnectionError
         if self.is_in_doubt:
             text = (
                 f"COMMIT was sent in this {self._noun} and its answer was not taken: it may have been committed, or "
                 f"not; look for what it would have written, and call rollback() to go on with this Handler"
             )
-            self.error = CommitOutcomeUnknown(text, Failure(0, TX_LOST, "commit-unknown", UNKNOWN, text, None, {}))
+            found = CommitOutcomeUnknown(text, Failure(0, TX_LOST, "commit-unknown", UNKNOWN, text, None, {}))
         else:
             remedy = "call rollback() and begin anew" if self._farewell is Rollback else f"open another {self._noun}"
             text = (
                 f"this {self._noun}'s connection to the broker is gone, and with it what was open in it, rolled back: "
                 f"the broker went away, or an exception left a call in the middle; {remedy}"
             )
-            self.error = TransactionLost(text, Failure(0, TX_LOST, "transaction-lost", NOT_EXECUTED, text, None, {}))
-        return self.error
+            found = TransactionLost(text, Failure(0, TX_LOST, "transaction-lost", NOT_EXECUTED, text, None, {}))
+        self._error = weakref.ref(found)
+        return found
 
     def close(self, call: Call | None = None) -> Channel | None:
         """It is over, or was never opened; returns its channel where nobody but this call has the use of it."""

@@ -22,23 +22,20 @@ from poold.pgmessages import RESULTS_EXECUTE, SYNC, encoded, no_data, query
 from poold.reported import Reported
 from poold.wirefailures import WireError, refused, relied_on_changed, two_texts
 
-# A message that is neither row nor text is short: its columns are 1,664 at most. A longer one is not PostgreSQL's.
-MAX_MESSAGE_BYTES = 1 << 20
+MAX_MESSAGE_BYTES = 1 << 20  # of one that is neither row nor text: it has 1,664 columns at most
 # Errors and notices are cut there: of the first a client gets text and fields, so about three times as much.
 LONGEST_TEXT = 1 << 16
 _TAGS_KEPT = 1000
 # Of the columns of all that is prepared on one connection, and of all results of a unit.
 MAX_DESCRIPTIONS_BYTES = 16 << 20
-# What comes in larger pieces is a large result, and no piece of it a whole answer.
-_LARGE = 32768
+_LARGE = 32768  # what comes in larger pieces is a large result, and no piece of it a whole answer
 
 _TRANSACTIONS = {b"I": TX_NONE, b"T": TX_ACTIVE, b"E": TX_FAILED}
 _length = struct.Struct("!I").unpack_from
 _head = struct.Struct("!BI").unpack_from  # of a message: type, length without the type
 _bind = struct.Struct("!cI").pack
 _count = struct.Struct("!HH").pack
-# What a server says unasked: errors, notices, settings, notifications.
-_UNPROMPTED = b"ENSA"
+_UNPROMPTED = b"ENSA"  # what a server says unasked: errors, notices, settings, notifications
 _TEXTS, _COPY_DATA = b"EN", ord("d")
 _UNASKED = "the server answered what nobody asked"
 

@@ -18,7 +18,6 @@ from poold.core.plan import Plan
 from poold.core.pool import Backend
 from poold.core.request import Client, Lease, Request, Verb
 from poold.core.script import Script
-from poold.core.sessions import NOTHING
 from poold.core.statements import Statement, StatementState
 
 # As plain globals: to name a member of an Enum costs five times as much, and these are named for every request.
@@ -80,7 +79,7 @@ class Admission:
             except ProtocolViolation as violation:
                 return failures.protocol(str(violation))
         # What most requests have not is left to the defaults of the class, and not looked at again.
-        is_special = statement.use is not NOTHING or message.settings or statement.is_forbidden
+        is_special = statement.is_remarkable or message.settings
         refused = _objection(statement, message) if is_special else None
         if refused is None and group.config.read_only:
             refused = _would_write(statement, message, lease)

@@ -38,6 +38,7 @@ _CANCELLING = BackendState.CANCELLING
 _PROBE = Verb.PROBE
 _INQUIRY = Verb.INQUIRY
 _QUESTION = Verb.QUESTION
+_CATALOGS = Verb.CATALOGS
 _IS_DRAINING = BrokerState.DRAINING
 
 # PostgreSQL ignores a cancel that comes before its statement. One that had no effect is repeated after this pause.
@@ -266,8 +267,7 @@ class Broker(Releases):
 
     def connect_failed(self, number: int, error: str, now: float) -> None:
         """The backend could not be opened."""
-        backend = self.backends.get(number)
-        if backend is not None:
+        if (backend := self.backends.get(number)) is not None:
             self._connect_failed(backend, error, now)
 
     def completed(self, number: int, done: Completion, now: float) -> None:
@@ -290,22 +290,15 @@ class Broker(Releases):
             if self._advance(backend, request, done, now):
                 return
             running.popleft()
+        elif request.verb < _PROBE:
+            running.popleft()
+            if not (request.is_counted and self._wants_count(request, backend, done)):
+                self._finish(request, backend, done, now)
         else:
             if request.verb is _PROBE and self._probe_goes_on(backend, request, done):
                 return
             running.popleft()
-            if request.verb is _PROBE:
-                pass
-            elif request.verb > _QUESTION:
-                self._told_by_server(backend, request, done, now)
-            elif request.verb is _INQUIRY:
-                self._inquired(request, done, now)
-            elif request.verb is _QUESTION:
-                self._counted(backend, done, now)
-            elif request.is_counted and self._wants_count(request, backend, done):
-                pass  # it is answered when the server has been asked
-            else:
-                self._finish(request, backend, done, now)
+            self._own_ended(request, backend, done, now)
         backend.completed = now
         if request.priority == BATCH:
             request.group.let_go(backend)
@@ -318,10 +311,19 @@ class Broker(Releases):
         else:
             idle_since = backend.idle_since
             self._rest(backend, now)
-            if request.verb > _QUESTION:
+            if request.verb is _CATALOGS:
                 backend.idle_since = idle_since  # whoever asks by himself keeps no backend that nobody needs
         if request.priority == BATCH and request.group.queue.size:
             self._serve(request.group, now)  # others of its priority may be waiting for their share
+
+    def _own_ended(self, request: Request, backend: Backend, done: Completion, now: float) -> None:
+        """A question of the broker's own has ended."""
+        if request.verb is _INQUIRY:
+            self._inquired(request, done, now)
+        elif request.verb is _QUESTION:
+            self._counted(backend, done, now)
+        elif request.verb is not _PROBE:
+            self._told_by_server(backend, request, done, now)
 
     def _was_changed(self, backend: Backend, request: Request) -> None:
         """PostgreSQL reports a setting that is not what it was."""
@@ -376,8 +378,7 @@ class Broker(Releases):
 
     def looked(self, number: int, is_at_work: bool, now: float) -> None:
         """Another connection has asked whether the server is at work for the backend, or could not ask."""
-        backend = self.backends.get(number)
-        if backend is not None:
+        if (backend := self.backends.get(number)) is not None:
             self._looked(backend, is_at_work, now)
 
     def lost(
@@ -394,7 +395,6 @@ class Broker(Releases):
         unsent of its units were not written at all. partial are the results of the first of the others, as far as they
         came, and last is the FATAL error that ended it.
         """
-        backend = self.backends.get(number)
-        if backend is not None:
+        if (backend := self.backends.get(number)) is not None:
             backend.pool.stats.lost += 1
             self._lose(backend, error, now, unsent, partial, last)

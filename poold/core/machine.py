@@ -208,18 +208,19 @@ class Machine(Counting):
                 self._again(request, now, is_last=request.yields > 0)  # those that waited for it go first
                 return
             reply = failure
-        if request.lease is not None and request.lease.outdates and done.transaction == TX_NONE:
+        lease = request.lease
+        if lease is not None and lease.outdates and done.transaction == TX_NONE:
             # Others have found what was there before it was committed.
-            request.lease.outdates = False
+            lease.outdates = False
             self._begin_anew()
-        if request.lease is None:
+        if lease is None:
             if done.transaction not in (TX_NONE, TX_BROKEN):
                 reply = failures.left_open()
         elif backend.lease is None and done.transaction not in (TX_NONE, TX_BROKEN):
             # The lease was lost meanwhile. A transaction that its own statement ended is not rolled back, though; and
             # what a statement did that left its connection unusable, its own failure tells.
-            lost = failures.lease_lost(request.reason or "it was ended", request.lease.is_session)
-            reply = request.client.lost_leases.get(request.lease.number, lost)
+            lost = failures.lease_lost(request.reason or "it was ended", lease.is_session)
+            reply = request.client.lost_leases.get(lease.number, lost)
         elif request.verb is _COMMIT and failure is None and done.results[-1][0] == "ROLLBACK":
             reply = failures.commit_rolled_back()
         if type(reply) is Failure:

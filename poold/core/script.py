@@ -100,7 +100,8 @@ class Script:
         self._restart()
         self.tries += 1
         commands: list[Command] = []
-        if not self._is_proven() and run.discarded_sequences():
+        if run.used_sequences and not self._is_proven():
+            run.used_sequences = False
             commands += map(Plain, DISCARD_BEFORE_BEGIN)
         self._sent = [_OWN] * (len(commands) + 1)
         commands += self._own(self._begin_text, run)
@@ -136,8 +137,9 @@ class Script:
     def _whole_unit(self, commands: list[Command], run: Runner) -> Unit:
         """The hot path: nothing to look at before COMMIT."""
         steps, sent = self.steps, self._sent
+        find = self._statement if self._settings else self._plan.statement
         for place, values in enumerate(self._values):
-            statement = self._statement(place)
+            statement = find(place)
             if not run.is_base and _is_ambiguous(statement, values):
                 self._next = place
                 return in_order(commands)

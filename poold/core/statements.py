@@ -88,6 +88,7 @@ class Statement:
         "is_forbidden",
         "is_forgotten",
         "is_harmless",
+        "is_remarkable",
         "is_short",
         "may_commit",
         "mean",
@@ -120,6 +121,7 @@ class Statement:
         self.traits: sql.Traits | None = None  # looked up when first wanted
         self.use = sessions.use_of(template)  # what its text tells of what it leaves in its session
         self.is_forbidden = sets_relied_on(template)  # nobody may run it
+        self.is_remarkable = self.is_forbidden or self.use is not NOTHING  # its text tells something
         self.may_commit: bool | None = None  # by itself, see outcomes; None until somebody has looked
         self.proof = UNPROVEN  # of its prepared form
         self.is_harmless = False  # the proof's

@@ -41,6 +41,16 @@ def unit_for(backend: Backend, request: Request, now: float) -> Unit:
     if verb is not _QUERY:
         return _other_unit(backend, request, now)
     assert statement is not None
+    if (
+        statement.is_harmless
+        and lease is None
+        and request.deadline is None
+        and not request.settings
+        and not statement.proof.uses_sequences
+        and statement.generation == request.group.statements.generation
+        and runs_prepared(request, statement)
+    ):
+        return tuple(backend.prepared.commands(statement, request.values))  # the hot path
     if statement.generation != request.group.statements.generation:
         statement = request.statement = request.group.statements.current(statement)
     request.is_base = lease is None or not lease.is_altered
@@ -150,7 +160,7 @@ class Runner:
             if not statement.is_harmless:
                 self._alter(statement)
             elif statement.proof.uses_sequences:
-                self._backend.used_sequences = True
+                self.used_sequences = True
             self.needed[statement.name] = statement
             return self._prepared(statement, values, self.needed)
         self._alter(statement)
@@ -163,10 +173,14 @@ class Runner:
             return self._prepared(statement, values, self.needed)
         return [plain_command(statement, values)]
 
-    def discarded_sequences(self) -> bool:
-        """Whether their values have to be discarded first; from then on they are."""
-        was_used, self._backend.used_sequences = self._backend.used_sequences, False
-        return was_used
+    @property
+    def used_sequences(self) -> bool:
+        """Whether what is harmless otherwise has used sequences on the backend since their values were discarded."""
+        return self._backend.used_sequences
+
+    @used_sequences.setter
+    def used_sequences(self, used: bool) -> None:
+        self._backend.used_sequences = used
 
     def _alter(self, statement: Statement) -> None:
         self.is_base = False

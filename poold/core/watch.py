@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from client.protocol import ProtocolViolation
 from poold.core.effects import Plain, Unit
 from poold.core.literals import split_values
 from poold.core.request import Verb
@@ -127,11 +128,14 @@ def who_waits(backends: Iterable[Backend]) -> Unit:
 
 
 def pids(rows: bytes) -> set[int]:
-    """The answer, from its DataRow messages."""
+    """The answer, from its DataRow messages; nobody where they are not what was asked for."""
     found, at = set(), 0
-    while at < len(rows):
-        size = 1 + int.from_bytes(rows[at + 1 : at + 5], "big")
-        (cell,) = split_values(rows[at + 7 : at + size], 1)
-        found.add(int(cell or b"0"))
-        at += size
+    try:
+        while at < len(rows):
+            size = 1 + int.from_bytes(rows[at + 1 : at + 5], "big")
+            (cell,) = split_values(rows[at + 7 : at + size], 1)
+            found.add(int(cell or b"0"))
+            at += size
+    except (ProtocolViolation, ValueError):
+        return set()
     return found

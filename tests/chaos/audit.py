@@ -36,12 +36,15 @@ class Attempt:
     # worker was told of it.
     block: list[int] = field(default_factory=list)
     block_there: bool | None = None
-    fate: Fate | None = None  # None: its worker was killed before it was told
+    fate: Fate | None = None  # None: its worker was killed before it was told, or left by an exception
     error: str = ""
+    is_stepwise: bool = False  # it commits part by part
 
     @property
     def wholes(self) -> list[set[int]]:
         """What may be there if it was committed."""
+        if self.is_stepwise and self.fate is not Fate.COMMITTED:
+            return [{*self.parts[:count]} for count in range(1, len(self.parts) + 1)]
         made = []
         if self.block_there is not False:
             made.append({*self.parts, *self.block})
@@ -97,9 +100,9 @@ def read_log(path: Path) -> tuple[list[Attempt], list[str]]:
     told_wrong = []
     for line in path.read_text().splitlines():
         match json.loads(line):
-            case {"begin": serial, "way": way, "parts": parts, "block": block, "is_sent": is_sent}:
+            case {"begin": serial, "way": way, "parts": parts, "block": block, "is_sent": is_sent, **more}:
                 assert serial not in attempts
-                attempts[serial] = Attempt(int(path.stem), serial, way, parts, is_sent, block)
+                attempts[serial] = Attempt(int(path.stem), serial, way, parts, is_sent, block, **more)
             case {"block_there": there, "serial": serial}:
                 attempts[serial].block_there = there
             case {"commit": serial}:

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import select
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +23,17 @@ from client.protocol import EXECUTED, UNKNOWN
 
 TABLE = """
 CREATE TABLE entry (worker int, serial int, part int, token text);
-CREATE INDEX ON entry (worker, serial)
+CREATE INDEX ON entry (worker, serial);
+CREATE FUNCTION noted(token text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN RAISE LOG 'noted %', token; RETURN token; END $$;
+CREATE PROCEDURE add_parts(worker int, serial int, parts int, token text, fails boolean) LANGUAGE plpgsql AS $$
+BEGIN
+    FOR part IN 0..parts - 1 LOOP
+        INSERT INTO entry VALUES (worker, serial, part, token);
+        COMMIT;
+    END LOOP;
+    IF fails THEN RAISE division_by_zero; END IF;
+END $$
 """
 GROUPS: dict[str, dict[str, Any]] = {
     "default": {"min_size": 1, "max_size": 4},
@@ -30,11 +41,15 @@ GROUPS: dict[str, dict[str, Any]] = {
     "leases": {"min_size": 1, "max_size": 4, "autocommit": False, "idle_in_transaction_timeout": 5},
 }
 ADD = "INSERT INTO entry VALUES (%s, %s, %s, %s) RETURNING token"
+# The server's log keeps that it ran, whatever becomes of its transaction.
+ADD_NOTED = "INSERT INTO entry VALUES (%s, %s, %s, noted(%s)) RETURNING token"
 COUNT = "SELECT count(*) AS n FROM entry WHERE worker = %s AND serial = %s"
 MOST_STEPS = 6
 DIVISION_BY_ZERO = "22012"
 # After an error, so that a fault is not answered with a thousand attempts.
 PAUSE = 0.02
+# Of how many attempts an alarm leaves by an exception, and how soon at the latest.
+ALARMED, ALARM_AFTER = 0.15, 0.03
 # Answers that go on for longer than a packet, to be cut in the middle.
 LONG = "SELECT %s || n AS it FROM generate_series(1, %s) AS n"
 
@@ -50,6 +65,10 @@ def shape(chance: random.Random) -> tuple[list[float], int, bool, bool]:
 
 # As many as a program has, so that the broker's plans of them are soon complete and its memory is at rest.
 SHAPES = [shape(random.Random(number)) for number in range(60)]
+
+
+class Alarm(Exception):
+    """What a program's own time limit raises, at any moment."""
 
 
 class Log:
@@ -71,29 +90,75 @@ class Bookkeeper:
         self._chance = chance
         self._serial = 0
         self._last: tuple[int, int] | None = None  # a committed one, and how many parts it has
+        self._is_committing = False  # the lease's COMMIT may be on its way
         self._handlers = {group: patiently(group) for group in GROUPS}
 
     def work(self) -> None:
-        """One attempt at something."""
-        ways = (self._single, self._lease, self._message, self._message, self._read)
-        self._chance.choice(ways)()
+        """One attempt at something, which an alarm may leave at any moment."""
+        ways = (self._single, self._lease, self._message, self._message, self._read, self._steps)
+        way = self._chance.choice(ways)
+        try:
+            if self._chance.random() < ALARMED:
+                signal.setitimer(signal.ITIMER_REAL, self._chance.uniform(0.0001, ALARM_AFTER))
+            way()
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except Alarm:
+            self._alarmed()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _alarmed(self) -> None:
+        """Nobody was told what became of the attempt; where its COMMIT was on its way, another one tells the truth."""
+        db = self._handlers["leases"]
+        try:
+            if self._is_committing and db.in_transaction:
+                db.commit()
+                self._end(Fate.COMMITTED)
+        except DBError as error:
+            self._end_by(error)
+        self._is_committing = False
+        db.rollback()
 
     # Each way.
 
     def _single(self) -> None:
-        db, token = self._autocommit(), self._begin("single", [0], is_sent=True)
+        is_noted = self._chance.random() < 0.3
+        db, token = self._autocommit(), self._begin("noted" if is_noted else "single", [0], is_sent=True)
         try:
-            result = db.query(ADD, (self._number, self._serial, 0, token), self._timeout())
+            result = db.query(ADD_NOTED if is_noted else ADD, (self._number, self._serial, 0, token), self._timeout())
         except DBError as error:
             self._end_by(error)
         else:
             self._check([token], [row.token for row in result])
             self._end(Fate.COMMITTED, parts=1)
 
+    def _steps(self) -> None:
+        """What commits part by part, and may fail then: told as failed it would have left nothing."""
+        kind, count, fails = self._chance.choice(("CALL", "DO", "script")), self._chance.randint(1, 3), self._fails()
+        token = self._begin(f"steps {kind}", list(range(count)), is_sent=True, is_stepwise=True)
+        adds = [
+            f"INSERT INTO entry VALUES ({self._number}, {self._serial}, {part}, '{token}')" for part in range(count)
+        ]
+        script = "; COMMIT; ".join(adds) + ("; COMMIT; SELECT 1 / 0" if fails else "")
+        block = "; COMMIT; ".join(adds) + "; COMMIT; " + ("RAISE division_by_zero;" if fails else "")
+        db, timeout = self._autocommit(), self._timeout()
+        try:
+            if kind == "CALL":
+                db.query(
+                    "CALL add_parts(%s, %s, %s, %s, %s)", (self._number, self._serial, count, token, fails), timeout
+                )
+            else:
+                db.query(script if kind == "script" else f"DO $$ BEGIN {block} END $$", None, timeout)
+        except DBError as error:
+            self._end_by(error)
+        else:
+            self._check([False], [fails])
+            self._end(Fate.COMMITTED, parts=count)
+
     def _lease(self) -> None:
         db, parts = self._handlers["leases"], list(range(self._chance.randint(1, 4)))
         token = self._begin("lease", parts, is_sent=False)
-        is_committing = False
+        self._is_committing = False
         try:
             for part in parts:
                 mine = f"{token}/{part}"
@@ -105,13 +170,15 @@ class Bookkeeper:
                 self._end(Fate.ABSENT)
                 return
             self._log.write(commit=self._serial)
-            is_committing = True
+            self._is_committing = True
             db.commit()
         except DBError as error:
             # Without COMMIT nothing can have been committed, whatever became of its statements.
-            self._end_by(error, None if is_committing else Fate.ABSENT)
+            self._end_by(error, None if self._is_committing else Fate.ABSENT)
+            self._is_committing = False
             db.rollback()
         else:
+            self._is_committing = False
             self._end(Fate.COMMITTED, parts=len(parts))
 
     def _message(self) -> None:
@@ -183,9 +250,12 @@ class Bookkeeper:
 
     # What is told.
 
-    def _begin(self, way: str, parts: list[int], is_sent: bool, block: Sequence[int] = ()) -> str:
+    def _begin(
+        self, way: str, parts: list[int], is_sent: bool, block: Sequence[int] = (), is_stepwise: bool = False
+    ) -> str:
         self._serial += 1
-        self._log.write(begin=self._serial, way=way, parts=parts, block=block, is_sent=is_sent)
+        more = {"is_stepwise": True} if is_stepwise else {}
+        self._log.write(begin=self._serial, way=way, parts=parts, block=block, is_sent=is_sent, **more)
         return f"{self._number}/{self._serial}/{self._chance.random()}"
 
     def _end(self, fate: Fate, error: str = "", parts: int = 0) -> None:
@@ -220,8 +290,15 @@ class Bookkeeper:
     def _autocommit(self) -> Handler:
         return self._handlers[self._chance.choice(("default", "tracked"))]
 
+    def _fails(self) -> bool:
+        return self._chance.random() < 0.3
+
     def _timeout(self) -> float | None:
         return self._chance.uniform(0.2, 4) if self._chance.random() < 0.3 else None
+
+
+def _raise_alarm(*_: Any) -> None:
+    raise Alarm
 
 
 def patiently(group: str) -> Handler:
@@ -235,6 +312,7 @@ def patiently(group: str) -> Handler:
 
 def main(number: int, path: str, seed: int) -> None:
     """Work until told to stop."""
+    signal.signal(signal.SIGALRM, _raise_alarm)
     log = Log(path)
     step: Callable[[], None] = Bookkeeper(number, log, random.Random(seed)).work
     while not select.select([sys.stdin], [], [], 0)[0]:

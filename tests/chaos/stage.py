@@ -95,7 +95,11 @@ class Stage:
             worker.say("stop")
         for worker in self.workers:
             worker.finish()
-        wait_until(lambda: not self.restless(), SETTLED, "the end of everything that was under way")
+        try:
+            wait_until(lambda: not self.restless(), SETTLED, "the end of everything that was under way")
+        except AssertionError as error:
+            error.add_note(f"still under way: {self.restless()}")
+            raise
 
     def _end_workers(self) -> None:
         for worker in self.workers:

@@ -79,6 +79,25 @@ def test_a_savepoint_block_is_there_as_a_whole_or_not_and_as_it_was_told(
     assert verdicts([(1, 1, part) for part in found], [with_block]) == expected
 
 
+@pytest.mark.parametrize(
+    ("fate", "found", "expected"),
+    [
+        (Fate.UNKNOWN, [0], []),
+        (Fate.UNKNOWN, [0, 1, 2], []),
+        (Fate.UNKNOWN, [1], ["half"]),
+        (None, [0, 1], []),
+        (Fate.ABSENT, [0], ["undead"]),
+        (Fate.COMMITTED, [0, 1], ["half"]),
+        (Fate.COMMITTED, [0, 1, 2], []),
+    ],
+)
+def test_what_commits_part_by_part_is_there_up_to_some_part(
+    fate: Fate | None, found: list[int], expected: list[str]
+) -> None:
+    steps = Attempt(1, 1, "steps CALL", [0, 1, 2], True, fate=fate, is_stepwise=True)
+    assert verdicts([(1, 1, part) for part in found], [steps]) == expected
+
+
 def test_a_log_is_read_as_far_as_it_was_written(tmp_path: Path) -> None:
     lines = [
         {"begin": 1, "way": "message", "parts": [0], "block": [1], "is_sent": True},

@@ -1,6 +1,8 @@
 """The ledger test: whatever fails, what a worker was told of its transaction is true, and nothing is left behind."""
 
 import random
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -48,7 +50,11 @@ def test_under_chaos_every_answer_is_true_and_nothing_is_left_behind(
         report += result.lines()
         assert result.wrong == []
         assert all(result.fates[fate] for fate in Fate), "each kind of answer was given"
-        assert len(result.ways) == 5, "each way was gone"
+        assert len(result.ways) == 9, "each way was gone"
+        logs = server.server.data.glob("log*")  # of its last two starts
+        noted = Counter(re.findall(r"LOG:  noted (\S+)", "".join(log.read_text(errors="replace") for log in logs)))
+        assert noted, "the server's log tells what ran"
+        assert [token for token, count in noted.items() if count > 1] == [], "whatever may have an effect ran once"
         report.append(f"before {before}")
         report.append(f"after  {census(stage.broker)}")
         wait_until(lambda: nothing_left(before, census(stage.broker)), SETTLED, "the broker's process to be at rest")

@@ -290,6 +290,9 @@ def test_reads_on_a_backend_that_is_given_up_run_elsewhere() -> None:
     world.pass_time(CANCEL_TIMEOUT)
     assert world.taken(effects.Close)[0].backend == backend
     assert not any(world.is_answered(request) for request in requests)
+    world.connect_all()
+    (another,) = world.broker.backends
+    answer(world, another)  # who waits for a lock, which was asked for before
     assert again(world) == requests[:1]
 
 

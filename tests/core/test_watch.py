@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from units import PLAIN_READ, SHORT, UNTRACKED, promote, table
 from world import OK, World, failure
 
@@ -10,7 +11,7 @@ from poold.core import effects
 from poold.core.facts import Completion, Server
 from poold.core.machine import QUESTION_TIMEOUT
 from poold.core.state import BackendState as S
-from poold.core.watch import COUNTS, LOOK_AFTER, LOOK_TIMEOUT
+from poold.core.watch import COUNTS, LOOK_AFTER, LOOK_TIMEOUT, pids
 
 
 def generation(world: World) -> int:
@@ -162,3 +163,10 @@ def test_a_write_and_a_read_that_is_slow_by_itself_are_not_cancelled_for_those_t
         world.broker.backends[backend].server = Server(160000, pid=42)
         world.pass_time(3.0)
         assert world.taken(effects.Cancel) == []
+
+
+@pytest.mark.parametrize(
+    "rows", [b"D\0\0\0\6\0\0", b"D\0\0\0\x0b\0\1\0\0\0\1x", b"D", b"D\0\0\0\0", b"D\xff\xff\xff\xff\0\1\0\0\0\1"]
+)
+def test_who_waits_is_nobody_where_the_answer_is_none(rows: bytes) -> None:
+    assert pids(rows) == set()
