@@ -135,12 +135,16 @@ class Calls:
         instead = None
         if failure is None:
             instead = lease.left(call, error)
-        elif failure.outcome == UNKNOWN and may_commit(call.message):
+        elif failure.outcome == UNKNOWN and may_commit(call.message) and self._is_over(failure):
             lease.lose(is_in_doubt=True)
         else:
             self._follow_failure(failure, call)
         lease.end(call)
         return instead
+
+    def _is_over(self, failure: Failure) -> bool:
+        """Whether a failure of what may have committed ends the lease: a transaction's always does."""
+        return True
 
     def _follow_failure(self, failure: Failure, call: Call) -> None:
         self._follow(failure.transaction, call)

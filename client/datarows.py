@@ -113,7 +113,12 @@ def cast_row(row_casters: Sequence[Caster], rows: bytes, at: int) -> list[Any]:
         if size < 0:
             values.append(cast(None, cursor))
         else:
-            values.append(cast(rows[at : at + size], cursor))
+            try:
+                values.append(cast(rows[at : at + size], cursor))
+            except psycopg2.Error:
+                if at + size > end:  # it was given what is not the cell's
+                    raise ProtocolViolation(_NOT_WHOLE) from None
+                raise
             at += size
     if at != end or len(values) != width:
         raise ProtocolViolation(_NOT_WHOLE)

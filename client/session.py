@@ -18,7 +18,7 @@ from client.channel import Channel
 from client.errors import UsageError
 from client.handler import Handler
 from client.lease import Call, Lease
-from client.protocol import NOT_EXECUTED, TX_NONE, Commit, Failure, Release, Rollback
+from client.protocol import NOT_EXECUTED, TX_LOST, TX_NONE, Commit, Failure, Release, Rollback
 from client.rules import IN_SESSION, OPENS_SESSION
 
 
@@ -82,6 +82,10 @@ class Session(Handler):
     def _place(self, channel: Channel, call: Call) -> tuple[int, bool, int]:
         begin = not self._check_group(channel) and not self.in_transaction
         return self._lease.number, begin, OPENS_SESSION if call.is_opening else IN_SESSION
+
+    def _is_over(self, failure: Failure) -> bool:
+        """A session goes on behind a string of statements that failed after its COMMIT, where its backend does."""
+        return failure.transaction == TX_LOST
 
     def _follow_failure(self, failure: Failure, call: Call) -> None:
         super()._follow_failure(failure, call)

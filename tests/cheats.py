@@ -68,6 +68,8 @@ SETTINGS_ANSWER = (
     + tag(b"SELECT 7")
     + READY
 )
+# Nothing is prepared.
+RESET_ANSWER = described((b"names", 25)) + row(b"0 0") + tag(b"SELECT 1") + READY
 
 
 class CheatingServer:
@@ -103,5 +105,9 @@ class CheatingServer:
             while asked := connection.recv(1 << 20):
                 if b"pg_show_all_settings" in asked:
                     connection.sendall(SETTINGS_ANSWER)
+                elif b"RESET ALL" in asked:  # two messages, one behind the other
+                    while b"DISCARD SEQUENCES" not in asked:
+                        asked += connection.recv(1 << 20)
+                    connection.sendall(tag(b"RESET") + READY + RESET_ANSWER)
                 elif asked[:1] != b"X":
                     connection.sendall(self.answer() if b"cheat" in asked else tag(b"SELECT 0") + READY)

@@ -72,6 +72,10 @@ class Lifecycle(ABC):
         """Whether the request may run behind others on a backend."""
 
     @abstractmethod
+    def _waits(self, group: Group, now: float) -> None:
+        """A request waits for a backend of the group."""
+
+    @abstractmethod
     def _ask_after(self, backend: Backend, now: float) -> None:
         """Ask the server what a failed request left."""
 
@@ -276,8 +280,8 @@ class Lifecycle(ABC):
         if backend.pool.endpoint.state is not EndpointState.AVAILABLE:
             backend.group.respread()  # where nothing can be opened its share is what is open
 
-    def _again(self, request: Request, now: float) -> None:
-        """Run it once more: it is the next of its group."""
+    def _again(self, request: Request, now: float, is_last: bool = False) -> None:
+        """Run it once more: it is the next of its group, or the last one."""
         group = request.group
         request.state = RequestState.WAITING
         request.backend = None
@@ -286,8 +290,12 @@ class Lifecycle(ABC):
         if free is not None:
             self._start(free, request, now)
         else:
-            group.queue.push_front(request)
+            if is_last:
+                group.queue.push(request)
+            else:
+                group.queue.push_front(request)
             self._limit_wait(request, now)
+            self._waits(group, now)
 
     def _limit_wait(self, request: Request, now: float) -> None:
         """A waiting request waits for queue_timeout, or as long as its client wants."""

@@ -112,6 +112,7 @@ class Machine(Counting):
                 return
         group.queue.push(request)
         self._limit_wait(request, now)
+        self._waits(group, now)
         self._grow(group, now)
 
     def _start(self, backend: Backend, request: Request, now: float) -> None:
@@ -204,7 +205,7 @@ class Machine(Counting):
                 reply = Result(request.number, done.transaction, *outcome[:4], _all_notices(done.results))
         else:
             if self._is_worth_another_run(request, backend, failure, done):
-                self._again(request, now)
+                self._again(request, now, is_last=request.yields > 0)  # those that waited for it go first
                 return
             reply = failure
         lease = request.lease

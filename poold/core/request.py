@@ -147,6 +147,8 @@ class Request:
     is_exposed = False
     # It waited for a lock while others waited behind it: it runs by itself.
     is_alone = False
+    # How often it was cancelled for those that waited for it.
+    yields = 0
     # It waits for its next try, not for a backend.
     is_paused = False
     # Why it is to be cancelled, in words for the client.

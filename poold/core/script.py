@@ -292,6 +292,8 @@ class Script:
             if what == _COMMIT:
                 is_committed = outcome[0] == "COMMIT"
                 self.verdict = Verdict() if is_committed else Verdict(failures.commit_rolled_back())
+                if outcome[4]:
+                    self._append_notices(outcome[4])
             elif what == _XID:
                 self.xid = references.only_cell(outcome[3] or b"")
             elif what >= 0:
@@ -314,6 +316,14 @@ class Script:
             return command, count, columns, None, ()
         self._held += size
         return outcome
+
+    def _append_notices(self, late: tuple[str, ...]) -> None:
+        """What was raised at the commit (deferred triggers) comes behind the last step's own, if it still fits."""
+        self._held += sum(map(len, late))
+        places = [place for place, outcome in enumerate(self.outcomes) if outcome is not None]
+        if places and self._held <= self._max_result_bytes:
+            command, count, columns, rows, notices = self.outcomes[places[-1]]  # type: ignore[misc]  # none is None
+            self.outcomes[places[-1]] = command, count, columns, rows, (*notices, *late)
 
     def _abort(self, verdict: Verdict, transaction: str) -> Unit | Verdict:
         if transaction == TX_NONE:

@@ -5,7 +5,9 @@ inserted, updated and deleted; while the sum is the same nobody has made, altere
 its counts when it comes to rest, and within ten seconds where it does so again and again.
 
 Reads that share a backend's pipeline wait for the first of them. If that waits for a lock, they would wait for somebody
-who may wait for one of them, in a way that PostgreSQL cannot see.
+who may wait for one of them, in a way that PostgreSQL cannot see. So would those that wait for a backend where each one
+waits for a lock: whoever holds the lock may be among them, and reads elsewhere. So what waits for a lock and is a plain
+read lets others go first, each time for twice as long.
 
 https://www.postgresql.org/docs/current/monitoring-stats.html
 """
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING
 from client.protocol import ProtocolViolation
 from poold.core.effects import Plain, Unit
 from poold.core.literals import split_values
+from poold.core.request import Verb
 from poold.core.state import BackendState
 
 if TYPE_CHECKING:
@@ -68,20 +71,44 @@ class Watch:
         return before not in (b"", counts)
 
     def suspects(self, now: float) -> list[Backend]:
-        """Backends in which others wait behind a statement that runs for long, the one that does for longest first."""
-        found = [each for each in self.pool.active.values() if len(each.running) > 1 and _is_read(each.running[0])]
-        found = [each for each in found if now - began(each) >= LOOK_AFTER]
+        """Backends whose statement runs for long while others wait for it, the one that does for longest first."""
+        are_waiting = self.pool.group.queue.size > 0
+        found = [
+            each
+            for each in self.pool.active.values()
+            if len(each.running) > (0 if are_waiting else 1)
+            and _is_read(each.running[0])
+            and now - began(each) >= LOOK_AFTER * 2 ** each.running[0].yields
+        ]
         return sorted(found, key=began)
 
     def has_company(self) -> bool:
-        """Whether there is any backend in which others wait."""
+        """Whether anybody waits: for a backend, or behind others in one."""
         members = (self.pool.active, self.pool.members[BackendState.CANCELLING])  # the next one may wait as well
-        return any(len(each.running) > 1 for some in members for each in some.values())
+        return self.pool.group.queue.size > 0 or any(
+            len(each.running) > 1 for some in members for each in some.values()
+        )
+
+
+def outlives(backend: Backend, now: float) -> bool:
+    """Whether what the backend runs is taken to wait for a lock, where nobody can be asked.
+
+    Behind what has company nobody may wait for long. What is merely slow is let be, as to cancel it would be work lost.
+    """
+    head = backend.running[0]
+    is_slow = head.statement is None or head.statement.expected > LOOK_AFTER
+    return len(backend.running) > 1 or (not is_slow and now - began(backend) >= LOOK_TIMEOUT * 2**head.yields)
 
 
 def _is_read(request: Request) -> bool:
     """Whether it may have company, and run again."""
-    return request.statement is not None and request.statement.proof.is_plain_read
+    statement = request.statement
+    return (
+        statement is not None
+        and statement.proof.is_plain_read
+        and request.verb is Verb.QUERY  # no probe
+        and request.lease is None
+    )
 
 
 def began(backend: Backend) -> float:

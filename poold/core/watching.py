@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from poold.core.effects import Plain
 from poold.core.facts import Completion
+from poold.core.group import Group
 from poold.core.losses import Losses
 from poold.core.machine import CANCEL_TIMEOUT
 from poold.core.pool import Backend, Pool
 from poold.core.references import only_cell
 from poold.core.request import NOBODY, Request, Verb
 from poold.core.state import RequestState
-from poold.core.watch import COUNTS, LOOK_AFTER, LOOK_TIMEOUT, Watch, pids, who_waits
+from poold.core.watch import COUNTS, LOOK_AFTER, LOOK_TIMEOUT, Watch, outlives, pids, who_waits
 
 
 class Watching(Losses):
@@ -65,6 +66,12 @@ class Watching(Losses):
             watch.is_armed = True
             self.timers.set(watch, now + LOOK_AFTER)
 
+    def _waits(self, group: Group, now: float) -> None:
+        """A request waits for a backend of the group: have a look at what they run soon."""
+        for pool in group.pools:
+            if pool.active and not pool.watch.is_armed:
+                self._joined(pool, now)
+
     def _watch_due(self, watch: Watch, now: float) -> None:
         """Ask who waits for a lock while others wait behind it."""
         watch.is_armed = watch.has_company()
@@ -79,12 +86,16 @@ class Watching(Losses):
             self._question(watch.pool, Verb.LOCKS, now).unit = who_waits(suspects)
             self._serve(watch.pool.group, now)
         elif now - watch.looked >= LOOK_TIMEOUT:
-            self._let_run_alone(suspects[0], now)
+            for each in suspects:
+                if outlives(each, now):
+                    self._let_run_alone(each, now)
+                    break
 
     def _let_run_alone(self, backend: Backend, now: float) -> None:
         """Cancel what the backend runs; it runs again by itself. All that the cancel may hit are plain reads."""
         head = backend.running[0]
-        if head.state is RequestState.RUNNING and len(backend.running) > 1:
+        if head.state is RequestState.RUNNING:
             head.is_alone = head.is_exposed = True
+            head.yields += 1
             self.timers.set(backend, now + CANCEL_TIMEOUT)
             self._send_cancel(backend)

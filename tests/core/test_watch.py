@@ -109,6 +109,62 @@ def test_where_nobody_can_be_asked_the_oldest_head_runs_again_alone_and_gets_no_
     assert len(world.broker.backends[backend].running) == 1
 
 
+OTHER = b"SELECT 2"  # not short, so it waits for a backend
+
+
+def test_a_read_that_may_wait_for_a_lock_lets_those_that_wait_for_its_backend_go_first() -> None:
+    world = World(prepare="auto", max_size=1, **UNTRACKED)
+    world.client()
+    promote(world, SHORT, is_short=True, proof=PLAIN_READ)
+    promote(world, OTHER, proof=PLAIN_READ)
+    read = world.query(statement=SHORT)
+    world.connect_all()
+    (backend,) = world.broker.backends
+    world.broker.backends[backend].server = Server(160000, pid=42)
+    for cancels, times in enumerate((1, 2, 4)):
+        waiting = world.query(statement=OTHER)
+        assert world.running(read) == backend
+        world.pass_time(times * LOOK_TIMEOUT - LOOK_AFTER)
+        assert len(world.taken(effects.Cancel)) == cancels, "each time it may take twice as long"
+        world.pass_time(2 * LOOK_AFTER + LOOK_TIMEOUT)
+        assert len(world.taken(effects.Cancel)) == cancels + 1
+        world.broker.completed(backend, Completion(TX_NONE, [], failure("57014"), bound=1), world.now)
+        world.broker.cancelled(backend, world.now)
+        told(world, backend, b"0")  # who waits: nobody any more
+        assert not world.is_answered(read)
+        assert world.running(waiting) == backend
+        world.complete(backend)
+        assert world.outcome(waiting) == OK
+    world.complete(backend)
+    assert world.outcome(read) == OK
+
+
+def test_a_read_for_which_nobody_waits_is_let_be() -> None:
+    world = World(prepare="auto", max_size=1, **UNTRACKED)
+    world.client()
+    promote(world, SHORT, is_short=True, proof=PLAIN_READ)
+    world.query(statement=SHORT)
+    world.connect_all()
+    world.pass_time(3.0)
+    assert world.taken(effects.Cancel) == []
+
+
+def test_a_write_and_a_read_that_is_slow_by_itself_are_not_cancelled_for_those_that_wait() -> None:
+    for is_slow in (True, False):
+        world = World(prepare="auto", max_size=1, **UNTRACKED)
+        world.client()
+        statement = promote(world, SHORT, is_short=False, proof=PLAIN_READ) if is_slow else None
+        if statement is not None:
+            statement.expected = 1.0
+        world.query(statement=SHORT if is_slow else b"UPDATE t SET a = 1")
+        world.connect_all()
+        world.query(statement=SHORT)
+        (backend,) = world.broker.backends
+        world.broker.backends[backend].server = Server(160000, pid=42)
+        world.pass_time(3.0)
+        assert world.taken(effects.Cancel) == []
+
+
 @pytest.mark.parametrize(
     "rows", [b"D\0\0\0\6\0\0", b"D\0\0\0\x0b\0\1\0\0\0\1x", b"D", b"D\0\0\0\0", b"D\xff\xff\xff\xff\0\1\0\0\0\1"]
 )

@@ -45,13 +45,14 @@ class Deliverer:
         kind, group = DELIVERIES[delivery], ("one", "leased")
         if way.user:
             group = (way.user, f"{way.user}-leased")
-        self.handler = self._broker.handler(group[kind in LEASED.values()])
+        name = group[kind in LEASED.values()]
         if kind in VANISHING.values():
-            handler = self.handler
-            vanish_after(lambda: kind(self, handler, way))
+            # An open lease is its Handler's, so nobody else may have that.
+            vanish_after(lambda: kind(self, self._broker.handler(name), way))
         else:
+            self.handler = self._broker.handler(name)
             self._finish(self._client.begin(attempt, kind, self, self.handler, way))
-        return group[kind in LEASED.values()]
+        return name
 
     def _finish(self, future: Any) -> None:
         """Wait until it is over; what sleeps meanwhile is cancelled."""

@@ -90,6 +90,8 @@ def test_what_is_only_odd_comes_through(cheat: tuple[Broker, CheatingServer]) ->
     assert told(tag("INSERT 0 \u0663".encode()) + READY).rowcount == -1
     odd = told(described((b"a", 0xFFFFFFFF)) + row(b"x") + tag(b"SELECT 1") + READY)
     assert odd[0][0] == "x"
+    below = message(b"D", struct.pack("!Hi", 1, -2))  # NULL is any negative length, as for libpq
+    assert told(ONE + below + tag(b"SELECT 1") + READY)[0][0] is None
     flood = b"".join(message(b"S", b"TimeZone\0%d\0" % n) for n in range(20_000)) + message(b"S", b"TimeZone\0UTC\0")
     told(flood + tag(b"SELECT 0") + READY)
     told(tag(b"SELECT 0") + READY + READY)
@@ -104,7 +106,6 @@ def test_rows_that_are_none_are_an_error_where_they_are_read(cheat: tuple[Broker
         message(b"D", b""),
         message(b"D", struct.pack("!H", 7)),
         message(b"D", struct.pack("!Hi", 1, 1_000_000) + b"x"),
-        message(b"D", struct.pack("!Hi", 1, -2)),
         row(b"1", b"2"),
     ):
         server.answer = lambda wrong=wrong: ONE + wrong * 100 + tag(b"SELECT 100") + READY  # type: ignore[misc]

@@ -28,6 +28,7 @@ def test_a_backend_that_ends_before_it_reads_its_statement_is_noticed(
         pytest.skip("a container's processes have other numbers out here")
     broker = start_broker({"main": {**postgres.parameters, "query_timeout": 0}}, {"default": {"max_size": 1}})
     pid = broker.handler().query("SELECT pg_backend_pid()")[0][0]
+    wait_until(lambda: broker.pool()["idle"] == 1, what="the session to be reset")
     threads = ThreadPoolExecutor(1)
     try:
         os.kill(pid, signal.SIGSTOP)

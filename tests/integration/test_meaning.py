@@ -59,6 +59,7 @@ CREATE TABLE clocks (id int, at timestamptz, day date, since timestamptz DEFAULT
 INSERT INTO clocks (id) VALUES (1);
 CREATE TABLE codes (code text, active boolean, n int DEFAULT 0);
 CREATE UNIQUE INDEX ON codes (code) WHERE active;
+INSERT INTO codes VALUES ('a', true, 7);
 CREATE INDEX ON things (day) WHERE flag;
 CREATE TABLE tenant.things AS SELECT 'tenant' AS name, 100 AS id, '5'::text AS price, 'x'::text AS day;
 CREATE TABLE item (code text); CREATE TABLE tenant.item (code int); CREATE TABLE other_tenant.item (code numeric(5, 1));

@@ -105,7 +105,8 @@ def test_in_a_session_as_well(db: Handler, table: Postgres, sql: str) -> None:
         error = error_of(session, sql)
         assert (error.outcome, rows(table)) == ("unknown", 1)
         session.rollback()
-        assert error_of(session, "CALL outcome_fails()").outcome == "failed"
+        found = error_of(session, "CALL outcome_fails()")
+        assert found.outcome == "failed", found
         assert rows(table) == 1
 
 

@@ -196,8 +196,9 @@ class Shell:
         if request.state is not RequestState.RUNNING:
             job.was_cancelled = True
             return
-        # Nobody has asked for it but those that wait behind.
-        assert len(line.orders) > 1, f"{job} is cancelled for nobody"
+        # Nobody has asked for it but those that wait: behind, or for a backend.
+        assert backend is not None
+        assert len(line.orders) > 1 or backend.group.queue.size, f"{job} is cancelled for nobody"
         self._check_read(target, "is cancelled unasked")
         target.is_exposed = job.is_alone = True
 
