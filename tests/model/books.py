@@ -25,7 +25,7 @@ from client.protocol import (
     TransactionResult,
 )
 from model import sessions
-from model.kinds import Kind
+from model.kinds import Kind, kind_of
 from model.postgres import Work
 from poold.core.machine import GUARD
 
@@ -87,6 +87,12 @@ class Job:
 
     def __repr__(self) -> str:
         return f"<request {self.number}, {self.kind}>"
+
+    @property
+    def is_read(self) -> bool:
+        """Whether it may run, and be committed, any number of times: all of it is plain reads."""
+        own = self.kind in ("query", "message")
+        return own and all(step is None or kind_of(step[0]).is_plain_read for step in self.steps)
 
     @property
     def owner(self) -> object:
@@ -151,6 +157,8 @@ class Books:
         for number in numbers:
             job = self.jobs[number]
             job.commits.append(work)
+            if job.is_read and (job.was_lost or self.is_stopped):
+                continue  # it was run again, or may still be running where it was lost
             assert len(job.commits) == 1, f"{job} is committed twice"
             assert not job.is_denied, f"{job} is committed, its client was told that it is not"
             assert job.lease is None or not job.lease.is_denied, f"{job} is committed, its lease was lost"
@@ -265,7 +273,8 @@ class Books:
         """The client is told that nothing of this is committed, so nothing may be, now or later."""
         if job.kind in ("query", "in lease", "message"):
             job.is_denied = True
-            assert not job.commits, f"{job} is committed, its client is told {failure}"
+            may_run_on = job.is_read and (job.was_lost or self.is_stopped)
+            assert not job.commits or may_run_on, f"{job} is committed, its client is told {failure}"
         if job.kind == "commit" or failure.kind == "transaction-lost":
             self._deny_lease(job)
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from poold.core.literals import split_values
+from poold.core.proof_query import Question
 from poold.core.proofs import UNPROVEN, Proof
 
 _READ = Proof(is_harmless=True, is_plain_read=True)
@@ -107,9 +108,9 @@ class Examiner:
         self.holds_interval = True  # as far as anybody knows
         self._learn()
 
-    def question(self) -> bytes | None:
-        """What to ask next."""
-        return QUESTION + b"%d" % self._left if self._left else None
+    def question(self) -> Question | None:
+        """What to ask next; by their number its values cannot be taken for a client's statement's, nor for a setting."""
+        return Question(QUESTION + b"\0, \0, \0", (b"%d" % self._left, b"", b"")) if self._left else None
 
     def answered(self, rows: bytes) -> None:
         """The answer: what was asked."""

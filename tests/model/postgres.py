@@ -61,6 +61,7 @@ CUSTOM_PLANS = 5
 _VALUE = re.compile(rb"(?:= |\* )(\d+)")
 _CONTROLS = (b"BEGIN", b"COMMIT", b"ROLLBACK", b"SAVEPOINT", b"RELEASE")
 _XACT_STATUS = re.compile(rb"pg_xact_status\('(\d+)'")
+_CATALOGS = re.compile(QUESTION + rb"(\d+)")
 _WHO_WAITS = re.compile(rb"pg_locks .*'\{([\d,]*)\}'")
 _EXITS = (b"COMMIT", b"ROLLBACK", b"ROLLBACK TO SAVEPOINT poold")
 
@@ -399,11 +400,16 @@ class Session:
         owner = order.owner if value is None else self._books.owner_of(int(value[1]))
         assert owner == order.owner, f"{owner} runs for {order.owner}"
         if verb in _CONTROLS:
-            self._control(owner, sql, verb)
+            self._control(None if self._is_for_discard(order) else owner, sql, verb)
         elif value is not None:
             self._affect(order, owner, sql.replace(value[1], b"\0"), int(value[1]))
         else:
             self._answer(order, sql)
+
+    def _is_for_discard(self, order: Order) -> bool:
+        """Whether it begins or ends the transaction, of its own, in which values of sequences are discarded."""
+        neighbours = order.unit[max(self._place - 1, 0) : self._place + 2]
+        return any(type(each) is Plain and each.sql == DISCARD_SEQUENCES for each in neighbours)
 
     def _answer(self, order: Order, sql: bytes) -> None:
         """A question of the broker's."""
@@ -422,8 +428,8 @@ class Session:
         elif sql == COUNTS:
             order.tells_counts = self.cluster.counts, self.cluster.schema
             self._result(self.cluster.counts)
-        elif sql.startswith(QUESTION):
-            self._result(sql.removeprefix(QUESTION))
+        elif asked := _CATALOGS.match(sql):
+            self._result(asked[1])
         elif asked := _WHO_WAITS.search(sql):
             sessions = self.cluster.sessions
             pids = [int(each) for each in asked[1].split(b",")]
