@@ -80,6 +80,8 @@ class Job:
     is_over: bool = False  # PostgreSQL ended it, or was asked to: to be told, not to be run again
     was_given: bool = False  # to a backend
     has_failed: bool = False  # a unit of it, after which it may run again
+    is_broken: bool = False  # it left a connection that nobody can ask
+    is_untold: bool = False  # the server did not tell how many transactions it took
     was_lost: bool = False  # a connection was lost while it was there
     reply: Any = None
     is_denied: bool = False
@@ -253,7 +255,8 @@ class Books:
         if job.lease is None and not job.is_withdrawn and not job.is_overdue and not job.was_cancelled:
             self._check_stale(job, failure)
         if failure.outcome == UNKNOWN:
-            assert job.was_lost or self.is_stopped, f"{job} is not known without need"
+            is_lost = job.was_lost or self.is_stopped
+            assert is_lost or _is_in_the_dark(job), f"{job} is not known without need: {failure}"
         if job.lease is not None and job.lease.is_session:
             sessions.check_failure(job, job.lease, failure)
         elif failure.outcome == UNKNOWN:
@@ -283,3 +286,19 @@ class Books:
         if lease is not None and not lease.is_odd:
             lease.is_denied = True
             assert not any(each.commits for each in lease.jobs), f"{job} is told that the transaction was rolled back"
+
+
+def _is_in_the_dark(job: Job) -> bool:
+    """Whether it may have committed something by itself, and nobody can tell."""
+    template = job.steps[0][0] if job.steps and job.steps[0] is not None else b""
+    if job.kind in ("query", "in session") and b" /*" in template:
+        if kind_of(template).commits_in_parts or job.is_broken or job.is_untold:
+            return True
+    return job.lease is not None and any(each is not job and _may_have_ended(each) for each in job.lease.jobs)
+
+
+def _may_have_ended(job: Job) -> bool:
+    """Whether it may have committed its lease's transaction, or its client was told that there is none any more."""
+    is_told = isinstance(job.reply, (Result, Failure)) and job.reply.transaction == TX_NONE
+    is_code = bool(job.steps) and job.steps[0] is not None and job.steps[0][0].startswith((b"CALL ", b"DO "))
+    return job.kind == "commit" or job.is_control or is_code or is_told

@@ -31,6 +31,7 @@ class Kind:
     replaces_name: bool = False  # one of them by another, if there is one
     makes_name: bool = False
     changes_schema: bool = False
+    commits_in_parts: bool = False  # where it runs outside of a transaction block
 
     @property
     def is_harmless(self) -> bool:
@@ -56,6 +57,7 @@ SCHEMA = b"ALTER TABLE a /* \0 */"
 DO_SCHEMA = b"DO 'schema' /* \0 */"
 DO_DROP = b"DO 'drop' /* \0 */"
 DO_REPLACE = b"DO 'replace' /* \0 */"
+IN_PARTS = b"CALL parts() /* \0 */"
 
 _UNKNOWN = Kind(asks=True)
 _KINDS = {
@@ -71,9 +73,10 @@ _KINDS = {
     DO_SCHEMA: Kind(asks=True, changes_schema=True),
     DO_DROP: Kind(asks=True, drops_names=True),
     DO_REPLACE: Kind(asks=True, replaces_name=True),
+    IN_PARTS: Kind(asks=True, commits_in_parts=True),
 }
 # Statements that a client may send at any time, besides those that leave something.
-CODE = (DO_SCHEMA, DO_DROP, DO_REPLACE)
+CODE = (DO_SCHEMA, DO_DROP, DO_REPLACE, IN_PARTS)
 
 
 def kind_of(template: bytes) -> Kind:

@@ -373,6 +373,8 @@ class Session:
                 template = sql.replace(found[1], b"\0")
                 if not template.startswith(_CONTROLS):
                     self._ran(order.owner, int(found[1]), kind_of(template))  # before it failed
+                    if kind_of(template).commits_in_parts and self.work is None and order.number % 3:
+                        self._commit_part(Work(False, order.owner, effects=[(template, int(found[1]))]))
             return
         if order.owner is None and is_reset(sql) and not sql.endswith(TRANSACTIONS):
             self._reset(order, sql)
@@ -389,7 +391,7 @@ class Session:
             if sql != TRANSACTIONS:
                 assert self.work is not None, "nothing to roll back"
                 self._end(commits=False)
-            self._result(b"%d/%d" % (id(self), self.transactions))
+            self._result(b"%d/%d" % (self.pid, self.transactions))
             return
         verb = sql.split()[0]
         if sql.startswith(SETTINGS):
@@ -484,6 +486,9 @@ class Session:
         kind = kind_of(template)
         self._ran(owner, value, kind)
         self._touch_names(kind)
+        if kind.commits_in_parts and not self.work.is_explicit:
+            self._commit_part(self.work)
+            self.work = Work(is_explicit=False, owner=owner)
         ending = order.fate.ending
         leaving = LEAVINGS.get(template)
         if leaving is not None:
@@ -502,6 +507,12 @@ class Session:
             self.done.results.append((tag.decode(), -1, None, b"", ()))
         else:
             self._result(None if ending == "no rows" else b"%d" % value, is_too_large=ending == "too large")
+
+    def _commit_part(self, work: Work) -> None:
+        """A procedure commits what it has done so far, and goes on."""
+        self.work = work
+        self._end(commits=True)
+        self.transactions += 1
 
     def _ran(self, owner: object, value: int, kind: Kind) -> None:
         """The statement has run, or begun to: what no rollback takes away is done."""
