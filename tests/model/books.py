@@ -300,5 +300,7 @@ def _is_in_the_dark(job: Job) -> bool:
 def _may_have_ended(job: Job) -> bool:
     """Whether it may have committed its lease's transaction, or its client was told that there is none any more."""
     is_told = isinstance(job.reply, (Result, Failure)) and job.reply.transaction == TX_NONE
-    is_code = bool(job.steps) and job.steps[0] is not None and job.steps[0][0].startswith((b"CALL ", b"DO ", b"PREPARE "))
+    is_code = (
+        bool(job.steps) and job.steps[0] is not None and job.steps[0][0].startswith((b"CALL ", b"DO ", b"PREPARE "))
+    )
     return job.kind == "commit" or job.is_control or is_code or is_told
