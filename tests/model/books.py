@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from client.protocol import (
     EXECUTED,
@@ -26,7 +26,9 @@ from client.protocol import (
 )
 from model import sessions
 from model.kinds import Kind, kind_of
-from model.postgres import Work
+
+if TYPE_CHECKING:
+    from model.postgres import Work
 from poold.core.machine import GUARD
 
 PLACES = 100
@@ -291,9 +293,9 @@ class Books:
 def _is_in_the_dark(job: Job) -> bool:
     """Whether it may have committed something by itself, and nobody can tell."""
     template = job.steps[0][0] if job.steps and job.steps[0] is not None else b""
-    if job.kind in ("query", "in session") and b" /*" in template:
-        if kind_of(template).commits_in_parts or job.is_broken or job.is_untold:
-            return True
+    is_utility = job.kind in ("query", "in session") and b" /*" in template
+    if is_utility and (kind_of(template).commits_in_parts or job.is_broken or job.is_untold):
+        return True
     return job.lease is not None and any(each is not job and _may_have_ended(each) for each in job.lease.jobs)
 
 

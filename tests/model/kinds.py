@@ -112,7 +112,7 @@ class Examiner:
         self._learn()
 
     def question(self) -> Question | None:
-        """What to ask next; by their number its values cannot be taken for a client's statement's, nor for a setting."""
+        """What to ask next; there are so many values that they cannot be a client's statement's, nor a setting's."""
         return Question(QUESTION + b"\0, \0, \0", (b"%d" % self._left, b"", b"")) if self._left else None
 
     def answered(self, rows: bytes) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from client.protocol import EXECUTED, FAILED, TX_ACTIVE, TX_BROKEN, TX_FAILED, TX_NONE, Failure
+from model.books import Job
 from model.kinds import QUESTION, Kind, is_clients, kind_of, template_of, tree_of
 from model.leftovers import DEALLOCATE_ALL, DISCARD_ALL, LEAVINGS, Leftovers, is_reset
 from model.marks import Marks
@@ -85,6 +86,7 @@ class Order:
     is_sent: bool = False  # the connection has taken at least a part of it
     is_exposed: bool = False  # to a cancel that was meant for one before it
     fate: Fate = Fate()
+    asks_about: Job | None = None  # the one that has failed, where it is the question behind that
     known_schema: int = 0  # the core had been told of changes up to this one when it gave it
     # What the core is told with its end: up to which change of the schema, by a result or by the catalogs' counts.
     tells_schema: int = 0

@@ -154,6 +154,8 @@ class Shell:
             check_company(self.broker.backends[line.number], line.orders, unit, job, self.books)
         line.given += 1
         order = Order(unit, line.given, None if job is None else job.owner)
+        counting = self.broker.backends[line.number].counting if line.number in self.broker.backends else None
+        order.asks_about = None if counting is None else self.books.jobs[counting.number]
         order.known_schema = self.known_schema[line.endpoint]
         line.orders.append(order)
         for command in unit:
@@ -214,8 +216,8 @@ class Shell:
         for order in line.orders:
             for job in self.books.of(order.owner):
                 job.was_lost = True
-        if line.ended is not None:
-            line.ended.was_lost = True  # before anybody could ask what it has left, unless it was answered
+        if line.ended is not None and line.ended.reply is None:
+            line.ended.was_lost = True  # before anybody could ask what it has left
 
     # The shell acts.
 
@@ -340,7 +342,7 @@ class Shell:
                 job.has_failed = True
                 job.is_broken = done.transaction == TX_BROKEN
         if is_question(order.unit):
-            asked = line.ended or (self._job_of(line.orders[0]) if line.orders else None)
+            asked = order.asks_about or (self._job_of(line.orders[0]) if line.orders else None)
             if asked is not None and done.failure is not None:
                 asked.is_untold = True
             line.ended = None

@@ -23,9 +23,8 @@ def audit(books: Books, servers: Iterable[Server]) -> list[int]:
     unknown = []
     for job in books.jobs.values():
         found = _found(job, ledger)
-        assert found <= Counter(job.steps) or (job.is_read and job.was_lost), (
-            f"{job} is in the database more than once: {found}"
-        )
+        is_once = found <= Counter(job.steps) or (job.is_read and job.was_lost)
+        assert is_once, f"{job} is in the database more than once: {found}"
         if _is_unknown(job):
             unknown.append(job.number)
         elif job.kind in ("query", "message"):

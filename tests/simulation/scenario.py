@@ -158,7 +158,7 @@ def _with_changes(random: Random, found: Scenario) -> Scenario:
 
 
 def _with_settings(random: Random, found: Scenario) -> Scenario:
-    """Settings of a few tenants travel with every other request; many statements fail, and many messages lose a race."""
+    """Settings of a few tenants travel with every other request; statements fail, and messages lose races."""
     return replace(
         _with_company(random, found),
         config=_with_groups(found.config, prepare="auto", max_waiting=0),
