@@ -56,6 +56,7 @@ COMMIT_FAILS = ("23503", "0A000", "26000", "XX000", "42P05", "23505")
 SETTINGS = (b"SET LOCAL", b"SELECT pg_catalog.set_config")
 NAMES_HELD = b"SELECT pg_catalog.concat(pg_catalog.count(*) FILTER (WHERE from_sql)"
 DISCARD_SEQUENCES = b"DISCARD SEQUENCES"
+_DISCARDING = (DISCARD_SEQUENCES, b"BEGIN; " + DISCARD_SEQUENCES)
 # Plans that PostgreSQL makes for the values given, before it may make one for all values.
 CUSTOM_PLANS = 5
 
@@ -368,6 +369,11 @@ class Session:
     def _statement(self, order: Order, sql: bytes) -> None:
         if self._refuses(sql):
             return
+        if sql.startswith(_DISCARDING):
+            self.drawn_by = None
+            self._take_away(order, [DISCARD_SEQUENCES])
+            before, _, sql = sql.partition(DISCARD_SEQUENCES)
+            sql = sql.removeprefix(b"; COMMIT; " if before else b"; ") or DISCARD_SEQUENCES
         if self._strikes(order, *ERRORS.keys() - {"stale"}):
             if self.work is not None and sql.startswith(b"COMMIT"):
                 self._end(commits=False)
@@ -381,14 +387,9 @@ class Session:
         if order.owner is None and is_reset(sql) and not sql.endswith(TRANSACTIONS):
             self._reset(order, sql)
             return
-        sql = sql.removeprefix(b"BEGIN; ") if DISCARD_SEQUENCES in sql else sql
-        if sql.startswith(DISCARD_SEQUENCES):
-            self.drawn_by = None
-            self._take_away(order, [DISCARD_SEQUENCES])
-            sql = sql.removeprefix(DISCARD_SEQUENCES).removeprefix(b"; ").removeprefix(b"COMMIT; ")
-            if not sql:
-                self.done.results.append((DISCARD_SEQUENCES.decode(), -1, None, b"", ()))
-                return
+        if sql == DISCARD_SEQUENCES:
+            self.done.results.append((sql.decode(), -1, None, b"", ()))
+            return
         if sql.endswith(TRANSACTIONS):
             if sql != TRANSACTIONS:
                 assert self.work is not None, "nothing to roll back"

@@ -30,7 +30,7 @@ SHOWN_IN = {
     "a commit is cancelled": "lost commits",
     "a transaction still in progress counts as rolled back": "lost commits",
     "a statement that has begun is run again": "company",
-    "another server is asked what became of a commit": "company",
+    "another server is asked what became of a commit": "lost commits",
     "whoever was hit by the cancel of another is told so": "company",
     "statements mean the same after a change of the schema": "changes",
     "statements mean the same after the commit of a change": "changes",
