@@ -287,9 +287,9 @@ class Machine(Invariants, RuleBasedStateMachine):
         """As queries, of reads; and each that is first in a pipeline waits for a lock."""
         self.queries(places, None, "all")
         for number, line in self.shell.lines.items():
-            if len(line.orders) > 1 and not line.cancel and line.session is not None and line.session.queue:
-                if line.orders[0].owner is not None:
-                    self.shell.block(number)
+            is_at_work = line.session is not None and line.session.queue and not line.cancel
+            if is_at_work and len(line.orders) > 1 and line.orders[0].owner is not None:
+                self.shell.block(number)
         self.time_passes(seconds, shell)
         self.act(shell)
 

@@ -145,13 +145,14 @@ def _with_changes(random: Random, found: Scenario) -> Scenario:
     return replace(
         _with_company(random, found),
         config=_with_groups(found.config, prepare="auto", max_waiting=0, max_lifetime=0.0, proofs=True),
-        habits=(("query", "burst"), ("burst",), ("changer",)),
+        habits=(("query", "burst"), *(("burst",),) * 6, ("changer",)),
         think=random.choice((0.03, 0.2)),
+        clients=10,
         impatience=0.0,
         others=0.3,
         changes_schema=False,
         leaves=0.0,
-        fault_every=50,
+        fault_every=random.choice((50, 1000)),
         favourite="schema is changed",
         mishaps=random.choice((0.0, 4.0)),
     )
