@@ -313,8 +313,8 @@ class Broker(Releases):
             self._rest(backend, now)
             if request.verb is _CATALOGS:
                 backend.idle_since = idle_since  # whoever asks by himself keeps no backend that nobody needs
-        if request.priority == BATCH and request.group.queue.size:
-            self._serve(request.group, now)  # others of its priority may be waiting for their share
+        if (request.priority == BATCH or request.backend is None) and request.group.queue.size:
+            self._serve(request.group, now)  # others may wait for its priority's share, or it runs again elsewhere
 
     def _own_ended(self, request: Request, backend: Backend, done: Completion, now: float) -> None:
         """A question of the broker's own has ended."""

@@ -2,9 +2,9 @@
 
 import pytest
 from units import INSERT, UNTRACKED, answer, begin, committed, failed, oids, packed, promote, sent, step, table
-from world import OK, World, failure
+from world import OK, S, World, failure
 
-from client.protocol import TX_ACTIVE, TX_NONE, Failure, Reference
+from client.protocol import TX_ACTIVE, TX_FAILED, TX_NONE, Failure, Reference
 from client.rules import END_SAVEPOINT, IN_SESSION, OPENS_SESSION, SAVEPOINT
 from poold.core import effects
 from poold.core.effects import Bound
@@ -255,3 +255,18 @@ def test_a_repetition_in_a_lease_is_never_seen() -> None:
     assert isinstance(world.reply_to(request), Failure)
     assert world.broker.backends[backend].transaction != TX_ACTIVE
     assert state(world, "tx") is PREPARED
+
+
+def test_a_message_that_runs_again_need_not_wait_for_the_reset_of_its_backend() -> None:
+    world = World(prepare="auto", max_size=2, **UNTRACKED, shows_resets=True)
+    world.client()
+    promote(world, SQL, proof=HARMLESS)
+    message = world.transaction(step(SQL), step(b"SELECT 2"))
+    world.connect_all()
+    backend = world.running(message)
+    answer(world, backend, fails=SQL, error=failure("26000", TX_FAILED), is_bound=False)
+    answer(world, backend)  # ROLLBACK
+    assert world.state(backend) is S.RESETTING
+    assert len(world.taken(effects.Connect)) == 2
+    world.connect_all()
+    assert world.running(message) != backend

@@ -259,8 +259,8 @@ class Machine(Invariants, RuleBasedStateMachine):
         self.queries(places, None, "all")
         for number, line in self.shell.lines.items():
             if len(line.orders) > 1 and not line.cancel and self.broker.backends[number].running:
-                job = self.books.jobs[self.broker.backends[number].running[0].number]
-                if job.number in self.books.owed.get(job.client, ()):
+                job = self.books.jobs.get(self.broker.backends[number].running[0].number)
+                if job is not None and job.number in self.books.owed.get(job.client, ()):
                     self.clients.cancel(job.client, job.number)
                     self.shell.turn()
                     self.shell.hit(number, unit, 0)
@@ -287,7 +287,8 @@ class Machine(Invariants, RuleBasedStateMachine):
         """As queries, of reads; and each that is first in a pipeline waits for a lock."""
         self.queries(places, None, "all")
         for number, line in self.shell.lines.items():
-            if len(line.orders) > 1 and not line.cancel and line.session is not None and line.session.queue:
+            is_at_work = line.session is not None and line.session.queue and not line.cancel
+            if is_at_work and len(line.orders) > 1 and line.orders[0].owner is not None:
                 self.shell.block(number)
         self.time_passes(seconds, shell)
         self.act(shell)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from client.protocol import (
     EXECUTED,
@@ -25,8 +25,10 @@ from client.protocol import (
     TransactionResult,
 )
 from model import sessions
-from model.kinds import Kind
-from model.postgres import Work
+from model.kinds import Kind, kind_of
+
+if TYPE_CHECKING:
+    from model.postgres import Work
 from poold.core.machine import GUARD
 
 PLACES = 100
@@ -80,6 +82,8 @@ class Job:
     is_over: bool = False  # PostgreSQL ended it, or was asked to: to be told, not to be run again
     was_given: bool = False  # to a backend
     has_failed: bool = False  # a unit of it, after which it may run again
+    is_broken: bool = False  # it left a connection that nobody can ask
+    is_untold: bool = False  # the server did not tell how many transactions it took
     was_lost: bool = False  # a connection was lost while it was there
     reply: Any = None
     is_denied: bool = False
@@ -87,6 +91,12 @@ class Job:
 
     def __repr__(self) -> str:
         return f"<request {self.number}, {self.kind}>"
+
+    @property
+    def is_read(self) -> bool:
+        """Whether it may run, and be committed, any number of times: all of it is plain reads."""
+        own = self.kind in ("query", "message")
+        return own and all(step is None or kind_of(step[0]).is_plain_read for step in self.steps)
 
     @property
     def owner(self) -> object:
@@ -151,6 +161,8 @@ class Books:
         for number in numbers:
             job = self.jobs[number]
             job.commits.append(work)
+            if job.is_read and (job.was_lost or self.is_stopped):
+                continue  # it was run again, or may still be running where it was lost
             assert len(job.commits) == 1, f"{job} is committed twice"
             assert not job.is_denied, f"{job} is committed, its client was told that it is not"
             assert job.lease is None or not job.lease.is_denied, f"{job} is committed, its lease was lost"
@@ -245,7 +257,8 @@ class Books:
         if job.lease is None and not job.is_withdrawn and not job.is_overdue and not job.was_cancelled:
             self._check_stale(job, failure)
         if failure.outcome == UNKNOWN:
-            assert job.was_lost or self.is_stopped, f"{job} is not known without need"
+            is_lost = job.was_lost or self.is_stopped
+            assert is_lost or _is_in_the_dark(job), f"{job} is not known without need: {failure}"
         if job.lease is not None and job.lease.is_session:
             sessions.check_failure(job, job.lease, failure)
         elif failure.outcome == UNKNOWN:
@@ -265,7 +278,8 @@ class Books:
         """The client is told that nothing of this is committed, so nothing may be, now or later."""
         if job.kind in ("query", "in lease", "message"):
             job.is_denied = True
-            assert not job.commits, f"{job} is committed, its client is told {failure}"
+            may_run_on = job.is_read and (job.was_lost or self.is_stopped)
+            assert not job.commits or may_run_on, f"{job} is committed, its client is told {failure}"
         if job.kind == "commit" or failure.kind == "transaction-lost":
             self._deny_lease(job)
 
@@ -274,3 +288,21 @@ class Books:
         if lease is not None and not lease.is_odd:
             lease.is_denied = True
             assert not any(each.commits for each in lease.jobs), f"{job} is told that the transaction was rolled back"
+
+
+def _is_in_the_dark(job: Job) -> bool:
+    """Whether it may have committed something by itself, and nobody can tell."""
+    template = job.steps[0][0] if job.steps and job.steps[0] is not None else b""
+    is_utility = job.kind in ("query", "in session") and b" /*" in template
+    if is_utility and (kind_of(template).commits_in_parts or job.is_broken or job.is_untold):
+        return True
+    return job.lease is not None and any(each is not job and _may_have_ended(each) for each in job.lease.jobs)
+
+
+def _may_have_ended(job: Job) -> bool:
+    """Whether it may have committed its lease's transaction, or its client was told that there is none any more."""
+    is_told = isinstance(job.reply, (Result, Failure)) and job.reply.transaction == TX_NONE
+    is_code = (
+        bool(job.steps) and job.steps[0] is not None and job.steps[0][0].startswith((b"CALL ", b"DO ", b"PREPARE "))
+    )
+    return job.kind == "commit" or job.is_control or is_code or is_told

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from poold.core.literals import split_values
+from poold.core.proof_query import Question
 from poold.core.proofs import UNPROVEN, Proof
 
 _READ = Proof(is_harmless=True, is_plain_read=True)
@@ -30,6 +31,7 @@ class Kind:
     replaces_name: bool = False  # one of them by another, if there is one
     makes_name: bool = False
     changes_schema: bool = False
+    commits_in_parts: bool = False  # where it runs outside of a transaction block
 
     @property
     def is_harmless(self) -> bool:
@@ -55,6 +57,7 @@ SCHEMA = b"ALTER TABLE a /* \0 */"
 DO_SCHEMA = b"DO 'schema' /* \0 */"
 DO_DROP = b"DO 'drop' /* \0 */"
 DO_REPLACE = b"DO 'replace' /* \0 */"
+IN_PARTS = b"CALL parts() /* \0 */"
 
 _UNKNOWN = Kind(asks=True)
 _KINDS = {
@@ -70,9 +73,10 @@ _KINDS = {
     DO_SCHEMA: Kind(asks=True, changes_schema=True),
     DO_DROP: Kind(asks=True, drops_names=True),
     DO_REPLACE: Kind(asks=True, replaces_name=True),
+    IN_PARTS: Kind(asks=True, commits_in_parts=True),
 }
 # Statements that a client may send at any time, besides those that leave something.
-CODE = (DO_SCHEMA, DO_DROP, DO_REPLACE)
+CODE = (DO_SCHEMA, DO_DROP, DO_REPLACE, IN_PARTS)
 
 
 def kind_of(template: bytes) -> Kind:
@@ -107,9 +111,9 @@ class Examiner:
         self.holds_interval = True  # as far as anybody knows
         self._learn()
 
-    def question(self) -> bytes | None:
-        """What to ask next."""
-        return QUESTION + b"%d" % self._left if self._left else None
+    def question(self) -> Question | None:
+        """What to ask next; there are so many values that they cannot be a client's statement's, nor a setting's."""
+        return Question(QUESTION + b"\0, \0, \0", (b"%d" % self._left, b"", b"")) if self._left else None
 
     def answered(self, rows: bytes) -> None:
         """The answer: what was asked."""

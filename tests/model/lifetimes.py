@@ -27,7 +27,7 @@ from poold.core.group import Group
 from poold.core.janitor import INTERVAL, REPLACE_AHEAD
 from poold.core.lifecycle import BrokerState
 from poold.core.pool import CONNECTING_LIMIT, Backend, Pool
-from poold.core.request import Request
+from poold.core.request import Request, Verb
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,8 @@ class Lifetimes:
         assert backend.expires <= now + backend.group.config.max_lifetime, f"{backend} lives too long"
         if now < backend.expires or (backend.lease is not None and not request.opens):
             return
-        assert len(backend.running) == 1, f"{request} joins others on {backend}, which is past its end"
+        joined = [each for each in backend.running if each.verb is not Verb.QUESTION]
+        assert len(joined) == 1, f"{request} joins others on {backend}, which is past its end"
         self._look_at_rest(backend, now)
 
     def told(self, now: float, is_tick: bool) -> None:

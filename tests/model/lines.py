@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from model.books import Job
 from model.postgres import Order, Session
 
 
@@ -20,5 +21,6 @@ class Line:
     # Given and not yet told to be completed.
     orders: deque[Order] = field(default_factory=deque)
     given: int = 0
+    ended: Job | None = None  # of the last unit
     cancel: str = ""  # decided, sent, spent (it has hit something); "" when settled
     is_closed: bool = False  # by the core

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from client.protocol import EXECUTED, FAILED, TX_ACTIVE, TX_BROKEN, TX_FAILED, TX_NONE, Failure
+from model.books import Job
 from model.kinds import QUESTION, Kind, is_clients, kind_of, template_of, tree_of
 from model.leftovers import DEALLOCATE_ALL, DISCARD_ALL, LEAVINGS, Leftovers, is_reset
 from model.marks import Marks
@@ -55,12 +56,14 @@ COMMIT_FAILS = ("23503", "0A000", "26000", "XX000", "42P05", "23505")
 SETTINGS = (b"SET LOCAL", b"SELECT pg_catalog.set_config")
 NAMES_HELD = b"SELECT pg_catalog.concat(pg_catalog.count(*) FILTER (WHERE from_sql)"
 DISCARD_SEQUENCES = b"DISCARD SEQUENCES"
+_DISCARDING = (DISCARD_SEQUENCES, b"BEGIN; " + DISCARD_SEQUENCES)
 # Plans that PostgreSQL makes for the values given, before it may make one for all values.
 CUSTOM_PLANS = 5
 
 _VALUE = re.compile(rb"(?:= |\* )(\d+)")
 _CONTROLS = (b"BEGIN", b"COMMIT", b"ROLLBACK", b"SAVEPOINT", b"RELEASE")
 _XACT_STATUS = re.compile(rb"pg_xact_status\('(\d+)'")
+_CATALOGS = re.compile(QUESTION + rb"(\d+)")
 _WHO_WAITS = re.compile(rb"pg_locks .*'\{([\d,]*)\}'")
 _EXITS = (b"COMMIT", b"ROLLBACK", b"ROLLBACK TO SAVEPOINT poold")
 
@@ -84,6 +87,7 @@ class Order:
     is_sent: bool = False  # the connection has taken at least a part of it
     is_exposed: bool = False  # to a cancel that was meant for one before it
     fate: Fate = Fate()
+    asks_about: Job | None = None  # the one that has failed, where it is the question behind that
     known_schema: int = 0  # the core had been told of changes up to this one when it gave it
     # What the core is told with its end: up to which change of the schema, by a result or by the catalogs' counts.
     tells_schema: int = 0
@@ -365,6 +369,11 @@ class Session:
     def _statement(self, order: Order, sql: bytes) -> None:
         if self._refuses(sql):
             return
+        if sql.startswith(_DISCARDING):
+            self.drawn_by = None
+            self._take_away(order, [DISCARD_SEQUENCES])
+            before, _, sql = sql.partition(DISCARD_SEQUENCES)
+            sql = sql.removeprefix(b"; COMMIT; " if before else b"; ") or DISCARD_SEQUENCES
         if self._strikes(order, *ERRORS.keys() - {"stale"}):
             if self.work is not None and sql.startswith(b"COMMIT"):
                 self._end(commits=False)
@@ -372,23 +381,20 @@ class Session:
                 template = sql.replace(found[1], b"\0")
                 if not template.startswith(_CONTROLS):
                     self._ran(order.owner, int(found[1]), kind_of(template))  # before it failed
+                    if kind_of(template).commits_in_parts and self.work is None and order.number % 3:
+                        self._commit_part(Work(False, order.owner, effects=[(template, int(found[1]))]))
             return
         if order.owner is None and is_reset(sql) and not sql.endswith(TRANSACTIONS):
             self._reset(order, sql)
             return
-        sql = sql.removeprefix(b"BEGIN; ") if DISCARD_SEQUENCES in sql else sql
-        if sql.startswith(DISCARD_SEQUENCES):
-            self.drawn_by = None
-            self._take_away(order, [DISCARD_SEQUENCES])
-            sql = sql.removeprefix(DISCARD_SEQUENCES).removeprefix(b"; ").removeprefix(b"COMMIT; ")
-            if not sql:
-                self.done.results.append((DISCARD_SEQUENCES.decode(), -1, None, b"", ()))
-                return
+        if sql == DISCARD_SEQUENCES:
+            self.done.results.append((sql.decode(), -1, None, b"", ()))
+            return
         if sql.endswith(TRANSACTIONS):
             if sql != TRANSACTIONS:
                 assert self.work is not None, "nothing to roll back"
                 self._end(commits=False)
-            self._result(b"%d/%d" % (id(self), self.transactions))
+            self._result(b"%d/%d" % (self.pid, self.transactions))
             return
         verb = sql.split()[0]
         if sql.startswith(SETTINGS):
@@ -399,11 +405,16 @@ class Session:
         owner = order.owner if value is None else self._books.owner_of(int(value[1]))
         assert owner == order.owner, f"{owner} runs for {order.owner}"
         if verb in _CONTROLS:
-            self._control(owner, sql, verb)
+            self._control(None if self._is_for_discard(order) else owner, sql, verb)
         elif value is not None:
             self._affect(order, owner, sql.replace(value[1], b"\0"), int(value[1]))
         else:
             self._answer(order, sql)
+
+    def _is_for_discard(self, order: Order) -> bool:
+        """Whether it begins or ends the transaction, of its own, in which values of sequences are discarded."""
+        neighbours = order.unit[max(self._place - 1, 0) : self._place + 2]
+        return any(type(each) is Plain and each.sql == DISCARD_SEQUENCES for each in neighbours)
 
     def _answer(self, order: Order, sql: bytes) -> None:
         """A question of the broker's."""
@@ -422,8 +433,8 @@ class Session:
         elif sql == COUNTS:
             order.tells_counts = self.cluster.counts, self.cluster.schema
             self._result(self.cluster.counts)
-        elif sql.startswith(QUESTION):
-            self._result(sql.removeprefix(QUESTION))
+        elif asked := _CATALOGS.match(sql):
+            self._result(asked[1])
         elif asked := _WHO_WAITS.search(sql):
             sessions = self.cluster.sessions
             pids = [int(each) for each in asked[1].split(b",")]
@@ -478,6 +489,9 @@ class Session:
         kind = kind_of(template)
         self._ran(owner, value, kind)
         self._touch_names(kind)
+        if kind.commits_in_parts and not self.work.is_explicit:
+            self._commit_part(self.work)
+            self.work = Work(is_explicit=False, owner=owner)
         ending = order.fate.ending
         leaving = LEAVINGS.get(template)
         if leaving is not None:
@@ -496,6 +510,12 @@ class Session:
             self.done.results.append((tag.decode(), -1, None, b"", ()))
         else:
             self._result(None if ending == "no rows" else b"%d" % value, is_too_large=ending == "too large")
+
+    def _commit_part(self, work: Work) -> None:
+        """A procedure commits what it has done so far, and goes on."""
+        self.work = work
+        self._end(commits=True)
+        self.transactions += 1
 
     def _ran(self, owner: object, value: int, kind: Kind) -> None:
         """The statement has run, or begun to: what no rollback takes away is done."""

@@ -8,7 +8,7 @@ from client.protocol import Reference, Step
 from client.rules import END_SAVEPOINT, SAVEPOINT
 from model.books import PLACES, Job
 from model.kinds import ASK, DRAW, FUNCTION, INTERVAL, MOMENT, READ_B, READ_C, SCHEMA, UPDATE
-from model.leftovers import UNSEEN
+from model.leftovers import LEAVINGS, UNSEEN
 from model.marks import MARK
 from model.postgres import INT4
 
@@ -19,6 +19,8 @@ OTHERS = (DRAW, DRAW, ASK, FUNCTION, INTERVAL, MOMENT, *UNSEEN)
 # Statements that change their session.
 CONTROLS = (b"BEGIN /* \0 */", b"DISCARD ALL /* \0 */", b"DEALLOCATE ALL /* \0 */")
 LEASE_CONTROLS = (b"COMMIT /* \0 */", b"ROLLBACK /* \0 */", b"DEALLOCATE ALL /* \0 */")
+# Statements that may commit by themselves, as code, and leave something.
+UTILITIES = tuple(template for template in LEAVINGS if template.startswith((b"DO ", b"CALL ")))
 # How code begins, which a group that is read-only takes in transaction blocks only.
 CODE = (b"DO ", b"CALL ")
 # What the steps of a message may be; a number is a template's.

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from client.protocol import TX_NONE, Failure
+from client.protocol import TX_BROKEN, TX_NONE, Failure
 from model import sessions
 from model.books import PLACES, Books, Job
 from model.company import check_company
@@ -154,6 +154,8 @@ class Shell:
             check_company(self.broker.backends[line.number], line.orders, unit, job, self.books)
         line.given += 1
         order = Order(unit, line.given, None if job is None else job.owner)
+        counting = self.broker.backends[line.number].counting if line.number in self.broker.backends else None
+        order.asks_about = None if counting is None else self.books.jobs[counting.number]
         order.known_schema = self.known_schema[line.endpoint]
         line.orders.append(order)
         for command in unit:
@@ -215,6 +217,8 @@ class Shell:
         for order in line.orders:
             for job in self.books.of(order.owner):
                 job.was_lost = True
+        if line.ended is not None and line.ended.reply is None:
+            line.ended.was_lost = True  # before anybody could ask what it has left
 
     # The shell acts.
 
@@ -337,11 +341,24 @@ class Shell:
         if done.failure is not None:
             for job in self.books.of(order.owner):
                 job.has_failed = True
+                job.is_broken = done.transaction == TX_BROKEN
+        if is_question(order.unit):
+            asked = order.asks_about or (self._job_of(line.orders[0]) if line.orders else None)
+            if asked is not None and done.failure is not None:
+                asked.is_untold = True
+            line.ended = None
+        else:
+            line.ended = self._job_of(order)
         if done.failure is None:
             self._tell_schema(line, order)
         for name in self._told_gone(session, order, done):
             session.told_gone.setdefault(name, []).append(line.given)
         self.fact(self.broker.completed, line.number, done, self.world.now)
+
+    def _job_of(self, order: Order) -> Job | None:
+        """The request that waits for the order's end, as far as there is only one."""
+        waiting = [job for job in self.books.of(order.owner) if job.reply is None]
+        return waiting[0] if waiting else None
 
     def _tell_schema(self, line: Line, order: Order) -> None:
         """What the unit's end tells of the schema; of counts only that they are not what they were."""

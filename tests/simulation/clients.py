@@ -11,7 +11,7 @@ from typing import Any
 from model.books import Job
 from model.kinds import CODE, LOCK, READ_C, SCHEMA
 from model.leftovers import LEAVINGS
-from model.requests import CONTROLS, LEASE_CONTROLS, OTHERS, STEPS, TEMPLATES, steps_of
+from model.requests import CONTROLS, LEASE_CONTROLS, OTHERS, STEPS, TEMPLATES, UTILITIES, steps_of
 
 from client.protocol import (
     NOT_EXECUTED,
@@ -121,6 +121,8 @@ class Clients(Sessions):
             case "burst":
                 template = self._template()
                 return "; ".join(self._query(client, template) for _ in range(1 + random.randrange(self._burst())))
+            case "code":
+                return self._query(client, random.choice((*CODE, *UTILITIES)))
             case "locker":
                 return self._query_in_lease(client, LOCK)
             case "message":

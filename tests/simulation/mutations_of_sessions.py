@@ -112,7 +112,8 @@ def settings_stay_with_their_statement(patch: pytest.MonkeyPatch) -> None:
 
     def unit_for(backend: Any, request: Any, now: float) -> Any:
         if request.statement is not None and request.verb is Verb.QUERY:
-            request.settings = kept[request.statement] = request.settings or kept.get(request.statement, b"")
+            text = request.statement.sql
+            request.settings = kept[text] = request.settings or kept.get(text, b"")
         return units.unit_for(backend, request, now)
 
     patch.setattr("poold.core.machine.unit_for", unit_for)

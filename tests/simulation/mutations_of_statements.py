@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from poold.core import lifecycle, sessions, statements
+from poold.core import early_failures, lifecycle, outcomes, sessions, statements
 from poold.core.broker import Broker
+from poold.core.counting import Counting
 from poold.core.effects import Bound, Deallocate
 from poold.core.lifecycle import Lifecycle
 from poold.core.machine import Machine
@@ -29,7 +30,7 @@ SHOWN_IN = {
     "a commit is cancelled": "lost commits",
     "a transaction still in progress counts as rolled back": "lost commits",
     "a statement that has begun is run again": "company",
-    "another server is asked what became of a commit": "company",
+    "another server is asked what became of a commit": "lost commits",
     "whoever was hit by the cancel of another is told so": "company",
     "statements mean the same after a change of the schema": "changes",
     "statements mean the same after the commit of a change": "changes",
@@ -39,6 +40,26 @@ SHOWN_IN = {
     "who waits for a lock before others waits on": "locks",
     "nobody looks again after one that waited for a lock": "locks",
     "who waited for a lock before others does so again": "locks",
+    "nobody asks before what may commit by itself": "code",
+    "any number of transactions counts as one step": "code",
+    "a question without an answer counts as one step": "code",
+    "the question behind a failure is not awaited": "code",
+    "a message that is lost runs again whatever it does": "lost commits",
+    "an id given again after a crash counts as the one before": "lost commits",
+    "a commit that rolled back counts as one": "sessions",
+    "a reset goes without CLOSE ALL": "sessions",
+    "a reset goes without UNLISTEN *": "sessions",
+    "a reset goes without RESET SESSION AUTHORIZATION": "code",
+    "a statement outside of a transaction that is lost counts as not executed": "sessions",
+    "a transaction that is tried again goes without its settings": "settings",
+    "a statement with literals goes without its settings": "settings",
+    "settings stay with their statement": "settings",
+    "settings come after their statement": "settings",
+    "old backends are closed together": "old backends",
+    "an old backend takes more into its pipeline": "old backends",
+    "a session is always told of a transaction": "sessions",
+    "what could not be examined counts as proven": "company",
+    "a connect that fails after another is not made up for": "lost commits",
 }
 
 # Resets.
@@ -183,10 +204,12 @@ def what_could_not_be_examined_counts_as_proven(patch: pytest.MonkeyPatch) -> No
 
 @mutation
 def the_failure_of_what_may_have_run_functions_is_repeated(patch: pytest.MonkeyPatch) -> None:
-    def is_early(original: Any, self: Machine, request: Any, statement: Any, *rest: Any) -> bool:
-        return bool(original(self, request, statement, *rest)) or (rest[0] is not None and rest[1].is_unbound)
+    def is_early(known: Any, statement: Any, failed: Any, done: Any) -> bool:
+        found = early_failures.is_early(known, statement, failed, done)
+        return found or (failed is not None and done.is_unbound)
 
-    wrap(patch, Machine, "_is_early", is_early)
+    patch.setattr("poold.core.machine.is_early", is_early)
+    patch.setattr("poold.core.messages.is_early", is_early)
 
 
 @mutation
@@ -199,6 +222,42 @@ def what_fails_at_its_commit_is_repeated(patch: pytest.MonkeyPatch) -> None:
         return bool(original(self, request, backend, failure, done))
 
     wrap(patch, Machine, "_is_worth_another_run", is_worth)
+
+
+# What may commit by itself, and what is lost.
+
+
+@mutation
+def nobody_asks_before_what_may_commit_by_itself(patch: pytest.MonkeyPatch) -> None:
+    wrap(patch, Counting, "_ask_before", lambda *_: None)
+
+
+@mutation
+def any_number_of_transactions_counts_as_one_step(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("poold.core.counting.is_one_step", lambda *_: True)
+
+
+@mutation
+def a_question_without_an_answer_counts_as_one_step(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("poold.core.counting.is_one_step", lambda *numbers: outcomes.is_one_step(*numbers) is not False)
+
+
+@mutation
+def the_question_behind_a_failure_is_not_awaited(patch: pytest.MonkeyPatch) -> None:
+    wrap(patch, Counting, "_wants_count", lambda *_: False)
+
+
+@mutation
+def a_read_that_is_lost_runs_again_whatever_it_calls(patch: pytest.MonkeyPatch) -> None:
+    def is_read(request: Any) -> bool:
+        return request.statement is not None and bool(request.statement.sql.startswith(b"SELECT"))
+
+    patch.setattr("poold.core.losses._is_plain_read", is_read)
+
+
+@mutation
+def a_message_that_is_lost_runs_again_whatever_it_does(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("poold.core.messages._only_reads", lambda *_: True)
 
 
 # Company.

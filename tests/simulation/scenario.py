@@ -22,6 +22,7 @@ HABITS = (
     ("session", "query", "query", "message", "odd"),
     ("locker", "query"),
     ("changer", "query"),
+    ("code", "query"),
 )
 
 
@@ -144,15 +145,48 @@ def _with_changes(random: Random, found: Scenario) -> Scenario:
     return replace(
         _with_company(random, found),
         config=_with_groups(found.config, prepare="auto", max_waiting=0, max_lifetime=0.0, proofs=True),
-        habits=(("query", "burst"), ("burst",), ("changer",)),
+        habits=(("query", "burst"), *(("burst",),) * 6, ("changer",)),
         think=random.choice((0.03, 0.2)),
+        clients=10,
         impatience=0.0,
         others=0.3,
         changes_schema=False,
         leaves=0.0,
-        fault_every=50,
+        fault_every=random.choice((50, 1000)),
         favourite="schema is changed",
         mishaps=random.choice((0.0, 4.0)),
+    )
+
+
+def _with_settings(random: Random, found: Scenario) -> Scenario:
+    """Settings of a few tenants travel with every other request; statements fail, and messages lose races."""
+    return replace(
+        _with_company(random, found),
+        config=_with_groups(found.config, prepare="auto", max_waiting=0),
+        habits=(("query", "message"), ("query", "burst"), ("message", "message", "lease")),
+        burst=4,
+        impatience=random.choice((0.0, 0.2)),
+        writes=0.5,
+        rows=6,
+        mishaps=4.0,
+        fault_every=300,
+        favourite="",
+        settings=0.5,
+        tenants=2,
+    )
+
+
+def _with_code(random: Random, found: Scenario) -> Scenario:
+    """Procedures and blocks, which may commit by themselves, fail, and are lost, beside others in one connection."""
+    return replace(
+        _with_company(random, found),
+        config=_with_groups(found.config, prepare="auto", max_waiting=0, max_size=random.choice((1, 2, 3))),
+        habits=(("code",), ("code", "query"), ("session", "query"), ("burst",)),
+        mishaps=4.0,
+        slow=random.choice((0.0, 0.05)),
+        fault_every=random.choice((50, 300)),
+        favourite="reset",
+        leaves=0.5,
     )
 
 
@@ -290,4 +324,6 @@ KINDS: dict[str, Callable[[Random, Scenario], Scenario]] = {
     "sessions": _with_sessions,
     "locks": _with_locks,
     "changes": _with_changes,
+    "settings": _with_settings,
+    "code": _with_code,
 }
