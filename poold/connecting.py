@@ -68,7 +68,7 @@ async def connect(config: EndpointConfig, group: GroupConfig, learned: Learned |
             if learned.date_style == date_style:
                 if wrong := startup.objections(settings, config, group):
                     raise UnsuitableServer(startup.advice(wrong, config.user))
-                return connection, await _prepare_session(connection, group, startup.check_interval(settings))
+                return connection, await _prepare_session(connection, group)
             connection.close()
         except BaseException as error:
             if connection is not None:
@@ -192,7 +192,7 @@ async def _settings(connection: Any, config: EndpointConfig, group: GroupConfig)
     return [startup.Setting(*row) for row in rows if row[0] is not None]
 
 
-async def _prepare_session(connection: Any, group: GroupConfig, connection_check: str) -> Server:
+async def _prepare_session(connection: Any, group: GroupConfig) -> Server:
     """What each new backend gets before its first client."""
     names = 0
     if group.sqlprepare:
@@ -205,7 +205,7 @@ async def _prepare_session(connection: Any, group: GroupConfig, connection_check
         except (psycopg2.ProgrammingError, ValueError) as error:
             log.info("outcomes of COMMIT cannot be tracked error=%s", " ".join(str(error).split()))
     pid = int(connection.get_backend_pid())
-    return Server(connection.server_version, str(identity), str(epoch), connection_check, pid, names)
+    return Server(connection.server_version, str(identity), str(epoch), pid, names)
 
 
 async def _ask(connection: Any, sql: str, values: tuple[Any, ...] | None = None) -> list[tuple[Any, ...]]:

@@ -91,14 +91,6 @@ def iso_for(settings: Iterable[Setting]) -> str:
     return ""
 
 
-def check_interval(settings: Iterable[Setting]) -> str:
-    """The client_connection_check_interval that the session has, "" for none."""
-    for each in settings:
-        if each.name == CHECK and each.value not in (None, "0") and each.value == each.reset:
-            return f"{each.value}{each.unit or ''}"
-    return ""
-
-
 def advice(wrong: list[str], user: str) -> str:
     """The connect error of a server to which something is to be objected."""
     return (

@@ -44,7 +44,5 @@ class Server:
     identity: str = ""
     # Changes with each recovery from a crash: an id that was given to a transaction may be given again after one.
     epoch: str = ""
-    # The client_connection_check_interval that each session has, "" where the server knows none.
-    connection_check: str = ""
     pid: int = 0  # of its process
     names: int = 0  # prepared statements that the group's own functions have made in the session

@@ -138,7 +138,7 @@ class Lifecycle(ABC):
         in_transaction = backend.transaction != TX_NONE
         units: tuple[Unit, ...] = (ROLLBACK,)
         if backend.left is not NOTHING:
-            units = sessions.reset(backend.left, backend.server, in_transaction, 2 * self.chance() - 1)
+            units = sessions.reset(backend.left, in_transaction, 2 * self.chance() - 1)
         if not units or (backend.state is BackendState.RESETTING and in_transaction):
             self._close(backend, "what was left in its session cannot be reset")
             self._grow(backend.group, now)

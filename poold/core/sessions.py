@@ -107,7 +107,7 @@ def left_by(use: Use) -> Use:
     return UNSEEN if use is NOTHING else use
 
 
-def reset(use: Use, server: Server, in_transaction: bool, seed: float) -> tuple[Unit, ...]:
+def reset(use: Use, in_transaction: bool, seed: float) -> tuple[Unit, ...]:
     """The units that take it away, and roll back what is open; () where only the end of the connection does.
 
     Two, each a transaction of its own: the second reads tables, and must not do so under what SET SESSION
@@ -121,10 +121,6 @@ def reset(use: Use, server: Server, in_transaction: bool, seed: float) -> tuple[
         b"CLOSE ALL; UNLISTEN *; SELECT pg_catalog.pg_advisory_unlock_all(), pg_catalog.setseed('%b'); "
         b"DISCARD TEMP; DISCARD SEQUENCES"
     ) % repr(seed).encode()
-    if server.connection_check:
-        second += b"; SELECT pg_catalog.set_config('client_connection_check_interval', '%b', false)" % (
-            server.connection_check.encode()
-        )
     second += b"; " + _NAMES_HELD
     return (Simple(first),), (Simple(second),)
 

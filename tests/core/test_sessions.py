@@ -30,8 +30,6 @@ from poold.core.sql import MAX_TOKENS
 from poold.core.state import BackendState as S
 from poold.core.statements import StatementState
 
-SERVER = Server(160000, connection_check="5s")
-
 # What a text tells.
 
 
@@ -162,28 +160,27 @@ def test_what_is_too_long_to_be_read_may_leave_anything() -> None:
 
 
 def test_a_reset_takes_away_what_was_left_and_keeps_the_brokers_own_names() -> None:
-    first, second = (sql_of(unit) for unit in reset(UNSEEN, SERVER, in_transaction=False, seed=-0.25))
+    first, second = (sql_of(unit) for unit in reset(UNSEEN, in_transaction=False, seed=-0.25))
     assert first == b"RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL"
     for words in (b"CLOSE ALL", b"UNLISTEN *", b"pg_advisory_unlock_all()", b"DISCARD TEMP", b"DISCARD SEQUENCES"):
         assert words in second
     assert b"setseed('-0.25')" in second, "a sign without quotes would be an operator"
     assert b"DEALLOCATE" not in first + second
-    assert b"'client_connection_check_interval', '5s'" in second
 
 
 def test_a_reset_inside_a_transaction_rolls_it_back_first() -> None:
-    first, second = (sql_of(unit) for unit in reset(UNSEEN, Server(), in_transaction=True, seed=0.0))
+    first, second = (sql_of(unit) for unit in reset(UNSEEN, in_transaction=True, seed=0.0))
     assert first.startswith(b"ROLLBACK; RESET")
     assert b"ROLLBACK" not in second
 
 
 def test_names_are_counted_last() -> None:
-    _, second = reset(UNSEEN, SERVER, in_transaction=False, seed=0.0)
+    _, second = reset(UNSEEN, in_transaction=False, seed=0.0)
     assert sql_of(second).endswith(b"FROM pg_catalog.pg_prepared_statement()")
 
 
 def test_what_is_lasting_cannot_be_reset() -> None:
-    assert reset(use_of(b"LOAD 'a'"), SERVER, in_transaction=False, seed=0.0) == ()
+    assert reset(use_of(b"LOAD 'a'"), in_transaction=False, seed=0.0) == ()
 
 
 # In the broker: nobody else finds it.

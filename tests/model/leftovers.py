@@ -13,8 +13,6 @@ from dataclasses import dataclass
 RESET_ALL = b"RESET ALL"
 DEALLOCATE_ALL = b"DEALLOCATE ALL"
 SEED = b"pg_catalog.setseed('"
-# Each session of the broker's has it set from the beginning, and RESET ALL takes it away as well.
-CHECK = b"SELECT pg_catalog.set_config('client_connection_check_interval', "
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,6 @@ class Leftovers:
     """What is in one session, by what it is."""
 
     def __init__(self) -> None:
-        self.has_check = False  # the session has the setting of CHECK from its beginning
         self.found: dict[str, Leftover] = {}
 
     def __bool__(self) -> bool:
@@ -123,12 +120,10 @@ class Leftovers:
         """The transaction is rolled back."""
         self._drop(lambda _, each: each.work is work)
 
-    def take_away(self, commands: Collection[bytes], owner: object) -> None:
-        """These commands of the owner have run, in order."""
+    def take_away(self, commands: Collection[bytes]) -> None:
+        """These commands have run, in order."""
         for command in commands:
             self._drop(lambda _, each: each.taken_by != b"" and each.taken_by in command)  # noqa: B023  called at once
-            if command == RESET_ALL and self.has_check:
-                self.found["no client_connection_check_interval"] = Leftover(owner, CHECK)
 
     def _drop(self, is_gone: Callable[[str, Leftover], bool]) -> None:
         self.found = {what: each for what, each in self.found.items() if not is_gone(what, each)}

@@ -468,13 +468,13 @@ class Session:
             self.done.results.append((commands[-1].decode(), -1, None, b"", ()))
 
     def _take_away(self, order: Order, commands: Collection[bytes]) -> None:
-        self.left.take_away(commands, order.owner)
+        self.left.take_away(commands)
         if DEALLOCATE_ALL in commands:
             self.names.clear()
 
     def forget_names(self) -> None:
         """A function has dropped all prepared statements; no completion tells."""
-        self.left.take_away([DEALLOCATE_ALL], None)
+        self.left.take_away([DEALLOCATE_ALL])
         self.names.clear()
 
     def _affect(self, order: Order, owner: object, template: bytes, value: int) -> None:
