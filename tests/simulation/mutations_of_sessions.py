@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from model.leftovers import CHECK, DEALLOCATE_ALL, RESETTING
+from model.leftovers import DEALLOCATE_ALL, RESETTING
 
 from client.protocol import TX_NONE, Query
 from client.rules import BATCH, IN_SESSION, OPENS_SESSION
@@ -63,7 +63,7 @@ def _without(patch: pytest.MonkeyPatch, command: bytes) -> None:
     patch.setattr(lifecycle, "sessions", Instead(sessions, reset=reset))
 
 
-for _command in (*(each for each in RESETTING if each != DEALLOCATE_ALL), CHECK):
+for _command in (each for each in RESETTING if each != DEALLOCATE_ALL):
     MUTATIONS[f"a reset goes without {_command.decode()}"] = partial(_without, command=_command)
 
 

@@ -103,7 +103,7 @@ def the_values_of_sequences_stay_for_the_next_statement(patch: pytest.MonkeyPatc
 
 @mutation
 def the_values_of_sequences_stay_for_the_next_message(patch: pytest.MonkeyPatch) -> None:
-    wrap(patch, Runner, "discarded_sequences", lambda *_: False)
+    patch.setattr("poold.core.script.DISCARD_BEFORE_BEGIN", ())
 
 
 # What prepared statements mean.
