@@ -12,7 +12,7 @@ from poold.core.pool import Backend
 from poold.core.references import only_cell
 from poold.core.request import NOBODY, Request, Verb
 from poold.core.script import Script, Verdict
-from poold.core.sessions import NOTHING
+from poold.core.sessions import NOTHING, UNSEEN
 from poold.core.state import RequestState
 from poold.core.statements import StatementState
 
@@ -246,6 +246,8 @@ class Messages(Machine):
         if is_first and request.probe.counts and backend.pool.watch.have_changed(request.probe.counts):
             self._begin_anew()
         if following is None:
+            if not request.probe.statement.is_harmless:
+                backend.left = backend.left.joined(UNSEEN)  # by what ran while it was parsed
             return False
         request.unit = following
         self._effects.append(Execute(backend.number, following))

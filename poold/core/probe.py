@@ -30,14 +30,18 @@ LOCK_TIMEOUT_MS = 100
 # Questions to the catalogs for one statement.
 MAX_QUESTIONS = 8
 
-_QUIET = b"SELECT pg_catalog.set_config('lock_timeout', '%d', true)" % LOCK_TIMEOUT_MS
+# To parse a constant may run code: the checks of domains in it. That may not write, and is reset behind the probe.
+_QUIET = (
+    b"SELECT pg_catalog.set_config('lock_timeout', '%d', true), "
+    b"pg_catalog.set_config('transaction_read_only', 'on', true)"
+) % LOCK_TIMEOUT_MS
 # The last one begins to tell: nothing of this very statement is told.
 _TELLING = (
-    b"SELECT pg_catalog.set_config('lock_timeout', '%d', true), "
+    _QUIET + b", "
     b"pg_catalog.set_config('debug_pretty_print', 'off', true), "
     b"pg_catalog.set_config('client_min_messages', 'log', true), "
     b"pg_catalog.set_config('debug_print_rewritten', 'on', true)"
-) % LOCK_TIMEOUT_MS
+)
 # What is prepared for all trees is planned once, and soon.
 _CALM = (
     b"SELECT pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', true), "
@@ -48,8 +52,8 @@ _CALM = (
 _TITLE = "rewritten parse tree:\nDETAIL:  "
 # interval and its array: psycopg2's literal is read by the column's fields, a parameter is not.
 _INTERVALS = (1186, 1187)
-# Below it an OID is a built-in type's (FirstNormalObjectId).
-_FIRST_OWN = 16384
+# Below it an OID is that of a type that has no fields and is no domain.
+_FIRST_CATALOG = 10_000
 # A statement that was cut off, or waited for a lock: the probe tells nothing.
 _INCONCLUSIVE = ("57014", "55P03")
 
@@ -64,6 +68,10 @@ class Examiner(Protocol):
     @property
     def holds_interval(self) -> bool:
         """Whether a parameter's type is interval or contains it."""
+
+    @property
+    def has_domain(self) -> bool:
+        """Whether the type of a parameter or a constant is a domain or contains one."""
 
     def question(self) -> Question | None:
         """What to ask next."""
@@ -104,7 +112,7 @@ class Probe:
         if self._examiner is None:
             return self._parsed(done, prepared, statements)
         if done.failure is not None:
-            if self._examiner.holds_interval:
+            if self._must_stay_literal:
                 self.statement.refuse()
             else:
                 self._conclude(UNPROVEN)
@@ -128,7 +136,7 @@ class Probe:
         tree = _tree(done) if self._examine is not None else None
         if self._examine is None or tree is None:
             # What own types hold only the catalogs tell.
-            if any(each in _INTERVALS or each >= _FIRST_OWN for each in types):
+            if any(each in _INTERVALS or each >= _FIRST_CATALOG for each in types):
                 statement.refuse()
             else:
                 self._conclude(UNPROVEN)
@@ -144,11 +152,15 @@ class Probe:
             own = statements.own(question.template, bytes(4 * len(question.values)))
             commands = prepared.commands(own, b"".join(map(settings.sized, question.values)))
             return in_order([Plain(_CALM), *commands])
-        if self._examiner.holds_interval:
+        if self._must_stay_literal:
             self.statement.refuse(self._examiner.proof)
         else:
             self._conclude(self._examiner.proof if question is None else UNPROVEN)
         return None
+
+    @property
+    def _must_stay_literal(self) -> bool:
+        return self._examiner is None or self._examiner.holds_interval or self._examiner.has_domain
 
     def _conclude(self, proof: Proof) -> None:
         self.statement.probed(self._columns, proof)

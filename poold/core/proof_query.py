@@ -37,11 +37,15 @@ reg*, xid, snapshots), and their names do not begin with pg_ or has_; PLAIN are 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+
+from poold.core.parsetree import UnreadableTree
 
 MAX_RELATIONS = 1_000  # with partitions and children
 MAX_TYPES = 2_000
+# Bytes of an answer: trees of checks and indexes are most of it.
+MAX_ANSWER = 400_000
 
 _FIRST_CATALOG = 10_000  # types below have no parts but the elements of arrays, and none is a domain
 _FIRST_USER = 16_384  # FirstNormalObjectId
@@ -140,7 +144,7 @@ ty AS (
         AND d.refclassid = 1247 AND d.deptype = 'i') p(oid)),
 tys AS MATERIALIZED (SELECT y.oid, y.tag, row_number() OVER () AS num FROM ty y LIMIT $max_types),
 typ AS MATERIALIZED (
-    SELECT y.tag, t.* FROM tys y JOIN :pg_type t ON t.oid = y.oid WHERE y.oid >= 10000 AND y.tag <> 'p')"""
+    SELECT y.tag, t.* FROM tys y JOIN :pg_type t ON t.oid = y.oid WHERE y.oid >= 10000 AND y.tag <> ALL ('{p,c}'))"""
 _IN_TYPES = """
 SELECT 'L', '' WHERE (SELECT max(y.num) FROM tys y) >= $max_types
 UNION ALL SELECT 'T', t.typname::text FROM typ t WHERE NOT t.typisdefined OR t.oid >= 16384 AND (t.typtype = 'p'
@@ -157,7 +161,9 @@ UNION ALL SELECT DISTINCT 'f', x.oid::text FROM (
     JOIN :pg_opclass o ON o.oid = r.rngsubopc JOIN :pg_amproc p ON p.amprocfamily = o.opcfamily) x(oid)
 WHERE x.oid >= 16384
 UNION ALL SELECT 'I', '' FROM tys y WHERE y.tag = 'p' AND y.oid = 1186
-UNION ALL SELECT 'O', '' FROM tys y JOIN :pg_type t ON t.oid = y.oid WHERE y.tag = 'p' AND t.typtype = 'd'"""
+UNION ALL SELECT 'O', '' FROM tys y JOIN :pg_type t ON t.oid = y.oid WHERE y.tag = ANY ('{p,c}') AND (t.typtype = 'd'
+OR EXISTS (SELECT FROM :pg_range r JOIN :pg_opclass o ON o.oid = r.rngsubopc
+    JOIN :pg_amproc p ON p.amprocfamily = o.opcfamily WHERE r.rngtypid = t.oid AND p.amproc::oid >= 16384))"""
 # Default operator classes for the types, which functions on arrays, records and ranges find by themselves.
 _CLASSES_OF_TYPES = """
 SELECT DISTINCT 'f', p.amproc::oid::text FROM :pg_opclass o JOIN :pg_amproc p ON p.amprocfamily = o.opcfamily
@@ -273,9 +279,10 @@ def question(
     with_children: bool,
     equality: Equality | None,
 ) -> Question:
-    """The question. types are with r (read), m (made or written) or p (a parameter's); relations with what is done."""
+    """The question. types are with r (read), m (made or written), p (a parameter's) or
+    c (a constant's); relations with what is done."""
     closed = [(oid, tag) for oid, tag in types if oid >= _FIRST_CATALOG]
-    plain = [oid for oid, tag in types if oid < _FIRST_CATALOG and tag != "p"]
+    plain = [oid for oid, tag in types if oid < _FIRST_CATALOG and tag not in ("p", "c")]
     values: dict[str, str] = {
         "functions": _array(functions),
         "operators": _array(operators),
@@ -324,3 +331,24 @@ def question(
 
 def _array(numbers: Sequence[int]) -> str:
     return "{" + ",".join(map(str, numbers)) + "}"
+
+
+def rows_of(answer: bytes) -> Iterator[tuple[str, str]]:
+    """The two cells of each row of an answer; raises UnreadableTree if there are others."""
+    if len(answer) > MAX_ANSWER:
+        raise UnreadableTree("has to do with too much in the catalogs to be examined")
+    at = 0
+    while at < len(answer):
+        cells = []
+        end = at + 1 + int.from_bytes(answer[at + 1 : at + 5], "big")
+        if answer[at : at + 1] != b"D" or answer[at + 5 : at + 7] != b"\x00\x02" or end > len(answer):
+            raise UnreadableTree("the catalogs gave an answer that poold does not know")
+        at += 7
+        for _ in range(2):
+            length = int.from_bytes(answer[at : at + 4], "big", signed=True)
+            if length < 0 or at + 4 + length > end:
+                raise UnreadableTree("the catalogs gave an answer that poold does not know")
+            cells.append(answer[at + 4 : at + 4 + length].decode("utf-8", "replace"))
+            at += 4 + length
+        at = end
+        yield cells[0], cells[1]

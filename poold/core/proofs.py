@@ -15,7 +15,8 @@ server does, which a superuser has loaded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from poold.core import generic_plans, parsetree, proof_query
@@ -26,12 +27,12 @@ from poold.core.proof_query import DELETE, INSERT, UPDATE, Equality, Question
 MAX_OIDS = 500
 # Questions: relations, the types of their columns, these types' functions, what these are made of.
 MAX_ROUNDS = 4
-# Bytes of an answer: trees of checks and indexes are most of it.
-MAX_ANSWER = 400_000
 
 _FIRST_CATALOG = 10_000  # types below are PostgreSQL's own, none a domain
 _FIRST_USER = 16_384  # FirstNormalObjectId
 _INTERVAL, _INTERVALS = 1186, 1187  # interval, interval[]
+# A constant's type, wherever it stands in a tree, also in one that cannot be read.
+_CONSTANTS = re.compile(r":consttype (\d+)")
 _SAMPLERS = ("3313", "3314")  # bernoulli, system
 
 
@@ -87,9 +88,11 @@ class Examination:
         types = set(parameter_types)
         self._has_interval = bool(types & {_INTERVAL, _INTERVALS})
         self._has_domain = False
-        self._parameter_types = sorted(oid for oid in types if oid >= _FIRST_CATALOG)[: MAX_OIDS + 1]
-        if len(self._parameter_types) > MAX_OIDS:
-            self._refuse("has parameters of too many types to be examined")
+        inputs = {(oid, "p") for oid in types} | {(int(oid), "c") for oid in _CONSTANTS.findall(tree)}
+        self._inputs = sorted((oid, tag) for oid, tag in inputs if oid >= _FIRST_CATALOG)
+        if len(self._inputs) > MAX_OIDS:
+            self._inputs, self._has_domain = [], True
+            self._refuse("has constants and parameters of too many types to be examined")
         try:
             self._read(tree)
         except UnreadableTree as error:
@@ -119,7 +122,11 @@ class Examination:
 
     @property
     def has_domain(self) -> bool:
-        """Whether a parameter's type is or contains a domain, whose checks run on input; True while unknown."""
+        """Whether the type of a parameter or a constant is or contains a domain; True while unknown.
+
+        Its checks run on input, which is that of a constant when the statement is parsed; so do the functions that
+        compare for a range. And a cast cuts a literal to the length of what is below a domain, but no parameter.
+        """
         return self._has_domain or self._question is not None
 
     def question(self) -> Question | None:
@@ -133,7 +140,7 @@ class Examination:
         trees: list[str] = []
         self._named, self._parents = _Named(), {}
         try:
-            for kind, detail in _rows(rows):
+            for kind, detail in proof_query.rows_of(rows):
                 self._learn(kind, detail, trees)
             if not self._why:
                 self._read_expressions(trees)
@@ -141,7 +148,7 @@ class Examination:
             self._refuse(str(error))
         except ValueError:  # of int()
             self._refuse("the catalogs gave an answer that poold does not know")
-        self._parameter_types = []
+        self._inputs = []
         self._equality = None
         self._ask()
 
@@ -189,7 +196,7 @@ class Examination:
         with_children = bool(self._parents) and not self._why
         if with_children:
             new.relations = self._parents | new.relations
-        if not new and not self._parameter_types:
+        if not new and not self._inputs:
             self._question = None
             return
         if self._rounds >= MAX_ROUNDS:
@@ -199,7 +206,7 @@ class Examination:
         self._question = proof_query.question(
             sorted(new.functions),
             sorted(new.operators),
-            sorted(new.types) + [(oid, "p") for oid in self._parameter_types],
+            sorted(new.types) + self._inputs,
             sorted(new.relations.items()),
             with_children,
             self._equality,
@@ -373,24 +380,3 @@ def _events(fields: dict[str, Value]) -> int:
     if command == "5" and fields.get("mergeActionList", NULL) != NULL:
         return INSERT | UPDATE | DELETE
     raise UnreadableTree("is a kind of statement that poold does not know")
-
-
-def _rows(rows: bytes) -> Iterator[tuple[str, str]]:
-    """The two cells of each row; raises UnreadableTree if there are others."""
-    if len(rows) > MAX_ANSWER:
-        raise UnreadableTree("has to do with too much in the catalogs to be examined")
-    at = 0
-    while at < len(rows):
-        cells = []
-        end = at + 1 + int.from_bytes(rows[at + 1 : at + 5], "big")
-        if rows[at : at + 1] != b"D" or rows[at + 5 : at + 7] != b"\x00\x02" or end > len(rows):
-            raise UnreadableTree("the catalogs gave an answer that poold does not know")
-        at += 7
-        for _ in range(2):
-            length = int.from_bytes(rows[at : at + 4], "big", signed=True)
-            if length < 0 or at + 4 + length > end:
-                raise UnreadableTree("the catalogs gave an answer that poold does not know")
-            cells.append(rows[at + 4 : at + 4 + length].decode("utf-8", "replace"))
-            at += 4 + length
-        at = end
-        yield cells[0], cells[1]

@@ -109,6 +109,7 @@ class Examiner:
         self._left = self._kind.questions
         self.proof = UNPROVEN
         self.holds_interval = True  # as far as anybody knows
+        self.has_domain = False
         self._learn()
 
     def question(self) -> Question | None:
