@@ -337,6 +337,7 @@ class Handler(Calls):
 
     def _check_no_lease(self) -> None:
         if self._lease.number:
+            self._lease.check()
             raise UsageError(
                 "this Handler's interactive transaction is open, and a transaction block would run on another backend, "
                 "beside it; call commit() or rollback() first"

@@ -81,9 +81,14 @@ class Lease:
                 f"this Handler's {self._noun} is in the middle of a call: of another thread's, or of the call that a "
                 f"signal handler interrupted; wait until that has returned, or use another Handler"
             )
-        channel = self._channel
         if not self.number:
             return None
+        call.channel = self.check()
+        return call.channel
+
+    def check(self) -> Channel:
+        """The channel of the lease, which is open; raises as `begin` where nothing more can be done in it."""
+        channel = self._channel
         if channel is not None and channel.pid != os.getpid():
             raise UsageError(
                 f"this Handler's {self._noun} was begun before the fork and belongs to the parent process; make a new "
@@ -92,7 +97,6 @@ class Lease:
         if self._is_lost or channel is None or not channel.is_usable:
             self._is_lost = True
             raise self.loss()
-        call.channel = channel
         return channel
 
     def open(self, call: Call, channel: Channel) -> int:

@@ -98,7 +98,8 @@ def test_a_commit_that_was_interrupted_is_unknown_until_rollback(
     limit(0.3)
     with pytest.raises(Limit):
         handler.commit() if by == "commit" else handler.query(by)
-    for again in (handler.commit, lambda: handler.query("SELECT 1"), handler.commit):
+    others = [lambda: handler.run([("SELECT 1",)]), handler.transaction, handler.session] if handler is outer else []
+    for again in (handler.commit, lambda: handler.query("SELECT 1"), *others, handler.commit):
         with pytest.raises(CommitOutcomeUnknown, match="may have been committed") as caught:
             again()
         assert (caught.value.outcome, caught.value.retryable) == ("unknown", False)
@@ -130,7 +131,7 @@ def test_a_commit_whose_broker_was_killed_is_unknown_in_every_later_answer(
     with pytest.raises(CommitOutcomeUnknown):
         tx.commit() if by == "commit" else tx.query(by)
     broker.start()
-    for again in (tx.commit, lambda: tx.query("SELECT 1")):
+    for again in (tx.commit, lambda: tx.query("SELECT 1"), lambda: tx.run([("SELECT 1",)]), tx.transaction, tx.session):
         with pytest.raises(CommitOutcomeUnknown):
             again()
     tx.rollback()
