@@ -23,12 +23,17 @@ _CANCELED = "57014"
 
 
 def is_early(
-    statements: Statements, statement: Statement | None, failed: Prepare | Bound | None, done: Completion
+    statements: Statements,
+    statement: Statement | None,
+    failed: Prepare | Bound | None,
+    done: Completion,
+    was_harmless: bool,
 ) -> bool:
     """Whether the unit failed before anything of a client ran, in this command about this prepared statement.
 
     Parse runs nobody's functions. Bind may, as PostgreSQL plans then and evaluates what is immutable; but not where
-    the statement is proven harmless. Without a statement the command is one of the broker's own.
+    the statement is proven harmless, or was when it began: the failure of one before it in the same pipeline may have
+    taken that back since. Without a statement the command is one of the broker's own.
     """
     failure = done.failure
     assert failure is not None
@@ -37,7 +42,7 @@ def is_early(
         return False
     if statement is None:
         return failure.sqlstate in FORGOTTEN
-    is_safe = is_parse or statement.is_harmless
+    is_safe = is_parse or was_harmless or statement.is_harmless
     _doubt(statements, statement, failed, failure)
     return is_safe
 

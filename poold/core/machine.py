@@ -275,7 +275,9 @@ class Machine(Counting):
         statement = request.statement
         failed = None if type(request.unit[0]) is Simple else backend.prepared.failed(request.unit, done)
         is_own = failed is not None and (statement is None or failed.name != statement.name)
-        is_unseen = is_early(request.group.statements, None if is_own else statement, failed, done)
+        is_unseen = is_early(
+            request.group.statements, None if is_own else statement, failed, done, request.leaves is NOTHING
+        )
         if request.lease is not None or request.state is not _RUNNING:
             return False
         if failure.sqlstate == _CANCELED and request.is_exposed:

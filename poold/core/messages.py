@@ -66,7 +66,7 @@ class Messages(Machine):
         if failed is not None and request.runner is not None and not script.is_own(failed):
             # By the name: since then another generation may have begun.
             found = request.runner.needed.get(failed.name)
-        script.is_stale = is_early(request.group.statements, found, failed, done)
+        script.is_stale = is_early(request.group.statements, found, failed, done, request.leaves is NOTHING)
 
     def _take_probes(self, request: Request, script: Script) -> None:
         """Statements that the message ran often enough are to be probed."""

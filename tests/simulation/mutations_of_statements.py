@@ -204,8 +204,8 @@ def what_could_not_be_examined_counts_as_proven(patch: pytest.MonkeyPatch) -> No
 
 @mutation
 def the_failure_of_what_may_have_run_functions_is_repeated(patch: pytest.MonkeyPatch) -> None:
-    def is_early(known: Any, statement: Any, failed: Any, done: Any) -> bool:
-        found = early_failures.is_early(known, statement, failed, done)
+    def is_early(known: Any, statement: Any, failed: Any, done: Any, was_harmless: bool) -> bool:
+        found = early_failures.is_early(known, statement, failed, done, was_harmless)
         return found or (failed is not None and done.is_unbound)
 
     patch.setattr("poold.core.machine.is_early", is_early)
