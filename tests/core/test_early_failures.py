@@ -1,7 +1,22 @@
 """Event scripts of failures before anything ran, by code and proof: run again unseen, or the client's own."""
 
 import pytest
-from units import INSERT, UNTRACKED, answer, begin, committed, failed, oids, packed, promote, sent, step, table
+from units import (
+    INSERT,
+    SHORT,
+    UNTRACKED,
+    answer,
+    begin,
+    committed,
+    failed,
+    oids,
+    packed,
+    promote,
+    sent,
+    sharing,
+    step,
+    table,
+)
 from world import OK, S, World, failure
 
 from client.protocol import TX_ACTIVE, TX_FAILED, TX_NONE, Failure, Reference
@@ -91,6 +106,16 @@ def test_a_parse_is_repeated_with_literals_whatever_it_is(code: str, proof: Proo
     answer(world, backend, fails=PARSE, error=failure(code))
     assert is_running_with_literals(world)
     assert state(world) is (PREPARED if code in ("42P05", "53200") else REFUSED)
+
+
+def test_a_bind_behind_a_parse_that_failed_is_repeated_although_the_proof_is_gone() -> None:
+    world, backend, requests = sharing(2)
+    answer(world, backend, fails=b"PREPARE " + SHORT, error=failure("42P01"))
+    answer(world, backend, fails=SHORT, error=failure("26000"), is_bound=False)
+    for _ in requests:
+        assert is_running_with_literals(world)
+        answer(world, backend)
+    assert [world.outcome(request) for request in requests] == [OK, OK]
 
 
 @pytest.mark.parametrize("proof", [UNPROVEN, HARMLESS])
