@@ -83,6 +83,16 @@ def names_moment(statement: bytes) -> bool:
     )
 
 
+def holds_structure(statement: bytes) -> bool:
+    """Whether a constant in it may be an array, a row or a range: to read one may run the checks of a domain in it."""
+    if b"'" not in statement and b"$" not in statement:
+        return False
+    return any(
+        text.lstrip()[:1] in (b"{", b"[", b"(") if kind == STRING else (kind, text) == _UESCAPE
+        for kind, text in lexemes(statement)
+    )
+
+
 def sets_relied_on(statement: bytes) -> bool:
     """Whether it changes, as far as its text shows, a setting that literals and values rely on."""
     if not _MAY_SET.search(statement) or not _MAY_NAME.search(statement):

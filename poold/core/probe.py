@@ -18,6 +18,7 @@ from typing import Protocol
 from poold.core import settings
 from poold.core.effects import Command, Plain, Unit, in_order
 from poold.core.facts import Completion
+from poold.core.lexemes import holds_structure
 from poold.core.prepared import Prepared
 from poold.core.proof_query import Question
 from poold.core.proofs import UNPROVEN, Proof
@@ -135,8 +136,8 @@ class Probe:
         types = done.parameters[0] if done.parameters else ()
         tree = _tree(done) if self._examine is not None else None
         if self._examine is None or tree is None:
-            # What own types hold only the catalogs tell.
-            if any(each in _INTERVALS or each >= _FIRST_CATALOG for each in types):
+            # What own types hold only the catalogs tell, and of which type a constant is only the tree.
+            if any(each in _INTERVALS or each >= _FIRST_CATALOG for each in types) or holds_structure(statement.sql):
                 statement.refuse()
             else:
                 self._conclude(UNPROVEN)

@@ -25,6 +25,7 @@ class Kind:
     questions: int = 0  # to the catalogs until that is known
     holds_interval: bool = False  # a parameter is an interval
     names_moment: bool = False  # a constant is read when it is parsed
+    runs_when_parsed: bool = False  # to read a constant runs code
     draws: bool = False  # asks a sequence for its next value
     asks: bool = False  # may ask what sequences gave last
     drops_names: bool = False  # all prepared statements
@@ -51,6 +52,7 @@ DRAW = b"SELECT id FROM g WHERE id = \0 AND nextval('s') > 0"
 ASK = b"SELECT id FROM w WHERE id = \0"  # a view over lastval()
 FUNCTION = b"SELECT id FROM h WHERE id = \0 AND h()"
 INTERVAL = b"SELECT id FROM i WHERE id = \0 AND d"
+DOMAIN = b"SELECT id FROM q WHERE id = \0 AND a = '{1}'"
 MOMENT = b"SELECT id FROM n WHERE id = \0 AND t < 'now'"
 LOCK = b"LOCK TABLE b /* \0 */"
 SCHEMA = b"ALTER TABLE a /* \0 */"
@@ -69,6 +71,7 @@ _KINDS = {
     FUNCTION: Kind(_CODE, asks=True, drops_names=True, makes_name=True),
     INTERVAL: Kind(_READ, questions=1, holds_interval=True),
     MOMENT: Kind(_READ, names_moment=True),
+    DOMAIN: Kind(_CODE, questions=1, runs_when_parsed=True, asks=True),
     SCHEMA: Kind(changes_schema=True),
     DO_SCHEMA: Kind(asks=True, changes_schema=True),
     DO_DROP: Kind(asks=True, drops_names=True),
@@ -109,7 +112,7 @@ class Examiner:
         self._left = self._kind.questions
         self.proof = UNPROVEN
         self.holds_interval = True  # as far as anybody knows
-        self.has_domain = False
+        self.has_domain = True
         self._learn()
 
     def question(self) -> Question | None:
@@ -126,6 +129,7 @@ class Examiner:
     def _learn(self) -> None:
         if not self._left:
             self.proof, self.holds_interval = self._kind.proof, self._kind.holds_interval
+            self.has_domain = self._kind.runs_when_parsed
 
 
 def tree_of(numbered: bytes) -> str:

@@ -47,6 +47,9 @@ LEAVINGS = {
         "", "a reported setting", RESET_ALL, wants_session=False, is_reported=True
     ),
     b"SELECT id FROM v WHERE id = \0": Leaving("", "a setting of a function", RESET_ALL, wants_session=False),
+    b"SELECT id FROM q WHERE id = \0 AND a = '{1}'": Leaving(
+        "", "a setting of a check", RESET_ALL, wants_session=False
+    ),
     b"SELECT id FROM z WHERE id = \0": Leaving("", "a table of a function", b"DISCARD TEMP", wants_session=False),
     b"SELECT id FROM k WHERE id = \0": Leaving(
         "",

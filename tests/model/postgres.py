@@ -184,6 +184,7 @@ class Session:
         # anything means here.
         self.altered_by: object = None
         self.drawn_by: object = None  # whose statement asked a sequence last
+        self.may_write = True  # until the transaction ends
         self.is_telling = False  # trees of what it parses, until the transaction ends
         self.is_blocked = False  # what it runs waits for a lock
         self._plans = plans
@@ -233,7 +234,7 @@ class Session:
         if self.work is None:
             self.transactions += 1
             self.marks.end()
-            self.is_telling = False
+            self.is_telling, self.may_write = False, True
         order.tells_schema = self._tells_schema if done.failure is None else 0
         if self.left:
             done.is_changed = self.left.is_reported
@@ -290,6 +291,9 @@ class Session:
             kind = kind_of(template_of(sql))
             assert self.altered_by is None, f"{name!r} is parsed behind an unproven statement of {self.altered_by}"
             assert not kind.names_moment, f"{sql!r} is parsed, which names the moment of that"
+            if kind.runs_when_parsed:
+                assert not self.may_write, f"{sql!r} is parsed by nobody's request, and may write"
+                self.left.leave(LEAVINGS[template_of(sql)], order.owner, self.work)
             if self.is_telling and self.done.results:
                 *rest, notices = self.done.results[-1]
                 self.done.results[-1] = (*rest, (*notices, tree_of(sql)))  # type: ignore[assignment]  # an Outcome
@@ -322,6 +326,7 @@ class Session:
         assert self.altered_by is None, f"{value} runs prepared behind an unproven statement of {self.altered_by}"
         is_of_today = held.schema >= order.known_schema
         assert is_of_today, f"{value} runs what was parsed before change {order.known_schema}, which the core knows of"
+        assert not kind.runs_when_parsed, f"{value} has a constant that was read for another run"
         assert not kind.holds_interval, f"{value} is an interval, and no literal"
         if is_struck:
             if not kind.is_harmless:  # it was planned, and that runs functions
@@ -449,6 +454,7 @@ class Session:
         else:
             self.marks.set(sql, order.owner)
             self.is_telling = self.is_telling or b"debug_print_rewritten" in sql
+            self.may_write = self.may_write and b"'transaction_read_only', 'on', true" not in sql
 
     def _reset(self, order: Order, sql: bytes) -> None:
         """Roll back what is open, and take away what was left, as far as these commands do."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from poold.core import early_failures, lifecycle, outcomes, sessions, statements
+from poold.core import early_failures, lifecycle, outcomes, probe, sessions, statements
 from poold.core.broker import Broker
 from poold.core.counting import Counting
 from poold.core.effects import Bound, Deallocate
@@ -197,6 +197,26 @@ def what_could_not_be_examined_counts_as_proven(patch: pytest.MonkeyPatch) -> No
         original(self, proof if proof.is_harmless else Proof(is_harmless=True))
 
     wrap(patch, Probe, "_conclude", conclude)
+
+
+@mutation
+def what_contains_a_domain_is_prepared(patch: pytest.MonkeyPatch) -> None:
+    def next_question(original: Any, self: Any) -> Any:
+        self._examiner.has_domain = False
+        return original(self)
+
+    wrap(patch, Probe, "_next_question", next_question)
+
+
+@mutation
+def what_an_examination_left_stays(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("poold.core.messages.UNSEEN", NOTHING)
+
+
+@mutation
+def an_examination_may_write(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(probe, "_TELLING", probe._TELLING.replace(b"_read_only', 'on'", b"_read_only', 'off'"))
+    patch.setattr(probe, "_QUIET", probe._QUIET.replace(b"_read_only', 'on'", b"_read_only', 'off'"))
 
 
 # Failures.

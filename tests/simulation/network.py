@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 FATAL = Failure(0, TX_NONE, "connection", FAILED, "terminating connection", "57P01", {"severity": "FATAL"})
 VERSION = 160000
-CONNECTION_CHECK = "10s"
 # A wait for a lock is looked for every 0.05 s, asked for on a backend that is to be free within 0.25 s, and ended one
 # after the other; the network comes in addition.
 BLOCKED_FOR = 1.0
@@ -178,12 +177,11 @@ class Network(Turns):
         wire.process = Process(server, wire)
         slow = world.random.choice((0.0, 0.0, 0.0, 0.1, 4.0))
         wire.here_at = world.now + self._latency() + (0.0 if world.is_calm else slow * world.random.random())
-        wire.process.left.has_check = True
         world.tell_at(wire.here_at, self._accepted, wire, self._server(wire))
         return f"connect {wire.number} is accepted"
 
     def _server(self, wire: Wire) -> Server:
-        return Server(VERSION, *self._identity(wire), CONNECTION_CHECK, pid=wire.number)
+        return Server(VERSION, *self._identity(wire), pid=wire.number)
 
     def _identity(self, wire: Wire) -> tuple[str, str]:
         server = self.sim.servers[wire.endpoint]

@@ -97,6 +97,8 @@ class World(Agenda, Invariants):
                 pool.watch.catalogs = self.network.told_counts[group.name, pool.endpoint.name] = counts
             templates = (*TEMPLATES, DRAW, ASK, FUNCTION, *UNSEEN) if group.config.prepare == "auto" else ()
             for template in templates:
+                if kind_of(template).runs_when_parsed:
+                    continue  # it is never prepared
                 statement = group.statements.find(template, INT4)
                 statement.columns = COLUMNS
                 statement.numbered = numbered(template)
