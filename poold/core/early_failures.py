@@ -6,6 +6,8 @@ literals, by whoever asked; and what the failure tells of the statement is remem
 
 from __future__ import annotations
 
+import re
+
 from client.protocol import Failure
 from poold.core.effects import Bound, Prepare
 from poold.core.facts import Completion
@@ -18,6 +20,9 @@ _OUTDATED = ("0A000", "XX000")
 # resources, locks, the operator's doing. https://www.postgresql.org/docs/current/errcodes-appendix.html
 _TELL_NOTHING = ("08", "25", "40", "53", "55", "57", "58")
 _ABOUT_VALUES = "22"
+# The one line of context that PostgreSQL gives where it cannot read a parameter, in any language: what it says of code
+# that it runs ends otherwise. https://github.com/postgres/postgres/blob/REL_18_STABLE/src/backend/tcop/postgres.c
+_OF_PARAMETER = re.compile(r"[^\n]*\$\d+(?: = '[^\n]*')?\Z")
 # Somebody, or a limit of time, has ended it while it waited for a lock: with literals it would wait again.
 _CANCELED = "57014"
 
@@ -31,9 +36,9 @@ def is_early(
 ) -> bool:
     """Whether the unit failed before anything of a client ran, in this command about this prepared statement.
 
-    Parse runs nobody's functions. Bind may, as PostgreSQL plans then and evaluates what is immutable; but not where
-    the statement is proven harmless, or was when it began: the failure of one before it in the same pipeline may have
-    taken that back since. Without a statement the command is one of the broker's own.
+    Parse runs nobody's functions. Bind may, as PostgreSQL plans then and evaluates what is immutable; but not where it
+    could not read a parameter, or the statement is proven harmless, or was when it began: the failure of one before it
+    in the same pipeline may have taken that back since. Without a statement the command is one of the broker's own.
     """
     failure = done.failure
     assert failure is not None
@@ -42,8 +47,10 @@ def is_early(
         return False
     if statement is None:
         return failure.sqlstate in FORGOTTEN
-    is_safe = is_parse or was_harmless or statement.is_harmless
-    _doubt(statements, statement, failed, failure)
+    is_unreadable = _OF_PARAMETER.match(failure.diag.get("context") or "") is not None
+    is_safe = is_parse or was_harmless or statement.is_harmless or is_unreadable
+    if not is_unreadable or failure.sqlstate in _OUTDATED:
+        _doubt(statements, statement, failed, failure)
     return is_safe
 
 

@@ -99,6 +99,42 @@ def test_a_bind_of_another_may_have_run_functions_and_is_the_clients(
 
 
 @pytest.mark.parametrize("proof", [UNPROVEN, FUNCTION, HARMLESS])
+@pytest.mark.parametrize(
+    "context",
+    ["unnamed portal parameter $1 = '...'", "unnamed portal parameter $12", "unbenanntes Portal, Parameter $2"],
+)
+@pytest.mark.parametrize("code", ["22P02", "42P01", "42704"])
+def test_a_parameter_that_cannot_be_read_has_run_nothing_and_tells_nothing_of_the_statement(
+    code: str, context: str, proof: Proof
+) -> None:
+    world = auto(proof)
+    _, backend = start(world)
+    error = failure(code)._replace(diag={"severity": "ERROR", "context": context})
+    answer(world, backend, fails=SQL, error=error, is_bound=False)
+    assert is_running_with_literals(world)
+    assert state(world) is PREPARED
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        "PL/pgSQL function f(integer) line 3 at RAISE\nunnamed portal parameter $1",
+        'PL/pgSQL function "$1"() line 1 at RAISE',
+        "SQL function \"f $1 = '...'\" during inlining",
+        'SQL expression "$1 = 5"',
+        "",
+    ],
+)
+def test_code_that_ran_while_a_statement_was_bound_is_not_run_again(context: str) -> None:
+    world = auto(FUNCTION)
+    request, backend = start(world)
+    error = failure("22P02")._replace(diag={"severity": "ERROR", "context": context})
+    answer(world, backend, fails=SQL, error=error, is_bound=False)
+    assert isinstance(world.reply_to(request), Failure)
+    assert sum(SQL in unit for unit in sent(world)) == 1
+
+
+@pytest.mark.parametrize("proof", [UNPROVEN, FUNCTION, HARMLESS])
 @pytest.mark.parametrize("code", ["42P01", "0A000", "22P02", "42P05", "53200"])
 def test_a_parse_is_repeated_with_literals_whatever_it_is(code: str, proof: Proof) -> None:
     world = auto(proof)
