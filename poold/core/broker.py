@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from client.protocol import TX_BROKEN, TX_NONE, Commit, Failure, Query, Release, Result, Rollback, Transaction
+from client.protocol import NOT_EXECUTED, TX_BROKEN, TX_NONE, Commit, Failure, Query, Release, Result, Rollback, Transaction
 from client.rules import BATCH
 from poold.config import Config
 from poold.core import failures, janitor, outcomes
@@ -344,7 +344,10 @@ class Broker(Releases):
             self._effects.append(Execute(backend.number, following))
             return True
         request.is_counted = False
-        done.failure = done.failure or failures.withdrawn()._replace(transaction=done.transaction)
+        failure = done.failure or failures.withdrawn()
+        if done.transaction == TX_BROKEN:
+            failure = failure._replace(outcome=NOT_EXECUTED)  # whatever befell the backend, this was not sent yet
+        done.failure = failure._replace(transaction=done.transaction)
         return False
 
     def _next_in_line(self, backend: Backend, request: Request, now: float) -> None:

@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Iterable
 
 from client.protocol import (
+    NOT_EXECUTED,
     TX_ACTIVE,
     TX_BROKEN,
     TX_LOST,
@@ -283,7 +284,7 @@ class Machine(Counting):
         if failure.sqlstate == _CANCELED and request.is_exposed:
             return True  # only plain reads are
         request.is_literal = request.is_literal or is_unseen
-        return is_unseen
+        return is_unseen or (done.transaction == TX_BROKEN and failure.outcome == NOT_EXECUTED)
 
     def _answer(self, request: Request, reply: Result | TransactionResult | Failure | None) -> None:
         """The request is done; reply is None where nobody is left to hear it."""

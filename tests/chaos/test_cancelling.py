@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 from brokers import ROOT, Broker, Worker
-from cancelling import FUNCTIONS, SHORT, WRITE
+from cancelling import SHORT, TABLE, WRITE
 from postgres import Postgres
 from waiting import wait_until
 
@@ -29,18 +29,19 @@ cancelling.main(tell, sys.argv[1], *map(int, sys.argv[2:]))
 @pytest.fixture
 def broker(postgres: Postgres) -> Iterator[Broker]:
     """One whose short statements are known as such."""
-    postgres.execute(FUNCTIONS)
+    postgres.execute(TABLE)
     made = Broker({"main": postgres.parameters}, GROUPS)
     try:
         made.start()
-        for _ in range(60):
-            made.handler().query(SHORT, ("a", 0.0))
-            made.handler().query(WRITE, ("a",))
-        postgres.execute("TRUNCATE written")
+        db = made.handler()
+        while made.group()["statements"]["prepared"] < 2:
+            db.query(SHORT, ("a", 0))
+            db.query(WRITE, ("a",))
+        postgres.execute("DELETE FROM written")
         yield made
     finally:
         made.close()
-        postgres.execute("DROP TABLE written; DROP FUNCTION echo")
+        postgres.execute("DROP TABLE written")
 
 
 def test_a_cancel_never_hits_another_clients_statement(

@@ -2,10 +2,11 @@
 
 import pytest
 from units import INSERT, SHORT, UNTRACKED, answer, begin, committed, promote, sent, step
-from world import World
+from world import World, failure
 
-from client.protocol import Commit
+from client.protocol import EXECUTED, FAILED, NOT_EXECUTED, TX_BROKEN, TX_LOST, Commit, Failure
 from client.rules import OPENS_SESSION
+from poold.core.facts import Completion
 from poold.core.proofs import Proof
 
 USES = Proof(is_harmless=True, uses_sequences=True)
@@ -120,3 +121,34 @@ def test_a_lease_that_ends_with_a_commit_is_noted() -> None:
     answer(world, backend)
     world.query(1, "tx", lease=2, begin=True, statement=ASKS)
     assert sent(world, backend)[-1] == [b"BEGIN; DISCARD SEQUENCES; COMMIT; BEGIN"]
+
+
+def break_off(world: World, backend: int, outcome: str, transaction: str = TX_BROKEN) -> None:
+    """The connection is not to be used any more, as found behind a unit that did what it should."""
+    broken = failure(transaction=TX_BROKEN)._replace(kind="usage", sqlstate=None, outcome=outcome)
+    world.broker.completed(backend, Completion(transaction, [], broken), world.now)
+    world.take()
+
+
+@pytest.mark.parametrize("more", [{}, {"settings": b"search_path\0a\0", "statement": b"CALL asks_lastval()"}])
+def test_what_ends_a_connection_before_the_statement_was_sent_is_not_told_of_it(more: dict[str, bytes]) -> None:
+    """A reload of the server's configuration changes what all rely on: it was nobody's statement."""
+    world, backend = used()
+    request = world.query(**{"statement": ASKS, **more})
+    answered = len(world.replies)
+    break_off(world, backend, EXECUTED)
+    assert len(world.replies) == answered
+    world.connect_all()
+    another = world.running(request)
+    assert another != backend
+    while not world.is_answered(request):
+        answer(world, another)
+
+
+def test_a_lease_whose_begin_is_all_that_was_sent_is_lost_and_its_statement_not_executed() -> None:
+    world, backend = used()
+    request = world.query(1, "default", lease=7, session=OPENS_SESSION, begin=True, statement=b"SELECT unproven()")
+    break_off(world, backend, FAILED)
+    reply = world.reply_to(request)
+    assert isinstance(reply, Failure)
+    assert (reply.outcome, reply.transaction) == (NOT_EXECUTED, TX_LOST)

@@ -34,6 +34,7 @@ IS_ENCRYPTED = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
 GROUPS = {
     "default": {"max_size": 4},
     "transactions": {"autocommit": False, "max_size": 4},
+    "lonely": {"autocommit": False, "max_size": 1},
     "impatient": {"max_size": 2, "queue_timeout": 0.3},
 }
 # What these tests are about; the server's certificate is for the name localhost, not for the address.
@@ -294,7 +295,7 @@ def test_a_cancel_is_encrypted_too_and_the_backend_lives_on(
     with Watched(server.postgres) as proxy:
         port = proxy.parameters["port"]
         broker = start(port=port, query_timeout=60)
-        db = broker.handler("transactions")
+        db = broker.handler("lonely")
         pid = db.query("SELECT pg_backend_pid()")[0][0]
         db.rollback()
         before = len(proxy.openings)
