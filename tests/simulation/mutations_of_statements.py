@@ -14,6 +14,7 @@ from poold.core.lifecycle import Lifecycle
 from poold.core.machine import Machine
 from poold.core.probe import Probe
 from poold.core.proofs import Proof
+from poold.core.request import Verb
 from poold.core.sessions import NOTHING
 from poold.core.statements import Statement, Statements
 from poold.core.units import Runner
@@ -305,6 +306,11 @@ def a_write_shares_a_backend(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def who_waits_for_a_lock_before_others_waits_on(patch: pytest.MonkeyPatch) -> None:
     wrap(patch, Watching, "_let_run_alone", lambda *_: None)
+
+
+@mutation
+def what_writes_is_cancelled_where_it_keeps_others_waiting(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("poold.core.watch._is_read", lambda each: each.verb is Verb.QUERY and each.lease is None)
 
 
 @mutation
