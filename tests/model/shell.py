@@ -63,6 +63,7 @@ class Shell:
         self._list: list[effects.Effect] = []
         self._count = 0
         self._seen: list[effects.Effect] = []
+        self._waited: set[str] = set()
 
     # The core decides.
 
@@ -70,6 +71,8 @@ class Shell:
         """Tell the core, and look at what it decides."""
         self.fairness.fact()
         self.lifetimes.fact()
+        # Groups in which somebody waited for a backend: in the same fact they may be told that it was too long.
+        self._waited = {name for name, group in self.broker.groups.items() if group.queue.size}
         call(*args, **more)
         self.observe()
         self.lifetimes.told(self.world.now, is_tick=call == self.broker.tick)
@@ -200,7 +203,8 @@ class Shell:
             return
         # Nobody has asked for it but those that wait: behind, or for a backend.
         assert backend is not None
-        assert len(line.orders) > 1 or backend.group.queue.size, f"{job} is cancelled for nobody"
+        others_wait = backend.group.queue.size or backend.group.name in self._waited
+        assert len(line.orders) > 1 or others_wait, f"{job} is cancelled for nobody"
         self._check_read(target, "is cancelled unasked")
         target.is_exposed = job.is_alone = True
 

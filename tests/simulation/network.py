@@ -170,7 +170,7 @@ class Network(Turns):
         if until > world.now:
             world.at(until + self._latency(), self._come_to_server, wire)
             return f"connect {wire.number} hangs"
-        is_refused = not server.is_up or world.random.random() < 0.01
+        is_refused = not server.is_up or world.random.random() < world.scenario.refused
         if is_refused and not world.is_calm:
             world.tell_at(world.now + self._latency(), self._refused, wire)
             return f"connect {wire.number} is refused"

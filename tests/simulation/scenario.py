@@ -47,6 +47,7 @@ class Scenario:
     deadlock_timeout: float
     fault_every: int  # steps from one fault to the next
     favourite: str  # the fault that strikes as often as all others together, "" where there is none
+    refused: float  # the share of connects that a server that is well refuses
     partial: float  # the share of turns in which the shell does its work in parts
     lag: float  # how long facts wait for their turn
     changes_schema: bool
@@ -224,6 +225,7 @@ def _with_old_backends(random: Random, found: Scenario) -> Scenario:
         mishaps=random.choice((0.0, 1.0)),
         fault_every=random.choice((50, 300)),
         favourite=random.choice(("clock jumps", "broker is suspended")),
+        refused=0.3,
         is_seasoned=True,
     )
 
@@ -276,6 +278,7 @@ def _draw_anything(random: Random) -> Scenario:
         deadlock_timeout=choice((0.01, 0.1, 1.0)),
         fault_every=choice((20, 100, 300, 1000)),
         favourite="",
+        refused=0.01,
         partial=choice((0.0, 0.1, 0.3)),
         lag=choice((0.0, 0.0001, 0.01)),
         changes_schema=random.random() < 0.3,
