@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from client.protocol import NOT_EXECUTED, TX_BROKEN, TX_NONE, Commit, Failure, Query, Release, Result, Rollback, Transaction
+from client.protocol import TX_BROKEN, TX_NONE, Commit, Failure, Query, Release, Result, Rollback, Transaction
 from client.rules import BATCH
 from poold.config import Config
-from poold.core import failures, janitor, outcomes
+from poold.core import failures, janitor
 from poold.core.access import Caller, open_to
 from poold.core.admission import Admission
-from poold.core.effects import Effect, Execute, Reply, Stop
+from poold.core.effects import Effect, Reply, Stop
 from poold.core.facts import Completion, Outcome, Server
 from poold.core.group import Group
 from poold.core.lifecycle import BrokerState
@@ -334,21 +334,6 @@ class Broker(Releases):
             request.lease.is_altered = True
         if request.runner is not None:
             request.runner.is_base = False
-
-    def _goes_on(self, backend: Backend, request: Request, done: Completion) -> bool:
-        """BEGIN has succeeded: its statement follows, unless nobody wants it any more."""
-        following, request.then = request.then, ()
-        if done.failure is None and request.state is _RUNNING:
-            request.unit = following
-            request.number_before = outcomes.number_in(done) if request.is_counted else b""
-            self._effects.append(Execute(backend.number, following))
-            return True
-        request.is_counted = False
-        failure = done.failure or failures.withdrawn()
-        if done.transaction == TX_BROKEN:
-            failure = failure._replace(outcome=NOT_EXECUTED)  # whatever befell the backend, this was not sent yet
-        done.failure = failure._replace(transaction=done.transaction)
-        return False
 
     def _next_in_line(self, backend: Backend, request: Request, now: float) -> None:
         """PostgreSQL goes on with the next request in the backend's connection."""

@@ -1,10 +1,14 @@
-"""The two questions around a statement that may commit by itself: see outcomes for what they tell."""
+"""What comes before a statement and behind it in units of their own: BEGIN, settings, what is discarded, two questions.
+
+The questions are those around a statement that may commit by itself: see outcomes for what they tell.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 
-from client.protocol import TX_BROKEN, TX_NONE
+from client.protocol import NOT_EXECUTED, TX_BROKEN, TX_NONE
+from poold.core import failures
 from poold.core.effects import Execute, Simple
 from poold.core.facts import Completion
 from poold.core.lifecycle import Lifecycle
@@ -19,7 +23,7 @@ QUESTION_TIMEOUT = 5.0
 
 
 class Counting(Lifecycle):
-    """The steps of the two questions."""
+    """What goes before and behind."""
 
     @abstractmethod
     def _finish(self, request: Request, backend: Backend, done: Completion, now: float) -> None:
@@ -39,6 +43,21 @@ class Counting(Lifecycle):
             backend.used_sequences = False
             text = DISCARD_SEQUENCES + b"; " + QUESTION
         self._put_question(backend, text, now)
+
+    def _goes_on(self, backend: Backend, request: Request, done: Completion) -> bool:
+        """What comes first has succeeded: the statement follows, unless nobody wants it any more."""
+        following, request.then = request.then, ()
+        if done.failure is None and request.state is RequestState.RUNNING:
+            request.unit = following
+            request.number_before = number_in(done) if request.is_counted else b""
+            self._effects.append(Execute(backend.number, following))
+            return True
+        request.is_counted = False
+        failure = done.failure or failures.withdrawn()
+        if done.transaction == TX_BROKEN:
+            failure = failure._replace(outcome=NOT_EXECUTED)  # whatever befell the backend, this was not sent yet
+        done.failure = failure._replace(transaction=done.transaction)
+        return False
 
     def _put_question(self, backend: Backend, text: bytes, now: float) -> None:
         asking = Request(NOBODY, 0, backend.group, Verb.QUESTION, now)

@@ -23,7 +23,7 @@ from poold.core.probe import Examine, Probe
 from poold.core.references import only_cell
 from poold.core.request import NOBODY, Client, Lease, Request, Verb
 from poold.core.sessions import NOTHING
-from poold.core.state import BackendState, RequestState
+from poold.core.state import BackendState
 from poold.core.statements import AHEAD_SECONDS, TRUSTED_AFTER, TRUSTED_FOR, StatementState
 from poold.core.timers import Timers
 from poold.core.units import ROLLBACK
@@ -283,9 +283,7 @@ class Lifecycle(ABC):
     def _again(self, request: Request, now: float, is_last: bool = False) -> None:
         """Run it once more: it is the next of its group, or the last one."""
         group = request.group
-        request.state = RequestState.WAITING
-        request.backend = None
-        request.is_exposed = False
+        request.wait_again()
         free = group.take_idle()
         if free is not None:
             self._start(free, request, now)

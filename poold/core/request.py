@@ -179,6 +179,15 @@ class Request:
         self.lease = lease
         self.state = RequestState.WAITING
 
+    def wait_again(self) -> None:
+        """It is to run once more: what was noted for its backend and unit until now does not hold for the next."""
+        self.state = RequestState.WAITING
+        self.backend = None
+        self.unit = self.then = ()
+        self.is_exposed = self.is_timed = self.is_counted = False
+        self.number_before = b""
+        self.ended = self.is_in_one_step = None
+
     def __repr__(self) -> str:
         return f"<Request {self.number} {self.verb.name.lower()} {self.state.name.lower()}>"
 

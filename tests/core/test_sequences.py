@@ -1,5 +1,7 @@
 """Event scripts of sequences: proven statements use them and are not reset, yet nobody is told another one's values."""
 
+from typing import Any
+
 import pytest
 from units import INSERT, SHORT, UNTRACKED, answer, begin, committed, promote, sent, step
 from world import World, failure
@@ -12,6 +14,7 @@ from poold.core.proofs import Proof
 USES = Proof(is_harmless=True, uses_sequences=True)
 ASKS = b"SELECT asks_lastval()"
 DISCARD = b"DISCARD SEQUENCES"
+FATAL = failure("57P01", message="terminating connection")._replace(kind="connection")
 
 
 def used(way: str = "query") -> tuple[World, int]:
@@ -152,3 +155,19 @@ def test_a_lease_whose_begin_is_all_that_was_sent_is_lost_and_its_statement_not_
     reply = world.reply_to(request)
     assert isinstance(reply, Failure)
     assert (reply.outcome, reply.transaction) == (NOT_EXECUTED, TX_LOST)
+
+
+@pytest.mark.parametrize("over", [{"last": FATAL}, {"unsent": 1}, {}])
+@pytest.mark.parametrize("more", [{}, {"settings": b"search_path\0a\0", "statement": b"CALL asks_lastval()"}])
+def test_what_was_to_come_behind_the_values_that_a_lost_backend_discards_runs_once(
+    more: dict[str, bytes], over: dict[str, Any]
+) -> None:
+    world, backend = used()
+    request = world.query(**{"statement": ASKS, **more})
+    world.broker.lost(backend, "gone", world.now, **over)
+    world.connect_all()
+    another = world.running(request)
+    while not world.is_answered(request):
+        answer(world, another)
+    texts = b" ".join(b" ".join(unit) for unit in sent(world, another))
+    assert texts.count(more.get("statement", ASKS)) == 1

@@ -16,6 +16,7 @@ from poold.core.probe import Probe
 from poold.core.proofs import Proof
 from poold.core.request import Verb
 from poold.core.sessions import NOTHING
+from poold.core.state import RequestState
 from poold.core.statements import Statement, Statements
 from poold.core.units import Runner
 from poold.core.watch import Watch
@@ -59,8 +60,16 @@ SHOWN_IN = {
     "old backends are closed together": "old backends",
     "an old backend takes more into its pipeline": "old backends",
     "a session is always told of a transaction": "sessions",
-    "what could not be examined counts as proven": "company",
-    "a connect that fails after another is not made up for": "lost commits",
+    "what could not be examined counts as proven": "changes",
+    "a connect that fails after another is not made up for": "refusals",
+    "what is parsed twice in a unit is dropped before it": "settings",
+    "a lease of batch that ends serves nobody": "code",
+    "the moment at which a constant is read is kept": "changes",
+    "a transaction left open is not rolled back": "lost commits",
+    "a read that is lost runs again whatever it calls": "code",
+    "what an examination left stays": "company",
+    "an examination may write": "company",
+    "a library counts as reset": "sessions",
 }
 
 # Resets.
@@ -105,6 +114,17 @@ def the_values_of_sequences_stay_for_the_next_statement(patch: pytest.MonkeyPatc
 @mutation
 def the_values_of_sequences_stay_for_the_next_message(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("poold.core.script.DISCARD_BEFORE_BEGIN", ())
+
+
+@mutation
+def what_follows_on_a_lost_backend_follows_on_the_next_one_as_well(patch: pytest.MonkeyPatch) -> None:
+    def again(original: Any, self: Lifecycle, request: Any, *rest: Any, **more: Any) -> None:
+        following = request.then
+        original(self, request, *rest, **more)
+        if request.state is RequestState.WAITING:
+            request.then = following
+
+    wrap(patch, Lifecycle, "_again", again)
 
 
 # What prepared statements mean.

@@ -225,9 +225,17 @@ def _with_old_backends(random: Random, found: Scenario) -> Scenario:
         mishaps=random.choice((0.0, 1.0)),
         fault_every=random.choice((50, 300)),
         favourite=random.choice(("clock jumps", "broker is suspended")),
-        refused=0.3,
         is_seasoned=True,
     )
+
+
+def _with_refusals(random: Random, found: Scenario) -> Scenario:
+    """Servers that refuse many connects while others are on their way, and backends that live for a short time only."""
+    found = _with_old_backends(random, found)
+    endpoint = next(iter(found.config.endpoints.values()))
+    names = ("e0", "e1", "e2")
+    config = _with_groups(found.config, endpoints=names, max_size=4, min_size=2)
+    return replace(found, config=replace(config, endpoints=dict.fromkeys(names, endpoint)), refused=0.3)
 
 
 def _with_groups(config: Config, **settings: Any) -> Config:
@@ -329,4 +337,5 @@ KINDS: dict[str, Callable[[Random, Scenario], Scenario]] = {
     "changes": _with_changes,
     "settings": _with_settings,
     "code": _with_code,
+    "refusals": _with_refusals,
 }
