@@ -8,6 +8,8 @@ import os
 import stat
 from pathlib import Path
 
+from client.strangers import is_own
+
 # sockaddr_un.sun_path holds 108 bytes including the closing NUL (man 7 unix).
 IPC_PATH_LIMIT = 107
 
@@ -31,7 +33,9 @@ def folder_trap(folder: Path) -> str | None:
     """
     try:
         found = folder.lstat()
-    except OSError:
+    except OSError as error:
+        if not is_own(error):
+            raise
         return None  # not there, or out of reach: so is whoever is in it
     if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022:
         return None

@@ -17,7 +17,6 @@ A channel inherited over fork belongs to the parent: owners compare `pid` before
 the descriptor, which would keep the connection open, so that the broker would not see the parent die.
 """
 
-import contextlib
 import os
 import socket
 import sys
@@ -46,7 +45,8 @@ from client.protocol import (
     encode,
 )
 from client.rules import MAX_NAME_CHARS, MAX_REQUEST_BYTES, REPLY_OVERHEAD_BYTES
-from client.sockets import GONE_AFTER, PING_AFTER, WELCOME_TIMEOUT, connected, is_of_socket
+from client.sockets import GONE_AFTER, PING_AFTER, WELCOME_TIMEOUT, connected
+from client.strangers import is_own, suppressed
 from client.zmtp import PING, ZmtpConnection, ZmtpError, ZmtpRefused, frame, frame_head
 
 # So soon after a message from the broker it is taken to be there still; asking costs a system call per request. Where
@@ -55,6 +55,12 @@ TRUSTED_FOR = 0.01
 RECEIVE_BYTES = 65536
 # From this size on a copy of the request costs more than another system call.
 COPY_BELOW = 65536
+
+# Told to the broker. Found out once, here: what looks for it swallows exceptions, a signal handler's with them.
+try:
+    _RELEASE = version("poold")
+except PackageNotFoundError:
+    _RELEASE = "0+unknown"
 
 # Channels of this process, for the child of a fork to let go of, by their descriptors: a descriptor that is used again
 # takes the place of one that is closed. Without callbacks, in which a signal handler's exception would be lost.
@@ -155,7 +161,7 @@ class Channel:
         try:
             data = self._socket.recv(RECEIVE_BYTES)
         except OSError as error:
-            if not is_of_socket(error):
+            if not is_own(error):
                 raise
             return None  # the way of _receive finds out
         payload = zmtp.only_message(data)
@@ -176,7 +182,7 @@ class Channel:
             try:
                 self._socket.sendall(frame(encode(message)), socket.MSG_DONTWAIT)
             except OSError as error:
-                if not is_of_socket(error):
+                if not is_own(error):
                     raise
             else:
                 self._is_broken = False
@@ -202,7 +208,7 @@ class Channel:
         reply: ToClient | None = None
         try:
             if self._shake_hands(deadline):
-                self._send(Hello(VERSION, self.pid, _application_name(), _release()), deadline)
+                self._send(Hello(VERSION, self.pid, _application_name(), _RELEASE), deadline)
                 reply = self._next_reply(deadline)
         except DBConnectionError as error:
             if error is not self.error:
@@ -252,7 +258,7 @@ class Channel:
                 self._socket.sendall(frame_head(encoded), socket.MSG_MORE)
                 self._socket.sendall(encoded)
         except OSError as error:
-            if not is_of_socket(error):
+            if not is_own(error):
                 raise
             # Incomplete as it is, the broker does not run it.
             self._is_broken = True
@@ -310,7 +316,7 @@ class Channel:
         try:
             data = self._socket.recv(RECEIVE_BYTES)
         except OSError as error:
-            if not is_of_socket(error):
+            if not is_own(error):
                 raise
             if isinstance(error, BlockingIOError):
                 self._break_silence()
@@ -341,7 +347,7 @@ class Channel:
         try:
             self._socket.sendall(data)
         except OSError as error:
-            if not is_of_socket(error):
+            if not is_own(error):
                 raise
             self._is_broken = True
             return False
@@ -362,7 +368,7 @@ class Channel:
         try:
             data: bytes | None = self._socket.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
         except OSError as error:
-            if not is_of_socket(error):
+            if not is_own(error):
                 raise
             data = None if isinstance(error, BlockingIOError) else b""
         is_over = data is not None and not self._take(data)
@@ -379,19 +385,12 @@ def _application_name() -> str:
     return os.fsencode(name).decode("utf-8", "replace")[:MAX_NAME_CHARS]
 
 
-def _release() -> str:
-    try:
-        return version("poold")
-    except PackageNotFoundError:
-        return "0+unknown"
-
-
 def _after_fork_in_child() -> None:
     """Let go of the parent's connections without a word to the broker."""
     for found in list(_channels.values()):
         channel = found()
         if channel is not None:
-            with contextlib.suppress(OSError):
+            with suppressed(OSError):
                 channel._socket.close()
     _channels.clear()
 

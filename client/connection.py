@@ -16,6 +16,7 @@ from typing import Any
 from client.address import check_address, default_address, ipc_path
 from client.channel import Channel
 from client.keys import Keys, read_public, read_secret
+from client.strangers import is_own
 
 THREADING_MODELS = ("threaded", "non-threaded")
 ADDRESS_VARIABLE = "POOLD_ADDRESS"
@@ -144,9 +145,9 @@ def channel_to(address: str, keys: Keys | None = None, patience: float | None = 
     while free:
         try:
             channel = free.pop()
-        except IndexError:
-            if free:
-                raise  # a signal handler's
+        except IndexError as error:
+            if not is_own(error):
+                raise
             break  # a signal handler has taken the last one
         if channel.is_usable:
             return channel

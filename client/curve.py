@@ -28,6 +28,7 @@ from client import sockets
 from client.errors import UsageError, connection_error
 from client.keys import Keys
 from client.protocol import NOT_EXECUTED
+from client.strangers import is_own
 from client.zmtp import command, frame
 
 # When libzmq would connect again: six days, when the channel has long noticed. It adds up to as much at random, in 32
@@ -142,7 +143,9 @@ class CurveSocket:
             self._read_monitor()
             try:
                 return frame(self._dealer.recv(zmq.NOBLOCK))
-            except zmq.Again:
+            except zmq.Again as error:
+                if not is_own(error):
+                    raise
                 if self._has_ended:
                     return b""
             if self._is_asked:
@@ -171,6 +174,8 @@ class CurveSocket:
         try:
             self._dealer.send(bytes(memoryview(data)[head:]), zmq.NOBLOCK, copy=False)
         except zmq.ZMQError as error:
+            if not is_own(error):
+                raise
             raise ConnectionResetError(str(error)) from None
 
     def send_by(self, data: bytes, deadline: float) -> None:
@@ -259,11 +264,15 @@ def _names_of(descriptor: int) -> tuple[object, object] | None:
     """The names of a socket's two ends; None where it is none."""
     try:
         looked_at = socket.socket(fileno=descriptor)
-    except OSError:
+    except OSError as error:
+        if not is_own(error):
+            raise
         return None
     try:
         return looked_at.getsockname(), looked_at.getpeername()
-    except OSError:
+    except OSError as error:
+        if not is_own(error):
+            raise
         return None
     finally:
         looked_at.detach()

@@ -10,7 +10,6 @@ A replay serves one thread at a time, and one process: sharing its sockets would
 next result; since rows are replayed in blocks, no result makes it hold much memory.
 """
 
-import contextlib
 import os
 import struct
 import weakref
@@ -23,7 +22,7 @@ import psycopg2
 from psycopg2 import _psycopg, extensions
 
 from client.protocol import ProtocolViolation
-from client.sockets import is_of_socket
+from client.strangers import is_own, suppressed
 from client.values import _nowhere, connect_to_nowhere, message
 
 Caster = Callable[[bytes | None, Any], Any]
@@ -96,7 +95,9 @@ def cast_row(row_casters: Sequence[Caster], rows: bytes, at: int) -> list[Any]:
     width = len(row_casters)
     try:
         kind, length, count = _ROW_HEAD(rows, at)
-    except struct.error:
+    except struct.error as error:
+        if not is_own(error):
+            raise
         raise ProtocolViolation(_NOT_WHOLE) from None
     end = at + 1 + length
     if kind != _DATA_ROW or count != width or end > len(rows):
@@ -107,7 +108,9 @@ def cast_row(row_casters: Sequence[Caster], rows: bytes, at: int) -> list[Any]:
     for cast in row_casters:
         try:
             (size,) = _CELL_HEAD(rows, at)
-        except struct.error:  # a caster may raise it too, so it is only caught where it is not a caster's
+        except struct.error as error:  # a caster may raise it too, so it is only caught where it is not a caster's
+            if not is_own(error):
+                raise
             break
         at += 4
         if size < 0:
@@ -167,7 +170,9 @@ def row_end(rows: bytes, at: int) -> int:
     """The byte behind the row that begins at byte at."""
     try:
         return at + 1 + int(_LENGTH(rows, at + 1)[0])
-    except struct.error:
+    except struct.error as error:
+        if not is_own(error):
+            raise
         raise ProtocolViolation(_NOT_WHOLE) from None
 
 
@@ -178,7 +183,9 @@ def row_starts(rows: bytes, at: int, end: int) -> "array[int]":
         while at < end:
             starts.append(at)
             at += 1 + _LENGTH(rows, at + 1)[0]
-    except struct.error:
+    except struct.error as error:
+        if not is_own(error):
+            raise
         at = -1
     if at != end:
         raise ProtocolViolation(_NOT_WHOLE)
@@ -206,8 +213,8 @@ def replay(columns: bytes, rows: bytes | memoryview) -> list[tuple[Any, ...]] | 
     try:
         server = _borrow()
     except OSError as error:
-        if error.errno is None or isinstance(error, (BlockingIOError, TimeoutError)):
-            raise  # a signal handler's: what the system refuses here has another number
+        if not is_own(error):
+            raise
         return None  # no descriptors left, or no place for the socket
     try:
         return list(server.play(columns, rows).fetchall())
@@ -233,7 +240,7 @@ class _Replay:
         self._pid = os.getpid()
         self._is_playing = False
         self._server.setblocking(False)
-        with contextlib.suppress(OSError):  # where the system refuses so much, it takes some more turns
+        with suppressed(OSError):  # where the system refuses so much, it takes some more turns
             self._server.setsockopt(SOL_SOCKET, SO_SNDBUF, 2 * BLOCK_BYTES)
         _open.add(self)
 
@@ -270,7 +277,7 @@ class _Replay:
         """
         _open.discard(self)
         self._server.close()
-        with contextlib.suppress(OSError):
+        with suppressed(OSError):
             os.close(self._descriptor)
 
     def _answer(self, data: bytes) -> None:
@@ -282,7 +289,7 @@ class _Replay:
                 try:
                     unsent = unsent[self._server.send(unsent) :]
                 except BlockingIOError as error:
-                    if not is_of_socket(error):
+                    if not is_own(error):
                         raise
             if self._connection.poll() == extensions.POLL_OK:
                 return
@@ -301,7 +308,9 @@ def _borrow() -> _Replay:
     while _idle:
         try:
             found = _idle.pop()
-        except IndexError:
+        except IndexError as error:
+            if not is_own(error):
+                raise
             break  # another thread was faster
         if found.is_usable:
             return found

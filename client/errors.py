@@ -30,6 +30,7 @@ import psycopg2.errors
 import psycopg2.extensions
 
 from client.protocol import FAILED, NOT_EXECUTED, TX_NONE, UNKNOWN, Failure
+from client.strangers import is_own
 
 # What passes by itself, by SQLSTATE or the two letters of its class; see
 # https://www.postgresql.org/docs/current/errcodes-appendix.html and, for the first two,
@@ -283,7 +284,9 @@ def _with_psycopg2_class(kind: str, sqlstate: str) -> type[DBError]:
     """Our class and psycopg2's own for this SQLSTATE in one. SQLSTATEs are few, so all are kept."""
     try:
         theirs = psycopg2.errors.lookup(sqlstate)
-    except KeyError:
+    except KeyError as error:
+        if not is_own(error):
+            raise
         theirs = _class_by_prefix(sqlstate)
     return type(theirs.__name__, (KINDS[kind], theirs), {"__module__": __name__, "__doc__": theirs.__doc__})
 

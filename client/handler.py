@@ -45,6 +45,7 @@ from client.protocol import (
     split_steps,
 )
 from client.rows import Result
+from client.strangers import is_own
 from client.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -293,7 +294,7 @@ class Handler(Calls):
             else:
                 self.rollback()
         except DBError as second:
-            if error is None:
+            if error is None or not is_own(second):
                 raise
             error.add_note(f"rolling back after it failed as well: {second}")
         finally:

@@ -14,6 +14,8 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from client.strangers import is_own
+
 PUBLIC_SUFFIX = ".key"
 SECRET_SUFFIX = ".key_secret"
 
@@ -47,8 +49,10 @@ def read_secret(path: str | os.PathLike[str]) -> str:
     """The secret key in a file; raises ValueError where there is none, or where other users can read it."""
     try:
         about = os.stat(path)
-    except OSError:
-        pass  # reading says the same
+    except OSError as error:
+        if not is_own(error):
+            raise
+        # Reading says the same.
     else:
         allowed = secret_mode(about)
         if is_exposed(about):
@@ -79,6 +83,8 @@ def _read(path: str | os.PathLike[str]) -> dict[str, str]:
         with Path(path).open("rb") as file:
             text = file.read(_MAX_BYTES).decode("utf-8", "replace")
     except OSError as error:
+        if not is_own(error):
+            raise
         raise ValueError(f"cannot read key file {os.fspath(path)!r}: {error.strerror}") from None
     return dict(_LINE.findall(text))
 

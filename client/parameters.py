@@ -22,6 +22,7 @@ from psycopg2 import _psycopg, extensions, extras, sql
 
 from client import values
 from client.rules import MAX_PARAMETERS
+from client.strangers import suppressed
 
 # Statements whose pieces are kept, and the longest such statement in characters: 25 MB at most, where somebody makes
 # long statements in a loop. A program has some hundred, of some hundred characters each.
@@ -192,11 +193,9 @@ def _template_of_any(statement: Any) -> Template | None:
     if isinstance(statement, sql.Composable):
         statement = statement.as_string(values._nowhere())
     if isinstance(statement, str):
-        try:
+        with suppressed(UnicodeEncodeError):
             statement = str.encode(statement)
-        except UnicodeEncodeError:
-            return None
-    elif not isinstance(statement, bytes):
+    if not isinstance(statement, bytes):
         return None
     return _template_of_bytes(statement) if len(statement) <= LONGEST_KEPT else _split(statement)
 
@@ -206,17 +205,16 @@ def _split(statement: str | bytes) -> Template | None:
 
     psycopg2 reads bytes, and so does this: a name ends at the first parenthesis.
     """
-    try:
+    with suppressed(UnicodeError):
         parts = _PLACEHOLDER.split(statement.encode() if isinstance(statement, str) else statement)
         places = [part for part in parts[1::2] if part != b"%"]
         names = [part[1:-2].decode() for part in places if part != b"s"]
-    except UnicodeError:
-        return None
-    if b"" in places or len(names) not in (0, len(places)) or any(b"\0" in part for part in parts):
-        return None
-    parts[1::2] = [b"%" if part == b"%" else b"\0" for part in parts[1::2]]
-    joined = b"".join(parts)
-    return Template(joined, joined.split(b"\0"), names or None) if joined else None
+        if b"" in places or len(names) not in (0, len(places)) or any(b"\0" in part for part in parts):
+            return None
+        parts[1::2] = [b"%" if part == b"%" else b"\0" for part in parts[1::2]]
+        joined = b"".join(parts)
+        return Template(joined, joined.split(b"\0"), names or None) if joined else None
+    return None
 
 
 # A percent sign and what psycopg2 wants behind it; nothing where that is something else.
@@ -354,11 +352,10 @@ def _items(items: list[Any]) -> tuple[set[bytes], list[bytes]] | None:
     if kinds == {int} and cell_of(0):
         return {_int(min(items))[0], _int(max(items))[0]}, ",".join(map(str, items)).encode().split(b",")
     if kinds == {str} and cell_of(""):
-        try:
+        with suppressed(UnicodeEncodeError):
             texts = _in_quotes("\0".join(items).encode()).replace(b"\0", b'"\0"').split(b"\0")
-        except UnicodeEncodeError:
-            return None  # psycopg2's error names the place within the item
-        return ({_UNKNOWN}, texts) if len(texts) == len(items) else None
+            return ({_UNKNOWN}, texts) if len(texts) == len(items) else None
+        return None  # psycopg2's error names the place within the item
     oids, texts = set(), []
     for item in items:
         if item is None:

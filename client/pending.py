@@ -13,6 +13,7 @@ from client.errors import DBError, UsageError
 from client.parameters import Reference
 from client.rows import Column, Result, Row
 from client.rules import MAX_NUMBER
+from client.strangers import is_own
 
 TOO_EARLY = (
     "this result cannot be read inside its transaction block: the statements are sent together when the block ends. "
@@ -156,7 +157,9 @@ class PendingResult:
         result = self.result()
         try:
             return result[place]
-        except IndexError:
+        except IndexError as error:
+            if not is_own(error):
+                raise
             raise IndexError(f"no row {place}: the statement gave {len(result)} rows ({result!r})") from None
 
 

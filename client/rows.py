@@ -30,6 +30,7 @@ from client.datarows import (
     row_end,
     row_starts,
 )
+from client.strangers import is_own
 
 # What a cell's contents make psycopg2 raise: no UTF-8, beyond the calendar, beyond its type.
 _UNREADABLE = (psycopg2.Error, ValueError, OverflowError)
@@ -80,7 +81,9 @@ class Row(tuple[Any, ...]):
         if type(key) is str:
             try:
                 key = self._index[key]
-            except KeyError:
+            except KeyError as error:
+                if not is_own(error):
+                    raise
                 raise KeyError(f"no column {key!r}; this row has {', '.join(self._names)}") from None
         return tuple.__getitem__(self, key)
 
@@ -234,7 +237,9 @@ class Result:
             return self._slice(self._starts, place)
         try:
             at = self._starts[place]
-        except IndexError:
+        except IndexError as error:
+            if not is_own(error):
+                raise
             raise IndexError(f"no row {place}; this result has {len(self._starts)} rows") from None
         return self._row_at(at)
 

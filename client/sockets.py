@@ -18,6 +18,7 @@ from client.address import folder_trap, ipc_path, runtime_dir
 from client.errors import connection_error
 from client.keys import Keys
 from client.protocol import NOT_EXECUTED
+from client.strangers import is_own
 
 if TYPE_CHECKING:
     from client.curve import CurveSocket
@@ -48,7 +49,9 @@ class PlainSocket(socket.socket):
         while unsent:
             try:
                 unsent = unsent[self.send(unsent, socket.MSG_DONTWAIT) :]
-            except BlockingIOError:
+            except BlockingIOError as error:
+                if not is_own(error):
+                    raise
                 _wait_for_room(self, deadline)
 
     # In C, so no signal handler's exception arises in it, where it would be lost. Handlers are let go of, not closed,
@@ -96,7 +99,7 @@ class GreenSocket(socket.socket):
         try:
             return work(argument, flags & ~socket.MSG_DONTWAIT)
         except TimeoutError as error:
-            if not is_of_socket(error):
+            if not is_own(error):
                 raise
             raise BlockingIOError(error.errno, "timed out") from None
         finally:
@@ -109,19 +112,6 @@ class GreenSocket(socket.socket):
 
 # By the class that is in place when this module is imported: gevent wants to come first in any program.
 _SOCKET: type[Any] = PlainSocket if issubclass(socket.socket, _socket.socket) else GreenSocket
-# Where the errors of sockets come from.
-_OF_SOCKETS = frozenset(("client", "socket", "gevent", "eventlet", "zmq"))
-
-
-def is_of_socket(error: OSError) -> bool:
-    """Whether a socket raised this, not a signal handler that Python happened to run meanwhile.
-
-    Programs let theirs raise TimeoutError, which is an OSError as well; that has to reach the program.
-    """
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is None or str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] in _OF_SOCKETS
 
 
 def _wait_for_room(plain: PlainSocket, deadline: float) -> None:
@@ -140,7 +130,7 @@ def connected(address: str, keys: Keys | None = None) -> PlainSocket | GreenSock
         try:
             return _plain(address) if keys is None else _encrypted(address, keys)
         except OSError as error:
-            if not is_of_socket(error):
+            if not is_own(error):
                 raise
             if time.monotonic() + CONNECT_AGAIN < deadline and isinstance(error, _NOBODY_THERE):
                 time.sleep(CONNECT_AGAIN)

@@ -27,6 +27,8 @@ from uuid import UUID
 import psycopg2.extras
 from psycopg2 import _psycopg, extensions
 
+from client.strangers import is_own
+
 # psycopg2 knows uuid.UUID only where a program registered it; here it is a parameter like any other.
 extensions.register_adapter(UUID, psycopg2.extras.UUID_adapter)
 
@@ -118,7 +120,9 @@ def _met_without_a_folder() -> tuple[Any, ServerSocket] | None:
         with contextlib.closing(ServerSocket(_socket.AF_UNIX)) as listener:
             try:
                 listener.bind(f"\0{name}/.s.PGSQL.1".encode())
-            except OSError:
+            except OSError as error:
+                if not is_own(error):
+                    raise
                 continue
             connection, server = _met(f"@{name}", listener)
             (pid,) = struct.unpack_from("i", server.getsockopt(_socket.SOL_SOCKET, _PEER, 12)) if server else (0,)
@@ -146,7 +150,9 @@ def _met(host: str, listener: ServerSocket) -> tuple[Any, ServerSocket | None]:
     listener.setblocking(False)
     try:
         server = ServerSocket(fileno=listener._accept()[0])  # type: ignore[attr-defined]  # what socket.accept calls
-    except BlockingIOError:
+    except BlockingIOError as error:
+        if not is_own(error):
+            raise
         return connection, None
     server.setblocking(True)
     return connection, server

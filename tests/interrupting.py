@@ -47,6 +47,8 @@ RAISED: tuple[Callable[[], BaseException], ...] = (
     KeyboardInterrupt,
     TimeoutError,
     lambda: BlockingIOError(11, "a stranger's"),
+    lambda: OSError(98, "a stranger's"),
+    lambda: IndexError("a stranger's"),
     lambda: ValueError("a stranger's"),
     lambda: KeyError("a stranger's"),
     lambda: psycopg2.OperationalError("a stranger's"),
@@ -186,6 +188,16 @@ class Interrupter:
                     self.faults.append(f"session: {error!r:.300}")
         self.check(self.db, "session")
 
+    def opening(self) -> None:
+        """A call that opens a connection to the broker, and closes it."""
+
+        def ask() -> Any:
+            with self.db.session() as session:
+                return session.query("SELECT 8")[0][0]
+
+        self.expect("opening", self.run("opening", ask, 0.003), 8)
+        self.check(self.db, "opening")
+
     def message(self) -> None:
         token = f"{os.getpid()}-{len(self.told)}"
         steps = [("INSERT INTO interrupted VALUES (%s)", (token,)), "SELECT repeat('y', 20000)"]
@@ -235,7 +247,12 @@ def main(address: str, alarms: int, seed: int) -> None:
     ]
     for thread in threads:
         thread.start()
-    scenes = [interrupter.autocommit] * 4 + [interrupter.lease] * 3 + [interrupter.session, interrupter.message]
+    scenes = (
+        [interrupter.autocommit] * 4
+        + [interrupter.lease] * 3
+        + [interrupter.session, interrupter.message]
+        + [interrupter.opening] * 2
+    )
     while interrupter.alarms < alarms and len(interrupter.faults) < 20:
         faulthandler.dump_traceback_later(HANGS_AFTER, exit=True)
         interrupter.chance.choice(scenes)()
