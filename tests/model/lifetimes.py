@@ -37,6 +37,7 @@ class _Strength:
     floor: int
     open: int  # its backends, those being opened not counted
     opening: int
+    cap: int
     room: int  # for how many more, as far as sizes tell
     is_available: bool
     can_open: bool  # another one, at once
@@ -55,7 +56,7 @@ def _strength(pool: Pool) -> _Strength:
     is_available = state is EndpointState.AVAILABLE
     failures = sum(each.stats.failed for each in pool.group.pools)
     can_open = room > 0 and opening < limit
-    return _Strength(pool.floor, pool.size - opening, opening, room, is_available, can_open, failures)
+    return _Strength(pool.floor, pool.size - opening, opening, pool.cap, room, is_available, can_open, failures)
 
 
 class Lifetimes:
@@ -162,8 +163,8 @@ class Lifetimes:
     def _check_retired(self, pool: Pool) -> None:
         """A backend was closed for max_lifetime."""
         before, after = self._before[self._pools.index(pool)], _strength(pool)
-        if before.failures != after.failures:
-            return
+        if (before.failures, before.cap) != (after.failures, after.cap):
+            return  # in the same fact another endpoint came back, or was lost
         elsewhere = sum(each is not pool and each.group is pool.group for each in self._opened)
         could = before.is_available and (before.opening > 0 or before.room > elsewhere)
         is_short = after.open + self._closed.count(pool) < min(before.floor, after.floor)

@@ -210,6 +210,7 @@ class Faults:
         world = self._world
         seconds = world.random.choice((0.01, 0.3, 2.0, 7.0, 40.0))
         world.jump(seconds)
+        world.network.stood_still()
         return f"the clock jumps by {seconds} s"
 
     def _broker_is_suspended(self) -> str:

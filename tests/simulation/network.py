@@ -290,6 +290,11 @@ class Network(Turns):
                 limit = BLOCKED_FOR + 10 * self.sim.scenario.latency
                 assert seconds < limit, f"{len(wire.orders) - 1} wait behind a lock on {wire.number}"
 
+    def stood_still(self) -> None:
+        """So did all processes: nobody could act."""
+        for wire in self.lines.values():
+            wire.blocked_from = None
+
     def _is_blocked(self, wire: Wire) -> bool:
         process, server = wire.process, self.sim.servers[wire.endpoint]
         is_waiting = process is not None and process.waits and process.queue[0] is wire.orders[0]
