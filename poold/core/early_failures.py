@@ -23,6 +23,9 @@ _ABOUT_VALUES = "22"
 # The one line of context that PostgreSQL gives where it cannot read a parameter, in any language: what it says of code
 # that it runs ends otherwise. https://github.com/postgres/postgres/blob/REL_18_STABLE/src/backend/tcop/postgres.c
 _OF_PARAMETER = re.compile(r"[^\n]*\$\d+(?: = '[^\n]*')?\Z")
+# Where PostgreSQL finds, before it plans, that a plan gives other columns than it did, or that there is no such name.
+# https://github.com/postgres/postgres/blob/REL_18_STABLE/src/backend/utils/cache/plancache.c
+_BEFORE_PLANNING = ("RevalidateCachedQuery", "FetchPreparedStatement")
 # Somebody, or a limit of time, has ended it while it waited for a lock: with literals it would wait again.
 _CANCELED = "57014"
 
@@ -37,8 +40,9 @@ def is_early(
     """Whether the unit failed before anything of a client ran, in this command about this prepared statement.
 
     Parse runs nobody's functions. Bind may, as PostgreSQL plans then and evaluates what is immutable; but not where it
-    could not read a parameter, or the statement is proven harmless, or was when it began: the failure of one before it
-    in the same pipeline may have taken that back since. Without a statement the command is one of the broker's own.
+    could not read a parameter or had not begun to plan, or the statement is proven harmless, or was when it began: the
+    failure of one before it in the same pipeline may have taken that back since. Without a statement the command is one
+    of the broker's own.
     """
     failure = done.failure
     assert failure is not None
@@ -48,10 +52,18 @@ def is_early(
     if statement is None:
         return failure.sqlstate in FORGOTTEN
     is_unreadable = _OF_PARAMETER.match(failure.diag.get("context") or "") is not None
-    is_safe = is_parse or was_harmless or statement.is_harmless or is_unreadable
+    is_safe = is_parse or was_harmless or statement.is_harmless or is_unreadable or _is_before_planning(failure)
     if not is_unreadable or failure.sqlstate in _OUTDATED:
         _doubt(statements, statement, failed, failure)
     return is_safe
+
+
+def _is_before_planning(failure: Failure) -> bool:
+    """Whether it is of no code that planning runs: that has a context, and no place in the statement."""
+    diag = failure.diag
+    if diag.get("context") or diag.get("internal_position"):
+        return False
+    return bool(diag.get("statement_position")) or diag.get("source_function") in _BEFORE_PLANNING
 
 
 def _doubt(statements: Statements, statement: Statement, failed: Prepare | Bound, failure: Failure) -> None:

@@ -290,6 +290,47 @@ def test_a_step_with_references_as_well() -> None:
     committed(world, request)
 
 
+BEFORE_PLANNING = [
+    ("0A000", {"source_function": "RevalidateCachedQuery"}, LITERAL),
+    ("26000", {"source_function": "FetchPreparedStatement"}, PREPARED),
+    ("42883", {"source_function": "op_error", "statement_position": "15"}, REFUSED),
+    ("42P01", {"source_function": "parserOpenTable", "statement_position": "15"}, REFUSED),
+]
+
+
+@pytest.mark.parametrize(("code", "diag", "left"), BEFORE_PLANNING)
+@pytest.mark.parametrize("proof", [UNPROVEN, FUNCTION])
+def test_what_failed_before_it_was_planned_has_run_no_functions(
+    code: str, diag: dict[str, str], left: StatementState, proof: Proof
+) -> None:
+    world = auto(proof)
+    _, backend = start(world)
+    answer(world, backend, fails=SQL, error=failure(code)._replace(diag=diag), is_bound=False)
+    assert is_running_with_literals(world)
+    assert state(world) is left
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"context": "PL/pgSQL function f(integer) line 3 at RETURN"},
+        {"context": 'SQL function "f" during inlining', "internal_position": "8"},
+        {"internal_position": "8"},
+        {"is_bound": True},
+    ],
+)
+@pytest.mark.parametrize(("code", "diag", "left"), BEFORE_PLANNING)
+def test_what_a_function_meets_in_its_own_statements_is_not_run_again(
+    code: str, diag: dict[str, str], left: StatementState, more: dict[str, object]
+) -> None:
+    world = auto(FUNCTION)
+    request, backend = start(world)
+    error = failure(code)._replace(diag={**diag, **more})
+    answer(world, backend, fails=SQL, error=error, is_bound="is_bound" in more)
+    assert isinstance(world.reply_to(request), Failure)
+    assert sum(SQL in unit for unit in sent(world)) == 1
+
+
 def test_a_message_is_not_repeated_for_an_unproven_statements_bind() -> None:
     world = auto(FUNCTION)
     request, backend = begin(world, INSERT)
