@@ -93,7 +93,7 @@ def _unit_with_settings(
     is_prepared: bool,
     before: list[Command],
 ) -> Unit:
-    run, own = Runner(backend), request.group.statements
+    run, own = Runner(backend, request.is_base), request.group.statements
     commands: list[Command] = [*before]
     if request.begin:
         commands += run.own(own.own(b"BEGIN"), b"")
@@ -146,10 +146,10 @@ class Runner:
 
     __slots__ = ("_backend", "_prepared", "is_base", "leaves", "needed")
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, is_base: bool = True) -> None:
         self._backend = backend
         self._prepared = backend.prepared.commands
-        self.is_base = True  # all so far was proven harmless
+        self.is_base = is_base  # all so far was proven harmless
         self.leaves = NOTHING  # what may be left in the session by what was not
         # What the transaction ran prepared, by its name: none of its own commands may drop it.
         self.needed: dict[bytes, Statement] = {}

@@ -372,3 +372,16 @@ def test_a_message_that_runs_again_need_not_wait_for_the_reset_of_its_backend() 
     assert len(world.taken(effects.Connect)) == 2
     world.connect_all()
     assert world.running(message) != backend
+
+
+def test_in_a_lease_that_may_have_replaced_prepared_statements_the_brokers_own_go_as_text() -> None:
+    world = auto()
+    lease = {"lease": 7, "settings": b"search_path\0a\0"}
+    world.query(1, "tx", begin=True, statement=b"DO 'EXECUTE ...'", **lease)
+    world.connect_all()
+    (backend,) = world.broker.backends
+    for _ in range(3):
+        answer(world, backend)
+        world.query(1, "tx", statement=SQL, **lease)
+    kinds = {type(each) for each in world.broker.backends[backend].running[0].unit}
+    assert kinds == {effects.Plain}
