@@ -28,7 +28,7 @@ from client import sockets
 from client.errors import UsageError, connection_error
 from client.keys import Keys
 from client.protocol import NOT_EXECUTED
-from client.strangers import is_own
+from client.strangers import is_own, suppressed
 from client.zmtp import command, frame
 
 # When libzmq would connect again: six days, when the channel has long noticed. It adds up to as much at random, in 32
@@ -262,20 +262,13 @@ def _own_context() -> _Context:
 
 def _names_of(descriptor: int) -> tuple[object, object] | None:
     """The names of a socket's two ends; None where it is none."""
-    try:
+    with suppressed(OSError):
         looked_at = socket.socket(fileno=descriptor)
-    except OSError as error:
-        if not is_own(error):
-            raise
-        return None
-    try:
-        return looked_at.getsockname(), looked_at.getpeername()
-    except OSError as error:
-        if not is_own(error):
-            raise
-        return None
-    finally:
-        looked_at.detach()
+        try:
+            return looked_at.getsockname(), looked_at.getpeername()
+        finally:
+            looked_at.detach()
+    return None
 
 
 def _after_fork_in_child() -> None:

@@ -20,7 +20,7 @@ from poold.core.effects import Command, Plain, Unit, in_order
 from poold.core.facts import Completion
 from poold.core.lexemes import holds_structure
 from poold.core.prepared import Prepared
-from poold.core.proof_query import Question
+from poold.core.proof_query import FIRST_CATALOG, INTERVALS, Question
 from poold.core.proofs import UNPROVEN, Proof
 from poold.core.references import only_cell
 from poold.core.statements import Statement, Statements
@@ -51,10 +51,6 @@ _CALM = (
 )
 # Before the tree, in the notice's text.
 _TITLE = "rewritten parse tree:\nDETAIL:  "
-# interval and its array: psycopg2's literal is read by the column's fields, a parameter is not.
-_INTERVALS = (1186, 1187)
-# Below it an OID is that of a type that has no fields and is no domain.
-_FIRST_CATALOG = 10_000
 # A statement that was cut off, or waited for a lock: the probe tells nothing.
 _INCONCLUSIVE = ("57014", "55P03")
 
@@ -136,8 +132,9 @@ class Probe:
         types = done.parameters[0] if done.parameters else ()
         tree = _tree(done) if self._examine is not None else None
         if self._examine is None or tree is None:
-            # What own types hold only the catalogs tell, and of which type a constant is only the tree.
-            if any(each in _INTERVALS or each >= _FIRST_CATALOG for each in types) or holds_structure(statement.sql):
+            # What own types hold only the catalogs tell, and of which type a constant is only the tree. The literal of
+            # an interval is read by the column's fields, a parameter is not.
+            if any(each in INTERVALS or each >= FIRST_CATALOG for each in types) or holds_structure(statement.sql):
                 statement.refuse()
             else:
                 self._conclude(UNPROVEN)

@@ -47,7 +47,8 @@ MAX_TYPES = 2_000
 # Bytes of an answer: trees of checks and indexes are most of it.
 MAX_ANSWER = 400_000
 
-_FIRST_CATALOG = 10_000  # types below have no parts but the elements of arrays, and none is a domain
+INTERVALS = (1186, 1187)  # interval and interval[]
+FIRST_CATALOG = 10_000  # types below have no parts but the elements of arrays, and none is a domain
 _FIRST_USER = 16_384  # FirstNormalObjectId
 
 INSERT, DELETE, UPDATE = 4, 8, 16  # as in pg_trigger.tgtype
@@ -281,8 +282,8 @@ def question(
 ) -> Question:
     """The question. types are with r (read), m (made or written), p (a parameter's) or
     c (a constant's); relations with what is done."""
-    closed = [(oid, tag) for oid, tag in types if oid >= _FIRST_CATALOG]
-    plain = [oid for oid, tag in types if oid < _FIRST_CATALOG and tag not in ("p", "c")]
+    closed = [(oid, tag) for oid, tag in types if oid >= FIRST_CATALOG]
+    plain = [oid for oid, tag in types if oid < FIRST_CATALOG and tag not in ("p", "c")]
     values: dict[str, str] = {
         "functions": _array(functions),
         "operators": _array(operators),

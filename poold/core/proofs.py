@@ -21,16 +21,14 @@ from dataclasses import dataclass
 
 from poold.core import generic_plans, parsetree, proof_query
 from poold.core.parsetree import NULL, Node, UnreadableTree, Value, numbers
-from poold.core.proof_query import DELETE, INSERT, UPDATE, Equality, Question
+from poold.core.proof_query import DELETE, FIRST_CATALOG, INSERT, INTERVALS, UPDATE, Equality, Question
 
 # Different OIDs in one tree; a report over ten tables names a hundred.
 MAX_OIDS = 500
 # Questions: relations, the types of their columns, these types' functions, what these are made of.
 MAX_ROUNDS = 4
 
-_FIRST_CATALOG = 10_000  # types below are PostgreSQL's own, none a domain
 _FIRST_USER = 16_384  # FirstNormalObjectId
-_INTERVAL, _INTERVALS = 1186, 1187  # interval, interval[]
 # A constant's type, wherever it stands in a tree, also in one that cannot be read.
 _CONSTANTS = re.compile(r":consttype (\d+)")
 _SAMPLERS = ("3313", "3314")  # bernoulli, system
@@ -86,10 +84,10 @@ class Examination:
         self._parents: dict[int, int] = {}  # relations with children, and what is done to them; to be asked about
         self._rounds = 0
         types = set(parameter_types)
-        self._has_interval = bool(types & {_INTERVAL, _INTERVALS})
+        self._has_interval = bool(types & set(INTERVALS))
         self._has_domain = False
         inputs = {(oid, "p") for oid in types} | {(int(oid), "c") for oid in _CONSTANTS.findall(tree)}
-        self._inputs = sorted((oid, tag) for oid, tag in inputs if oid >= _FIRST_CATALOG)
+        self._inputs = sorted((oid, tag) for oid, tag in inputs if oid >= FIRST_CATALOG)
         if len(self._inputs) > MAX_OIDS:
             self._inputs, self._has_domain = [], True
             self._refuse("has constants and parameters of too many types to be examined")

@@ -2,7 +2,7 @@
 
 import pytest
 from units import sent
-from world import OK, TX_ACTIVE, TX_NONE, World, executed, failure, numbered
+from world import FATAL, OK, TX_ACTIVE, TX_NONE, World, executed, failure, numbered
 
 from client.protocol import EXECUTED, FAILED, NOT_EXECUTED, TX_BROKEN, TX_FAILED, UNKNOWN, Commit, Failure, Result
 from client.rules import IN_SESSION, OPENS_SESSION
@@ -16,7 +16,6 @@ from poold.core.state import BackendState as S
 CALL = b"CALL p()"
 ERROR = "server closed the connection unexpectedly"
 CANCELLED = failure("57014", message="canceling statement due to user request")
-FATAL = failure("57P01", message="terminating connection")._replace(kind="connection")
 
 
 def calling(

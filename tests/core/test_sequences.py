@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from units import INSERT, SHORT, UNTRACKED, answer, begin, committed, promote, sent, step
-from world import World, failure
+from world import FATAL, World, failure
 
 from client.protocol import EXECUTED, FAILED, NOT_EXECUTED, TX_BROKEN, TX_LOST, Commit, Failure
 from client.rules import OPENS_SESSION
@@ -14,7 +14,6 @@ from poold.core.proofs import Proof
 USES = Proof(is_harmless=True, uses_sequences=True)
 ASKS = b"SELECT asks_lastval()"
 DISCARD = b"DISCARD SEQUENCES"
-FATAL = failure("57P01", message="terminating connection")._replace(kind="connection")
 
 
 def used(way: str = "query") -> tuple[World, int]:
@@ -126,10 +125,10 @@ def test_a_lease_that_ends_with_a_commit_is_noted() -> None:
     assert sent(world, backend)[-1] == [b"BEGIN; DISCARD SEQUENCES; COMMIT; BEGIN"]
 
 
-def break_off(world: World, backend: int, outcome: str, transaction: str = TX_BROKEN) -> None:
+def break_off(world: World, backend: int, outcome: str) -> None:
     """The connection is not to be used any more, as found behind a unit that did what it should."""
     broken = failure(transaction=TX_BROKEN)._replace(kind="usage", sqlstate=None, outcome=outcome)
-    world.broker.completed(backend, Completion(transaction, [], broken), world.now)
+    world.broker.completed(backend, Completion(TX_BROKEN, [], broken), world.now)
     world.take()
 
 

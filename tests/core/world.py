@@ -255,3 +255,7 @@ def executed(backend: int, sql: bytes) -> effects.Execute:
 
 def failure(sqlstate: str = "22012", transaction: str = TX_NONE, message: str = "division by zero") -> Failure:
     return Failure(0, transaction, "query", "failed", message, sqlstate, {"severity": "ERROR"})
+
+
+# What a server says before it ends a connection.
+FATAL = failure("57P01", message="terminating connection")._replace(kind="connection")

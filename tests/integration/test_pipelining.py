@@ -324,19 +324,25 @@ def test_statements_whose_table_is_gone_fail_each_for_itself_and_others_go_on(
 # Each is a transaction of its own.
 
 
+def numbered_rows(broker: Broker, statement: str) -> list[Any]:
+    """What the statement gives each of many clients, which ask at once: three rows for each, its number among them."""
+    rows: list[Any] = []
+    with Crowd(broker, DEPTH) as crowd:
+        for _ in range(3):
+            crowd.ask([(statement, (n,)) for n in range(DEPTH)])
+            answers = crowd.answers()
+            assert [answer[0].n for answer in answers] == list(range(DEPTH))
+            rows += [answer[0] for answer in answers]
+    return rows
+
+
 def test_each_statement_has_its_own_clock_and_chance(broker: Broker) -> None:
     statement = """
         SELECT %s::int AS n, now() AS began, statement_timestamp() AS asked, clock_timestamp() AS at, random() AS chance
         FROM one
     """
     joined = learn(broker, statement, (0,))
-    with Crowd(broker, DEPTH) as crowd:
-        rows: list[Any] = []
-        for _ in range(3):
-            crowd.ask([(statement, (n,)) for n in range(DEPTH)])
-            answers = crowd.answers()
-            assert [answer[0].n for answer in answers] == list(range(DEPTH))
-            rows += [answer[0] for answer in answers]
+    rows = numbered_rows(broker, statement)
     assert broker.pool()["joined"] >= joined + DEPTH - 1
     rows.sort(key=lambda row: row.at)
     for column in ("began", "asked", "at", "chance"):
@@ -354,13 +360,7 @@ def test_transactions_ids_locks_and_sequences_are_each_statements_own(broker: Br
             nextval('counted') AS next
         FROM locks
     """
-    with Crowd(broker, DEPTH) as crowd:
-        rows: list[Any] = []
-        for _ in range(3):
-            crowd.ask([(statement, (n,)) for n in range(DEPTH)])
-            answers = crowd.answers()
-            assert [answer[0].n for answer in answers] == list(range(DEPTH))
-            rows += [answer[0] for answer in answers]
+    rows = numbered_rows(broker, statement)
     rows.sort(key=lambda row: row.id)
     for earlier, later in pairwise(rows):
         assert earlier.id < later.id
