@@ -19,14 +19,12 @@ only_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebo
 # Everything is loaded before the change of user, who may not read what belongs to this one.
 BECOME = """
 import os, sys
-import client.channel
 import client.handler
 import poold.cli, poold.configfile, poold.daemon, poold.detach, poold.exposure, poold.private, poold.report
 from client.channel import Channel
 from client.errors import DBError
 from client.zmtp import frame
 
-client.channel._release()
 uid = int(sys.argv[1])
 if uid != os.getuid():
     os.setgroups([])

@@ -211,7 +211,7 @@ def as_nobody(broker: Broker, groups: list[int]) -> str:
     """A query by another user; what was wrong with it."""
     broker.folder.chmod(0o755)
     # Loaded before the change of user, who may not read everything that belongs to this one.
-    load = "import client.channel, os; client.channel._release()\n"
+    load = "import os, client.channel\n"
     change = f"os.setgroups({groups}); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
     done = run(sys.executable, "-c", load + change + ASK, broker.address)
     assert "Traceback" not in done.stderr
