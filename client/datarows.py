@@ -21,6 +21,7 @@ from typing import Any
 import psycopg2
 from psycopg2 import _psycopg, extensions
 
+from client.columns import are_columns, names_and_types, unnamed_column
 from client.protocol import ProtocolViolation
 from client.strangers import is_own, suppressed
 from client.values import _nowhere, connect_to_nowhere, message
@@ -54,8 +55,6 @@ _ROW_HEAD = struct.Struct("!BIH").unpack_from  # kind, length without the kind, 
 _CELL_HEAD = struct.Struct("!i").unpack_from
 _DATA_ROW = ord("D")
 _LENGTH = struct.Struct("!I").unpack_from
-# What follows a column's name: OID of its table, its number there, OID of its type, typlen, typmod, format.
-_FIELD = struct.Struct("!IhIhih")
 _ONE_NULL = message(b"D", struct.pack("!Hi", 1, -1))
 _COMMAND = "REPLAY"
 _END = message(b"C", _COMMAND.encode() + b"\0") + message(b"Z", b"I")
@@ -64,18 +63,9 @@ _NOT_WHOLE = "the broker sent rows that are not whole"
 
 def parse_columns(columns: bytes) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """The names and the type OIDs in the body of a RowDescription."""
-    # Without try: a signal handler's exception may be of any class.
-    names: list[bytes] = []
-    oids: list[int] = []
-    count = int.from_bytes(columns[:2], "big")
-    at = 2
-    while len(names) < count and (end := columns.find(0, at)) >= 0 and end + _FIELD.size < len(columns):
-        names.append(columns[at:end])
-        oids.append(_FIELD.unpack_from(columns, end + 1)[2])
-        at = end + 1 + _FIELD.size
-    if at != len(columns) or len(names) != count:
+    if not are_columns(columns):
         raise ProtocolViolation(f"the broker sent columns that are no RowDescription: {columns!r:.200}")
-    return tuple(name.decode() for name in names), tuple(oids)
+    return names_and_types(columns)
 
 
 def casters(oids: Sequence[int]) -> list[Caster]:
@@ -134,7 +124,7 @@ def _foreign_caster(oid: int, theirs: Caster) -> Caster:
     def cast(cell: bytes | None, cursor: Any) -> Any:
         if cell is not None:
             return theirs(cell, cursor)
-        rows = replay(struct.pack("!Hx", 1) + _FIELD.pack(0, 0, oid, -1, -1, 0), _ONE_NULL)
+        rows = replay(unnamed_column(oid), _ONE_NULL)
         return rows[0][0] if rows is not None else None
 
     return cast

@@ -30,20 +30,20 @@ import psycopg2.errors
 import psycopg2.extensions
 
 from client.protocol import FAILED, NOT_EXECUTED, TX_NONE, UNKNOWN, Failure
+from client.sqlstates import ADMIN_SHUTDOWN, CANNOT_CONNECT_NOW, CRASH_SHUTDOWN, LOCK_NOT_AVAILABLE, LOST_RACES
 from client.strangers import is_own
 
-# What passes by itself, by SQLSTATE or the two letters of its class; see
-# https://www.postgresql.org/docs/current/errcodes-appendix.html and, for the first two,
-# https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html
+# What passes by itself, by SQLSTATE or the two characters of its class; see
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
 _TRANSIENT_STATES = frozenset(
     (
-        "40001", "40P01",           # a lost race
-        "55P03",                    # a lock that somebody else held (NOWAIT, lock_timeout)
-        "57P01", "57P02", "57P03",  # the server ends, crashed, or starts
-        "08",                       # a connection that broke
-        "53",                       # memory, disk or connections that are used up at the moment
+        *LOST_RACES,
+        LOCK_NOT_AVAILABLE,
+        *(ADMIN_SHUTDOWN, CRASH_SHUTDOWN, CANNOT_CONNECT_NOW),
+        "08",  # a connection that broke
+        "53",  # memory, disk or connections that are used up at the moment
     )
-)  # fmt: skip
+)
 # Kinds of failures without a SQLSTATE that pass: nobody there, or too many at once. The others are mistakes in the
 # program or the configuration, which are the same the next time.
 _TRANSIENT_KINDS = frozenset(

@@ -20,6 +20,8 @@ MAX_STEPS = 1000
 MAX_REFERENCES = 10_000
 MAX_RETRIES = 100
 
+# PostgreSQL's settings on which clients' literals and casters rely (see client.values): the same on all backends.
+RELIED_ON = ("standard_conforming_strings", "client_encoding", "DateStyle", "IntervalStyle")
 # Settings that travel with one request.
 MAX_SETTINGS = 64
 # Who comes first where requests wait: indexes of PRIORITIES.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterable
 from functools import lru_cache
 
+from client.columns import are_columns
 from client.rules import MAX_NUMBER
 from poold.core.effects import Bound, Plain, Prepare, Simple, Unit
 from poold.core.facts import Outcome
@@ -19,8 +19,6 @@ MAX_KINDS = 1000
 # Columns that a query has at most (MaxTupleAttributeNumber), each with a name of 63 bytes and 18 more; and as much
 # again for servers built with longer names.
 MAX_DESCRIPTION_BYTES = 2 * 1664 * (64 + 18)
-_DESCRIPTION = re.compile(rb"..(?:[^\0]*+\0.{18})*+", re.DOTALL)
-_COLUMN = re.compile(rb"[^\0]*+\0.{18}", re.DOTALL)
 _RUNNING = (Bound, Plain, Simple)
 
 
@@ -66,7 +64,7 @@ def check_description(body: bytes) -> None:
     """Raise WireError for what is no RowDescription, which clients could not read."""
     if len(body) > MAX_DESCRIPTION_BYTES:
         raise WireError(f"the server described columns in {len(body)} bytes, expected {MAX_DESCRIPTION_BYTES} at most")
-    if not _DESCRIPTION.fullmatch(body) or len(_COLUMN.findall(body, 2)) != int.from_bytes(body[:2], "big"):
+    if not are_columns(body):
         raise WireError(f"the server sent {body!r:.100} where the description of columns was expected")
 
 

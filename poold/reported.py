@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-# What clients' literals and casters rely on (see client.values).
-RELIED_ON = ("standard_conforming_strings", "client_encoding", "DateStyle", "IntervalStyle")
+from client.rules import RELIED_ON
+
 # What a session may change for itself: a backend with another value than at first is to be reset.
 READ_ONLY = "default_transaction_read_only"
 REPORTED = ("TimeZone", "application_name", "search_path", "session_authorization", READ_ONLY)

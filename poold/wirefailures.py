@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from client.protocol import TX_BROKEN, TX_NONE, Failure
-from poold.reported import READ_ONLY, RELIED_ON
+from client.rules import RELIED_ON
+from poold.reported import READ_ONLY
 
 
 class WireError(Exception):

@@ -12,7 +12,7 @@ MODULES = sorted([*ROOT.glob("client/**/*.py"), *ROOT.glob("poold/**/*.py")])
 # What the core may import besides itself: values, and libraries that only compute.
 CORE_MAY_IMPORT = (
     "__future__", "abc", "bisect", "collections", "dataclasses", "enum", "heapq", "itertools", "re", "typing",
-    "client.protocol", "client.rules", "poold.config", "poold.core",
+    "client.protocol", "client.rules", "client.sqlstates", "poold.config", "poold.core",
 )  # fmt: skip
 # Each library has its place: module -> the only files that may import it.
 LIBRARIES = {

@@ -16,13 +16,9 @@ from poold.core.machine import rolled_back
 from poold.core.messages import refusal
 from poold.core.plan import Plan
 from poold.core.pool import Backend
-from poold.core.request import Client, Lease, Request, Verb
+from poold.core.request import QUERY, Client, Lease, Request, Verb
 from poold.core.script import Script
-from poold.core.statements import Statement, StatementState
-
-# As plain globals: to name a member of an Enum costs five times as much, and these are named for every request.
-_PREPARED = StatementState.PREPARED
-_QUERY = Verb.QUERY
+from poold.core.statements import PREPARED, Statement
 
 
 class Admission:
@@ -73,7 +69,7 @@ class Admission:
         if refused is not None:
             return refused
         statement = group.statements.find(message.statement, message.types, message.settings)
-        if statement.state is not _PREPARED:
+        if statement.state is not PREPARED:
             try:
                 statement.rendered(message.values)
             except ProtocolViolation as violation:
@@ -89,7 +85,7 @@ class Admission:
             lease = Lease(client, message.lease, group, message.priority, message.session != NO_SESSION)
             client.leases[message.lease] = lease
         deadline = None if message.timeout is None else now + message.timeout
-        request = Request(client, message.request, group, _QUERY, now, deadline, lease)
+        request = Request(client, message.request, group, QUERY, now, deadline, lease)
         request.tag = message.tag
         request.priority = message.priority
         request.statement = statement

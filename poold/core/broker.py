@@ -25,21 +25,11 @@ from poold.core.pool import Backend, Pool
 from poold.core.probe import Examine
 from poold.core.proofs import Examination
 from poold.core.releases import Releases
-from poold.core.request import Client, Lease, Request, Verb
+from poold.core.request import CATALOGS, INQUIRY, PROBE, QUESTION, Client, Lease, Request
 from poold.core.sessions import NOTHING, UNSEEN
 from poold.core.snapshot import snapshot_group, snapshot_processes
-from poold.core.state import BackendState, RequestState
+from poold.core.state import ACTIVE, CANCELLING, RUNNING, BackendState, RequestState
 from poold.core.watch import Watch
-
-# As plain globals: to name a member of an Enum costs five times as much, and these are named for every request.
-_RUNNING = RequestState.RUNNING
-_ACTIVE = BackendState.ACTIVE
-_CANCELLING = BackendState.CANCELLING
-_PROBE = Verb.PROBE
-_INQUIRY = Verb.INQUIRY
-_QUESTION = Verb.QUESTION
-_CATALOGS = Verb.CATALOGS
-_IS_DRAINING = BrokerState.DRAINING
 
 # PostgreSQL ignores a cancel that comes before its statement. One that had no effect is repeated after this pause.
 CANCEL_AGAIN = 0.05
@@ -61,7 +51,7 @@ class Broker(Releases):
 
     def take(self) -> list[Effect]:
         """The effects since the last call, in order."""
-        if self.state is _IS_DRAINING and not any(c.requests or c.leases for c in self.clients.values()):
+        if self.state is BrokerState.DRAINING and not any(c.requests or c.leases for c in self.clients.values()):
             self.state = BrokerState.STOPPED
             self._effects.append(Stop())
         effects, self._effects = self._effects, []
@@ -121,7 +111,7 @@ class Broker(Releases):
     def drain(self, now: float) -> None:
         """Take no new work, finish what there is within drain_timeout, then Stop."""
         if self.state is BrokerState.RUNNING:
-            self.state = _IS_DRAINING
+            self.state = BrokerState.DRAINING
             self._admission.is_open = False
             self.timers.set(_DRAIN, now + self.config.broker.drain_timeout)
 
@@ -210,7 +200,7 @@ class Broker(Releases):
         request.group.stats.withdrawn += 1
         if request.state is RequestState.WAITING:
             self._discard(request, failures.withdrawn(), now)
-        elif request.state is _RUNNING:
+        elif request.state is RUNNING:
             self._cancel(request, RequestState.CANCELLED, "", now)
         elif request.state is RequestState.IN_DOUBT and request.script is not None:
             request.script.retries = 0  # what became of it is still told
@@ -290,12 +280,12 @@ class Broker(Releases):
             if self._advance(backend, request, done, now):
                 return
             running.popleft()
-        elif request.verb < _PROBE:
+        elif request.verb < PROBE:
             running.popleft()
             if not (request.is_counted and self._wants_count(request, backend, done)):
                 self._finish(request, backend, done, now)
         else:
-            if request.verb is _PROBE and self._probe_goes_on(backend, request, done):
+            if request.verb is PROBE and self._probe_goes_on(backend, request, done):
                 return
             running.popleft()
             self._own_ended(request, backend, done, now)
@@ -304,25 +294,25 @@ class Broker(Releases):
             request.group.let_go(backend)
         if running:
             self._next_in_line(backend, running[0], now)
-        elif backend.state is _CANCELLING:
+        elif backend.state is CANCELLING:
             backend.pool.move(backend, BackendState.SETTLING)
             if backend.transaction == TX_BROKEN and backend.lease is not None:
                 self._lose_broken(backend.lease, now)  # what waits in it need not wait for the cancel
         else:
             idle_since = backend.idle_since
             self._rest(backend, now)
-            if request.verb is _CATALOGS:
+            if request.verb is CATALOGS:
                 backend.idle_since = idle_since  # whoever asks by himself keeps no backend that nobody needs
         if (request.priority == BATCH or request.backend is None) and request.group.queue.size:
             self._serve(request.group, now)  # others may wait for its priority's share, or it runs again elsewhere
 
     def _own_ended(self, request: Request, backend: Backend, done: Completion, now: float) -> None:
         """A question of the broker's own has ended."""
-        if request.verb is _INQUIRY:
+        if request.verb is INQUIRY:
             self._inquired(request, done, now)
-        elif request.verb is _QUESTION:
+        elif request.verb is QUESTION:
             self._counted(backend, done, now)
-        elif request.verb is not _PROBE:
+        elif request.verb is not PROBE:
             self._told_by_server(backend, request, done, now)
 
     def _was_changed(self, backend: Backend, request: Request) -> None:
@@ -337,11 +327,11 @@ class Broker(Releases):
 
     def _next_in_line(self, backend: Backend, request: Request, now: float) -> None:
         """PostgreSQL goes on with the next request in the backend's connection."""
-        if backend.state is _CANCELLING and request.state is _RUNNING:
+        if backend.state is CANCELLING and request.state is RUNNING:
             self.timers.set(backend, now + max(backend.pool.endpoint.query_timeout, CANCEL_TIMEOUT) + GUARD)
-        if backend.state is not _ACTIVE:
+        if backend.state is not ACTIVE:
             return
-        if request.state is _RUNNING:
+        if request.state is RUNNING:
             self._guard(backend, request, now)
             if backend.group.queue.size:
                 self._refill(backend, now)
@@ -356,10 +346,10 @@ class Broker(Releases):
             return
         if backend.state is BackendState.SETTLING:
             self._rest(backend, now)
-        elif backend.state is _CANCELLING:
-            backend.pool.move(backend, _ACTIVE)
+        elif backend.state is CANCELLING:
+            backend.pool.move(backend, ACTIVE)
             request = backend.running[0]
-            if request.state is _RUNNING:
+            if request.state is RUNNING:
                 self._guard(backend, request, now)  # the cancelled one has ended, this one came after it
             else:
                 self.timers.set(request, now + CANCEL_AGAIN)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 
 from client.protocol import Failure
+from client.sqlstates import FEATURE_NOT_SUPPORTED, INTERNAL_ERROR, QUERY_CANCELED
 from poold.core.effects import Bound, Prepare
 from poold.core.facts import Completion
 from poold.core.prepared import FORGOTTEN
 from poold.core.statements import Statement, Statements
 
 # A prepared statement does not fit any more: its tables changed, a type of its parameters is gone.
-_OUTDATED = ("0A000", "XX000")
+_OUTDATED = (FEATURE_NOT_SUPPORTED, INTERNAL_ERROR)
 # Classes of codes that say nothing of the statement: the transaction's or the connection's state, lost races, a lack of
 # resources, locks, the operator's doing. https://www.postgresql.org/docs/current/errcodes-appendix.html
 _TELL_NOTHING = ("08", "25", "40", "53", "55", "57", "58")
@@ -26,8 +27,6 @@ _OF_PARAMETER = re.compile(r"[^\n]*\$\d+(?: = '[^\n]*')?\Z")
 # Where PostgreSQL finds, before it plans, that a plan gives other columns than it did, or that there is no such name.
 # https://github.com/postgres/postgres/blob/REL_18_STABLE/src/backend/utils/cache/plancache.c
 _BEFORE_PLANNING = ("RevalidateCachedQuery", "FetchPreparedStatement")
-# Somebody, or a limit of time, has ended it while it waited for a lock: with literals it would wait again.
-_CANCELED = "57014"
 
 
 def is_early(
@@ -47,7 +46,9 @@ def is_early(
     failure = done.failure
     assert failure is not None
     is_parse = type(failed) is Prepare
-    if failed is None or not (is_parse or done.is_unbound) or failure.kind != "query" or failure.sqlstate == _CANCELED:
+    if failed is None or not (is_parse or done.is_unbound) or failure.kind != "query":
+        return False
+    if failure.sqlstate == QUERY_CANCELED:  # while it waited for a lock: with literals it would wait again
         return False
     if statement is None:
         return failure.sqlstate in FORGOTTEN

@@ -13,13 +13,11 @@ from client.protocol import (
     UNKNOWN,
     Failure,
 )
-from poold.core.lexemes import RELIED_ON
+from client.rules import RELIED_ON
+from client.sqlstates import IN_FAILED_SQL_TRANSACTION, LOST_RACES, QUERY_CANCELED
 from poold.core.request import Request, Verb
 from poold.core.sessions import SETTING
 
-# A transaction lost a race and was rolled back: serialization failure, deadlock. To repeat it is the documented answer:
-# https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html
-_LOST_RACES = ("40001", "40P01")
 # A statement of a transaction that may have ended it: where one of these words occurs, nobody can tell after a loss.
 _MAY_COMMIT = re.compile(rb"\b(commit|end|prepare|call|do)\b", re.IGNORECASE)
 
@@ -79,20 +77,20 @@ def wants_session(leaves: str) -> Failure:
 
 def relied_on() -> Failure:
     """A statement that changes what all clients' literals and values rely on."""
-    names = ", ".join(name.decode() for name in RELIED_ON)
+    names = ", ".join(RELIED_ON)
     text = f"a statement must not change {names}: the clients' literals and values rely on them; convert in SQL instead"
     return usage(text)
 
 
 def withdrawn() -> Failure:
     """Cancelled by its client before it ran."""
-    return Failure(0, TX_NONE, "query", NOT_EXECUTED, "canceled before it ran", "57014", {"severity": "ERROR"})
+    return Failure(0, TX_NONE, "query", NOT_EXECUTED, "canceled before it ran", QUERY_CANCELED, {"severity": "ERROR"})
 
 
 def commit_rolled_back() -> Failure:
     """COMMIT was answered with ROLLBACK: PostgreSQL's way to say that the transaction had failed before."""
     text = "COMMIT rolled back: a statement of this transaction had failed, nothing was committed"
-    return Failure(0, TX_NONE, "query", FAILED, text, "25P02", {"severity": "ERROR"})
+    return Failure(0, TX_NONE, "query", FAILED, text, IN_FAILED_SQL_TRANSACTION, {"severity": "ERROR"})
 
 
 def left_open() -> Failure:
@@ -145,7 +143,7 @@ def commit_unknown(error: str, why: str) -> Failure:
 
 def is_lost_race(failure: Failure) -> bool:
     """Whether to run the whole transaction again is the answer to this failure."""
-    return failure.sqlstate in _LOST_RACES
+    return failure.sqlstate in LOST_RACES
 
 
 def ended_early() -> Failure:

@@ -14,12 +14,9 @@ from poold.core.plan import Plans
 from poold.core.pool import Backend, Pool
 from poold.core.queue import Queue
 from poold.core.request import Request
-from poold.core.state import BackendState
+from poold.core.state import ACTIVE, BackendState
 from poold.core.statements import Statement, Statements
 from poold.core.stats import GroupStats
-
-# As plain globals: to name a member of an Enum costs five times as much, and these are named for every request.
-_ACTIVE = BackendState.ACTIVE
 
 # Short statements of one turn that share a backend.
 SHARING = 4
@@ -43,8 +40,6 @@ class Group:
         # when closed. To count them anew for each request that comes or ends costs more than all else of it.
         self.batched: set[Backend] = set()
         self.stats = GroupStats()
-        # Backends over all endpoints, those still opening included; its pools keep it up to date.
-        self.size = 0
         self.clients = 0  # connected clients that have used the group
         self.statements = Statements(config.prepare == "auto", config.plans)
         self.plans = Plans(self.statements)
@@ -54,9 +49,21 @@ class Group:
         self._sharing: Backend | None = None
         self._sharing_turn = 0
         self._sharing_depth = min(SHARING, config.pipeline_depth)
-        self.errands = 0  # of the broker's own that wait for a backend: probes, and the pools' inquiries
         self._turn = 0  # the pool whose turn it is
         self.respread()
+
+    @property
+    def size(self) -> int:
+        """Backends over all endpoints, those still opening included."""
+        return sum(pool.size for pool in self.pools)
+
+    @property
+    def has_errands(self) -> bool:
+        """Whether requests of the broker's own wait for a backend: probes, and what the pools' servers are asked."""
+        for pool in self.pools:  # a loop, which costs half of what any() does: it is asked behind every request
+            if pool.inquiries or pool.questions:
+                return True
+        return bool(self.probes)
 
     def count(self, state: BackendState) -> int:
         """Backends in that state over all endpoints."""
@@ -85,7 +92,7 @@ class Group:
         share all three, although another backend may idle.
         """
         backend = self._sharing
-        if backend is None or self._sharing_turn != turn or backend.state is not _ACTIVE or self.probes:
+        if backend is None or self._sharing_turn != turn or backend.state is not ACTIVE or self.probes:
             return None
         is_room = len(backend.running) < self._sharing_depth
         return backend if is_room and routing.is_company(backend, now) else None

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 
+from client.rules import RELIED_ON
 from poold.core.sql import MAX_TOKENS, tokens
 
 WORD, NAME, STRING, OTHER = "word", "name", "string", "other"
@@ -20,12 +21,12 @@ _UESCAPE = (WORD, b"uescape")
 # Moments that PostgreSQL puts in place of these words where it reads a constant.
 _MOMENT = re.compile(rb"(?<![a-z])(?:now|today|tomorrow|yesterday)(?![a-z])", re.IGNORECASE)
 # Settings on which every literal and every value relies; `names` is SET's other word for client_encoding.
-RELIED_ON = (b"standard_conforming_strings", b"client_encoding", b"datestyle", b"intervalstyle")
-_RELIED_ON = re.compile(b"|".join(RELIED_ON), re.IGNORECASE)
+RELIED_ON_WORDS = tuple(name.lower().encode() for name in RELIED_ON)
+_RELIED_ON = re.compile(b"|".join(RELIED_ON_WORDS), re.IGNORECASE)
 _MAY_SET = re.compile(rb"set|u&", re.IGNORECASE)
 # In other spellings: with escapes, or in two parts.
 _IN_PARTS = rb"'[^\S\r\n]*+(?:--[^\r\n]*+)?[\r\n]"
-_MAY_NAME = re.compile(rb"names|u&|\\|" + _IN_PARTS + b"|" + b"|".join(RELIED_ON), re.IGNORECASE)
+_MAY_NAME = re.compile(rb"names|u&|\\|" + _IN_PARTS + b"|" + b"|".join(RELIED_ON_WORDS), re.IGNORECASE)
 _SCOPES = (b"local", b"session")
 
 _ESCAPE = re.compile(rb"\\(?:([0-7]{1,3})|x([0-9A-Fa-f]{1,2})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|(.))", re.DOTALL)
@@ -108,7 +109,7 @@ def sets_relied_on(statement: bytes) -> bool:
         if kind in (WORD, NAME):
             # In UPDATE and ON CONFLICT DO UPDATE it is a column.
             is_target = not is_update and (previous == b"set" or (before == b"set" and previous in _SCOPES))
-            if is_target and (word in RELIED_ON or (kind == WORD and word == b"names")):
+            if is_target and (word in RELIED_ON_WORDS or (kind == WORD and word == b"names")):
                 return True
             may_set = may_set or word == b"set_config" or (kind == WORD and word == b"do" and not previous)
             is_update = is_update or (kind == WORD and word == b"update")

@@ -23,13 +23,10 @@ from poold.core.probe import Examine, Probe
 from poold.core.references import only_cell
 from poold.core.request import NOBODY, Client, Lease, Request, Verb
 from poold.core.sessions import NOTHING
-from poold.core.state import BackendState
+from poold.core.state import IDLE, BackendState
 from poold.core.statements import AHEAD_SECONDS, TRUSTED_AFTER, TRUSTED_FOR, StatementState
 from poold.core.timers import Timers
 from poold.core.units import ROLLBACK
-
-# As plain globals: to name a member of an Enum costs five times as much, and these are named for every request.
-_IDLE = BackendState.IDLE
 
 RESET_TIMEOUT = 5.0
 
@@ -188,22 +185,19 @@ class Lifecycle(ABC):
             self._grow(group, now)
             return
         backend.idle_since = now
-        backend.pool.move(backend, _IDLE)
+        backend.pool.move(backend, IDLE)
         self._serve(group, now)
 
     def _serve(self, group: Group, now: float) -> None:
         """Give idle backends of the group to who waits for one."""
-        if not group.errands and not group.queue.size:
+        if not group.queue.size and not group.has_errands:
             return
         for pool in group.pools:
             while pool.inquiries and pool.idle:
-                group.errands -= 1
                 self._inquire(next(reversed(pool.idle.values())), pool.inquiries.popleft(), now)
             while pool.questions and pool.idle:
-                group.errands -= 1
                 self._start(next(reversed(pool.idle.values())), pool.questions.popleft(), now)
         while group.probes and (free := group.take_idle()) is not None:
-            group.errands -= 1
             self._probe(free, group, now)
         while (
             group.queue.size

@@ -21,29 +21,19 @@ from client.protocol import (
     TransactionResult,
 )
 from client.rules import BATCH
+from client.sqlstates import QUERY_CANCELED
 from poold.core import failures, outcomes, schema
 from poold.core.counting import Counting
 from poold.core.early_failures import is_early
 from poold.core.effects import Bound, Cancel, Execute, Reply, Simple
 from poold.core.facts import Completion, Outcome
 from poold.core.pool import Backend, Pool
-from poold.core.request import Lease, Request, Verb
+from poold.core.request import PROBE, QUERY, Lease, Request, Verb
 from poold.core.sessions import NOTHING
 from poold.core.settings import SERVER_GRACE
-from poold.core.state import BackendState, RequestState
-from poold.core.statements import Statement, StatementState
+from poold.core.state import ACTIVE, CANCELLED, DONE, RUNNING, WITHDRAWN, BackendState, RequestState
+from poold.core.statements import PREPARED, Statement
 from poold.core.units import runs_prepared, unit_for
-
-# As plain globals: to name a member of an Enum costs five times as much, and these are named for every request.
-_RUNNING = RequestState.RUNNING
-_WITHDRAWN = RequestState.WITHDRAWN
-_CANCELLED = RequestState.CANCELLED
-_DONE = RequestState.DONE
-_ACTIVE = BackendState.ACTIVE
-_PREPARED = StatementState.PREPARED
-_QUERY = Verb.QUERY
-_PROBE = Verb.PROBE
-_COMMIT = Verb.COMMIT
 
 # What a running statement may take beyond its endpoint's query_timeout before the broker itself cancels it: the
 # server's statement_timeout comes first unless the server cannot be heard any more.
@@ -58,8 +48,6 @@ EARLY = 0.95
 CANCEL_TIMEOUT = 5.0
 # Requests of one lease that may wait behind its running statement. A synchronous client has one at most.
 LEASE_PENDING_LIMIT = 16
-
-_CANCELED = "57014"
 
 
 class Machine(Counting):
@@ -120,9 +108,9 @@ class Machine(Counting):
         """Run the request on the backend, which is free, or runs only short statements."""
         pool = backend.pool
         statement = request.statement
-        if request.verb is _QUERY and statement is not None and statement.state is not _PREPARED:
+        if request.verb is QUERY and statement is not None and statement.state is not PREPARED:
             self._ask_before(backend, request, now)
-        request.state = _RUNNING
+        request.state = RUNNING
         request.backend = backend
         request.started = now
         if statement is not None:
@@ -135,7 +123,7 @@ class Machine(Counting):
             backend.left = backend.left.joined(request.leaves)
             if request.lease is not None:
                 request.lease.is_altered = True
-        if request.verb < _PROBE:
+        if request.verb < PROBE:
             pool.stats.requests += 1
             request.group.stats.wait_times.record(now - request.arrived)
         if request.lease is not None:
@@ -145,7 +133,7 @@ class Machine(Counting):
         else:
             self.timers.set(request, request.deadline + SERVER_GRACE if request.is_timed else request.deadline)
         if len(backend.running) == 1:
-            pool.move(backend, _ACTIVE)
+            pool.move(backend, ACTIVE)
             self._guard(backend, request, now)
         elif not request.is_counted:
             pool.stats.joined += 1
@@ -222,12 +210,12 @@ class Machine(Counting):
             # what a statement did that left its connection unusable, its own failure tells.
             lost = failures.lease_lost(request.reason or "it was ended", lease.is_session)
             reply = request.client.lost_leases.get(lease.number, lost)
-        elif request.verb is _COMMIT and failure is None and done.results[-1][0] == "ROLLBACK":
+        elif request.verb is Verb.COMMIT and failure is None and done.results[-1][0] == "ROLLBACK":
             reply = failures.commit_rolled_back()
         if type(reply) is Failure:
             group.stats.errors += 1
             if reply is failure:
-                is_cancelled = request.state is _CANCELLED
+                is_cancelled = request.state is CANCELLED
                 why = out_of_time(request, reply, now) or by_query_timeout(backend, request, reply, now - began)
                 reply = failures.with_reason(reply, request.reason if is_cancelled else why)
             if done.transaction == TX_BROKEN:
@@ -257,7 +245,6 @@ class Machine(Counting):
             and statement.saw_columns(columns)
         ):
             group.probes.append(statement)
-            group.errands += 1
 
     def _forget_outdated(self, results: Iterable[Outcome | None]) -> bool:
         """These statements ran: where they may have changed what others mean, these begin anew. Returns whether so."""
@@ -279,9 +266,9 @@ class Machine(Counting):
         is_unseen = is_early(
             request.group.statements, None if is_own else statement, failed, done, request.leaves is NOTHING
         )
-        if request.lease is not None or request.state is not _RUNNING:
+        if request.lease is not None or request.state is not RUNNING:
             return False
-        if failure.sqlstate == _CANCELED and request.is_exposed:
+        if failure.sqlstate == QUERY_CANCELED and request.is_exposed:
             return True  # only plain reads are
         request.is_literal = request.is_literal or is_unseen
         return is_unseen or (done.transaction == TX_BROKEN and failure.outcome == NOT_EXECUTED)
@@ -293,11 +280,11 @@ class Machine(Counting):
         client.bytes -= request.size
         self.bytes -= request.size
         self.timers.clear(request)
-        if reply is not None and request.state is not _WITHDRAWN:
+        if reply is not None and request.state is not WITHDRAWN:
             if type(reply) is Failure:
                 reply = reply._replace(request=request.number)
             self._effects.append(Reply(client.key, reply))
-        request.state = _DONE
+        request.state = DONE
 
     def _discard(self, request: Request, reply: Result | Failure | None, now: float) -> None:
         """A waiting request leaves unexecuted."""
@@ -319,17 +306,17 @@ class Machine(Counting):
         """
         backend = request.backend
         assert backend is not None
-        is_first = request.state is _RUNNING
+        is_first = request.state is RUNNING
         request.state = state
         request.reason = request.reason or reason
-        if is_first and request.verb in (_QUERY, Verb.TRANSACTION):
+        if is_first and request.verb in (QUERY, Verb.TRANSACTION):
             self.timers.clear(request)
             if backend.request is request:
                 self.timers.set(backend, now + CANCEL_TIMEOUT)
                 self._send_cancel(backend)
 
     def _send_cancel(self, backend: Backend) -> None:
-        if backend.state is _ACTIVE:
+        if backend.state is ACTIVE:
             backend.pool.move(backend, BackendState.CANCELLING)
             for neighbour in itertools.islice(backend.running, 1, None):
                 neighbour.is_exposed = True
@@ -374,7 +361,7 @@ def transaction_of(lease: Lease) -> str:
 def out_of_time(request: Request, failure: Failure, now: float) -> str:
     """Why the server cancelled it, where it was to do so at the request's deadline; "" otherwise."""
     is_late = request.is_timed and request.deadline is not None and request.deadline <= now
-    return failures.timeout_passed(request) if is_late and failure.sqlstate == _CANCELED else ""
+    return failures.timeout_passed(request) if is_late and failure.sqlstate == QUERY_CANCELED else ""
 
 
 def by_query_timeout(backend: Backend, request: Request, failure: Failure, seconds: float) -> str:
@@ -383,7 +370,7 @@ def by_query_timeout(backend: Backend, request: Request, failure: Failure, secon
     PostgreSQL says it in words of any language, so time has to tell.
     """
     endpoint = backend.pool.endpoint
-    if failure.sqlstate != _CANCELED or not endpoint.query_timeout or "user request" in failure.message:
+    if failure.sqlstate != QUERY_CANCELED or not endpoint.query_timeout or "user request" in failure.message:
         return ""
     is_own = b"statement_timeout" in request.settings.lower()
     if is_own or not EARLY * endpoint.query_timeout <= seconds <= endpoint.query_timeout + GUARD:

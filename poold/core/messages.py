@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from client.protocol import TX_NONE, Failure, ProtocolViolation
+from client.sqlstates import INVALID_PARAMETER_VALUE
 from poold.core import failures
 from poold.core.early_failures import is_early
 from poold.core.effects import Bound, Execute, Simple
@@ -25,7 +26,7 @@ LONGEST_PAUSE = 0.5
 OUTCOME_TIMEOUT = 10.0
 ASK_AGAIN = 0.05
 # pg_xact_status says so of an id that was not given yet: with it a crash has taken all that its transaction did.
-_IN_THE_FUTURE = "22023"
+_IN_THE_FUTURE = INVALID_PARAMETER_VALUE
 
 
 class Messages(Machine):
@@ -73,7 +74,6 @@ class Messages(Machine):
         if script.to_probe:
             if request.group.config.prepare == "auto":
                 request.group.probes.extend(script.to_probe)
-                request.group.errands += len(script.to_probe)
             script.to_probe.clear()
 
     def _conclude(self, request: Request, script: Script, verdict: Verdict, now: float) -> None:
@@ -155,7 +155,6 @@ class Messages(Machine):
         assert inquiry.deadline is not None
         inquiry.state = RequestState.WAITING
         inquiry.pool.inquiries.append(inquiry)
-        inquiry.group.errands += 1
         self.timers.set(inquiry, inquiry.deadline)
 
     def _inquire(self, backend: Backend, inquiry: Request, now: float) -> bool:
@@ -201,7 +200,6 @@ class Messages(Machine):
         assert inquiry.pool is not None
         if inquiry in inquiry.pool.inquiries:
             inquiry.pool.inquiries.remove(inquiry)
-            inquiry.group.errands -= 1
         self._told(inquiry, f"PostgreSQL could not tell within {OUTCOME_TIMEOUT:g} s", now)
 
     def _told(self, inquiry: Request, status: str, now: float) -> None:

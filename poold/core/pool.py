@@ -109,7 +109,6 @@ class Pool:
         """A new backend, CONNECTING."""
         self.connecting[backend.number] = backend
         self.size += 1
-        self.group.size += 1
 
     def move(self, backend: Backend, state: BackendState) -> None:
         """Change the backend's state; a transition that the table does not know is a bug and raises."""
@@ -119,7 +118,6 @@ class Pool:
         backend.state = state
         if state is BackendState.CLOSED:
             self.size -= 1
-            self.group.size -= 1
             self.outdated -= backend.is_outdated
             self.group.batched.discard(backend)
         else:

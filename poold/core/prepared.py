@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection
 
+from client.sqlstates import DUPLICATE_PREPARED_STATEMENT, INVALID_SQL_STATEMENT_NAME
 from poold.core.effects import Bound, Command, Deallocate, Plain, Prepare, Unit
 from poold.core.facts import Completion
 from poold.core.statements import Statement
@@ -12,7 +13,7 @@ from poold.core.statements import Statement
 # Names on one backend: PostgreSQL keeps parse tree and plan of each, some ten kilobytes.
 PREPARED_KEPT = 500
 # PostgreSQL's codes for a name that it does not know, or knows already.
-FORGOTTEN = ("26000", "42P05")
+FORGOTTEN = (INVALID_SQL_STATEMENT_NAME, DUPLICATE_PREPARED_STATEMENT)
 
 
 class Prepared:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from client.sqlstates import LOCK_NOT_AVAILABLE, QUERY_CANCELED
 from poold.core import settings
 from poold.core.effects import Command, Plain, Unit, in_order
 from poold.core.facts import Completion
@@ -52,7 +53,7 @@ _CALM = (
 # Before the tree, in the notice's text.
 _TITLE = "rewritten parse tree:\nDETAIL:  "
 # A statement that was cut off, or waited for a lock: the probe tells nothing.
-_INCONCLUSIVE = ("57014", "55P03")
+_INCONCLUSIVE = (QUERY_CANCELED, LOCK_NOT_AVAILABLE)
 
 
 class Examiner(Protocol):

@@ -7,14 +7,10 @@ from collections.abc import Sequence
 from poold.core.effects import Bound
 from poold.core.endpoint import EndpointState
 from poold.core.pool import Backend, Pool
-from poold.core.request import Verb
+from poold.core.request import QUERY
 from poold.core.sessions import NOTHING
-from poold.core.state import RequestState
+from poold.core.state import RUNNING
 from poold.core.statements import AHEAD_SECONDS
-
-# As plain globals: to name a member of an Enum costs five times as much, and these are named for every request.
-_RUNNING = RequestState.RUNNING
-_QUERY = Verb.QUERY
 
 
 def spread(pools: Sequence[Pool], max_size: int, min_size: int) -> None:
@@ -94,11 +90,11 @@ def is_company(backend: Backend, now: float) -> bool:
     return (
         statement is not None
         and statement.is_short
-        and head.verb is _QUERY
+        and head.verb is QUERY
         and head.lease is None
         and not head.is_alone
         and type(head.unit[-1]) is Bound
-        and head.state is _RUNNING
+        and head.state is RUNNING
         and backend.left is NOTHING
         and len(backend.running) * statement.mean < AHEAD_SECONDS
         and now - began <= statement.patience

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 from client.protocol import FAILED, TX_NONE, Failure, Step, Transaction, TransactionResult
 from client.rules import END_SAVEPOINT, MAX_NUMBER, SAVEPOINT
+from client.sqlstates import QUERY_CANCELED
 from poold.core import failures, references, settings
 from poold.core.effects import Bound, Command, Flush, Plain, Prepare, Simple, Unit, in_order
 from poold.core.facts import Completion, Outcome
@@ -33,7 +34,6 @@ _RELEASE = b"RELEASE SAVEPOINT poold"
 _UNDO = b"ROLLBACK TO SAVEPOINT poold"
 
 _FLUSH = Flush()
-_CANCELED = "57014"
 
 # What a result in a unit belongs to, where it is no step's.
 _OWN, _XID, _COMMIT = -1, -2, -3
@@ -337,7 +337,7 @@ class Script:
         step = self._sent[at] if at < len(self._sent) else -1
         return (
             done.failure is not None
-            and done.failure.sqlstate != _CANCELED
+            and done.failure.sqlstate != QUERY_CANCELED
             and step >= 0
             and self._plan.block[step] is not None
         )

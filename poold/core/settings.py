@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 
 from poold.core.effects import Command
-from poold.core.lexemes import RELIED_ON
+from poold.core.lexemes import RELIED_ON_WORDS
 from poold.core.statements import Statement, Statements, plain_command
 
 # A statement of the broker's own, with NUL for its parameters.
@@ -40,7 +40,7 @@ def pairs(settings: bytes) -> list[tuple[bytes, bytes]]:
 def objection(settings: bytes) -> str:
     """Why these settings cannot be taken, "" where they can; PostgreSQL itself looks at the rest."""
     for name, _ in pairs(settings):
-        if name.lower() in RELIED_ON:
+        if name.lower() in RELIED_ON_WORDS:
             return f"the setting {name.decode(errors='replace')} cannot travel with a request: values rely on it"
     return ""
 

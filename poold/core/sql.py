@@ -30,7 +30,6 @@ DULL_TOKENS, DULL_BYTES = 10, 64
 _PREPARABLE = frozenset(b"DELETE INSERT MERGE SELECT TABLE UPDATE VALUES WITH".split())  # PostgreSQL's PreparableStmt
 _READING = frozenset(b"EXPLAIN SELECT SHOW TABLE VALUES WITH".split())
 _MODIFYING = frozenset(b"ANALYSE ANALYZE DELETE INSERT MERGE UPDATE".split())  # in EXPLAIN and WITH, columns' names too
-_SCHEMA = frozenset(b"ALTER CREATE DO DROP IMPORT".split())
 _TRANSACTION = frozenset(b"ABORT BEGIN COMMIT END RELEASE ROLLBACK SAVEPOINT START".split())  # and PREPARE TRANSACTION
 
 # What may be written as a whole number without quotes: int8, int2, int4, numeric.
@@ -79,7 +78,6 @@ class Traits:
     is_copy: bool  # some statement is COPY
     is_several: bool  # more than one statement; a ';' with nothing behind it makes no second one
     is_empty: bool  # nothing but blanks, comments and ';'
-    changes_schema: bool  # some statement creates, alters or drops something, or is code that may
     controls_transaction: bool  # some statement begins, divides or ends a transaction: see _TRANSACTION
     tokens: int = field(default=0, compare=False)  # how many were read
     is_read: bool = True  # False where there are more tokens than anybody reads: nothing is known of the rest
@@ -114,7 +112,6 @@ def examine(statement: bytes, types: bytes) -> Traits:
         is_copy=statements.is_copy,
         is_several=statements.count > 1,
         is_empty=statements.count == 0,
-        changes_schema=statements.changes_schema or statements.makes_table,
         controls_transaction=statements.controls_transaction,
         tokens=count,
         is_read=count <= MAX_TOKENS,
@@ -167,7 +164,6 @@ class _Statements:
         self.count = 0  # those that are not empty
         self.verb = b""  # the first one's
         self.writes = self.is_copy = self.controls_transaction = False
-        self.changes_schema = False
         self.makes_table = self.changes_settings = self.has_own_parameters = False
         # Of the statement being read: its verb, None before its first token, b"(" while there are only parentheses.
         self._verb: bytes | None = None
@@ -194,7 +190,6 @@ class _Statements:
         self.verb = verb[:63] if self.count == 1 else self.verb  # cut as PostgreSQL cuts names
         self.writes |= verb not in _READING
         self.is_copy |= verb == b"COPY"
-        self.changes_schema |= verb in _SCHEMA
         self.controls_transaction |= verb in _TRANSACTION
 
     def _read(self, word: bytes, previous: bytes) -> None:

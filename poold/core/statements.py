@@ -69,9 +69,8 @@ class StatementState(IntEnum):
     REFUSED = 3  # runs with literals as long as its generation lasts; no successor
 
 
-# As plain globals: to name a member of an Enum costs five times as much, and these are named for every request.
-_PREPARED = StatementState.PREPARED
-_LITERAL = StatementState.LITERAL
+# What is named for every request, as plain globals: to name a member of an Enum costs five times as much.
+LITERAL, PREPARED = StatementState.LITERAL, StatementState.PREPARED
 
 
 class Statement:
@@ -117,7 +116,7 @@ class Statement:
         self.count = len(types) // 4
         self.name = b"%d" % number  # on each backend behind something that nobody can guess (`poold.pgwire`)
         self.numbered = b""  # with $1, $2, ...; made when it is to be prepared
-        self.state = _LITERAL
+        self.state = LITERAL
         self.traits: sql.Traits | None = None  # looked up when first wanted
         self.use = sessions.use_of(template)  # what its text tells of what it leaves in its session
         self.is_forbidden = sets_relied_on(template)  # nobody may run it
@@ -164,14 +163,14 @@ class Statement:
             expected < SHORT_SECONDS
             and self.size < SHORT_BYTES
             and self.runs >= TRUSTED_AFTER
-            and self.state is _PREPARED
+            and self.state is PREPARED
             and self.proof.is_plain_read
         )
         self.patience = 2 * expected if expected > PATIENCE_SECONDS else 2 * PATIENCE_SECONDS
 
     def saw_columns(self, columns: bytes | None) -> bool:
         """It ran with literals and gave these columns. Returns whether it should be probed now."""
-        if self.state is not _LITERAL:
+        if self.state is not LITERAL:
             return False
         if self.columns == b"":
             self.columns = columns
@@ -193,7 +192,7 @@ class Statement:
         if columns != self.columns:
             self.refuse(proof)
             return
-        self.state = _PREPARED
+        self.state = PREPARED
         self.proof = proof
         self.is_harmless = proof.is_harmless
         if proof.may_be_generic:
@@ -202,7 +201,7 @@ class Statement:
     def unprobed(self) -> None:
         """The probe told nothing: it was cut off. Wait for some more runs."""
         if self.state is StatementState.PROBING:
-            self.state = _LITERAL
+            self.state = LITERAL
             self.sightings = 0
 
     def refuse(self, proof: Proof = UNPROVEN) -> None:
@@ -225,7 +224,7 @@ class Statement:
     def runs_prepared(self, values: bytes) -> bool:
         """Whether it means the same with these values prepared and with literals."""
         # With a literal -5::text is -(5::text), which PostgreSQL refuses.
-        return self.state is _PREPARED and not (self.has_cast and b"-" in values and self._has_sign(values))
+        return self.state is PREPARED and not (self.has_cast and b"-" in values and self._has_sign(values))
 
     def _has_sign(self, values: bytes) -> bool:
         """Whether a number without quotes has a minus: dates, UUIDs and texts are in quotes."""
@@ -248,7 +247,7 @@ class Statements:
 
     def __init__(self, is_prepared: bool = True, plans: str = "custom") -> None:
         """is_prepared: whether the broker's own statements may be. plans: as the group's setting."""
-        self._own_state = _PREPARED if is_prepared else StatementState.REFUSED
+        self._own_state = PREPARED if is_prepared else StatementState.REFUSED
         self._runs_per_parse = _UNLIMITED if plans == "auto" else CUSTOM_PLANS
         # Counts how often names may have come to mean something else.
         self.generation = 0

@@ -16,12 +16,9 @@ from poold.core import sessions, settings
 from poold.core.effects import Command, Plain, Simple, Unit, in_order
 from poold.core.outcomes import settings_before
 from poold.core.pool import Backend
-from poold.core.request import Request, Verb
+from poold.core.request import QUERY, Request, Verb
 from poold.core.sessions import NOTHING, left_by
 from poold.core.statements import Statement, literal_command, plain_command
-
-# As plain globals: to name a member of an Enum costs five times as much, and these are named for every request.
-_QUERY = Verb.QUERY
 
 COMMIT: Unit = (Simple(b"COMMIT"),)
 ROLLBACK: Unit = (Simple(b"ROLLBACK"),)
@@ -38,7 +35,7 @@ def unit_for(backend: Backend, request: Request, now: float) -> Unit:
     Notes in the request what follows it, who watches its time, and what it may leave in the session.
     """
     statement, verb, lease = request.statement, request.verb, request.lease
-    if verb is not _QUERY:
+    if verb is not QUERY:
         return _other_unit(backend, request, now)
     assert statement is not None
     if (

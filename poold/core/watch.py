@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from poold.core.pool import Backend, Pool
     from poold.core.request import Request
 
-# How often the catalogs' counts are asked for while statements of the group are prepared.
-CATALOGS_INTERVAL = 1.0
 # The first statement in a pipeline is looked at when it has run for so long, and again after as long.
 LOOK_AFTER = 0.05
 # Where all backends are busy for so long that none can be asked, the oldest is taken to wait.

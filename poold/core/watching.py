@@ -30,7 +30,6 @@ class Watching(Losses):
         question = Request(NOBODY, 0, pool.group, verb, now)
         question.pool = pool
         pool.questions.append(question)
-        pool.group.errands += 1
         return question
 
     def _told_by_server(self, backend: Backend, question: Request, done: Completion, now: float) -> None:

@@ -167,7 +167,7 @@ def test_without_a_backend_in_time_it_is_unknown() -> None:
     world.broker.lost(backend, ERROR, world.now, partial=WITH_ID)
     world.pass_time(OUTCOME_TIMEOUT + 0.1)
     unknown(world, request)
-    assert world.broker.groups["default"].errands == 0
+    assert not world.broker.groups["default"].has_errands
 
 
 def test_an_answer_that_comes_too_late_changes_nothing() -> None:

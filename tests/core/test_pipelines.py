@@ -209,7 +209,6 @@ def test_nobody_joins_while_a_statement_waits_to_be_probed() -> None:
     for _ in range(PROBE_AFTER):
         other.saw_columns(b"\0\0")
     group.probes.append(other)
-    group.errands += 1
     waiting = short(world)
     assert running(world, backend) == requests
     answer(world, backend)

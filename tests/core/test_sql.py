@@ -146,7 +146,7 @@ def test_the_verb_is_the_first_keyword(statement: str, verb: str) -> None:
 
 @pytest.mark.parametrize("statement", ["", " \n\t", ";", " ; ;; ", "-- SELECT 1", "/* a; /* b */ */", "; -- x\n;/**/"])
 def test_blanks_comments_and_semicolons_are_an_empty_statement(statement: str) -> None:
-    assert traits(statement) == Traits("", "empty", False, False, False, True, False, False)
+    assert traits(statement) == Traits("", "empty", False, False, False, True, False)
 
 
 @pytest.mark.parametrize(
@@ -482,7 +482,7 @@ def test_a_statement_too_long_to_keep_is_not_prepared_and_still_examined() -> No
     assert obstacle(longest) == ""
     assert obstacle(longest + ";") == "too long to keep"
     long = traits(f"{longest}, \0; COPY t FROM STDIN; SET a = 1; COMMIT")
-    assert long == Traits("SELECT", "too long to keep", True, True, True, False, False, True)
+    assert long == Traits("SELECT", "too long to keep", True, True, True, False, True)
 
 
 def test_too_many_parameters_are_not_prepared() -> None:

@@ -197,7 +197,7 @@ def test_a_group_with_prepare_off_runs_everything_with_literals() -> None:
     for _ in range(2 * PROBE_AFTER):
         run(world)
     assert sent(world) == [[SQL]] * (2 * PROBE_AFTER)
-    assert world.broker.groups["default"].errands == 0
+    assert not world.broker.groups["default"].has_errands
 
 
 def test_a_call_with_prepare_off_runs_with_literals_and_does_not_count() -> None:
