@@ -81,17 +81,27 @@ def behaviour(decoder: Decoder, data: bytes) -> str:
 
 
 def check(decoder: Decoder, data: bytes) -> str:
-    """As behaviour; raises Finding as well where too much memory is used."""
-    tracemalloc.start()
-    try:
-        told = behaviour(decoder, data)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    """As behaviour; raises Finding as well if too much memory is used.
+
+    What an input needs it needs again; a table of the interpreter's own that happens to grow meanwhile grows once.
+    """
     allowed = BASE_BYTES + decoder.memory * len(data)
+    told, peak = _measured(decoder, data)
+    if peak > allowed:
+        told, peak = _measured(decoder, data)
     if peak > allowed:
         raise Finding(f"{peak} bytes of memory for {len(data)} of input, expected at most {allowed:.0f}")
     return told
+
+
+def _measured(decoder: Decoder, data: bytes) -> tuple[str, int]:
+    """Its behaviour, and the most bytes of memory that it held at once."""
+    tracemalloc.start()
+    try:
+        told = behaviour(decoder, data)
+        return told, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 # ZeroMQ's protocol, as poold.ipc and client.channel read it.
