@@ -11,6 +11,9 @@ from typing import Any
 from client.address import default_address
 from client.rules import MAX_REQUEST_BYTES, MAX_RESULT_BYTES
 
+# Begins the name of a key among the users of a group.
+KEY_PREFIX = "key:"
+
 
 def setting(help: str, default: Any = ..., minimum: float | None = None, **more: Any) -> Any:
     """A dataclass field that carries its own rules: help, the least value, and (in more) choices or a pattern."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from client.address import ipc_path
 from client.keys import PUBLIC_SUFFIX
 from poold.clientkeys import read_client_keys
-from poold.core.access import KEY_PREFIX
+from poold.config import KEY_PREFIX
 
 # 2**32 - 1 stands for "no change" in system calls and is no user.
 LAST_UID = 2**32 - 2

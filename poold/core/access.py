@@ -14,14 +14,12 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from client.protocol import Failure
+from poold.config import KEY_PREFIX
 from poold.core import failures
 
 if TYPE_CHECKING:
     from poold.config import GroupConfig
     from poold.core.group import Group
-
-# Begins the name of a key among the users of a group.
-KEY_PREFIX = "key:"
 
 
 class Caller(NamedTuple):

@@ -11,12 +11,14 @@ from client.protocol import TX_NONE, Commit, Failure, ProtocolViolation, Query, 
 from client.rules import NO_SESSION, OPENS_SESSION
 from poold.config import BrokerConfig
 from poold.core import failures, read_only, settings
+from poold.core.backend import Backend
+from poold.core.client import Client
 from poold.core.group import Group
+from poold.core.lease import Lease
 from poold.core.machine import rolled_back
 from poold.core.messages import refusal
 from poold.core.plan import Plan
-from poold.core.pool import Backend
-from poold.core.request import QUERY, Client, Lease, Request, Verb
+from poold.core.request import QUERY, Request, Verb
 from poold.core.script import Script
 from poold.core.statements import PREPARED, Statement
 

@@ -16,16 +16,19 @@ from poold.config import Config
 from poold.core import failures, janitor
 from poold.core.access import Caller, open_to
 from poold.core.admission import Admission
+from poold.core.backend import Backend
+from poold.core.client import Client
 from poold.core.effects import Effect, Reply, Stop
 from poold.core.facts import Completion, Outcome, Server
 from poold.core.group import Group
+from poold.core.lease import Lease
 from poold.core.lifecycle import BrokerState
 from poold.core.machine import CANCEL_TIMEOUT, GUARD, transaction_of
-from poold.core.pool import Backend, Pool
+from poold.core.pool import Pool
 from poold.core.probe import Examine
 from poold.core.proofs import Examination
 from poold.core.releases import Releases
-from poold.core.request import CATALOGS, INQUIRY, PROBE, QUESTION, Client, Lease, Request
+from poold.core.request import CATALOGS, INQUIRY, PROBE, QUESTION, Request
 from poold.core.sessions import NOTHING, UNSEEN
 from poold.core.snapshot import snapshot_group, snapshot_processes
 from poold.core.state import ACTIVE, CANCELLING, RUNNING, BackendState, RequestState

@@ -9,12 +9,13 @@ from abc import abstractmethod
 
 from client.protocol import NOT_EXECUTED, TX_BROKEN, TX_NONE
 from poold.core import failures
+from poold.core.backend import Backend
+from poold.core.client import NOBODY
 from poold.core.effects import Execute, Simple
 from poold.core.facts import Completion
 from poold.core.lifecycle import Lifecycle
 from poold.core.outcomes import QUESTION, is_one_step, may_commit, number_in
-from poold.core.pool import Backend
-from poold.core.request import NOBODY, Request, Verb
+from poold.core.request import Request, Verb
 from poold.core.state import BackendState, RequestState
 from poold.core.units import DISCARD_SEQUENCES
 

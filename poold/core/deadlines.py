@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from poold.core import failures, janitor
+from poold.core.backend import Backend
+from poold.core.client import Client
 from poold.core.effects import Close, Drop, Look
 from poold.core.group import Group
+from poold.core.lease import Lease
 from poold.core.lifecycle import is_hopeless
 from poold.core.machine import LOOK_TIMEOUT
-from poold.core.pool import Backend
-from poold.core.request import Client, Lease, Request, Verb
+from poold.core.request import Request, Verb
 from poold.core.state import BackendState, RequestState
 from poold.core.watching import Watching
 

@@ -9,9 +9,10 @@ from client.protocol import NOT_EXECUTED, TX_NONE, Failure
 from client.rules import BATCH
 from poold.config import EndpointConfig, GroupConfig
 from poold.core import failures, routing
+from poold.core.backend import Backend
 from poold.core.endpoint import Endpoint, EndpointState
 from poold.core.plan import Plans
-from poold.core.pool import Backend, Pool
+from poold.core.pool import Pool
 from poold.core.queue import Queue
 from poold.core.request import Request
 from poold.core.state import ACTIVE, BackendState

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from poold.core.backend import Backend
 from poold.core.group import Group
-from poold.core.pool import Backend
 
 INTERVAL = 1.0
 # A backend's lifetime is shortened by up to a tenth, at random: those opened together do not all go together.

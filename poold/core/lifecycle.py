@@ -14,14 +14,17 @@ from enum import IntEnum
 from client.protocol import TX_BROKEN, TX_NONE
 from poold.config import Config
 from poold.core import janitor, sessions
+from poold.core.backend import Backend
+from poold.core.client import NOBODY, Client
 from poold.core.effects import Close, Connect, Effect, Execute, Unit
 from poold.core.endpoint import EndpointState
 from poold.core.facts import Completion
 from poold.core.group import Group
-from poold.core.pool import Backend, Pool
+from poold.core.lease import Lease
+from poold.core.pool import Pool
 from poold.core.probe import Examine, Probe
 from poold.core.references import only_cell
-from poold.core.request import NOBODY, Client, Lease, Request, Verb
+from poold.core.request import Request, Verb
 from poold.core.sessions import NOTHING
 from poold.core.state import IDLE, BackendState
 from poold.core.statements import AHEAD_SECONDS, TRUSTED_AFTER, TRUSTED_FOR, StatementState

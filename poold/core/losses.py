@@ -12,12 +12,12 @@ from collections.abc import Sequence
 
 from client.protocol import TX_NONE, Failure
 from poold.core import failures
+from poold.core.backend import Backend
 from poold.core.effects import Bound, Close, Execute
 from poold.core.facts import Outcome
 from poold.core.machine import rolled_back
 from poold.core.messages import Messages
 from poold.core.outcomes import may_commit
-from poold.core.pool import Backend
 from poold.core.request import Request, Verb
 from poold.core.state import RequestState
 

@@ -23,12 +23,14 @@ from client.protocol import (
 from client.rules import BATCH
 from client.sqlstates import QUERY_CANCELED
 from poold.core import failures, outcomes, schema
+from poold.core.backend import Backend
 from poold.core.counting import Counting
 from poold.core.early_failures import is_early
 from poold.core.effects import Bound, Cancel, Execute, Reply, Simple
 from poold.core.facts import Completion, Outcome
-from poold.core.pool import Backend, Pool
-from poold.core.request import PROBE, QUERY, Lease, Request, Verb
+from poold.core.lease import Lease
+from poold.core.pool import Pool
+from poold.core.request import PROBE, QUERY, Request, Verb
 from poold.core.sessions import NOTHING
 from poold.core.settings import SERVER_GRACE
 from poold.core.state import ACTIVE, CANCELLED, DONE, RUNNING, WITHDRAWN, BackendState, RequestState

@@ -5,13 +5,14 @@ from __future__ import annotations
 from client.protocol import TX_NONE, Failure, ProtocolViolation
 from client.sqlstates import INVALID_PARAMETER_VALUE
 from poold.core import failures
+from poold.core.backend import Backend
+from poold.core.client import NOBODY
 from poold.core.early_failures import is_early
 from poold.core.effects import Bound, Execute, Simple
 from poold.core.facts import Completion
 from poold.core.machine import Machine, by_query_timeout, out_of_time
-from poold.core.pool import Backend
 from poold.core.references import only_cell
-from poold.core.request import NOBODY, Request, Verb
+from poold.core.request import Request, Verb
 from poold.core.script import Script, Verdict
 from poold.core.sessions import NOTHING, UNSEEN
 from poold.core.state import RequestState

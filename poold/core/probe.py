@@ -17,6 +17,7 @@ from typing import Protocol
 
 from client.sqlstates import LOCK_NOT_AVAILABLE, QUERY_CANCELED
 from poold.core import settings
+from poold.core.catalog import COUNTS
 from poold.core.effects import Command, Plain, Unit, in_order
 from poold.core.facts import Completion
 from poold.core.lexemes import holds_structure
@@ -25,7 +26,6 @@ from poold.core.proof_query import FIRST_CATALOG, INTERVALS, Question
 from poold.core.proofs import UNPROVEN, Proof
 from poold.core.references import only_cell
 from poold.core.statements import Statement, Statements
-from poold.core.watch import COUNTS
 
 # A probe waits for a lock no longer than this, as its backend serves nobody meanwhile.
 LOCK_TIMEOUT_MS = 100

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from client.protocol import TX_NONE, Failure, Release, Result
 from poold.core import failures
+from poold.core.client import Client
 from poold.core.deadlines import Deadlines
-from poold.core.request import Client
 from poold.core.state import RequestState
 
 

@@ -1,10 +1,7 @@
-"""One request, and the client it came from, as the core knows them."""
+"""One request on its way through the broker: what its client wants, where it is, and what became of it so far."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -13,18 +10,17 @@ from poold.core.sessions import NOTHING
 from poold.core.state import RequestState
 
 if TYPE_CHECKING:
-    from client.protocol import Failure
+    from poold.core.backend import Backend
+    from poold.core.client import Client
     from poold.core.effects import Unit
     from poold.core.facts import Completion
     from poold.core.group import Group
-    from poold.core.pool import Backend, Pool
+    from poold.core.lease import Lease
+    from poold.core.pool import Pool
     from poold.core.probe import Probe
     from poold.core.script import Script
     from poold.core.statements import Statement
     from poold.core.units import Runner
-
-# Reasons of lost transactions are kept until their client asks; a client that never does must not grow memory.
-LOST_LEASES_KEPT = 64
 
 
 class Verb(IntEnum):
@@ -44,72 +40,6 @@ class Verb(IntEnum):
 
 # What is named for every request, as plain globals: to name a member of an Enum costs five times as much.
 QUERY, PROBE, INQUIRY, QUESTION, CATALOGS = Verb.QUERY, Verb.PROBE, Verb.INQUIRY, Verb.QUESTION, Verb.CATALOGS
-
-
-@dataclass(slots=True, eq=False)
-class Client:
-    """A connected client.
-
-    process is what its requests take turns as: those of one process share one, where somebody trustworthy tells of it.
-    """
-
-    key: int
-    pid: int
-    name: str
-    # None where nobody tells them.
-    uid: int | None = None
-    gid: int | None = None
-    # The groups it may use, by name; for nearly all clients the broker's own mapping.
-    open_groups: Mapping[str, Group] = field(default_factory=dict)
-    # Unanswered requests by number: enter when accepted, leave with their reply.
-    requests: dict[int, Request] = field(default_factory=dict)
-    # Open leases by number: enter with the request that begins them, leave when the transaction is over.
-    leases: dict[int, Lease] = field(default_factory=dict)
-    # What to answer about leases that were lost, by number: enter when lost, leave with the client's rollback or
-    # release, the oldest first when many.
-    lost_leases: dict[int, Failure] = field(default_factory=dict)
-    # Groups it has sent requests to.
-    groups: set[Group] = field(default_factory=set)
-    heard: float = 0.0  # when it last sent something
-    # Whether it leaves replies unread: nothing more is begun for it until it reads.
-    is_stalled: bool = False
-    # Its requests that could have been begun meanwhile: enter when their turn comes, leave to wait again when it reads,
-    # or unexecuted.
-    held: dict[Request, None] = field(default_factory=dict)
-    bytes: int = 0  # of its unanswered requests, as they came
-    process: Hashable = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.process = self.key if self.uid is None else (self.pid, self.uid)
-
-    def lease_lost(self, number: int, failure: Failure) -> None:
-        """Keep the reason for when the client asks."""
-        self.lost_leases[number] = failure
-        if len(self.lost_leases) > LOST_LEASES_KEPT:
-            del self.lost_leases[next(iter(self.lost_leases))]
-
-
-@dataclass(slots=True, eq=False)
-class Lease:
-    """One client's exclusive use of a backend: for an interactive transaction, or a session, which outlives its own.
-
-    backend is None until the request that begins it is granted one, and again when the lease is over: then the backend
-    is no longer the lease's.
-    """
-
-    client: Client
-    number: int
-    group: Group
-    priority: int = NORMAL
-    is_session: bool = False
-    backend: Backend | None = None
-    expires: float | None = None  # lease_timeout, from the grant on
-    # A statement ran in it that is not proven harmless, or settings: nothing is prepared, or run prepared, any more.
-    is_altered: bool = False
-    # Names may mean something else when it is committed.
-    outdates: bool = False
-    # Requests of this lease behind the one that runs, in order.
-    pending: deque[Request] = field(default_factory=deque)
 
 
 class Request:
@@ -194,6 +124,3 @@ class Request:
 
     def __repr__(self) -> str:
         return f"<Request {self.number} {self.verb.name.lower()} {self.state.name.lower()}>"
-
-
-NOBODY = Client(0, 0, "")  # whose requests the broker's own are

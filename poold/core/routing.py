@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from poold.core.backend import Backend
 from poold.core.effects import Bound
 from poold.core.endpoint import EndpointState
-from poold.core.pool import Backend, Pool
+from poold.core.pool import Pool
 from poold.core.request import QUERY
 from poold.core.sessions import NOTHING
 from poold.core.state import RUNNING

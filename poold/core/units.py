@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from client.protocol import ProtocolViolation
 from poold.core import sessions, settings
+from poold.core.backend import Backend
 from poold.core.effects import Command, Plain, Simple, Unit, in_order
 from poold.core.outcomes import settings_before
-from poold.core.pool import Backend
 from poold.core.request import QUERY, Request, Verb
 from poold.core.sessions import NOTHING, left_by
 from poold.core.statements import Statement, literal_command, plain_command

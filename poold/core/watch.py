@@ -1,9 +1,5 @@
 """What the broker asks a pool's server again and again: whether the catalogs have changed, and who waits for locks.
 
-A proof holds as long as the catalogs stand still, and so does what names mean. Each catalog counts the rows that were
-inserted, updated and deleted; while the sum is the same nobody has made, altered or dropped anything. A session reports
-its counts when it comes to rest, and within ten seconds where it does so again and again.
-
 Reads that share a backend's pipeline wait for the first of them. If that waits for a lock, they would wait for somebody
 who may wait for one of them, in a way that PostgreSQL cannot see. So would those that wait for a backend where each one
 waits for a lock: whoever holds the lock may be among them, and reads elsewhere. So what waits for a lock and is a plain
@@ -24,31 +20,14 @@ from poold.core.request import Verb
 from poold.core.state import BackendState
 
 if TYPE_CHECKING:
-    from poold.core.pool import Backend, Pool
+    from poold.core.backend import Backend
+    from poold.core.pool import Pool
     from poold.core.request import Request
 
 # The first statement in a pipeline is looked at when it has run for so long, and again after as long.
 LOOK_AFTER = 0.05
 # Where all backends are busy for so long that none can be asked, the oldest is taken to wait.
 LOOK_TIMEOUT = 0.25
-
-# pg_class, attribute, proc, type, operator, cast, constraint, trigger, rewrite, policy, index, inherits, attrdef,
-# namespace, aggregate, opclass, amop, amproc, enum, range, collation, partitioned_table, opfamily, extension;
-# authid and auth_members, as policies are for roles.
-_CATALOGS = (
-    "{1259,1249,1255,1247,2617,2605,2606,2620,2618,3256,2610,2611,2604,2615,2600,2616,2602,2603,3501,3541,3456,3350,"
-    "2753,3079,1260,1261}"
-)
-# A standby counts nothing of what it replays: there all is asked again from time to time.
-STANDBY_INTERVAL = 10
-COUNTS = (
-    "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.floor(pg_catalog.date_part('epoch', "
-    f"pg_catalog.clock_timestamp()) OPERATOR(pg_catalog./) {STANDBY_INTERVAL})::pg_catalog.text "
-    "ELSE pg_catalog.sum(pg_catalog.pg_stat_get_tuples_inserted(each) OPERATOR(pg_catalog.+) "
-    "pg_catalog.pg_stat_get_tuples_updated(each) OPERATOR(pg_catalog.+) "
-    "pg_catalog.pg_stat_get_tuples_deleted(each))::pg_catalog.text END "
-    f"FROM pg_catalog.unnest('{_CATALOGS}'::pg_catalog.oid[]) AS each"
-).encode()
 
 
 class Watch:

@@ -11,9 +11,10 @@ from world import World
 from client.protocol import NOT_EXECUTED, Failure, Rollback
 from client.rules import BATCH, INTERACTIVE, NORMAL, PRIORITIES
 from poold.config import Weights
+from poold.core.client import Client
 from poold.core.group import SHARING
 from poold.core.queue import Queue
-from poold.core.request import Client, Request, Verb
+from poold.core.request import Request, Verb
 from poold.core.state import BackendState as S
 from poold.core.statements import TRUSTED_FOR
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from poold.core.request import Client
+from poold.core.client import Client
 from poold.core.snapshot import PROCESSES_SHOWN, snapshot_processes
 from poold.report import PROCESSES_SHOWN as LINES
 from poold.report import _processes

@@ -8,10 +8,11 @@ from world import OK, World, failure
 
 from client.protocol import TX_NONE
 from poold.core import effects
+from poold.core.catalog import COUNTS
 from poold.core.facts import Completion, Server
 from poold.core.machine import QUESTION_TIMEOUT
 from poold.core.state import BackendState as S
-from poold.core.watch import COUNTS, LOOK_AFTER, LOOK_TIMEOUT, pids
+from poold.core.watch import LOOK_AFTER, LOOK_TIMEOUT, pids
 
 
 def generation(world: World) -> int:

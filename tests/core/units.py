@@ -11,6 +11,7 @@ from typing import Any
 from world import BEGUN, OK, ROLLED_BACK, World, failure
 
 from client.protocol import TX_ACTIVE, TX_FAILED, TX_NONE, Failure, Reference, Step, TransactionResult
+from poold.core.catalog import COUNTS
 from poold.core.effects import Bound, Command, Deallocate, Execute, Flush, Plain, Prepare, Simple, Unit
 from poold.core.facts import Completion, Outcome
 from poold.core.literals import numbered
@@ -19,7 +20,6 @@ from poold.core.probe import _TELLING
 from poold.core.proofs import Proof
 from poold.core.script import XID
 from poold.core.statements import TRUSTED_AFTER, Statement, StatementState
-from poold.core.watch import COUNTS
 
 WRITTEN: Outcome = ("INSERT 0 1", 1, None, b"", ())
 _WORDS: dict[bytes, Outcome] = {

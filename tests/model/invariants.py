@@ -10,12 +10,14 @@ from client.rules import BATCH
 from model.books import Books
 from model.lines import Line
 from model.shell import Shell
+from poold.core.backend import Backend
 from poold.core.broker import Broker
+from poold.core.client import Client
 from poold.core.endpoint import EndpointState
 from poold.core.group import Group
+from poold.core.lease import Lease
 from poold.core.lifecycle import BrokerState
-from poold.core.pool import Backend
-from poold.core.request import Client, Lease, Request, Verb
+from poold.core.request import Request, Verb
 from poold.core.state import BackendState as S
 from poold.core.state import RequestState
 from poold.core.statements import StatementState

@@ -17,10 +17,10 @@ from model.books import Job
 from model.kinds import QUESTION, Kind, is_clients, kind_of, template_of, tree_of
 from model.leftovers import DEALLOCATE_ALL, DISCARD_ALL, LEAVINGS, Leftovers, is_reset
 from model.marks import Marks
+from poold.core.catalog import COUNTS
 from poold.core.effects import Bound, Command, Deallocate, Flush, Plain, Prepare, Simple, Unit
 from poold.core.facts import Completion, Outcome
 from poold.core.outcomes import QUESTION as TRANSACTIONS
-from poold.core.watch import COUNTS
 
 INT4 = (23).to_bytes(4, "big")
 COLUMNS = b"\0\1id\0" + bytes(6) + INT4 + bytes(8)

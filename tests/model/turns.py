@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
+from poold.core.client import Client
 from poold.core.queue import Queue
-from poold.core.request import Client, Request
+from poold.core.request import Request
 
 
 class WatchedQueue(Queue):

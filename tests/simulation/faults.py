@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from client.protocol import TX_NONE
+from poold.core.backend import Backend
 from poold.core.facts import Completion
-from poold.core.pool import Backend
 from poold.core.state import BackendState as S
 
 if TYPE_CHECKING:

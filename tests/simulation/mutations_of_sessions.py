@@ -14,13 +14,14 @@ from client.rules import BATCH, IN_SESSION, OPENS_SESSION
 from poold.core import failures, lifecycle, sessions, settings, units
 from poold.core.admission import Admission
 from poold.core.broker import Broker
+from poold.core.client import Client
 from poold.core.deadlines import Deadlines
 from poold.core.effects import Bound, Drop, Simple
 from poold.core.group import Group
 from poold.core.lifecycle import Lifecycle
 from poold.core.machine import Machine
 from poold.core.queue import Line, Queue
-from poold.core.request import Client, Verb
+from poold.core.request import Verb
 from poold.core.script import Script
 from poold.core.sessions import NOTHING
 from simulation.mutations import MUTATIONS, mutation, wrap

@@ -16,9 +16,9 @@ from model.lines import Line
 from model.postgres import Order
 
 from client.protocol import FAILED, TX_NONE, Failure
+from poold.core.backend import Backend
 from poold.core.effects import Flush
 from poold.core.facts import Completion, Outcome, Server
-from poold.core.pool import Backend
 from poold.core.request import Verb
 from simulation.servers import Process
 from simulation.turns import Turns
