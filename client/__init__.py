@@ -3,7 +3,7 @@
 Programs written for pgdbpool change their import line to `import client as dbpool`.
 """
 
-from client.connection import Connection
+from client.channels.registry import Connection
 from client.errors import (
     CommitOutcomeUnknown,
     DBConnectionError,
@@ -22,9 +22,9 @@ from client.errors import (
 )
 from client.handler import Handler
 from client.pending import PendingResult, Savepoint
-from client.rows import Result, Row
 from client.session import Session
 from client.transaction import Transaction
+from client.values.result import Result, Row
 
 __all__ = [
     "Handler",

@@ -1,8 +1,9 @@
 """How a Handler's messages get their replies: through a channel of their own, or in the lease that is open.
 
-An exception may leave any of this between any two instructions (see `client.channel`). Outside of leases that needs no
-care: a channel that does not come back is closed. In a lease each call first gets the use of it (`client.lease.Call`),
-and whatever makes the call end otherwise than by its reply is told to the lease, which knows what was on its way.
+An exception may leave any of this between any two instructions (see `client.channels.channel`). Outside of leases that
+needs no care: a channel that does not come back is closed. In a lease each call first gets the use of it
+(`client.lease.Call`), and whatever makes the call end otherwise than by its reply is told to the lease, which knows
+what was on its way.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from client import protocol
-from client.channel import Channel
-from client.connection import give_back
+from client.channels.channel import Channel
+from client.channels.registry import give_back
 from client.errors import DBConnectionError, DBError, UnconfiguredGroupError
-from client.keys import Keys
 from client.lease import Call, Lease, may_commit
-from client.protocol import TX_NONE, UNKNOWN, Commit, Failure, Query, Release, Rollback
-from client.rules import NO_SESSION
+from client.wire import messages as protocol
+from client.wire.keyfiles import Keys
+from client.wire.limits import NO_SESSION
+from client.wire.messages import TX_NONE, UNKNOWN, Commit, Failure, Query, Release, Rollback
 
 
 class Calls:

@@ -29,9 +29,9 @@ import psycopg2
 import psycopg2.errors
 import psycopg2.extensions
 
-from client.protocol import FAILED, NOT_EXECUTED, TX_NONE, UNKNOWN, Failure
-from client.sqlstates import ADMIN_SHUTDOWN, CANNOT_CONNECT_NOW, CRASH_SHUTDOWN, LOCK_NOT_AVAILABLE, LOST_RACES
-from client.strangers import is_own
+from client.interruptions import is_own
+from client.wire.messages import FAILED, NOT_EXECUTED, TX_NONE, UNKNOWN, Failure
+from client.wire.sqlstates import ADMIN_SHUTDOWN, CANNOT_CONNECT_NOW, CRASH_SHUTDOWN, LOCK_NOT_AVAILABLE, LOST_RACES
 
 # What passes by itself, by SQLSTATE or the two characters of its class; see
 # https://www.postgresql.org/docs/current/errcodes-appendix.html

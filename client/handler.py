@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from client import protocol
 from client.calls import Calls
-from client.channel import Channel
-from client.connection import broker_address, broker_keys, channel_to, give_back
+from client.channels.channel import Channel
+from client.channels.registry import broker_address, broker_keys, channel_to, give_back
 from client.errors import DBError, UsageError
+from client.interruptions import is_own
 from client.lease import Lease
 from client.options import (
     DEFAULT_PRIORITY,
@@ -33,8 +33,11 @@ from client.options import (
     packed_settings,
     patience,
 )
-from client.parameters import bind
-from client.protocol import (
+from client.transaction import Transaction
+from client.values.bind import bind
+from client.values.result import Result
+from client.wire import messages
+from client.wire.messages import (
     Ask,
     Cancel,
     Commit,
@@ -44,9 +47,6 @@ from client.protocol import (
     TransactionResult,
     split_steps,
 )
-from client.rows import Result
-from client.strangers import is_own
-from client.transaction import Transaction
 
 if TYPE_CHECKING:
     from client.session import Session
@@ -319,7 +319,7 @@ class Handler(Calls):
         timeout = options.timeout
         channel, waits = self._channel(None if timeout is None else patience(timeout))
         self._check_group(channel)
-        message = protocol.Transaction(
+        message = messages.Transaction(
             channel.next_request(),
             self._group,
             *options[:4],

@@ -17,9 +17,9 @@ import re
 import weakref
 from typing import Any
 
-from client.channel import Channel
+from client.channels.channel import Channel
 from client.errors import CommitOutcomeUnknown, DBConnectionError, DBError, TransactionLost, UsageError
-from client.protocol import NOT_EXECUTED, TX_LOST, UNKNOWN, Commit, Failure, Query, Release, Rollback
+from client.wire.messages import NOT_EXECUTED, TX_LOST, UNKNOWN, Commit, Failure, Query, Release, Rollback
 
 Farewell = type[Rollback] | type[Release]
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from client import rules
-from client.rules import ISOLATIONS, MAX_RETRIES, MAX_SETTINGS, PRIORITIES
+from client.wire import limits
+from client.wire.limits import ISOLATIONS, MAX_RETRIES, MAX_SETTINGS, PRIORITIES
 
 DEFAULT_RETRIES = 3
-DEFAULT_PRIORITY = PRIORITIES[rules.NORMAL]
+DEFAULT_PRIORITY = PRIORITIES[limits.NORMAL]
 # A broker cancels an overdue statement and says so; a client gives up only when even that does not come.
 GRACE = 1.0
 
@@ -27,7 +27,7 @@ class Options(NamedTuple):
     deferrable: bool | None = None
     retries: int = DEFAULT_RETRIES
     timeout: float | None = None
-    priority: int = rules.NORMAL
+    priority: int = limits.NORMAL
     settings: bytes = b""
 
 
@@ -64,8 +64,10 @@ def checked_prepare(prepare: bool) -> bool:
 
 def checked_tag(tag: str) -> str:
     """The tag, if it can be sent."""
-    if not isinstance(tag, str) or len(tag) > rules.MAX_NAME_CHARS or "\0" in tag:
-        raise ValueError(f"tag is {tag!r:.200}; expected text of at most {rules.MAX_NAME_CHARS} characters without NUL")
+    if not isinstance(tag, str) or len(tag) > limits.MAX_NAME_CHARS or "\0" in tag:
+        raise ValueError(
+            f"tag is {tag!r:.200}; expected text of at most {limits.MAX_NAME_CHARS} characters without NUL"
+        )
     tag.encode()  # a lone surrogate says so itself
     return tag
 
@@ -80,7 +82,7 @@ def checked_priority(priority: str) -> int:
 def patience(timeout: float) -> float:
     """How long to wait for the reply to a request with this timeout; raises ValueError where it cannot be sent."""
     is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
-    if not is_number or not 0 < timeout <= rules.MAX_TIMEOUT:
+    if not is_number or not 0 < timeout <= limits.MAX_TIMEOUT:
         raise ValueError(f"timeout is {timeout!r}; expected seconds above 0, or None")
     return timeout + GRACE
 

@@ -8,12 +8,12 @@ give the values themselves. There is deliberately no waiting for a result here, 
 from collections.abc import Iterator
 from typing import Any, overload
 
-from client import protocol
 from client.errors import DBError, UsageError
-from client.parameters import Reference
-from client.rows import Column, Result, Row
-from client.rules import MAX_NUMBER
-from client.strangers import is_own
+from client.interruptions import is_own
+from client.values.bind import Reference
+from client.values.result import Column, Result, Row
+from client.wire import messages as protocol
+from client.wire.limits import MAX_NUMBER
 
 TOO_EARLY = (
     "this result cannot be read inside its transaction block: the statements are sent together when the block ends. "

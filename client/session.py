@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from client.channel import Channel
+from client.channels.channel import Channel
 from client.errors import UsageError
 from client.handler import Handler
 from client.lease import Call, Lease
-from client.protocol import NOT_EXECUTED, TX_LOST, TX_NONE, Commit, Failure, Release, Rollback
-from client.rules import IN_SESSION, OPENS_SESSION
+from client.wire.limits import IN_SESSION, OPENS_SESSION
+from client.wire.messages import NOT_EXECUTED, TX_LOST, TX_NONE, Commit, Failure, Release, Rollback
 
 
 class Session(Handler):

@@ -17,13 +17,14 @@ from enum import Enum
 from types import TracebackType
 from typing import Any, Self
 
-from client import protocol, rules
 from client.errors import DBError, UsageError, connection_error, error_from, kind_of, place_of
 from client.options import Options, checked_prepare
-from client.parameters import Reference, bind
 from client.pending import RESULT_FIELDS, PendingResult, Savepoint
-from client.protocol import EXECUTED, FAILED, NOT_EXECUTED, TX_NONE, UNKNOWN, Failure, Step, TransactionResult
-from client.rules import END_SAVEPOINT, MAX_STEPS, SAVEPOINT
+from client.values.bind import Reference, bind
+from client.wire import limits
+from client.wire import messages as protocol
+from client.wire.limits import END_SAVEPOINT, MAX_STEPS, SAVEPOINT
+from client.wire.messages import EXECUTED, FAILED, NOT_EXECUTED, TX_NONE, UNKNOWN, Failure, Step, TransactionResult
 
 Expectation = int | tuple[int, int | None] | None
 
@@ -238,7 +239,7 @@ def _row_limits(expect: Any) -> tuple[int, int | None]:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= rules.MAX_NUMBER
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= limits.MAX_NUMBER
 
 
 def _unsent(what: str, cause: BaseException) -> DBError:

@@ -1,5 +1,5 @@
 """`python -m poold` is the command `poold`."""
 
-from poold.cli import main
+from poold.operations.cli import main
 
 main()

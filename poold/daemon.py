@@ -30,15 +30,16 @@ import psycopg2.extensions
 import uvloop
 import zmq
 
-from client.protocol import Failure
+from client.wire.messages import Failure
 from poold import __version__
-from poold.backend import Backends
-from poold.config import Config
-from poold.core import access, effects
+from poold.clients.frontend import Frontend, Peer
+from poold.config.model import Config
+from poold.core import effects
 from poold.core.broker import Broker
-from poold.frontend import Frontend, Peer
-from poold.listening import AddressClaim
-from poold.poller import Poller
+from poold.core.clients import access
+from poold.postgres.backends import Backends
+from poold.system.address_claim import AddressClaim
+from poold.system.poller import Poller
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +184,7 @@ class Daemon:
                 log.info("stop requested pid=%d uid=%s how=%s", peer.pid, peer.uid, what)
                 self._begin_stop(at_once=what == "stop-now")
                 return {"pid": os.getpid()}
-        raise AssertionError(f"a question of client.rules without an answer: {what}")
+        raise AssertionError(f"a question of client.wire.limits without an answer: {what}")
 
     def _stats(self, peer: Peer) -> dict[str, Any]:
         reader = None if access.is_admin(peer.caller(), self._config.broker.admin_uids) else peer.key

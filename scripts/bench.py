@@ -28,7 +28,7 @@ from benchmark.workloads import WORKLOADS
 from benchmark.workspace import Workspace
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from poold.embedded import EmbeddedError
+from poold.embedded.server import EmbeddedError
 
 DEFAULT_CONTESTANTS = (lineup.POOLD, lineup.OWN, lineup.PGBOUNCER)
 ALL = "all"

@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from client import Connection, DBError, Handler
-from poold.embedded import EmbeddedError, EmbeddedPostgres
+from poold.embedded.server import EmbeddedError, EmbeddedPostgres
 
 # Backends that have run a statement since a point in time, as PostgreSQL counts them.
 SERVING = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND query_start >= %s"

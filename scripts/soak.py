@@ -30,8 +30,8 @@ from benchmark.service import ServiceError
 from benchmark.workspace import Workspace
 
 from client import DBError
-from client.channel import Channel
-from client.protocol import Answer, Ask
+from client.channels.channel import Channel
+from client.wire.messages import Answer, Ask
 
 ROOT = Path(__file__).resolve().parent.parent
 # Seconds from one to the next, on average; chosen anew each time from half to one and a half of it.

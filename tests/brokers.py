@@ -19,12 +19,12 @@ from typing import Any, Self
 from postgres import free_port
 from waiting import wait_until
 
-import client.connection as connection
-from client.channel import Channel
-from client.connection import ADDRESS_VARIABLE
+import client.channels.registry as connection
+from client.channels.channel import Channel
+from client.channels.registry import ADDRESS_VARIABLE
 from client.errors import DBConnectionError
 from client.handler import Handler
-from client.protocol import Answer, Ask
+from client.wire.messages import Answer, Ask
 
 ROOT = Path(__file__).resolve().parent.parent
 # What may pass until a process that was told to end is gone; far beyond what it takes, so only a hang reaches it.
@@ -79,7 +79,7 @@ class Broker:
     def start(self, *arguments: str, before: str = "") -> Self:
         """Start the process and wait until clients may come; before is code that runs in it first."""
         ready, ready_end = os.pipe()
-        poold = ["-c", f"{before}\nfrom poold.cli import main\nmain()"] if before else ["-m", "poold"]
+        poold = ["-c", f"{before}\nfrom poold.operations.cli import main\nmain()"] if before else ["-m", "poold"]
         command = [sys.executable, *poold, "start", f"--config={self.config}", f"--ready-fd={ready_end}"]
         with open(self._log, "ab") as log, os.fdopen(ready) as pipe:
             try:

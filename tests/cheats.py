@@ -19,7 +19,7 @@ REPORTED = {
     "standard_conforming_strings": "on",
     "integer_datetimes": "on",
 }
-# name: value and unit, as the answer to poold.startup.QUESTION.
+# name: value and unit, as the answer to poold.postgres.startup.QUESTION.
 SETTINGS = {
     "statement_timeout": ("5000", "ms"),
     "temp_buffers": ("16384", "8kB"),

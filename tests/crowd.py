@@ -8,11 +8,11 @@ from typing import Any, Self
 
 from brokers import Broker
 
-from client.channel import Channel
+from client.channels.channel import Channel
 from client.errors import DBError, error_from
-from client.parameters import bind
-from client.protocol import Cancel, Failure, Query
-from client.rows import Result
+from client.values.bind import bind
+from client.values.result import Result
+from client.wire.messages import Cancel, Failure, Query
 
 # How long an answer may take; only a hang reaches it.
 PATIENCE = 30.0

@@ -19,7 +19,7 @@ from certificates import Authority, Signed
 from postgres import PrivatePostgres, primary
 from waiting import wait_until
 
-from poold.binaries import BINDIR_VARIABLE, Account
+from poold.embedded.programs import BINDIR_VARIABLE, Account
 
 PASSWORD = "opensesame-scram"
 RULES = """\

@@ -1,4 +1,4 @@
-"""What `poold.core.proofs` makes of statements on a real server: the broker's part of an examination, in psycopg2."""
+"""What `core.statements.proofs` makes of statements on a real server: the broker's part of it, in psycopg2."""
 
 import struct
 from collections.abc import Iterable, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 from psycopg2.extensions import connection as Connection  # noqa: N812 - it is a class
 
-from poold.core.proofs import Examination
+from poold.core.statements.proofs import Examination
 
 MOST_QUESTIONS = 4
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from postgres import free_port
 
-from poold.keygen import make_pair
+from poold.operations.keygen import make_pair
 
 
 @dataclass

@@ -23,8 +23,8 @@ from psycopg2.extensions import connection as Connection  # noqa: N812 - it is a
 from psycopg2.extensions import make_dsn
 from waiting import wait_until
 
-from poold.binaries import Account, Programs
-from poold.embedded import EmbeddedPostgres
+from poold.embedded.programs import Account, Programs
+from poold.embedded.server import EmbeddedPostgres
 
 # Nothing in a test survives a power failure anyway.
 TEST_SETTINGS = {"fsync": "off", "wal_level": "replica"}

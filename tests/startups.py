@@ -16,7 +16,7 @@ from postgres import Postgres
 from psycopg2.extensions import make_dsn
 from waiting import wait_until
 
-from poold.binaries import Account
+from poold.embedded.programs import Account
 
 VERSION = struct.pack("!I", 3 << 16)  # of the protocol, with which a startup begins
 Startup = dict[bytes, bytes]

@@ -12,32 +12,83 @@ MODULES = sorted([*ROOT.glob("client/**/*.py"), *ROOT.glob("poold/**/*.py")])
 # What the core may import besides itself: values, and libraries that only compute.
 CORE_MAY_IMPORT = (
     "__future__", "abc", "bisect", "collections", "dataclasses", "enum", "heapq", "itertools", "re", "typing",
-    "client.protocol", "client.rules", "client.sqlstates", "poold.config", "poold.core",
+    "client.wire.messages", "client.wire.limits", "client.wire.sqlstates", "poold.config.model", "poold.core",
 )  # fmt: skip
+# Which room may import which: a room is a package, or a file that stands beside packages. What stands beside packages
+# and is not named here may import what it needs, as long as no circle comes of it.
+ROOMS = {
+    "client.wire": ["client.interruptions"],
+    "client.values": ["client.interruptions", "client.wire"],
+    "client.channels": ["client.errors", "client.interruptions", "client.wire"],
+    "poold.system": ["client.wire"],
+    "poold.config": ["client.wire", "poold.system"],
+    "poold.embedded": ["client.wire", "poold.config", "poold.system"],
+    "poold.postgres": [
+        "client.values", "client.wire", "poold.config", "poold.core.broker", "poold.core.effects", "poold.core.facts",
+        "poold.system",
+    ],
+    "poold.clients": [
+        "client.wire", "poold", "poold.config", "poold.core.broker", "poold.core.clients", "poold.system",
+    ],
+    "poold.operations": [
+        "client.channels", "client.errors", "client.wire", "poold", "poold.config", "poold.daemon", "poold.embedded",
+        "poold.postgres", "poold.system",
+    ],
+    "poold.core.statements": ["client.wire", "poold.core.effects", "poold.core.facts"],
+    "poold.core.records": ["client.wire", "poold.core.facts", "poold.core.state", "poold.core.statements"],
+    "poold.core.shared": ["poold.core.records"],
+    "poold.core.work": [
+        "client.wire", "poold.core.effects", "poold.core.facts", "poold.core.records", "poold.core.statements",
+    ],
+    "poold.core.pools": [
+        "client.wire", "poold.config", "poold.core.effects", "poold.core.records", "poold.core.shared",
+        "poold.core.state", "poold.core.statements", "poold.core.stats", "poold.core.work",
+    ],
+    "poold.core.clients": [
+        "client.wire", "poold.config", "poold.core.machine", "poold.core.messages", "poold.core.pools",
+        "poold.core.records", "poold.core.statements", "poold.core.work",
+    ],
+}  # fmt: skip
+# Packages beside which files may stand.
+HOUSES = ("client", "poold", "poold.core")
+# Records say of what types they hold other things; only a type checker reads that, so it makes no circle.
+ONLY_TYPES = "poold.core.records"
 # Each library has its place: module -> the only files that may import it.
 LIBRARIES = {
-    "zmq": ("client/curve.py", "poold/daemon.py", "poold/keygen.py", "poold/tcp.py", "poold/zap.py"),
-    "msgpack": ("client/protocol.py", "client/unpacking.py"),
-    "click": ("poold/cli.py", "poold/detach.py"),
-    "rich": ("poold/report.py",),
+    "zmq": (
+        "client/channels/curve.py", "poold/clients/curve_auth.py", "poold/clients/tcp.py", "poold/daemon.py",
+        "poold/operations/keygen.py",
+    ),
+    "msgpack": ("client/wire/messages.py", "client/wire/unpacking.py"),
+    "click": ("poold/operations/cli.py", "poold/operations/detach.py"),
+    "rich": ("poold/operations/tables.py",),
     "uvloop": ("poold/daemon.py",),
     "psycopg2": (
-        "client/datarows.py", "client/errors.py", "client/parameters.py", "client/rows.py", "client/values.py",
-        "poold/backend.py", "poold/connecting.py", "poold/daemon.py", "poold/embedded.py", "poold/libpq.py",
+        "client/errors.py", "client/values/bind.py", "client/values/casting.py", "client/values/offline.py",
+        "client/values/result.py", "poold/daemon.py", "poold/embedded/server.py", "poold/postgres/backends.py",
+        "poold/postgres/connect.py", "poold/postgres/libpq.py",
     ),
 }  # fmt: skip
 # Modules of poold below the daemon do not know it, nor the command line; a line says who may import whom.
 KNOWN_BY = {
-    "poold.cli": ("poold/__main__.py",),
-    "poold.daemon": ("poold/cli.py",),
-    "poold.frontend": ("poold/daemon.py", "poold/ipc.py", "poold/tcp.py"),
-    "poold.backend": ("poold/daemon.py",),
+    "poold.operations.cli": ("poold/__main__.py",),
+    "poold.daemon": ("poold/operations/cli.py",),
+    "poold.clients.frontend": ("poold/daemon.py", "poold/clients/ipc.py", "poold/clients/tcp.py"),
+    "poold.postgres.backends": ("poold/daemon.py",),
 }
 MAX_LINES = 400
 
 
-def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+def statements(node: ast.AST, types_too: bool = True) -> Iterator[ast.AST]:
+    """What stands in a file, down to the last line; without types_too not what only a type checker reads."""
+    for child in ast.iter_child_nodes(node):
+        if types_too or not (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)):
+            yield child
+            yield from statements(child, types_too)
+
+
+def imports(path: Path, types_too: bool = True) -> Iterator[str]:
+    for node in statements(ast.parse(path.read_text()), types_too):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -53,6 +104,41 @@ def is_within(name: str, package: str) -> bool:
 
 def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+NAMES = {module_of(path) for path in MODULES}
+
+
+def room_of(module: str) -> str:
+    """The package that holds the module, or itself if it stands beside packages."""
+    parent = module.rpartition(".")[0]
+    return module if parent in ("", *HOUSES) else parent
+
+
+def used_modules(path: Path, types_too: bool = True) -> set[str]:
+    """Modules of poold and client that this one imports: a name's own module, if the name is one."""
+    names = {name for name in imports(path, types_too) if name in NAMES}
+    return {name for name in names if not (name in HOUSES and any(each.startswith(name + ".") for each in names))}
+
+
+def circles(arrows: dict[str, set[str]]) -> list[str]:
+    """Those that reach themselves."""
+
+    def reached(start: str) -> set[str]:
+        found: set[str] = set()
+        waiting = [start]
+        while waiting:
+            for each in arrows.get(waiting.pop(), ()):
+                if each not in found:
+                    found.add(each)
+                    waiting.append(each)
+        return found
+
+    return sorted(each for each in arrows if each in reached(each))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=relative)
@@ -78,7 +164,19 @@ def test_each_module_says_its_job_and_stays_a_ten_minute_read(path: Path) -> Non
     assert len(text.splitlines()) <= MAX_LINES, f"{relative(path)} asks for a second noun"
 
 
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_each_room_imports_only_what_it_may(path: Path) -> None:
+    room = room_of(module_of(path))
+    if room not in ROOMS:
+        return
+    for name in used_modules(path, types_too=room != ONLY_TYPES):
+        other = room_of(name)
+        assert other in (room, *ROOMS[room]), f"{relative(path)} imports {name}: {room} must not know {other}"
+
+
 def test_the_rules_name_only_files_that_exist() -> None:
     known = {relative(path) for path in MODULES}
     named = {place for places in [*LIBRARIES.values(), *KNOWN_BY.values()] for place in places}
     assert named <= known
+    rooms = {room_of(name) for name in NAMES}
+    assert {*ROOMS, *(each for known in ROOMS.values() for each in known)} <= rooms

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from poold import passwords
-from poold.aside import THREADS, Aside
-from poold.config import EndpointConfig
+from poold.config import passwords
+from poold.config.model import EndpointConfig
+from poold.system.side_threads import THREADS, Aside
 
 
 def test_who_asks_together_shares_one_answer() -> None:
@@ -33,7 +33,7 @@ def test_who_asks_together_shares_one_answer() -> None:
 
 
 def test_what_hangs_takes_few_threads_and_ends_for_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("poold.aside.SHARED_FOR", -1.0)
+    monkeypatch.setattr("poold.system.side_threads.SHARED_FOR", -1.0)
     may_answer, asked = threading.Event(), []
 
     def hang() -> int:

@@ -5,10 +5,10 @@ import socket
 from types import SimpleNamespace
 from typing import Any
 
-from poold.backend import Backend, Backends
-from poold.config import BrokerConfig, Config, EndpointConfig, GroupConfig
+from poold.config.model import BrokerConfig, Config, EndpointConfig, GroupConfig
 from poold.core.effects import Simple
-from poold.poller import Poller
+from poold.postgres.backends import Backend, Backends
+from poold.system.poller import Poller
 
 SMALL, LARGE = (Simple(b"SELECT 1"),), (Simple(b"x" * 10_000_000),)
 

@@ -10,11 +10,11 @@ import zmq
 from keypairs import Keyring
 from zmq.utils import z85
 
-from client.keys import read_public, read_secret
-from poold import zap
-from poold.clientkeys import ClientKeys, key_problems
-from poold.configfile import ConfigError, at_address, describe, parse
-from poold.keygen import make_pair
+from client.wire.keyfiles import read_public, read_secret
+from poold.clients import curve_auth
+from poold.config.client_keys import ClientKeys, key_problems
+from poold.config.file import ConfigError, at_address, describe, parse
+from poold.operations.keygen import make_pair
 
 TABLES = {"endpoints": {"main": {"host": "h", "dbname": "d", "user": "u"}}, "groups": {"default": {}}}
 
@@ -155,11 +155,11 @@ class Questions:
 
     def __init__(self, keyring: Keyring) -> None:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.handler = zap.ZapHandler(self.context, ClientKeys(str(keyring.clients)))
+        self.handler = curve_auth.ZapHandler(self.context, ClientKeys(str(keyring.clients)))
         self._asking = self.context.socket(zmq.REQ)
-        self._asking.connect(zap.ENDPOINT)
+        self._asking.connect(curve_auth.ENDPOINT)
 
-    def ask(self, public: Path, domain: bytes = zap.DOMAIN, mechanism: bytes = b"CURVE", cut: int = 32) -> bytes:
+    def ask(self, public: Path, domain: bytes = curve_auth.DOMAIN, mechanism: bytes = b"CURVE", cut: int = 32) -> bytes:
         """The status of the answer."""
         key = z85.decode(read_public(public))[:cut]
         self._asking.send_multipart([b"1.0", b"7", domain, b"10.0.0.9", b"", mechanism, key])
@@ -194,11 +194,11 @@ def test_refusals_are_counted_all_and_logged_one_an_interval(
     questions: Questions, keyring: Keyring, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr(zap, "monotonic", lambda: now)
+    monkeypatch.setattr(curve_auth, "monotonic", lambda: now)
     caplog.set_level(logging.WARNING)
     for _ in range(5):
         questions.ask(keyring.stranger_public)
-    now += zap.LOG_INTERVAL
+    now += curve_auth.LOG_INTERVAL
     questions.ask(keyring.stranger_public)
     lines = [record.getMessage() for record in caplog.records]
     assert [line.split()[-3] for line in lines] == ["count=1", "count=6"]
@@ -207,7 +207,7 @@ def test_refusals_are_counted_all_and_logged_one_an_interval(
 
 def test_without_anybody_who_answers_nobody_is_let_in(keyring: Keyring) -> None:
     with zmq.Context() as context, context.socket(zmq.ROUTER) as router, context.socket(zmq.DEALER) as dealer:
-        public = zap.ask_for_keys(router, read_secret(keyring.broker_secret))
+        public = curve_auth.ask_for_keys(router, read_secret(keyring.broker_secret))
         monitor = router.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
         dealer.linger = 0
         dealer.curve_serverkey = public

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from client.address import default_address
-from poold.config import BrokerConfig, Config, EndpointConfig, GroupConfig
-from poold.configfile import ConfigError, Rule, check_table, describe, load, parse, rules_of, shown, toml_string
-from poold.keygen import make_pair
+from client.wire.address import default_address
+from poold.config.file import ConfigError, Rule, check_table, describe, load, parse, rules_of, shown, toml_string
+from poold.config.model import BrokerConfig, Config, EndpointConfig, GroupConfig
+from poold.operations.keygen import make_pair
 
 ENDPOINT = 'host = "db.example.com"\ndbname = "shop"\nuser = "web"\n'
 MINIMAL = f"[endpoints.main]\n{ENDPOINT}[groups.default]\n"
@@ -131,7 +131,7 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
 
 def test_the_table_of_the_test_above_knows_every_key() -> None:
     keys = {field.name for cls in (BrokerConfig, EndpointConfig, GroupConfig) for field in dataclasses.fields(cls)}
-    assert len(keys) == 54, "a key was added to poold.config: set it in test_every_key_can_be_set"
+    assert len(keys) == 54, "a key was added to poold.config.model: set it in test_every_key_can_be_set"
 
 
 def users_of(*users: str) -> tuple[str, ...]:

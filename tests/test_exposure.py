@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from brokers import poold
 
-from poold.configfile import load
-from poold.exposure import exposed_files
+from poold.config.file import load
+from poold.config.permissions import exposed_files
 
 SECRET = "opensesame"
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poold.config import Config, EndpointConfig
-from poold.configfile import ConfigError, parse
-from poold.legacy import LegacyConfigError, convert
+from poold.config.file import ConfigError, parse
+from poold.config.model import Config, EndpointConfig
+from poold.config.pgdbpool import LegacyConfigError, convert
 
 SECRET = "hunter2-sentinel"
 DB = {"host": "db.example.com", "name": "shop", "user": "web", "pass": SECRET}
@@ -486,7 +486,7 @@ def test_what_poold_refuses_in_the_result_is_raised_and_not_returned(monkeypatch
         assert source.startswith("# poold's configuration")
         raise ConfigError(["refused"], source_name)
 
-    monkeypatch.setattr("poold.legacy.parse", refuse)
+    monkeypatch.setattr("poold.config.pgdbpool.parse", refuse)
     with pytest.raises(ConfigError, match=r"pool\.json: problems found: 1\n  refused"):
         toml_of(CONFIG)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from poold import libpq
+from poold.postgres import libpq
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from client.address import IPC_PATH_LIMIT, check_address, default_address, runtime_dir
-from poold.listening import AddressClaim, AddressInUse, is_claimed, lock_path
+from client.wire.address import IPC_PATH_LIMIT, check_address, default_address, runtime_dir
+from poold.system.address_claim import AddressClaim, AddressInUse, is_claimed, lock_path
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_nothing_is_left_after_a_claim(address: str, tmp_path: Path) -> None:
 def test_what_a_killed_holder_left_is_no_obstacle(address: str, tmp_path: Path) -> None:
     program = f"""
 import os, signal, socket
-from poold.listening import AddressClaim
+from poold.system.address_claim import AddressClaim
 AddressClaim({address!r}).__enter__()
 socket.socket(socket.AF_UNIX).bind({str(tmp_path / "s")!r})
 os.kill(os.getpid(), signal.SIGKILL)

@@ -6,8 +6,8 @@ from io import StringIO
 
 import pytest
 
-from poold.logformat import LONGEST, LineFormatter, printable
-from poold.report import render
+from poold.operations.log_format import LONGEST, LineFormatter, printable
+from poold.operations.tables import render
 
 SECRET = "opensesame"
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from client.address import folder_trap
-from poold import ownfiles
-from poold.listening import AddressClaim, is_claimed, lock_path
-from poold.ownfiles import make_folder, open_own, remove_socket
+from client.wire.address import folder_trap
+from poold.system import safe_files
+from poold.system.address_claim import AddressClaim, is_claimed, lock_path
+from poold.system.safe_files import make_folder, open_own, remove_socket
 
 WRITE = os.O_RDWR | os.O_CREAT
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -136,7 +136,7 @@ def test_a_chosen_folder_like_tmp_is_warned_of(tmp_path: Path, caplog: pytest.Lo
 def test_the_default_folder_is_nobody_elses_to_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
 ) -> None:
-    monkeypatch.setattr(ownfiles, "runtime_dir", lambda: tmp_path)
+    monkeypatch.setattr(safe_files, "runtime_dir", lambda: tmp_path)
     tmp_path.chmod(0o755)
     make_folder(tmp_path)
     tmp_path.chmod(mode)

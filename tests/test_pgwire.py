@@ -4,11 +4,11 @@ import itertools
 
 import pytest
 
-from client.protocol import TX_NONE
+from client.wire.messages import TX_NONE
 from poold.core.effects import Bound, Flush, Unit
 from poold.core.facts import Completion
-from poold.pgwire import Wire
-from poold.reported import Reported
+from poold.postgres.parameter_status import Reported
+from poold.postgres.wire import Wire
 
 UNIT: Unit = (Bound(b"b", 0, b""), Bound(b"x", 0, b""), Flush(), Bound(b"i", 0, b""), Bound(b"s", 0, b""))
 ONE_COLUMN = b"\0\1id\0" + bytes(18)

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from poold import startup
-from poold.config import EndpointConfig, GroupConfig
-from poold.startup import Setting
+from poold.config.model import EndpointConfig, GroupConfig
+from poold.postgres import startup
+from poold.postgres.startup import Setting
 
 HAS = {
     "statement_timeout": ("5000", "ms"),

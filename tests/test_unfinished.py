@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from poold.sparing import BURST, SparingLog
-from poold.unfinished import LARGEST_MESSAGES, MESSAGE_TIMEOUT, SWEEP_INTERVAL, Unfinished
+from poold.clients.partial_messages import LARGEST_MESSAGES, MESSAGE_TIMEOUT, SWEEP_INTERVAL, Unfinished
+from poold.system.rate_limited_log import BURST, SparingLog
 
 
 class Sender:

@@ -10,29 +10,30 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from client.protocol import TX_BROKEN, TX_NONE, Commit, Failure, Query, Release, Result, Rollback, Transaction
-from client.rules import BATCH
-from poold.config import Config
-from poold.core import failures, janitor
-from poold.core.access import Caller, open_to
-from poold.core.admission import Admission
-from poold.core.backend import Backend
-from poold.core.client import Client
+from client.wire.limits import BATCH
+from client.wire.messages import TX_BROKEN, TX_NONE, Commit, Failure, Query, Release, Result, Rollback, Transaction
+from poold.config.model import Config
+from poold.core.clients.access import Caller, open_to
+from poold.core.clients.admission import Admission
 from poold.core.effects import Effect, Reply, Stop
 from poold.core.facts import Completion, Outcome, Server
-from poold.core.group import Group
-from poold.core.lease import Lease
 from poold.core.lifecycle import BrokerState
 from poold.core.machine import CANCEL_TIMEOUT, GUARD, transaction_of
-from poold.core.pool import Pool
-from poold.core.probe import Examine
-from poold.core.proofs import Examination
+from poold.core.pools import janitor
+from poold.core.pools.group import Group
+from poold.core.pools.pool import Pool
+from poold.core.pools.watch import Watch
+from poold.core.records.backend import Backend
+from poold.core.records.client import Client
+from poold.core.records.lease import Lease
+from poold.core.records.request import CATALOGS, INQUIRY, PROBE, QUESTION, Request
 from poold.core.releases import Releases
-from poold.core.request import CATALOGS, INQUIRY, PROBE, QUESTION, Request
-from poold.core.sessions import NOTHING, UNSEEN
 from poold.core.snapshot import snapshot_group, snapshot_processes
 from poold.core.state import ACTIVE, CANCELLING, RUNNING, BackendState, RequestState
-from poold.core.watch import Watch
+from poold.core.statements.leftovers import NOTHING, UNSEEN
+from poold.core.statements.proofs import Examination
+from poold.core.work import failures
+from poold.core.work.probe import Examine
 
 # PostgreSQL ignores a cancel that comes before its statement. One that had no effect is repeated after this pause.
 CANCEL_AGAIN = 0.05

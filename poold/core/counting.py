@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-from client.protocol import NOT_EXECUTED, TX_BROKEN, TX_NONE
-from poold.core import failures
-from poold.core.backend import Backend
-from poold.core.client import NOBODY
+from client.wire.messages import NOT_EXECUTED, TX_BROKEN, TX_NONE
 from poold.core.effects import Execute, Simple
 from poold.core.facts import Completion
 from poold.core.lifecycle import Lifecycle
-from poold.core.outcomes import QUESTION, is_one_step, may_commit, number_in
-from poold.core.request import Request, Verb
+from poold.core.records.backend import Backend
+from poold.core.records.client import NOBODY
+from poold.core.records.request import Request, Verb
 from poold.core.state import BackendState, RequestState
-from poold.core.units import DISCARD_SEQUENCES
+from poold.core.work import failures
+from poold.core.work.outcomes import QUESTION, is_one_step, may_commit, number_in
+from poold.core.work.units import DISCARD_SEQUENCES
 
 # Beyond what a statement may take. A server that says nothing for so long is given up.
 QUESTION_TIMEOUT = 5.0

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from poold.core import failures, janitor
-from poold.core.backend import Backend
-from poold.core.client import Client
 from poold.core.effects import Close, Drop, Look
-from poold.core.group import Group
-from poold.core.lease import Lease
 from poold.core.lifecycle import is_hopeless
 from poold.core.machine import LOOK_TIMEOUT
-from poold.core.request import Request, Verb
+from poold.core.pools import janitor
+from poold.core.pools.group import Group
+from poold.core.records.backend import Backend
+from poold.core.records.client import Client
+from poold.core.records.lease import Lease
+from poold.core.records.request import Request, Verb
 from poold.core.state import BackendState, RequestState
 from poold.core.watching import Watching
+from poold.core.work import failures
 
 _CANCELLABLE = (Verb.QUERY, Verb.TRANSACTION)
 

@@ -13,7 +13,7 @@ As text they show no statement, no value and no result: what is logged, or shown
 
 from dataclasses import dataclass, field
 
-from client.protocol import Failure, Result, TransactionResult
+from client.wire.messages import Failure, Result, TransactionResult
 
 
 @dataclass(slots=True)

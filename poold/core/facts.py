@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from client.protocol import Failure
+from client.wire.messages import Failure
 
-# One statement's result: command tag, psycopg2's rowcount, columns, rows, notices; as in client.protocol.Result. Where
-# the rows were too large to keep, they are None.
+# One statement's result: command tag, psycopg2's rowcount, columns, rows, notices; as in client.wire.messages.Result.
+# Where the rows were too large to keep, they are None.
 Outcome = tuple[str, int, bytes | None, Any, tuple[str, ...]]
 
 
@@ -14,7 +14,7 @@ Outcome = tuple[str, int, bytes | None, Any, tuple[str, ...]]
 class Completion:
     """How a unit ended. A failure belongs to the command after the last one with a result."""
 
-    transaction: str  # one of client.protocol's TX_NONE, TX_ACTIVE, TX_FAILED, TX_BROKEN
+    transaction: str  # one of client.wire.messages's TX_NONE, TX_ACTIVE, TX_FAILED, TX_BROKEN
     results: list[Outcome] = field(default_factory=list, repr=False)
     failure: Failure | None = field(default=None, repr=False)
     # Columns of the statements that were prepared, in order; fewer than asked for after a failure.

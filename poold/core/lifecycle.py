@@ -11,25 +11,26 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from enum import IntEnum
 
-from client.protocol import TX_BROKEN, TX_NONE
-from poold.config import Config
-from poold.core import janitor, sessions
-from poold.core.backend import Backend
-from poold.core.client import NOBODY, Client
+from client.wire.messages import TX_BROKEN, TX_NONE
+from poold.config.model import Config
 from poold.core.effects import Close, Connect, Effect, Execute, Unit
-from poold.core.endpoint import EndpointState
 from poold.core.facts import Completion
-from poold.core.group import Group
-from poold.core.lease import Lease
-from poold.core.pool import Pool
-from poold.core.probe import Examine, Probe
-from poold.core.references import only_cell
-from poold.core.request import Request, Verb
-from poold.core.sessions import NOTHING
+from poold.core.pools import janitor
+from poold.core.pools.endpoint import EndpointState
+from poold.core.pools.group import Group
+from poold.core.pools.pool import Pool
+from poold.core.records.backend import Backend
+from poold.core.records.client import NOBODY, Client
+from poold.core.records.lease import Lease
+from poold.core.records.request import Request, Verb
 from poold.core.state import IDLE, BackendState
-from poold.core.statements import AHEAD_SECONDS, TRUSTED_AFTER, TRUSTED_FOR, StatementState
+from poold.core.statements import leftovers
+from poold.core.statements.leftovers import NOTHING
+from poold.core.statements.statement import AHEAD_SECONDS, TRUSTED_AFTER, TRUSTED_FOR, StatementState
 from poold.core.timers import Timers
-from poold.core.units import ROLLBACK
+from poold.core.work.probe import Examine, Probe
+from poold.core.work.references import only_cell
+from poold.core.work.units import ROLLBACK
 
 RESET_TIMEOUT = 5.0
 
@@ -138,7 +139,7 @@ class Lifecycle(ABC):
         in_transaction = backend.transaction != TX_NONE
         units: tuple[Unit, ...] = (ROLLBACK,)
         if backend.left is not NOTHING:
-            units = sessions.reset(backend.left, in_transaction, 2 * self.chance() - 1)
+            units = leftovers.reset(backend.left, in_transaction, 2 * self.chance() - 1)
         if not units or (backend.state is BackendState.RESETTING and in_transaction):
             self._close(backend, "what was left in its session cannot be reset")
             self._grow(backend.group, now)
@@ -158,11 +159,11 @@ class Lifecycle(ABC):
             return
         if backend.resets:
             return
-        if backend.left is sessions.NAMES:
+        if backend.left is leftovers.NAMES:
             backend.prepared.clear()
         elif backend.left is not NOTHING and backend.transaction == TX_NONE:
             held = only_cell(done.results[-1][3] or b"")
-            if held != sessions.names_held(backend.server, len(backend.prepared)):
+            if held != leftovers.names_held(backend.server, len(backend.prepared)):
                 self._drop_names(backend, now)
                 return
         if backend.left is not NOTHING:
@@ -176,8 +177,8 @@ class Lifecycle(ABC):
             self._close(backend, "its prepared statements are not what they were")
             self._grow(backend.group, now)
             return
-        backend.left, backend.resets = sessions.NAMES, 1
-        self._effects.append(Execute(backend.number, sessions.DEALLOCATE_ALL))
+        backend.left, backend.resets = leftovers.NAMES, 1
+        self._effects.append(Execute(backend.number, leftovers.DEALLOCATE_ALL))
 
     def _idle(self, backend: Backend, now: float) -> None:
         """The backend is free: for the broker's own questions, for who waits, or for later."""

@@ -10,16 +10,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 
-from client.protocol import TX_NONE, Failure
-from poold.core import failures
-from poold.core.backend import Backend
+from client.wire.messages import TX_NONE, Failure
 from poold.core.effects import Bound, Close, Execute
 from poold.core.facts import Outcome
 from poold.core.machine import rolled_back
 from poold.core.messages import Messages
-from poold.core.outcomes import may_commit
-from poold.core.request import Request, Verb
+from poold.core.records.backend import Backend
+from poold.core.records.request import Request, Verb
 from poold.core.state import RequestState
+from poold.core.work import failures
+from poold.core.work.outcomes import may_commit
 
 # How often a request is given to another backend because one was lost.
 MAX_MOVES = 3

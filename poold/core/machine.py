@@ -10,7 +10,8 @@ import itertools
 from abc import abstractmethod
 from collections.abc import Iterable
 
-from client.protocol import (
+from client.wire.limits import BATCH
+from client.wire.messages import (
     NOT_EXECUTED,
     TX_ACTIVE,
     TX_BROKEN,
@@ -20,22 +21,22 @@ from client.protocol import (
     Result,
     TransactionResult,
 )
-from client.rules import BATCH
-from client.sqlstates import QUERY_CANCELED
-from poold.core import failures, outcomes, schema
-from poold.core.backend import Backend
+from client.wire.sqlstates import QUERY_CANCELED
 from poold.core.counting import Counting
-from poold.core.early_failures import is_early
 from poold.core.effects import Bound, Cancel, Execute, Reply, Simple
 from poold.core.facts import Completion, Outcome
-from poold.core.lease import Lease
-from poold.core.pool import Pool
-from poold.core.request import PROBE, QUERY, Request, Verb
-from poold.core.sessions import NOTHING
-from poold.core.settings import SERVER_GRACE
+from poold.core.pools.pool import Pool
+from poold.core.records.backend import Backend
+from poold.core.records.lease import Lease
+from poold.core.records.request import PROBE, QUERY, Request, Verb
 from poold.core.state import ACTIVE, CANCELLED, DONE, RUNNING, WITHDRAWN, BackendState, RequestState
-from poold.core.statements import PREPARED, Statement
-from poold.core.units import runs_prepared, unit_for
+from poold.core.statements import schema
+from poold.core.statements.leftovers import NOTHING
+from poold.core.statements.statement import PREPARED, Statement
+from poold.core.work import failures, outcomes
+from poold.core.work.early_failures import is_early
+from poold.core.work.settings import SERVER_GRACE
+from poold.core.work.units import runs_prepared, unit_for
 
 # What a running statement may take beyond its endpoint's query_timeout before the broker itself cancels it: the
 # server's statement_timeout comes first unless the server cannot be heard any more.

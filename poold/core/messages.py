@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from client.protocol import TX_NONE, Failure, ProtocolViolation
-from client.sqlstates import INVALID_PARAMETER_VALUE
-from poold.core import failures
-from poold.core.backend import Backend
-from poold.core.client import NOBODY
-from poold.core.early_failures import is_early
+from client.wire.messages import TX_NONE, Failure, ProtocolViolation
+from client.wire.sqlstates import INVALID_PARAMETER_VALUE
 from poold.core.effects import Bound, Execute, Simple
 from poold.core.facts import Completion
 from poold.core.machine import Machine, by_query_timeout, out_of_time
-from poold.core.references import only_cell
-from poold.core.request import Request, Verb
-from poold.core.script import Script, Verdict
-from poold.core.sessions import NOTHING, UNSEEN
+from poold.core.records.backend import Backend
+from poold.core.records.client import NOBODY
+from poold.core.records.request import Request, Verb
 from poold.core.state import RequestState
-from poold.core.statements import StatementState
+from poold.core.statements.leftovers import NOTHING, UNSEEN
+from poold.core.statements.statement import StatementState
+from poold.core.work import failures
+from poold.core.work.early_failures import is_early
+from poold.core.work.references import only_cell
+from poold.core.work.transaction import Script, Verdict
 
 # Pauses before the next try of a transaction that lost a race: doubled each time, with jitter, so that those that
 # raced do not meet again.

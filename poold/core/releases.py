@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from client.protocol import TX_NONE, Failure, Release, Result
-from poold.core import failures
-from poold.core.client import Client
+from client.wire.messages import TX_NONE, Failure, Release, Result
 from poold.core.deadlines import Deadlines
+from poold.core.records.client import Client
 from poold.core.state import RequestState
+from poold.core.work import failures
 
 
 class Releases(Deadlines):

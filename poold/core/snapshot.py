@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from client.rules import PRIORITIES
-from poold.core.client import Client
-from poold.core.endpoint import EndpointState
-from poold.core.group import Group
-from poold.core.pool import Pool
+from client.wire.limits import PRIORITIES
+from poold.core.pools.endpoint import EndpointState
+from poold.core.pools.group import Group
+from poold.core.pools.pool import Pool
+from poold.core.records.client import Client
 from poold.core.state import BackendState
 
 # Of ten thousand processes nobody reads all, and the answer must fit into one reply.

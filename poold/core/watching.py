@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from poold.core.backend import Backend
-from poold.core.catalog import COUNTS
-from poold.core.client import NOBODY
 from poold.core.effects import Plain
 from poold.core.facts import Completion
-from poold.core.group import Group
 from poold.core.losses import Losses
 from poold.core.machine import CANCEL_TIMEOUT
-from poold.core.pool import Pool
-from poold.core.references import only_cell
-from poold.core.request import Request, Verb
+from poold.core.pools.group import Group
+from poold.core.pools.pool import Pool
+from poold.core.pools.watch import LOOK_AFTER, LOOK_TIMEOUT, Watch, outlives, pids, who_waits
+from poold.core.records.backend import Backend
+from poold.core.records.client import NOBODY
+from poold.core.records.request import Request, Verb
 from poold.core.state import RequestState
-from poold.core.watch import LOOK_AFTER, LOOK_TIMEOUT, Watch, outlives, pids, who_waits
+from poold.core.statements.catalog import COUNTS
+from poold.core.work.references import only_cell
 
 
 class Watching(Losses):

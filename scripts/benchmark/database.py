@@ -7,8 +7,8 @@ from typing import Any
 import psycopg2
 
 from benchmark.tables import HISTORY_LENGTH, TIDYING, loading, loading_report
-from poold.binaries import Account
-from poold.embedded import EmbeddedPostgres
+from poold.embedded.programs import Account
+from poold.embedded.server import EmbeddedPostgres
 
 BACKENDS = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
 # Connections that are not the contestants': superuser_reserved_connections, this program's, autovacuum's.

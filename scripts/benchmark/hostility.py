@@ -19,8 +19,8 @@ from itertools import count
 from random import Random
 from typing import Any
 
-from client.protocol import VERSION, Ask, Cancel, Hello, Query, Step, Transaction, encode, split_steps
-from client.zmtp import GREETING, ZmtpConnection, ZmtpError
+from client.wire.messages import VERSION, Ask, Cancel, Hello, Query, Step, Transaction, encode, split_steps
+from client.wire.zmtp import GREETING, ZmtpConnection, ZmtpError
 
 RECEIVE_BYTES = 65536
 MAX_REPLY_BYTES = 100_000_000

@@ -16,9 +16,9 @@ from benchmark.broker import Broker
 from benchmark.memory import KIB_PER_MB, OWN, anonymous_mb
 from benchmark.processor import seconds
 from benchmark.service import Service
-from client.channel import Channel
-from client.protocol import VERSION, Ask, Hello, encode
-from client.zmtp import ZmtpConnection
+from client.channels.channel import Channel
+from client.wire.messages import VERSION, Ask, Hello, encode
+from client.wire.zmtp import ZmtpConnection
 
 CLIENTS = 10_000
 PINGS = 5_000

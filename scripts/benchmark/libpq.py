@@ -1,4 +1,4 @@
-"""What a prepared statement costs the broker, by libpq through ctypes and by `poold.pgwire`.
+"""What a prepared statement costs the broker, by libpq through ctypes and by `poold.postgres.wire`.
 
     .venv/bin/python scripts/benchmark/libpq.py
 
@@ -21,9 +21,9 @@ import psycopg2
 from psycopg2 import _psycopg
 
 from poold.core.effects import Bound, Prepare
-from poold.embedded import EmbeddedPostgres
-from poold.pgwire import Wire
-from poold.reported import Reported
+from poold.embedded.server import EmbeddedPostgres
+from poold.postgres.parameter_status import Reported
+from poold.postgres.wire import Wire
 
 DEPTH = 16
 ROUNDS = 7

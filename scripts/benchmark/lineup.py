@@ -10,7 +10,7 @@ from benchmark import pgbouncer
 from benchmark.broker import Broker
 from benchmark.contestants import Contestant, Poold, PooldInteractive, Psycopg2
 from benchmark.service import ServiceError
-from poold.binaries import Account
+from poold.embedded.programs import Account
 
 POOLD, POOLD_INTERACTIVE = "poold", "poold interactive"
 # As poold, with other settings: to see what they cost or bring.

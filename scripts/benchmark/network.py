@@ -9,7 +9,7 @@ import psycopg2
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from benchmark.service import Service
-from poold.binaries import Account
+from poold.embedded.programs import Account
 
 PROGRAM = Path(__file__).with_name("delay.py")
 # What libpq calls a server's socket: the folder is its "host", the number its "port".

@@ -29,8 +29,8 @@ from benchmark.database import Database
 from benchmark.stream import Order, Report, Stream
 from benchmark.workspace import Workspace
 from client import Handler
-from client.rules import BATCH, INTERACTIVE, NORMAL, PRIORITIES
-from poold.config import Weights
+from client.wire.limits import BATCH, INTERACTIVE, NORMAL, PRIORITIES
+from poold.config.model import Weights
 
 BACKENDS = 8
 TIMEOUT = 0.5

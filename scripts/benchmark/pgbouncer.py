@@ -13,7 +13,7 @@ import psycopg2
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from benchmark.service import Service
-from poold.binaries import Account
+from poold.embedded.programs import Account
 
 PORT = 6432
 # Debian's place, which is not on every PATH.

@@ -20,8 +20,8 @@ from typing import Any
 from benchmark.broker import STATEMENTS
 from benchmark.crew import Window
 from benchmark.hostility import Connection
-from client.protocol import Failure, Query, Result, decode_reply, encode
-from client.rules import NORMAL
+from client.wire.limits import NORMAL
+from client.wire.messages import Failure, Query, Result, decode_reply, encode
 
 # After the end of an order, for what is not answered yet.
 PATIENCE = 10.0

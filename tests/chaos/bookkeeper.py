@@ -19,7 +19,7 @@ import client
 from client import DBError, Handler, Transaction
 from client.errors import DBConnectionError, DBQueryError
 from client.pending import Savepoint
-from client.protocol import EXECUTED, UNKNOWN
+from client.wire.messages import EXECUTED, UNKNOWN
 
 TABLE = """
 CREATE TABLE entry (worker int, serial int, part int, token text);

@@ -15,8 +15,8 @@ from typing import Any
 from crowd import Crowd
 
 from client import DBError
-from client.protocol import NOT_EXECUTED
-from client.rows import Result
+from client.values.result import Result
+from client.wire.messages import NOT_EXECUTED
 
 TABLE = "CREATE TABLE written (token text)"
 # Of built-in functions alone, so it shares backends; and about as long as a cancel takes, so that many come when the

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from brokers import EXIT_TIMEOUT, Broker
 
-from client.channel import Channel
-from client.protocol import Answer, Ask
+from client.channels.channel import Channel
+from client.wire.messages import Answer, Ask
 
 
 @dataclass(frozen=True, slots=True)

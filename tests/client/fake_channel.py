@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from client.errors import DBError
-from client.protocol import (
+from client.wire.messages import (
     FAILED,
     TX_ACTIVE,
     TX_NONE,

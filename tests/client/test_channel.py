@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from client import channel
-from client.channel import Channel
+from client.channels import channel
+from client.channels.channel import Channel
 from client.errors import DBConnectionError, ProtocolError
 
 

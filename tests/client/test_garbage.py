@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from client import DBConnectionError
-from client.channel import Channel
+from client.channels.channel import Channel
 from client.errors import connection_error
 from client.lease import Lease
-from client.protocol import Rollback
+from client.wire.messages import Rollback
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ import zmq
 import zmq.auth
 
 from client import Connection, Handler
-from client.connection import KEY_VARIABLE, SERVER_KEY_VARIABLE, broker_keys
-from client.keys import Keys, read_public, read_secret
-from poold.keygen import make_pair
+from client.channels.registry import KEY_VARIABLE, SERVER_KEY_VARIABLE, broker_keys
+from client.wire.keyfiles import Keys, read_public, read_secret
+from poold.operations.keygen import make_pair
 
 TCP, IPC = "tcp://127.0.0.1:1", "ipc:///tmp/no-broker-listens-here"
 

@@ -1,6 +1,6 @@
 """Statements and parameters as they travel: with the literals put back they are what psycopg2 makes, to the byte.
 
-The judge is psycopg2's own mogrify, by way of client.values.render.
+The judge is psycopg2's own mogrify, by way of client.values.offline.render.
 """
 
 import math
@@ -20,9 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg2 import extensions, extras, sql
 
-from client import parameters, values
-from client.parameters import Bound, Reference, bind
-from poold.core import literals
+from client.values import bind as parameters
+from client.values import offline
+from client.values.bind import Bound, Reference, bind
+from poold.core.statements import literals
 
 INDIA = timezone(timedelta(hours=5, minutes=30))
 quick = examples(100)
@@ -44,7 +45,7 @@ def outcome(run: Any, statement: Any, params: Any) -> Any:
 def agree(statement: Any, params: Any) -> Bound | None:
     """Check that both ways have the same outcome; the Bound, None for an error."""
     ours = outcome(bind, statement, params)
-    theirs = outcome(values.render, statement, params)
+    theirs = outcome(offline.render, statement, params)
     if not isinstance(ours, Bound):
         assert ours == theirs
         return None
@@ -230,7 +231,7 @@ LITERAL: list[Any] = [
 @pytest.mark.parametrize("value", LITERAL, ids=[f"{value!r:.50}" for value in LITERAL])
 def test_a_value_without_such_a_form_stands_in_the_statement_as_its_literal(value: Any) -> None:
     statement, oids, _ = parts(agree("a %s b, %s", (value, 7)))
-    assert statement.startswith(values.render("a %s b, ", (value,)))
+    assert statement.startswith(offline.render("a %s b, ", (value,)))
     assert oids == [23]
 
 

@@ -9,8 +9,8 @@ from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client import rules
-from client.protocol import (
+from client.wire import limits
+from client.wire.messages import (
     MESSAGES,
     VERSION,
     Answer,
@@ -127,7 +127,7 @@ def but(message: Any, **fields: Any) -> bytes:
         (but(EXAMPLES["transaction"], read_only=1), "Transaction.read_only"),
         (but(EXAMPLES["transaction"], deferrable="yes"), "Transaction.deferrable"),
         (but(EXAMPLES["transaction"], retries=-1), "Transaction.retries"),
-        (but(EXAMPLES["transaction"], retries=rules.MAX_RETRIES + 1), "Transaction.retries"),
+        (but(EXAMPLES["transaction"], retries=limits.MAX_RETRIES + 1), "Transaction.retries"),
         (but(EXAMPLES["transaction"], steps=()), "Transaction.steps"),
         (but(EXAMPLES["transaction"], values=b""), "Transaction.values"),
         (but(EXAMPLES["transaction"], values=("",)), "Transaction.values"),
@@ -147,7 +147,7 @@ def but(message: Any, **fields: Any) -> bytes:
         (but(EXAMPLES["query"], settings=b"work_mem\0"), "Query.settings"),
         (but(EXAMPLES["query"], settings=b"work_mem\0001MB\0a"), "Query.settings"),
         (but(EXAMPLES["query"], settings=b"\0001MB\0"), "Query.settings"),
-        (but(EXAMPLES["query"], settings=b"a\0b\0" * (rules.MAX_SETTINGS + 1)), "Query.settings"),
+        (but(EXAMPLES["query"], settings=b"a\0b\0" * (limits.MAX_SETTINGS + 1)), "Query.settings"),
         (but(EXAMPLES["query"], session=True), "Query.session"),
         (but(EXAMPLES["query"], session=3), "Query.session"),
         (but(EXAMPLES["transaction"], priority=3), "Transaction.priority"),
@@ -173,7 +173,7 @@ def test_what_is_no_message_is_refused_with_the_reason(frame: bytes, why: str) -
             msgpack.packb(shapes)
             for shapes in (
                 (),
-                (SHAPE,) * (rules.MAX_STEPS + 1),
+                (SHAPE,) * (limits.MAX_STEPS + 1),
                 (1,),
                 (SHAPE, 2),
                 (3, 2),
@@ -252,21 +252,21 @@ words = st.binary(max_size=20).map(lambda value: value.replace(b"\0", b""))
 @given(
     st.builds(
         Query,
-        request=st.integers(1, rules.MAX_NUMBER),
+        request=st.integers(1, limits.MAX_NUMBER),
         group=text,
-        lease=st.integers(0, rules.MAX_NUMBER),
+        lease=st.integers(0, limits.MAX_NUMBER),
         begin=st.booleans(),
         statement=st.binary().map(lambda value: value.replace(b"\0", b"") + b"\0\0"),
         types=st.binary(min_size=8, max_size=8),
         values=st.binary(),
         prepare=st.booleans(),
-        timeout=st.none() | st.floats(1e-6, rules.MAX_TIMEOUT),
+        timeout=st.none() | st.floats(1e-6, limits.MAX_TIMEOUT),
         tag=text,
-        priority=st.integers(0, rules.BATCH),
-        settings=st.lists(st.tuples(words.filter(bool), words), max_size=rules.MAX_SETTINGS).map(
+        priority=st.integers(0, limits.BATCH),
+        settings=st.lists(st.tuples(words.filter(bool), words), max_size=limits.MAX_SETTINGS).map(
             lambda pairs: b"".join(b"%b\0%b\0" % pair for pair in pairs)
         ),
-        session=st.integers(0, rules.IN_SESSION),
+        session=st.integers(0, limits.IN_SESSION),
     )
 )
 def test_every_valid_query_survives_the_wire(message: Query) -> None:

@@ -25,9 +25,11 @@ from hypothesis import strategies as st
 from psycopg2 import extensions
 from waiting import wait_until
 
-from client import datarows, protocol, rows, values
-from client.protocol import ProtocolViolation
-from client.rows import Column, Result, Row, column_names
+from client.values import casting, offline
+from client.values import result as rows
+from client.values.result import Column, Result, Row, column_names
+from client.wire import messages as protocol
+from client.wire.messages import ProtocolViolation
 
 BYTEA, INT, TEXT, POINT, DATE, NUMERIC = 17, 23, 25, 600, 1082, 1700
 
@@ -94,7 +96,7 @@ def seen(value: Any) -> Any:
 def replaying(always: bool) -> Iterator[list[int]]:
     """Replay every result that is not read by its first row, or none; what was replayed, in bytes."""
     replayed: list[int] = []
-    replay = datarows.replay
+    replay = casting.replay
 
     def noted(columns: bytes, data: Any) -> Any:
         replayed.append(len(data))
@@ -236,7 +238,7 @@ def test_all_ways_of_reading_share_one_position() -> None:
 
 @both_ways
 def test_an_iterator_goes_on_where_others_read_on_into_the_next_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datarows, "BLOCK_BYTES", 100)  # four rows
+    monkeypatch.setattr(casting, "BLOCK_BYTES", 100)  # four rows
     result = result_of(NUMBERED, numbered(20))
     iterator = iter(result)
     read = [next(iterator), *result.fetchmany(6), next(iterator), result.fetchone(), *iterator]
@@ -270,9 +272,9 @@ PLACES = [None, 0, 1, 4, 6, 7, 99, -1, -3, -7, -99]
 
 
 @both_ways
-@pytest.mark.parametrize("block", [30, 90, datarows.BLOCK_BYTES])
+@pytest.mark.parametrize("block", [30, 90, casting.BLOCK_BYTES])
 def test_a_slice_is_what_it_is_of_a_list(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(datarows, "BLOCK_BYTES", block)
+    monkeypatch.setattr(casting, "BLOCK_BYTES", block)
     result, expected = result_of(NUMBERED, numbered(7)), values_of(7)
     for place in itertools.starmap(slice, itertools.product(PLACES, PLACES, [None, 1, 2, -1, -2])):
         assert result[place] == expected[place]
@@ -342,7 +344,7 @@ def test_the_first_row_is_read_by_itself_and_those_behind_it_by_blocks() -> None
         assert result.fetchone() == (1, "name 1")
         assert len(replayed) == 1
         assert result.fetchall() == values_of(19_998, 2)
-    assert datarows.BLOCK_BYTES >= replayed[0] > datarows.BLOCK_BYTES - 100
+    assert casting.BLOCK_BYTES >= replayed[0] > casting.BLOCK_BYTES - 100
     assert len(replayed) == 3
 
 
@@ -351,7 +353,7 @@ def test_the_first_row_is_read_by_itself_and_those_behind_it_by_blocks() -> None
 
 def plain_values(spec: Spec, data: bytes) -> list[list[Any]]:
     """The rows as psycopg2 casts them, with none of the code under test but its cursor."""
-    cursor = values._nowhere()
+    cursor = offline._nowhere()
     cast = [extensions.string_types.get(column[1], extensions.UNICODE) for column in spec]
     return [[read(cell, cursor) for read, cell in zip(cast, cells, strict=True)] for cells in cells_in(data)]
 
@@ -410,13 +412,13 @@ def test_a_large_result_is_replayed_and_is_what_it_is_one_by_one() -> None:
         for i in range(10_000)
     ]
     reply = reply_of(spec, table)
-    assert len(reply.rows) > 2 * datarows.BLOCK_BYTES
+    assert len(reply.rows) > 2 * casting.BLOCK_BYTES
     with replaying(False):
         expected = outcome(Result(reply).fetchall)
     with replaying(True) as replayed:
         assert outcome(Result(reply).fetchall) == expected
     assert sum(replayed) == len(reply.rows)
-    assert max(replayed) <= datarows.BLOCK_BYTES
+    assert max(replayed) <= casting.BLOCK_BYTES
 
 
 @pytest.mark.parametrize(
@@ -625,7 +627,7 @@ def test_a_caster_that_closes_the_connection_only_costs_time() -> None:
     register(POINT, lambda text, cursor: (cursor.connection.close(), text)[1])
     # The connection of the other way belongs to everybody and must not be closed, so only a replay is tried.
     reply = reply_of([("at", POINT)], [(b"a",)] * 3)
-    assert datarows.replay(reply.columns or b"", reply.rows) == [("a",)] * 3
+    assert casting.replay(reply.columns or b"", reply.rows) == [("a",)] * 3
     with replaying(True):
         for _ in range(3):
             assert result_of(NUMBERED, numbered(9)).fetchall() == values_of(9)
@@ -674,7 +676,7 @@ def test_rows_that_are_none_are_an_error_and_never_waited_for(wrong: str, read: 
     reply = reply_of(NUMBERED, numbered(3))
     with pytest.raises(ProtocolViolation, match="the broker sent"):
         read(Result(reply._replace(rows=reply.rows + WRONG_ROWS[wrong])))
-    assert datarows.replay(reply.columns or b"", reply.rows) == values_of(3)
+    assert casting.replay(reply.columns or b"", reply.rows) == values_of(3)
 
 
 @pytest.mark.parametrize("wrong", sorted(set(WRONG_ROWS) - {"trailing"}))
@@ -699,8 +701,8 @@ def test_columns_that_are_none_are_an_error(size: int) -> None:
 
 
 def close_replays() -> None:
-    while datarows._idle:
-        datarows._idle.pop().close()
+    while casting._idle:
+        casting._idle.pop().close()
 
 
 def test_threads_read_at_the_same_time() -> None:
@@ -717,18 +719,18 @@ def test_threads_read_at_the_same_time() -> None:
     for thread in threads:
         thread.join()
     assert sorted(done) == list(range(8))
-    assert len(datarows._idle) == len(datarows._open) <= datarows.IDLE_REPLAYS
+    assert len(casting._idle) == len(casting._open) <= casting.IDLE_REPLAYS
 
 
 def test_replays_that_many_needed_at_once_are_not_all_kept() -> None:
     before = descriptors()
     close_replays()
-    used = [datarows._borrow() for _ in range(datarows.IDLE_REPLAYS + 3)]
+    used = [casting._borrow() for _ in range(casting.IDLE_REPLAYS + 3)]
     for server in used:
-        datarows._give_back(server)
-    assert len(datarows._open) == len(datarows._idle) == datarows.IDLE_REPLAYS
+        casting._give_back(server)
+    assert len(casting._open) == len(casting._idle) == casting.IDLE_REPLAYS
     close_replays()
-    assert not datarows._open
+    assert not casting._open
     assert len(descriptors()) <= len(before)
 
 
@@ -750,7 +752,7 @@ def test_no_descriptor_is_left_by_results_that_fail() -> None:
             reply = reply_of(spec, [(b"a",), (b"raise",)])
             with pytest.raises(MyError):
                 Result(reply).fetchall()
-            datarows.replay(columns_of(spec), row_of([b"close"]))
+            casting.replay(columns_of(spec), row_of([b"close"]))
             for wrong in WRONG_ROWS.values():
                 with pytest.raises(ProtocolViolation):
                     Result(reply_of(NUMBERED, [])._replace(rows=wrong)).fetchall()
@@ -766,26 +768,26 @@ def libpq_fails() -> Any:
 @pytest.mark.parametrize("fail", [partial(os.close, -1), libpq_fails])
 def test_without_a_replay_rows_are_read_one_by_one(monkeypatch: pytest.MonkeyPatch, fail: Callable[[], Any]) -> None:
     close_replays()
-    monkeypatch.setattr(datarows, "connect_to_nowhere", fail)
+    monkeypatch.setattr(casting, "connect_to_nowhere", fail)
     assert result_of(NUMBERED, numbered(1000)).fetchall() == values_of(1000)
 
 
 @pytest.mark.parametrize("size", [1, 50_000, 100_000])
 def test_a_socket_that_takes_little_at_once_is_enough(size: int) -> None:
-    server = datarows._Replay()
+    server = casting._Replay()
     server._server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
-    datarows._give_back(server)
+    casting._give_back(server)
     result = result_of(NUMBERED, numbered(10_000))
     assert result.fetchall() == values_of(10_000)
-    assert datarows._idle.pop() is server
+    assert casting._idle.pop() is server
     server.close()
 
 
 def test_a_row_longer_than_a_block_is_not_replayed() -> None:
     columns = columns_of([("text", TEXT)])
-    longest = row_of([b"x" * (datarows.BLOCK_BYTES - 11)])
-    assert datarows.replay(columns, longest) == [("x" * (datarows.BLOCK_BYTES - 11),)]
-    assert datarows.replay(columns, row_of([b"x" * (datarows.BLOCK_BYTES - 10)])) is None
+    longest = row_of([b"x" * (casting.BLOCK_BYTES - 11)])
+    assert casting.replay(columns, longest) == [("x" * (casting.BLOCK_BYTES - 11),)]
+    assert casting.replay(columns, row_of([b"x" * (casting.BLOCK_BYTES - 10)])) is None
 
 
 def test_reading_some_rows_of_a_large_result_takes_the_memory_of_a_block() -> None:
@@ -798,7 +800,7 @@ def test_reading_some_rows_of_a_large_result_takes_the_memory_of_a_block() -> No
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 15 * datarows.BLOCK_BYTES
+    assert peak < 15 * casting.BLOCK_BYTES
 
 
 @both_ways
@@ -851,12 +853,12 @@ def test_a_child_reads_by_replays_of_its_own_and_leaves_the_parents_alone() -> N
         assert result.fetchall() == values_of(4999, 1)
         gc.collect()
         assert Result(reply).fetchall() == values_of(5000)
-        (own,) = datarows._open
+        (own,) = casting._open
         assert own._pid == os.getpid()
 
     reply = reply_of(NUMBERED, numbered(5000))
     assert Result(reply).fetchall() == values_of(5000)
-    idle = list(datarows._idle)
+    idle = list(casting._idle)
     result = Result(reply)
     assert result.fetchone() == (0, "name 0")
     inherited = {server._descriptor for server in idle} | {server._server.fileno() for server in idle}
@@ -864,7 +866,7 @@ def test_a_child_reads_by_replays_of_its_own_and_leaves_the_parents_alone() -> N
     for _ in range(3):
         in_child(read)
         assert Result(reply).fetchall() == values_of(5000)
-    assert datarows._idle == idle
+    assert casting._idle == idle
     assert result.fetchall() == values_of(4999, 1)
 
 
@@ -873,12 +875,12 @@ def test_a_replay_of_another_process_is_not_used_even_where_python_did_not_see_t
 ) -> None:
     close_replays()
     before = descriptors()
-    server = datarows._Replay()
+    server = casting._Replay()
     server._pid -= 1
     monkeypatch.setattr(server, "play", None)
-    datarows._idle.append(server)
+    casting._idle.append(server)
     assert result_of(NUMBERED, numbered(1000)).fetchall() == values_of(1000)
-    assert server not in datarows._open
+    assert server not in casting._open
     close_replays()
     assert descriptors() == before
     server._connection.close()  # being this process's in truth, before its number is another's
@@ -903,7 +905,7 @@ def test_a_fork_while_another_thread_replays_leaves_the_child_none_of_its_descri
     thread.start()
     try:
         wait_until(is_reading.is_set)
-        inherited = {number for server in datarows._open for number in (server._descriptor, server._server.fileno())}
+        inherited = {number for server in casting._open for number in (server._descriptor, server._server.fileno())}
         assert inherited
         in_child(check)
     finally:

@@ -8,11 +8,11 @@ from fake_channel import ADDRESS, FakeChannel, fields_of_result, raises, without
 
 from client import Handler, UnconfiguredGroupError, UsageError
 from client.options import GRACE
-from client.parameters import Reference
 from client.pending import PendingResult
-from client.protocol import NOT_EXECUTED, Query, Transaction
-from client.protocol import Reference as WireReference
-from client.rules import END_SAVEPOINT, MAX_RETRIES, MAX_STEPS, SAVEPOINT
+from client.values.bind import Reference
+from client.wire.limits import END_SAVEPOINT, MAX_RETRIES, MAX_STEPS, SAVEPOINT
+from client.wire.messages import NOT_EXECUTED, Query, Transaction
+from client.wire.messages import Reference as WireReference
 
 INSERT_ORDER = "INSERT INTO orders (customer) VALUES (%s) RETURNING id"
 

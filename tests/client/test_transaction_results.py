@@ -18,9 +18,9 @@ from client import (
     UsageError,
 )
 from client.errors import connection_error, error_from, place_of
-from client.parameters import Reference
-from client.protocol import EXECUTED, FAILED, NOT_EXECUTED, TX_NONE, UNKNOWN
-from client.protocol import Result as WireResult
+from client.values.bind import Reference
+from client.wire.messages import EXECUTED, FAILED, NOT_EXECUTED, TX_NONE, UNKNOWN
+from client.wire.messages import Result as WireResult
 
 INSERT_ORDER = "INSERT INTO orders (customer) VALUES (%s) RETURNING id"
 INSERT_ITEM = "INSERT INTO items (order_id) VALUES (%s)"

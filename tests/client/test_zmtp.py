@@ -5,7 +5,7 @@ from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.zmtp import CLIENT, GREETING, GREETING_BYTES, PING, SERVER, ZmtpConnection, ZmtpError, command, frame
+from client.wire.zmtp import CLIENT, GREETING, GREETING_BYTES, PING, SERVER, ZmtpConnection, ZmtpError, command, frame
 
 
 def ready(kind: bytes) -> bytes:

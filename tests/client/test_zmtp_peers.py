@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import zmq
 
-from client.zmtp import CLIENT, GREETING, PING, SERVER, SIGNATURE, ZmtpConnection, ZmtpError, command, frame
+from client.wire.zmtp import CLIENT, GREETING, PING, SERVER, SIGNATURE, ZmtpConnection, ZmtpError, command, frame
 
 LIMIT = 50_000_000
 TIMEOUT = 10.0

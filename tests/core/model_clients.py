@@ -11,8 +11,18 @@ from model.requests import CODE, LEASE_CONTROLS, TEMPLATES, packed, settings_for
 from model.shell import Shell
 from world import World
 
-from client.protocol import NOT_EXECUTED, TX_LOST, TX_NONE, Commit, Failure, Release, Rollback, Transaction, split_steps
-from client.rules import IN_SESSION, NORMAL, OPENS_SESSION
+from client.wire.limits import IN_SESSION, NORMAL, OPENS_SESSION
+from client.wire.messages import (
+    NOT_EXECUTED,
+    TX_LOST,
+    TX_NONE,
+    Commit,
+    Failure,
+    Release,
+    Rollback,
+    Transaction,
+    split_steps,
+)
 
 
 class Clients:

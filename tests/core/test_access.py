@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 from world import World
 
-from client.protocol import Failure, Query, Transaction
-from poold.config import GroupConfig
-from poold.core.access import Caller, may_use
+from client.wire.messages import Failure, Query, Transaction
+from poold.config.model import GroupConfig
 from poold.core.broker import Broker
+from poold.core.clients.access import Caller, may_use
 
 OWNER = Caller(0, is_owner=True)
 UID = Caller(1001)

@@ -3,8 +3,8 @@
 import pytest
 from world import World
 
-from client.protocol import Failure
-from client.rules import IN_SESSION, OPENS_SESSION
+from client.wire.limits import IN_SESSION, OPENS_SESSION
+from client.wire.messages import Failure
 
 NO_LEASE = "protocol", "has a lease number"
 

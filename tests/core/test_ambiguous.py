@@ -3,7 +3,7 @@
 from units import UNTRACKED, answer, begin, committed, oids, packed, promote, sent, step
 from world import World
 
-from poold.core.proofs import Proof
+from poold.core.statements.proofs import Proof
 
 UNKNOWN = step(b"SELECT f()")
 

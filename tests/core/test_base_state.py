@@ -4,13 +4,13 @@ import pytest
 from units import PLAIN_READ, READ, SHORT, UNTRACKED, answer, begin, committed, current_unit, promote, sent, step, texts
 from world import World
 
-from client.protocol import TX_ACTIVE, Commit
-from client.rules import END_SAVEPOINT, IN_SESSION, OPENS_SESSION, SAVEPOINT
+from client.wire.limits import END_SAVEPOINT, IN_SESSION, OPENS_SESSION, SAVEPOINT
+from client.wire.messages import TX_ACTIVE, Commit
 from poold.core.effects import Bound, Execute, Plain, Simple
 from poold.core.facts import Completion
-from poold.core.literals import numbered
-from poold.core.proofs import Proof
-from poold.core.statements import PROBE_AFTER, StatementState
+from poold.core.statements.literals import numbered
+from poold.core.statements.proofs import Proof
+from poold.core.statements.statement import PROBE_AFTER, StatementState
 
 UNKNOWN = b"SELECT f()"
 UNPROVEN_PREPARED = Proof(calls_unknown=True)

@@ -4,7 +4,7 @@ import pytest
 from units import sent
 from world import BEGUN, OK, ROLLED_BACK, World, executed, failure
 
-from client.protocol import (
+from client.wire.messages import (
     NOT_EXECUTED,
     TX_ACTIVE,
     TX_BROKEN,
@@ -19,8 +19,8 @@ from client.protocol import (
 )
 from poold.core import effects, lifecycle, machine
 from poold.core.facts import Completion
-from poold.core.settings import SERVER_GRACE
 from poold.core.state import BackendState as S
+from poold.core.work.settings import SERVER_GRACE
 
 
 def refused(world: World, request: int, client: int = 1) -> Failure:

@@ -3,10 +3,10 @@
 from units import SHORT, answer, completion, running, sharing
 from world import OK, World, failure
 
-from client.protocol import Failure
+from client.wire.messages import Failure
 from poold.core import effects, machine
-from poold.core.settings import SERVER_GRACE
 from poold.core.state import BackendState as S
+from poold.core.work.settings import SERVER_GRACE
 
 
 def failed(world: World, request: int) -> Failure:

@@ -4,14 +4,14 @@ import pytest
 from units import sent
 from world import FATAL, OK, TX_ACTIVE, TX_NONE, World, executed, failure, numbered
 
-from client.protocol import EXECUTED, FAILED, NOT_EXECUTED, TX_BROKEN, TX_FAILED, UNKNOWN, Commit, Failure, Result
-from client.rules import IN_SESSION, OPENS_SESSION
+from client.wire.limits import IN_SESSION, OPENS_SESSION
+from client.wire.messages import EXECUTED, FAILED, NOT_EXECUTED, TX_BROKEN, TX_FAILED, UNKNOWN, Commit, Failure, Result
 from poold.core import effects
 from poold.core.counting import QUESTION_TIMEOUT
 from poold.core.facts import Completion
-from poold.core.outcomes import QUESTION, is_one_step, may_end_block
-from poold.core.request import Verb
+from poold.core.records.request import Verb
 from poold.core.state import BackendState as S
+from poold.core.work.outcomes import QUESTION, is_one_step, may_end_block
 
 CALL = b"CALL p()"
 ERROR = "server closed the connection unexpectedly"

@@ -19,13 +19,13 @@ from units import (
 )
 from world import OK, S, World, failure
 
-from client.protocol import TX_ACTIVE, TX_FAILED, TX_NONE, Failure, Reference
-from client.rules import END_SAVEPOINT, IN_SESSION, OPENS_SESSION, SAVEPOINT
+from client.wire.limits import END_SAVEPOINT, IN_SESSION, OPENS_SESSION, SAVEPOINT
+from client.wire.messages import TX_ACTIVE, TX_FAILED, TX_NONE, Failure, Reference
 from poold.core import effects
 from poold.core.effects import Bound
 from poold.core.facts import Completion
-from poold.core.proofs import UNPROVEN, Proof
-from poold.core.statements import StatementState
+from poold.core.statements.proofs import UNPROVEN, Proof
+from poold.core.statements.statement import StatementState
 
 SQL = b"INSERT 1"
 PARSE = b"PREPARE " + SQL

@@ -4,7 +4,7 @@ import pytest
 from units import SHORT, UNTRACKED, answer, promote, sent, sharing
 from world import World
 
-from client.protocol import TX_ACTIVE, TX_NONE, Commit
+from client.wire.messages import TX_ACTIVE, TX_NONE, Commit
 from poold.core import effects
 from poold.core.facts import Completion
 

@@ -3,8 +3,9 @@
 import pytest
 from world import World, failure
 
-from client.protocol import TX_ACTIVE
-from poold.core import effects, machine, settings
+from client.wire.messages import TX_ACTIVE
+from poold.core import effects, machine
+from poold.core.work import settings
 
 DUE = 5.0 + machine.GUARD + 0.1
 LONGER = b"statement_timeout\x0020s\0"

@@ -23,11 +23,12 @@ from model.shell import Shell
 from model_clients import Clients
 from world import World
 
-from client.protocol import TX_NONE, Commit, Release, Rollback
-from client.rules import BATCH, INTERACTIVE, NORMAL
-from poold.core import prepared, statements
+from client.wire.limits import BATCH, INTERACTIVE, NORMAL
+from client.wire.messages import TX_NONE, Commit, Release, Rollback
 from poold.core.facts import Completion
 from poold.core.lifecycle import BrokerState
+from poold.core.statements import prepared
+from poold.core.statements import statement as statements
 
 CLIENTS = 4
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poold.core.lexemes import NAME, OTHER, STRING, WORD, lexemes, names_moment, sets_relied_on
-from poold.core.sql import MAX_TOKENS
+from poold.core.statements.lexemes import NAME, OTHER, STRING, WORD, lexemes, names_moment, sets_relied_on
+from poold.core.statements.sql import MAX_TOKENS
 
 
 @pytest.mark.parametrize(

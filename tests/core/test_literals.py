@@ -11,8 +11,8 @@ from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.protocol import ProtocolViolation
-from poold.core.literals import array_text, numbered, parse_array, reference_type, render, split_values
+from client.wire.messages import ProtocolViolation
+from poold.core.statements.literals import array_text, numbered, parse_array, reference_type, render, split_values
 
 quick = examples(200)
 

@@ -6,16 +6,16 @@ import pytest
 from units import INSERT, SHORT, answer, begin, committed, completion, failed, outcome_of, running, sent, sharing, step
 from world import BEGUN, OK, SERVER, World, failure
 
-from client.protocol import FAILED, NOT_EXECUTED, UNKNOWN, Failure, TransactionResult
-from client.rules import PRIORITIES
+from client.wire.limits import PRIORITIES
+from client.wire.messages import FAILED, NOT_EXECUTED, UNKNOWN, Failure, TransactionResult
 from poold.core import effects
 from poold.core.losses import MAX_MOVES
 from poold.core.machine import CANCEL_TIMEOUT
-from poold.core.proofs import Proof
-from poold.core.script import XID
-from poold.core.settings import SERVER_GRACE
-from poold.core.statements import PROBE_AFTER
-from poold.core.watch import LOOK_AFTER, LOOK_TIMEOUT
+from poold.core.pools.watch import LOOK_AFTER, LOOK_TIMEOUT
+from poold.core.statements.proofs import Proof
+from poold.core.statements.statement import PROBE_AFTER
+from poold.core.work.settings import SERVER_GRACE
+from poold.core.work.transaction import XID
 
 ERROR = "server closed the connection unexpectedly"
 WITH_ID = (BEGUN, outcome_of(XID))

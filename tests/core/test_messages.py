@@ -24,7 +24,8 @@ from units import (
 )
 from world import OK, World, executed, failure
 
-from client.protocol import (
+from client.wire.limits import END_SAVEPOINT, SAVEPOINT
+from client.wire.messages import (
     EXECUTED,
     FAILED,
     NOT_EXECUTED,
@@ -37,12 +38,11 @@ from client.protocol import (
     Result,
     TransactionResult,
 )
-from client.rules import END_SAVEPOINT, SAVEPOINT
 from poold.core import effects
 from poold.core.effects import Plain
 from poold.core.facts import Completion
-from poold.core.script import XID
 from poold.core.state import BackendState as S
+from poold.core.work.transaction import XID
 
 ROLLBACK = [b"ROLLBACK"]
 

@@ -6,15 +6,15 @@ import pytest
 from units import INSERT, READ, answer, begin, committed, completion, failed, outcome_of, promote, sent, step, table
 from world import BEGUN, SERVER, World, failure
 
-from client.protocol import NOT_EXECUTED, UNKNOWN, Failure
+from client.wire.messages import NOT_EXECUTED, UNKNOWN, Failure
 from poold.core import effects
 from poold.core.facts import Server
 from poold.core.machine import CANCEL_TIMEOUT
 from poold.core.messages import ASK_AGAIN, OUTCOME_TIMEOUT
-from poold.core.proofs import Proof
-from poold.core.script import XID
-from poold.core.settings import SERVER_GRACE
 from poold.core.state import BackendState as S
+from poold.core.statements.proofs import Proof
+from poold.core.work.settings import SERVER_GRACE
+from poold.core.work.transaction import XID
 
 ERROR = "server closed the connection unexpectedly"
 INQUIRY = b"SELECT pg_catalog.pg_xact_status('77'::pg_catalog.xid8)"

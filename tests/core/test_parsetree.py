@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from poold.core import parsetree
-from poold.core.parsetree import Node, UnreadableTree, read, unwrapped
+from poold.core.statements import parsetree
+from poold.core.statements.parsetree import Node, UnreadableTree, read, unwrapped
 
 TREES = sorted((Path(__file__).parent / "trees").glob("*.txt"))
 

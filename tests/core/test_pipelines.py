@@ -6,11 +6,11 @@ import pytest
 from units import INSERT, SHORT, UNTRACKED, answer, promote, running, sent, sharing
 from world import OK, World, failure
 
-from client.protocol import Failure
+from client.wire.messages import Failure
 from poold.core import effects, machine
-from poold.core.group import SHARING
+from poold.core.pools.group import SHARING
 from poold.core.state import BackendState as S
-from poold.core.statements import AHEAD_SECONDS, PATIENCE_SECONDS, PROBE_AFTER
+from poold.core.statements.statement import AHEAD_SECONDS, PATIENCE_SECONDS, PROBE_AFTER
 
 SLOW = b"SELECT pg_sleep(1)"
 

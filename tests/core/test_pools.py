@@ -5,9 +5,10 @@ import itertools
 import pytest
 from world import World
 
-from poold.core import effects, endpoint, janitor, pool
-from poold.core.endpoint import Endpoint, EndpointState
-from poold.core.janitor import REPLACE_AHEAD
+from poold.core import effects
+from poold.core.pools import endpoint, janitor, pool
+from poold.core.pools.endpoint import Endpoint, EndpointState
+from poold.core.pools.janitor import REPLACE_AHEAD
 from poold.core.state import TRANSITIONS
 from poold.core.state import BackendState as S
 

@@ -4,10 +4,11 @@ import pytest
 from units import PLAIN_READ, UNTRACKED, answer, oids, packed, promote, sent, step
 from world import World
 
-from client.protocol import Rollback, split_steps
-from poold.core import effects, plan, prepared, statements
-from poold.core.plan import Plans
-from poold.core.statements import (
+from client.wire.messages import Rollback, split_steps
+from poold.core import effects
+from poold.core.statements import prepared
+from poold.core.statements import statement as statements
+from poold.core.statements.statement import (
     PATIENCE_SECONDS,
     PROBE_AFTER,
     SHORT_BYTES,
@@ -17,6 +18,8 @@ from poold.core.statements import (
     Statements,
     StatementState,
 )
+from poold.core.work import transaction_plan
+from poold.core.work.transaction_plan import Plans
 
 
 def run(world: World, *sql: bytes) -> int:
@@ -184,7 +187,7 @@ def test_statements_are_counted_by_their_state() -> None:
 
 
 def test_a_group_keeps_the_plans_used_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "PLANS_KEPT", 2)
+    monkeypatch.setattr(transaction_plan, "PLANS_KEPT", 2)
     plans = Plans(Statements())
     one, two, three = (split_steps([step(b"SELECT %d" % number)])[0] for number in range(3))
     first, second = plans.find(one), plans.find(two)
@@ -196,7 +199,7 @@ def test_a_group_keeps_the_plans_used_last(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_group_keeps_a_bounded_number_of_bytes_of_plans(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "BYTES_KEPT", 100)
+    monkeypatch.setattr(transaction_plan, "BYTES_KEPT", 100)
     plans = Plans(Statements())
     for number in range(9):
         plans.find(split_steps([step(b"SELECT %30d" % number)])[0])

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from examined import data_rows
 
-from poold.core.proof_query import MAX_ANSWER
-from poold.core.proofs import MAX_OIDS, MAX_ROUNDS, UNPROVEN, Examination, Proof
+from poold.core.statements.proof_query import MAX_ANSWER
+from poold.core.statements.proofs import MAX_OIDS, MAX_ROUNDS, UNPROVEN, Examination, Proof
 
 TREES = Path(__file__).parent / "trees"
 VERSIONS = ("15", "16", "18")

@@ -8,15 +8,15 @@ import pytest
 from units import SHORT, promote
 from world import World
 
-from client.protocol import NOT_EXECUTED, Failure, Rollback
-from client.rules import BATCH, INTERACTIVE, NORMAL, PRIORITIES
-from poold.config import Weights
-from poold.core.client import Client
-from poold.core.group import SHARING
-from poold.core.queue import Queue
-from poold.core.request import Request, Verb
+from client.wire.limits import BATCH, INTERACTIVE, NORMAL, PRIORITIES
+from client.wire.messages import NOT_EXECUTED, Failure, Rollback
+from poold.config.model import Weights
+from poold.core.pools.group import SHARING
+from poold.core.records.client import Client
+from poold.core.records.request import Request, Verb
+from poold.core.shared.queue import Queue
 from poold.core.state import BackendState as S
-from poold.core.statements import TRUSTED_FOR
+from poold.core.statements.statement import TRUSTED_FOR
 
 ALL = len(PRIORITIES)
 

@@ -4,9 +4,9 @@ import pytest
 from units import READ, begin, step
 from world import TX_ACTIVE, TX_NONE, World
 
-from client.protocol import NOT_EXECUTED, Failure
-from client.rules import IN_SESSION, OPENS_SESSION
-from poold.core.read_only import objection
+from client.wire.limits import IN_SESSION, OPENS_SESSION
+from client.wire.messages import NOT_EXECUTED, Failure
+from poold.core.work.read_only import objection
 
 LIFTING = (
     b"SET TRANSACTION READ WRITE",

@@ -6,7 +6,7 @@ from typing import Any
 
 from world import World
 
-from client.protocol import Step, split_steps
+from client.wire.messages import Step, split_steps
 from poold.core.facts import Completion
 
 SECRET = b"opensesame"

@@ -4,10 +4,10 @@ import pytest
 from units import UNTRACKED, UPDATE, answer, committed, current_unit, failed, promote, sent, step
 from world import World, failure
 
-from client.protocol import Commit
+from client.wire.messages import Commit
 from poold.core.effects import Bound, Command, Deallocate, Execute, Prepare
-from poold.core.proofs import Proof
-from poold.core.statements import CUSTOM_PLANS
+from poold.core.statements.proofs import Proof
+from poold.core.statements.statement import CUSTOM_PLANS
 
 SQL = b"UPDATE 1"
 CUSTOM = Proof(is_harmless=True)

@@ -4,10 +4,11 @@ import pytest
 from units import INSERT, READ, UNTRACKED, answer, begin, committed, current_unit, promote, step, texts
 from world import World
 
-from client.protocol import Commit
-from poold.core import effects, schema
+from client.wire.messages import Commit
+from poold.core import effects
 from poold.core.effects import Bound, Plain
 from poold.core.facts import Outcome
+from poold.core.statements import schema
 
 MADE: Outcome = ("SELECT 5", 5, None, b"", ())
 FOUND: Outcome = ("SELECT 5", 5, b"\0\0", b"", ())

@@ -6,10 +6,10 @@ import pytest
 from units import INSERT, SHORT, UNTRACKED, answer, begin, committed, promote, sent, step
 from world import FATAL, World, failure
 
-from client.protocol import EXECUTED, FAILED, NOT_EXECUTED, TX_BROKEN, TX_LOST, Commit, Failure
-from client.rules import OPENS_SESSION
+from client.wire.limits import OPENS_SESSION
+from client.wire.messages import EXECUTED, FAILED, NOT_EXECUTED, TX_BROKEN, TX_LOST, Commit, Failure
 from poold.core.facts import Completion
-from poold.core.proofs import Proof
+from poold.core.statements.proofs import Proof
 
 USES = Proof(is_harmless=True, uses_sequences=True)
 ASKS = b"SELECT asks_lastval()"

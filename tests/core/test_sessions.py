@@ -6,7 +6,8 @@ import pytest
 from units import INSERT, READ, SHORT, answer, begin, committed, current_unit, promote, sent, step, table
 from world import OK, World, failure
 
-from client.protocol import (
+from client.wire.limits import IN_SESSION, OPENS_SESSION
+from client.wire.messages import (
     EXECUTED,
     NOT_EXECUTED,
     TX_ACTIVE,
@@ -20,15 +21,14 @@ from client.protocol import (
     Result,
     Rollback,
 )
-from client.rules import IN_SESSION, OPENS_SESSION
 from poold.core import effects
 from poold.core.facts import Completion, Server
 from poold.core.lifecycle import RESET_TIMEOUT
-from poold.core.proofs import Proof
-from poold.core.sessions import NOTHING, UNSEEN, left_by, reset, use_of
-from poold.core.sql import MAX_TOKENS
 from poold.core.state import BackendState as S
-from poold.core.statements import StatementState
+from poold.core.statements.leftovers import NOTHING, UNSEEN, left_by, reset, use_of
+from poold.core.statements.proofs import Proof
+from poold.core.statements.sql import MAX_TOKENS
+from poold.core.statements.statement import StatementState
 
 # What a text tells.
 

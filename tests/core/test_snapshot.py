@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from poold.core.client import Client
+from poold.core.records.client import Client
 from poold.core.snapshot import PROCESSES_SHOWN, snapshot_processes
-from poold.report import PROCESSES_SHOWN as LINES
-from poold.report import _processes
+from poold.operations.tables import PROCESSES_SHOWN as LINES
+from poold.operations.tables import _processes
 
 NONE = {"clients": 1, "requests": 0, "held": 0, "leases": 0}
 

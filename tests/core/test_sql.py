@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poold.core.sql import MAX_BYTES, MAX_PARAMETERS, MAX_TOKENS, Traits, examine, tokens
+from poold.core.statements.sql import MAX_BYTES, MAX_PARAMETERS, MAX_TOKENS, Traits, examine, tokens
 
 INT2, INT4, INT8, NUMERIC, TEXT, UNKNOWN = 21, 23, 20, 1700, 25, 0
 

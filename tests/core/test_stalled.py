@@ -3,8 +3,8 @@
 from units import READ
 from world import World
 
-from client.protocol import TX_ACTIVE, Commit, Failure
-from client.rules import BATCH, OPENS_SESSION
+from client.wire.limits import BATCH, OPENS_SESSION
+from client.wire.messages import TX_ACTIVE, Commit, Failure
 from poold.core import effects
 
 STALLED, OTHER = 1, 2

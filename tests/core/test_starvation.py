@@ -11,8 +11,8 @@ import pytest
 from units import SHORT, answer, promote, step
 from world import World
 
-from client.rules import BATCH, INTERACTIVE, NORMAL
-from poold.config import Weights
+from client.wire.limits import BATCH, INTERACTIVE, NORMAL
+from poold.config.model import Weights
 
 DEPTH = 4
 LITERAL = b"SELECT pg_sleep(1)"

@@ -4,12 +4,12 @@ import pytest
 from units import answer, oids, packed, promote, sent, table
 from world import OK, World, failure
 
-from client.protocol import TX_ACTIVE, TX_NONE, Failure, Result
+from client.wire.messages import TX_ACTIVE, TX_NONE, Failure, Result
 from poold.core import effects
 from poold.core.effects import Bound, Prepare
 from poold.core.facts import Completion
 from poold.core.state import BackendState as S
-from poold.core.statements import PROBE_AFTER, StatementState
+from poold.core.statements.statement import PROBE_AFTER, StatementState
 
 SQL = b"SELECT 1"
 PROBE = [b"PREPARE " + SQL]

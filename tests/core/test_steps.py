@@ -23,8 +23,8 @@ from units import (
 )
 from world import World, failure
 
-from client.protocol import FAILED, Failure, Reference
-from client.rules import END_SAVEPOINT, SAVEPOINT
+from client.wire.limits import END_SAVEPOINT, SAVEPOINT
+from client.wire.messages import FAILED, Failure, Reference
 from poold.core.facts import Outcome
 
 ROLLBACK = [b"ROLLBACK"]

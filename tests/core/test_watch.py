@@ -6,13 +6,13 @@ import pytest
 from units import PLAIN_READ, SHORT, UNTRACKED, promote, table
 from world import OK, World, failure
 
-from client.protocol import TX_NONE
+from client.wire.messages import TX_NONE
 from poold.core import effects
-from poold.core.catalog import COUNTS
 from poold.core.facts import Completion, Server
 from poold.core.machine import QUESTION_TIMEOUT
+from poold.core.pools.watch import LOOK_AFTER, LOOK_TIMEOUT, pids
 from poold.core.state import BackendState as S
-from poold.core.watch import LOOK_AFTER, LOOK_TIMEOUT, pids
+from poold.core.statements.catalog import COUNTS
 
 
 def generation(world: World) -> int:

@@ -10,16 +10,16 @@ from typing import Any
 
 from world import BEGUN, OK, ROLLED_BACK, World, failure
 
-from client.protocol import TX_ACTIVE, TX_FAILED, TX_NONE, Failure, Reference, Step, TransactionResult
-from poold.core.catalog import COUNTS
+from client.wire.messages import TX_ACTIVE, TX_FAILED, TX_NONE, Failure, Reference, Step, TransactionResult
 from poold.core.effects import Bound, Command, Deallocate, Execute, Flush, Plain, Prepare, Simple, Unit
 from poold.core.facts import Completion, Outcome
-from poold.core.literals import numbered
-from poold.core.outcomes import QUESTION
-from poold.core.probe import _TELLING
-from poold.core.proofs import Proof
-from poold.core.script import XID
-from poold.core.statements import TRUSTED_AFTER, Statement, StatementState
+from poold.core.statements.catalog import COUNTS
+from poold.core.statements.literals import numbered
+from poold.core.statements.proofs import Proof
+from poold.core.statements.statement import TRUSTED_AFTER, Statement, StatementState
+from poold.core.work.outcomes import QUESTION
+from poold.core.work.probe import _TELLING
+from poold.core.work.transaction import XID
 
 WRITTEN: Outcome = ("INSERT 0 1", 1, None, b"", ())
 _WORDS: dict[bytes, Outcome] = {

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from client.protocol import (
+from client.wire.messages import (
     TX_ACTIVE,
     TX_NONE,
     Commit,
@@ -15,14 +15,15 @@ from client.protocol import (
     TransactionResult,
     split_steps,
 )
-from poold.config import BrokerConfig, Config, EndpointConfig, GroupConfig
-from poold.core import effects, sessions
+from poold.config.model import BrokerConfig, Config, EndpointConfig, GroupConfig
+from poold.core import effects
 from poold.core.broker import Broker
 from poold.core.facts import Completion, Outcome, Server
-from poold.core.probe import Examine
-from poold.core.proofs import Examination
-from poold.core.request import Verb
+from poold.core.records.request import Verb
 from poold.core.state import BackendState
+from poold.core.statements import leftovers
+from poold.core.statements.proofs import Examination
+from poold.core.work.probe import Examine
 
 # How the units of a reset begin.
 NAMES = b"CLOSE ALL"
@@ -114,7 +115,7 @@ class World:
         backend = self.broker.backends.get(number)
         if backend is None or backend.state is not S.RESETTING:
             return
-        count = sessions.names_held(backend.server, len(backend.prepared))
+        count = leftovers.names_held(backend.server, len(backend.prepared))
         cell = b"\0\1" + len(count).to_bytes(4, "big") + count
         row = b"D" + (len(cell) + 4).to_bytes(4, "big") + cell
         done = Completion(TX_NONE, [("SELECT 1", 1, b"\0\0", row, ())])

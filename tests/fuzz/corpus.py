@@ -4,7 +4,7 @@ from pathlib import Path
 
 from parts import join
 
-from client.protocol import (
+from client.wire.messages import (
     VERSION,
     Ask,
     Cancel,
@@ -18,7 +18,7 @@ from client.protocol import (
     encode,
     split_steps,
 )
-from client.zmtp import GREETING, PING, command, frame
+from client.wire.zmtp import GREETING, PING, command, frame
 
 _GOLDEN = Path(__file__).parent.parent / "client" / "golden"
 GOLDEN = [bytes.fromhex(path.read_text()) for path in sorted(_GOLDEN.glob("*.hex"))]

@@ -19,9 +19,10 @@ from parts import chunks, split, split_all
 from shapes import reshaped, reshaped_talk
 from stranger import converse
 
-from client import keys
 from client.errors import error_from
-from client.protocol import (
+from client.values.result import Result as Rows
+from client.wire import keyfiles
+from client.wire.messages import (
     TX_NONE,
     Failure,
     ProtocolViolation,
@@ -32,18 +33,19 @@ from client.protocol import (
     decode_request,
     decode_steps,
 )
-from client.rows import Result as Rows
-from client.zmtp import CLIENT, SERVER, ZmtpConnection, ZmtpError
-from poold import configfile, legacy, wiretext
-from poold.clientkeys import read_client_keys
-from poold.core import literals, references, sql
+from client.wire.zmtp import CLIENT, SERVER, ZmtpConnection, ZmtpError
+from poold.clients.curve_auth import ZapHandler
+from poold.config import file, pgdbpool
+from poold.config.client_keys import read_client_keys
 from poold.core.effects import Bound, Flush, Plain, Prepare, Simple, Unit
-from poold.core.plan import Plan
-from poold.core.statements import Statements
-from poold.pgwire import Wire
-from poold.reported import Reported
-from poold.wirefailures import WireError
-from poold.zap import ZapHandler
+from poold.core.statements import literals, sql
+from poold.core.statements.statement import Statements
+from poold.core.work import references
+from poold.core.work.transaction_plan import Plan
+from poold.postgres import diagnostics
+from poold.postgres.errors import WireError
+from poold.postgres.parameter_status import Reported
+from poold.postgres.wire import Wire
 
 # What any input may cost besides: caches that fill, an exception and its traceback.
 BASE_BYTES = 256 * 1024
@@ -104,7 +106,7 @@ def _measured(decoder: Decoder, data: bytes) -> tuple[str, int]:
         tracemalloc.stop()
 
 
-# ZeroMQ's protocol, as poold.ipc and client.channel read it.
+# ZeroMQ's protocol, as poold.clients.ipc and client.channels.channel read it.
 
 
 def _zmtp(role: str, data: bytes) -> str:
@@ -237,8 +239,8 @@ def _wire(data: bytes) -> str:
 
 def _error(data: bytes) -> str:
     text, body = split(data, 2)
-    found = wiretext.failure(body, TX_NONE, text or None, ())
-    notice = wiretext.notice(body, text or None)
+    found = diagnostics.failure(body, TX_NONE, text or None, ())
+    notice = diagnostics.notice(body, text or None)
     return f"{found.kind} {sorted(found.diag)} {len(found.message) > 200} {'LINE' in notice}"
 
 
@@ -276,11 +278,11 @@ def _public_key(data: bytes) -> str:
     path = _written("a.key", data)
     found, problems = read_client_keys(path)
     assert bool(found) is not bool(problems)
-    return f"key {keys.read_public(path)[:2]}"
+    return f"key {keyfiles.read_public(path)[:2]}"
 
 
 def _secret_key(data: bytes) -> str:
-    return f"key {keys.read_secret(_written('a.key_secret', data))[:2]}"
+    return f"key {keyfiles.read_secret(_written('a.key_secret', data))[:2]}"
 
 
 class _Nobody:
@@ -298,11 +300,11 @@ def _zap(data: bytes) -> str:
 
 
 def _config(data: bytes) -> str:
-    return str(sorted(configfile.parse(data.decode("utf-8", "surrogateescape"), "fuzz").groups))
+    return str(sorted(file.parse(data.decode("utf-8", "surrogateescape"), "fuzz").groups))
 
 
 def _legacy(data: bytes) -> str:
-    return str(len(legacy.convert(data.decode("utf-8", "surrogateescape"), "fuzz")) > 1000)
+    return str(len(pgdbpool.convert(data.decode("utf-8", "surrogateescape"), "fuzz")) > 1000)
 
 
 # What casters raise, decimal's among them; ValueError is ProtocolViolation's base.
@@ -338,6 +340,6 @@ DECODERS: dict[str, Decoder] = {
     "public-key": Decoder(_public_key, corpus.KEY_FILES, (ValueError,), _KEY_WORDS, 50),
     "secret-key": Decoder(_secret_key, corpus.KEY_FILES, (ValueError,), _KEY_WORDS, 50),
     "zap": Decoder(_zap, corpus.ZAP, (), (b"\0\5poold", b"\0\5CURVE", b"\0\0")),
-    "config": Decoder(_config, [corpus.TOML], (configfile.ConfigError,), _TOML_WORDS, 1000),
-    "legacy": Decoder(_legacy, corpus.LEGACY, (configfile.ConfigError,), _LEGACY_WORDS, 2000),
+    "config": Decoder(_config, [corpus.TOML], (file.ConfigError,), _TOML_WORDS, 1000),
+    "legacy": Decoder(_legacy, corpus.LEGACY, (file.ConfigError,), _LEGACY_WORDS, 2000),
 }

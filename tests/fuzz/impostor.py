@@ -5,9 +5,9 @@ from parts import split_all
 from stranger import World
 
 from poold.core import effects
-from poold.pgwire import Wire
-from poold.reported import Reported
-from poold.wirefailures import WireError
+from poold.postgres.errors import WireError
+from poold.postgres.parameter_status import Reported
+from poold.postgres.wire import Wire
 
 _LIMIT = 20_000
 
@@ -26,7 +26,7 @@ class _Cheated(World):
         super().carry_out(effect)
 
     def execute(self, backend: int, unit: effects.Unit) -> None:
-        """As poold.backend does it: send, and hand what comes to the core."""
+        """As poold.postgres.backends does it: send, and hand what comes to the core."""
         wire = self._wires.setdefault(backend, Wire(_LIMIT, Reported(lambda _: "on")))
         piece = self._pieces.pop(0) if self._pieces else None
         if piece == b"" and not wire.units:

@@ -2,7 +2,7 @@
 
 from corpus import INT4, TEXT, columns, row
 
-from client.protocol import (
+from client.wire.messages import (
     TX_ACTIVE,
     TX_FAILED,
     TX_NONE,
@@ -15,7 +15,7 @@ from client.protocol import (
     Transaction,
     decode_request,
 )
-from poold.config import BrokerConfig, Config, EndpointConfig, GroupConfig
+from poold.config.model import BrokerConfig, Config, EndpointConfig, GroupConfig
 from poold.core import effects
 from poold.core.broker import Broker
 from poold.core.facts import Completion, Outcome, Server

@@ -7,7 +7,7 @@ import msgpack
 import pytest
 from corpus import INT4, columns, fields, message, row
 
-from client.protocol import (
+from client.wire.messages import (
     ProtocolViolation,
     Reference,
     Step,
@@ -16,17 +16,18 @@ from client.protocol import (
     decode_steps,
     split_steps,
 )
-from client.zmtp import FRAMES_AT_ONCE, GREETING, PING, SERVER, ZmtpConnection, command, frame
-from poold import wiretext
-from poold.core import references, sql
+from client.wire.zmtp import FRAMES_AT_ONCE, GREETING, PING, SERVER, ZmtpConnection, command, frame
+from poold.clients.curve_auth import ZapHandler
 from poold.core.effects import Bound, Plain, Prepare, Simple, Unit
 from poold.core.facts import Outcome
-from poold.core.plan import Plan
-from poold.core.statements import Statements
-from poold.pgwire import Wire
-from poold.reported import Reported
-from poold.wirefailures import WireError
-from poold.zap import ZapHandler
+from poold.core.statements import sql
+from poold.core.statements.statement import Statements
+from poold.core.work import references
+from poold.core.work.transaction_plan import Plan
+from poold.postgres import diagnostics
+from poold.postgres.errors import WireError
+from poold.postgres.parameter_status import Reported
+from poold.postgres.wire import Wire
 
 COLUMNS = columns(id=INT4)
 READY = message(b"Z", b"I")
@@ -103,7 +104,7 @@ def test_a_command_tag_with_thousands_of_digits_is_none() -> None:
 @pytest.mark.parametrize("position", ["²", "٣", "9" * 5000, "-1", "0", ""])
 def test_an_error_at_a_place_that_is_no_number_is_told_without_it(position: str) -> None:
     body = fields(S="ERROR", C="42601", M="syntax error", P=position)
-    assert wiretext.failure(body, "none", b"SELECT", ()).message == "syntax error\n"
+    assert diagnostics.failure(body, "none", b"SELECT", ()).message == "syntax error\n"
 
 
 def test_a_reference_into_columns_that_end_too_early_is_missing() -> None:

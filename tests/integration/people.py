@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 from brokers import Broker, Worker, run
 
-from client.protocol import ToBroker, encode
+from client.wire.messages import ToBroker, encode
 
 # No user of that number has to exist: the kernel tells numbers.
 NOBODY = 65534
@@ -20,10 +20,11 @@ only_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebo
 BECOME = """
 import os, sys
 import client.handler
-import poold.cli, poold.configfile, poold.daemon, poold.detach, poold.exposure, poold.private, poold.report
-from client.channel import Channel
+import poold.config.file, poold.config.permissions, poold.daemon, poold.embedded.config
+import poold.operations.cli, poold.operations.detach, poold.operations.tables
+from client.channels.channel import Channel
 from client.errors import DBError
-from client.zmtp import frame
+from client.wire.zmtp import frame
 
 uid = int(sys.argv[1])
 if uid != os.getuid():
@@ -76,4 +77,4 @@ class Person:
 
 def poold_as(uid: int, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run a command of the command line as another user."""
-    return run(sys.executable, "-c", BECOME + "poold.cli.main(sys.argv[2:])", str(uid), *arguments)
+    return run(sys.executable, "-c", BECOME + "poold.operations.cli.main(sys.argv[2:])", str(uid), *arguments)

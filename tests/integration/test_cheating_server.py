@@ -11,7 +11,7 @@ from postgres import Postgres
 from waiting import wait_until
 
 import client
-from client.protocol import ProtocolViolation
+from client.wire.messages import ProtocolViolation
 
 StartBroker = Callable[..., Broker]
 

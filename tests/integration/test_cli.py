@@ -26,7 +26,7 @@ from waiting import wait_until
 
 from client import DBConnectionError, Handler, TransactionLost
 from poold import __version__
-from poold.binaries import BINDIR_VARIABLE
+from poold.embedded.programs import BINDIR_VARIABLE
 
 NOT_RUNNING, USAGE, ERROR = 3, 2, 1
 READING = [["stats"], ["stats", "--json"], ["ping"], ["ping", "--json"]]

@@ -20,7 +20,7 @@ from someone import Someone, attempt
 from waiting import wait_until
 
 from client import Handler
-from client.rows import Result
+from client.values.result import Result
 
 GROUPS = {
     "default": {"min_size": 4, "max_size": 4},

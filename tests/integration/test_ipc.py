@@ -16,9 +16,9 @@ from postgres import server_folder
 from waiting import wait_until
 
 import client
-from client.channel import Channel
-from client.protocol import VERSION, Answer, Ask, Hello, Query, Result, Welcome, decode_reply, encode
-from client.zmtp import GREETING, PING, ZmtpConnection, command
+from client.channels.channel import Channel
+from client.wire.messages import VERSION, Answer, Ask, Hello, Query, Result, Welcome, decode_reply, encode
+from client.wire.zmtp import GREETING, PING, ZmtpConnection, command
 
 StartBroker = Callable[..., Broker]
 HELLO = encode(Hello(VERSION, 1, "by hand", "0"))
@@ -211,7 +211,7 @@ def as_nobody(broker: Broker, groups: list[int]) -> str:
     """A query by another user; what was wrong with it."""
     broker.folder.chmod(0o755)
     # Loaded before the change of user, who may not read everything that belongs to this one.
-    load = "import os, client.channel\n"
+    load = "import os, client.channels.channel\n"
     change = f"os.setgroups({groups}); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
     done = run(sys.executable, "-c", load + change + ASK, broker.address)
     assert "Traceback" not in done.stderr

@@ -17,7 +17,7 @@ from postgres import Postgres
 from waiting import wait_until
 
 import client as dbpool
-from client import connection
+from client.channels import registry
 
 SCHEMA = "legacy_test"
 
@@ -212,8 +212,8 @@ def test_a_program_whose_file_name_is_no_utf8_works(broker: Broker) -> None:
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Takes back what a test gives to Connection.init."""
-    monkeypatch.setattr(connection, "_settings", connection._settings)
-    monkeypatch.delenv(connection.ADDRESS_VARIABLE, raising=False)
+    monkeypatch.setattr(registry, "_settings", registry._settings)
+    monkeypatch.delenv(registry.ADDRESS_VARIABLE, raising=False)
 
 
 @pytest.mark.usefixtures("settings")

@@ -1,7 +1,7 @@
 """Who may do what: every verb of the protocol, sent by a stranger, by a listed admin and by the broker's own user.
 
 `EXPECTED` is the decision about each verb, and has to have one for each: who adds a verb adds a line here, and where it
-is a question, in `poold.core.access`.
+is a question, in `poold.core.clients.access`.
 """
 
 import os
@@ -15,7 +15,8 @@ from people import LISTED, NOBODY, Person, only_root, poold_as
 from postgres import free_port
 
 import client
-from client.protocol import (
+from client.wire.limits import QUESTIONS
+from client.wire.messages import (
     MESSAGES,
     VERSION,
     Ask,
@@ -30,9 +31,8 @@ from client.protocol import (
     Transaction,
     split_steps,
 )
-from client.rules import QUESTIONS
-from poold.core import access
-from poold.core.access import Caller
+from poold.core.clients import access
+from poold.core.clients.access import Caller
 
 StartBroker = Callable[..., Broker]
 Meet = Callable[[Broker, int], Person]

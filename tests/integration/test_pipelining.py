@@ -15,7 +15,7 @@ from postgres import Postgres
 from waiting import wait_until
 
 import client
-from client.rows import Result
+from client.values.result import Result
 
 StartBroker = Callable[..., Broker]
 

@@ -12,7 +12,7 @@ from ledger import TABLES, Kill, crash, tags, terminate
 from postgres import Factory, Postgres
 from waiting import wait_until
 
-from client.rows import Result
+from client.values.result import Result
 
 StartBroker = Callable[..., Broker]
 StartWorker = Callable[..., Worker]

@@ -18,7 +18,7 @@ from postgres import Factory, Postgres, PrivatePostgres
 from waiting import wait_until
 
 import client
-from client.protocol import VERSION, Ask, Hello, Query, encode
+from client.wire.messages import VERSION, Ask, Hello, Query, encode
 
 StartBroker = Callable[..., Broker]
 

@@ -9,7 +9,7 @@ import zmq
 from brokers import Broker
 from waiting import wait_until
 
-from client.protocol import (
+from client.wire.messages import (
     VERSION,
     Ask,
     Failure,

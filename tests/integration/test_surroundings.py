@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from brokers import Worker
 
-from client import values
+from client.values import offline
 
 StartWorker = Callable[..., Worker]
 
 # Greenlets that ask at once on one Handler, transactions of several, one that is used by two, and a time limit.
 GREEN = """
 from client import DBError, Handler, UsageError
-import client.sockets
-tell(client.sockets._SOCKET.__name__)
+import client.channels.sockets
+tell(client.channels.sockets._SOCKET.__name__)
 
 db = Handler()
 def ask(number):
@@ -220,7 +220,7 @@ with socket.socket(socket.AF_UNIX) as stranger:
 
 def test_a_stranger_who_connects_first_is_not_taken_for_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     # The name is in no folder, so anybody may connect to it. Two do, before libpq.
-    real, strangers = values._met, []
+    real, strangers = offline._met, []
 
     def met(host: str, listener: Any) -> Any:
         if host.startswith("@") and len(strangers) < 2:
@@ -230,8 +230,8 @@ def test_a_stranger_who_connects_first_is_not_taken_for_this_process(monkeypatch
             assert select.select([listener], [], [], 20)[0]
         return real(host, listener)
 
-    monkeypatch.setattr(values, "_met", met)
-    connection, server = values.connect_to_nowhere()
+    monkeypatch.setattr(offline, "_met", met)
+    connection, server = offline.connect_to_nowhere()
     pid = int.from_bytes(server.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4), sys.byteorder)
     server.close()
     connection.close()

@@ -21,9 +21,9 @@ from proxy import Pair, Proxy
 from waiting import wait_until
 
 import client
-from poold import connecting
-from poold.config import EndpointConfig, GroupConfig
-from poold.libpq import EncryptedSocket
+from poold.config.model import EndpointConfig, GroupConfig
+from poold.postgres import connect as connecting
+from poold.postgres.libpq import EncryptedSocket
 
 StartBroker = Callable[..., Broker]
 
@@ -231,7 +231,7 @@ def test_what_openssl_holds_after_a_read_is_read_as_well(
 ) -> None:
     """No descriptor tells of it: the broker would wait for ever."""
     broker = start_broker(endpoints={"main": server.endpoint()}, start=False)
-    broker.start(before=f"import poold.backend; poold.backend.RECEIVE_BYTES = {size}")
+    broker.start(before=f"import poold.postgres.backends; poold.postgres.backends.RECEIVE_BYTES = {size}")
     db = broker.handler()
     sizes = [*range(1, 12_000, 371)]
     assert [len(db.query("SELECT repeat('x', %s)", (n,), timeout=10)[0][0]) for n in sizes] == sizes

@@ -14,7 +14,7 @@ from brokers import Broker, run
 from people import BECOME, LISTED, only_root, poold_as
 from postgres import server_folder
 
-from poold.embedded import EmbeddedError, EmbeddedPostgres
+from poold.embedded.server import EmbeddedError, EmbeddedPostgres
 
 StartBroker = Callable[..., Broker]
 

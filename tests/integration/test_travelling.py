@@ -13,9 +13,9 @@ from postgres import Postgres
 from waiting import wait_until
 
 from client import DBConnectionError, Handler, UsageError
-from client.channel import Channel
-from client.protocol import Ask, Cancel, Query, Result
-from client.rules import CANCEL_KEY_BYTES
+from client.channels.channel import Channel
+from client.wire.limits import CANCEL_KEY_BYTES
+from client.wire.messages import Ask, Cancel, Query, Result
 
 StartBroker = Callable[..., Broker]
 StartWorker = Callable[..., Worker]

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from client.protocol import (
+from client.wire.messages import (
     EXECUTED,
     FAILED,
     NOT_EXECUTED,

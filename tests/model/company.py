@@ -8,8 +8,8 @@ from model.books import Books, Job
 from model.kinds import kind_of
 from model.leftovers import is_reset
 from model.postgres import Order
-from poold.core.backend import Backend
 from poold.core.effects import Bound, Deallocate, Prepare, Simple, Unit
+from poold.core.records.backend import Backend
 
 
 def check_company(backend: Backend, orders: Collection[Order], unit: Unit, job: Job | None, books: Books) -> None:

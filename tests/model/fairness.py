@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from math import ceil
 
-from client.rules import BATCH
+from client.wire.limits import BATCH
 from model.books import Books, Job
 from model.turns import WatchedQueue
 from poold.core.broker import Broker
-from poold.core.group import Group
-from poold.core.request import Request
+from poold.core.pools.group import Group
+from poold.core.records.request import Request
 from poold.core.state import BackendState as S
 
 _HELD = (S.ACTIVE, S.LEASED, S.CANCELLING, S.SETTLING)

@@ -6,21 +6,21 @@ Those of effects, of what is given to whom, are in `model.shell`; those of repli
 
 from __future__ import annotations
 
-from client.rules import BATCH
+from client.wire.limits import BATCH
 from model.books import Books
 from model.lines import Line
 from model.shell import Shell
-from poold.core.backend import Backend
 from poold.core.broker import Broker
-from poold.core.client import Client
-from poold.core.endpoint import EndpointState
-from poold.core.group import Group
-from poold.core.lease import Lease
 from poold.core.lifecycle import BrokerState
-from poold.core.request import Request, Verb
+from poold.core.pools.endpoint import EndpointState
+from poold.core.pools.group import Group
+from poold.core.records.backend import Backend
+from poold.core.records.client import Client
+from poold.core.records.lease import Lease
+from poold.core.records.request import Request, Verb
 from poold.core.state import BackendState as S
 from poold.core.state import RequestState
-from poold.core.statements import StatementState
+from poold.core.statements.statement import StatementState
 
 _BUSY = (S.ACTIVE, S.CANCELLING, S.RESETTING)
 _CANCELLING = (S.CANCELLING, S.SETTLING)

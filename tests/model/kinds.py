@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from poold.core.literals import split_values
-from poold.core.proof_query import Question
-from poold.core.proofs import UNPROVEN, Proof
+from poold.core.statements.literals import split_values
+from poold.core.statements.proof_query import Question
+from poold.core.statements.proofs import UNPROVEN, Proof
 
 _READ = Proof(is_harmless=True, is_plain_read=True)
 _CODE = Proof(why="calls a function that nobody knows", calls_unknown=True)

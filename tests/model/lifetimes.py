@@ -21,14 +21,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from poold.core.backend import Backend
 from poold.core.broker import Broker
-from poold.core.endpoint import EndpointState
-from poold.core.group import Group
-from poold.core.janitor import INTERVAL, REPLACE_AHEAD
 from poold.core.lifecycle import BrokerState
-from poold.core.pool import CONNECTING_LIMIT, Pool
-from poold.core.request import Request, Verb
+from poold.core.pools.endpoint import EndpointState
+from poold.core.pools.group import Group
+from poold.core.pools.janitor import INTERVAL, REPLACE_AHEAD
+from poold.core.pools.pool import CONNECTING_LIMIT, Pool
+from poold.core.records.backend import Backend
+from poold.core.records.request import Request, Verb
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,15 +12,15 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from client.protocol import EXECUTED, FAILED, TX_ACTIVE, TX_BROKEN, TX_FAILED, TX_NONE, Failure
+from client.wire.messages import EXECUTED, FAILED, TX_ACTIVE, TX_BROKEN, TX_FAILED, TX_NONE, Failure
 from model.books import Job
 from model.kinds import QUESTION, Kind, is_clients, kind_of, template_of, tree_of
 from model.leftovers import DEALLOCATE_ALL, DISCARD_ALL, LEAVINGS, Leftovers, is_reset
 from model.marks import Marks
-from poold.core.catalog import COUNTS
 from poold.core.effects import Bound, Command, Deallocate, Flush, Plain, Prepare, Simple, Unit
 from poold.core.facts import Completion, Outcome
-from poold.core.outcomes import QUESTION as TRANSACTIONS
+from poold.core.statements.catalog import COUNTS
+from poold.core.work.outcomes import QUESTION as TRANSACTIONS
 
 INT4 = (23).to_bytes(4, "big")
 COLUMNS = b"\0\1id\0" + bytes(6) + INT4 + bytes(8)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from client.protocol import Reference, Step
-from client.rules import END_SAVEPOINT, SAVEPOINT
+from client.wire.limits import END_SAVEPOINT, SAVEPOINT
+from client.wire.messages import Reference, Step
 from model.books import PLACES, Job
 from model.kinds import ASK, DRAW, FUNCTION, INTERVAL, MOMENT, READ_B, READ_C, SCHEMA, UPDATE
 from model.leftovers import LEAVINGS, UNSEEN

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from client.protocol import (
+from client.wire.messages import (
     EXECUTED,
     FAILED,
     NOT_EXECUTED,

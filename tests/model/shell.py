@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from client.protocol import TX_BROKEN, TX_NONE, Failure
+from client.wire.messages import TX_BROKEN, TX_NONE, Failure
 from model import sessions
 from model.books import PLACES, Books, Job
 from model.company import check_company
@@ -25,7 +25,7 @@ from poold.core.broker import Broker
 from poold.core.effects import Bound, Deallocate, Plain, Prepare, Simple, Unit
 from poold.core.facts import Completion, Outcome, Server
 from poold.core.lifecycle import BrokerState
-from poold.core.request import Request
+from poold.core.records.request import Request
 from poold.core.state import RequestState
 
 _VALUE = re.compile(rb"(?:= |\* )(\d+)")

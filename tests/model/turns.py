@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from poold.core.client import Client
-from poold.core.queue import Queue
-from poold.core.request import Request
+from poold.core.records.client import Client
+from poold.core.records.request import Request
+from poold.core.shared.queue import Queue
 
 
 class WatchedQueue(Queue):

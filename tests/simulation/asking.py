@@ -11,8 +11,8 @@ from model.leftovers import LEAVINGS
 from model.postgres import INT4
 from model.requests import CODE, OTHERS, TEMPLATES, packed, settings_for
 
-from client.protocol import TX_NONE, Commit, Query, Release, Rollback, Transaction
-from client.rules import NO_SESSION
+from client.wire.limits import NO_SESSION
+from client.wire.messages import TX_NONE, Commit, Query, Release, Rollback, Transaction
 
 if TYPE_CHECKING:
     from simulation.world import World

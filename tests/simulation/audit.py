@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from model.books import PLACES, Books, Job, Lease
 
-from client.protocol import EXECUTED, UNKNOWN, Failure, Result, TransactionResult
+from client.wire.messages import EXECUTED, UNKNOWN, Failure, Result, TransactionResult
 from simulation.servers import Server
 
 

@@ -13,7 +13,8 @@ from model.kinds import CODE, LOCK, READ_C, SCHEMA
 from model.leftovers import LEAVINGS
 from model.requests import CONTROLS, LEASE_CONTROLS, OTHERS, STEPS, TEMPLATES, UTILITIES, steps_of
 
-from client.protocol import (
+from client.wire.limits import ISOLATIONS
+from client.wire.messages import (
     NOT_EXECUTED,
     TX_ACTIVE,
     TX_FAILED,
@@ -24,7 +25,6 @@ from client.protocol import (
     TransactionResult,
     split_steps,
 )
-from client.rules import ISOLATIONS
 from simulation.asking import Client
 from simulation.sessions import Sessions
 

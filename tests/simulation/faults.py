@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from client.protocol import TX_NONE
-from poold.core.backend import Backend
+from client.wire.messages import TX_NONE
 from poold.core.facts import Completion
+from poold.core.records.backend import Backend
 from poold.core.state import BackendState as S
 
 if TYPE_CHECKING:

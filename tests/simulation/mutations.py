@@ -10,18 +10,19 @@ from typing import Any
 
 import pytest
 
-from client.protocol import TX_NONE, Result
-from poold.core import endpoint, lifecycle, routing
+from client.wire.messages import TX_NONE, Result
+from poold.core import lifecycle
 from poold.core.broker import Broker
 from poold.core.effects import Cancel, Reply
-from poold.core.group import Group
 from poold.core.messages import Messages
-from poold.core.prepared import Prepared
-from poold.core.queue import Queue
-from poold.core.request import Verb
-from poold.core.script import Script, Verdict
+from poold.core.pools import endpoint, routing
+from poold.core.pools.group import Group
+from poold.core.records.request import Verb
+from poold.core.shared.queue import Queue
 from poold.core.state import BackendState, RequestState
+from poold.core.statements.prepared import Prepared
 from poold.core.timers import Timers
+from poold.core.work.transaction import Script, Verdict
 
 Mutation = Callable[[pytest.MonkeyPatch], None]
 MUTATIONS: dict[str, Mutation] = {}

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from poold.core import broker, janitor, pool, routing
+from poold.core import broker
 from poold.core.broker import Broker
 from poold.core.deadlines import Deadlines
-from poold.core.endpoint import EndpointState
+from poold.core.pools import janitor, pool, routing
+from poold.core.pools.endpoint import EndpointState
 from poold.core.timers import Timers
 from simulation.mutations import mutation, wrap
 from simulation.mutations_of_statements import MUTATIONS

@@ -9,21 +9,23 @@ from typing import Any
 import pytest
 from model.leftovers import DEALLOCATE_ALL, RESETTING
 
-from client.protocol import TX_NONE, Query
-from client.rules import BATCH, IN_SESSION, OPENS_SESSION
-from poold.core import failures, lifecycle, sessions, settings, units
-from poold.core.admission import Admission
+from client.wire.limits import BATCH, IN_SESSION, OPENS_SESSION
+from client.wire.messages import TX_NONE, Query
+from poold.core import lifecycle
 from poold.core.broker import Broker
-from poold.core.client import Client
+from poold.core.clients.admission import Admission
 from poold.core.deadlines import Deadlines
 from poold.core.effects import Bound, Drop, Simple
-from poold.core.group import Group
 from poold.core.lifecycle import Lifecycle
 from poold.core.machine import Machine
-from poold.core.queue import Line, Queue
-from poold.core.request import Verb
-from poold.core.script import Script
-from poold.core.sessions import NOTHING
+from poold.core.pools.group import Group
+from poold.core.records.client import Client
+from poold.core.records.request import Verb
+from poold.core.shared.queue import Line, Queue
+from poold.core.statements import leftovers
+from poold.core.statements.leftovers import NOTHING
+from poold.core.work import failures, settings, units
+from poold.core.work.transaction import Script
 from simulation.mutations import MUTATIONS, mutation, wrap
 
 __all__ = ["MUTATIONS"]  # all of them, those here among them
@@ -47,7 +49,7 @@ def a_reset_is_skipped(patch: pytest.MonkeyPatch) -> None:
 def the_failure_of_a_reset_is_ignored(patch: pytest.MonkeyPatch) -> None:
     def ended(original: Any, self: Lifecycle, backend: Any, done: Any, now: float) -> None:
         if done.failure is not None:
-            cell = sessions.names_held(backend.server, len(backend.prepared))
+            cell = leftovers.names_held(backend.server, len(backend.prepared))
             row = b"D" + (len(cell) + 10).to_bytes(4, "big") + b"\0\1" + len(cell).to_bytes(4, "big") + cell
             done = replace(done, failure=None, results=[("SELECT 1", 1, b"", row, ())])
         original(self, backend, replace(done, is_changed=False), now)
@@ -57,11 +59,11 @@ def the_failure_of_a_reset_is_ignored(patch: pytest.MonkeyPatch) -> None:
 
 def _without(patch: pytest.MonkeyPatch, command: bytes) -> None:
     def reset(*args: Any) -> Any:
-        texts = [unit[0].sql for unit in sessions.reset(*args)]  # type: ignore[union-attr]  # a Simple
+        texts = [unit[0].sql for unit in leftovers.reset(*args)]  # type: ignore[union-attr]  # a Simple
         kept = [b"; ".join(each for each in text.split(b"; ") if command not in each) for text in texts]
         return tuple((Simple(text),) for text in kept)
 
-    patch.setattr(lifecycle, "sessions", Instead(sessions, reset=reset))
+    patch.setattr(lifecycle, "sessions", Instead(leftovers, reset=reset))
 
 
 for _command in (each for each in RESETTING if each != DEALLOCATE_ALL):
@@ -71,14 +73,14 @@ for _command in (each for each in RESETTING if each != DEALLOCATE_ALL):
 @mutation
 def a_library_counts_as_reset(patch: pytest.MonkeyPatch) -> None:
     def reset(use: Any, *rest: Any) -> Any:
-        return sessions.reset(replace(use, is_lasting=False), *rest)
+        return leftovers.reset(replace(use, is_lasting=False), *rest)
 
-    patch.setattr(lifecycle, "sessions", Instead(sessions, reset=reset))
+    patch.setattr(lifecycle, "sessions", Instead(leftovers, reset=reset))
 
 
 @mutation
 def what_wants_a_session_runs_without_one(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("poold.core.admission._objection", lambda *_: None)
+    patch.setattr("poold.core.clients.admission._objection", lambda *_: None)
 
 
 @mutation

@@ -6,21 +6,24 @@ from typing import Any
 
 import pytest
 
-from poold.core import early_failures, lifecycle, outcomes, probe, sessions, statements
+from poold.core import lifecycle
 from poold.core.broker import Broker
 from poold.core.counting import Counting
 from poold.core.effects import Bound, Deallocate
 from poold.core.lifecycle import Lifecycle
 from poold.core.machine import Machine
-from poold.core.probe import Probe
-from poold.core.proofs import Proof
-from poold.core.request import Verb
-from poold.core.sessions import NOTHING
+from poold.core.pools.watch import Watch
+from poold.core.records.request import Verb
 from poold.core.state import RequestState
-from poold.core.statements import Statement, Statements
-from poold.core.units import Runner
-from poold.core.watch import Watch
+from poold.core.statements import leftovers
+from poold.core.statements import statement as statements
+from poold.core.statements.leftovers import NOTHING
+from poold.core.statements.proofs import Proof
+from poold.core.statements.statement import Statement, Statements
 from poold.core.watching import Watching
+from poold.core.work import early_failures, outcomes, probe
+from poold.core.work.probe import Probe
+from poold.core.work.units import Runner
 from simulation.mutations import mutation, wrap
 from simulation.mutations_of_sessions import MUTATIONS, Instead
 
@@ -78,7 +81,7 @@ SHOWN_IN = {
 
 @mutation
 def an_unproven_statement_is_not_followed_by_a_reset(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("poold.core.units.left_by", lambda use: use)
+    patch.setattr("poold.core.work.units.left_by", lambda use: use)
 
 
 @mutation
@@ -95,7 +98,7 @@ def the_second_unit_of_a_reset_is_not_awaited(patch: pytest.MonkeyPatch) -> None
 
 @mutation
 def the_names_that_a_reset_finds_are_not_looked_at(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(lifecycle, "sessions", Instead(sessions, names_held=lambda *_: _Anything()))
+    patch.setattr(lifecycle, "sessions", Instead(leftovers, names_held=lambda *_: _Anything()))
 
 
 class _Anything:
@@ -109,12 +112,12 @@ class _Anything:
 
 @mutation
 def the_values_of_sequences_stay_for_the_next_statement(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("poold.core.units._before", lambda *_: [])
+    patch.setattr("poold.core.work.units._before", lambda *_: [])
 
 
 @mutation
 def the_values_of_sequences_stay_for_the_next_message(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("poold.core.script.DISCARD_BEFORE_BEGIN", ())
+    patch.setattr("poold.core.work.transaction.DISCARD_BEFORE_BEGIN", ())
 
 
 @mutation
@@ -176,7 +179,7 @@ def what_is_parsed_twice_in_a_unit_is_dropped_before_it(patch: pytest.MonkeyPatc
     def in_order(commands: Any) -> Any:
         return tuple(sorted(commands, key=lambda command: type(command) is not Deallocate))
 
-    patch.setattr("poold.core.script.in_order", in_order)
+    patch.setattr("poold.core.work.transaction.in_order", in_order)
 
 
 @mutation
@@ -331,7 +334,7 @@ def who_waits_for_a_lock_before_others_waits_on(patch: pytest.MonkeyPatch) -> No
 
 @mutation
 def what_writes_is_cancelled_where_it_keeps_others_waiting(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("poold.core.watch._is_read", lambda each: each.verb is Verb.QUERY and each.lease is None)
+    patch.setattr("poold.core.pools.watch._is_read", lambda each: each.verb is Verb.QUERY and each.lease is None)
 
 
 @mutation
@@ -346,7 +349,7 @@ def nobody_looks_again_after_one_that_waited_for_a_lock(patch: pytest.MonkeyPatc
 def _all_are_short(patch: pytest.MonkeyPatch) -> None:
     """One that had to wait is not taken to be short for a while, which hides mistakes."""
     patch.setattr(statements, "SHORT_SECONDS", 60.0)
-    patch.setattr("poold.core.routing.AHEAD_SECONDS", 60.0)
+    patch.setattr("poold.core.pools.routing.AHEAD_SECONDS", 60.0)
 
 
 @mutation

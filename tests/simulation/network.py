@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from model.lines import Line
 from model.postgres import Order
 
-from client.protocol import FAILED, TX_NONE, Failure
-from poold.core.backend import Backend
+from client.wire.messages import FAILED, TX_NONE, Failure
 from poold.core.effects import Flush
 from poold.core.facts import Completion, Outcome, Server
-from poold.core.request import Verb
+from poold.core.records.backend import Backend
+from poold.core.records.request import Verb
 from simulation.servers import Process
 from simulation.turns import Turns
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
-from client.rules import BATCH, INTERACTIVE, NORMAL
-from poold.config import BrokerConfig, Config, EndpointConfig, GroupConfig, Weights
-from poold.core import prepared
+from client.wire.limits import BATCH, INTERACTIVE, NORMAL
+from poold.config.model import BrokerConfig, Config, EndpointConfig, GroupConfig, Weights
+from poold.core.statements import prepared
 
 HABITS = (
     ("query",),

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 from model.kinds import LOCK, UPDATE
 from model.postgres import ERRORS, SETTINGS, Cluster, Fate, Order, Session, Work
 
-from poold.core.catalog import COUNTS
 from poold.core.effects import Bound, Command, Plain, Prepare, Simple
 from poold.core.facts import Completion
+from poold.core.statements.catalog import COUNTS
 from simulation.locks import Lockable, Locks
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from model.books import Job, Lease
 from model.leftovers import LEAVINGS
 from model.requests import LEASE_CONTROLS
 
-from client.protocol import NOT_EXECUTED, TX_LOST, TX_NONE, Commit, Failure, Release, Rollback
-from client.rules import IN_SESSION, OPENS_SESSION
+from client.wire.limits import IN_SESSION, OPENS_SESSION
+from client.wire.messages import NOT_EXECUTED, TX_LOST, TX_NONE, Commit, Failure, Release, Rollback
 from simulation.asking import Asking, Client
 
 BEGIN = b"BEGIN /* \0 */"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from model.shell import Shell
 
-from client.protocol import Failure
+from client.wire.messages import Failure
 from poold.core import effects
 
 if TYPE_CHECKING:

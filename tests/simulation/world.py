@@ -14,12 +14,13 @@ from model.leftovers import UNSEEN
 from model.postgres import COLUMNS, INT4
 from model.requests import TEMPLATES
 
-from client.protocol import Result
-from poold.core import prepared, statements
+from client.wire.messages import Result
 from poold.core.broker import Broker
 from poold.core.lifecycle import BrokerState
-from poold.core.literals import numbered
-from poold.core.proofs import UNPROVEN
+from poold.core.statements import prepared
+from poold.core.statements import statement as statements
+from poold.core.statements.literals import numbered
+from poold.core.statements.proofs import UNPROVEN
 from simulation import scenario
 from simulation.agenda import Agenda
 from simulation.audit import audit

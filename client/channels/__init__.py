@@ -1,0 +1,1 @@
+"""Conversations with brokers: one for each thread, on plain sockets or libzmq's."""

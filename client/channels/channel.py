@@ -1,0 +1,398 @@
+"""One conversation with one broker, of which one call at a time has the use.
+
+A channel connects once. When the broker goes away it is broken for good and its owner makes another, so a channel, its
+request numbers and the leases opened through it live and die together. It is a plain blocking socket that speaks
+ZeroMQ's protocol (`client.wire.zmtp`): no thread, no lock, one send and, for small replies, one recv per request. Only
+with keys libzmq is behind it, which encrypts (`client.channels.curve`).
+
+An exception may leave a call between any two instructions: a signal handler's (a time limit's, Ctrl-C) arises wherever
+Python happens to be. A message may be half sent then, or a reply half read, and what comes next would be taken for
+something else. So a channel counts as asked from before a request's first byte until its reply was taken, and one that
+a call leaves asked is of no use to anybody: it is closed, which withdraws the request, and the exception goes on.
+
+A broker that ends closes the connection, so a wait for its reply ends at once. One that hangs does not: after a silence
+its ZeroMQ is asked with PING, which is answered even while the broker itself is busy.
+
+A channel inherited over fork belongs to the parent: owners compare `pid` before each use. The child closes its copy of
+the descriptor, which would keep the connection open, so that the broker would not see the parent die.
+"""
+
+import os
+import socket
+import sys
+import time
+import weakref
+from importlib.metadata import PackageNotFoundError, version
+
+from client.channels.sockets import GONE_AFTER, PING_AFTER, WELCOME_TIMEOUT, connected
+from client.errors import DBConnectionError, DBError, UsageError, connection_error, error_from
+from client.interruptions import is_own, suppressed
+from client.wire.address import ipc_path
+from client.wire.keyfiles import Keys
+from client.wire.limits import MAX_NAME_CHARS, MAX_REQUEST_BYTES, REPLY_OVERHEAD_BYTES
+from client.wire.messages import (
+    NOT_EXECUTED,
+    UNKNOWN,
+    VERSION,
+    Answer,
+    Failure,
+    Hello,
+    ProtocolViolation,
+    Request,
+    Result,
+    ToBroker,
+    ToClient,
+    TransactionResult,
+    Welcome,
+    decode_reply,
+    encode,
+)
+from client.wire.zmtp import PING, ZmtpConnection, ZmtpError, ZmtpRefused, frame, frame_head
+
+# So soon after a message from the broker it is taken to be there still; asking costs a system call per request. Where
+# that is wrong the request itself tells.
+TRUSTED_FOR = 0.01
+RECEIVE_BYTES = 65536
+# From this size on a copy of the request costs more than another system call.
+COPY_BELOW = 65536
+
+# Told to the broker. Found out once, here: what looks for it swallows exceptions, a signal handler's with them.
+try:
+    _RELEASE = version("poold")
+except PackageNotFoundError:
+    _RELEASE = "0+unknown"
+
+# Channels of this process, for the child of a fork to let go of, by their descriptors: a descriptor that is used again
+# takes the place of one that is closed. Without callbacks, in which a signal handler's exception would be lost.
+_channels: "dict[int, weakref.ref[Channel]]" = {}
+
+
+class Channel:
+    """A conversation with the broker at address; raises DBConnectionError within a second where none is there.
+
+    patience bounds the opening, in seconds, where it is shorter than what a busy broker is given.
+    """
+
+    def __init__(self, address: str, keys: Keys | None = None, patience: float | None = None) -> None:
+        self.address = address
+        self.pid = os.getpid()
+        self.welcome: Welcome
+        # The last error of this channel's own making: an exception of the same kind may be a stranger's.
+        # Held weakly: its traceback has the frames in which the channel is, which would keep both until the next
+        # garbage collection.
+        self._error: weakref.ref[DBError] | None = None
+        self._last_request = 0
+        # The last request of which a byte may have been sent, and the last whose reply was taken.
+        self._asked = self._answered = 0
+        self._is_broken = False
+        self._heard = 0.0  # when the broker last sent something
+        self._wait = 0.0  # what the socket was told to wait at most
+        # Until Welcome tells the broker's own limits.
+        self._max_request_bytes = MAX_REQUEST_BYTES
+        self._zmtp = ZmtpConnection(REPLY_OVERHEAD_BYTES, is_ready=keys is not None)
+        self._socket = connected(address, keys)
+        try:
+            _channels[self._socket.fileno()] = weakref.ref(self)
+            self.welcome = self._greet(WELCOME_TIMEOUT if patience is None else min(patience, WELCOME_TIMEOUT))
+        except BaseException:
+            self.close()
+            raise
+        self._max_request_bytes = self.welcome.max_request_bytes
+        self._zmtp.max_message_bytes = self.welcome.max_result_bytes + REPLY_OVERHEAD_BYTES
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the broker is still there and this process may use the channel; to be asked by who may call."""
+        if self.pid != os.getpid() or self._asked != self._answered:
+            return False
+        if not self._is_broken and time.monotonic() - self._heard > TRUSTED_FOR:
+            self._look()
+        return not self._is_broken
+
+    def next_request(self) -> int:
+        """A number for the next request, greater than all before."""
+        self._last_request += 1
+        return self._last_request
+
+    def was_sent(self, request: int) -> bool:
+        """Whether a byte of this request may have been sent."""
+        return self._asked >= request
+
+    def was_answered(self, request: int) -> bool:
+        """Whether the reply to this request was taken."""
+        return self._answered >= request
+
+    def call(self, message: Request, patience: float | None = None) -> Result | TransactionResult | Answer:
+        """Send the request and wait for its reply; a Failure is raised as its error.
+
+        patience bounds sending and waiting together, in seconds; the broker's own limits are the rule, so it only has
+        to cover a broker that hangs. Where the call is left in any other way than by its reply, the channel is closed
+        and the broker withdraws the request. What others raise meanwhile passes unchanged.
+        """
+        request = message[0]
+        reply: Result | TransactionResult | Answer | Failure | None
+        try:
+            if self._asked != self._answered:
+                self.close()  # a call before this one was left, and so fast that it could not close it
+            if patience is None:
+                self._send(message)
+                # The hot path: the reply comes alone and whole.
+                reply = self._quick_reply(request) if self._wait == PING_AFTER else None
+                if reply is None:
+                    reply = self._reply_to(request, None)
+            else:
+                deadline = time.monotonic() + patience
+                self._send(message, deadline)
+                reply = self._reply_to(request, patience, deadline)
+            self._answered = request
+        except BaseException:
+            if self._asked != self._answered:
+                self.close()
+            raise
+        if type(reply) is Failure:
+            raise self._own(error_from(reply))
+        return reply  # type: ignore[return-value]  # no Failure
+
+    def _quick_reply(self, request: int) -> Result | TransactionResult | Answer | Failure | None:
+        """The reply where it is the next thing that comes, in one piece; else None, and what came is kept."""
+        zmtp = self._zmtp
+        if zmtp.inbox:
+            return None
+        try:
+            data = self._socket.recv(RECEIVE_BYTES)
+        except OSError as error:
+            if not is_own(error):
+                raise
+            return None  # the way of _receive finds out
+        payload = zmtp.only_message(data)
+        if payload is None:
+            self._take(data)
+            return None
+        self._heard = time.monotonic()
+        reply = self._decoded(payload)
+        if reply[0] == request and type(reply) is not Welcome:
+            return reply  # type: ignore[return-value]  # no Welcome
+        zmtp.inbox.append(payload)
+        return None
+
+    def post(self, message: ToBroker) -> None:
+        """Send a message whose reply nobody waits for; a broker that is gone makes it void anyway."""
+        if not self._is_broken:
+            self._is_broken = True  # until all of it has gone out
+            try:
+                self._socket.sendall(frame(encode(message)), socket.MSG_DONTWAIT)
+            except OSError as error:
+                if not is_own(error):
+                    raise
+            else:
+                self._is_broken = False
+
+    def close(self) -> None:
+        """End the conversation; the broker drops what this client still had there."""
+        self._is_broken = True
+        self._socket.close()
+
+    @property
+    def error(self) -> DBError | None:
+        """The last one that the channel itself has raised, None where nobody has it any more."""
+        return None if self._error is None else self._error()
+
+    def _own(self, error: DBError) -> DBError:
+        """The error, known as this channel's."""
+        self._error = weakref.ref(error)
+        return error
+
+    def _greet(self, patience: float) -> Welcome:
+        """ZeroMQ's handshake, then our own."""
+        deadline = time.monotonic() + patience
+        reply: ToClient | None = None
+        try:
+            if self._shake_hands(deadline):
+                self._send(Hello(VERSION, self.pid, _application_name(), _RELEASE), deadline)
+                reply = self._next_reply(deadline)
+        except DBConnectionError as error:
+            if error is not self.error:
+                raise
+            text = f"{self.address} closed the connection before it said Welcome ({error})"
+            raise connection_error(text, NOT_EXECUTED) from None
+        if isinstance(reply, Failure):
+            raise error_from(reply)
+        if not isinstance(reply, Welcome):
+            raise connection_error(
+                f"something listens at {self.address} but did not answer as a poold broker within "
+                f"{patience:g} s; check the address",
+                NOT_EXECUTED,
+            )
+        return reply
+
+    def _shake_hands(self, deadline: float) -> bool:
+        """ZeroMQ's handshake; False where it is not over at the deadline."""
+        while not self._zmtp.is_ready:
+            if self._is_broken:
+                # libzmq closes the connection before it has said that it wants CURVE.
+                hint = "; a broker with keys does so: give server_key and key" if ipc_path(self.address) is None else ""
+                raise self._own(connection_error(f"in the middle of ZeroMQ's handshake{hint}", NOT_EXECUTED))
+            if time.monotonic() >= deadline:
+                return False
+            self._flush()
+            self._receive(deadline)
+        return True
+
+    def _send(self, message: ToBroker, deadline: float | None = None) -> None:
+        encoded = encode(message)
+        if len(encoded) > self._max_request_bytes:
+            raise self._own(
+                UsageError(
+                    f"the request has {len(encoded)} bytes, the broker takes at most {self._max_request_bytes} "
+                    "(max_request_bytes); send it in parts"
+                )
+            )
+        if type(message) is not Hello:
+            self._asked = message[0]
+        try:
+            if deadline is not None:
+                self._socket.send_by(frame(encoded), deadline)
+            elif len(encoded) < COPY_BELOW:
+                self._socket.sendall(frame(encoded))
+            else:
+                self._socket.sendall(frame_head(encoded), socket.MSG_MORE)
+                self._socket.sendall(encoded)
+        except OSError as error:
+            if not is_own(error):
+                raise
+            # Incomplete as it is, the broker does not run it.
+            self._is_broken = True
+            what = "took no more of the request in time" if isinstance(error, BlockingIOError) else "went away"
+            text = f"broker at {self.address} {what} before the request was sent ({error.strerror or error})"
+            raise self._own(connection_error(text, NOT_EXECUTED)) from None
+
+    def _reply_to(
+        self, request: int, patience: float | None, deadline: float | None = None
+    ) -> Result | TransactionResult | Answer | Failure:
+        """The reply with this number. Late replies to requests given up earlier are passed over."""
+        if deadline is None and patience is not None:
+            deadline = time.monotonic() + patience
+        while True:
+            reply = self._next_reply(deadline)
+            if reply is None:
+                text = f"broker at {self.address} did not answer within {patience:g} s; the statement may have run"
+                raise self._own(connection_error(text))
+            if isinstance(reply, Welcome):
+                continue
+            if reply.request == request:
+                return reply
+            if isinstance(reply, Failure) and reply.request == 0:
+                self._is_broken = True
+                if reply.kind == "connection":
+                    # The broker ends the conversation, and does not say what became of the request.
+                    reply = reply._replace(outcome=UNKNOWN)
+                raise self._own(error_from(reply))
+
+    def _next_reply(self, deadline: float | None) -> ToClient | None:
+        """The next message from the broker, None at the deadline."""
+        inbox = self._zmtp.inbox
+        while not inbox:
+            if deadline is not None and time.monotonic() >= deadline:
+                return None
+            self._receive(deadline)
+            if self._is_broken and not inbox:
+                text = f"broker at {self.address} went away before it answered; the statement may have run"
+                raise self._own(connection_error(text))
+        return self._decoded(inbox.popleft() or b"")
+
+    def _decoded(self, payload: bytes) -> ToClient:
+        try:
+            return decode_reply(payload)
+        except ProtocolViolation as error:
+            self._is_broken = True
+            raise self._own(error_from(Failure(0, "none", "protocol", UNKNOWN, str(error), None, {}))) from error
+
+    def _receive(self, deadline: float | None) -> None:
+        """Take what comes within PING_AFTER or until the deadline, if anything does."""
+        wait = PING_AFTER if deadline is None else min(PING_AFTER, max(0.001, deadline - time.monotonic()))
+        if wait != self._wait:
+            self._wait = wait
+            self._socket.wait_at_most(wait)
+        try:
+            data = self._socket.recv(RECEIVE_BYTES)
+        except OSError as error:
+            if not is_own(error):
+                raise
+            if isinstance(error, BlockingIOError):
+                self._break_silence()
+                return
+            data = b""
+        self._take(data)
+
+    def _take(self, data: bytes) -> bool:
+        """Hand what came to ZMTP; False where it is the end of the connection."""
+        self._heard = time.monotonic()
+        if not data:
+            self._is_broken = True
+            return False
+        try:
+            self._zmtp.received(data)
+        except ZmtpRefused as error:
+            self._is_broken = True
+            raise self._own(connection_error(f"it refused the connection: {error}", NOT_EXECUTED)) from None
+        except ZmtpError as error:
+            self._is_broken = True
+            text = f"{self.address}: {error}; is it a poold broker?"
+            raise self._own(error_from(Failure(0, "none", "protocol", UNKNOWN, text, None, {}))) from error
+        return self._flush() if self._zmtp.outbox and self._zmtp.is_ready else True
+
+    def _flush(self) -> bool:
+        """Send what ZMTP has to say; False where the connection has ended."""
+        data, self._zmtp.outbox = self._zmtp.outbox, bytearray()
+        try:
+            self._socket.sendall(data)
+        except OSError as error:
+            if not is_own(error):
+                raise
+            self._is_broken = True
+            return False
+        return True
+
+    def _break_silence(self) -> None:
+        """Nothing came for a while: the broker waits for PostgreSQL, or is gone."""
+        silence = time.monotonic() - self._heard
+        if self._heard and silence >= GONE_AFTER:
+            self._is_broken = True
+        elif silence >= PING_AFTER and self._zmtp.is_ready:
+            self._zmtp.outbox += PING
+            self._flush()
+
+    def _look(self) -> None:
+        """Take what came while nobody waited: an end of the connection, a PING, a late reply, the broker's goodbye."""
+        self._is_broken = True  # until what came was taken
+        try:
+            data: bytes | None = self._socket.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
+        except OSError as error:
+            if not is_own(error):
+                raise
+            data = None if isinstance(error, BlockingIOError) else b""
+        is_over = data is not None and not self._take(data)
+        while self._zmtp.inbox and not is_over:
+            reply = self._decoded(self._zmtp.inbox.popleft() or b"")
+            is_over = isinstance(reply, Failure) and reply.request == 0
+        self._heard = time.monotonic()
+        self._is_broken = is_over
+
+
+def _application_name() -> str:
+    """What `poold stats` shows for this client: the program's file name."""
+    name = os.path.basename(sys.argv[0] if sys.argv else "")
+    return os.fsencode(name).decode("utf-8", "replace")[:MAX_NAME_CHARS]
+
+
+def _after_fork_in_child() -> None:
+    """Let go of the parent's connections without a word to the broker."""
+    for found in list(_channels.values()):
+        channel = found()
+        if channel is not None:
+            with suppressed(OSError):
+                channel._socket.close()
+    _channels.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

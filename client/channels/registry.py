@@ -1,0 +1,167 @@
+"""The worker's settings and its channels: which broker, and which channel a call uses.
+
+`Connection` keeps pgdbpool's name for it. A worker holds no database connection: its only connections are channels to
+the broker, one per thread, or one for all in a non-threaded program, which then needs neither lock nor thread-local.
+
+A call takes the channel out and puts it back when it has its reply. So whatever comes in between in the same thread, a
+signal handler that asks as well, or another greenlet, finds none and opens another; and a channel that an exception
+left in the middle of a call never comes back.
+"""
+
+import os
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from client.channels.channel import Channel
+from client.interruptions import is_own
+from client.wire.address import check_address, default_address, ipc_path
+from client.wire.keyfiles import Keys, read_public, read_secret
+
+THREADING_MODELS = ("threaded", "non-threaded")
+ADDRESS_VARIABLE = "POOLD_ADDRESS"
+SERVER_KEY_VARIABLE = "POOLD_SERVER_KEY"
+KEY_VARIABLE = "POOLD_KEY"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What Connection.init decided. What is None is decided by the environment or the default."""
+
+    address: str | None = None
+    threaded: bool = True
+    server_key: str | None = None
+    key: str | None = None
+
+
+# Who a channel talks to: an address, and where it is encrypted the keys.
+_Where = str | tuple[str, Keys]
+
+
+# More than two are free at once where calls were inside each other or greenlets side by side; so many are kept.
+FREE_KEPT = 8
+
+
+class FreeChannels(list[Channel]):
+    """The channels to one broker that no call and no lease has; the last one that came back goes first."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__()
+        self.address = address  # the broker's
+
+    def close(self) -> None:
+        """End them all."""
+        while self:
+            self.pop().close()
+
+
+class _PerThread(threading.local):
+    """One thread's channels. They close when the thread ends."""
+
+    def __init__(self) -> None:
+        self.channels: dict[_Where, FreeChannels] = {}
+
+
+_settings = Settings()
+_per_thread = _PerThread()
+_per_process: dict[_Where, FreeChannels] = {}
+
+
+class Connection:
+    """pgdbpool's entry point: `Connection.init(config)` once per program, before or after fork."""
+
+    @classmethod
+    def init(cls, config: dict[str, Any]) -> None:
+        """Take the program's settings.
+
+        config['type'] is 'threaded' (the default: any number of threads, each with its own channel) or 'non-threaded'
+        (one thread per process). config['address'] is the broker's address, config['server_key'] and config['key'] are
+        the key files that an encrypted tcp:// address wants (see Handler). pgdbpool's keys db and groups describe what
+        the broker owns now: `poold import-config` turns them into its configuration; here they are not needed and
+        change nothing. Raises ValueError or TypeError for anything else.
+        """
+        global _settings  # program-wide by contract, as pgdbpool's class attributes are
+        if not isinstance(config, dict):
+            raise TypeError(f"Connection.init wants a dict, got {type(config).__name__}")
+        model = config.get("type", THREADING_MODELS[0])
+        if model not in THREADING_MODELS:
+            raise ValueError(f"config['type'] is {model!r}; expected one of {', '.join(map(repr, THREADING_MODELS))}")
+        address = config.get("address")
+        if address is not None:
+            address = check_address(address)
+        files = [config.get(name) for name in ("server_key", "key")]
+        _settings = Settings(
+            address, model == "threaded", *(None if file is None else os.fspath(file) for file in files)
+        )
+
+    @classmethod
+    def get_threading_model(cls) -> str:
+        """'threaded' or 'non-threaded'."""
+        return THREADING_MODELS[0 if _settings.threaded else 1]
+
+
+def broker_address(address: str | None = None) -> str:
+    """The first of: the argument, Connection.init, POOLD_ADDRESS, the per-user default."""
+    address = address or _settings.address or os.environ.get(ADDRESS_VARIABLE)
+    return check_address(address) if address else default_address()
+
+
+def broker_keys(
+    address: str, server_key: str | os.PathLike[str] | None = None, key: str | os.PathLike[str] | None = None
+) -> Keys | None:
+    """The keys in these files, or in those of Connection.init, or of POOLD_SERVER_KEY and POOLD_KEY; None without any.
+
+    Raises ValueError where one of the two is missing or is no such file, and where the arguments come with ipc://,
+    which needs none; there the environment's are passed over.
+    """
+    is_ipc = ipc_path(address) is not None
+    if is_ipc and (server_key or key):
+        raise ValueError(f"server_key and key are for tcp:// addresses; {address} is of this machine and needs none")
+    server_key = server_key or _settings.server_key or os.environ.get(SERVER_KEY_VARIABLE)
+    key = key or _settings.key or os.environ.get(KEY_VARIABLE)
+    if is_ipc or not (server_key or key):
+        return None
+    if not server_key:
+        raise ValueError(
+            f"a key is given without the broker's: give server_key as well, or set {SERVER_KEY_VARIABLE}, to the file "
+            "with the broker's public key"
+        )
+    if not key:
+        raise ValueError(
+            f"a server_key is given without a key of this client's: give key as well, or set {KEY_VARIABLE}, to the "
+            "file with its secret key; a pair is made with: poold keygen"
+        )
+    return Keys(read_public(server_key), read_secret(key))
+
+
+def channel_to(address: str, keys: Keys | None = None, patience: float | None = None) -> Channel:
+    """A channel to that broker for the caller alone, opened where this thread has none or the broker of it is gone.
+
+    Whoever has got its reply gives it back. Raises DBConnectionError within a second where no broker is there; patience
+    bounds the opening, in seconds, where one is there and does not answer.
+    """
+    channels = _per_thread.channels if _settings.threaded else _per_process
+    free = channels.get(address if keys is None else (address, keys))
+    while free:
+        try:
+            channel = free.pop()
+        except IndexError as error:
+            if not is_own(error):
+                raise
+            break  # a signal handler has taken the last one
+        if channel.is_usable:
+            return channel
+        if channel.pid == os.getpid():
+            channel.close()
+    return Channel(address, keys, patience)
+
+
+def give_back(channel: Channel, address: str, keys: Keys | None = None) -> None:
+    """Keep the channel for this thread's next call. It has to be between two calls."""
+    channels = _per_thread.channels if _settings.threaded else _per_process
+    where = address if keys is None else (address, keys)
+    free = channels.get(where)
+    if free is None:
+        free = channels.setdefault(where, FreeChannels(address))
+    if len(free) < FREE_KEPT:
+        free.append(channel)

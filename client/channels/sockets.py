@@ -1,0 +1,187 @@
+"""The sockets that channels use: how one is connected.
+
+A plain one carries ZMTP as it is. With keys it is a `client.channels.curve.CurveSocket`, which looks the same to a
+channel. Where gevent or eventlet has put its own class in the place of `socket.socket`, a plain one is of that class,
+so that other greenlets run while this one waits.
+"""
+
+from __future__ import annotations
+
+import _socket
+import select
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING, Any
+
+from client.errors import connection_error
+from client.interruptions import is_own
+from client.wire.address import folder_trap, ipc_path, runtime_dir
+from client.wire.keyfiles import Keys
+from client.wire.messages import NOT_EXECUTED
+
+if TYPE_CHECKING:
+    from client.channels.curve import CurveSocket
+
+# How long to wait for a broker to be there: short enough for an error within a second, long enough for its restart.
+CONNECT_TIMEOUT = 0.8
+CONNECT_AGAIN = 0.02
+# Where one listens, how long it may take to say Welcome: many workers may start at once on a busy machine.
+WELCOME_TIMEOUT = 10.0
+# After so long a silence in a wait the broker is asked with PING; without any answer for so long it counts as gone.
+PING_AFTER = 10.0
+GONE_AFTER = 30.0
+
+# Also a broker whose backlog is full for the moment.
+_NOBODY_THERE = (ConnectionRefusedError, FileNotFoundError, BlockingIOError)
+
+
+class PlainSocket(socket.socket):
+    """A blocking socket."""
+
+    def wait_at_most(self, seconds: float) -> None:
+        """How long recv waits from here on before it raises BlockingIOError."""
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
+
+    def send_by(self, data: bytes, deadline: float) -> None:
+        """Send all of it; raises BlockingIOError where the peer has not taken it at the deadline."""
+        unsent = memoryview(data)
+        while unsent:
+            try:
+                unsent = unsent[self.send(unsent, socket.MSG_DONTWAIT) :]
+            except BlockingIOError as error:
+                if not is_own(error):
+                    raise
+                _wait_for_room(self, deadline)
+
+    # In C, so no signal handler's exception arises in it, where it would be lost. Handlers are let go of, not closed,
+    # and Python would warn.
+    __del__ = _socket.socket.close
+
+
+class GreenSocket(socket.socket):
+    """The same on gevent's or eventlet's class, which waits in its hub and knows neither SO_RCVTIMEO nor MSG_DONTWAIT.
+
+    What ends a wait is the class's own timeout.
+    """
+
+    def wait_at_most(self, seconds: float) -> None:
+        """How long recv waits from here on before it raises BlockingIOError."""
+        self.settimeout(seconds)
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """As a blocking socket's, whose SO_RCVTIMEO is the timeout."""
+        return self._within(flags, super().recv, size)  # type: ignore[no-any-return]  # recv gives bytes
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        """As a blocking socket's, whose SO_SNDTIMEO is GONE_AFTER."""
+        before = self.gettimeout()
+        if not flags & socket.MSG_DONTWAIT:
+            self.settimeout(GONE_AFTER)
+        try:
+            self._within(flags, super().sendall, data)
+        finally:
+            self.settimeout(before)
+
+    def send_by(self, data: bytes, deadline: float) -> None:
+        """Send all of it; raises BlockingIOError where the peer has not taken it at the deadline."""
+        before = self.gettimeout()
+        self.settimeout(max(0.001, deadline - time.monotonic()))
+        try:
+            self._within(0, super().sendall, data)
+        finally:
+            self.settimeout(before)
+
+    def _within(self, flags: int, work: Any, argument: Any) -> Any:
+        before = self.gettimeout()
+        if flags & socket.MSG_DONTWAIT:
+            self.settimeout(0.0)
+        try:
+            return work(argument, flags & ~socket.MSG_DONTWAIT)
+        except TimeoutError as error:
+            if not is_own(error):
+                raise
+            raise BlockingIOError(error.errno, "timed out") from None
+        finally:
+            if flags & socket.MSG_DONTWAIT:
+                self.settimeout(before)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+# By the class that is in place when this module is imported: gevent wants to come first in any program.
+_SOCKET: type[Any] = PlainSocket if issubclass(socket.socket, _socket.socket) else GreenSocket
+
+
+def _wait_for_room(plain: PlainSocket, deadline: float) -> None:
+    """Wait until the peer takes more."""
+    left_ms = int((deadline - time.monotonic()) * 1000) + 1
+    poller = select.poll()
+    poller.register(plain, select.POLLOUT)
+    if left_ms <= 0 or not poller.poll(left_ms):
+        raise BlockingIOError
+
+
+def connected(address: str, keys: Keys | None = None) -> PlainSocket | GreenSocket | CurveSocket:
+    """A socket connected to address; tries again for CONNECT_TIMEOUT where nobody listens."""
+    deadline = time.monotonic() + CONNECT_TIMEOUT
+    while True:
+        try:
+            return _plain(address) if keys is None else _encrypted(address, keys)
+        except OSError as error:
+            if not is_own(error):
+                raise
+            if time.monotonic() + CONNECT_AGAIN < deadline and isinstance(error, _NOBODY_THERE):
+                time.sleep(CONNECT_AGAIN)
+                continue
+            # Nobody there is the usual reason and needs no words; a closed folder, say, does.
+            why = "" if isinstance(error, _NOBODY_THERE) else f" ({error.strerror or error})"
+            raise connection_error(
+                f"no poold broker answers at {address}{why}; start one there with: poold start --address {address}",
+                NOT_EXECUTED,
+            ) from None
+
+
+def _plain(address: str) -> PlainSocket | GreenSocket:
+    path = ipc_path(address)
+    if path is not None and path.parent == runtime_dir() and (trap := folder_trap(path.parent)) is not None:
+        raise connection_error(f"not connected to {address}: {trap}", NOT_EXECUTED)
+    made: PlainSocket | GreenSocket = _SOCKET(_family(address) if path is None else socket.AF_UNIX)
+    try:
+        if path is None:
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        made.settimeout(CONNECT_TIMEOUT)
+        made.connect(_host_and_port(address) if path is None else str(path))
+        made.setblocking(True)
+        # A broker that reads nothing for so long hangs.
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(GONE_AFTER))
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _encrypted(address: str, keys: Keys) -> CurveSocket:
+    # Only here, because libzmq is no light import and has threads of its own.
+    from client.channels.curve import CurveSocket
+
+    # libzmq would look a name up in a thread of its own, and keep its failure to itself.
+    host, port = _host_and_port(address)
+    found = socket.getaddrinfo(host, port, _family(address), socket.SOCK_STREAM)[0][4]
+    numeric = f"tcp://[{found[0]}]:{port}" if "[" in address else f"tcp://{found[0]}:{port}"
+    return CurveSocket(address, numeric, keys)
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if "[" in address else socket.AF_INET
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _timeval(seconds: float) -> bytes:
+    return struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))

@@ -1,0 +1,182 @@
+"""Values on their way to PostgreSQL, and the connection to nowhere that psycopg2 wants for them.
+
+psycopg2 binds parameters as literals through its adapters and reads cells through its type casters; programs register
+their own of both. Both want a connection: for the encoding, for the way of quoting, for the time zone's class. A worker
+has none, so this module makes a connection to nowhere: libpq completes its handshake with a few bytes written by this
+very process, after which it knows what it needs for quoting (UTF-8, standard_conforming_strings) and never hears
+anything again. The broker keeps every backend at these same settings, else no literal would be safe.
+
+Without it QuotedString doubles backslashes by the rules of 2005, and a caster given None for its cursor reads stray
+memory. The connection does no I/O, so it may be inherited over fork and shared by threads. (`client.values.casting`
+makes others, whose server side stays open; those may not.)
+
+It is made by psycopg2's own class: tracing agents put something in the place of `psycopg2.connect`, whose connections
+and cursors are proxies, and C code that is given one reads memory that belongs to something else.
+"""
+
+import _socket
+import contextlib
+import os
+import secrets
+import struct
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+import psycopg2.extras
+from psycopg2 import _psycopg, extensions
+
+from client.interruptions import is_own
+
+# psycopg2 knows uuid.UUID only where a program registered it; here it is a parameter like any other.
+extensions.register_adapter(UUID, psycopg2.extras.UUID_adapter)
+
+_cursor: Any = None
+
+
+def render(statement: Any, params: Sequence[Any] | Mapping[str, Any] | None) -> bytes:
+    """The statement with its parameters in place, as psycopg2 would send it.
+
+    statement is str, bytes or a psycopg2.sql object. As in psycopg2, '%' is special only when params is not None.
+    Raises what psycopg2 raises for parameters that do not fit (TypeError, IndexError, KeyError, ProgrammingError), and
+    ValueError for what no statement can hold: NUL, or a lone surrogate.
+    """
+    rendered: bytes = _nowhere().mogrify(statement, params)
+    if b"\0" in rendered:
+        raise ValueError("the statement contains NUL (0x00), which PostgreSQL's text cannot hold; take it out")
+    return rendered
+
+
+def _nowhere() -> Any:
+    """The cursor of the connection to nowhere, made at first use (0.4 ms)."""
+    global _cursor  # made once per process; a race of two threads makes two, and either serves
+    if _cursor is None:
+        connection, server = connect_to_nowhere()
+        server.close()
+        _cursor = connection.cursor()
+    return _cursor
+
+
+class ServerSocket(_socket.socket):
+    """The server's side of a connection to nowhere. Nothing ever waits for it, so it is no socket of gevent's."""
+
+    # In C, so no signal handler's exception arises in it, where it would be lost.
+    __del__ = _socket.socket.close
+
+
+# From this version on libpq connects to names that begin with @, which are in no folder.
+_KNOWS_ABSTRACT = 140000
+# What libpq would otherwise take from the environment, and what of it would make it connect elsewhere, or expect more
+# of its server than is played here.
+_SETTINGS: dict[str, Any] = {
+    "port": 1,
+    "user": "nobody",
+    "dbname": "nowhere",
+    "client_encoding": "UTF8",
+    "options": "",
+    "hostaddr": "",
+    "requirepeer": "",
+    "target_session_attrs": "any",
+    "sslmode": "disable",
+    "gssencmode": "disable",
+    **({"channel_binding": "disable"} if extensions.libpq_version() >= 130000 else {}),
+    **({"require_auth": ""} if extensions.libpq_version() >= 160000 else {}),
+    **({"sslnegotiation": "postgres"} if extensions.libpq_version() >= 170000 else {}),
+}
+
+
+def connect_to_nowhere() -> tuple[Any, ServerSocket]:
+    """An asynchronous libpq connection, ready for queries, and its server side, which is the caller's to play.
+
+    The messages are PostgreSQL's: https://www.postgresql.org/docs/current/protocol-message-formats.html
+    """
+    connection, server = _met_without_a_folder() or _met_in_a_folder()
+    try:
+        while connection.poll() == extensions.POLL_WRITE:
+            pass  # libpq sends its startup packet, which a local socket takes at once
+        (length,) = struct.unpack("!I", server.recv(4, _socket.MSG_WAITALL))
+        server.recv(length - 4, _socket.MSG_WAITALL)
+        server.sendall(_welcome())
+        while (state := connection.poll()) != extensions.POLL_OK:
+            if state != extensions.POLL_READ:
+                raise RuntimeError(f"libpq did not finish its handshake with nowhere: poll() says {state}")
+    except BaseException:
+        server.close()
+        raise
+    return connection, server
+
+
+def _met_without_a_folder() -> tuple[Any, ServerSocket] | None:
+    """Both sides, connected by a name that is in no folder; None where the system or libpq knows no such names.
+
+    A program may have no place where it can write. Everybody on the machine may connect to such a name, or keep others
+    from it, so the one who did is looked at, and another name is tried where it was somebody else.
+    """
+    if extensions.libpq_version() < _KNOWS_ABSTRACT or not _PEER:
+        return None
+    for _ in range(3):
+        name = f"poold-{os.getpid()}-{secrets.token_hex(16)}"
+        with contextlib.closing(ServerSocket(_socket.AF_UNIX)) as listener:
+            try:
+                listener.bind(f"\0{name}/.s.PGSQL.1".encode())
+            except OSError as error:
+                if not is_own(error):
+                    raise
+                continue
+            connection, server = _met(f"@{name}", listener)
+            (pid,) = struct.unpack_from("i", server.getsockopt(_socket.SOL_SOCKET, _PEER, 12)) if server else (0,)
+            if server is not None and pid == os.getpid():
+                return connection, server
+    return None
+
+
+def _met_in_a_folder() -> tuple[Any, ServerSocket]:
+    """Both sides, connected by a name in a folder that nobody else may enter."""
+    folder = tempfile.TemporaryDirectory(prefix="poold-")
+    with folder as host, contextlib.closing(ServerSocket(_socket.AF_UNIX)) as listener:
+        listener.bind(f"{host}/.s.PGSQL.1")
+        connection, server = _met(host, listener)
+        if server is None:
+            raise RuntimeError(f"libpq did not connect to nowhere, in {host}")
+        return connection, server
+
+
+def _met(host: str, listener: ServerSocket) -> tuple[Any, ServerSocket | None]:
+    """libpq's side of the first connection to the listener, and ours, where there is one."""
+    listener.listen(1)
+    # Not psycopg2.connect, see above. libpq connects at once, or not at all where others were faster.
+    connection = _psycopg.connection(extensions.make_dsn(host=host, **_SETTINGS), async_=1)
+    listener.setblocking(False)
+    try:
+        server = ServerSocket(fileno=listener._accept()[0])  # type: ignore[attr-defined]  # what socket.accept calls
+    except BlockingIOError as error:
+        if not is_own(error):
+            raise
+        return connection, None
+    server.setblocking(True)
+    return connection, server
+
+
+# How Linux, which alone has names in no folder, tells who is at the other end (man 7 unix).
+_PEER: int = getattr(_socket, "SO_PEERCRED", 0)
+
+
+def _welcome() -> bytes:
+    """AuthenticationOk, the ParameterStatus messages that matter for quoting, BackendKeyData, ReadyForQuery."""
+    settings = {
+        "client_encoding": "UTF8",
+        "standard_conforming_strings": "on",
+        "DateStyle": "ISO, MDY",
+        "integer_datetimes": "on",
+        "server_version": "15.0",
+    }
+    messages = [message(b"R", struct.pack("!I", 0))]
+    messages += [message(b"S", f"{name}\0{value}\0".encode()) for name, value in settings.items()]
+    messages += [message(b"K", struct.pack("!II", 1, 1)), message(b"Z", b"I")]
+    return b"".join(messages)
+
+
+def message(kind: bytes, body: bytes) -> bytes:
+    """A message of PostgreSQL's protocol."""
+    return kind + struct.pack("!I", len(body) + 4) + body

@@ -1,0 +1,372 @@
+"""What a query gives back: a Result, and its Rows.
+
+A Row is a tuple whose class knows the column names, so it answers to index, name and attribute and costs no more than a
+tuple. The class is made once per list of names.
+
+A Result keeps PostgreSQL's messages as they came; nothing in them is looked at before a row is read. The first row is
+read by itself, since many programs want no other. Those behind it are read one by one too or, where there are many
+cells, a block at a time by psycopg2 itself (`client.values.casting`). Only one block is held decoded.
+"""
+
+from array import array
+from collections.abc import ItemsView, Iterable, Iterator, Sequence
+from functools import lru_cache, partial
+from itertools import chain, islice
+from typing import Any, NamedTuple, Self, overload
+
+import psycopg2
+
+from client.interruptions import is_own
+from client.values.casting import (
+    COLUMN_LISTS,
+    Caster,
+    block_end,
+    cast_row,
+    casters,
+    describe,
+    is_worth_replay,
+    parse_columns,
+    replay,
+    row_end,
+    row_starts,
+)
+from client.wire import messages as protocol
+
+# What a cell's contents make psycopg2 raise: no UTF-8, beyond the calendar, beyond its type.
+_UNREADABLE = (psycopg2.Error, ValueError, OverflowError)
+_NO_ROWS: Iterator[Any] = iter(())
+
+
+class _SevenItems(NamedTuple):
+    """DB-API 2.0's (PEP 249, cursor.description)."""
+
+    name: str
+    type_code: int
+    display_size: int | None
+    internal_size: int | None
+    precision: int | None
+    scale: int | None
+    null_ok: bool | None
+
+
+class Column(_SevenItems):
+    """One column: the seven items of DB-API 2.0, and as in psycopg2 the attributes table_oid and table_column.
+
+    These are the OID of the column's table and its number there; None where it is not a table's column.
+    """
+
+    table_oid: int | None
+    table_column: int | None
+
+    @classmethod
+    def like(cls, theirs: Any) -> Self:
+        """What psycopg2's Column says."""
+        made = cls(*theirs)
+        made.table_oid, made.table_column = theirs.table_oid, theirs.table_column
+        return made
+
+
+class Row(tuple[Any, ...]):
+    """One row: row[0], row['name'], row.name; iteration gives values, dict(row) the mapping.
+
+    Where two columns have the same name, the last one answers to it, as in psycopg2's DictRow. A column named like one
+    of the methods here (keys, values, items, get) is reached by index or by row['keys'].
+    """
+
+    __slots__ = ()
+    _names: tuple[str, ...] = ()
+    _index: dict[str, int] = {}  # noqa: RUF012  replaced in each subclass, never changed
+
+    def __getitem__(self, key: Any) -> Any:
+        if type(key) is str:
+            try:
+                key = self._index[key]
+            except KeyError as error:
+                if not is_own(error):
+                    raise
+                raise KeyError(f"no column {key!r}; this row has {', '.join(self._names)}") from None
+        return tuple.__getitem__(self, key)
+
+    def __getattr__(self, name: str) -> Any:
+        # Only reached where the class has no such attribute: for names that are no identifiers, and for mistakes.
+        if name in self._index:
+            return tuple.__getitem__(self, self._index[name])
+        raise AttributeError(f"no column {name!r}; this row has {', '.join(self._names)}")
+
+    def __eq__(self, other: object) -> bool:
+        return tuple.__eq__(self, tuple(other) if isinstance(other, list) else other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = tuple.__hash__
+
+    def keys(self) -> tuple[str, ...]:
+        """The column names."""
+        return self._names
+
+    def values(self) -> tuple[Any, ...]:
+        """The values."""
+        return tuple(self)
+
+    def items(self) -> ItemsView[str, Any]:
+        """Pairs of name and value."""
+        return {name: tuple.__getitem__(self, place) for name, place in self._index.items()}.items()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of that column, or default."""
+        return self[name] if name in self._index else default
+
+    def __repr__(self) -> str:
+        return f"Row({', '.join(f'{name}={value!r}' for name, value in zip(self._names, self, strict=True))})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _revive, (self._names, tuple(self))
+
+
+def _revive(names: tuple[str, ...], values: tuple[Any, ...]) -> Row:
+    return row_class(names)(values)
+
+
+_METHODS = frozenset(("keys", "values", "items", "get"))
+
+
+@lru_cache(maxsize=COLUMN_LISTS)
+def row_class(names: tuple[str, ...]) -> type[Row]:
+    """The Row class of these column names. A name wins over tuple's own attributes: row.count is the column."""
+    index = {name: place for place, name in enumerate(names)}
+    body: dict[str, Any] = {"__slots__": (), "_names": names, "_index": index}
+    for name, place in index.items():
+        if not name.startswith("_") and name not in _METHODS:
+            body[name] = property(_value_at(place))
+    return type("Row", (Row,), body)
+
+
+def _value_at(place: int) -> Any:
+    return lambda row: tuple.__getitem__(row, place)
+
+
+class Result:
+    """The result of one statement, read like a psycopg2 cursor.
+
+    Iteration and fetchone/fetchmany/fetchall move one common position and end with the last row, as a cursor's do;
+    len(), result[i] and result[i:j] look without moving it. For a statement that returns no rows, columns and
+    description are None and fetching raises psycopg2.ProgrammingError, as in psycopg2. A cell that its caster cannot
+    read raises the caster's error when its row is read; the position is behind that row then.
+
+    notices are PostgreSQL's messages to the client, as in psycopg2's connection.notices.
+    """
+
+    __slots__ = (
+        "_ahead", "_at", "_casters", "_columns", "_count", "_row", "_rows", "_starts",
+        "arraysize", "notices", "rowcount", "statusmessage",
+    )  # fmt: skip
+
+    def __init__(self, reply: protocol.Result) -> None:
+        self.rowcount = self._count = reply.rowcount
+        self.statusmessage = reply.command
+        self.notices = reply.notices
+        self.arraysize = 1
+        self._columns = reply.columns
+        self._rows = reply.rows
+        # Rows made ready to be read, and the byte where those behind them begin.
+        self._ahead: Iterator[Row] = _NO_ROWS
+        self._at = 0
+        self._casters: list[Caster] | None = None  # looked up when the first row is read, as the Row class
+        self._row: type[Row] = Row
+        self._starts: array[int] | None = None  # where each row begins, once one is asked for by its number
+
+    @classmethod
+    def from_fields(cls, fields: Sequence[Any]) -> Self:
+        """The result whose protocol.Result has these fields, in their order."""
+        return cls(protocol.Result._make(fields))
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """The column names, None where the statement returns no rows."""
+        return None if self._columns is None else column_names(self._columns)
+
+    @property
+    def description(self) -> tuple[Column, ...] | None:
+        """DB-API 2.0's description, None where the statement returns no rows."""
+        return None if self._columns is None else _description(self._columns)
+
+    def fetchone(self) -> Row | None:
+        """The next row, None after the last."""
+        for row in self._ahead:
+            return row
+        if self._at == 0 and self._rows:  # the hot path: the first row
+            self._at = row_end(self._rows, 0)
+            return self._row_at(0)
+        if self._look_ahead():
+            return next(self._ahead)
+        self._need_rows()
+        return None
+
+    def fetchmany(self, size: int | None = None) -> list[Row]:
+        """The next size rows (default: arraysize), fewer at the end."""
+        return self._take((islice(self, self.arraysize if size is None else max(size, 0)),))
+
+    def fetchall(self) -> list[Row]:
+        """All remaining rows."""
+        self._need_rows()
+        return self._take(self._all_ahead())
+
+    def __iter__(self) -> Iterator[Row]:
+        self._need_rows()
+        return chain.from_iterable(self._all_ahead())
+
+    def __next__(self) -> Row:
+        row = self.fetchone()
+        if row is None:
+            raise StopIteration
+        return row
+
+    def __len__(self) -> int:
+        return self._count if self._rows else 0
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Row]: ...
+    def __getitem__(self, place: int | slice) -> Row | list[Row]:
+        self._need_rows()
+        if self._starts is None:
+            self._starts = row_starts(self._rows, 0, len(self._rows))
+        if isinstance(place, slice):
+            return self._slice(self._starts, place)
+        try:
+            at = self._starts[place]
+        except IndexError as error:
+            if not is_own(error):
+                raise
+            raise IndexError(f"no row {place}; this result has {len(self._starts)} rows") from None
+        return self._row_at(at)
+
+    def close(self) -> None:
+        """Forget the rows. Never needed; programs written for cursors call it."""
+        self._rows = b""
+        self._ahead = _NO_ROWS
+        self._starts = None
+
+    def __repr__(self) -> str:
+        return f"<Result {self.statusmessage!r} rowcount={self.rowcount}>"
+
+    def _need_rows(self) -> None:
+        if self._columns is None:
+            raise psycopg2.ProgrammingError(
+                f"no results to fetch: {self.statusmessage or 'the statement'} returns no rows"
+            )
+
+    def _take(self, parts: Iterable[Iterable[Row]]) -> list[Row]:
+        """All these rows; where one cannot be read, those before it are still to be read."""
+        rows: list[Row] = []
+        try:
+            for part in parts:
+                rows += part
+        except BaseException:
+            self._ahead = chain(rows, self._ahead)
+            raise
+        return rows
+
+    def _all_ahead(self) -> Iterator[Iterator[Row]]:
+        """_ahead, each time it is another, until the end. Others may read on between."""
+        while True:
+            yield (ahead := self._ahead)
+            if ahead is self._ahead and not self._look_ahead():
+                return
+
+    def _look_ahead(self) -> bool:
+        """Make the next rows ready, where there are any."""
+        if self._at >= len(self._rows):
+            return False
+        self._ahead, self._at = self._some(self._at, len(self._rows))
+        return True
+
+    def _slice(self, starts: "array[int]", place: slice) -> list[Row]:
+        first, last, step = place.indices(len(starts))
+        if step != 1:
+            return list(map(self._row_at, starts[place]))
+        rows: list[Row] = []
+        if first < last:
+            at, end = starts[first], starts[last] if last < len(starts) else len(self._rows)
+            while at < end:
+                some, at = self._some(at, end)
+                rows += some
+        return rows
+
+    def _some(self, at: int, end: int) -> tuple[Iterator[Row], int]:
+        """Rows from byte at on, and the byte where those behind them begin, end at the latest."""
+        casters = self._casters or self._look_up()
+        if is_worth_replay(self._count, len(casters), len(self._rows)):
+            end = block_end(self._rows, at, end)
+            values = self._replayed(at, end)
+            if values is not None:
+                return map(self._row, values), end
+        # Not self._row_at: a Result that refers to itself would keep its bytes until the next garbage collection.
+        read = partial(_read, self._row, casters, self._rows)
+        return map(read, row_starts(self._rows, at, end)), end
+
+    def _replayed(self, at: int, end: int) -> list[tuple[Any, ...]] | None:
+        """The values of the rows between two bytes; None where one of them cannot be read this way."""
+        assert self._columns is not None
+        try:
+            return replay(self._columns, memoryview(self._rows)[at:end])
+        except _UNREADABLE:
+            # So may a signal handler's be: what is unreadable is so a second time.
+            if self._is_replayable(at, end):
+                raise
+            return None
+        except Exception as error:
+            # A program's own caster may raise anything. So may its signal handler, a time limit's say, and what is
+            # not a row's must get through.
+            for start in row_starts(self._rows, at, end):
+                try:
+                    self._row_at(start)
+                except type(error):
+                    return None
+            raise
+
+    def _is_replayable(self, at: int, end: int) -> bool:
+        """Whether the rows between two bytes can be replayed."""
+        assert self._columns is not None
+        try:
+            replay(self._columns, memoryview(self._rows)[at:end])
+        except _UNREADABLE:
+            return False
+        return True
+
+    def _row_at(self, at: int) -> Row:
+        casters = self._casters
+        if casters is None:
+            casters = self._look_up()
+        return self._row(cast_row(casters, self._rows, at))
+
+    def _look_up(self) -> list[Caster]:
+        assert self._columns is not None
+        self._row, oids = _shape(self._columns)
+        self._casters = found = casters(oids)
+        return found
+
+
+def _read(row_class: type[Row], row_casters: list[Caster], rows: bytes, at: int) -> Row:
+    return row_class(cast_row(row_casters, rows, at))
+
+
+@lru_cache(maxsize=COLUMN_LISTS)
+def column_names(columns: bytes) -> tuple[str, ...]:
+    """The names in the body of a RowDescription."""
+    return parse_columns(columns)[0]
+
+
+@lru_cache(maxsize=COLUMN_LISTS)
+def _shape(columns: bytes) -> tuple[type[Row], tuple[int, ...]]:
+    """The Row class and the type OIDs of these columns."""
+    names, oids = parse_columns(columns)
+    return row_class(names), oids
+
+
+@lru_cache(maxsize=COLUMN_LISTS)
+def _description(columns: bytes) -> tuple[Column, ...]:
+    """What psycopg2 makes of these columns."""
+    return tuple(Column.like(column) for column in describe(columns))

@@ -1,0 +1,27 @@
+"""Whether the fields of a message have the types that its class declares: for messages of one's own broker.
+
+What strangers send is held against `client.wire.limits`, which knows limits as well.
+"""
+
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+
+def fit(message: tuple[Any, ...]) -> bool:
+    """Whether they do, for a NamedTuple; what is in tuples and dicts is not looked at."""
+    return all(map(isinstance, message, _declared(type(message))))
+
+
+@cache
+def _declared(kind: type) -> tuple[tuple[type, ...], ...]:
+    return tuple([_classes(hint) for hint in get_type_hints(kind).values()])
+
+
+def _classes(hint: Any) -> tuple[type, ...]:
+    """What isinstance wants to hear."""
+    if hint is Any:
+        return (object,)
+    if isinstance(hint, UnionType):
+        return tuple([each for part in get_args(hint) for each in _classes(part)])
+    return (NoneType if hint is None else get_origin(hint) or hint,)

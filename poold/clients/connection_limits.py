@@ -1,0 +1,87 @@
+"""Who may connect over ipc://: by user and group, and by how many there are already.
+
+Nobody keeps all others out by connecting again and again: beyond max_clients there is room for users who have few
+connections, so for the administrator's `poold stats` as well.
+"""
+
+import os
+import resource
+import socket
+import struct
+from collections import Counter
+
+from poold.config.model import BrokerConfig
+
+# Descriptors that are not clients': backends while they are replaced, the loop's own, files being read.
+SPARE_DESCRIPTORS = 64
+# Clients beyond max_clients, for users with fewer than so many.
+RESERVED_CLIENTS = 32
+FEW_CLIENTS = 4
+# <asm-generic/socket.h>: all groups of the peer. Python does not name it, and takes at most so many bytes.
+SO_PEERGROUPS = 59
+GROUPS_BYTES = 1024
+
+
+class Door:
+    """Counts the clients there are."""
+
+    def __init__(self, config: BrokerConfig) -> None:
+        self._config = config
+        self.limit = descriptor_limit(config.max_clients)
+        self._count = 0
+        self._by_user: Counter[int] = Counter()
+
+    def objection(self, connection: socket.socket, uid: int, gid: int) -> tuple[str, str] | None:
+        """Why this user may not have another client: for the log, and for the client. None where nothing is wrong."""
+        if not self._has_room(uid):
+            return "max_clients", f"it has {self.limit} clients already, see max_clients"
+        if not self._is_allowed(connection, uid, gid):
+            return "allow_uids, allow_gids", f"user {uid} is not allowed, see allow_uids and allow_gids"
+        return None
+
+    def enter(self, uid: int) -> None:
+        """A client of this user has come."""
+        self._count += 1
+        self._by_user[uid] += 1
+
+    def leave(self, uid: int) -> None:
+        """It has gone."""
+        self._count -= 1
+        self._by_user[uid] -= 1
+        if not self._by_user[uid]:
+            del self._by_user[uid]
+
+    def _has_room(self, uid: int) -> bool:
+        if self._count < self.limit:
+            return True
+        return self._count < self.limit + RESERVED_CLIENTS and self._by_user[uid] < min(FEW_CLIENTS, self.limit)
+
+    def _is_allowed(self, connection: socket.socket, uid: int, gid: int) -> bool:
+        """Whether this user may connect; without lists the mode of the socket file has decided that."""
+        config = self._config
+        if not config.allow_uids and not config.allow_gids:
+            return True
+        if uid in (0, os.getuid()) or uid in (*config.allow_uids, *config.admin_uids) or gid in config.allow_gids:
+            return True
+        if not config.allow_gids:
+            return False
+        try:
+            packed = connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, GROUPS_BYTES)
+        except OSError:
+            return False  # Linux before 4.13, or more than 256 groups
+        return any(group in config.allow_gids for (group,) in struct.iter_unpack("I", packed))
+
+
+def descriptor_limit(max_clients: int) -> int:
+    """How many clients there may be, 0 for as many as there are descriptors. Raises ValueError for more than that."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    others = SPARE_DESCRIPTORS + RESERVED_CLIENTS
+    room = hard - others
+    if max_clients > room:
+        raise ValueError(
+            f"max_clients = {max_clients} needs {max_clients + others} descriptors, this process may have "
+            f"{hard}; raise the limit (ulimit -n, LimitNOFILE= of systemd) or lower max_clients"
+        )
+    return max_clients or max(room, FEW_CLIENTS)

@@ -1,0 +1,249 @@
+"""The broker's side towards clients: messages in, facts to the core; replies out.
+
+Who carries the messages is a transport: `poold.clients.ipc` on a unix socket, `poold.clients.tcp` with libzmq. A
+transport calls `connected`, `message` and `gone`, and is given replies with `send`; what a message means is decided
+here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Protocol
+
+from client.wire.address import ipc_path
+from client.wire.limits import CANCEL_KEY_BYTES
+from client.wire.messages import (
+    NOT_EXECUTED,
+    TX_NONE,
+    VERSION,
+    Answer,
+    Ask,
+    Cancel,
+    Commit,
+    Failure,
+    Hello,
+    ProtocolViolation,
+    Query,
+    Release,
+    Result,
+    Rollback,
+    ToClient,
+    Transaction,
+    TransactionResult,
+    Welcome,
+    decode_request,
+    encode,
+)
+from poold import __version__
+from poold.config.model import Config
+from poold.core.broker import Broker
+from poold.core.clients.access import Caller
+from poold.system.poller import Poller
+from poold.system.rate_limited_log import SparingLog
+
+# Of one client; each is answered, so that whoever writes a client learns what is wrong. From there on none is.
+MAX_VIOLATIONS = 100
+
+log = logging.getLogger(__name__)
+
+
+class Peer:
+    """A client's other end, made by its transport when it connects. uid and gid are None where nobody tells them."""
+
+    __slots__ = ("cancel_key", "gid", "key", "pid", "uid", "violations")
+
+    def __init__(self, uid: int | None, gid: int | None, pid: int) -> None:
+        self.uid = uid
+        self.gid = gid
+        self.pid = pid
+        self.key = 0  # the core's number of the client, from its Hello on
+        self.cancel_key = b""  # from its Hello on
+        self.violations = 0  # messages that were none of the protocol
+
+    def caller(self) -> Caller:
+        """Who it is, for decisions about what it may do."""
+        return Caller(self.uid, self.uid in (0, os.getuid()))
+
+    def send(self, message: bytes) -> bool:
+        """Send without waiting; False where the client is gone."""
+        raise NotImplementedError
+
+    def drop(self) -> None:
+        """End the conversation soon, as if the client had done so; what was sent before still arrives."""
+        raise NotImplementedError
+
+
+class Transport(Protocol):
+    """What carries messages: it listens from its creation on."""
+
+    @property
+    def address(self) -> str:
+        """The address that is bound; for tcp with its real port."""
+
+    def after_turn(self) -> None:
+        """The turn has sent what it had to send."""
+
+    def close(self) -> None:
+        """Send what is still held, then close."""
+
+
+class Frontend:
+    """The clients of the broker."""
+
+    def __init__(
+        self,
+        config: Config,
+        broker: Broker,
+        ask: Callable[[str, Peer], dict[str, Any] | Failure],
+        wake: Callable[[], None],
+        poller: Poller,
+    ) -> None:
+        """ask answers questions to the broker itself; wake is called after each fact given to broker."""
+        self._config = config
+        self._broker = broker
+        self._ask = ask
+        self._wake = wake
+        self._loop = asyncio.get_running_loop()
+        # Greeted clients by the core's key: enter with Hello, leave when gone.
+        self._peers: dict[int, Peer] = {}
+        # The same by what lets another conversation cancel their requests.
+        self._cancel_keys: dict[bytes, int] = {}
+        self._last_key = 0
+        self._log = SparingLog(log)
+        self.violations = 0  # messages that were none of the protocol
+        self.dropped = 0  # replies whose client was gone or did not read
+        self._transport = _listen(config, self, poller)
+
+    @property
+    def address(self) -> str:
+        """The address that is bound; for tcp with its real port."""
+        return self._transport.address
+
+    def reply(self, key: int, body: Result | TransactionResult | Failure) -> None:
+        """Send the final reply of a request."""
+        peer = self._peers.get(key)
+        if peer is None or not peer.send(encode(body)):
+            self.dropped += 1
+
+    def drop(self, key: int, reason: str) -> None:
+        """Disconnect a client, and tell it why."""
+        peer = self._peers.get(key)
+        if peer is not None:
+            peer.send(encode(Failure(0, TX_NONE, "connection", NOT_EXECUTED, f"disconnected: {reason}", None, {})))
+            peer.drop()
+            log.info("client disconnected pid=%d reason=%s", peer.pid, reason)
+
+    def after_turn(self) -> None:
+        """The turn is over."""
+        self._transport.after_turn()
+
+    def close(self) -> None:
+        """Send what is still to be sent, then close."""
+        self._transport.close()
+
+    # Facts, from the transport.
+
+    def message(self, peer: Peer, payload: bytes) -> None:
+        """A message of one frame."""
+        try:
+            message = decode_request(payload)
+        except ProtocolViolation as violation:
+            self.violated(peer, str(violation))
+            return
+        if not peer.key:
+            self._greet(peer, message)
+        elif isinstance(message, (Query, Transaction, Commit, Rollback, Release)):
+            self._broker.request(peer.key, message, monotonic(), len(payload))
+        elif isinstance(message, Cancel):
+            # A key that nobody has is one whose conversation is over, and its requests with it.
+            key = self._cancel_keys.get(message.key) if message.key else peer.key
+            if key is not None:
+                self._broker.cancel(key, message.request, monotonic())
+        elif isinstance(message, Ask):
+            answer = self._ask(message.what, peer)
+            if isinstance(answer, Failure):
+                peer.send(encode(answer._replace(request=message.request)))
+            else:
+                peer.send(encode(Answer(message.request, answer)))
+        else:
+            self.violated(peer, "Hello was said already")
+
+    def gone(self, peer: Peer) -> None:
+        """The connection has ended."""
+        if self._peers.pop(peer.key, None) is not None:
+            del self._cancel_keys[peer.cancel_key]
+            self._broker.client_gone(peer.key, monotonic())
+            self._wake()
+
+    def stalled(self, peer: Peer) -> None:
+        """The client leaves replies unread."""
+        self._broker.client_stalled(peer.key)
+
+    def reads(self, peer: Peer) -> None:
+        """It has read them."""
+        self._broker.client_reads(peer.key, monotonic())
+        self._wake()
+
+    def wake(self) -> None:
+        """Messages were taken: there may be effects."""
+        self._wake()
+
+    def violated(self, peer: Peer, why: str) -> None:
+        """Say what was wrong, count it, go on: but not for ever."""
+        self.violations += 1
+        peer.violations += 1
+        if peer.violations > MAX_VIOLATIONS:
+            peer.drop()
+            return
+        self._log.warning("protocol violation count=%d pid=%d reason=%s", self.violations, peer.pid, why)
+        refusal: ToClient = Failure(0, TX_NONE, "protocol", NOT_EXECUTED, f"not understood: {why}", None, {})
+        peer.send(encode(refusal))
+
+    def _greet(self, peer: Peer, hello: object) -> None:
+        """The first message of a client, which must be Hello in this version."""
+        if not isinstance(hello, Hello):
+            self.violated(peer, "expected Hello first")
+            return
+        if hello.version != VERSION:
+            text = (
+                f"this broker (poold {__version__}) speaks protocol version {VERSION}, the client "
+                f"(poold {hello.release}) version {hello.version}; install the same poold release on both sides"
+            )
+            self.violated(peer, text)
+            return
+        self._last_key += 1
+        peer.key = self._last_key
+        peer.pid = peer.pid or hello.pid
+        peer.cancel_key = os.urandom(CANCEL_KEY_BYTES)
+        self._peers[peer.key] = peer
+        self._cancel_keys[peer.cancel_key] = peer.key
+        broker = self._config.broker
+        found = self._broker.client_arrived(
+            peer.key, peer.pid, hello.application_name, peer.uid, peer.gid, peer.caller(), monotonic()
+        )
+        groups = {name: group.config.autocommit for name, group in found.items()}
+        welcome = Welcome(
+            VERSION,
+            os.getpid(),
+            __version__,
+            broker.max_request_bytes,
+            broker.max_result_bytes,
+            groups,
+            peer.cancel_key,
+        )
+        peer.send(encode(welcome))
+
+
+def _listen(config: Config, frontend: Frontend, poller: Poller) -> Transport:
+    """The transport of the configured address; only the one that is needed is imported."""
+    if ipc_path(config.broker.address) is not None:
+        from poold.clients.ipc import IpcTransport
+
+        return IpcTransport(config.broker, frontend, poller)
+    from poold.clients.tcp import TcpTransport
+
+    return TcpTransport(config.broker, frontend)

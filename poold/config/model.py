@@ -1,0 +1,135 @@
+"""The configuration as frozen values: what the rest of the program may rely on.
+
+`poold.config.file` makes them from TOML and has checked them by then. Durations are seconds, sizes are bytes. The text
+in each field's metadata is what the error messages say about the key.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from client.wire.address import default_address
+from client.wire.limits import MAX_REQUEST_BYTES, MAX_RESULT_BYTES
+
+# Begins the name of a key among the users of a group.
+KEY_PREFIX = "key:"
+
+
+def setting(help: str, default: Any = ..., minimum: float | None = None, **more: Any) -> Any:
+    """A dataclass field that carries its own rules: help, the least value, and (in more) choices or a pattern."""
+    metadata = {"help": help, "minimum": minimum, **more}
+    is_shown = not more.get("secret")
+    return (
+        field(repr=is_shown, metadata=metadata)
+        if default is ...
+        else field(default=default, repr=is_shown, metadata=metadata)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerConfig:
+    """`[broker]`: one broker process."""
+
+    address: str = setting("ipc:///absolute/path or tcp://HOST:PORT", default_address())
+    key_file: str | None = setting("the broker's secret key, made by poold keygen; for tcp://", None)
+    client_keys: str | None = setting("a folder with the public keys (*.key) of the clients that may connect", None)
+    max_request_bytes: int = setting("the largest request a client may send", MAX_REQUEST_BYTES, 4096)
+    max_result_bytes: int = setting("the largest result a client can get", MAX_RESULT_BYTES, 4096)
+    max_clients: int = setting("clients at once over ipc://; 0 is as many as there are descriptors", 0, 0)
+    client_buffer_bytes: int = setting("replies a client may leave unread before it is not read from", 16777216, 65536)
+    max_client_requests: int = setting("unanswered requests of one client; 0 is no limit", 2000, 0)
+    max_client_bytes: int = setting("their bytes; a single request may always come; 0 is no limit", 67108864, 0)
+    max_buffered_bytes: int = setting(
+        "replies that all clients together leave unread, and as much of requests that wait; who holds most pays",
+        134217728,
+        1048576,
+    )
+    client_write_timeout: float = setting("how long it may do so before it is dropped", 30.0, 0.1)
+    client_idle_timeout: float = setting("a client that sends nothing for longer is disconnected; 0 is never", 0.0, 0)
+    allow_uids: tuple[int, ...] = setting("users who may connect; empty: the socket file's mode decides", ())
+    allow_gids: tuple[int, ...] = setting("groups who may connect", ())
+    admin_uids: tuple[int, ...] = setting("users who may stop the broker, besides root and its own", ())
+    drain_timeout: float = setting("how long `poold stop` waits for running work", 30.0, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointConfig:
+    """`[endpoints.NAME]`: one PostgreSQL address and how to log in there."""
+
+    host: str = setting("a host name, an IP address or the folder of a unix socket")
+    port: int = setting("the port", 5432, 1, maximum=65535)
+    dbname: str = setting("the database")
+    user: str = setting("the role")
+    password: str | None = setting("the password itself; password_file is better", None, secret=True)
+    password_file: str | None = setting("a file whose first line is the password", None)
+    password_env: str | None = setting("an environment variable that holds the password", None)
+    sslmode: str = setting(
+        "as in libpq",
+        "prefer",
+        choices=("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    )
+    sslrootcert: str | None = setting("a file with the certificates of trusted authorities", None)
+    sslcert: str | None = setting("a file with the client's certificate", None)
+    sslkey: str | None = setting("a file with the client's key", None)
+    sslcrl: str | None = setting("a file with revoked certificates", None)
+    channel_binding: str = setting(
+        "require: the password's proof is bound to the server's certificate, or there is no connection",
+        "prefer",
+        choices=("prefer", "require", "disable"),
+    )
+    connect_timeout: float = setting("how long opening a backend may take", 10.0, 0.1)
+    query_timeout: float = setting("the server's statement_timeout; 0 is none", 5.0, 0)
+    temp_buffers: str = setting("PostgreSQL's temp_buffers, as in '128MB'", "128MB", pattern=r"\d+(kB|MB|GB)")
+    options: str = setting("further server options, as in '-c work_mem=64MB'", "")
+    application_name: str = setting("what pg_stat_activity shows", "poold")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """Turns of each priority, in proportion to the others'."""
+
+    interactive: int = 16
+    normal: int = 4
+    batch: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupConfig:
+    """`[groups.NAME]`: what clients ask for by name."""
+
+    endpoints: tuple[str, ...] = setting("the names of its endpoints; all when left out", ())
+    min_size: int = setting("backends kept open", 1, 0)
+    max_size: int = setting("backends at most, over all endpoints", 8, 1)
+    autocommit: bool = setting("true: each statement by itself; false: transactions by lease", True)
+    max_waiting: int = setting("requests that may wait; more are refused; 0 is no limit", 10_000, 0)
+    queue_timeout: float = setting("how long a request waits for a backend", 30.0, 0.001)
+    weights: Weights = setting("turns of each priority, in proportion", Weights())  # noqa: RUF009  a frozen value
+    batch_share: float = setting("the part of max_size that requests of priority batch may hold", 0.5, 0, maximum=1)
+    max_idle: float = setting("a backend above min_size idle for longer is closed", 600.0, 0.1)
+    max_lifetime: float = setting("an older backend is replaced; 0 is never", 3600.0, 0)
+    idle_in_transaction_timeout: float = setting("a lease idle for longer is rolled back; 0 is never", 60.0, 0)
+    lease_timeout: float = setting("a lease held for longer is rolled back; 0 is never", 600.0, 0)
+    read_only: bool = setting("true: statements can write nothing to the database", False)
+    prepare: str = setting("auto: statements seen often are prepared; off: never", "auto", choices=("auto", "off"))
+    plans: str = setting(
+        "custom: prepared statements are planned for their values, as literals are; auto: as PostgreSQL decides",
+        "custom",
+        choices=("custom", "auto"),
+    )
+    proofs: bool = setting("true: what statements are is found out, by trees that PostgreSQL logs as well", True)
+    pipeline_depth: int = setting("short autocommit statements that may share a backend; 1 is none", 16, 1)
+    track_outcome: bool = setting("find out what became of a COMMIT whose answer was lost; costs 8 % of TPC-B", False)
+    allow_users: tuple[str, ...] = setting("users who may use it: names, numbers, or key:NAME; all when left out", ())
+    sqlprepare: bool = setting('call "SQLPrepare"."PrepareQueries"() on each new backend', False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything `poold start` needs.
+
+    Each group's `endpoints` is resolved: never empty, all of them known. So is its `allow_users`: numbers and key:NAME.
+    """
+
+    broker: BrokerConfig
+    endpoints: Mapping[str, EndpointConfig]
+    groups: Mapping[str, GroupConfig]

@@ -1,0 +1,244 @@
+"""Turns a pgdbpool configuration into poold's TOML.
+
+The input is JSON, or a Python file with a top-level `config = {...}`. Python is parsed and never run, because a module
+may do anything when it is imported; so the dict has to be a literal. The rules are those of poold.config.file, over
+pgdbpool's keys. Errors show neither passwords nor source text, in which a password may stand.
+"""
+
+import ast
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from poold.config.file import NAME, ConfigError, Rule, check_table, parse, quoted_key, rules_of, shown, toml_string
+from poold.config.model import EndpointConfig
+
+_ENDPOINT = rules_of(EndpointConfig)
+_TOP = {
+    # Secret, because a connection string in this place has the password in it.
+    "db": Rule(type=list, secret=True, may_be_empty=False, help="a dict, or a list of dicts, one for each endpoint"),
+    "groups": Rule(type=dict, may_be_empty=False, help="a dict of the groups by name"),
+    "type": Rule(type=str, help="the threading model", default="threaded", choices=("threaded", "non-threaded")),
+}
+_DB = {
+    "host": _ENDPOINT["host"],
+    "port": _ENDPOINT["port"],
+    "name": _ENDPOINT["dbname"],
+    "user": _ENDPOINT["user"],
+    "pass": Rule(type=str | None, help="the password", secret=True),
+    "ssl": replace(_ENDPOINT["sslmode"], default="disable"),
+    "connect_timeout": _ENDPOINT["connect_timeout"],
+    # The maximum is that of PostgreSQL's statement_timeout.
+    "query_timeout": Rule(type=int, help="milliseconds; 0 is none", default=None, minimum=0, maximum=2**31 - 1),
+    "session_tmp_buffer": Rule(type=int, help="megabytes", default=None, minimum=1),
+    "connection_retry_sleep": Rule(type=float, help="seconds", default=None, minimum=0),
+}
+_FROM_FIRST = {"query_timeout": 5000, "session_tmp_buffer": 128}  # pgdbpool takes them, or these, from the first entry
+_GROUP = {
+    "connection_count": Rule(type=int, help="connections opened at the start", minimum=1),
+    "autocommit": Rule(type=bool, help="whether each statement is its own transaction", default=False),
+    "sqlprepare": Rule(type=bool, help="whether SQLPrepare is called on each new connection", default=False),
+}
+# Their values may be named in errors. Beneath any other key an unquoted password may stand where a name is seen.
+_HARMLESS_KEYS = {"db"} | {key for rules in (_TOP, _DB, _GROUP) for key, rule in rules.items() if not rule.secret}
+_MUTATORS = {"append", "clear", "extend", "insert", "pop", "popitem", "remove", "setdefault", "update"}
+
+
+class LegacyConfigError(ConfigError):
+    """The pgdbpool configuration cannot be converted; `problems` and str() as in ConfigError."""
+
+
+def convert(source_text: str, filename: str) -> str:
+    """Return poold's TOML for a pgdbpool configuration; `poold.config.file.parse` has accepted it.
+
+    A filename in .json or .py says what the text is; otherwise a text that begins with a brace is JSON. Endpoints are
+    named db1, db2, ... in pgdbpool's order. pgdbpool takes query_timeout and session_tmp_buffer of the first entry
+    for all connections, and so does the result; a comment stands where a later entry differs.
+
+    Raises LegacyConfigError with every problem found in the source, ConfigError if poold refuses the result.
+    """
+    text = source_text.removeprefix("\ufeff")
+    is_json = filename.endswith(".json") or (not filename.endswith(".py") and text.lstrip().startswith("{"))
+    document = (_from_json if is_json else _from_python)(text, filename)
+    problems: list[str] = []
+    top, entries, groups = _checked(document, problems)
+    if problems:
+        raise LegacyConfigError(problems, filename)
+    toml = "\n".join([*_header(filename, top["type"]), *_endpoint_lines(entries), *_group_lines(groups), ""])
+    parse(toml, filename)
+    return toml
+
+
+def _from_json(text: str, filename: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise LegacyConfigError([f"line {error.lineno}: not valid JSON: {error.msg}"], filename) from None
+    except (ValueError, RecursionError) as error:  # int() refuses thousands of digits
+        raise LegacyConfigError([f"not usable JSON: {error}"], filename) from None
+
+
+def _from_python(text: str, filename: str) -> object:
+    """The value of the last top-level `config = ...`, which is the one an import would leave."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the warning about an escape like "\d" prints the line to stderr
+            module = ast.parse(text)
+    except SyntaxError as error:
+        raise LegacyConfigError([f"line {error.lineno}: not valid Python: {error.msg}"], filename) from None
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise LegacyConfigError([f"not usable Python: {str(error) or 'nested too deeply'}"], filename) from None
+    dicts = dict(_assignments(module))
+    if "config" not in dicts:
+        others = ", ".join(name for name, node in dicts.items() if isinstance(node, ast.Dict))
+        hint = f"; rename {others} to config" if others else ""
+        raise LegacyConfigError([f"found no top-level config = {{...}}, expected pgdbpool's dict{hint}"], filename)
+    node = dicts["config"]
+    problems = [*_non_literals(node, "db"), *_changes(module, node)]
+    if problems:
+        raise LegacyConfigError(problems, filename)
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, RecursionError, MemoryError):  # a list as a key, -"text"
+        raise LegacyConfigError([f"line {node.lineno}: config cannot be built from its literals"], filename) from None
+
+
+def _assignments(module: ast.Module) -> Iterator[tuple[str, ast.expr]]:
+    """Name and value of each top-level assignment, in order."""
+    for statement in module.body:
+        targets: list[ast.expr] = []
+        if isinstance(statement, ast.Assign):
+            targets = statement.targets
+        elif isinstance(statement, ast.AnnAssign):
+            targets = [statement.target]
+        if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
+            yield from ((target.id, statement.value) for target in targets if isinstance(target, ast.Name))
+
+
+def _non_literals(node: ast.expr, key: str) -> Iterator[str]:
+    """What ast.literal_eval would refuse, named without any constant in it. `key` is the dict key above the node."""
+    match node:
+        case ast.Constant(constant) if constant is ...:
+            yield f"line {node.lineno}: found the placeholder ..., expected a value"
+        case ast.Constant() | ast.UnaryOp(ast.USub() | ast.UAdd(), ast.Constant()):
+            return
+        case ast.List() | ast.Tuple() | ast.Set():
+            for item in node.elts:
+                yield from _non_literals(item, key)
+        case ast.Dict():
+            for name, value in zip(node.keys, node.values, strict=True):
+                if name is not None:
+                    yield from _non_literals(name, key)
+                inner = name.value if isinstance(name, ast.Constant) else key
+                yield from _non_literals(value, str(inner))
+        case _:
+            found = _named(node) if key in _HARMLESS_KEYS else f"an expression for {shown(key)} (not shown)"
+            yield f"line {node.lineno}: found {found}, expected a literal, because the file is not run; write the value"
+
+
+def _named(node: ast.expr) -> str:
+    match node:
+        case ast.Name():
+            return node.id
+        case ast.Attribute():
+            return f"{_named(node.value)}.{node.attr}"
+        case ast.Call():
+            return f"{_named(node.func)}(...)"
+        case ast.Subscript():
+            return f"{_named(node.value)}[...]"
+    return {ast.JoinedStr: "an f-string", ast.BinOp: "a calculation"}.get(type(node), f"({type(node).__name__})")
+
+
+def _changes(module: ast.Module, definition: ast.expr) -> Iterator[str]:
+    """Module code below the definition that changes config: without running it the result would be another one."""
+    nodes: list[ast.AST] = [statement for statement in module.body if statement.lineno > definition.lineno]
+    for node in nodes:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            continue  # its config may be any other
+        nodes.extend(ast.iter_child_nodes(node))
+        stores = isinstance(getattr(node, "ctx", None), ast.Store | ast.Del)
+        mutates = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _MUTATORS
+        root: Any = node
+        while isinstance(root, ast.Attribute | ast.Subscript | ast.Call):
+            root = root.func if isinstance(root, ast.Call) else root.value
+        if (stores or mutates) and isinstance(root, ast.Name) and root.id == "config":
+            yield f"line {getattr(node, 'lineno', 0)}: config is changed after its definition; write the values there"
+
+
+def _checked(
+    document: Any, problems: list[str]
+) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The usable values at the top, of each db entry and of each group; what is wrong is appended to problems."""
+    if not isinstance(document, Mapping):
+        problems.append("found no dict, expected one with db and groups")
+        return {}, [], {}
+    single = isinstance(document.get("db"), Mapping)
+    top = check_table(_TOP, "top level", {**document, "db": [document["db"]]} if single else document, problems)
+    entries = {"db" if single else f"db[{index}]": entry for index, entry in enumerate(top.get("db", ()))}
+    checked = [_table(_DB, where, entry, problems) for where, entry in entries.items()]
+    groups = {}
+    for name, group in top.get("groups", {}).items():
+        where = f"groups[{shown(name)}]"
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            problems.append(f"{where}: expected a name of 1 to 64 characters of A-Z a-z 0-9 _ . -")
+        groups[name] = _table(_GROUP, where, group, problems)
+    return top, checked, groups
+
+
+def _table(rules: Mapping[str, Rule], where: str, value: object, problems: list[str]) -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return check_table(rules, where, value, problems)
+    problems.append(f"{where}: found no dict, expected one with {', '.join(rules)}")
+    return {}
+
+
+def _header(filename: str, threading_model: str) -> list[str]:
+    source = toml_string(filename.encode(errors="backslashreplace").decode())
+    return [
+        f"# poold's configuration, converted from pgdbpool's in {source}.",
+        "#",
+        "# What to do next:",
+        "# 1. Lower min_size and max_size: pgdbpool opened as many in every process, here all processes share them.",
+        "# 2. Move each password into a file that only poold's user can read, and name it with password_file.",
+        "# 3. Check the result with `poold check-config`.",
+        "#",
+        f"# pgdbpool's type, {toml_string(threading_model)}, is a client matter: clients pass it to Connection.init.",
+    ]
+
+
+def _endpoint_lines(entries: list[dict[str, Any]]) -> Iterator[str]:
+    shared = {key: default if entries[0][key] is None else entries[0][key] for key, default in _FROM_FIRST.items()}
+    for number, entry in enumerate(entries, 1):
+        yield from ("", f"[endpoints.db{number}]")
+        for key, used in shared.items():
+            if entry[key] not in (None, used):
+                yield f"# {key} = {entry[key]} had no effect: pgdbpool took the first entry's, {used}, for all."
+        if entry["connection_retry_sleep"] is not None:
+            sleep = entry["connection_retry_sleep"]
+            yield f"# connection_retry_sleep = {sleep} is left out: poold uses exponential backoff by itself."
+        if entry["port"] != _DB["port"].default:
+            yield f"# pgdbpool 1.0.2 ignored the port and used {_DB['port'].default}: see that this one is right."
+        yield from _pairs(host=entry["host"], port=entry["port"], dbname=entry["name"], user=entry["user"])
+        if entry["pass"] is not None:
+            yield f'# Safer: password_file = "/etc/poold/db{number}.password" instead, readable only by poold\'s user.'
+            yield from _pairs(password=entry["pass"])
+        yield from _pairs(
+            sslmode=entry["ssl"],
+            connect_timeout=entry["connect_timeout"],
+            query_timeout=shared["query_timeout"] / 1000,
+            temp_buffers=f"{shared['session_tmp_buffer']}MB",
+        )
+
+
+def _group_lines(groups: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    for name, group in groups.items():
+        yield from ("", f"[groups.{quoted_key(name)}]")
+        yield from _pairs(min_size=group["connection_count"], max_size=group["connection_count"])
+        yield from _pairs(autocommit=group["autocommit"], sqlprepare=group["sqlprepare"])
+
+
+def _pairs(**values: str | bool | float) -> Iterator[str]:
+    for key, value in values.items():
+        yield f"{key} = {toml_string(value) if isinstance(value, str) else repr(value).lower()}"

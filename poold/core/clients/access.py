@@ -1,0 +1,73 @@
+"""Who may do what: questions to the broker itself, and groups.
+
+Who a client is, its transport knows: over ipc:// the kernel tells its user, over tcp:// libzmq the name of its key, or
+nobody anything. Root and the broker's own user may do everything. A question that stands in no table is for admins, so
+that a new one is closed to strangers until somebody decides. An admin of the broker is not thereby a user of a group.
+
+A group that a client may not use does not exist for it: no answer tells the two apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from client.wire.messages import Failure
+from poold.config.model import KEY_PREFIX
+from poold.core.work import failures
+
+if TYPE_CHECKING:
+    from poold.config.model import GroupConfig
+    from poold.core.pools.group import Group
+
+
+class Caller(NamedTuple):
+    """Who asks."""
+
+    uid: int | None = None  # None where nobody tells
+    is_owner: bool = False  # root, or the broker's own user
+    key: str = ""  # the name of its key file, without .key; empty where it has none
+
+
+class Audience(IntEnum):
+    """Who may ask a question."""
+
+    EVERYBODY = 0  # who may connect
+    ADMINS = 1  # root, the broker's own user, and admin_uids
+
+
+# All questions of client.wire.limits.QUESTIONS, and who may ask them.
+QUESTIONS: Mapping[str, Audience] = {
+    "ping": Audience.EVERYBODY,
+    "stats": Audience.EVERYBODY,
+    "stop": Audience.ADMINS,
+    "stop-now": Audience.ADMINS,
+}
+
+
+def is_admin(caller: Caller, admin_uids: Collection[int]) -> bool:
+    """Whether this caller is root, the broker's own user or listed; where nobody tells who asks it is none of them."""
+    return caller.is_owner or (caller.uid is not None and caller.uid in admin_uids)
+
+
+def may_not_ask(what: str, caller: Caller, admin_uids: Collection[int]) -> Failure | None:
+    """Why this caller is not answered; None where it is."""
+    if QUESTIONS.get(what) is Audience.EVERYBODY or is_admin(caller, admin_uids):
+        return None
+    who = "this address does not tell who asks" if caller.uid is None else f"you are user {caller.uid}"
+    return failures.usage(f"{what} is for root, the broker's own user and its admin_uids; {who}")
+
+
+def may_use(caller: Caller, config: GroupConfig) -> bool:
+    """Whether this caller may use a group of this configuration."""
+    users = config.allow_users
+    if not users or caller.is_owner or (caller.uid is not None and str(caller.uid) in users):
+        return True
+    return bool(caller.key) and KEY_PREFIX + caller.key in users
+
+
+def open_to(caller: Caller, groups: Mapping[str, Group]) -> Mapping[str, Group]:
+    """The groups that this caller may use; all of them themselves where that is so, which is what costs nothing."""
+    found = {name: group for name, group in groups.items() if may_use(caller, group.config)}
+    return groups if len(found) == len(groups) else found

@@ -1,0 +1,262 @@
+"""Admission: whether a message becomes a request, and why not.
+
+Here a client's message meets what the broker has: the group, its limits, the client's leases. What is admitted is a
+Request that the broker accepts and answers exactly once; what is not gets its one reply at once, and nothing of it is
+kept.
+"""
+
+from __future__ import annotations
+
+from client.wire.limits import NO_SESSION, OPENS_SESSION
+from client.wire.messages import TX_NONE, Commit, Failure, ProtocolViolation, Query, Result, Rollback, Transaction
+from poold.config.model import BrokerConfig
+from poold.core.machine import rolled_back
+from poold.core.messages import refusal
+from poold.core.pools.group import Group
+from poold.core.records.backend import Backend
+from poold.core.records.client import Client
+from poold.core.records.lease import Lease
+from poold.core.records.request import QUERY, Request, Verb
+from poold.core.statements.statement import PREPARED, Statement
+from poold.core.work import failures, read_only, settings
+from poold.core.work.transaction import Script
+from poold.core.work.transaction_plan import Plan
+
+
+class Admission:
+    """Makes requests of messages."""
+
+    def __init__(self, config: BrokerConfig) -> None:
+        self.is_open = True  # whether new work is taken; what was begun may always be ended
+        self._config = config
+        # Of all clients' unanswered requests, before large ones are refused; of the largest two must fit.
+        self.most_bytes = max(config.max_buffered_bytes, 2 * config.max_request_bytes)
+
+    def request(
+        self, client: Client, message: Query | Transaction | Commit | Rollback, now: float, size: int
+    ) -> Request | Result | Failure:
+        """The request, or the reply where there is nothing to do or it is refused. Its number is new.
+
+        size is the message's, in bytes.
+        """
+        if client.requests:
+            refused = self._too_many(client, message, size)
+            if refused is not None:
+                return refused
+        if isinstance(message, Query):
+            return self._query(client, message, now)
+        if isinstance(message, Transaction):
+            return self._transaction(client, message, now)
+        return self._end(client, message, now)
+
+    def _query(self, client: Client, message: Query, now: float) -> Request | Failure:
+        group = client.open_groups.get(message.group)
+        if group is None:
+            return failures.unconfigured_group(message.group, list(client.open_groups))
+        refused: Failure | None = None
+        lease: Lease | None = None
+        opens = False
+        if message.lease or message.session or message.begin or not group.config.autocommit:
+            refused = _wrong_mode(group, message)
+            if refused is not None:
+                return refused
+            opens = message.session == OPENS_SESSION or (message.begin and not message.session)
+            if not opens:
+                lease = client.leases.get(message.lease)
+                refused = _not_in(lease, client, group, message)
+            elif message.lease in client.leases:
+                refused = failures.protocol(f"lease {message.lease} is open already, numbers must be new")
+        if refused is None and lease is None and (group.queue.size or not self.is_open):
+            refused = self._no_room(group)
+        if refused is not None:
+            return refused
+        statement = group.statements.find(message.statement, message.types, message.settings)
+        if statement.state is not PREPARED:
+            try:
+                statement.rendered(message.values)
+            except ProtocolViolation as violation:
+                return failures.protocol(str(violation))
+        # What most requests have not is left to the defaults of the class, and not looked at again.
+        is_special = statement.is_remarkable or message.settings
+        refused = _objection(statement, message) if is_special else None
+        if refused is None and group.config.read_only:
+            refused = _would_write(statement, message, lease)
+        if refused is not None:
+            return refused
+        if message.lease and lease is None:
+            lease = Lease(client, message.lease, group, message.priority, message.session != NO_SESSION)
+            client.leases[message.lease] = lease
+        deadline = None if message.timeout is None else now + message.timeout
+        request = Request(client, message.request, group, QUERY, now, deadline, lease)
+        request.tag = message.tag
+        request.priority = message.priority
+        request.statement = statement
+        request.values = message.values
+        request.prepare = message.prepare
+        if lease is not None:
+            request.begin = message.begin
+            request.opens = opens
+        if is_special:
+            request.settings = message.settings
+            request.is_literal = settings.choose_plans(message.settings)
+        return request
+
+    def _transaction(self, client: Client, message: Transaction, now: float) -> Request | Failure:
+        group = client.open_groups.get(message.group)
+        if group is None:
+            return failures.unconfigured_group(message.group, list(client.open_groups))
+        refused = self._no_room(group)
+        if refused is not None:
+            return refused
+        try:
+            plan = group.plans.find(message.steps)
+        except ProtocolViolation as violation:
+            return failures.protocol(str(violation))
+        obstacle = plan.obstacle or settings.objection(message.settings)
+        if obstacle:
+            return failures.usage(obstacle)
+        if len(message.values) != plan.count:
+            return failures.protocol(f"{plan.count} statements have {len(message.values)} values")
+        config, limit = group.config, self._config.max_result_bytes
+        if config.read_only and (refused := _message_would_write(plan, message)) is not None:
+            return refused
+        script = Script(message, plan, group.statements, config.track_outcome, limit, config.read_only)
+        refused = refusal(script)
+        if refused is not None:
+            return refused
+        deadline = None if message.timeout is None else now + message.timeout
+        request = Request(client, message.request, group, Verb.TRANSACTION, now, deadline)
+        request.tag = message.tag
+        request.priority = message.priority
+        request.script = script
+        request.settings = message.settings
+        return request
+
+    def _too_many(self, client: Client, message: Query | Transaction | Commit | Rollback, size: int) -> Failure | None:
+        """Why a client that waits for replies already may not send this, None where it may.
+
+        What ends a lease is taken all the same: it makes room.
+        """
+        if not isinstance(message, (Query, Transaction)):
+            return None
+        config, count = self._config, len(client.requests)
+        if 0 < config.max_client_requests <= count:
+            reason = f"{count} unanswered requests, max_client_requests = {config.max_client_requests}"
+        elif 0 < config.max_client_bytes < client.bytes + size:
+            reason = (
+                f"unanswered requests of {client.bytes} bytes and this one has {size}, "
+                f"max_client_bytes = {config.max_client_bytes}"
+            )
+        else:
+            return None
+        if (group := client.open_groups.get(message.group)) is not None:
+            group.stats.refused += 1
+        return failures.too_many(f"this client has {reason}; wait for replies")
+
+    def share_exceeded(self, client: Client, size: int, clients: int) -> Failure | None:
+        """Why the client may not send so many bytes while all together wait with too many; None where it may.
+
+        Each may have its part of them, so who waits with little is not refused for those who wait with much.
+        """
+        if client.bytes + size <= self.most_bytes // clients:
+            return None
+        return failures.too_many(
+            f"requests of all clients wait with {self.most_bytes} bytes (max_buffered_bytes), and this client's would "
+            f"have {client.bytes + size}, more than its part; wait for replies, or send less at a time"
+        )
+
+    def _no_room(self, group: Group) -> Failure | None:
+        """Why the group takes nothing new at the moment, None where it does."""
+        if not self.is_open:
+            group.stats.refused += 1
+            return failures.draining()
+        if 0 < group.config.max_waiting <= len(group.queue):
+            group.stats.refused += 1
+            return group.full()
+        return None
+
+    def _end(self, client: Client, message: Commit | Rollback, now: float) -> Request | Result | Failure:
+        verb = Verb.COMMIT if type(message) is Commit else Verb.ROLLBACK
+        lease = client.leases.get(message.lease)
+        if lease is None:
+            if verb is Verb.COMMIT:
+                # An earlier COMMIT may have ended it, of which its client, or the one before, has heard nothing.
+                unknown = failures.end_unknown("it had ended already")
+                return client.lost_leases.get(message.lease, unknown)
+            client.lost_leases.pop(message.lease, None)
+            return rolled_back(message.request)
+        return Request(client, message.request, lease.group, verb, now, lease=lease)
+
+
+def _wrong_mode(group: Group, message: Query) -> Failure | None:
+    """Where lease and session do not go with how the group runs statements."""
+    is_autocommit, has_lease = group.config.autocommit, message.lease != 0
+    if (message.session or (message.begin and is_autocommit)) and not has_lease:
+        return failures.protocol("what begins or goes on with a session or a transaction has a lease number")
+    if message.session or is_autocommit is not has_lease:
+        return None
+    wanted = (
+        "autocommit: its queries have no lease number"
+        if has_lease
+        else "not autocommit: its queries need a lease number"
+    )
+    return failures.usage(f"group {group.name!r} is {wanted}")
+
+
+def _not_in(lease: Lease | None, client: Client, group: Group, message: Query) -> Failure | None:
+    """Why the message is not one of this lease, which it names; None where it is."""
+    is_session = message.session != NO_SESSION
+    if lease is None:
+        return _gone(client, message.lease, is_session)
+    if lease.group is not group or lease.is_session is not is_session:
+        what = "session" if lease.is_session else "transaction"
+        return failures.usage(f"lease {lease.number} is a {what} in group {lease.group.name!r}")
+    return None
+
+
+def _objection(statement: Statement, message: Query) -> Failure | None:
+    """Why the statement cannot run outside of a session, or with these settings; None where it can."""
+    if statement.is_forbidden:
+        return failures.relied_on()
+    use = statement.use
+    if use.wants_session and not (message.session if use.wants_no_transaction else message.lease):
+        return failures.wants_session(use.leaves)
+    if not message.settings:
+        return None
+    traits = statement.examine()
+    if traits.is_several or traits.controls_transaction or traits.is_empty:
+        return failures.usage("settings travel with one statement, which is no BEGIN or COMMIT; send each by itself")
+    reason = settings.objection(message.settings)
+    return failures.usage(reason) if reason else None
+
+
+def _would_write(statement: Statement, message: Query, lease: Lease | None) -> Failure | None:
+    """Why the statement cannot run in a group that is read-only, None where it can."""
+    is_in_block = message.begin or (
+        lease is not None
+        and (not lease.is_session or (lease.backend is not None and _is_in_block(lease.backend, lease)))
+    )
+    reason = read_only.settings_objection(message.settings) or read_only.objection(
+        statement.sql, message.values, is_in_block
+    )
+    return failures.usage(reason) if reason else None
+
+
+def _is_in_block(backend: Backend, lease: Lease) -> bool:
+    """Whether the session certainly is inside of a transaction block."""
+    return backend.transaction != TX_NONE and not backend.running and not lease.pending
+
+
+def _message_would_write(plan: Plan, message: Transaction) -> Failure | None:
+    reason = read_only.settings_objection(message.settings)
+    if message.read_only is False:
+        reason = "this group is read_only, its transactions cannot be READ WRITE"
+    for place, at in enumerate(plan.places):
+        if at >= 0 and not reason:
+            reason = read_only.objection(plan.statement(place).sql, message.values[at], is_in_block=True)
+    return failures.usage(reason) if reason else None
+
+
+def _gone(client: Client, number: int, is_session: bool = False) -> Failure:
+    """What became of a lease that is not open."""
+    return client.lost_leases.get(number) or failures.lease_lost("it had ended already", is_session)

@@ -1,0 +1,1 @@
+"""Groups, their pools and endpoints: where backends are opened, used and retired."""

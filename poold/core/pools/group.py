@@ -1,0 +1,190 @@
+"""A group: what clients ask for by name. Its queue, its pools, and what its limits mean."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+
+from client.wire.limits import BATCH
+from client.wire.messages import NOT_EXECUTED, TX_NONE, Failure
+from poold.config.model import EndpointConfig, GroupConfig
+from poold.core.pools import routing
+from poold.core.pools.endpoint import Endpoint, EndpointState
+from poold.core.pools.pool import Pool
+from poold.core.records.backend import Backend
+from poold.core.records.request import Request
+from poold.core.shared.queue import Queue
+from poold.core.state import ACTIVE, BackendState
+from poold.core.statements.statement import Statement, Statements
+from poold.core.stats import GroupStats
+from poold.core.work import failures
+from poold.core.work.transaction_plan import Plans
+
+# Short statements of one turn that share a backend.
+SHARING = 4
+
+
+class Group:
+    """One group over its endpoints, a pool on each."""
+
+    def __init__(self, name: str, config: GroupConfig, endpoints: Mapping[str, EndpointConfig]) -> None:
+        self.name = name
+        self.config = config
+        self.pools = tuple(
+            Pool(Endpoint(each, endpoints[each].query_timeout, endpoints[each].connect_timeout), self)
+            for each in config.endpoints
+        )
+        weights = config.weights
+        self.queue = Queue((weights.interactive, weights.normal, weights.batch))
+        # Backends that requests of the priority batch may hold at once.
+        self.batch_limit = max(1, int(config.max_size * config.batch_share))
+        # Those that they hold: enter when one begins there, leave when `let_go` finds none of them there any more, or
+        # when closed. To count them anew for each request that comes or ends costs more than all else of it.
+        self.batched: set[Backend] = set()
+        self.stats = GroupStats()
+        self.clients = 0  # connected clients that have used the group
+        self.statements = Statements(config.prepare == "auto", config.plans)
+        self.plans = Plans(self.statements)
+        # Statements to be probed as soon as a backend is free: enter when seen often enough, leave when probed.
+        self.probes: deque[Statement] = deque()
+        # The backend that took the last short statement from rest, and in which turn.
+        self._sharing: Backend | None = None
+        self._sharing_turn = 0
+        self._sharing_depth = min(SHARING, config.pipeline_depth)
+        self._turn = 0  # the pool whose turn it is
+        self.respread()
+
+    @property
+    def size(self) -> int:
+        """Backends over all endpoints, those still opening included."""
+        return sum(pool.size for pool in self.pools)
+
+    @property
+    def has_errands(self) -> bool:
+        """Whether requests of the broker's own wait for a backend: probes, and what the pools' servers are asked."""
+        for pool in self.pools:  # a loop, which costs half of what any() does: it is asked behind every request
+            if pool.inquiries or pool.questions:
+                return True
+        return bool(self.probes)
+
+    def count(self, state: BackendState) -> int:
+        """Backends in that state over all endpoints."""
+        return sum(len(pool.members[state]) for pool in self.pools)
+
+    def respread(self) -> None:
+        """Deal the group's sizes out anew; wanted when an endpoint's state changed."""
+        routing.spread(self.pools, self.config.max_size, self.config.min_size)
+
+    def take_idle(self) -> Backend | None:
+        """An idle backend for a request; endpoints take turns. It stays IDLE until moved."""
+        backend = routing.idle_backend(self.pools, self._turn)
+        if backend is not None:
+            self._turn += 1
+        return backend
+
+    def begin_sharing(self, backend: Backend, turn: int) -> None:
+        """A short statement goes to this backend, which was idle."""
+        self._sharing = backend
+        self._sharing_turn = turn
+
+    def take_sharing(self, turn: int, now: float) -> Backend | None:
+        """The backend that was given a short statement in this very turn, for some more of them.
+
+        To send, to wake the server's process and to receive cost more than a short statement itself; those of one turn
+        share all three, although another backend may idle.
+        """
+        backend = self._sharing
+        if backend is None or self._sharing_turn != turn or backend.state is not ACTIVE or self.probes:
+            return None
+        is_room = len(backend.running) < self._sharing_depth
+        return backend if is_room and routing.is_company(backend, now) else None
+
+    def take_company(self, now: float) -> Backend | None:
+        """The backend whose pipeline a short statement may join, the shortest; None where there is none.
+
+        While a statement waits to be probed nobody joins: it needs a backend that comes to rest.
+        """
+        if self.probes:
+            return None
+        return routing.backend_to_join(self.pools, self.config.pipeline_depth, now)
+
+    def next_opening(self) -> Pool | None:
+        """The pool where a backend should be opened now, None where none is needed or allowed.
+
+        Needed are each pool's floor, and one per waiting request as far as those being opened do not cover them.
+        """
+        if self.size >= self.config.max_size:
+            return None
+        pool = routing.pool_to_open(self.pools, below_floor=True)
+        if pool is None and self.queue.size and self.count(BackendState.CONNECTING) < self._wanted():
+            pool = routing.pool_to_open(self.pools)
+        if pool is None:
+            pool = next((each for each in self.pools if each.inquiries and not each.size and each.may_open()), None)
+        return pool
+
+    def priorities(self) -> int:
+        """How many priorities, from the first on, may be given a backend now: the last one only up to its share."""
+        if self.queue.count(BATCH) and self._batch_room() <= 0:
+            return BATCH
+        return BATCH + 1
+
+    def is_busy_for(self, request: Request) -> bool:
+        """Whether the request must wait behind others, or for its priority's share, although a backend may idle."""
+        queue = self.queue
+        if request.priority == BATCH:
+            return queue.size > 0 or self._batch_room() <= 0
+        # Where only such wait that may not be served, nobody is overtaken.
+        return queue.size > queue.count(BATCH) or (queue.size > 0 and self.priorities() > BATCH)
+
+    def let_go(self, backend: Backend) -> None:
+        """A request or a lease of priority batch has ended there."""
+        if backend.lease is not None and backend.lease.priority == BATCH:
+            return
+        if not any(request.priority == BATCH for request in backend.running):
+            self.batched.discard(backend)
+
+    def _batch_room(self) -> int:
+        """How many more backends the priority batch may hold."""
+        return self.batch_limit - len(self.batched)
+
+    def _wanted(self) -> int:
+        """How many of those that wait may be given a backend as soon as there is one."""
+        waiting = self.queue.count(BATCH)
+        return self.queue.size - waiting + (min(waiting, max(0, self._batch_room())) if waiting else 0)
+
+    def is_surplus(self, backend: Backend) -> bool:
+        """Whether this backend, at rest, should make room for one on an endpoint that came back."""
+        pool = backend.pool
+        return (
+            pool.size > pool.cap
+            and self.size >= self.config.max_size
+            and pool.endpoint.state is EndpointState.AVAILABLE
+            and routing.needs_room(self.pools)
+        )
+
+    def overdue(self, waited: float, is_own: bool) -> Failure:
+        """The error of a request that waited too long; is_own where its own timeout was the shorter one."""
+        limit = "the request's timeout" if is_own else "queue_timeout"
+        unreachable = [pool.endpoint for pool in self.pools if pool.endpoint.state is not EndpointState.AVAILABLE]
+        if len(unreachable) == len(self.pools) and not any(pool.open for pool in self.pools):
+            errors = "; ".join(f"{endpoint.name}: {endpoint.error}" for endpoint in unreachable)
+            text = f"no endpoint of group {self.name!r} could be reached within {waited:.3g} s ({limit}): {errors}"
+            return Failure(0, TX_NONE, "offline", NOT_EXECUTED, text, None, {})
+        text = f"no backend of group {self.name!r} became free within {waited:.3g} s ({limit}); {self.load()}"
+        if unreachable:
+            errors = "; ".join(f"{endpoint.name}: {endpoint.error}" for endpoint in unreachable)
+            text += f"; no further connection: {errors}"
+        return Failure(0, TX_NONE, "pool-timeout", NOT_EXECUTED, text, None, {})
+
+    def full(self) -> Failure:
+        """The error of a request that finds max_waiting others."""
+        text = f"group {self.name!r} has max_waiting = {self.config.max_waiting} requests waiting; {self.load()}"
+        return failures.too_many(text)
+
+    def load(self) -> str:
+        """The group's state in words, for error texts."""
+        opening = self.count(BackendState.CONNECTING)
+        busy = self.size - self.count(BackendState.IDLE) - opening
+        return (
+            f"of {self.config.max_size} backends {busy} busy, {opening} connecting; {len(self.queue)} requests waiting"
+        )

@@ -1,0 +1,82 @@
+"""When a backend has served long enough: idle beyond need, old, or in the way of one on an endpoint that came back.
+
+It works in two rhythms, as PgBouncer's does: each backend is looked at when it comes to rest, and all of them once per
+INTERVAL.
+
+An old backend that its pool needs is replaced beforehand: from REPLACE_AHEAD before its end it no longer counts for the
+pool's floor, so another one is opened, and it stays until that is there. Where the pool may hold no more backends it
+can only be closed first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from poold.core.pools.group import Group
+from poold.core.records.backend import Backend
+
+INTERVAL = 1.0
+# A backend's lifetime is shortened by up to a tenth, at random: those opened together do not all go together.
+LIFETIME_JITTER = 0.1
+# Long enough for a connect over a network, with TLS and a busy server; two looks at all backends at least.
+REPLACE_AHEAD = 3.0
+
+
+def reason_to_retire(group: Group, backend: Backend, now: float) -> str | None:
+    """Why this backend, at rest, should be closed instead of used again; None where it should not."""
+    if backend.expires is not None and now >= backend.expires and not _awaits_replacement(backend):
+        return "max_lifetime"
+    if group.is_surplus(backend):
+        return "rebalanced"
+    return None
+
+
+def _awaits_replacement(backend: Backend) -> bool:
+    """Whether it stays for another one; where none is being opened yet, the next look at all backends sees to that."""
+    pool, group = backend.pool, backend.group
+    is_needed = pool.size - len(pool.connecting) <= pool.floor
+    is_room = group.size < group.config.max_size and pool.may_open()
+    return is_needed and (is_room or bool(pool.connecting))
+
+
+def mark_outdated(group: Group, now: float) -> None:
+    """Find the backends whose end is near."""
+    if group.config.max_lifetime:
+        for pool in group.pools:
+            for members in pool.members:
+                for backend in members.values():
+                    if (
+                        backend.expires is not None
+                        and not backend.is_outdated
+                        and now >= backend.expires - REPLACE_AHEAD
+                    ):
+                        backend.is_outdated = True
+                        pool.outdated += 1
+
+
+def retirements(group: Group, now: float) -> Iterator[tuple[Backend, str]]:
+    """The idle backends to close now, and why. Turns the windows of the group's statistics as well.
+
+    Each is decided on after the one before was closed: of several that are old together those that are needed stay.
+    """
+    group.stats.wait_times.turn(now)
+    group.stats.run_times.turn(now)
+    for pool in group.pools:
+        for backend in list(pool.idle.values()):
+            reason = reason_to_retire(group, backend, now)
+            is_spare = group.size > group.config.min_size
+            if reason is None and is_spare and now - backend.idle_since >= group.config.max_idle:
+                reason = "max_idle"
+            if reason is not None:
+                yield backend, reason
+                if reason == "rebalanced":
+                    break  # one at a time: after it there may be room
+
+
+def surplus(group: Group) -> list[tuple[Backend, str]]:
+    """One idle backend that should make room for an endpoint that came back, if there is any."""
+    for pool in group.pools:
+        for backend in pool.idle.values():
+            if group.is_surplus(backend):
+                return [(backend, "rebalanced")]
+    return []

@@ -1,0 +1,78 @@
+"""The backends of one group on one endpoint."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from poold.core.pools.endpoint import Endpoint, EndpointState
+from poold.core.pools.watch import Watch
+from poold.core.records.backend import Backend
+from poold.core.records.request import Request
+from poold.core.state import TRANSITIONS, BackendState
+from poold.core.stats import PoolStats
+
+if TYPE_CHECKING:
+    from poold.core.pools.group import Group
+
+# Connects under way at once in one pool. A PostgreSQL that is starting or short of memory is not helped by a hundred at
+# once; PgBouncer opens one at a time per pool, two hide the round trip of a remote one.
+CONNECTING_LIMIT = 2
+
+
+class Pool:
+    """Backends by state: each sits in exactly the collection its state names; `move` is the only way between them."""
+
+    def __init__(self, endpoint: Endpoint, group: Group) -> None:
+        self.endpoint = endpoint
+        self.group = group
+        # How many backends the group may have here, and keeps here; `routing.spread` decides.
+        self.cap = 0
+        self.floor = 0
+        self.members: tuple[dict[int, Backend], ...] = tuple({} for _ in BackendState)
+        self.size = 0  # backends in all states but CLOSED
+        self.outdated = 0  # of these, marked by the janitor
+        self.stats = PoolStats()
+        self.idle = self.members[BackendState.IDLE]  # in the order they became idle; the last is taken first
+        self.connecting = self.members[BackendState.CONNECTING]
+        self.active = self.members[BackendState.ACTIVE]
+        # Inquiries that wait for a backend here: what became of a COMMIT only its own server knows.
+        self.inquiries: deque[Request] = deque()
+        # Other questions to its server, likewise.
+        self.questions: deque[Request] = deque()
+        self.watch = Watch(self)
+
+    def add(self, backend: Backend) -> None:
+        """A new backend, CONNECTING."""
+        self.connecting[backend.number] = backend
+        self.size += 1
+
+    def move(self, backend: Backend, state: BackendState) -> None:
+        """Change the backend's state; a transition that the table does not know is a bug and raises."""
+        if state not in TRANSITIONS[backend.state]:
+            raise AssertionError(f"{backend!r} cannot become {state.name.lower()}")
+        del self.members[backend.state][backend.number]
+        backend.state = state
+        if state is BackendState.CLOSED:
+            self.size -= 1
+            self.outdated -= backend.is_outdated
+            self.group.batched.discard(backend)
+        else:
+            self.members[state][backend.number] = backend
+
+    @property
+    def open(self) -> int:
+        """How many backends are there, those not counted that are being opened."""
+        return self.size - len(self.connecting)
+
+    @property
+    def is_below_floor(self) -> bool:
+        """Whether it keeps fewer backends than it should, those whose end is near not counted."""
+        return self.size - self.outdated < self.floor
+
+    def may_open(self) -> bool:
+        """Whether another connect may begin here, as far as this pool is concerned."""
+        state = self.endpoint.state
+        if state is EndpointState.QUARANTINED or self.size >= self.cap:
+            return False
+        return len(self.connecting) < (1 if state is EndpointState.PROBING else CONNECTING_LIMIT)

@@ -1,0 +1,103 @@
+"""Which backend: how a group's are spread over endpoints, where the next one opens, which one a request is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from poold.core.effects import Bound
+from poold.core.pools.endpoint import EndpointState
+from poold.core.pools.pool import Pool
+from poold.core.records.backend import Backend
+from poold.core.records.request import QUERY
+from poold.core.state import RUNNING
+from poold.core.statements.leftovers import NOTHING
+from poold.core.statements.statement import AHEAD_SECONDS
+
+
+def spread(pools: Sequence[Pool], max_size: int, min_size: int) -> None:
+    """Set each pool's cap and floor: max_size and min_size dealt out in turn to the endpoints worth connecting to.
+
+    A quarantined endpoint keeps what is open there, up to its share; the rest goes to the others meanwhile. One that is
+    being probed gets one backend more.
+    """
+    for pool in pools:
+        pool.cap = pool.floor = 0
+    limits = {EndpointState.AVAILABLE: max_size, EndpointState.QUARANTINED: 0, EndpointState.PROBING: 1}
+    most = [
+        (pool, limits[state] + (0 if state is EndpointState.AVAILABLE else pool.open))
+        for pool in pools
+        for state in (pool.endpoint.state,)
+    ]
+    _deal(most, max_size, "cap")
+    _deal(most, min_size, "floor")
+
+
+def _deal(most: list[tuple[Pool, int]], total: int, what: str) -> None:
+    """Deal out total in turn, to each pool no more than the most that goes with it."""
+    while total > 0 and (pools := [pool for pool, limit in most if getattr(pool, what) < limit]):
+        for pool in pools[:total]:
+            setattr(pool, what, getattr(pool, what) + 1)
+        total -= min(total, len(pools))
+
+
+def pool_to_open(pools: Sequence[Pool], below_floor: bool = False) -> Pool | None:
+    """The pool where the next connect begins: the smallest that may open one, the first of them in order."""
+    chosen: Pool | None = None
+    for pool in pools:
+        if pool.may_open() and (not below_floor or pool.is_below_floor) and (chosen is None or pool.size < chosen.size):
+            chosen = pool
+    return chosen
+
+
+def needs_room(pools: Sequence[Pool]) -> bool:
+    """Whether an endpoint worth connecting to has fewer backends than it should keep, or none at all."""
+    return any(pool.size < min(pool.cap, max(pool.floor, 1)) and pool.may_open() for pool in pools)
+
+
+def idle_backend(pools: Sequence[Pool], turn: int) -> Backend | None:
+    """An idle backend, beginning with the pool whose turn it is.
+
+    Within a pool the one used last is used again: its caches are warm, and those not needed stay idle until max_idle.
+    """
+    count = len(pools)
+    for step in range(count):
+        idle = pools[(turn + step) % count].idle
+        if idle:
+            return next(reversed(idle.values()))
+    return None
+
+
+def backend_to_join(pools: Sequence[Pool], depth: int, now: float) -> Backend | None:
+    """The backend with the fewest statements on it, below depth, that another short one may join."""
+    found: Backend | None = None
+    for pool in pools:
+        if pool.size > pool.cap or pool.inquiries or pool.questions:
+            continue
+        for backend in pool.active.values():
+            if len(backend.running) < depth and is_company(backend, now):
+                found, depth = backend, len(backend.running)
+    return found
+
+
+def is_company(backend: Backend, now: float) -> bool:
+    """Whether a short statement may run behind those of this backend, ACTIVE: they are short and prepared as well.
+
+    They are few enough, taken to be alike; the one that runs has not outlived its expectation; and the backend need not
+    come to rest, to be replaced or reset.
+    """
+    head = backend.running[0]
+    statement = head.statement
+    began = head.started if head.started > backend.completed else backend.completed
+    return (
+        statement is not None
+        and statement.is_short
+        and head.verb is QUERY
+        and head.lease is None
+        and not head.is_alone
+        and type(head.unit[-1]) is Bound
+        and head.state is RUNNING
+        and backend.left is NOTHING
+        and len(backend.running) * statement.mean < AHEAD_SECONDS
+        and now - began <= statement.patience
+        and (backend.expires is None or now < backend.expires)
+    )

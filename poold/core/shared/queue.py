@@ -1,0 +1,158 @@
+"""The requests of one group that wait for a backend, and whose turn it is.
+
+Three kinds of order, from the outside in:
+
+    priority    Each class has a line, and lines are served by their weights: with 16 : 4 : 1 the first gets sixteen
+                turns while the last gets one. A line that is alone gets all, and no weight is 0, so nobody starves.
+                This is stride scheduling (Waldspurger and Weihl, 1995): whoever has used least of its share is next.
+                Turns that a line did not want, or could not have, are not saved up for later.
+    process     Within a line processes take turns, one request each. One with a thousand requests waiting delays
+                another with a single one by as much as one with two would.
+    arrival     The requests of one process come in their order.
+
+Requests that had their turn already, and lost their backend since, come before all of these. Everything is O(1),
+leaving from the middle included (a client that died, a deadline that passed).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Sequence
+
+from poold.core.records.request import Request
+
+
+class Line:
+    """The waiting requests of one priority."""
+
+    __slots__ = ("passed", "size", "stride", "turns")
+
+    def __init__(self, weight: int) -> None:
+        self.stride = 1.0 / weight  # what a turn costs
+        self.passed = 0.0  # what its turns have cost so far; the line that has paid least is next
+        # Requests by process, in the order of the processes' turns; a process is here while it has any.
+        # OrderedDicts, as a plain dict looks for its first entry in O(n) after deletions at the front.
+        self.turns: OrderedDict[Hashable, OrderedDict[Request, None]] = OrderedDict()
+        self.size = 0
+
+    def __iter__(self) -> Iterator[Request]:
+        for requests in self.turns.values():
+            yield from requests
+
+    def first(self) -> Request:
+        """The request whose turn it is. The line must not be empty."""
+        return next(iter(next(iter(self.turns.values()))))
+
+    def push(self, request: Request) -> None:
+        """Add the request behind those of its process."""
+        process = request.client.process
+        requests = self.turns.get(process)
+        if requests is None:
+            requests = self.turns[process] = OrderedDict()
+        requests[request] = None
+        self.size += 1
+
+    def pop(self) -> Request:
+        """Take the request whose turn it is; the turn of its process comes again after those of the others."""
+        process, requests = next(iter(self.turns.items()))
+        request = requests.popitem(last=False)[0]
+        if requests:
+            self.turns.move_to_end(process)
+        else:
+            del self.turns[process]
+        self.passed += self.stride
+        self.size -= 1
+        return request
+
+    def discard(self, request: Request) -> bool:
+        """Take this request out; False where it is not here."""
+        process = request.client.process
+        requests = self.turns.get(process)
+        if requests is None or request not in requests:
+            return False
+        del requests[request]
+        if not requests:
+            del self.turns[process]
+        self.size -= 1
+        return True
+
+
+class Queue:
+    """Waiting requests: enter by push or push_front, leave by pop when a backend is free for them, or by discard."""
+
+    def __init__(self, weights: Sequence[int]) -> None:
+        """weights are by priority, each at least 1."""
+        self.size = 0
+        self._lines = tuple(map(Line, weights))
+        # What the line that was served last had paid until then: who comes, or comes back, begins here.
+        self._paid = 0.0
+        # Those that had their turn before.
+        self._returned: OrderedDict[Request, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[Request]:
+        """All of them, in no useful order. O(n)."""
+        yield from self._returned
+        for line in self._lines:
+            yield from line
+
+    def push(self, request: Request) -> None:
+        """Add the request at the end of what its process waits for."""
+        line = self._lines[request.priority]
+        if not line.turns:
+            # While it was empty it saved nothing up: it begins with the others, not before them.
+            line.passed = max(line.passed, self._paid)
+        line.push(request)
+        self.size += 1
+
+    def push_front(self, request: Request) -> None:
+        """Add a request that had its turn before."""
+        self._returned[request] = None
+        self._returned.move_to_end(request, last=False)
+        self.size += 1
+
+    def first(self, priorities: int) -> Request | None:
+        """The request whose turn it is among those of the first so many priorities; None where none of them waits."""
+        if self._returned:
+            return next(iter(self._returned))
+        line = self._next_line(priorities)
+        return None if line is None else line.first()
+
+    def pop(self, priorities: int) -> Request:
+        """Take the request that first tells. There must be one."""
+        self.size -= 1
+        if self._returned:
+            return self._returned.popitem(last=False)[0]
+        line = self._next_line(priorities)
+        assert line is not None
+        self._paid = max(self._paid, line.passed)
+        for held in self._lines[priorities:]:
+            # Nor does a line that may not be served save up: it would have all turns as soon as it may.
+            held.passed = max(held.passed, line.passed)
+        return line.pop()
+
+    def discard(self, request: Request) -> None:
+        """Take this request out, if it is here."""
+        if request in self._returned:
+            del self._returned[request]
+            self.size -= 1
+        elif self._lines[request.priority].discard(request):
+            self.size -= 1
+
+    def oldest(self) -> Request | None:
+        """The request that has waited longest, None where nobody waits. O(processes that wait)."""
+        heads = [next(iter(requests)) for line in self._lines for requests in line.turns.values()]
+        return min((*self._returned, *heads), key=lambda request: request.arrived, default=None)
+
+    def count(self, priority: int) -> int:
+        """How many wait in this priority, those that had their turn before not counted."""
+        return self._lines[priority].size
+
+    def _next_line(self, priorities: int) -> Line | None:
+        chosen: Line | None = None
+        for line in self._lines[:priorities]:
+            if line.turns and (chosen is None or line.passed < chosen.passed):
+                chosen = line
+        return chosen

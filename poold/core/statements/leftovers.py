@@ -1,0 +1,203 @@
+"""What may be left in a session, and how that is taken away before the backend serves anybody else.
+
+Settings, temporary tables, prepared statements, channels, advisory locks, values of sequences and cursors WITH HOLD
+outlive a transaction, and the next client on the backend would find them. What leaves something cannot be listed, as
+views, operators, casts and triggers may call any function. So behind every statement the backend is reset, unless it is
+proven harmless (`poold.core.statements.proofs`).
+
+The text tells a few things besides. Where a statement makes sense only if others follow in the same session, its client
+is told so instead of being surprised. And what nothing takes away but the end of the connection, as a library that was
+loaded, is not left to anybody else.
+
+Prepared statements stay, as they are the broker's own, unless there are others: PostgreSQL tells those apart that
+clients have made by PREPARE, in a function as well. Then all of them go.
+
+https://www.postgresql.org/docs/current/sql-discard.html
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from poold.core.effects import Simple, Unit
+from poold.core.facts import Server
+from poold.core.statements.sql import MAX_BYTES, MAX_TOKENS, tokens
+
+# Most statements are one of these, without a word that could tell anything, and need not be read.
+_INNOCENT = re.compile(rb"\s*+(?:SELECT|INSERT|UPDATE|DELETE|WITH|VALUES|MERGE|TABLE)\b", re.IGNORECASE)
+_SUSPICIOUS = (b"advisory", b"temp", b"currval", b"lastval", b"setseed", b"replication", b"dblink_connect", b"u&")
+
+SETTING = "a setting"
+# Session-level locks; those of a transaction (pg_advisory_xact_lock) go with it.
+_LOCKS = re.compile(rb"pg_(?:try_)?advisory_lock(?:_shared)?")
+# What only the end of the connection takes away; slots perhaps.
+_LASTING = {
+    b"pg_replication_origin_session_setup": "a replication origin",
+    b"pg_create_physical_replication_slot": "a replication slot",
+    b"pg_create_logical_replication_slot": "a replication slot",
+    b"pg_copy_physical_replication_slot": "a replication slot",
+    b"pg_copy_logical_replication_slot": "a replication slot",
+    b"dblink_connect": "a connection of dblink",
+    b"dblink_connect_u": "a connection of dblink",
+}
+_TEMPORARY = (b"TEMP", b"TEMPORARY")
+# What may stand between CREATE and it.
+_BEFORE_TEMPORARY = (b"CREATE", b"OR", b"REPLACE", b"GLOBAL", b"LOCAL")
+# After SET: what holds for the transaction only.
+_LOCAL = (b"LOCAL", b"TRANSACTION", b"CONSTRAINTS")
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What a statement, or several, may leave in a session."""
+
+    leaves: str = ""  # in words for its client; "" where nothing is known
+    is_lasting: bool = False  # nothing takes it away but the end of the connection
+    # Whether it is one statement that makes sense only where others of its client are in the same session.
+    wants_session: bool = False
+    # Whether the same transaction will not do.
+    wants_no_transaction: bool = False
+
+    def joined(self, other: Use) -> Use:
+        """What both may leave."""
+        if self is NOTHING or other is self:
+            return other
+        if other is NOTHING:
+            return self
+        return Use(
+            other.leaves if self.leaves in ("", UNSEEN.leaves) else self.leaves,
+            self.is_lasting or other.is_lasting,
+        )
+
+
+# How many prepared statements were made by PREPARE, in a block as well, and how many there are. Who replaces one of the
+# broker's can only do it so.
+_NAMES_HELD = (
+    b"SELECT pg_catalog.concat(pg_catalog.count(*) FILTER (WHERE from_sql), ' ', pg_catalog.count(*)) "
+    b"FROM pg_catalog.pg_prepared_statement()"
+)
+DEALLOCATE_ALL: Unit = (Simple(b"DEALLOCATE ALL"),)
+
+# The one Use of statements whose text tells nothing, and of backends in which nothing was left; compared by identity.
+NOTHING = Use()
+# Nobody knows what, as after any statement that is not proven harmless.
+UNSEEN = Use("something")
+# Prepared statements are not what they were, and have to go.
+NAMES = Use("prepared statements")
+
+
+def use_of(statement: bytes) -> Use:
+    """What the text of the statement, with NUL for each parameter, tells. Linear; NOTHING after a glance for most."""
+    if _INNOCENT.match(statement) and b";" not in statement.rstrip(b"; \t\r\n"):
+        lower = statement.lower()
+        if not any(word in lower for word in _SUSPICIOUS):
+            return NOTHING
+    reader = _Reader()
+    read = tokens(statement, len(statement) > MAX_BYTES or 0 not in statement)
+    for kind, text, _, _ in islice(read, MAX_TOKENS):
+        reader.take(kind, text)
+    # What is too long to be read may be any code.
+    return reader.use() if next(read, None) is None else reader.use().joined(UNSEEN)
+
+
+def left_by(use: Use) -> Use:
+    """What is left by a statement that is not proven harmless, whose text tells this."""
+    return UNSEEN if use is NOTHING else use
+
+
+def reset(use: Use, in_transaction: bool, seed: float) -> tuple[Unit, ...]:
+    """The units that take it away, and roll back what is open; () where only the end of the connection does.
+
+    Two, each a transaction of its own: the second reads tables, and must not do so under what SET SESSION
+    CHARACTERISTICS has left, which may let it wait for others. seed, from -1 to 1, is for random().
+    """
+    if use.is_lasting:
+        return ()
+    first = b"ROLLBACK; " if in_transaction else b""
+    first += b"RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL"
+    second = (
+        b"CLOSE ALL; UNLISTEN *; SELECT pg_catalog.pg_advisory_unlock_all(), pg_catalog.setseed('%b'); "
+        b"DISCARD TEMP; DISCARD SEQUENCES"
+    ) % repr(seed).encode()
+    second += b"; " + _NAMES_HELD
+    return (Simple(first),), (Simple(second),)
+
+
+def names_held(server: Server, own: int) -> bytes:
+    """What the last result of a reset tells where all prepared statements are the broker's own, so many."""
+    return b"%d %d" % (server.names, server.names + own)
+
+
+class _Reader:
+    """Reads the tokens of a string of statements."""
+
+    def __init__(self) -> None:
+        self._count = 0  # of statements
+        self._use = NOTHING
+        self._is_seeding = False
+        self._depth = 0  # parentheses
+        # Of the statement being read: its keywords so far, as many as tell what it is; and the last token.
+        self._words: list[bytes] = []
+        self._previous = b""
+        self._name = b""  # the last token, if it is a name
+
+    def take(self, kind: str, text: bytes) -> None:
+        if text == b";" and self._depth <= 0:
+            self._words = []
+            self._previous = b""
+            return
+        word = text.upper() if kind == "word" else b""
+        if not self._previous:
+            self._count += 1
+        if text[:1] == b"(":  # what is skimmed begins with it as well
+            self._function(self._name)
+        self._name = text.lower().strip(b'"') if kind in ("word", "name") else b""
+        if self._name == b"pg_temp" and (self._words[:1] == [b"CREATE"] or self._previous == b"INTO"):
+            self._add(Use("a temporary table"))
+        if self._depth == 0 and (word or kind == "name"):
+            self._read(word or text)
+        self._depth += (text == b"(") - (text == b")")
+        self._previous = word or text
+
+    def use(self) -> Use:
+        """What was found."""
+        use = self._use
+        wants = use.leaves not in ("", UNSEEN.leaves) and self._count == 1
+        return replace(use, wants_session=True, wants_no_transaction=self._is_seeding) if wants else use
+
+    def _function(self, name: bytes) -> None:
+        if _LOCKS.fullmatch(name):
+            self._add(Use("an advisory lock"))
+        elif name in (b"currval", b"lastval"):
+            self._add(Use("nothing that it asks for"))
+        elif name in _LASTING:
+            self._add(Use(_LASTING[name], is_lasting=True))
+        elif name == b"setseed":
+            self._is_seeding = True
+            self._add(Use("what random() gives"))
+
+    def _read(self, word: bytes) -> None:
+        words = self._words
+        words.append(word)
+        match words:
+            case [b"LISTEN"]:
+                self._add(Use("a channel that it listens to"))
+            case [b"LOAD"]:
+                self._add(Use("a library", is_lasting=True))
+            case [b"SET", second] if second not in _LOCAL:
+                self._add(Use(SETTING))
+            case [b"PREPARE", second] if second != b"TRANSACTION":
+                self._add(Use("a prepared statement"))
+            case [b"DECLARE", *_, b"WITH", b"HOLD"]:
+                self._add(Use("a cursor"))
+            case [b"CREATE", *_] if word in _TEMPORARY and set(words[:-1]) <= set(_BEFORE_TEMPORARY):
+                self._add(Use("a temporary table"))
+            case [*_, before, b"INTO", second] if second in _TEMPORARY and before not in (b"INSERT", b"MERGE"):
+                self._add(Use("a temporary table"))
+            case [*_, b"INTO", b"LOCAL" | b"GLOBAL", second] if second in _TEMPORARY:
+                self._add(Use("a temporary table"))
+
+    def _add(self, use: Use) -> None:
+        self._use = self._use.joined(use)

@@ -1,0 +1,187 @@
+"""The core's own error texts: what a client is told where PostgreSQL has no word in it."""
+
+from __future__ import annotations
+
+import re
+
+from client.wire.limits import RELIED_ON
+from client.wire.messages import (
+    EXECUTED,
+    FAILED,
+    NOT_EXECUTED,
+    TX_LOST,
+    TX_NONE,
+    UNKNOWN,
+    Failure,
+)
+from client.wire.sqlstates import IN_FAILED_SQL_TRANSACTION, LOST_RACES, QUERY_CANCELED
+from poold.core.records.request import Request, Verb
+from poold.core.statements.leftovers import SETTING
+
+# A statement of a transaction that may have ended it: where one of these words occurs, nobody can tell after a loss.
+_MAY_COMMIT = re.compile(rb"\b(commit|end|prepare|call|do)\b", re.IGNORECASE)
+
+
+def usage(text: str) -> Failure:
+    """A request out of place."""
+    return Failure(0, TX_NONE, "usage", NOT_EXECUTED, text, None, {})
+
+
+def protocol(text: str) -> Failure:
+    """A request that no client of ours sends."""
+    return Failure(0, TX_NONE, "protocol", NOT_EXECUTED, text, None, {})
+
+
+def unconfigured_group(name: str, known: list[str]) -> Failure:
+    """No such group, or none for this client: to it these are the same. known are those that it may use."""
+    text = f"the broker has no group {name!r} for this client; it has {', '.join(sorted(known)) or 'none'}"
+    return Failure(0, TX_NONE, "unconfigured-group", NOT_EXECUTED, text, None, {})
+
+
+def too_many(text: str) -> Failure:
+    """A limit of requests is reached."""
+    return Failure(0, TX_NONE, "too-many-requests", NOT_EXECUTED, text, None, {})
+
+
+def unread(waited: float) -> Failure:
+    """It waited until its time was over for its client to read."""
+    text = f"not begun within {waited:.3g} s: this client leaves earlier replies unread; read them first"
+    return Failure(0, TX_NONE, "pool-timeout", NOT_EXECUTED, text, None, {})
+
+
+def draining() -> Failure:
+    """No new work is taken."""
+    text = "the broker is shutting down and takes no new work; try again when it is back"
+    return Failure(0, TX_NONE, "connection", NOT_EXECUTED, text, None, {})
+
+
+def lease_lost(reason: str, is_session: bool = False) -> Failure:
+    """The lease is gone, and with it the transaction or the session that it was for."""
+    if is_session:
+        text = f"the session is over, a transaction open in it was rolled back: {reason}; open another"
+    else:
+        text = f"the transaction was rolled back: {reason}; call rollback() and begin anew"
+    return Failure(0, TX_LOST, "transaction-lost", NOT_EXECUTED, text, None, {})
+
+
+def wants_session(leaves: str) -> Failure:
+    """A statement that makes sense only where others of its client follow in the same session."""
+    text = (
+        f"this statement leaves {leaves} in its session, which is reset before the next statement may run in it; run "
+        "what belongs together in a db.session() block"
+    )
+    if leaves == SETTING:
+        text += ", or let the setting travel with each statement: settings={'name': 'value'}"
+    return usage(text)
+
+
+def relied_on() -> Failure:
+    """A statement that changes what all clients' literals and values rely on."""
+    names = ", ".join(RELIED_ON)
+    text = f"a statement must not change {names}: the clients' literals and values rely on them; convert in SQL instead"
+    return usage(text)
+
+
+def withdrawn() -> Failure:
+    """Cancelled by its client before it ran."""
+    return Failure(0, TX_NONE, "query", NOT_EXECUTED, "canceled before it ran", QUERY_CANCELED, {"severity": "ERROR"})
+
+
+def commit_rolled_back() -> Failure:
+    """COMMIT was answered with ROLLBACK: PostgreSQL's way to say that the transaction had failed before."""
+    text = "COMMIT rolled back: a statement of this transaction had failed, nothing was committed"
+    return Failure(0, TX_NONE, "query", FAILED, text, IN_FAILED_SQL_TRANSACTION, {"severity": "ERROR"})
+
+
+def left_open() -> Failure:
+    """An autocommit statement began a transaction."""
+    text = (
+        "the statement left a transaction open, which was rolled back: this group is autocommit, each statement may "
+        "run on another backend; use db.transaction(), db.session() or a group with autocommit = false"
+    )
+    return Failure(0, TX_NONE, "usage", FAILED, text, None, {})
+
+
+def may_end(request: Request) -> bool:
+    """Whether the request may have committed its lease's transaction."""
+    sql = request.statement.sql if request.statement is not None else b""
+    return request.verb is Verb.COMMIT or (request.verb is Verb.QUERY and _MAY_COMMIT.search(sql) is not None)
+
+
+def end_unknown(reason: str) -> Failure:
+    """The lease is gone, and nobody here knows how its transaction ended."""
+    text = f"whether the transaction was committed is not known: {reason}; call rollback() and look for what it did"
+    return Failure(0, TX_LOST, "transaction-lost", UNKNOWN, text, None, {})
+
+
+def connection_lost(request: Request, endpoint: str, error: str, in_transaction: bool) -> Failure:
+    """The backend went away under a running statement; says what can be known of it.
+
+    in_transaction: whether the statement ran inside one that only COMMIT could have made permanent.
+    """
+    where = f"the connection to endpoint {endpoint!r} was lost"
+    lease = request.lease
+    if lease is not None and request.verb is Verb.QUERY and in_transaction and not may_end(request):
+        return lease_lost(f"{where} ({error})", lease.is_session)
+    what = "COMMIT was" if request.verb is Verb.COMMIT else "the statement was"
+    text = f"{where} while {what} running, it may have taken effect: {error}"
+    transaction = TX_NONE if lease is None or not lease.is_session else TX_LOST
+    return Failure(0, transaction, "connection", UNKNOWN, text, None, {})
+
+
+def not_run(endpoint: str, error: str) -> Failure:
+    """The backend went away before anything could take effect, and there was no other try left."""
+    text = f"the connection to endpoint {endpoint!r} was lost, nothing was committed: {error}"
+    return Failure(0, TX_NONE, "connection", NOT_EXECUTED, text, None, {})
+
+
+def commit_unknown(error: str, why: str) -> Failure:
+    """The answer to COMMIT was lost, and PostgreSQL cannot tell what became of it."""
+    text = f"the connection was lost during COMMIT ({error}) and {why}: it may have been committed, or not"
+    return Failure(0, TX_NONE, "commit-unknown", UNKNOWN, text, None, {})
+
+
+def is_lost_race(failure: Failure) -> bool:
+    """Whether to run the whole transaction again is the answer to this failure."""
+    return failure.sqlstate in LOST_RACES
+
+
+def ended_early() -> Failure:
+    """A statement of a transaction message ended its transaction."""
+    text = "a statement ended the transaction before its end; what it did before that may have been committed"
+    return Failure(0, TX_NONE, "usage", UNKNOWN, text, None, {})
+
+
+def unexpected_count(count: int, low: int, high: int | None) -> Failure:
+    """A statement of a transaction message did not affect as many rows as its client expects."""
+    expected = f"at least {low}" if high is None else f"{low}" if low == high else f"from {low} to {high}"
+    text = f"expected {expected} rows, got {max(count, 0)}"
+    return Failure(0, TX_NONE, "expectation", FAILED, text, None, {})
+
+
+def result_too_large(limit: int) -> Failure:
+    """The statement ran, its result is not kept."""
+    text = (
+        f"the statement was executed, but its result exceeds {limit} bytes (max_result_bytes in [broker]); ask for "
+        "less at a time (LIMIT, fewer columns) or raise the limit"
+    )
+    return Failure(0, TX_NONE, "result-too-large", EXECUTED, text, None, {})
+
+
+def timeout_passed(request: Request) -> str:
+    """Why a request is cancelled at its deadline."""
+    assert request.deadline is not None
+    return f"the request's timeout of {request.deadline - request.arrived:g} s has passed"
+
+
+def query_timeout_passed(endpoint: str, timeout: float) -> str:
+    """Why PostgreSQL ended a statement that nobody had cancelled."""
+    return (
+        f"query_timeout = {timeout:g} s of endpoint {endpoint!r}; raise it there, or give what may take longer a limit "
+        "of its own: settings={'statement_timeout': '1min'}; timeout=... bounds a call, and does not raise this limit"
+    )
+
+
+def with_reason(failure: Failure, reason: str) -> Failure:
+    """PostgreSQL's own failure with why the broker cancelled."""
+    return failure._replace(message=f"{failure.message.rstrip()} ({reason})") if reason else failure

@@ -1,0 +1,175 @@
+"""The probe of a statement: whether it can be prepared, and what PostgreSQL makes of it.
+
+By nobody's request, on an idle backend, the statement is parsed under a name while PostgreSQL tells, as a notice, the
+tree that it has made of it: after views, rules, policies and defaults, before anything is folded or pruned. Then the
+catalogs are asked about what the tree names (`poold.core.statements.proofs`). The name stays prepared on that backend.
+
+The tree goes to the server's log as well, as all messages of this level do; `proofs = false` in a group goes without
+it, and without all that a proof allows.
+
+https://www.postgresql.org/docs/current/runtime-config-logging.html#GUC-DEBUG-PRINT-PARSE
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from client.wire.sqlstates import LOCK_NOT_AVAILABLE, QUERY_CANCELED
+from poold.core.effects import Command, Plain, Unit, in_order
+from poold.core.facts import Completion
+from poold.core.statements.catalog import COUNTS
+from poold.core.statements.lexemes import holds_structure
+from poold.core.statements.prepared import Prepared
+from poold.core.statements.proof_query import FIRST_CATALOG, INTERVALS, Question
+from poold.core.statements.proofs import UNPROVEN, Proof
+from poold.core.statements.statement import Statement, Statements
+from poold.core.work import settings
+from poold.core.work.references import only_cell
+
+# A probe waits for a lock no longer than this, as its backend serves nobody meanwhile.
+LOCK_TIMEOUT_MS = 100
+# Questions to the catalogs for one statement.
+MAX_QUESTIONS = 8
+
+# To parse a constant may run code: the checks of domains in it. That may not write, and is reset behind the probe.
+_QUIET = (
+    b"SELECT pg_catalog.set_config('lock_timeout', '%d', true), "
+    b"pg_catalog.set_config('transaction_read_only', 'on', true)"
+) % LOCK_TIMEOUT_MS
+# The last one begins to tell: nothing of this very statement is told.
+_TELLING = (
+    _QUIET + b", "
+    b"pg_catalog.set_config('debug_pretty_print', 'off', true), "
+    b"pg_catalog.set_config('client_min_messages', 'log', true), "
+    b"pg_catalog.set_config('debug_print_rewritten', 'on', true)"
+)
+# What is prepared for all trees is planned once, and soon.
+_CALM = (
+    b"SELECT pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', true), "
+    b"pg_catalog.set_config('jit', 'off', true), pg_catalog.set_config('join_collapse_limit', '1', true), "
+    b"pg_catalog.set_config('from_collapse_limit', '1', true)"
+)
+# Before the tree, in the notice's text.
+_TITLE = "rewritten parse tree:\nDETAIL:  "
+# A statement that was cut off, or waited for a lock: the probe tells nothing.
+_INCONCLUSIVE = (QUERY_CANCELED, LOCK_NOT_AVAILABLE)
+
+
+class Examiner(Protocol):
+    """As `poold.core.statements.proofs.Examination`."""
+
+    @property
+    def proof(self) -> Proof:
+        """What is proven, once there is nothing to ask."""
+
+    @property
+    def holds_interval(self) -> bool:
+        """Whether a parameter's type is interval or contains it."""
+
+    @property
+    def has_domain(self) -> bool:
+        """Whether the type of a parameter or a constant is a domain or contains one."""
+
+    def question(self) -> Question | None:
+        """What to ask next."""
+
+    def answered(self, rows: bytes) -> None:
+        """The answer."""
+
+
+Examine = Callable[[str, Sequence[int]], Examiner]
+
+
+class Probe:
+    """One probe on its way."""
+
+    def __init__(self, statement: Statement, examine: Examine | None) -> None:
+        """examine is None where no tree is wanted."""
+        self.statement = statement
+        self._examine = examine
+        self._examiner: Examiner | None = None
+        self.counts = b""  # of the catalogs, before it was parsed; b"" where it was not
+        self._columns: bytes | None = None
+        self._questions = 0
+
+    def start(self, prepared: Prepared, statements: Statements) -> Unit:
+        """The first unit."""
+        statement = self.statement
+        commands: list[Command] = []
+        if statement.settings:
+            commands += settings.commands(statements, statement.settings, 0, True, settings.plain)
+        # Known is only what held before the statement was parsed.
+        commands.append(Plain(COUNTS))
+        commands.append(Plain(_TELLING if self._examine is not None else _QUIET))
+        commands += prepared.prepare(statement)
+        return in_order(commands)
+
+    def advance(self, done: Completion, prepared: Prepared, statements: Statements) -> Unit | None:
+        """A unit has ended: the next one, None when the statement has been told what it is."""
+        if self._examiner is None:
+            return self._parsed(done, prepared, statements)
+        if done.failure is not None:
+            if self._must_stay_literal:
+                self.statement.refuse()
+            else:
+                self._conclude(UNPROVEN)
+            return None
+        self._examiner.answered(done.results[-1][3] or b"")
+        return self._next_question(prepared, statements)
+
+    def _parsed(self, done: Completion, prepared: Prepared, statements: Statements) -> Unit | None:
+        """PostgreSQL has parsed it, or not."""
+        statement = self.statement
+        if done.failure is not None:
+            if done.failure.sqlstate in _INCONCLUSIVE:
+                statement.unprobed()
+            else:
+                statement.refuse()
+            return None
+        prepared.add(statement)
+        self.counts = only_cell(done.results[-2][3] or b"")
+        self._columns = done.prepared[0]
+        types = done.parameters[0] if done.parameters else ()
+        tree = _tree(done) if self._examine is not None else None
+        if self._examine is None or tree is None:
+            # What own types hold only the catalogs tell, and of which type a constant is only the tree. The literal of
+            # an interval is read by the column's fields, a parameter is not.
+            if any(each in INTERVALS or each >= FIRST_CATALOG for each in types) or holds_structure(statement.sql):
+                statement.refuse()
+            else:
+                self._conclude(UNPROVEN)
+            return None
+        self._examiner = self._examine(tree, types)
+        return self._next_question(prepared, statements)
+
+    def _next_question(self, prepared: Prepared, statements: Statements) -> Unit | None:
+        assert self._examiner is not None
+        question = self._examiner.question()
+        if question is not None and self._questions < MAX_QUESTIONS:
+            self._questions += 1
+            own = statements.own(question.template, bytes(4 * len(question.values)))
+            commands = prepared.commands(own, b"".join(map(settings.sized, question.values)))
+            return in_order([Plain(_CALM), *commands])
+        if self._must_stay_literal:
+            self.statement.refuse(self._examiner.proof)
+        else:
+            self._conclude(self._examiner.proof if question is None else UNPROVEN)
+        return None
+
+    @property
+    def _must_stay_literal(self) -> bool:
+        return self._examiner is None or self._examiner.holds_interval or self._examiner.has_domain
+
+    def _conclude(self, proof: Proof) -> None:
+        self.statement.probed(self._columns, proof)
+
+
+def _tree(done: Completion) -> str | None:
+    """The first tree that PostgreSQL told of."""
+    for outcome in done.results:
+        for notice in outcome[4]:
+            _, title, tree = notice.partition(_TITLE)
+            if title:
+                return tree
+    return None

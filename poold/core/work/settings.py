@@ -1,0 +1,97 @@
+"""Settings that hold for one statement, or one transaction, alone: those that travel with a request; its deadline.
+
+PostgreSQL has `SET LOCAL` for it, which wants a transaction block. `set_config(..., true)` does the same in the
+implicit transaction that all commands up to one Sync share, so a single statement can have settings as well, in the
+same round trip; they are gone with its end, whatever that is.
+
+The deadline of a request is one of them: what is left until then becomes statement_timeout, where that is shorter than
+the endpoint's own. So a statement ends in time even where the broker is gone, or its cancel is late.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from poold.core.effects import Command
+from poold.core.statements.lexemes import RELIED_ON_WORDS
+from poold.core.statements.statement import Statement, Statements, plain_command
+
+# A statement of the broker's own, with NUL for its parameters.
+SET_LOCAL = b"SELECT pg_catalog.set_config(\0, \0, true)"
+_TYPES = bytes(8)  # undeclared; they become text
+# The server is given so much time to end a statement by itself before it is cancelled.
+SERVER_GRACE = 0.1
+
+# As PostgreSQL reads it; https://www.postgresql.org/docs/current/config-setting.html
+_TIME = re.compile(rb"\s*([0-9]{1,12}(?:\.[0-9]{0,12})?)\s*(us|ms|s|min|h|d|)\s*")
+_SECONDS = {b"us": 1e-6, b"ms": 0.001, b"": 0.001, b"s": 1.0, b"min": 60.0, b"h": 3600.0, b"d": 86400.0}
+
+# Commands that run a statement with these values, as literals or not.
+Run = Callable[[Statement, bytes, bool], list[Command]]
+
+
+def pairs(settings: bytes) -> list[tuple[bytes, bytes]]:
+    """Names and values of settings as they travel."""
+    parts = settings.split(b"\0")
+    return list(zip(parts[:-1:2], parts[1::2], strict=True))
+
+
+def objection(settings: bytes) -> str:
+    """Why these settings cannot be taken, "" where they can; PostgreSQL itself looks at the rest."""
+    for name, _ in pairs(settings):
+        if name.lower() in RELIED_ON_WORDS:
+            return f"the setting {name.decode(errors='replace')} cannot travel with a request: values rely on it"
+    return ""
+
+
+def choose_plans(settings: bytes) -> bool:
+    """Whether they decide how prepared statements are planned, which statements with literals do not notice."""
+    return b"plan_cache_mode" in settings.lower()
+
+
+def plain(statement: Statement, values: bytes, _: bool) -> list[Command]:
+    """The statement with literals; a Run."""
+    return [plain_command(statement, values)]
+
+
+def own_timeout(settings: bytes, otherwise: float) -> float:
+    """The statement_timeout among these settings in seconds, 0 for none; otherwise where they have no such value."""
+    for name, value in reversed(pairs(settings)):
+        if name.lower() == b"statement_timeout":
+            found = _TIME.fullmatch(value)
+            return otherwise if found is None else float(found[1]) * _SECONDS[found[2]]
+    return otherwise
+
+
+def until(deadline: float | None, now: float, query_timeout: float) -> int:
+    """The statement_timeout in milliseconds that the deadline asks for; 0 where the endpoint's own is as good."""
+    if deadline is None:
+        return 0
+    left = deadline - now
+    if 0 < query_timeout <= left:
+        return 0
+    return max(0, int(left * 1000)) + 1
+
+
+def commands(statements: Statements, settings: bytes, milliseconds: int, is_literal: bool, run: Run) -> list[Command]:
+    """What makes them hold: one command for each that has a result, in order, and what prepares it."""
+    found: list[Command] = []
+    given = pairs(settings) if settings else []
+    if milliseconds:
+        given.append((b"statement_timeout", b"%d" % milliseconds))
+    if given:
+        own = statements.own(SET_LOCAL, _TYPES)
+        for name, value in given:
+            found += run(own, sized(name) + sized(value), is_literal)
+    return found
+
+
+def count(settings: bytes) -> int:
+    """How many of them there are."""
+    return settings.count(b"\0") // 2
+
+
+def sized(value: bytes) -> bytes:
+    """The value as it travels."""
+    return len(value).to_bytes(4, "big") + value

@@ -1,0 +1,371 @@
+"""One transaction message on its way: which commands next, and what became of it.
+
+The steps go out in as few units as can be. A unit ends where the broker has to look before it can go on:
+
+    before a step that refers to a result of the same unit     its value has to be known
+    at the end of a savepoint block                            an error in it undoes the block and not the rest
+    before COMMIT, where a row count is expected               if it is not met, nothing may be committed
+
+With none of these it is one unit, from BEGIN to COMMIT, and one round trip.
+
+Where the outcome is tracked, the transaction's id is asked for right after BEGIN and flushed ahead of the work: with it
+the server can be asked what became of a COMMIT whose answer was lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from client.wire.limits import END_SAVEPOINT, MAX_NUMBER, SAVEPOINT
+from client.wire.messages import FAILED, TX_NONE, Failure, Step, Transaction, TransactionResult
+from client.wire.sqlstates import QUERY_CANCELED
+from poold.core.effects import Bound, Command, Flush, Plain, Prepare, Simple, Unit, in_order
+from poold.core.facts import Completion, Outcome
+from poold.core.statements.sql import AMBIGUOUS
+from poold.core.statements.statement import Statement, Statements
+from poold.core.work import failures, references, settings
+from poold.core.work.transaction_plan import Plan
+from poold.core.work.units import DISCARD_BEFORE_BEGIN, Runner
+
+XID = b"SELECT pg_catalog.pg_current_xact_id()"
+_SAVEPOINT = b"SAVEPOINT poold"
+_RELEASE = b"RELEASE SAVEPOINT poold"
+_UNDO = b"ROLLBACK TO SAVEPOINT poold"
+
+_FLUSH = Flush()
+
+# What a result in a unit belongs to, where it is no step's.
+_OWN, _XID, _COMMIT = -1, -2, -3
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The transaction is over on its backend: committed, or rolled back for a failure of a step (-1: of none)."""
+
+    failure: Failure | None = field(default=None, repr=False)
+    step: int = -1
+
+
+class Script:
+    """The state of one run of the message, and what all its runs have in common."""
+
+    def __init__(
+        self,
+        message: Transaction,
+        plan: Plan,
+        statements: Statements,
+        tracked: bool,
+        max_result_bytes: int,
+        read_only: bool = False,
+    ) -> None:
+        """tracked: whether the outcome of its COMMIT is to be found out where the answer is lost.
+
+        read_only: whether its group can write nothing.
+        """
+        self.steps = plan.steps
+        self.retries = message.retries
+        self.tries = 0
+        self.is_read_only = read_only if message.read_only is None else message.read_only
+        # Statements seen often enough to be probed: the broker takes them.
+        self.to_probe: list[Statement] = []
+        # Prepared statements turned out to be out of date, or are not to be used.
+        self.literal_only = settings.choose_plans(message.settings)
+        self._plan = plan
+        self._values = message.values
+        self._settings = message.settings
+        self._max_result_bytes = max_result_bytes
+        self._statements = statements
+        self._begin_text = _begin(message)
+        self._is_tracked = tracked and plan.writes and not self.is_read_only and not plan.begins_with_set
+        self._restart()
+
+    def _restart(self) -> None:
+        self.xid = b""
+        # Whether COMMIT was handed out: from then on a loss leaves the outcome in doubt.
+        self.commit_sent = False
+        self.is_stale = False  # a prepared statement did not fit any more
+        self._next = 0  # the step to send next
+        self._sent: list[int] = []  # what each result of the unit on its way belongs to
+        self.outcomes: list[Outcome | None] = [None] * len(self.steps)
+        self._held = 0  # bytes of rows and notices in them
+        self._contained: dict[int, Failure] = {}  # failures that only undid their savepoint block
+        # The statement of each step that runs with literals now.
+        self._literal: dict[int, Statement] = {}
+        self.verdict: Verdict | None = None  # known, once the ROLLBACK on its way has ended
+        self._unresolved: Verdict | None = None  # a reference cannot be resolved, once the unit on its way has ended
+
+    def start(self, run: Runner, milliseconds: int = 0) -> Unit:
+        """The first unit of another try; each of its statements may take so long, 0: as long as elsewhere."""
+        self._restart()
+        self.tries += 1
+        commands: list[Command] = []
+        if run.used_sequences and not self._is_proven():
+            run.used_sequences = False
+            commands += map(Plain, DISCARD_BEFORE_BEGIN)
+        self._sent = [_OWN] * (len(commands) + 1)
+        commands += self._own(self._begin_text, run)
+        if self._is_tracked:
+            commands += self._own(XID, run)
+            commands.append(_FLUSH)
+            self._sent.append(_XID)
+        if self._settings:
+            commands += settings.commands(self._statements, self._settings, 0, self.literal_only, run.own)
+            self._sent += [_OWN] * settings.count(self._settings)
+        if milliseconds:
+            # No query, as set_config is one: SET TRANSACTION may still follow.
+            commands.append(Plain(b"SET LOCAL statement_timeout = %d" % milliseconds))
+            self._sent.append(_OWN)
+        return self._whole_unit(commands, run) if self._plan.is_whole else self._rest_of_unit(commands, run)
+
+    def _is_proven(self) -> bool:
+        """Whether all its statements are proven harmless, as far as their types are known."""
+        steps = enumerate(self.steps)
+        return not self.literal_only and all(
+            isinstance(step, int) or (step.prepare and not step.references and self._statement(place).is_harmless)
+            for place, step in steps
+        )
+
+    def _statement(self, place: int) -> Statement:
+        """The statement of this step, where no reference changes its types."""
+        if not self._settings:
+            return self._plan.statement(place)
+        step = self.steps[place]
+        assert isinstance(step, Step)
+        return self._statements.find(step.statement, step.types, self._settings)
+
+    def _whole_unit(self, commands: list[Command], run: Runner) -> Unit:
+        """The hot path: nothing to look at before COMMIT."""
+        steps, sent = self.steps, self._sent
+        find = self._statement if self._settings else self._plan.statement
+        for place, values in enumerate(self._values):
+            statement = find(place)
+            if not run.is_base and _is_ambiguous(statement, values):
+                self._next = place
+                return in_order(commands)
+            is_literal = self.literal_only or not steps[place].prepare  # type: ignore[union-attr]  # no marks here
+            self._add(commands, place, statement, values, is_literal, run)
+            sent.append(place)
+        commands += self._own(b"COMMIT", run)
+        sent.append(_COMMIT)
+        self._next = len(steps)
+        self.commit_sent = True
+        return in_order(commands)
+
+    def _own(self, text: bytes, run: Runner) -> list[Command]:
+        """A statement of the broker's."""
+        return run.own(self._statements.own(text), b"", self.literal_only)
+
+    def _add(
+        self, commands: list[Command], place: int, statement: Statement, values: bytes, is_literal: bool, run: Runner
+    ) -> None:
+        """Add the commands of a step, and note whether it runs with literals because it is not prepared yet."""
+        is_base = run.is_base
+        added = run(statement, values, is_literal)
+        if is_base and not is_literal and type(added[-1]) is Plain:
+            self._literal[place] = statement
+        commands += added
+
+    def advance(self, done: Completion, run: Runner) -> Unit | Verdict:
+        """A unit has ended: the next one, or what became of the transaction."""
+        if self.verdict is not None:
+            return self.verdict
+        failure, step = self._take(done.results)
+        if self.verdict is not None:
+            return self.verdict
+        if failure is None and done.failure is not None:
+            failure = done.failure
+            at = len(done.results)
+            step = max(self._sent[at], -1) if at < len(self._sent) else -1
+        unresolved, self._unresolved = self._unresolved, None
+        if failure is None and unresolved is not None:
+            failure, step = unresolved.failure, unresolved.step
+        if failure is None:
+            if done.transaction == TX_NONE:
+                return Verdict(failures.ended_early())
+            self._sent = []
+            return self._rest_of_unit([], run)
+        block = self._plan.block[step] if step >= 0 else None
+        if block is None or self.is_stale or failures.is_lost_race(failure) or done.transaction == TX_NONE:
+            return self._abort(Verdict(failure, step), done.transaction)
+        self._undo(block, step, failure)
+        self._sent = [_OWN, _OWN]
+        commands = self._own(_UNDO, run) + self._own(_RELEASE, run)
+        return self._rest_of_unit(commands, run)
+
+    def stop(self, done: Completion, cancelled: Failure) -> Verdict:
+        """A unit has ended of a message that is to be cancelled: no other follows, unless all is done."""
+        if self.verdict is None:
+            self._take(done.results)
+        return self.verdict or Verdict(cancelled if self._is_contained(done) else done.failure or cancelled)
+
+    def values(self) -> Iterator[tuple[Statement, bytes]]:
+        """Its statements with their values, those of references not in place."""
+        for place, at in enumerate(self._plan.places):
+            if at >= 0:
+                yield self._statement(place), self._values[at]
+
+    def is_own(self, command: Prepare | Bound) -> bool:
+        """Whether it runs, or prepares, a statement of the broker's."""
+        return self._statements.is_own(command.name)
+
+    def is_special(self, number: int) -> bool:
+        """Whether the broker itself reads the values of this statement: for references, or for literals."""
+        step = self.steps[self._plan.places.index(number)]
+        return isinstance(step, Step) and (bool(step.references) or not step.prepare)
+
+    def lost(self, partial: list[Outcome]) -> None:
+        """The backend is gone; these results of the unit on its way had come."""
+        if self.verdict is None:
+            self._take(partial)
+
+    def result(self, request: int, verdict: Verdict, committed_unseen: bool = False) -> TransactionResult:
+        """The reply. committed_unseen: PostgreSQL was asked, so results may be missing."""
+        if verdict.failure is not None:
+            return TransactionResult(request, self.tries, (), tuple(verdict.failure), verdict.step)
+        entries: list[tuple[object, ...] | None] = []
+        for place, outcome in enumerate(self.outcomes):
+            if place in self._contained:
+                entries.append(tuple(self._contained[place]))
+            elif outcome is None:
+                entries.append(None)
+            elif outcome[3] is None:
+                entries.append(tuple(failures.result_too_large(self._max_result_bytes)))
+            else:
+                entries.append((0, TX_NONE, *outcome))
+        return TransactionResult(request, self.tries, tuple(entries), None, -1)
+
+    def _rest_of_unit(self, commands: list[Command], run: Runner) -> Unit:
+        """Add steps until the broker has to look at results."""
+        first = len(self._sent)
+        is_checked = False
+        is_altered = False  # by a step of this unit
+        while self._next < len(self.steps):
+            step = self.steps[self._next]
+            if step == SAVEPOINT:
+                if is_checked and self._plan.block[self._next] is not None:
+                    # A count that is not met undoes the block around this one, and its name would mean this one.
+                    return in_order(commands)
+                commands += self._own(_SAVEPOINT, run)
+                self._sent.append(_OWN)
+            elif step == END_SAVEPOINT:
+                if self._has_steps(first):
+                    return in_order(commands)
+                commands += self._own(_RELEASE, run)
+                self._sent.append(_OWN)
+            else:
+                assert isinstance(step, Step)
+                if any(each.step in self._sent[first:] for each in step.references):
+                    return in_order(commands)
+                values = self._values[self._plan.places[self._next]]
+                if step.references:
+                    try:
+                        types, values = references.resolved(step.types, values, step.references, self.outcomes)
+                    except references.ReferenceMissing as error:
+                        failure = Failure(0, TX_NONE, "expectation", FAILED, str(error), None, {})
+                        self._unresolved = Verdict(failure, self._next)
+                        return in_order(commands) or (Simple(b"SELECT"),)
+                    statement = self._statements.find(step.statement, types, self._settings)
+                else:
+                    statement = self._statement(self._next)
+                if is_altered and _is_ambiguous(statement, values):
+                    return in_order(commands)
+                self._add(commands, self._next, statement, values, self.literal_only or not step.prepare, run)
+                is_altered = not run.is_base
+                self._sent.append(self._next)
+                is_checked = is_checked or step.low > 0 or step.high is not None
+            self._next += 1
+        if is_checked:
+            return in_order(commands)
+        commands += self._own(b"COMMIT", run)
+        self._sent.append(_COMMIT)
+        self.commit_sent = True
+        return in_order(commands)
+
+    def _has_steps(self, first: int) -> bool:
+        return any(each >= 0 for each in self._sent[first:])
+
+    def _take(self, results: list[Outcome]) -> tuple[Failure | None, int]:
+        """Keep the results; the first row count that was not expected, as its failure and step."""
+        unexpected: tuple[Failure | None, int] = None, -1
+        for what, outcome in zip(self._sent, results, strict=False):
+            if what == _COMMIT:
+                is_committed = outcome[0] == "COMMIT"
+                self.verdict = Verdict() if is_committed else Verdict(failures.commit_rolled_back())
+                if outcome[4]:
+                    self._append_notices(outcome[4])
+            elif what == _XID:
+                self.xid = references.only_cell(outcome[3] or b"")
+            elif what >= 0:
+                outcome = self.outcomes[what] = self._within_limit(outcome)
+                statement = self._literal.pop(what, None)
+                if statement is not None and statement.saw_columns(outcome[2]):
+                    self.to_probe.append(statement)
+                step = self.steps[what]
+                assert isinstance(step, Step)
+                is_met = step.low <= max(outcome[1], 0) <= (MAX_NUMBER if step.high is None else step.high)
+                if not is_met and unexpected[0] is None:
+                    unexpected = failures.unexpected_count(outcome[1], step.low, step.high), what
+        return unexpected
+
+    def _within_limit(self, outcome: Outcome) -> Outcome:
+        """The outcome, without its rows where the reply would become larger than a client takes."""
+        command, count, columns, rows, notices = outcome
+        size = len(rows or b"") + sum(map(len, notices))
+        if rows is not None and self._held + size > self._max_result_bytes:
+            return command, count, columns, None, ()
+        self._held += size
+        return outcome
+
+    def _append_notices(self, late: tuple[str, ...]) -> None:
+        """What was raised at the commit (deferred triggers) comes behind the last step's own, if it still fits."""
+        self._held += sum(map(len, late))
+        places = [place for place, outcome in enumerate(self.outcomes) if outcome is not None]
+        if places and self._held <= self._max_result_bytes:
+            command, count, columns, rows, notices = self.outcomes[places[-1]]  # type: ignore[misc]  # none is None
+            self.outcomes[places[-1]] = command, count, columns, rows, (*notices, *late)
+
+    def _abort(self, verdict: Verdict, transaction: str) -> Unit | Verdict:
+        if transaction == TX_NONE:
+            return verdict
+        self.verdict = verdict
+        return (Simple(b"ROLLBACK"),)
+
+    def _is_contained(self, done: Completion) -> bool:
+        """Whether the unit failed in a savepoint block, and not by a cancel: that does not end the transaction."""
+        at = len(done.results)
+        step = self._sent[at] if at < len(self._sent) else -1
+        return (
+            done.failure is not None
+            and done.failure.sqlstate != QUERY_CANCELED
+            and step >= 0
+            and self._plan.block[step] is not None
+        )
+
+    def _undo(self, block: int, step: int, failure: Failure) -> None:
+        """The savepoint block that begins at this step is undone; go on after it."""
+        end = self._plan.block_end[block]
+        for place in range(block, end):
+            self.outcomes[place] = None
+            self._contained.pop(place, None)
+        self._contained[step] = failure
+        self._next = end + 1
+
+
+def _is_ambiguous(statement: Statement, values: bytes) -> bool:
+    """Whether its literals mean something else where a setting that all rely on is not as it was.
+
+    PostgreSQL tells of those at the end of a unit; so such a statement is in another one than what may have set them.
+    """
+    return AMBIGUOUS.search(values) is not None or AMBIGUOUS.search(statement.sql) is not None
+
+
+def _begin(message: Transaction) -> bytes:
+    words = ["BEGIN"]
+    if message.isolation is not None:
+        words.append(f"ISOLATION LEVEL {message.isolation.upper()}")
+    if message.read_only is not None:
+        words.append("READ ONLY" if message.read_only else "READ WRITE")
+    if message.deferrable is not None:
+        words.append("DEFERRABLE" if message.deferrable else "NOT DEFERRABLE")
+    return " ".join(words).encode()

@@ -1,0 +1,139 @@
+"""What the steps of a transaction message come to, found out once for all messages that differ in their values only.
+
+A program sends the same few transactions again and again. Their steps travel packed, apart from the values, so that a
+message is known by those bytes: decoding, checking and reading its statements happens when it is first seen.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from client.wire.limits import END_SAVEPOINT, SAVEPOINT
+from client.wire.messages import Reference, Step, decode_steps
+from poold.core.statements.sql import MAX_TOKENS
+from poold.core.statements.statement import Statement, Statements
+from poold.core.work import failures
+
+# Plans known per group, and their packed steps in bytes; the least recently used go.
+PLANS_KEPT = 2000
+BYTES_KEPT = 16 * 1024 * 1024
+# What all of a message's statements have together: they are read for what they do, in 0.1 s at most.
+MESSAGE_TOKENS = 10 * MAX_TOKENS
+# Text of one statement, its parameters not counted.
+MAX_TEXT = 1024 * 1024
+
+
+class Plan:
+    """The steps, and what follows from them alone."""
+
+    def __init__(self, packed: bytes, statements: Statements) -> None:
+        """Raises ProtocolViolation for what are no steps."""
+        self.steps: list[Step | int] = [step if isinstance(step, int) else _step(step) for step in decode_steps(packed)]
+        # Where the values of each step are among the message's; -1 for a mark.
+        self.places: list[int] = []
+        # The savepoint mark that each step is directly inside of, None outside; and the end of each block.
+        self.block, self.block_end = _blocks(self.steps)
+        self.count = 0  # of statements
+        for step in self.steps:
+            self.places.append(-1 if isinstance(step, int) else self.count)
+            self.count += self.places[-1] >= 0
+        # Whether it is one unit, from BEGIN to COMMIT: the broker need not look at anything before.
+        self.is_whole = all(
+            isinstance(step, Step) and not step.references and step.low == 0 and step.high is None
+            for step in self.steps
+        )
+        self._statements = statements
+        self._found: list[Statement | None] = [None] * len(self.steps)
+        # Why it cannot be run, "" where it can; whether it may write.
+        self.obstacle = ""
+        self.writes = False
+        self.begins_with_set = False
+        self._read()
+
+    def statement(self, place: int) -> Statement:
+        """The statement of this step, where no reference changes its types."""
+        found = self._found[place]
+        if found is None or found.is_forgotten or found.generation != self._statements.generation:
+            step = self.steps[place]
+            assert isinstance(step, Step)
+            found = self._found[place] = self._statements.find(step.statement, step.types)
+        return found
+
+    def _read(self) -> None:
+        """Look through the statements."""
+        tokens = 0
+        for place, step in enumerate(self.steps):
+            if isinstance(step, int) or self.obstacle:
+                continue
+            reason = ""
+            if len(step.statement) > MAX_TEXT:
+                reason = f"has {len(step.statement)} bytes of text; at most {MAX_TEXT} are taken, use parameters"
+            else:
+                traits = self.statement(place).examine()
+                tokens += traits.tokens
+                # SET TRANSACTION must come before any query, so also before the one that asks for the transaction's id.
+                self.begins_with_set = self.begins_with_set or (place == 0 and traits.verb == "SET")
+                self.writes = self.writes or traits.writes
+                if not traits.is_read or tokens > MESSAGE_TOKENS:
+                    limit = MESSAGE_TOKENS if traits.is_read else MAX_TOKENS
+                    reason = f"is too long to be read: more than {limit} words and signs so far, use parameters"
+                elif traits.is_copy:
+                    reason = "is a COPY, which poold does not run"
+                elif traits.is_several:
+                    reason = "holds several statements; give each its own query()"
+                elif traits.controls_transaction:
+                    reason = "begins or ends a transaction; the block does that"
+                elif traits.verb in ("DEALLOCATE", "DISCARD"):
+                    reason = "drops what all clients of a backend have prepared; run it with query()"
+                elif traits.is_empty:
+                    reason = "is empty"
+                elif self.statement(place).is_forbidden:
+                    reason = f"is refused: {failures.relied_on().message}"
+                elif self.statement(place).use.wants_no_transaction:
+                    reason = f"leaves {self.statement(place).use.leaves}, so it wants a session; use db.session()"
+            if reason:
+                self.obstacle = f"statement {self.places[place] + 1} of the transaction {reason}"
+
+
+class Plans:
+    """The plans of one group."""
+
+    def __init__(self, statements: Statements) -> None:
+        self._statements = statements
+        # By packed steps: enter when first asked for, leave when many others were asked for since.
+        self._known: OrderedDict[bytes, Plan] = OrderedDict()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def find(self, packed: bytes) -> Plan:
+        """The plan, known or new; raises ProtocolViolation."""
+        found = self._known.get(packed)
+        if found is not None:
+            self._known.move_to_end(packed)
+            return found
+        made = self._known[packed] = Plan(packed, self._statements)
+        self._bytes += len(packed)
+        while len(self._known) > PLANS_KEPT or (self._bytes > BYTES_KEPT and len(self._known) > 1):
+            old, _ = self._known.popitem(last=False)
+            self._bytes -= len(old)
+        return made
+
+
+def _step(step: Step) -> Step:
+    return step._replace(references=tuple(Reference._make(each) for each in step.references))
+
+
+def _blocks(steps: list[Step | int]) -> tuple[list[int | None], dict[int, int]]:
+    """For each step its innermost savepoint mark; for each mark the step that ends it."""
+    inside: list[int | None] = []
+    ends: dict[int, int] = {}
+    stack: list[int] = []
+    for place, step in enumerate(steps):
+        if step == END_SAVEPOINT:
+            ends[stack.pop()] = place
+        inside.append(stack[-1] if stack else None)
+        if step == SAVEPOINT:
+            stack.append(place)
+    return inside, ends

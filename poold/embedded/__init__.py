@@ -1,0 +1,1 @@
+"""A PostgreSQL of the broker's own, for people who have none running."""

@@ -1,0 +1,1 @@
+"""What operators use: the commands, their tables, the log."""

@@ -1,0 +1,376 @@
+"""The command line: `poold start`, `poold stats` and what else an operator does.
+
+Exit codes: 0 ok, 1 error, 2 usage, 3 no broker is running at the address. Commands that only talk to a running broker
+import neither its event loop nor its backends.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from client.channels.channel import Channel
+from client.channels.registry import ADDRESS_VARIABLE, KEY_VARIABLE, SERVER_KEY_VARIABLE, broker_address, broker_keys
+from client.errors import DBConnectionError, DBError
+from client.wire.address import check_address, ipc_path, runtime_dir
+from client.wire.messages import Answer, Ask
+from poold import __version__
+from poold.operations.log_format import LineFormatter
+
+EXIT_ERROR = 1
+EXIT_NOT_RUNNING = 3
+# An answer from a broker that runs comes in a turn; a busy one may take some.
+ANSWER_TIMEOUT = 10.0
+# `poold stop` waits for the drain and for the private PostgreSQL's last checkpoint.
+STOP_TIMEOUT = 120.0
+POLL_INTERVAL = 0.05
+
+log = logging.getLogger(__name__)
+
+
+def _checked_address(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    try:
+        return check_address(value) if value else None
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+address_option = click.option(
+    "--address",
+    callback=_checked_address,
+    help=f"The broker's address; else {ADDRESS_VARIABLE}, else this user's default.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """poold: the PostgreSQL connection broker for Python applications with many worker processes."""
+
+
+@main.command()
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="A TOML file; see poold check-config.")
+@address_option
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Folder of the private PostgreSQL, used without --config."
+)
+@click.option("--detach", is_flag=True, help="Run in the background; return when the broker is ready.")
+@click.option("--log-file", type=click.Path(path_type=Path), help="Append the log here instead of to stderr.")
+@click.option("-v", "--verbose", is_flag=True, help="Log each backend that is opened or closed.")
+@click.option("--ready-fd", type=int, hidden=True)
+def start(
+    config_file: Path | None,
+    address: str | None,
+    data: Path | None,
+    detach: bool,
+    log_file: Path | None,
+    verbose: bool,
+    ready_fd: int | None,
+) -> None:
+    """Start the broker.
+
+    Without --config it starts a private PostgreSQL as well, with the groups `default` (autocommit) and `transactions`.
+    Ctrl-C or SIGTERM finishes what is running and stops; a second one stops at once.
+    """
+    if config_file is not None and data is not None:
+        raise click.UsageError("--data is for the private PostgreSQL, which is not used with --config")
+    if detach:
+        from poold.operations.detach import start_detached
+
+        target = _target(address)
+        socket = ipc_path(target)
+        beside = socket.with_suffix(".log") if socket else runtime_dir() / "poold.log"
+        arguments = [f"--address={address}"] if address else []
+        arguments += [f"--config={config_file}"] if config_file else []
+        arguments += [f"--data={data}"] if data else []
+        arguments += ["--verbose"] if verbose else []
+        sys.exit(start_detached(arguments, log_file or beside, is_chosen=log_file is not None))
+    _set_up_log(log_file, verbose)
+    sys.exit(_start_here(config_file, address, data, ready_fd))
+
+
+def _start_here(config_file: Path | None, address: str | None, data: Path | None, ready_fd: int | None) -> int:
+    """Run the broker in this process; returns the exit code."""
+    from poold import daemon
+    from poold.config import file as configfile
+    from poold.config.permissions import exposed_files
+    from poold.embedded import config as private
+    from poold.embedded import server as embedded
+    from poold.system.address_claim import AddressInUse, is_claimed
+
+    # Until the loop has its own handlers, and after it: a stop in between must still clean up.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with ExitStack() as cleanup:
+        try:
+            if config_file is not None:
+                config = configfile.load(config_file)
+                for warning in exposed_files(config, config_file):
+                    log.warning("password exposed reason=%s", warning)
+                if address:
+                    config = configfile.at_address(config, address)
+                note = f"  clients need {SERVER_KEY_VARIABLE} and {KEY_VARIABLE}\n" if config.broker.key_file else ""
+            else:
+                target = _target(address)
+                if is_claimed(target):
+                    raise AddressInUse(f"a broker already serves {target}; stop it with: poold stop")
+                server = embedded.EmbeddedPostgres(data or embedded.default_data_dir())
+                cleanup.enter_context(server)
+                config = private.private_config(server, target)
+                note = f"  private PostgreSQL in {server.data}, for a look inside: psql '{server.dsn()}'\n"
+            try:
+                daemon.run(config, lambda bound: _announce(config, bound, note, ready_fd))
+            finally:
+                for number in daemon.STOP_SIGNALS:
+                    signal.signal(number, signal.SIG_IGN)
+        except KeyboardInterrupt:
+            return 0
+        except (configfile.ConfigError, embedded.EmbeddedError, daemon.BrokerCrashed, AddressInUse) as error:
+            click.echo(f"poold: {error}", err=True)
+            return EXIT_ERROR
+        except (OSError, ValueError) as error:
+            click.echo(f"poold: {error}", err=True)
+            return EXIT_ERROR
+    return 0
+
+
+def _announce(config: Any, bound: str, note: str, ready_fd: int | None) -> None:
+    """Tell a person how to go on, or the waiting parent of a detached broker that it can."""
+    modes = {True: "each statement by itself", False: "transactions"}
+    groups = "\n".join(f"  group {name}: {modes[group.autocommit]}" for name, group in config.groups.items())
+    first = next(iter(config.groups))
+    text = (
+        f"poold {__version__} is ready at {bound} (process {os.getpid()})\n{groups}\n{note}"
+        f"  try: python -c \"from client import Handler; print(*Handler('{first}').query('SELECT version()'))\"\n"
+        "       poold stats\n"
+        "  stop: Ctrl-C, or poold stop"
+    )
+    if ready_fd is None:
+        click.echo(text)
+        sys.stdout.flush()
+    else:
+        with os.fdopen(ready_fd, "w") as pipe:
+            pipe.write(text)
+
+
+@main.command()
+@address_option
+@click.option("--now", is_flag=True, help="Do not wait for running work: cut it off.")
+def stop(address: str | None, now: bool) -> None:
+    """Stop the broker: let it finish what it has, and wait until it is gone."""
+    from poold.system.address_claim import is_claimed
+
+    target = _target(address)
+    answer = _ask(target, "stop-now" if now else "stop")
+    pid = answer["pid"]
+    deadline = time.monotonic() + STOP_TIMEOUT
+    while is_claimed(target) or _is_alive(pid):
+        if time.monotonic() > deadline:
+            _fail(f"process {pid} was told to stop and is still there after {STOP_TIMEOUT:g} s; try: poold stop --now")
+        time.sleep(POLL_INTERVAL)
+    click.echo(f"stopped process {pid} at {target}")
+
+
+@main.command()
+@address_option
+@json_option
+@click.option("--watch", is_flag=True, help="Show it again every second until Ctrl-C.")
+def stats(address: str | None, as_json: bool, watch: bool) -> None:
+    """Show what the broker is doing: clients, waiting requests, backends, totals and times."""
+    from poold.operations.tables import show, show_continuously
+
+    target = _target(address)
+    if watch:
+        if as_json:
+            raise click.UsageError("--watch is for people, --json for programs: give one of them")
+        show_continuously(lambda: _ask(target, "stats"))
+    elif as_json:
+        _print_json(_ask(target, "stats"))
+    else:
+        show(_ask(target, "stats"))
+
+
+@main.command()
+@address_option
+@json_option
+def ping(address: str | None, as_json: bool) -> None:
+    """Ask the broker whether it is there."""
+    target = _target(address)
+    channel = _open_channel(target)
+    began = time.perf_counter()
+    answer = _ask_through(channel, "ping")
+    answer = {"address": target, **answer, "round_trip_ms": round((time.perf_counter() - began) * 1000, 3)}
+    if as_json:
+        _print_json(answer)
+    else:
+        click.echo(
+            f"poold {answer['version']} at {target} is {answer['state']} (process {answer['pid']}), "
+            f"round trip {answer['round_trip_ms']} ms"
+        )
+
+
+@main.command("check-config")
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+def check_config(file: Path, as_json: bool) -> None:
+    """Check a configuration and start nothing."""
+    from poold.config import file as configfile
+    from poold.config.permissions import exposed_files
+
+    try:
+        config = configfile.load(file)
+    except configfile.ConfigError as error:
+        if as_json:
+            _print_json({"ok": False, "problems": error.problems})
+            sys.exit(EXIT_ERROR)
+        _fail(str(error))
+    warnings = exposed_files(config, file)
+    if as_json:
+        _print_json({"ok": True, "warnings": warnings, "config": configfile.describe(config)})
+    else:
+        for warning in warnings:
+            click.echo(f"warning: {warning}", err=True)
+        groups, endpoints = ", ".join(config.groups), ", ".join(config.endpoints)
+        click.echo(f"{file} is good: groups {groups} on endpoints {endpoints}, at {config.broker.address}")
+
+
+@main.command("import-config")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write here (mode 0600) instead of to stdout.")
+def import_config(file: Path, output: Path | None) -> None:
+    """Turn a pgdbpool configuration (JSON, or Python with a literal `config`) into poold's TOML."""
+    from poold.config import file as configfile
+    from poold.config import pgdbpool as legacy
+
+    try:
+        text = legacy.convert(file.read_text(encoding="utf-8"), str(file))
+        if output is None:
+            click.echo(text, nl=False)
+            return
+        # It holds passwords: readable for its owner from the first byte on, and nobody's file is overwritten.
+        with os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
+            out.write(text)
+    except (configfile.ConfigError, OSError, UnicodeDecodeError) as error:
+        _fail(str(error))
+    click.echo(f"wrote {output}; check it with: poold check-config {output}")
+
+
+@main.command()
+@click.argument("name", type=click.Path(path_type=Path))
+def keygen(name: Path) -> None:
+    """Make a key pair, NAME.key_secret and NAME.key, for a broker or a client at a tcp:// address."""
+    from poold.operations.keygen import make_pair
+
+    try:
+        secret, public = (file.absolute() for file in make_pair(name))
+    except OSError as error:
+        _fail(str(error))
+    click.echo(
+        f"wrote {secret}, which stays here, and {public}, which is for the other end\n"
+        f'  for a broker: key_file = "{secret}" in [broker];\n'
+        f"    its clients get a copy of {public.name}, and {SERVER_KEY_VARIABLE} is the path of it\n"
+        f"  for a client: {KEY_VARIABLE}={secret};\n"
+        f"    the broker gets a copy of {public.name} in the folder that is client_keys in [broker]"
+    )
+
+
+@main.command()
+@json_option
+def version(as_json: bool) -> None:
+    """Show the versions of poold and of what it stands on."""
+    from poold.daemon import versions
+    from poold.postgres.libpq import lacking
+
+    found = versions()
+    missing = lacking()
+    if as_json:
+        _print_json({**found, "lacking": missing})
+    else:
+        for name, number in found.items():
+            click.echo(f"{name} {number}")
+        for what in missing:
+            click.echo(f"lacking: {what}")
+
+
+def _target(address: str | None) -> str:
+    """The address to use; a wrong POOLD_ADDRESS is a wrong option."""
+    try:
+        return broker_address(address)
+    except ValueError as error:
+        raise click.UsageError(f"{ADDRESS_VARIABLE}: {error}") from None
+
+
+def _set_up_log(log_file: Path | None, verbose: bool) -> None:
+    handler: logging.Handler = logging.StreamHandler()
+    if log_file is not None:
+        try:
+            # Whatever the umask, it is for nobody else.
+            os.close(os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+            handler = logging.FileHandler(log_file)
+        except OSError as error:
+            _fail(f"cannot write the log {log_file}: {error.strerror}")
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
+    logging.getLogger("asyncio").setLevel(logging.INFO)
+
+
+def _open_channel(target: str) -> Channel:
+    try:
+        keys = broker_keys(target)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    try:
+        return Channel(target, keys)
+    except DBConnectionError as error:
+        click.echo(f"poold: {error}", err=True)
+        sys.exit(EXIT_NOT_RUNNING)
+    except DBError as error:
+        _fail(str(error))
+
+
+def _ask(target: str, what: str) -> dict[str, Any]:
+    channel = _open_channel(target)
+    try:
+        return _ask_through(channel, what)
+    finally:
+        channel.close()
+
+
+def _ask_through(channel: Channel, what: str) -> dict[str, Any]:
+    try:
+        answer = channel.call(Ask(channel.next_request(), what), ANSWER_TIMEOUT)
+    except DBError as error:
+        _fail(str(error))
+    assert isinstance(answer, Answer)
+    return answer.body
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether the process still runs; one that has ended and waits for its parent to notice does not."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
+            return stat.read().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        pass  # no such process, or no /proc
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+def _fail(text: str) -> NoReturn:
+    click.echo(f"poold: {text}", err=True)
+    sys.exit(EXIT_ERROR)

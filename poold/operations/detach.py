@@ -1,0 +1,56 @@
+"""`poold start --detach`: the broker in the background, and an answer when it is ready or why it is not.
+
+A new process is started instead of forking twice: nothing of this one, no half-read configuration and no library's
+thread, gets into the broker. A pipe tells that it is ready; its end without a word tells that it failed.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from poold.system.safe_files import make_folder, open_own
+
+
+def start_detached(arguments: list[str], log_file: Path, is_chosen: bool) -> int:
+    """Start `poold start` with these arguments in a session of its own; returns the exit code for this command.
+
+    A log file that was chosen may be anything; one beside the socket must be this user's own.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    try:
+        if is_chosen:
+            log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            log = os.open(log_file, flags, 0o600)
+        else:
+            make_folder(log_file.parent)
+            log = open_own(log_file, flags)
+    except OSError as error:
+        click.echo(f"poold: cannot write the log {log_file}: {error}", err=True)
+        return 1
+    before = os.fstat(log).st_size
+    ready, ready_end = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "poold", "start", *arguments, f"--ready-fd={ready_end}"],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        pass_fds=[ready_end],
+        start_new_session=True,
+    )
+    os.close(ready_end)
+    os.close(log)
+    with os.fdopen(ready) as pipe:
+        announcement = pipe.read()
+    if announcement:
+        click.echo(announcement)
+        click.echo(f"  log: {log_file}")
+        # It lives on; Popen would warn about a child that nobody waited for.
+        process.returncode = 0
+        return 0
+    code = process.wait()
+    said = log_file.read_bytes()[before:].decode(errors="replace").strip()
+    click.echo(said or f"poold: the broker ended with code {code} and said nothing; see {log_file}", err=True)
+    return code or 1

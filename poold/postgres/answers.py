@@ -1,0 +1,114 @@
+"""What a unit's answer consists of: a result for each command that runs something, a description for each prepared."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from functools import lru_cache
+
+from client.values.columns import are_columns
+from client.wire.limits import MAX_NUMBER
+from poold.core.effects import Bound, Plain, Prepare, Simple, Unit
+from poold.core.facts import Outcome
+from poold.postgres.errors import WireError
+
+# Of a command tag; PostgreSQL's own have at most 64 (COMPLETION_TAG_BUFSIZE).
+MAX_TAG_BYTES = 256
+# Kinds of results of one string of statements; PostgreSQL has some 200 tags.
+MAX_KINDS = 1000
+# Columns that a query has at most (MaxTupleAttributeNumber), each with a name of 63 bytes and 18 more; and as much
+# again for servers built with longer names.
+MAX_DESCRIPTION_BYTES = 2 * 1664 * (64 + 18)
+_RUNNING = (Bound, Plain, Simple)
+
+
+def next_place(unit: Unit, place: int) -> int:
+    """The place of the command whose result follows that of the one at place, -1 at the begin. Behind the end: none."""
+    if type(unit[0]) is Simple:
+        return 0  # any number of results
+    place += 1
+    while place < len(unit) and type(unit[place]) not in _RUNNING:
+        place += 1
+    return place
+
+
+def is_whole(unit: Unit, results: int, descriptions: int) -> bool:
+    """Whether so many of both are all of its answer."""
+    if type(unit[0]) is Simple:
+        return results > 0
+    kinds = [type(command) for command in unit]
+    return results == kinds.count(Bound) + kinds.count(Plain) and descriptions == kinds.count(Prepare)
+
+
+def read_tag(tag: bytes) -> tuple[str, int]:
+    """A command tag, and the number of rows it tells or -1."""
+    if len(tag) > MAX_TAG_BYTES:
+        raise WireError(f"the server sent a command tag of {len(tag)} bytes, expected at most {MAX_TAG_BYTES}")
+    text = tag.decode("utf-8", "replace")
+    last = text.rpartition(" ")[2]
+    count = int(last) if last.isascii() and last.isdecimal() else -1
+    if count > MAX_NUMBER:
+        raise WireError(f"the server sent {text!r:.100} as a command tag, expected at most {MAX_NUMBER} rows")
+    return text, count
+
+
+def check_sum(descriptions: Iterable[bytes | None], most: int) -> None:
+    """Raise WireError where they have more bytes together."""
+    size = sum(map(len, filter(None, descriptions)))
+    if size > most:
+        raise WireError(f"the server described columns of prepared statements in {size} bytes, expected {most} at most")
+
+
+@lru_cache(maxsize=16)
+def check_description(body: bytes) -> None:
+    """Raise WireError for what is no RowDescription, which clients could not read."""
+    if len(body) > MAX_DESCRIPTION_BYTES:
+        raise WireError(f"the server described columns in {len(body)} bytes, expected {MAX_DESCRIPTION_BYTES} at most")
+    if not are_columns(body):
+        raise WireError(f"the server sent {body!r:.100} where the description of columns was expected")
+
+
+def forget_rows(results: list[Outcome], kinds: set[tuple[str, bool]]) -> None:
+    """Of a simple query only the last result is wanted; of earlier ones, that there was one of its kind."""
+    earlier = results.pop()
+    kind = kind_of(earlier)
+    if kind not in kinds:
+        kinds.add(kind)
+        if len(kinds) > MAX_KINDS:
+            raise WireError(f"the server answered with results of {len(kinds)} kinds, expected {MAX_KINDS} at most")
+        results.append(without_rows(earlier))
+
+
+def prepares(unit: Unit, name: bytes) -> bool:
+    """Whether the unit prepares a statement under this name."""
+    return any(type(command) is Prepare and command.name == name for command in unit)
+
+
+def read_types(body: bytes) -> tuple[int, ...]:
+    """The OIDs in a ParameterDescription."""
+    count = len(body) // 4
+    if len(body) != 2 + 4 * count:
+        raise WireError(f"the server described parameters in {len(body)} bytes")
+    return struct.unpack_from(f"!{count}I", body, 2)
+
+
+def kind_of(outcome: Outcome) -> tuple[str, bool]:
+    """What tells a result from others, whatever is in it: its tag without numbers, whether it has columns."""
+    return outcome[0].rstrip("0123456789 "), outcome[2] is not None
+
+
+def text_at(unit: Unit, place: int) -> bytes | None:
+    """The text of the unit's command at place, None where there is none."""
+    return getattr(unit[place], "sql", None) if place < len(unit) else None
+
+
+def with_notices(outcome: Outcome, late: tuple[str, ...]) -> Outcome:
+    """The last result of a unit with what came behind it: of a string of statements all notices, else the commit's."""
+    tag, count, columns, rows, notices = outcome
+    return tag, count, columns, rows, (*notices, *late)
+
+
+def without_rows(outcome: Outcome) -> Outcome:
+    """That there was such a result."""
+    tag, count, columns, _rows, _notices = outcome
+    return tag, count, None if columns is None else b"", b"", ()

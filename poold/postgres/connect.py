@@ -1,0 +1,221 @@
+"""Opening a backend: psycopg2 connects, authenticates and encrypts; then the session is made ready for clients."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from functools import partial
+from types import NoneType
+from typing import Any
+
+import psycopg2
+from psycopg2 import extensions
+
+from poold.config import passwords
+from poold.config.model import EndpointConfig, GroupConfig
+from poold.core.facts import Server
+from poold.postgres import startup
+from poold.system.side_threads import Aside
+
+log = logging.getLogger(__name__)
+
+# What a look-up or a file may take of connect_timeout: after all of it the core gives up, and knows no reason.
+ASIDE_SHARE = 0.9
+
+# The cluster and its timeline; transaction ids mean the same only where both are the same. On a standby nothing is
+# written. Statistics are dropped by a recovery from a crash, and then say so. The functions are for everybody: https://www.postgresql.org/docs/current/functions-info.html
+_IDENTITY = (
+    "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN '' ELSE pg_catalog.concat(system_identifier, '/', "
+    "pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8)) END, "
+    "(SELECT pg_catalog.concat(stats_reset) FROM pg_catalog.pg_stat_bgwriter) FROM pg_catalog.pg_control_system()"
+)
+_STATE = "SELECT state FROM pg_catalog.pg_stat_activity WHERE pid OPERATOR(pg_catalog.=) %s"
+# pg_current_xact_id and pg_xact_status came with 13.
+_TELLS_OUTCOMES = 130000
+
+
+class UnsuitableServer(OSError):
+    """The server answered, but nobody may be served there; the text says why and what to do."""
+
+
+class Learned:
+    """What earlier connects to an endpoint have taught, and what is being looked up for it."""
+
+    def __init__(self) -> None:
+        self.refuses_check = False  # client_connection_check_interval
+        self.date_style = ""  # what to ask for where the role's, or the database's, is none that can be read
+        self.addresses: Aside[list[str]] = Aside("name")
+        self.password: Aside[str | None] = Aside("password")
+
+
+async def connect(config: EndpointConfig, group: GroupConfig, learned: Learned | None = None) -> tuple[Any, Server]:
+    """A psycopg2 connection in asynchronous mode, idle, and what its server is.
+
+    Raises psycopg2.Error, OSError or UnicodeError.
+    """
+    learned = learned or Learned()
+    while True:
+        has_check = startup.CHECK not in startup.given(config.options) and not learned.refuses_check
+        date_style = learned.date_style
+        parameters = await _parameters(config, learned)
+        parameters["options"] = startup.options(config, group, has_check, date_style)
+        connection: Any = None
+        try:
+            connection = psycopg2.connect(async_=1, **parameters)
+            await _finish_polling(connection)
+            settings = await _settings(connection, config, group)
+            learned.date_style = startup.iso_for(settings) or date_style
+            if learned.date_style == date_style:
+                if wrong := startup.objections(settings, config, group):
+                    raise UnsuitableServer(startup.advice(wrong, config.user))
+                return connection, await _prepare_session(connection, group)
+            connection.close()
+        except BaseException as error:
+            if connection is not None:
+                connection.close()
+            # Servers before 14 do not know it, and others refuse it on platforms without POLLRDHUP: long queries there
+            # outlive a broker that is killed. Whatever language the error is in, it has the name.
+            if not has_check or not isinstance(error, psycopg2.OperationalError) or startup.CHECK not in str(error):
+                raise
+            learned.refuses_check = True
+            log.info("%s not set error=%s", startup.CHECK, " ".join(str(error).split()))
+
+
+async def _parameters(config: EndpointConfig, learned: Learned) -> dict[str, Any]:
+    """psycopg2's parameters. Names are resolved here, off the loop: libpq would block on them."""
+    parameters: dict[str, Any] = {
+        "host": config.host,
+        "port": config.port,
+        "dbname": config.dbname,
+        "user": config.user,
+        "password": await _password(config, learned),
+        "sslmode": config.sslmode,
+        "sslrootcert": config.sslrootcert,
+        "sslcert": config.sslcert,
+        "sslkey": config.sslkey,
+        "sslcrl": config.sslcrl,
+        "channel_binding": config.channel_binding,
+        "gssencmode": "disable",  # its bytes could not be read outside libpq
+        "application_name": config.application_name,
+        "client_encoding": "UTF8",
+        # A server that vanished from the network is noticed within a minute even where nothing is sent.
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+        # Nor do keepalives ask while something sent is not acknowledged; that is given up after as long.
+        "tcp_user_timeout": 60_000,
+    }
+    if not config.host.startswith("/"):
+        addresses = await _addresses(config, learned)
+        parameters["hostaddr"] = ",".join(addresses)
+        parameters["host"] = ",".join([config.host] * len(addresses))
+    return {name: value for name, value in parameters.items() if value is not None}
+
+
+async def _addresses(config: EndpointConfig, learned: Learned) -> list[str]:
+    def look_up() -> list[str]:
+        found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)
+        return list(dict.fromkeys(str(each[4][0]) for each in found))
+
+    timeout = ASIDE_SHARE * config.connect_timeout
+    try:
+        return await learned.addresses.ask(look_up, timeout)
+    except TimeoutError:
+        text = f"the name {config.host!r} was not resolved within {timeout:.3g} s: the name server does not answer"
+        raise UnsuitableServer(text) from None
+
+
+async def _password(config: EndpointConfig, learned: Learned) -> str | None:
+    if config.password_file is None:
+        return config.password
+    timeout = ASIDE_SHARE * config.connect_timeout
+    try:
+        return await learned.password.ask(partial(passwords.current, config), timeout)
+    except TimeoutError:
+        text = f"password_file {config.password_file} could not be read within {timeout:.3g} s"
+        raise UnsuitableServer(text) from None
+
+
+async def _finish_polling(connection: Any) -> None:
+    """Wait until the connection is ready.
+
+    While it connects its descriptor may change, even to another file of the same number, so the loop watches it for
+    one event only and lets go of it before libpq may close it.
+    """
+    loop = asyncio.get_running_loop()
+    while (state := connection.poll()) != extensions.POLL_OK:
+        descriptor = connection.fileno()
+        ready = loop.create_future()
+        add, remove = (
+            (loop.add_writer, loop.remove_writer)
+            if state == extensions.POLL_WRITE
+            else (loop.add_reader, loop.remove_reader)
+        )
+        add(descriptor, _set_ready, ready)
+        try:
+            await ready
+        finally:
+            remove(descriptor)
+
+
+def _set_ready(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+async def is_at_work(config: EndpointConfig, learned: Learned, pid: int) -> bool:
+    """Whether the server process is at work for its client, asked by another connection; also where nobody can tell.
+
+    Raises as connect does, also where there is no answer within connect_timeout.
+    """
+    connection: Any = None
+    try:
+        async with asyncio.timeout(config.connect_timeout):
+            connection = psycopg2.connect(async_=1, **await _parameters(config, learned))
+            await _finish_polling(connection)
+            rows = await _ask(connection, _STATE, (pid,))
+    except psycopg2.OperationalError as error:
+        if "FATAL" not in str(error):
+            raise
+        return True  # it has no room for another connection, but has been heard
+    finally:
+        if connection is not None:
+            connection.close()
+    return not any(str(state).startswith("idle") for (state,) in rows)
+
+
+async def _settings(connection: Any, config: EndpointConfig, group: GroupConfig) -> list[startup.Setting]:
+    """What the session has, and what RESET gives it."""
+    rows = await _ask(connection, startup.QUESTION, (startup.names(config, group),))
+    if not all(len(row) == 6 and all(type(cell) in (str, NoneType) for cell in row) for row in rows):
+        raise UnsuitableServer("the server was asked for its settings and answered with something else")
+    return [startup.Setting(*row) for row in rows if row[0] is not None]
+
+
+async def _prepare_session(connection: Any, group: GroupConfig) -> Server:
+    """What each new backend gets before its first client."""
+    names = 0
+    if group.sqlprepare:
+        await _ask(connection, 'SELECT "SQLPrepare"."PrepareQueries"()')
+        ((names,),) = await _ask(connection, "SELECT pg_catalog.count(*) FROM pg_catalog.pg_prepared_statements")
+    identity = epoch = ""
+    if group.track_outcome and connection.server_version >= _TELLS_OUTCOMES:
+        try:
+            ((identity, epoch),) = await _ask(connection, _IDENTITY)
+        except (psycopg2.ProgrammingError, ValueError) as error:
+            log.info("outcomes of COMMIT cannot be tracked error=%s", " ".join(str(error).split()))
+    pid = int(connection.get_backend_pid())
+    return Server(connection.server_version, str(identity), str(epoch), pid, names)
+
+
+async def _ask(connection: Any, sql: str, values: tuple[Any, ...] | None = None) -> list[tuple[Any, ...]]:
+    """The rows of an answer."""
+    cursor = connection.cursor()
+    cursor.execute(sql, values)
+    await _finish_polling(connection)
+    try:
+        return list(cursor.fetchall())
+    except (ValueError, TypeError, ArithmeticError) as error:
+        # psycopg2 casts by the types that the server names, and what it sends need not be of them.
+        raise UnsuitableServer(f"the server sent a value that is not of its type ({type(error).__name__})") from None

@@ -1,0 +1,46 @@
+"""The settings of which PostgreSQL tells by itself when they change: which the broker watches, and what they are.
+
+https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-ASYNC
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from client.wire.limits import RELIED_ON
+
+# What a session may change for itself: a backend with another value than at first is to be reset.
+READ_ONLY = "default_transaction_read_only"
+REPORTED = ("TimeZone", "application_name", "search_path", "session_authorization", READ_ONLY)
+
+# Of a longer value is kept that it is another one.
+LONGEST_VALUE = 4096
+
+
+class Reported:
+    """They on one connection."""
+
+    __slots__ = ("_current", "_initial", "_relied_on", "is_changed")
+
+    def __init__(self, value_of: Callable[[str], str | None], is_read_only: bool = False) -> None:
+        """value_of gives a setting as it is when the connection opens, None where the server does not report it.
+
+        is_read_only: whether the connection must not write. PostgreSQL tells of that setting from version 14 on.
+        """
+        self._relied_on = (*RELIED_ON, READ_ONLY) if is_read_only else RELIED_ON
+        self._initial = {name: value_of(name) for name in (*RELIED_ON, *REPORTED)}
+        self._current = dict(self._initial)
+        self.is_changed = False  # whether any is not what it was
+
+    def take(self, name: str, value: str) -> None:
+        """PostgreSQL tells of one."""
+        if name in self._initial:
+            if len(value) > LONGEST_VALUE:
+                value = f"{value[:LONGEST_VALUE]}... {len(value)} {hash(value)}"
+            self._current[name] = value
+            self.is_changed = self._current != self._initial
+
+    @property
+    def is_unreliable(self) -> bool:
+        """Whether one is not what it was that clients rely on, or a read-only group."""
+        return self.is_changed and any(self._current[name] != self._initial[name] for name in self._relied_on)

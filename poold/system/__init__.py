@@ -1,0 +1,1 @@
+"""The operating system, where it has traps: files, sockets, descriptors, threads."""

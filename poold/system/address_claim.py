@@ -1,0 +1,123 @@
+"""The broker's claim on its address: one broker per address, a stale socket is no obstacle.
+
+libzmq removes whatever socket is at an ipc path before it binds: a second broker would silently take the clients of the
+first. So the claim is a lock file beside the socket, locked for as long as the broker lives, which the kernel releases
+even after kill -9. A tcp address needs none: there the second bind fails.
+
+A tcp address that other machines can reach is only for a broker with keys.
+"""
+
+import fcntl
+import ipaddress
+import os
+from pathlib import Path
+from typing import Self
+
+from client.wire.address import ipc_path
+from poold.system.safe_files import make_folder, open_own, remove_socket
+
+
+class AddressInUse(RuntimeError):
+    """Another broker serves this address."""
+
+
+class AddressClaim:
+    """The lock of an ipc address; a context manager that holds it. For tcp it only asks for keys where they are due."""
+
+    def __init__(self, address: str, has_keys: bool = False, is_open: bool = False) -> None:
+        """is_open: others than this user's own group may connect, so a folder that has to be made is open to them."""
+        self._address = address
+        self._is_open = is_open
+        self._has_keys = has_keys
+        self._path = ipc_path(address)
+        self._lock: int | None = None
+
+    def __enter__(self) -> Self:
+        if self._path is None and not self._has_keys and not is_loopback(self._address):
+            raise ValueError(open_network(self._address))
+        if self._path is not None:
+            make_folder(self._path.parent, 0o755 if self._is_open else 0o700)
+            self._lock = self._take_lock(lock_path(self._path))
+            try:
+                remove_socket(self._path)
+            except OSError:
+                self._release(self._path, self._lock)
+                raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._path is not None and self._lock is not None:
+            self._path.unlink(missing_ok=True)
+            self._release(self._path, self._lock)
+
+    def _release(self, path: Path, lock: int) -> None:
+        # Removed while still locked; _take_lock notices a file that is no longer the one at the path.
+        lock_path(path).unlink(missing_ok=True)
+        os.close(lock)
+        self._lock = None
+
+    def _take_lock(self, path: Path) -> int:
+        while True:
+            lock = open_own(path, os.O_RDWR | os.O_CREAT)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(lock, 32, 0).decode().strip()
+                os.close(lock)
+                raise AddressInUse(
+                    f"a broker (process {holder or 'unknown'}) already serves {self._address}; stop it with: "
+                    f"poold stop --address {self._address}, or choose another --address"
+                ) from None
+            try:
+                is_current = os.fstat(lock).st_ino == path.stat().st_ino
+            except FileNotFoundError:
+                is_current = False
+            if is_current:
+                os.ftruncate(lock, 0)
+                os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+                return lock
+            os.close(lock)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach a tcp address."""
+    host = address.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def open_network(address: str) -> str:
+    """Why a tcp address that other machines can reach is refused to a broker without keys."""
+    return (
+        f"address {address!r} can be reached from other machines, and without keys tcp:// neither encrypts nor "
+        "authenticates; make keys with `poold keygen` and set key_file and client_keys in [broker], or use "
+        "tcp://127.0.0.1:PORT or ipc://"
+    )
+
+
+def lock_path(socket: Path) -> Path:
+    """The lock file of a socket."""
+    return socket.with_name(socket.name + ".lock")
+
+
+def is_claimed(address: str) -> bool:
+    """Whether a broker holds the address now, as far as this user can see.
+
+    Always False for tcp, which leaves no trace in the file system, and for a lock that only its owner may read.
+    """
+    path = ipc_path(address)
+    if path is None:
+        return False
+    try:
+        lock = open_own(lock_path(path), os.O_RDONLY)
+    except OSError:
+        return False  # to an admin, who may stop a broker of another user, its process tells
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False

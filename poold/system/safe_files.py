@@ -1,0 +1,78 @@
+"""Files and folders of this user's own, opened and made where others may write too.
+
+In a folder like /tmp somebody else may be there first: with a link, symbolic or hard, that leads to a file of ours,
+with a file of their own that they go on writing, with a pipe. The kernel's protections (fs.protected_symlinks and its
+like in man 5 proc_sys_fs) are switched off on some machines, so nothing here relies on them.
+"""
+
+import errno
+import logging
+import os
+import stat
+from pathlib import Path
+
+from client.wire.address import folder_trap, runtime_dir
+
+log = logging.getLogger(__name__)
+
+
+def open_own(path: Path, flags: int) -> int:
+    """A descriptor of a regular file that is this user's own; with O_CREAT one is made with mode 0600.
+
+    Raises PermissionError for anything else at the path, and OSError as os.open does.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise PermissionError(f"{path} is a symbolic link, expected a file of user {os.geteuid()}") from None
+        raise
+    found = os.fstat(descriptor)
+    # One that was removed meanwhile has no name left.
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink > 1:
+        os.close(descriptor)
+        raise PermissionError(
+            f"{path} belongs to user {found.st_uid}, has {found.st_nlink} names or is no regular file, expected a file "
+            f"of user {os.geteuid()} with one name"
+        )
+    return descriptor
+
+
+def make_folder(folder: Path, mode: int = 0o700) -> None:
+    """Make the folder for a broker's socket; raises PermissionError where others could put theirs in its place.
+
+    The default folder must be this user's alone. In one that was chosen anybody may write as long as nobody can remove
+    what is somebody else's (the sticky bit), which is worth a warning.
+    """
+    folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode)
+    except FileExistsError:
+        if folder == runtime_dir():
+            if (trap := folder_trap(folder)) is not None:
+                raise PermissionError(f"{trap}; remove it, or choose another --address") from None
+            return
+        found = folder.stat()
+        if not found.st_mode & stat.S_IWOTH:
+            return
+        if not found.st_mode & stat.S_ISVTX:
+            raise PermissionError(
+                f"{folder} has mode {stat.S_IMODE(found.st_mode):04o}, so anybody could put a socket in the broker's "
+                "place; chmod o-w it, or choose another --address"
+            ) from None
+        log.warning("anybody may write in the socket's folder and pose as a broker that is down folder=%s", folder)
+
+
+def remove_socket(path: Path) -> None:
+    """Remove the socket that a killed broker left; raises OSError for what is none, and for somebody else's."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise FileExistsError(f"{path} is no socket, expected nothing or what a killed broker left; remove it")
+        path.unlink()
+    except FileNotFoundError:
+        pass
+    except PermissionError as error:
+        raise PermissionError(
+            f"{path} cannot be removed ({error.strerror}): it belongs to user {path.lstat().st_uid}, who may pose as "
+            "the broker there; choose another --address"
+        ) from None
