@@ -1,4 +1,4 @@
-"""A Handler that stays on one backend: for what outlives a statement, or a transaction, and must be found again.
+"""Statements that stay on one backend: for what outlives a statement, or a transaction, and must be found again.
 
     with db.session() as session:
         session.query('CREATE TEMP TABLE chosen AS SELECT id FROM orders WHERE total > 100')
@@ -16,13 +16,13 @@ from typing import Any, NoReturn
 
 from client.channels.channel import Channel
 from client.errors import UsageError
-from client.handler import Handler
+from client.executor import Executor
 from client.lease import Call, Lease
 from client.wire.limits import IN_SESSION, OPENS_SESSION
 from client.wire.messages import NOT_EXECUTED, TX_LOST, TX_NONE, Commit, Failure, Release, Rollback
 
 
-class Session(Handler):
+class Session(Executor):
     """Made by `Handler.session`, in whose group it runs.
 
     Statements commit by themselves in an autocommit group, where BEGIN and COMMIT may be sent as statements; elsewhere
@@ -31,7 +31,7 @@ class Session(Handler):
     TransactionLost: what was left in it is gone, and only a new one can begin again.
     """
 
-    def __init__(self, parent: Handler) -> None:
+    def __init__(self, parent: Executor) -> None:
         self._share(parent)
         self._transaction = TX_NONE  # where the last reply left it
 
@@ -59,12 +59,14 @@ class Session(Handler):
             self._close_lease()
         self._transaction = TX_NONE
 
-    def transaction(self, **_: Any) -> NoReturn:
-        """Not in a session: the broker runs a transaction message on any backend, and again where it lost a race."""
+    def transaction(self, *_: Any, **__: Any) -> NoReturn:
+        """Not in a session: the broker runs a transaction message on any backend, and again if it lost a race."""
         raise UsageError(
             "a session runs its statements one by one; use query() and commit(), after query('BEGIN') in an autocommit "
             "group, or a transaction block of the Handler outside"
         )
+
+    run = transaction
 
     def session(self) -> NoReturn:
         """Not in a session."""

@@ -22,6 +22,7 @@ import random
 import resource
 import signal
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from time import monotonic
 from typing import Any
@@ -30,10 +31,12 @@ import psycopg2.extensions
 import uvloop
 import zmq
 
+from client.wire.address import ipc_path
 from client.wire.messages import Failure
 from poold import __version__
-from poold.clients.frontend import Frontend, Peer
-from poold.config.model import Config
+from poold.clients.frontend import Frontend
+from poold.clients.transport import Peer, Receiver, Transport
+from poold.config.model import BrokerConfig, Config
 from poold.core import effects
 from poold.core.broker import Broker
 from poold.core.clients import access
@@ -86,7 +89,9 @@ class Daemon:
         self._stopped = self._loop.create_future()
         poller = Poller()
         self._backends = Backends(self._config, self._broker, self._wake, poller)
-        self._frontend = Frontend(self._config, self._broker, self._answer, self._wake, poller)
+        self._frontend = Frontend(
+            self._config, self._broker, self._answer, self._wake, partial(_transport, self._config.broker, poller)
+        )
         for number in STOP_SIGNALS:
             self._loop.add_signal_handler(number, self._signalled, number)
         try:
@@ -208,6 +213,17 @@ class Daemon:
         log.critical("unexpected error, the broker ends error=%s", kind, exc_info=error)
         if not self._stopped.done():
             self._stopped.set_exception(BrokerCrashed(f"the broker ended for an unexpected {kind}; its log says where"))
+
+
+def _transport(config: BrokerConfig, poller: Poller, receiver: Receiver) -> Transport:
+    """The transport of the configured address; only the one that is needed is imported."""
+    if ipc_path(config.address) is not None:
+        from poold.clients.ipc import IpcTransport
+
+        return IpcTransport(config, receiver, poller)
+    from poold.clients.tcp import TcpTransport
+
+    return TcpTransport(config, receiver)
 
 
 def versions() -> dict[str, str]:

@@ -1,10 +1,14 @@
 """The import rules of ARCHITECTURE.md, executed: layers look one way, the core touches nothing."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import poold
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted([*ROOT.glob("client/**/*.py"), *ROOT.glob("poold/**/*.py")])
@@ -73,7 +77,9 @@ LIBRARIES = {
 KNOWN_BY = {
     "poold.operations.cli": ("poold/__main__.py",),
     "poold.daemon": ("poold/operations/cli.py",),
-    "poold.clients.frontend": ("poold/daemon.py", "poold/clients/ipc.py", "poold/clients/tcp.py"),
+    "poold.clients.frontend": ("poold/daemon.py",),
+    "poold.clients.ipc": ("poold/daemon.py",),
+    "poold.clients.tcp": ("poold/daemon.py",),
     "poold.postgres.backends": ("poold/daemon.py",),
 }
 MAX_LINES = 400
@@ -172,6 +178,31 @@ def test_each_room_imports_only_what_it_may(path: Path) -> None:
     for name in used_modules(path, types_too=room != ONLY_TYPES):
         other = room_of(name)
         assert other in (room, *ROOMS[room]), f"{relative(path)} imports {name}: {room} must not know {other}"
+
+
+def test_no_room_needs_another_that_needs_it() -> None:
+    arrows: dict[str, set[str]] = {}
+    for path in MODULES:
+        room = room_of(module_of(path))
+        used = used_modules(path, types_too=room != ONLY_TYPES)
+        arrows.setdefault(room, set()).update(other for name in used if (other := room_of(name)) != room)
+    assert not circles(arrows)
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c"]
+
+
+def test_no_module_needs_another_that_needs_it() -> None:
+    assert not circles({module_of(path): used_modules(path, types_too=False) for path in MODULES})
+
+
+def test_workers_find_the_handler_in_either_package_and_load_nothing_of_the_broker() -> None:
+    program = (
+        "import sys\nfrom poold import Handler\nimport client\nassert Handler is client.Handler\n"
+        "print(*(name for name in sys.modules if name.startswith('poold.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == []
+    with pytest.raises(AttributeError, match="what workers use is in the package client"):
+        poold.Handlers  # noqa: B018
 
 
 def test_the_rules_name_only_files_that_exist() -> None:

@@ -24,7 +24,8 @@ import time
 import weakref
 from importlib.metadata import PackageNotFoundError, version
 
-from client.channels.sockets import GONE_AFTER, PING_AFTER, WELCOME_TIMEOUT, connected
+from client.channels.sockets import connected
+from client.channels.timeouts import GONE_AFTER, PING_AFTER, WELCOME_TIMEOUT
 from client.errors import DBConnectionError, DBError, UsageError, connection_error, error_from
 from client.interruptions import is_own, suppressed
 from client.wire.address import ipc_path

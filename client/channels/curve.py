@@ -24,7 +24,7 @@ from typing import NoReturn
 
 import zmq
 
-from client.channels import sockets
+from client.channels import timeouts
 from client.errors import UsageError, connection_error
 from client.interruptions import is_own, suppressed
 from client.wire.keyfiles import Keys
@@ -84,7 +84,7 @@ class CurveSocket:
     def __init__(self, address: str, numeric: str, keys: Keys) -> None:
         self._address = address
         self._pid = os.getpid()
-        self._timeout_ms = int(sockets.PING_AFTER * 1000)
+        self._timeout_ms = int(timeouts.PING_AFTER * 1000)
         self._has_ended = False
         self._is_closed = False
         self._is_asked = False  # with a PING that has no answer yet
@@ -106,9 +106,9 @@ class CurveSocket:
             (zmq.RCVHWM, 0),
             (zmq.RECONNECT_IVL, _NEVER_MS),
             # The silence of a broker that hangs, as a channel knows it.
-            (zmq.HEARTBEAT_IVL, int(sockets.PING_AFTER * 1000)),
-            (zmq.HEARTBEAT_TIMEOUT, int((sockets.GONE_AFTER - sockets.PING_AFTER) * 1000)),
-            (zmq.HANDSHAKE_IVL, int(sockets.WELCOME_TIMEOUT * 1000)),
+            (zmq.HEARTBEAT_IVL, int(timeouts.PING_AFTER * 1000)),
+            (zmq.HEARTBEAT_TIMEOUT, int((timeouts.GONE_AFTER - timeouts.PING_AFTER) * 1000)),
+            (zmq.HANDSHAKE_IVL, int(timeouts.WELCOME_TIMEOUT * 1000)),
             (zmq.TCP_KEEPALIVE, 1),
         ):
             self._dealer.setsockopt(option, value)
@@ -207,7 +207,7 @@ class CurveSocket:
 
     def _connect(self) -> None:
         """Wait until the broker's host has taken the connection."""
-        event = self._next_event(time.monotonic() + sockets.CONNECT_TIMEOUT)
+        event = self._next_event(time.monotonic() + timeouts.CONNECT_TIMEOUT)
         if event is None:
             raise TimeoutError("timed out")
         kind, self._descriptor = event
@@ -216,11 +216,11 @@ class CurveSocket:
 
     def _shake_hands(self) -> None:
         """Wait until both sides have accepted each other's keys."""
-        event = self._next_event(time.monotonic() + sockets.WELCOME_TIMEOUT)
+        event = self._next_event(time.monotonic() + timeouts.WELCOME_TIMEOUT)
         if event is None:
             self._failed(
-                f"something listens there but did not answer the handshake within {sockets.WELCOME_TIMEOUT:g} s; check "
-                "the address, and whether the broker has keys (key_file)"
+                f"something listens there but did not answer the handshake within {timeouts.WELCOME_TIMEOUT:g} s; "
+                "check the address, and whether the broker has keys (key_file)"
             )
         elif event[0] == _REFUSED:
             self._failed(

@@ -14,6 +14,7 @@ import struct
 import time
 from typing import TYPE_CHECKING, Any
 
+from client.channels.timeouts import CONNECT_AGAIN, CONNECT_TIMEOUT, GONE_AFTER
 from client.errors import connection_error
 from client.interruptions import is_own
 from client.wire.address import folder_trap, ipc_path, runtime_dir
@@ -22,15 +23,6 @@ from client.wire.messages import NOT_EXECUTED
 
 if TYPE_CHECKING:
     from client.channels.curve import CurveSocket
-
-# How long to wait for a broker to be there: short enough for an error within a second, long enough for its restart.
-CONNECT_TIMEOUT = 0.8
-CONNECT_AGAIN = 0.02
-# Where one listens, how long it may take to say Welcome: many workers may start at once on a busy machine.
-WELCOME_TIMEOUT = 10.0
-# After so long a silence in a wait the broker is asked with PING; without any answer for so long it counts as gone.
-PING_AFTER = 10.0
-GONE_AFTER = 30.0
 
 # Also a broker whose backlog is full for the moment.
 _NOBODY_THERE = (ConnectionRefusedError, FileNotFoundError, BlockingIOError)

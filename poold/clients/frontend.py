@@ -1,20 +1,16 @@
 """The broker's side towards clients: messages in, facts to the core; replies out.
 
-Who carries the messages is a transport: `poold.clients.ipc` on a unix socket, `poold.clients.tcp` with libzmq. A
-transport calls `connected`, `message` and `gone`, and is given replies with `send`; what a message means is decided
-here.
+Who carries the messages is a transport (`poold.clients.transport`); what a message means is decided here.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
-from client.wire.address import ipc_path
 from client.wire.limits import CANCEL_KEY_BYTES
 from client.wire.messages import (
     NOT_EXECUTED,
@@ -39,56 +35,15 @@ from client.wire.messages import (
     encode,
 )
 from poold import __version__
+from poold.clients.transport import Peer, Receiver, Transport
 from poold.config.model import Config
 from poold.core.broker import Broker
-from poold.core.clients.access import Caller
-from poold.system.poller import Poller
 from poold.system.rate_limited_log import SparingLog
 
 # Of one client; each is answered, so that whoever writes a client learns what is wrong. From there on none is.
 MAX_VIOLATIONS = 100
 
 log = logging.getLogger(__name__)
-
-
-class Peer:
-    """A client's other end, made by its transport when it connects. uid and gid are None where nobody tells them."""
-
-    __slots__ = ("cancel_key", "gid", "key", "pid", "uid", "violations")
-
-    def __init__(self, uid: int | None, gid: int | None, pid: int) -> None:
-        self.uid = uid
-        self.gid = gid
-        self.pid = pid
-        self.key = 0  # the core's number of the client, from its Hello on
-        self.cancel_key = b""  # from its Hello on
-        self.violations = 0  # messages that were none of the protocol
-
-    def caller(self) -> Caller:
-        """Who it is, for decisions about what it may do."""
-        return Caller(self.uid, self.uid in (0, os.getuid()))
-
-    def send(self, message: bytes) -> bool:
-        """Send without waiting; False where the client is gone."""
-        raise NotImplementedError
-
-    def drop(self) -> None:
-        """End the conversation soon, as if the client had done so; what was sent before still arrives."""
-        raise NotImplementedError
-
-
-class Transport(Protocol):
-    """What carries messages: it listens from its creation on."""
-
-    @property
-    def address(self) -> str:
-        """The address that is bound; for tcp with its real port."""
-
-    def after_turn(self) -> None:
-        """The turn has sent what it had to send."""
-
-    def close(self) -> None:
-        """Send what is still held, then close."""
 
 
 class Frontend:
@@ -100,14 +55,17 @@ class Frontend:
         broker: Broker,
         ask: Callable[[str, Peer], dict[str, Any] | Failure],
         wake: Callable[[], None],
-        poller: Poller,
+        listen: Callable[[Receiver], Transport],
     ) -> None:
-        """ask answers questions to the broker itself; wake is called after each fact given to broker."""
+        """Listen for clients.
+
+        ask answers questions to the broker itself; wake is called after each fact given to broker; listen makes the
+        transport that is to tell this frontend of clients and their messages.
+        """
         self._config = config
         self._broker = broker
         self._ask = ask
         self._wake = wake
-        self._loop = asyncio.get_running_loop()
         # Greeted clients by the core's key: enter with Hello, leave when gone.
         self._peers: dict[int, Peer] = {}
         # The same by what lets another conversation cancel their requests.
@@ -116,7 +74,7 @@ class Frontend:
         self._log = SparingLog(log)
         self.violations = 0  # messages that were none of the protocol
         self.dropped = 0  # replies whose client was gone or did not read
-        self._transport = _listen(config, self, poller)
+        self._transport = listen(self)
 
     @property
     def address(self) -> str:
@@ -236,14 +194,3 @@ class Frontend:
             peer.cancel_key,
         )
         peer.send(encode(welcome))
-
-
-def _listen(config: Config, frontend: Frontend, poller: Poller) -> Transport:
-    """The transport of the configured address; only the one that is needed is imported."""
-    if ipc_path(config.broker.address) is not None:
-        from poold.clients.ipc import IpcTransport
-
-        return IpcTransport(config.broker, frontend, poller)
-    from poold.clients.tcp import TcpTransport
-
-    return TcpTransport(config.broker, frontend)

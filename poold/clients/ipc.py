@@ -23,9 +23,9 @@ from time import monotonic
 from client.wire.address import ipc_path
 from client.wire.zmtp import SERVER, ZmtpConnection, ZmtpError, refusal
 from poold.clients.connection_limits import Door
-from poold.clients.frontend import Frontend, Peer
 from poold.clients.partial_messages import Unfinished
 from poold.clients.send_buffer import COPY_BELOW, Outgoing
+from poold.clients.transport import Peer, Receiver
 from poold.clients.unread_budget import Unread
 from poold.config.model import BrokerConfig
 from poold.system.poller import Poller
@@ -50,7 +50,7 @@ HANDSHAKE_TIMEOUT = 2.0
 class IpcTransport:
     """The listening socket, and its clients."""
 
-    def __init__(self, config: BrokerConfig, frontend: Frontend, poller: Poller) -> None:
+    def __init__(self, config: BrokerConfig, frontend: Receiver, poller: Poller) -> None:
         path = ipc_path(config.address)
         assert path is not None
         self.config = config

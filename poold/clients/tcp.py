@@ -17,7 +17,7 @@ import zmq
 
 from client.wire.keyfiles import read_secret
 from poold.clients.curve_auth import ZapHandler, ask_for_keys
-from poold.clients.frontend import Frontend, Peer
+from poold.clients.transport import Peer, Receiver
 from poold.config.client_keys import ClientKeys
 from poold.config.model import BrokerConfig
 from poold.core.clients.access import Caller
@@ -68,7 +68,7 @@ class TcpPeer(Peer):
 class TcpTransport:
     """The ROUTER socket: bound on creation."""
 
-    def __init__(self, config: BrokerConfig, frontend: Frontend) -> None:
+    def __init__(self, config: BrokerConfig, frontend: Receiver) -> None:
         self._frontend = frontend
         self._loop = asyncio.get_running_loop()
         # Clients by ROUTER identity and by descriptor: enter with their first message, leave when gone.

@@ -3,14 +3,13 @@
 import pytest
 from fake_channel import ADDRESS, FakeChannel
 
-from client import Handler
-from client import handler as handler_module
+from client import Handler, executor
 
 
 @pytest.fixture
 def channel(monkeypatch: pytest.MonkeyPatch) -> FakeChannel:
     made = FakeChannel()
-    monkeypatch.setattr(handler_module, "channel_to", lambda address, keys, patience=None: made)
+    monkeypatch.setattr(executor, "channel_to", lambda address, keys, patience=None: made)
     return made
 
 

@@ -116,8 +116,8 @@ def test_a_broker_that_dies_during_a_statement_is_noticed(guarded: Broker, handl
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Silences that a channel bears are short."""
-    for module in ("client.channels.sockets", "client.channels.channel"):
-        monkeypatch.setattr(f"{module}.PING_AFTER", 0.5)
+    for module in ("client.channels.timeouts", "client.channels.sockets", "client.channels.channel"):
+        monkeypatch.setattr(f"{module}.PING_AFTER", 0.5, raising=False)
         monkeypatch.setattr(f"{module}.GONE_AFTER", 3.0)
 
 
@@ -316,7 +316,7 @@ def test_libzmq_with_a_random_key_gets_no_message_through(guarded: Broker, keyri
 
 
 def test_a_listener_that_says_nothing_is_given_up(keyring: Keyring, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.channels.sockets.WELCOME_TIMEOUT", 0.2)
+    monkeypatch.setattr("client.channels.timeouts.WELCOME_TIMEOUT", 0.2)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", int(keyring.address.rpartition(":")[2])))
         listener.listen()

@@ -1,0 +1,76 @@
+"""What carries messages between clients and the frontend: `poold.clients.ipc` on a unix socket, `.tcp` with libzmq.
+
+A transport makes a Peer of each client that connects, and tells its receiver, the frontend, what comes from there; the
+frontend sends what goes there.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+
+from poold.core.clients.access import Caller
+
+
+class Peer:
+    """A client's other end, made by its transport when it connects. uid and gid are None where nobody tells them."""
+
+    __slots__ = ("cancel_key", "gid", "key", "pid", "uid", "violations")
+
+    def __init__(self, uid: int | None, gid: int | None, pid: int) -> None:
+        self.uid = uid
+        self.gid = gid
+        self.pid = pid
+        self.key = 0  # the core's number of the client, from its Hello on
+        self.cancel_key = b""  # from its Hello on
+        self.violations = 0  # messages that were none of the protocol
+
+    def caller(self) -> Caller:
+        """Who it is, for decisions about what it may do."""
+        return Caller(self.uid, self.uid in (0, os.getuid()))
+
+    def send(self, message: bytes) -> bool:
+        """Send without waiting; False where the client is gone."""
+        raise NotImplementedError
+
+    def drop(self) -> None:
+        """End the conversation soon, as if the client had done so; what was sent before still arrives."""
+        raise NotImplementedError
+
+
+class Transport(Protocol):
+    """What carries messages: it listens from its creation on."""
+
+    @property
+    def address(self) -> str:
+        """The address that is bound; for tcp with its real port."""
+
+    def after_turn(self) -> None:
+        """The turn has sent what it had to send."""
+
+    def close(self) -> None:
+        """Send what is still held, then close."""
+
+
+class Receiver(Protocol):
+    """Whom a transport tells what comes from its peers: the frontend."""
+
+    dropped: int  # replies that no client takes any more
+
+    def message(self, peer: Peer, payload: bytes) -> None:
+        """A message of one frame has come."""
+
+    def violated(self, peer: Peer, why: str) -> None:
+        """What has come is no message of the protocol."""
+
+    def gone(self, peer: Peer) -> None:
+        """The connection has ended."""
+
+    def stalled(self, peer: Peer) -> None:
+        """The client leaves replies unread."""
+
+    def reads(self, peer: Peer) -> None:
+        """It has read them."""
+
+    def wake(self) -> None:
+        """Messages were taken: there may be effects."""
