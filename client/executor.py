@@ -11,11 +11,11 @@ from client.channels.channel import Channel
 from client.channels.registry import channel_to, give_back
 from client.errors import DBError, UsageError
 from client.interruptions import is_own
-from client.lease import Lease
+from client.lease import ClientLease
 from client.options import Settings, checked_prepare, checked_priority, packed_settings, patience
 from client.values.bind import bind
 from client.values.result import Result
-from client.wire.messages import Ask, Cancel, Query
+from client.wire.messages import Ask, CancelRequest, Query
 
 # Where a channel is opened faster, what is left of a timeout is all of it.
 OPENED_AT_ONCE = 0.01
@@ -37,7 +37,7 @@ class Executor(Calls):
             setattr(self, name, getattr(other, name))
         self._begin_anew()
 
-    def _new_lease(self) -> Lease:
+    def _new_lease(self) -> ClientLease:
         """What statements run in that have to be in one, as soon as there is one."""
         raise NotImplementedError
 
@@ -113,7 +113,7 @@ class Executor(Calls):
         channel = Channel(self._address, self._keys)  # of its own: this thread's may be in the middle of a call
         try:
             for other, request in waiting:
-                channel.post(Cancel(request, other.welcome.cancel_key))
+                channel.post(CancelRequest(request, other.welcome.cancel_key))
             channel.call(Ask(channel.next_request(), "ping"))
         finally:
             channel.close()

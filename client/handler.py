@@ -13,7 +13,7 @@ from typing import Any
 from client.channels.registry import broker_address, broker_keys
 from client.errors import UsageError
 from client.executor import Executor
-from client.lease import Lease
+from client.lease import ClientLease
 from client.options import (
     DEFAULT_PRIORITY,
     DEFAULT_RETRIES,
@@ -82,9 +82,9 @@ class Handler(Executor):
         self._begin_anew()
         self._is_autocommit()
 
-    def _new_lease(self) -> Lease:
+    def _new_lease(self) -> ClientLease:
         """What the open transaction runs in, as soon as there is one."""
-        return Lease("transaction", Rollback)
+        return ClientLease("transaction", Rollback)
 
     @property
     def in_transaction(self) -> bool:
@@ -172,7 +172,7 @@ class Handler(Executor):
         timeout = options.timeout
         channel, waits = self._channel(None if timeout is None else patience(timeout))
         self._check_group(channel)
-        message = messages.Transaction(
+        message = messages.TransactionMessage(
             channel.next_request(),
             self._group,
             *options[:4],

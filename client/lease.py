@@ -51,7 +51,7 @@ class Call:
         self.is_opening = False
 
 
-class Lease:
+class ClientLease:
     """number is 0 where none is open."""
 
     __slots__ = ("_channel", "_error", "_farewell", "_is_lost", "_noun", "_use", "is_in_doubt", "number")

@@ -22,7 +22,7 @@ TOO_EARLY = (
 )
 
 
-RESULT_FIELDS = len(protocol.Result._fields)
+RESULT_FIELDS = len(protocol.ResultMessage._fields)
 
 
 class PendingResult:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from client.channels.channel import Channel
 from client.errors import UsageError
 from client.executor import Executor
-from client.lease import Call, Lease
+from client.lease import Call, ClientLease
 from client.wire.limits import IN_SESSION, OPENS_SESSION
 from client.wire.messages import NOT_EXECUTED, TX_LOST, TX_NONE, Commit, Failure, Release, Rollback
 
@@ -75,8 +75,8 @@ class Session(Executor):
     def _leave(self) -> None:
         self.close()
 
-    def _new_lease(self) -> Lease:
-        return Lease("session", Release)
+    def _new_lease(self) -> ClientLease:
+        return ClientLease("session", Release)
 
     def _needs_lease(self) -> bool:
         return True

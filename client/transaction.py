@@ -80,7 +80,7 @@ class Transaction:
         low, high = _NO_LIMITS if expect is None else _row_limits(expect)
         is_prepared = self._prepare if prepare is None else checked_prepare(prepare)
         sql, types, values, references = bind(statement, params)
-        earlier: tuple[protocol.Reference, ...] = ()
+        earlier: tuple[protocol.StepReference, ...] = ()
         if references:
             earlier = tuple(self._on_the_wire(parameter, reference) for parameter, reference in references)
         steps, blocks = self._steps, self._open
@@ -153,14 +153,14 @@ class Transaction:
                 "block counts two; split the transaction, or let one statement do the work of many"
             )
 
-    def _on_the_wire(self, parameter: int, reference: Reference) -> protocol.Reference:
+    def _on_the_wire(self, parameter: int, reference: Reference) -> protocol.StepReference:
         step = self._statements.get(reference.source)
         if step is None:
             raise UsageError(
                 f"parameter {parameter + 1} is a result of a statement that is not in this transaction block; have "
                 "both in one block, or read the value after the other block has ended"
             )
-        return protocol.Reference(parameter, step, reference.row, reference.column)
+        return protocol.StepReference(parameter, step, reference.row, reference.column)
 
     def _take_out(self, outermost: Savepoint, cause: BaseException) -> None:
         """An exception leaves a savepoint block; where it is caught the transaction goes on without that block."""

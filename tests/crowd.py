@@ -12,7 +12,7 @@ from client.channels.channel import Channel
 from client.errors import DBError, error_from
 from client.values.bind import bind
 from client.values.result import Result
-from client.wire.messages import Cancel, Failure, Query
+from client.wire.messages import CancelRequest, Failure, Query
 
 # How long an answer may take; only a hang reaches it.
 PATIENCE = 30.0
@@ -58,7 +58,7 @@ class Crowd:
 
     def cancel(self, place: int) -> None:
         """This client does not want its answer any more."""
-        self._channels[place].post(Cancel(self._requests[place]))
+        self._channels[place].post(CancelRequest(self._requests[place]))
 
     def leave(self, place: int) -> None:
         """This client's process has ended; nobody takes its place."""

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from poold.config.model import BrokerConfig, Config, EndpointConfig, GroupConfig
-from poold.core.effects import Simple
-from poold.postgres.backends import Backend, Backends
+from poold.core.effects import SimpleQuery
+from poold.postgres.backends import BackendConnection, Backends
 from poold.system.poller import Poller
 
-SMALL, LARGE = (Simple(b"SELECT 1"),), (Simple(b"x" * 10_000_000),)
+SMALL, LARGE = (SimpleQuery(b"SELECT 1"),), (SimpleQuery(b"x" * 10_000_000),)
 
 
 class Shell:
@@ -39,7 +39,7 @@ class Shell:
             get_parameter_status=lambda _: "",
             get_backend_pid=lambda: 1,
         )
-        self.backends._open[number] = Backend(number, connection, self._config, "default", self.backends)
+        self.backends._open[number] = BackendConnection(number, connection, self._config, "default", self.backends)
         return theirs
 
     def give(self, number: int, *units: Any) -> None:

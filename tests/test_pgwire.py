@@ -5,12 +5,12 @@ import itertools
 import pytest
 
 from client.wire.messages import TX_NONE
-from poold.core.effects import Bound, Flush, Unit
+from poold.core.effects import Bind, Flush, Unit
 from poold.core.facts import Completion
 from poold.postgres.parameter_status import Reported
 from poold.postgres.wire import Wire
 
-UNIT: Unit = (Bound(b"b", 0, b""), Bound(b"x", 0, b""), Flush(), Bound(b"i", 0, b""), Bound(b"s", 0, b""))
+UNIT: Unit = (Bind(b"b", 0, b""), Bind(b"x", 0, b""), Flush(), Bind(b"i", 0, b""), Bind(b"s", 0, b""))
 ONE_COLUMN = b"\0\1id\0" + bytes(18)
 BOUND = b"2\0\0\0\4"
 READY = b"Z\0\0\0\5I"

@@ -40,7 +40,7 @@ from client.wire.messages import (
     Hello,
     ProtocolViolation,
     Request,
-    Result,
+    ResultMessage,
     ToBroker,
     ToClient,
     TransactionResult,
@@ -123,7 +123,7 @@ class Channel:
         """Whether the reply to this request was taken."""
         return self._answered >= request
 
-    def call(self, message: Request, patience: float | None = None) -> Result | TransactionResult | Answer:
+    def call(self, message: Request, patience: float | None = None) -> ResultMessage | TransactionResult | Answer:
         """Send the request and wait for its reply; a Failure is raised as its error.
 
         patience bounds sending and waiting together, in seconds; the broker's own limits are the rule, so it only has
@@ -131,7 +131,7 @@ class Channel:
         and the broker withdraws the request. What others raise meanwhile passes unchanged.
         """
         request = message[0]
-        reply: Result | TransactionResult | Answer | Failure | None
+        reply: ResultMessage | TransactionResult | Answer | Failure | None
         try:
             if self._asked != self._answered:
                 self.close()  # a call before this one was left, and so fast that it could not close it
@@ -154,7 +154,7 @@ class Channel:
             raise self._own(error_from(reply))
         return reply  # type: ignore[return-value]  # no Failure
 
-    def _quick_reply(self, request: int) -> Result | TransactionResult | Answer | Failure | None:
+    def _quick_reply(self, request: int) -> ResultMessage | TransactionResult | Answer | Failure | None:
         """The reply where it is the next thing that comes, in one piece; else None, and what came is kept."""
         zmtp = self._zmtp
         if zmtp.inbox:
@@ -269,7 +269,7 @@ class Channel:
 
     def _reply_to(
         self, request: int, patience: float | None, deadline: float | None = None
-    ) -> Result | TransactionResult | Answer | Failure:
+    ) -> ResultMessage | TransactionResult | Answer | Failure:
         """The reply with this number. Late replies to requests given up earlier are passed over."""
         if deadline is None and patience is not None:
             deadline = time.monotonic() + patience

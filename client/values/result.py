@@ -162,7 +162,7 @@ class Result:
         "arraysize", "notices", "rowcount", "statusmessage",
     )  # fmt: skip
 
-    def __init__(self, reply: protocol.Result) -> None:
+    def __init__(self, reply: protocol.ResultMessage) -> None:
         self.rowcount = self._count = reply.rowcount
         self.statusmessage = reply.command
         self.notices = reply.notices
@@ -179,7 +179,7 @@ class Result:
     @classmethod
     def from_fields(cls, fields: Sequence[Any]) -> Self:
         """The result whose protocol.Result has these fields, in their order."""
-        return cls(protocol.Result._make(fields))
+        return cls(protocol.ResultMessage._make(fields))
 
     @property
     def columns(self) -> tuple[str, ...] | None:

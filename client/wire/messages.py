@@ -87,7 +87,7 @@ class Query(NamedTuple):
     session: int = NO_SESSION
 
 
-class Reference(NamedTuple):
+class StepReference(NamedTuple):
     """A parameter whose value an earlier step of the same transaction message returns.
 
     parameter counts from 0 within its statement, where types has 0 and values NULL in its place. step is the earlier
@@ -111,12 +111,12 @@ class Step(NamedTuple):
     types: bytes
     values: bytes
     prepare: bool
-    references: tuple[Reference, ...]
+    references: tuple[StepReference, ...]
     low: int
     high: int | None
 
 
-class Transaction(NamedTuple):
+class TransactionMessage(NamedTuple):
     """A whole transaction.
 
     steps holds Steps, and SAVEPOINT and END_SAVEPOINT in pairs, nested as blocks are; packed by `split_steps`, without
@@ -160,7 +160,7 @@ class Release(NamedTuple):
     lease: int
 
 
-class Cancel(NamedTuple):
+class CancelRequest(NamedTuple):
     """This request is not wanted any more: drop it, or cancel its statement.
 
     key is b"" for a request of the conversation that says so; otherwise the cancel_key of the one it belongs to.
@@ -193,7 +193,7 @@ class Welcome(NamedTuple):
     cancel_key: bytes = b""
 
 
-class Result(NamedTuple):
+class ResultMessage(NamedTuple):
     """A statement's result. rowcount is psycopg2's; columns is None where the statement returns no rows.
 
     notices are PostgreSQL's messages to the client, as psycopg2's connection.notices has them.
@@ -244,9 +244,9 @@ class Answer(NamedTuple):
     body: dict[str, Any]
 
 
-Request = Query | Transaction | Commit | Rollback | Release | Ask
-ToBroker = Hello | Query | Transaction | Commit | Rollback | Release | Cancel | Ask
-ToClient = Welcome | Result | TransactionResult | Failure | Answer
+Request = Query | TransactionMessage | Commit | Rollback | Release | Ask
+ToBroker = Hello | Query | TransactionMessage | Commit | Rollback | Release | CancelRequest | Ask
+ToClient = Welcome | ResultMessage | TransactionResult | Failure | Answer
 
 # Where a backend stands after a statement that left it unusable. Never on the wire.
 TX_BROKEN = "broken"
@@ -259,12 +259,12 @@ MESSAGES: dict[int, type[ToBroker] | type[ToClient]] = {
     2: Query,
     3: Commit,
     4: Rollback,
-    5: Cancel,
+    5: CancelRequest,
     6: Ask,
-    TRANSACTION_CODE: Transaction,
+    TRANSACTION_CODE: TransactionMessage,
     8: Release,
     64: Welcome,
-    65: Result,
+    65: ResultMessage,
     66: Failure,
     67: Answer,
     68: TransactionResult,
@@ -286,12 +286,12 @@ _INBOUND: dict[int, tuple[type[ToBroker], tuple[tuple[str, Callable[[Any], bool]
 # No message to the broker holds a longer array, a map or an extension: garbage is refused before it becomes objects.
 _MAX_INBOUND_FIELDS = max(len(rules) for _, rules in _INBOUND.values()) + 1
 # Only this one holds an array in its array, the values of its steps.
-_TRANSACTION_HEAD = bytes((0x90 | (1 + len(Transaction._fields)), TRANSACTION_CODE))
+_TRANSACTION_HEAD = bytes((0x90 | (1 + len(TransactionMessage._fields)), TRANSACTION_CODE))
 
 
 # A Packer keeps its buffer; one at a time is used, by whoever holds the GIL.
 _pack = msgpack.Packer().pack
-_QUERY_CODE, _RESULT_CODE = _CODES[Query], _CODES[Result]
+_QUERY_CODE, _RESULT_CODE = _CODES[Query], _CODES[ResultMessage]
 # Packed steps that a client keeps, and the longest texts it keeps them for.
 STEPS_KEPT = 256
 LONGEST_STEPS_KEPT = 65536
@@ -363,7 +363,7 @@ def decode_reply(frame: bytes) -> ToClient:
     """
     try:
         array = msgpack.unpackb(frame, use_list=False)
-        return Result._make(array[1:]) if array[0] == _RESULT_CODE else _other_reply(array)
+        return ResultMessage._make(array[1:]) if array[0] == _RESULT_CODE else _other_reply(array)
     except Exception as error:
         why = error if isinstance(error, ProtocolViolation) else _why_unreadable(frame)
         if why is error or type(why) is not type(error):
@@ -387,7 +387,7 @@ def _why_unreadable(frame: bytes) -> Exception | None:
     """What reading it raises; None where it can be read."""
     try:
         array = msgpack.unpackb(frame, use_list=False)
-        _ = Result._make(array[1:]) if array[0] == _RESULT_CODE else _other_reply(array)
+        _ = ResultMessage._make(array[1:]) if array[0] == _RESULT_CODE else _other_reply(array)
     except Exception as error:  # noqa: BLE001  msgpack raises many types, some of them undocumented
         return error
     return None

@@ -18,17 +18,17 @@ from client.wire.messages import (
     VERSION,
     Answer,
     Ask,
-    Cancel,
+    CancelRequest,
     Commit,
     Failure,
     Hello,
     ProtocolViolation,
     Query,
     Release,
-    Result,
+    ResultMessage,
     Rollback,
     ToClient,
-    Transaction,
+    TransactionMessage,
     TransactionResult,
     Welcome,
     decode_request,
@@ -81,7 +81,7 @@ class Frontend:
         """The address that is bound; for tcp with its real port."""
         return self._transport.address
 
-    def reply(self, key: int, body: Result | TransactionResult | Failure) -> None:
+    def reply(self, key: int, body: ResultMessage | TransactionResult | Failure) -> None:
         """Send the final reply of a request."""
         peer = self._peers.get(key)
         if peer is None or not peer.send(encode(body)):
@@ -114,9 +114,9 @@ class Frontend:
             return
         if not peer.key:
             self._greet(peer, message)
-        elif isinstance(message, (Query, Transaction, Commit, Rollback, Release)):
+        elif isinstance(message, (Query, TransactionMessage, Commit, Rollback, Release)):
             self._broker.request(peer.key, message, monotonic(), len(payload))
-        elif isinstance(message, Cancel):
+        elif isinstance(message, CancelRequest):
             # A key that nobody has is one whose conversation is over, and its requests with it.
             key = self._cancel_keys.get(message.key) if message.key else peer.key
             if key is not None:

@@ -11,7 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from client.wire.limits import BATCH
-from client.wire.messages import TX_BROKEN, TX_NONE, Commit, Failure, Query, Release, Result, Rollback, Transaction
+from client.wire.messages import (
+    TX_BROKEN,
+    TX_NONE,
+    Commit,
+    Failure,
+    Query,
+    Release,
+    ResultMessage,
+    Rollback,
+    TransactionMessage,
+)
 from poold.config.model import Config
 from poold.core.clients.access import Caller, open_to
 from poold.core.clients.admission import Admission
@@ -210,7 +220,7 @@ class Broker(Releases):
             request.script.retries = 0  # what became of it is still told
 
     def request(
-        self, key: int, message: Query | Transaction | Commit | Rollback | Release, now: float, size: int = 0
+        self, key: int, message: Query | TransactionMessage | Commit | Rollback | Release, now: float, size: int = 0
     ) -> None:
         """A client sent a request of so many bytes."""
         client = self.clients.get(key)
@@ -224,12 +234,12 @@ class Broker(Releases):
         if isinstance(message, Release):
             self._effects.append(Reply(key, self._release(client, message, now)))
             return
-        if self.bytes + size > self._admission.most_bytes and isinstance(message, (Query, Transaction)):
+        if self.bytes + size > self._admission.most_bytes and isinstance(message, (Query, TransactionMessage)):
             refused = self._admission.share_exceeded(client, size, len(self.clients))
             if refused is not None:
                 self._effects.append(Reply(key, refused._replace(request=message.request)))
                 return
-        admitted: Request | Result | Failure | None = self._admission.request(client, message, now, size)
+        admitted: Request | ResultMessage | Failure | None = self._admission.request(client, message, now, size)
         if type(admitted) is Request:
             admitted.size = size
             admitted = self._accept(admitted, now)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 
 from client.wire.messages import NOT_EXECUTED, TX_BROKEN, TX_NONE
-from poold.core.effects import Execute, Simple
+from poold.core.effects import Execute, SimpleQuery
 from poold.core.facts import Completion
 from poold.core.lifecycle import Lifecycle
 from poold.core.records.backend import Backend
@@ -65,7 +65,7 @@ class Counting(Lifecycle):
         asking.state = RequestState.RUNNING
         asking.backend = backend
         asking.started = now
-        asking.unit = (Simple(text),)
+        asking.unit = (SimpleQuery(text),)
         backend.running.append(asking)
         backend.pool.move(backend, BackendState.ACTIVE)
         self.timers.set(backend, now + backend.pool.endpoint.query_timeout + QUESTION_TIMEOUT)

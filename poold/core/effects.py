@@ -13,11 +13,11 @@ As text they show no statement, no value and no result: what is logged, or shown
 
 from dataclasses import dataclass, field
 
-from client.wire.messages import Failure, Result, TransactionResult
+from client.wire.messages import Failure, ResultMessage, TransactionResult
 
 
 @dataclass(slots=True)
-class Simple:
+class SimpleQuery:
     """A string of any number of statements, alone in its unit; its result is the last one's."""
 
     sql: bytes = field(repr=False)
@@ -40,7 +40,7 @@ class Prepare:
 
 
 @dataclass(slots=True)
-class Bound:
+class Bind:
     """Run a prepared statement with these values."""
 
     name: bytes
@@ -60,7 +60,7 @@ class Flush:
     """Send the results so far without waiting for the end of the unit."""
 
 
-Command = Simple | Plain | Prepare | Bound | Deallocate | Flush
+Command = SimpleQuery | Plain | Prepare | Bind | Deallocate | Flush
 Unit = tuple[Command, ...]
 
 
@@ -79,7 +79,7 @@ def in_order(commands: list[Command]) -> Unit:
             first.append(command)
             continue
         others.append(command)
-        if type(command) is Bound or type(command) is Prepare:
+        if type(command) is Bind or type(command) is Prepare:
             used.add(command.name)
     return (*first, *others)
 
@@ -128,7 +128,7 @@ class Reply:
     """The final reply to a request."""
 
     client: int
-    body: Result | TransactionResult | Failure = field(repr=False)
+    body: ResultMessage | TransactionResult | Failure = field(repr=False)
 
 
 @dataclass(slots=True)

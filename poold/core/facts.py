@@ -5,8 +5,8 @@ from typing import Any
 
 from client.wire.messages import Failure
 
-# One statement's result: command tag, psycopg2's rowcount, columns, rows, notices; as in client.wire.messages.Result.
-# Where the rows were too large to keep, they are None.
+# One statement's result: command tag, psycopg2's rowcount, columns, rows, notices; as in client.wire.messages'
+# ResultMessage. Where the rows were too large to keep, they are None.
 Outcome = tuple[str, int, bytes | None, Any, tuple[str, ...]]
 
 

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 from client.wire.messages import TX_NONE, Failure
-from poold.core.effects import Bound, Close, Execute
+from poold.core.effects import Bind, Close, Execute
 from poold.core.facts import Outcome
 from poold.core.machine import rolled_back
 from poold.core.messages import Messages
@@ -156,7 +156,7 @@ class Losses(Messages):
 def _is_plain_read(request: Request) -> bool:
     """Whether it may run any number of times, by its proof, which is one of the prepared statement."""
     statement = request.statement
-    return statement is not None and statement.proof.is_plain_read and type(request.unit[-1]) is Bound
+    return statement is not None and statement.proof.is_plain_read and type(request.unit[-1]) is Bind
 
 
 def _may_commit(request: Request) -> bool:

@@ -18,12 +18,12 @@ from client.wire.messages import (
     TX_LOST,
     TX_NONE,
     Failure,
-    Result,
+    ResultMessage,
     TransactionResult,
 )
 from client.wire.sqlstates import QUERY_CANCELED
 from poold.core.counting import Counting
-from poold.core.effects import Bound, Cancel, Execute, Reply, Simple
+from poold.core.effects import Bind, Cancel, Execute, Reply, SimpleQuery
 from poold.core.facts import Completion, Outcome
 from poold.core.pools.pool import Pool
 from poold.core.records.backend import Backend
@@ -187,14 +187,14 @@ class Machine(Counting):
             outcome = done.results[-1]
             if statement is not None:
                 self._learn(backend, request, statement, done.results, now - began)
-            reply: Result | Failure
+            reply: ResultMessage | Failure
             if outcome[3] is None:
                 reply = failures.result_too_large(self.config.broker.max_result_bytes)
                 reply = reply._replace(transaction=done.transaction)
             elif len(done.results) == 1:
-                reply = Result(request.number, done.transaction, *outcome)
+                reply = ResultMessage(request.number, done.transaction, *outcome)
             else:
-                reply = Result(request.number, done.transaction, *outcome[:4], _all_notices(done.results))
+                reply = ResultMessage(request.number, done.transaction, *outcome[:4], _all_notices(done.results))
         else:
             if self._is_worth_another_run(request, backend, failure, done):
                 self._again(request, now, is_last=request.yields > 0)  # those that waited for it go first
@@ -233,7 +233,7 @@ class Machine(Counting):
         """The statement ran: what that tells of it, and of what is prepared on the backend."""
         _, _, columns, rows, _ = results[-1]
         statement.record(seconds, self.config.broker.max_result_bytes if rows is None else len(rows))
-        if type(request.unit[-1]) is Bound:
+        if type(request.unit[-1]) is Bind:
             return
         if any(result[0] in ("DEALLOCATE ALL", "DISCARD ALL") for result in results):
             backend.prepared.clear()
@@ -264,7 +264,7 @@ class Machine(Counting):
     def _is_worth_another_run(self, request: Request, backend: Backend, failure: Failure, done: Completion) -> bool:
         """Whether the failure is the broker's own doing, and the statement certainly had no effect."""
         statement = request.statement
-        failed = None if type(request.unit[0]) is Simple else backend.prepared.failed(request.unit, done)
+        failed = None if type(request.unit[0]) is SimpleQuery else backend.prepared.failed(request.unit, done)
         is_own = failed is not None and (statement is None or failed.name != statement.name)
         is_unseen = is_early(
             request.group.statements, None if is_own else statement, failed, done, request.leaves is NOTHING
@@ -276,7 +276,7 @@ class Machine(Counting):
         request.is_literal = request.is_literal or is_unseen
         return is_unseen or (done.transaction == TX_BROKEN and failure.outcome == NOT_EXECUTED)
 
-    def _answer(self, request: Request, reply: Result | TransactionResult | Failure | None) -> None:
+    def _answer(self, request: Request, reply: ResultMessage | TransactionResult | Failure | None) -> None:
         """The request is done; reply is None where nobody is left to hear it."""
         client = request.client
         del client.requests[request.number]
@@ -289,7 +289,7 @@ class Machine(Counting):
             self._effects.append(Reply(client.key, reply))
         request.state = DONE
 
-    def _discard(self, request: Request, reply: Result | Failure | None, now: float) -> None:
+    def _discard(self, request: Request, reply: ResultMessage | Failure | None, now: float) -> None:
         """A waiting request leaves unexecuted."""
         lease = request.lease
         request.group.queue.discard(request)
@@ -381,9 +381,9 @@ def by_query_timeout(backend: Backend, request: Request, failure: Failure, secon
     return failures.query_timeout_passed(endpoint.name, endpoint.query_timeout)
 
 
-def rolled_back(number: int) -> Result:
+def rolled_back(number: int) -> ResultMessage:
     """The reply to a Rollback whose transaction is gone already."""
-    return Result(number, TX_NONE, "ROLLBACK", -1, None, b"", ())
+    return ResultMessage(number, TX_NONE, "ROLLBACK", -1, None, b"", ())
 
 
 def _all_notices(results: list[Outcome]) -> tuple[str, ...]:

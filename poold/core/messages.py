@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from client.wire.messages import TX_NONE, Failure, ProtocolViolation
 from client.wire.sqlstates import INVALID_PARAMETER_VALUE
-from poold.core.effects import Bound, Execute, Simple
+from poold.core.effects import Bind, Execute, SimpleQuery
 from poold.core.facts import Completion
 from poold.core.machine import Machine, by_query_timeout, out_of_time
 from poold.core.records.backend import Backend
@@ -147,7 +147,7 @@ class Messages(Machine):
         inquiry.reason = error
         inquiry.identity = backend.server.identity
         inquiry.epoch = backend.server.epoch
-        inquiry.unit = (Simple(b"SELECT pg_catalog.pg_xact_status('%b'::pg_catalog.xid8)" % script.xid),)
+        inquiry.unit = (SimpleQuery(b"SELECT pg_catalog.pg_xact_status('%b'::pg_catalog.xid8)" % script.xid),)
         self._ask(inquiry, now)
 
     def _ask(self, inquiry: Request, now: float) -> None:
@@ -267,7 +267,7 @@ def _only_reads(request: Request, script: Script) -> bool:
 
     A proof is one of the prepared statement.
     """
-    prepared = {command.name for command in request.unit if type(command) is Bound}
+    prepared = {command.name for command in request.unit if type(command) is Bind}
     return all(statement.proof.is_plain_read and statement.name in prepared for statement, _ in script.values())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from client.wire.messages import TX_NONE, Failure, Release, Result
+from client.wire.messages import TX_NONE, Failure, Release, ResultMessage
 from poold.core.deadlines import Deadlines
 from poold.core.records.client import Client
 from poold.core.state import RequestState
@@ -12,7 +12,7 @@ from poold.core.work import failures
 class Releases(Deadlines):
     """The steps of a release."""
 
-    def _release(self, client: Client, message: Release, now: float) -> Result | Failure:
+    def _release(self, client: Client, message: Release, now: float) -> ResultMessage | Failure:
         """The client's session is over: nothing of it goes on, and its backend is reset."""
         lease = client.leases.get(message.lease)
         if lease is None:
@@ -28,4 +28,4 @@ class Releases(Deadlines):
                 elif request.state is RequestState.WAITING and request.opens:
                     self._discard(request, failures.lease_lost(reason, is_session=True), now)
             self._end_lease(lease, reason, now)
-        return Result(message.request, TX_NONE, "RELEASE", -1, None, b"", ())
+        return ResultMessage(message.request, TX_NONE, "RELEASE", -1, None, b"", ())

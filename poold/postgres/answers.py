@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from client.values.columns import are_columns
 from client.wire.limits import MAX_NUMBER
-from poold.core.effects import Bound, Plain, Prepare, Simple, Unit
+from poold.core.effects import Bind, Plain, Prepare, SimpleQuery, Unit
 from poold.core.facts import Outcome
 from poold.postgres.errors import WireError
 
@@ -19,12 +19,12 @@ MAX_KINDS = 1000
 # Columns that a query has at most (MaxTupleAttributeNumber), each with a name of 63 bytes and 18 more; and as much
 # again for servers built with longer names.
 MAX_DESCRIPTION_BYTES = 2 * 1664 * (64 + 18)
-_RUNNING = (Bound, Plain, Simple)
+_RUNNING = (Bind, Plain, SimpleQuery)
 
 
 def next_place(unit: Unit, place: int) -> int:
     """The place of the command whose result follows that of the one at place, -1 at the begin. Behind the end: none."""
-    if type(unit[0]) is Simple:
+    if type(unit[0]) is SimpleQuery:
         return 0  # any number of results
     place += 1
     while place < len(unit) and type(unit[place]) not in _RUNNING:
@@ -34,10 +34,10 @@ def next_place(unit: Unit, place: int) -> int:
 
 def is_whole(unit: Unit, results: int, descriptions: int) -> bool:
     """Whether so many of both are all of its answer."""
-    if type(unit[0]) is Simple:
+    if type(unit[0]) is SimpleQuery:
         return results > 0
     kinds = [type(command) for command in unit]
-    return results == kinds.count(Bound) + kinds.count(Plain) and descriptions == kinds.count(Prepare)
+    return results == kinds.count(Bind) + kinds.count(Plain) and descriptions == kinds.count(Prepare)
 
 
 def read_tag(tag: bytes) -> tuple[str, int]:

@@ -54,17 +54,17 @@ class Backends:
         self._broker = broker
         self._wake = wake
         self.poller = poller
-        self._open: dict[int, Backend] = {}
+        self._open: dict[int, BackendConnection] = {}
         self._opening: dict[int, asyncio.Task[None]] = {}
         self._looking: dict[int, asyncio.Task[None]] = {}  # for backends, until answered
         self._learned = {name: connecting.Learned() for name in config.endpoints}
         # Backends that were given units in this turn: enter by execute, leave by flush.
-        self._unflushed: list[Backend] = []
+        self._unflushed: list[BackendConnection] = []
         # Bytes of results that are not whole, and the backends that are not read until there are fewer: enter when
         # there are too many, leave when one of those that send is whole, or gone.
         self._unfinished = 0
         self._most_unfinished = int(UNFINISHED_RESULTS * config.broker.max_buffered_bytes)
-        self._waiting: dict[int, Backend] = {}
+        self._waiting: dict[int, BackendConnection] = {}
         self._threads = ThreadPoolExecutor(CANCEL_THREADS, thread_name_prefix="cancel")
 
     def connect(self, number: int, group: str, endpoint: str) -> None:
@@ -121,7 +121,7 @@ class Backends:
             connection, server = await connecting.connect(
                 self._config.endpoints[endpoint], self._config.groups[group], self._learned[endpoint]
             )
-            backend = Backend(number, connection, self._config, group, self, endpoint)
+            backend = BackendConnection(number, connection, self._config, group, self, endpoint)
         except (psycopg2.Error, OSError, UnicodeError, libpq.LibpqError) as error:
             log.warning("connect failed endpoint=%s error=%s", endpoint, one_line(error))
             self._opening.pop(number, None)
@@ -133,7 +133,7 @@ class Backends:
             log.debug("backend opened number=%d endpoint=%s", number, endpoint)
             self.opened(number, server)
 
-    async def _look(self, backend: Backend) -> None:
+    async def _look(self, backend: BackendConnection) -> None:
         config, learned = self._config.endpoints[backend.endpoint], self._learned[backend.endpoint]
         try:
             is_at_work = await connecting.is_at_work(config, learned, backend.pid)
@@ -152,7 +152,7 @@ class Backends:
         self._broker.opened(number, monotonic(), server)
         self._wake()
 
-    def received(self, backend: Backend, data: bytes) -> None:
+    def received(self, backend: BackendConnection, data: bytes) -> None:
         """Bytes from the server."""
         broker, number = self._broker, backend.number
         try:
@@ -170,7 +170,7 @@ class Backends:
             else:
                 self._goes_on(backend, len(data))
 
-    def _goes_on(self, backend: Backend, size: int) -> None:
+    def _goes_on(self, backend: BackendConnection, size: int) -> None:
         """A result is not whole yet: where all together are too large, only the largest goes on."""
         backend.unfinished += size
         self._unfinished += size
@@ -180,7 +180,7 @@ class Backends:
                 self._waiting[backend.number] = backend
                 backend.pause()
 
-    def _finished(self, backend: Backend) -> None:
+    def _finished(self, backend: BackendConnection) -> None:
         """It is whole, or gone."""
         self._unfinished -= backend.unfinished
         backend.unfinished = 0
@@ -194,7 +194,7 @@ class Backends:
         self._broker.cancelled(number, monotonic())
         self._wake()
 
-    def lost(self, backend: Backend, error: str) -> None:
+    def lost(self, backend: BackendConnection, error: str) -> None:
         """The connection is gone."""
         if self._open.pop(backend.number, None) is None:
             return
@@ -206,7 +206,7 @@ class Backends:
         self._wake()
 
 
-class Backend:
+class BackendConnection:
     """One open connection."""
 
     def __init__(

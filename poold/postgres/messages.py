@@ -5,7 +5,7 @@ https://www.postgresql.org/docs/current/protocol-message-formats.html
 
 from __future__ import annotations
 
-from poold.core.effects import Bound, Command, Deallocate, Flush, Plain, Prepare, Simple, Unit
+from poold.core.effects import Bind, Command, Deallocate, Flush, Plain, Prepare, SimpleQuery, Unit
 
 SYNC = b"S\0\0\0\4"
 # Execute, of the unnamed portal without a limit of rows.
@@ -34,7 +34,7 @@ def encoded(command: Command, prefix: bytes) -> bytes:
             return _parse(prefix + name, sql, types) + _message(b"D", b"S" + prefix + name + b"\0")
         case Deallocate(name):
             return _message(b"C", b"S" + prefix + name + b"\0")
-        case Bound() | Simple():
+        case Bind() | SimpleQuery():
             raise AssertionError(f"{command!r} is not written here")
 
 
@@ -43,7 +43,7 @@ def no_data(unit: Unit) -> bytes:
 
     In the extended protocol the server waits for another Sync, whose ReadyForQuery is the unit's.
     """
-    return _COPY_FAIL if type(unit[0]) is Simple else _COPY_FAIL + SYNC
+    return _COPY_FAIL if type(unit[0]) is SimpleQuery else _COPY_FAIL + SYNC
 
 
 def _message(kind: bytes, body: bytes) -> bytes:

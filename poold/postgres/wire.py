@@ -13,7 +13,7 @@ import struct
 from collections import deque
 
 from client.wire.messages import EXECUTED, FAILED, TX_ACTIVE, TX_BROKEN, TX_FAILED, TX_NONE, Failure
-from poold.core.effects import Bound, Deallocate, Flush, Prepare, Simple, Unit
+from poold.core.effects import Bind, Deallocate, Flush, Prepare, SimpleQuery, Unit
 from poold.core.facts import Completion, Outcome
 from poold.postgres import answers, diagnostics
 from poold.postgres.answers import is_whole, next_place, prepares
@@ -97,11 +97,11 @@ class Wire:
         self.units.append(unit)
         outbox = self.outbox
         first = unit[0]
-        if type(first) is Simple:
+        if type(first) is SimpleQuery:
             outbox.append(query(first.sql))
             return
         for command in unit:
-            if type(command) is Bound:
+            if type(command) is Bind:
                 head, values = self._heads.get(command.name) or self._make_head(command), command.values
                 outbox.append(_bind(b"B", 6 + len(head) + len(values)) + head + values + RESULTS_EXECUTE)
             else:
@@ -112,7 +112,7 @@ class Wire:
                 outbox.append(encoded(command, self._prefix))
         outbox.append(SYNC)
 
-    def _make_head(self, command: Bound) -> bytes:
+    def _make_head(self, command: Bind) -> bytes:
         """What Bind has before the values: unnamed portal, statement, parameters as text, their number."""
         head = b"\0%b%b\0%b" % (self._prefix, command.name, _count(0, command.count))
         self._heads[command.name] = head
@@ -189,7 +189,7 @@ class Wire:
             at = position
             results: list[Outcome] = []
             for command in units[0]:
-                if type(command) is not Bound:
+                if type(command) is not Bind:
                     if type(command) is Flush:
                         if at == end:
                             self._ahead = data[position:]
@@ -354,13 +354,13 @@ class Wire:
         if not self.units or self._place >= len(self.units[0]):
             raise WireError(_UNASKED)
         command = self.units[0][self._place]
-        columns = self._columns.get(command.name) if type(command) is Bound else self._described
+        columns = self._columns.get(command.name) if type(command) is Bind else self._described
         word = self._tags.get(tag)
         if word is None:
             word = answers.read_tag(tag)
             if len(self._tags) < _TAGS_KEPT:
                 self._tags[tag] = word
-        is_simple = type(command) is Simple
+        is_simple = type(command) is SimpleQuery
         if is_simple and self._results:
             answers.forget_rows(self._results, self._kinds)
         is_too_large = self._held + self._size > self._max_result_bytes

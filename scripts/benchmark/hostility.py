@@ -19,7 +19,17 @@ from itertools import count
 from random import Random
 from typing import Any
 
-from client.wire.messages import VERSION, Ask, Cancel, Hello, Query, Step, Transaction, encode, split_steps
+from client.wire.messages import (
+    VERSION,
+    Ask,
+    CancelRequest,
+    Hello,
+    Query,
+    Step,
+    TransactionMessage,
+    encode,
+    split_steps,
+)
 from client.wire.zmtp import GREETING, ZmtpConnection, ZmtpError
 
 RECEIVE_BYTES = 65536
@@ -220,7 +230,7 @@ def cancels(path: str, dice: Random) -> None:
     """Withdraws requests that there never were."""
     connection = Connection(path).greet()
     while True:
-        connection.send(*(encode(Cancel(dice.randrange(1, 2**63))) for _ in range(100)))
+        connection.send(*(encode(CancelRequest(dice.randrange(1, 2**63))) for _ in range(100)))
         connection.call(encode(Ask(next(connection.numbers), "ping")))
 
 
@@ -238,7 +248,7 @@ def texts(path: str, dice: Random) -> None:
         number = next(connection.numbers)
         text = b"SELECT %d" % number + b",1" * 400_000 + b" FROM a"
         steps, values = split_steps([Step(text, b"", b"", True, (), 0, None)])
-        connection.call(encode(Transaction(number, "default", None, None, None, 0, steps, values, None, "")))
+        connection.call(encode(TransactionMessage(number, "default", None, None, None, 0, steps, values, None, "")))
 
 
 def leases(path: str, dice: Random) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import psycopg2
 from psycopg2 import _psycopg
 
-from poold.core.effects import Bound, Prepare
+from poold.core.effects import Bind, Prepare
 from poold.embedded.server import EmbeddedPostgres
 from poold.postgres.parameter_status import Reported
 from poold.postgres.wire import Wire
@@ -85,7 +85,7 @@ def pgwire(connection: Any, sql: str) -> Callable[[int], int]:
     wire = Wire(1 << 30, Reported(connection.get_parameter_status))
     channel = socket.socket(fileno=os.dup(connection.fileno()))
     channel.setblocking(True)
-    unit = (Bound(b"it", 1, b"\0\0\0\x011"),)
+    unit = (Bind(b"it", 1, b"\0\0\0\x011"),)
 
     def send() -> None:
         channel.sendall(b"".join(wire.outbox))

@@ -21,7 +21,7 @@ from benchmark.broker import STATEMENTS
 from benchmark.crew import Window
 from benchmark.hostility import Connection
 from client.wire.limits import NORMAL
-from client.wire.messages import Failure, Query, Result, decode_reply, encode
+from client.wire.messages import Failure, Query, ResultMessage, decode_reply, encode
 
 # After the end of an order, for what is not answered yet.
 PATIENCE = 10.0
@@ -156,9 +156,9 @@ class Sender:
         now = time.perf_counter()
         while inbox:
             reply = decode_reply(inbox.popleft() or b"")
-            assert isinstance(reply, (Result, Failure)), reply
+            assert isinstance(reply, (ResultMessage, Failure)), reply
             began = self._sent.pop(reply.request)
-            is_result = type(reply) is Result
+            is_result = type(reply) is ResultMessage
             report.served += is_result and window.begin <= now < window.end
             if not window.begin <= began < window.end:
                 continue

@@ -15,8 +15,8 @@ from client.wire.messages import (
     TX_NONE,
     VERSION,
     Failure,
-    Result,
-    Transaction,
+    ResultMessage,
+    TransactionMessage,
     TransactionResult,
     Welcome,
     decode_reply,
@@ -47,11 +47,11 @@ def fields_of_result(*rows: tuple[str | None, ...], names: tuple[str, ...] = ("i
         for cell in row:
             body += struct.pack("!i", -1) if cell is None else struct.pack("!i", len(cell)) + cell.encode()
         messages += b"D" + struct.pack("!I", len(body) + 4) + body
-    return tuple(Result(0, TX_NONE, f"{tag} {len(rows)}", len(rows), columns, messages, ()))
+    return tuple(ResultMessage(0, TX_NONE, f"{tag} {len(rows)}", len(rows), columns, messages, ()))
 
 
 def without_rows(tag: str = "UPDATE 1", count: int = 1, notices: tuple[str, ...] = ()) -> Any:
-    return tuple(Result(0, TX_NONE, tag, count, None, b"", notices))
+    return tuple(ResultMessage(0, TX_NONE, tag, count, None, b"", notices))
 
 
 def failure(message: str = "duplicate key", sqlstate: str | None = "23505", **changes: Any) -> Failure:
@@ -68,7 +68,7 @@ class FakeChannel:
         self.welcome = Welcome(VERSION, 1, "", 0, 0, {"default": True, "interactive": False})
         self.sent: list[Any] = []
         self.patience: list[float | None] = []
-        self.answer: Callable[[Any], Any] = lambda message: Result(1, TX_ACTIVE, "SELECT 0", 0, None, b"", ())
+        self.answer: Callable[[Any], Any] = lambda message: ResultMessage(1, TX_ACTIVE, "SELECT 0", 0, None, b"", ())
         self.error: DBError | None = None
         self._last = 0
 
@@ -107,7 +107,7 @@ class FakeChannel:
 
 def _with_steps(message: Any) -> Any:
     """The message; a Transaction with its steps unpacked and their values in place."""
-    if not isinstance(message, Transaction):
+    if not isinstance(message, TransactionMessage):
         return message
     values = iter(message.values)
     steps = [

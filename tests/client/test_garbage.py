@@ -12,7 +12,7 @@ import pytest
 from client import DBConnectionError
 from client.channels.channel import Channel
 from client.errors import connection_error
-from client.lease import Lease
+from client.lease import ClientLease
 from client.wire.messages import Rollback
 
 
@@ -39,7 +39,7 @@ def test_an_error_of_its_own_does_not_keep_a_channel() -> None:
 
 
 def test_an_error_that_says_of_a_loss_is_known_as_long_as_somebody_has_it() -> None:
-    lease = Lease("transaction", Rollback)
+    lease = ClientLease("transaction", Rollback)
     lease.lose(is_in_doubt=True)
     error: DBConnectionError | None = lease.loss()
     assert lease.error is error

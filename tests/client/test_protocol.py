@@ -15,18 +15,18 @@ from client.wire.messages import (
     VERSION,
     Answer,
     Ask,
-    Cancel,
+    CancelRequest,
     Commit,
     Failure,
     Hello,
     ProtocolViolation,
     Query,
-    Reference,
     Release,
-    Result,
+    ResultMessage,
     Rollback,
     Step,
-    Transaction,
+    StepReference,
+    TransactionMessage,
     TransactionResult,
     Welcome,
     decode_reply,
@@ -41,7 +41,7 @@ GOLDEN = Path(__file__).parent / "golden"
 TYPES = b"\0\0\0\x17\0\0\0\0"
 VALUES = b"\0\0\0\x0242\xff\xff\xff\xff"
 STEP = Step(b"SELECT \0, \0", TYPES, VALUES, True, (), 1, None)
-REFERENCE = Reference(1, 0, None, "id")
+REFERENCE = StepReference(1, 0, None, "id")
 SHAPE = (*STEP[:2], *STEP[3:])
 STEPS = (STEP, 1, STEP._replace(references=(REFERENCE,)), 2)
 
@@ -53,18 +53,18 @@ EXAMPLES: dict[str, Any] = {
     "query-begin": Query(2, "transactions", 7, True, "SELECT 'é'".encode(), b"", b"", True, None, ""),
     "query-session": Query(2, "default", 8, False, b"SET x = 1", b"", b"", True, None, "", 0, b"", 1),
     "query-settings": Query(2, "default", 0, False, b"SELECT 1", b"", b"", True, None, "", 2, b"work_mem\0001MB\0"),
-    "transaction": Transaction(9, "default", "serializable", False, None, 3, *split_steps(STEPS), 1.5, "t"),
+    "transaction": TransactionMessage(9, "default", "serializable", False, None, 3, *split_steps(STEPS), 1.5, "t"),
     "commit": Commit(3, 7),
     "rollback": Rollback(4, 7),
     "release": Release(4, 8),
-    "cancel": Cancel(4),
-    "cancel-other": Cancel(4, b"0123456789abcdef"),
+    "cancel": CancelRequest(4),
+    "cancel-other": CancelRequest(4, b"0123456789abcdef"),
     "ask": Ask(5, "stats"),
     "welcome": Welcome(
         3, 42, "0.1.0", 16777216, 67108864, {"default": True, "transactions": False}, b"0123456789abcdef"
     ),
-    "result": Result(1, "none", "SELECT 1", 1, b"\0\0", b"D\0\0\0\6\0\0", ("NOTICE:  careful\n",)),
-    "result-no-rows": Result(1, "active", "UPDATE 3", 3, None, b"", ()),
+    "result": ResultMessage(1, "none", "SELECT 1", 1, b"\0\0", b"D\0\0\0\6\0\0", ("NOTICE:  careful\n",)),
+    "result-no-rows": ResultMessage(1, "active", "UPDATE 3", 3, None, b"", ()),
     "transaction-result": TransactionResult(9, 2, ((0, "none", "UPDATE 3", 3, None, b"", ()), None), None, -1),
     "transaction-failure": TransactionResult(9, 1, (), (9, "none", "query", "failed", "no", "42P01", {}, ()), 1),
     "failure": Failure(2, "failed", "query", "failed", "no", "42P01", {"severity": "ERROR"}, ()),

@@ -55,9 +55,9 @@ def row_of(cells: Cells) -> bytes:
     return b"D" + struct.pack("!I", len(body) + 4) + body
 
 
-def reply_of(spec: Spec, table: Sequence[Cells]) -> protocol.Result:
+def reply_of(spec: Spec, table: Sequence[Cells]) -> protocol.ResultMessage:
     data = b"".join(map(row_of, table))
-    return protocol.Result(7, "none", f"SELECT {len(table)}", len(table), columns_of(spec), data, ())
+    return protocol.ResultMessage(7, "none", f"SELECT {len(table)}", len(table), columns_of(spec), data, ())
 
 
 def result_of(spec: Spec, table: Sequence[Cells]) -> Result:
@@ -297,7 +297,7 @@ def test_a_result_is_made_of_the_fields_of_its_message() -> None:
 
 
 def test_a_statement_without_rows_has_nothing_to_fetch() -> None:
-    result = Result(protocol.Result(1, "none", "UPDATE 5", 5, None, b"", ()))
+    result = Result(protocol.ResultMessage(1, "none", "UPDATE 5", 5, None, b"", ()))
     assert (result.rowcount, len(result), result.columns, result.description) == (5, 0, None, None)
     for read in (result.fetchone, result.fetchmany, result.fetchall, lambda: iter(result), lambda: result[0]):
         with pytest.raises(psycopg2.ProgrammingError, match="no results to fetch: UPDATE 5 returns no rows"):
@@ -330,7 +330,7 @@ def test_a_closed_result_has_no_rows_left() -> None:
 
 
 def test_nothing_is_looked_at_before_a_row_is_read() -> None:
-    result = Result(protocol.Result(1, "none", "SELECT 1", 1, b"garbage", b"garbage", ()))
+    result = Result(protocol.ResultMessage(1, "none", "SELECT 1", 1, b"garbage", b"garbage", ()))
     assert (len(result), result.rowcount, repr(result)) == (1, 1, "<Result 'SELECT 1' rowcount=1>")
     with pytest.raises(ProtocolViolation):
         result.fetchone()

@@ -11,8 +11,7 @@ from client.options import GRACE
 from client.pending import PendingResult
 from client.values.bind import Reference
 from client.wire.limits import END_SAVEPOINT, MAX_RETRIES, MAX_STEPS, SAVEPOINT
-from client.wire.messages import NOT_EXECUTED, Query, Transaction
-from client.wire.messages import Reference as WireReference
+from client.wire.messages import NOT_EXECUTED, Query, StepReference, TransactionMessage
 
 INSERT_ORDER = "INSERT INTO orders (customer) VALUES (%s) RETURNING id"
 
@@ -28,7 +27,7 @@ def test_the_block_is_sent_as_one_message_when_it_ends(db: Handler, channel: Fak
         assert channel.sent == []
         assert tx.tries == 0
     (message,) = channel.sent
-    assert isinstance(message, Transaction)
+    assert isinstance(message, TransactionMessage)
     assert (message.group, message.isolation, message.read_only, message.deferrable) == ("default", None, None, None)
     assert (message.retries, message.timeout, message.tag) == (3, None, "")
     assert [step.statement for step in message.steps] == [b"UPDATE a SET b = \0", b"DELETE FROM a"]
@@ -122,13 +121,13 @@ def test_cells_of_earlier_results_travel_as_references(db: Handler, channel: Fak
     steps = channel.sent[0].steps
     assert [steps[1], steps[3]] == [SAVEPOINT, END_SAVEPOINT]
     assert steps[0].references == ()
-    assert steps[2].references == (WireReference(0, 0, 0, "id"), WireReference(2, 0, 2, "sku"))
+    assert steps[2].references == (StepReference(0, 0, 0, "id"), StepReference(2, 0, 2, "sku"))
     assert steps[4].references == (
-        WireReference(0, 2, 0, 1),
-        WireReference(1, 0, None, "id"),
-        WireReference(2, 2, None, 0),
-        WireReference(3, 0, 0, "id"),
-        WireReference(4, 2, 0, "a b"),
+        StepReference(0, 2, 0, 1),
+        StepReference(1, 0, None, "id"),
+        StepReference(2, 2, None, 0),
+        StepReference(3, 0, 0, "id"),
+        StepReference(4, 2, 0, "a b"),
     )
 
 

@@ -19,8 +19,7 @@ from client import (
 )
 from client.errors import connection_error, error_from, place_of
 from client.values.bind import Reference
-from client.wire.messages import EXECUTED, FAILED, NOT_EXECUTED, TX_NONE, UNKNOWN
-from client.wire.messages import Result as WireResult
+from client.wire.messages import EXECUTED, FAILED, NOT_EXECUTED, TX_NONE, UNKNOWN, ResultMessage
 
 INSERT_ORDER = "INSERT INTO orders (customer) VALUES (%s) RETURNING id"
 INSERT_ITEM = "INSERT INTO items (order_id) VALUES (%s)"
@@ -340,7 +339,7 @@ def test_notices_are_kept_with_the_handler_the_latest_fifty(db: Handler, channel
         db.run(["SELECT 1"])
     with raises(DBQueryError):
         db.query("SELECT 1")
-    channel.answer = lambda message: WireResult(1, TX_NONE, "DO", -1, None, b"", ("five",))
+    channel.answer = lambda message: ResultMessage(1, TX_NONE, "DO", -1, None, b"", ("five",))
     db.query("SELECT 1")
     assert list(db.notices)[2:] == ["three", "four", "four", "five"]
     for _ in range(100):

@@ -20,7 +20,7 @@ from client.wire.messages import (
     Failure,
     Release,
     Rollback,
-    Transaction,
+    TransactionMessage,
     split_steps,
 )
 
@@ -172,5 +172,5 @@ class Clients:
         job.retries = retries
         number = self.world._last_request = job.number
         steps = split_steps(steps_of(job, kinds, prepare))
-        message = Transaction(number, group, None, read_only, None, retries, *steps, timeout, "")
+        message = TransactionMessage(number, group, None, read_only, None, retries, *steps, timeout, "")
         self.shell.fact(self.world.broker.request, client, message, self.world.now)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from world import World
 
-from client.wire.messages import Failure, Query, Transaction
+from client.wire.messages import Failure, Query, TransactionMessage
 from poold.config.model import GroupConfig
 from poold.core.broker import Broker
 from poold.core.clients.access import Caller, may_use
@@ -43,7 +43,7 @@ def broker() -> Broker:
     return Broker(dataclasses.replace(config, groups={**config.groups, "tx": tx}), lambda: 0.5)
 
 
-def refusal(broker: Broker, message: Query | Transaction) -> Failure | None:
+def refusal(broker: Broker, message: Query | TransactionMessage) -> Failure | None:
     broker.request(1, message, 0.0)
     replies = [effect.body for effect in broker.take() if hasattr(effect, "body")]
     assert all(isinstance(each, Failure) for each in replies)
@@ -54,8 +54,8 @@ def query(group: str) -> Query:
     return Query(1, group, 0, False, b"SELECT 1", b"", b"", True, None, "")
 
 
-def transaction(group: str) -> Transaction:
-    return Transaction(2, group, None, None, None, 0, b"", (), None, "")
+def transaction(group: str) -> TransactionMessage:
+    return TransactionMessage(2, group, None, None, None, 0, b"", (), None, "")
 
 
 @pytest.mark.parametrize("make", [query, transaction])

@@ -6,7 +6,7 @@ from world import World
 
 from client.wire.limits import END_SAVEPOINT, IN_SESSION, OPENS_SESSION, SAVEPOINT
 from client.wire.messages import TX_ACTIVE, Commit
-from poold.core.effects import Bound, Execute, Plain, Simple
+from poold.core.effects import Bind, Execute, Plain, SimpleQuery
 from poold.core.facts import Completion
 from poold.core.statements.literals import numbered
 from poold.core.statements.proofs import Proof
@@ -26,7 +26,7 @@ def auto(**over: object) -> World:
 def kinds(world: World) -> list[type]:
     """How the last unit runs what it runs."""
     unit = world.taken(Execute)[-1].unit
-    return [type(each) for each in unit if type(each) in (Bound, Plain, Simple)]
+    return [type(each) for each in unit if type(each) in (Bind, Plain, SimpleQuery)]
 
 
 def kind_of(world: World, unit: tuple[object, ...], sql: bytes) -> type:
@@ -44,19 +44,19 @@ def test_in_a_lease_nothing_runs_prepared_behind_what_nobody_has_proven(proof: P
     request = world.query(1, "tx", lease=1, begin=True, statement=SHORT)
     world.connect_all()
     backend = world.running(request)
-    assert kinds(world) == [Bound, Bound]
+    assert kinds(world) == [Bind, Bind]
     answer(world, backend)
     world.query(1, "tx", lease=1, statement=UNKNOWN)
-    assert kinds(world) == [Simple if proof is None else Bound]
+    assert kinds(world) == [SimpleQuery if proof is None else Bind]
     answer(world, backend)
     for _ in range(2):
         world.query(1, "tx", lease=1, statement=SHORT)
-        assert kinds(world) == [Simple]
+        assert kinds(world) == [SimpleQuery]
         answer(world, backend)
     world.end(Commit, 1)
     answer(world, backend)
     world.query(1, "tx", lease=2, begin=True, statement=SHORT)
-    assert kinds(world) == [Bound, Bound], "the next lease begins in a session that was reset"
+    assert kinds(world) == [Bind, Bind], "the next lease begins in a session that was reset"
 
 
 def test_in_a_session_it_stays_so_over_its_transactions() -> None:
@@ -65,11 +65,11 @@ def test_in_a_session_it_stays_so_over_its_transactions() -> None:
     opening = world.query(lease=1, session=OPENS_SESSION, statement=SHORT)
     world.connect_all()
     backend = world.running(opening)
-    assert kinds(world) == [Bound]
+    assert kinds(world) == [Bind]
     answer(world, backend)
     for sql in (UNKNOWN, b"BEGIN", SHORT, b"COMMIT", SHORT):
         world.query(lease=1, session=IN_SESSION, statement=sql)
-        assert kinds(world) == [Simple]
+        assert kinds(world) == [SimpleQuery]
         answer(world, backend)
 
 
@@ -93,18 +93,18 @@ def test_a_setting_that_postgresql_reports_ends_what_runs_prepared_in_its_lease(
     done = Completion(TX_ACTIVE, [("BEGIN", -1, None, b"", ()), ("SELECT 1", 1, b"\0\0", b"", ())], is_changed=True)
     world.broker.completed(backend, done, world.now)
     world.query(1, "tx", lease=1, statement=SHORT)
-    assert kinds(world) == [Simple]
+    assert kinds(world) == [SimpleQuery]
 
 
 def test_in_a_message_nothing_runs_prepared_behind_an_unproven_step() -> None:
     world = auto()
     promote(world, SHORT)
     request, backend = begin(world, READ, step(UNKNOWN), READ)
-    assert kinds(world) == [Bound, Bound, Plain, Plain, Plain]
+    assert kinds(world) == [Bind, Bind, Plain, Plain, Plain]
     answer(world, backend)
     committed(world, request)
     world.transaction(READ, READ)
-    assert kinds(world) == [Bound] * 4
+    assert kinds(world) == [Bind] * 4
 
 
 def test_nor_in_a_later_unit_of_it() -> None:
@@ -113,7 +113,7 @@ def test_nor_in_a_later_unit_of_it() -> None:
     _, backend = begin(world, step(UNKNOWN, low=1), READ)
     assert kinds(world)[-1] is Plain
     answer(world, backend)
-    assert Bound not in kinds(world)
+    assert Bind not in kinds(world)
     assert sent(world, backend)[-1] == [b"COMMIT"]
 
 
@@ -142,7 +142,7 @@ def test_settings_that_travel_have_prepared_statements_of_their_own() -> None:
     promote(world, SHORT)
     promoted_with(world, TENANT)
     names = []
-    for settings, expected in ((b"", Bound), (TENANT, Bound), (OTHER, Plain), (TENANT, Bound)):
+    for settings, expected in ((b"", Bind), (TENANT, Bind), (OTHER, Plain), (TENANT, Bind)):
         request = world.query(statement=SHORT, settings=settings)
         world.connect_all()
         assert kinds(world)[-1] is expected
@@ -156,7 +156,7 @@ def test_so_have_the_steps_of_a_message() -> None:
     world = auto(max_size=1)
     own = promoted_with(world, TENANT)
     request, backend = begin(world, READ, READ, settings=TENANT)
-    names = [each.name for each in current_unit(world, backend) if type(each) is Bound]
+    names = [each.name for each in current_unit(world, backend) if type(each) is Bind]
     assert names.count(own.name) == 2  # type: ignore[attr-defined]
     answer(world, backend)
     committed(world, request)
@@ -176,10 +176,10 @@ def test_a_statement_with_settings_is_probed_under_them() -> None:
     assert unit[0] == b"SELECT pg_catalog.set_config('search_path', 'a', true)"
     answer(world, backend)
     request = world.query(statement=SHORT, settings=TENANT)
-    assert kinds(world)[-1] is Bound
+    assert kinds(world)[-1] is Bind
     answer(world, backend)
     world.query(statement=SHORT)
-    assert kinds(world) == [Simple], "without them nothing is known of it"
+    assert kinds(world) == [SimpleQuery], "without them nothing is known of it"
 
 
 def test_in_a_lease_settings_end_what_runs_prepared_after_them() -> None:
@@ -189,10 +189,10 @@ def test_in_a_lease_settings_end_what_runs_prepared_after_them() -> None:
     request = world.query(1, "tx", lease=1, begin=True, statement=SHORT, settings=TENANT)
     world.connect_all()
     backend = world.running(request)
-    assert kinds(world)[-1] is Bound
+    assert kinds(world)[-1] is Bind
     answer(world, backend)
     world.query(1, "tx", lease=1, statement=SHORT)
-    assert kinds(world) == [Simple], "they hold until the transaction's end"
+    assert kinds(world) == [SimpleQuery], "they hold until the transaction's end"
 
 
 def test_settings_that_choose_plans_keep_literals() -> None:
@@ -200,4 +200,4 @@ def test_settings_that_choose_plans_keep_literals() -> None:
     promoted_with(world, b"plan_cache_mode\0auto\0")
     world.query(statement=SHORT, settings=b"plan_cache_mode\0auto\0")
     world.connect_all()
-    assert Bound not in kinds(world)
+    assert Bind not in kinds(world)

@@ -5,7 +5,17 @@ from units import sent
 from world import FATAL, OK, TX_ACTIVE, TX_NONE, World, executed, failure, numbered
 
 from client.wire.limits import IN_SESSION, OPENS_SESSION
-from client.wire.messages import EXECUTED, FAILED, NOT_EXECUTED, TX_BROKEN, TX_FAILED, UNKNOWN, Commit, Failure, Result
+from client.wire.messages import (
+    EXECUTED,
+    FAILED,
+    NOT_EXECUTED,
+    TX_BROKEN,
+    TX_FAILED,
+    UNKNOWN,
+    Commit,
+    Failure,
+    ResultMessage,
+)
 from poold.core import effects
 from poold.core.counting import QUESTION_TIMEOUT
 from poold.core.facts import Completion
@@ -323,7 +333,7 @@ def test_a_commit_of_what_had_ended_already_is_unknown() -> None:
     backend = world.begin(1)
     commit = world.end(Commit, 1)
     world.complete(backend, command="COMMIT")
-    assert isinstance(world.reply_to(commit), Result)
+    assert isinstance(world.reply_to(commit), ResultMessage)
     assert outcome(world, world.end(Commit, 1)) == UNKNOWN
 
 

@@ -20,9 +20,9 @@ from units import (
 from world import OK, S, World, failure
 
 from client.wire.limits import END_SAVEPOINT, IN_SESSION, OPENS_SESSION, SAVEPOINT
-from client.wire.messages import TX_ACTIVE, TX_FAILED, TX_NONE, Failure, Reference
+from client.wire.messages import TX_ACTIVE, TX_FAILED, TX_NONE, Failure, StepReference
 from poold.core import effects
-from poold.core.effects import Bound
+from poold.core.effects import Bind
 from poold.core.facts import Completion
 from poold.core.statements.proofs import UNPROVEN, Proof
 from poold.core.statements.statement import StatementState
@@ -54,7 +54,7 @@ def start(world: World) -> tuple[int, int]:
 
 def is_running_with_literals(world: World) -> bool:
     (running,) = (each for backend in world.broker.backends.values() for each in backend.running)
-    return type(running.unit[0]) is effects.Simple
+    return type(running.unit[0]) is effects.SimpleQuery
 
 
 CODES = [
@@ -254,7 +254,7 @@ def test_a_message_runs_again_with_literals_and_that_is_no_try(command: bytes, c
     request, backend = begin(world, INSERT, INSERT, settings=settings)
     answer(world, backend, fails=command, error=failure(code), is_bound=False)
     answer(world, backend)
-    assert Bound not in map(type, world.taken(effects.Execute)[-1].unit)
+    assert Bind not in map(type, world.taken(effects.Execute)[-1].unit)
     answer(world, backend)
     assert committed(world, request).tries == 1
     expected = {"0A000": REFUSED if command == PARSE else LITERAL, "42P01": REFUSED}.get(code)
@@ -280,7 +280,7 @@ def test_a_step_with_references_as_well() -> None:
     found = statements.find(b"INSERT \0", oids(23))
     found.state, found.proof, found.is_harmless, found.numbered = PREPARED, HARMLESS, True, b"INSERT $1"
     promote(world, b"SELECT 1", proof=HARMLESS)
-    request, backend = begin(world, step(b"SELECT 1"), step(b"INSERT \0", Reference(0, 0, 0, 0)))
+    request, backend = begin(world, step(b"SELECT 1"), step(b"INSERT \0", StepReference(0, 0, 0, 0)))
     answer(world, backend, {b"SELECT 1": table({"id": 23}, [b"7"])})
     answer(world, backend, fails=b"INSERT $1", error=failure("0A000"), is_bound=False)
     answer(world, backend)

@@ -19,7 +19,7 @@ def test_what_waited_over_a_change_of_names_runs_with_literals_and_joins_nobody(
     answer(world, backend)
     assert world.running(waiting) == backend
     assert sent(world, backend)[-1] == [SHORT]
-    assert type(world.taken(effects.Execute)[-1].unit[0]) is effects.Simple
+    assert type(world.taken(effects.Execute)[-1].unit[0]) is effects.SimpleQuery
 
 
 @pytest.mark.parametrize("tag", ["CREATE TABLE", "ALTER TABLE", "DROP VIEW", "DO", "CALL"])

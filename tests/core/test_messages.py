@@ -34,8 +34,8 @@ from client.wire.messages import (
     TX_NONE,
     UNKNOWN,
     Failure,
-    Reference,
-    Result,
+    ResultMessage,
+    StepReference,
     TransactionResult,
 )
 from poold.core import effects
@@ -68,8 +68,8 @@ def test_a_message_is_cut_where_a_step_needs_a_result_of_the_same_unit() -> None
         world,
         step(b"SELECT id"),
         INSERT,
-        step(b"UPDATE \0", Reference(0, 0, 0, "id")),
-        step(b"UPDATE 2 \0", Reference(0, 0, 0, "id")),
+        step(b"UPDATE \0", StepReference(0, 0, 0, "id")),
+        step(b"UPDATE 2 \0", StepReference(0, 0, 0, "id")),
     )
     assert sent(world) == [[b"BEGIN", b"SELECT id", b"INSERT 1"]]
     answer(world, backend, {b"SELECT id": table({"id": 23}, [b"42"])})
@@ -335,7 +335,7 @@ def test_a_result_too_large_to_keep_is_an_entry_and_the_transaction_is_committed
 def test_results_are_held_to_the_limit_together_whatever_units_they_came_in() -> None:
     world = World(**UNTRACKED)
     large = b"x" * (world.config.broker.max_result_bytes // 3)
-    again = step(b"SELECT \0", Reference(0, 0, 0, "small"))
+    again = step(b"SELECT \0", StepReference(0, 0, 0, "small"))
     request, backend = begin(world, READ, READ, again, step(b"SELECT 2"))
     answer(world, backend, {b"SELECT 1": table({"id": 23, "small": 23}, [large, b"5"])})
     (text,) = [text for text in sent(world, backend)[-1] if text not in (b"SELECT 2", b"COMMIT")]
@@ -378,5 +378,5 @@ def test_who_comes_after_a_failed_message_gets_a_backend_without_transaction() -
     answer(world, backend)
     world.finish(other)
     reply = world.reply_to(other)
-    assert isinstance(reply, Result)
+    assert isinstance(reply, ResultMessage)
     assert tuple(reply)[2:] == OK

@@ -80,7 +80,7 @@ def check_names(units: list[effects.Unit]) -> int:
             case effects.Prepare(name):
                 assert name not in held, "PostgreSQL would answer 42P05"
                 held.add(name)
-            case effects.Bound(name):
+            case effects.Bind(name):
                 assert name in held, "PostgreSQL would answer 26000"
     return len(held)
 

@@ -174,7 +174,7 @@ def test_a_stale_statement_is_not_run_prepared_by_the_next_message() -> None:
     answer(world, backend)
     world.transaction(INSERT)
     last = world.taken(effects.Execute)[-1].unit
-    assert not any(type(command) is effects.Bound and command.name == stale.name for command in last)
+    assert not any(type(command) is effects.Bind and command.name == stale.name for command in last)
 
 
 def test_a_stale_statement_in_a_savepoint_block_is_nothing_the_client_gets_to_see() -> None:
@@ -194,7 +194,7 @@ def test_a_begin_that_is_missing_on_the_backend_is_prepared_again() -> None:
     request = world.transaction(READ)
     answer(world, backend, fails=b"BEGIN", error=failure("26000"), is_bound=False)
     assert sent(world)[-1] == [b"BEGIN", b"SELECT 1", b"COMMIT"]
-    assert not any(type(each) is effects.Bound for each in world.taken(effects.Execute)[-1].unit)
+    assert not any(type(each) is effects.Bind for each in world.taken(effects.Execute)[-1].unit)
     answer(world, backend)
     committed(world, request)
     world.transaction(READ)

@@ -5,7 +5,7 @@ from units import UNTRACKED, UPDATE, answer, committed, current_unit, failed, pr
 from world import World, failure
 
 from client.wire.messages import Commit
-from poold.core.effects import Bound, Command, Deallocate, Execute, Prepare
+from poold.core.effects import Bind, Command, Deallocate, Execute, Prepare
 from poold.core.statements.proofs import Proof
 from poold.core.statements.statement import CUSTOM_PLANS
 
@@ -41,7 +41,7 @@ def checked(units: list[tuple[Command, ...]], name: bytes) -> int:
             assert runs is not None, "PostgreSQL would answer 26000"
             runs += 1
             assert runs <= CUSTOM_PLANS
-    return sum(type(command) is Bound and command.name == name for unit in units for command in unit)
+    return sum(type(command) is Bind and command.name == name for unit in units for command in unit)
 
 
 def units(world: World) -> list[tuple[Command, ...]]:

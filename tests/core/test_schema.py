@@ -6,7 +6,7 @@ from world import World
 
 from client.wire.messages import Commit
 from poold.core import effects
-from poold.core.effects import Bound, Plain
+from poold.core.effects import Bind, Plain
 from poold.core.facts import Outcome
 from poold.core.statements import schema
 
@@ -21,7 +21,7 @@ def tag(name: str) -> Outcome:
 
 def is_bound(world: World) -> bool:
     """Whether the last unit ran its statement prepared."""
-    return any(type(each) is Bound for each in world.taken(effects.Execute)[-1].unit)
+    return any(type(each) is Bind for each in world.taken(effects.Execute)[-1].unit)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_message_that_makes_a_table_runs_nothing_prepared() -> None:
     request, backend = begin(world, step(b"CREATE TEMP TABLE it (id int)"), READ)
     unit = current_unit(world, backend)
     assert texts(world, unit)[1:] == [b"BEGIN", b"CREATE TEMP TABLE it (id int)", SQL, b"COMMIT"]
-    assert [type(each) for each in unit[1:]] == [Bound, Plain, Plain, Plain]
+    assert [type(each) for each in unit[1:]] == [Bind, Plain, Plain, Plain]
     answer(world, backend)
     committed(world, request)
 

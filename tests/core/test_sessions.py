@@ -18,7 +18,7 @@ from client.wire.messages import (
     Commit,
     Failure,
     Release,
-    Result,
+    ResultMessage,
     Rollback,
 )
 from poold.core import effects
@@ -35,7 +35,7 @@ from poold.core.statements.statement import StatementState
 
 def sql_of(unit: effects.Unit) -> bytes:
     (command,) = unit
-    assert isinstance(command, effects.Simple)
+    assert isinstance(command, effects.SimpleQuery)
     return command.sql
 
 
@@ -387,7 +387,7 @@ def test_what_a_transaction_set_is_reset_after_it_and_nothing_runs_prepared_in_i
     world.complete(backend, TX_ACTIVE)
     world.query(1, "tx", lease=1, statement=SHORT)
     assert sent(world, backend)[-1] == [SHORT]
-    assert type(current_unit(world, backend)[0]) is effects.Simple
+    assert type(current_unit(world, backend)[0]) is effects.SimpleQuery
     world.complete(backend, TX_ACTIVE)
     world.end(Rollback, 1)
     assert resets(world, backend) == [], "not before the ROLLBACK has ended"
@@ -507,7 +507,7 @@ def test_a_released_session_is_reset_before_anybody_else_has_its_backend() -> No
     backend = session(world, statement=SET)
     waiting = world.query(2)
     released = world.reply_to(release(world))
-    assert isinstance(released, Result)
+    assert isinstance(released, ResultMessage)
     assert released.transaction == TX_NONE
     assert len(resets(world, backend)) == 1
     assert not world.is_answered(waiting, 2)
@@ -615,7 +615,7 @@ def test_a_session_that_is_gone_is_not_opened_again_unseen() -> None:
         assert (failed.kind, failed.outcome, failed.transaction) == ("transaction-lost", NOT_EXECUTED, TX_LOST)
         assert "reset by peer" in failed.message
         assert "session" in failed.message
-    assert isinstance(world.reply_to(release(world)), Result)
+    assert isinstance(world.reply_to(release(world)), ResultMessage)
     assert "had ended" in refused(world, ask(world)).message
 
 

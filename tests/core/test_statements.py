@@ -4,9 +4,9 @@ import pytest
 from units import answer, oids, packed, promote, sent, table
 from world import OK, World, failure
 
-from client.wire.messages import TX_ACTIVE, TX_NONE, Failure, Result
+from client.wire.messages import TX_ACTIVE, TX_NONE, Failure, ResultMessage
 from poold.core import effects
-from poold.core.effects import Bound, Prepare
+from poold.core.effects import Bind, Prepare
 from poold.core.facts import Completion
 from poold.core.state import BackendState as S
 from poold.core.statements.statement import PROBE_AFTER, StatementState
@@ -45,7 +45,7 @@ def is_prepared(world: World, backend: int, **over: object) -> bool:
     unit = world.broker.backends[backend].running[0].unit
     answer(world, backend)
     assert world.outcome(request) == OK
-    return type(unit[-1]) is Bound
+    return type(unit[-1]) is Bind
 
 
 def state(world: World, sql: bytes = SQL, types: bytes = b"") -> StatementState:
@@ -79,7 +79,7 @@ def test_what_runs_prepared_means_what_ran_with_literals() -> None:
     assert sent(world)[0] == [b"SELECT 0, NULL"]
     probe, last = [each.unit for each in world.taken(effects.Execute)][-2:]
     assert probe[-1] == Prepare(probe[-1].name, b"SELECT $1, $2", oids(23, 0))
-    assert last == (Bound(probe[-1].name, 2, packed(b"9", b"x")),)
+    assert last == (Bind(probe[-1].name, 2, packed(b"9", b"x")),)
     answer(world, backend)
     assert world.is_answered(request)
 
@@ -261,7 +261,7 @@ def test_an_outdated_statement_in_a_lease_is_reported_and_begins_anew(sqlstate: 
     assert isinstance(reply, Failure)
     assert reply.sqlstate == sqlstate
     world.query(1, "tx", lease=1, statement=SQL)
-    assert type(world.taken(effects.Execute)[-1].unit[-1]) is effects.Simple
+    assert type(world.taken(effects.Execute)[-1].unit[-1]) is effects.SimpleQuery
 
 
 @pytest.mark.parametrize(("sqlstate", "left"), [("42P01", StatementState.REFUSED), ("53200", StatementState.PREPARED)])
@@ -339,7 +339,7 @@ def test_a_lease_begins_with_a_prepared_statement_in_one_unit() -> None:
     answer(world, backend)
     assert world.outcome(request) == OK
     reply = world.reply_to(request)
-    assert isinstance(reply, Result)
+    assert isinstance(reply, ResultMessage)
     assert reply.transaction == TX_ACTIVE
     assert world.state(backend) is S.LEASED
 

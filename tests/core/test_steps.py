@@ -24,7 +24,7 @@ from units import (
 from world import World, failure
 
 from client.wire.limits import END_SAVEPOINT, SAVEPOINT
-from client.wire.messages import FAILED, Failure, Reference
+from client.wire.messages import FAILED, Failure, StepReference
 from poold.core.facts import Outcome
 
 ROLLBACK = [b"ROLLBACK"]
@@ -176,7 +176,7 @@ RETURNED: dict[bytes, Outcome] = {
 }
 
 
-def refer(*references: Reference, steps: tuple[Any, ...] = (), **over: Any) -> tuple[World, int, int]:
+def refer(*references: StepReference, steps: tuple[Any, ...] = (), **over: Any) -> tuple[World, int, int]:
     """A message whose last step refers to `SELECT ids`, after that has been answered."""
     world = World(**UNTRACKED)
     parameters = b",".join([b"\0"] * len(references))
@@ -198,17 +198,18 @@ def refer(*references: Reference, steps: tuple[Any, ...] = (), **over: Any) -> t
     ],
 )
 def test_a_cell_of_an_earlier_result_becomes_a_parameter(row: int | None, column: str | int, literal: bytes) -> None:
-    world, request, backend = refer(Reference(0, 0, row, column))
+    world, request, backend = refer(StepReference(0, 0, row, column))
     assert sent(world)[-1] == [b"UPDATE " + literal, b"COMMIT"]
     answer(world, backend)
     committed(world, request)
 
 
 def test_references_and_values_stand_side_by_side() -> None:
-    world, _, _ = refer(Reference(1, 0, 0, "id"), Reference(0, 0, 1, "id"), types=oids(0, 0), values=packed(None, None))
+    both = StepReference(1, 0, 0, "id"), StepReference(0, 0, 1, "id")
+    world, _, _ = refer(*both, types=oids(0, 0), values=packed(None, None))
     assert sent(world)[-1][0] == b"UPDATE 8,7"
     world = World(**UNTRACKED)
-    mixed = step(b"UPDATE \0, \0", Reference(1, 0, 0, "id"), types=oids(25, 0), values=packed(b"x", None))
+    mixed = step(b"UPDATE \0, \0", StepReference(1, 0, 0, "id"), types=oids(25, 0), values=packed(b"x", None))
     _, backend = begin(world, step(b"SELECT ids"), mixed)
     answer(world, backend, RETURNED)
     assert sent(world)[-1][0] == b"UPDATE 'x', 7"
@@ -217,15 +218,15 @@ def test_references_and_values_stand_side_by_side() -> None:
 @pytest.mark.parametrize(
     ("reference", "outcomes", "text"),
     [
-        (Reference(0, 0, 2, "id"), RETURNED, "row 2 of a statement that returned 2 rows"),
-        (Reference(0, 0, 0, "nope"), RETURNED, "'nope' of a statement with columns id, name, at"),
-        (Reference(0, 0, 0, 3), RETURNED, "column 3 of a statement with 3 columns"),
-        (Reference(0, 0, 0, "id"), {b"SELECT ids": ("UPDATE 1", 1, None, b"", ())}, "returns no rows"),
-        (Reference(0, 0, 0, "id"), {b"SELECT ids": ("SELECT 1", 1, b"\0\0", None, ())}, "max_result_bytes"),
+        (StepReference(0, 0, 2, "id"), RETURNED, "row 2 of a statement that returned 2 rows"),
+        (StepReference(0, 0, 0, "nope"), RETURNED, "'nope' of a statement with columns id, name, at"),
+        (StepReference(0, 0, 0, 3), RETURNED, "column 3 of a statement with 3 columns"),
+        (StepReference(0, 0, 0, "id"), {b"SELECT ids": ("UPDATE 1", 1, None, b"", ())}, "returns no rows"),
+        (StepReference(0, 0, 0, "id"), {b"SELECT ids": ("SELECT 1", 1, b"\0\0", None, ())}, "max_result_bytes"),
     ],
 )
 def test_a_reference_to_what_is_not_there_rolls_back_and_says_what_there_was(
-    reference: Reference, outcomes: Mapping[bytes, Outcome], text: str
+    reference: StepReference, outcomes: Mapping[bytes, Outcome], text: str
 ) -> None:
     world = World(**UNTRACKED)
     request, backend = begin(world, step(b"SELECT ids"), INSERT, step(b"UPDATE \0", reference))
@@ -242,7 +243,7 @@ def test_a_reference_to_what_is_not_there_rolls_back_and_says_what_there_was(
 def test_a_reference_into_an_undone_block_rolls_back() -> None:
     world = World(**UNTRACKED)
     request, backend = begin(
-        world, SAVEPOINT, step(b"SELECT ids"), INSERT, END_SAVEPOINT, step(b"UPDATE \0", Reference(0, 1, 0, "id"))
+        world, SAVEPOINT, step(b"SELECT ids"), INSERT, END_SAVEPOINT, step(b"UPDATE \0", StepReference(0, 1, 0, "id"))
     )
     answer(world, backend, RETURNED, fails=b"INSERT 1")
     while not world.is_answered(request):
@@ -254,7 +255,7 @@ def test_a_reference_into_an_undone_block_rolls_back() -> None:
 
 def test_a_reference_to_what_is_not_there_in_a_savepoint_block_undoes_the_block() -> None:
     world = World(**UNTRACKED)
-    missing = step(b"UPDATE \0", Reference(0, 0, 9, "id"))
+    missing = step(b"UPDATE \0", StepReference(0, 0, 9, "id"))
     request, backend = begin(world, step(b"SELECT ids"), SAVEPOINT, INSERT, missing, END_SAVEPOINT, READ)
     answer(world, backend, RETURNED)
     while not world.is_answered(request):
@@ -266,7 +267,7 @@ def test_a_reference_to_what_is_not_there_in_a_savepoint_block_undoes_the_block(
 
 def test_a_reference_that_was_not_needed_after_all_does_not_make_a_committed_message_fail() -> None:
     world = World(**UNTRACKED)
-    missing = step(b"UPDATE \0", Reference(0, 1, 9, "id"))
+    missing = step(b"UPDATE \0", StepReference(0, 1, 9, "id"))
     request, backend = begin(
         world, SAVEPOINT, step(b"SELECT ids"), END_SAVEPOINT, SAVEPOINT, INSERT, missing, END_SAVEPOINT
     )
@@ -281,7 +282,7 @@ def test_malformed_values_beside_a_reference_are_refused_where_the_statement_is_
     world = World(prepare="auto", **UNTRACKED)
     world.client()
     promote(world, b"UPDATE \0, \0", oids(0, 0))
-    broken = step(b"UPDATE \0, \0", Reference(1, 0, 0, "id"), values=b"\0\0\0\x09")
+    broken = step(b"UPDATE \0, \0", StepReference(1, 0, 0, "id"), values=b"\0\0\0\x09")
     request = world.transaction(step(b"SELECT ids"), broken)
     world.connect_all()
     if not world.is_answered(request):

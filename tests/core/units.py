@@ -10,8 +10,8 @@ from typing import Any
 
 from world import BEGUN, OK, ROLLED_BACK, World, failure
 
-from client.wire.messages import TX_ACTIVE, TX_FAILED, TX_NONE, Failure, Reference, Step, TransactionResult
-from poold.core.effects import Bound, Command, Deallocate, Execute, Flush, Plain, Prepare, Simple, Unit
+from client.wire.messages import TX_ACTIVE, TX_FAILED, TX_NONE, Failure, Step, StepReference, TransactionResult
+from poold.core.effects import Bind, Command, Deallocate, Execute, Flush, Plain, Prepare, SimpleQuery, Unit
 from poold.core.facts import Completion, Outcome
 from poold.core.statements.catalog import COUNTS
 from poold.core.statements.literals import numbered
@@ -63,7 +63,7 @@ def oids(*types: int) -> bytes:
 
 def step(
     sql: bytes,
-    *references: Reference,
+    *references: StepReference,
     types: bytes | None = None,
     values: bytes | None = None,
     prepare: bool = True,
@@ -164,9 +164,9 @@ def sent(world: World, backend: int | None = None) -> list[list[bytes]]:
 
 def _text(world: World, command: Command) -> bytes:
     match command:
-        case Simple(sql) | Plain(sql):
+        case SimpleQuery(sql) | Plain(sql):
             return sql
-        case Bound(name):
+        case Bind(name):
             return _prepared(world, name).sql
         case Prepare(_, sql):
             return b"PREPARE " + sql
@@ -200,7 +200,7 @@ def completion(
     done = Completion(world.broker.backends[backend].transaction)
     for command in current_unit(world, backend):
         text = _text(world, command)
-        runs = type(command) in (Simple, Plain, Bound)
+        runs = type(command) in (SimpleQuery, Plain, Bind)
         if fails and text == fails:
             done.bound += runs and is_bound
             if done.transaction != TX_NONE:
@@ -210,7 +210,7 @@ def completion(
         if type(command) is Prepare:
             done.prepared.append(((given or {}).get(command.sql) or outcome_of(command.sql))[2])
         elif runs:
-            done.bound += type(command) is not Simple
+            done.bound += type(command) is not SimpleQuery
             done.results.append((given or {}).get(text) or outcome_of(text))
             if text.startswith(b"BEGIN"):
                 done.transaction = TX_ACTIVE

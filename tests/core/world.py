@@ -9,9 +9,9 @@ from client.wire.messages import (
     Commit,
     Failure,
     Query,
-    Result,
+    ResultMessage,
     Rollback,
-    Transaction,
+    TransactionMessage,
     TransactionResult,
     split_steps,
 )
@@ -100,10 +100,10 @@ class World:
         decided, self.broker._effects = self.broker._effects, []
         for effect in decided:
             first = effect.unit[0] if isinstance(effect, effects.Execute) else None
-            sql = first.sql if isinstance(first, effects.Simple) else b""
+            sql = first.sql if isinstance(first, effects.SimpleQuery) else b""
             if sql.startswith(b"ROLLBACK; RESET"):
                 self._resetting.add(effect.backend)
-                self.broker._effects.append(effects.Execute(effect.backend, (effects.Simple(b"ROLLBACK"),)))
+                self.broker._effects.append(effects.Execute(effect.backend, (effects.SimpleQuery(b"ROLLBACK"),)))
             elif sql.startswith(NAMES) and effect.backend in self._resetting:
                 pass  # follows the ROLLBACK
             elif sql.startswith(RESETS):
@@ -157,7 +157,7 @@ class World:
     def transaction(self, *steps: Any, client: int = 1, **over: Any) -> int:
         """Send a transaction message; returns its request number."""
         self._last_request += 1
-        message = Transaction(
+        message = TransactionMessage(
             self._last_request, "default", None, None, None, 0, *split_steps(steps), None, ""
         )._replace(**over)
         self.broker.request(client, message, self.now)
@@ -201,7 +201,9 @@ class World:
 
     def resets(self) -> list[int]:
         """The backends that were told to roll back, by the broker or by a client."""
-        return [each.backend for each in self.taken(effects.Execute) if each.unit == (effects.Simple(b"ROLLBACK"),)]
+        return [
+            each.backend for each in self.taken(effects.Execute) if each.unit == (effects.SimpleQuery(b"ROLLBACK"),)
+        ]
 
     def finish(self, request: int, transaction: str = TX_NONE, **over: Any) -> None:
         """The request's statement ends."""
@@ -223,7 +225,7 @@ class World:
             self.broker.tick(self.now)
         self.now = end
 
-    def reply_to(self, request: int, client: int = 1) -> Result | TransactionResult | Failure:
+    def reply_to(self, request: int, client: int = 1) -> ResultMessage | TransactionResult | Failure:
         """The one reply of a request; fails when there is none or more than one."""
         self.take()
         found = [reply.body for reply in self.replies if (reply.client, reply.body.request) == (client, request)]
@@ -233,7 +235,7 @@ class World:
     def outcome(self, request: int, client: int = 1) -> Outcome | Failure:
         """As reply_to; of a Result what PostgreSQL said."""
         reply = self.reply_to(request, client)
-        return tuple(reply)[2:] if isinstance(reply, Result) else reply
+        return tuple(reply)[2:] if isinstance(reply, ResultMessage) else reply
 
     def is_answered(self, request: int, client: int = 1) -> bool:
         self.take()
@@ -251,7 +253,7 @@ def numbered(number: bytes) -> Outcome:
 
 def executed(backend: int, sql: bytes) -> effects.Execute:
     """The effect that runs this text."""
-    return effects.Execute(backend, (effects.Simple(sql),))
+    return effects.Execute(backend, (effects.SimpleQuery(sql),))
 
 
 def failure(sqlstate: str = "22012", transaction: str = TX_NONE, message: str = "division by zero") -> Failure:

@@ -7,14 +7,14 @@ from parts import join
 from client.wire.messages import (
     VERSION,
     Ask,
-    Cancel,
+    CancelRequest,
     Commit,
     Hello,
     Query,
-    Reference,
     Rollback,
     Step,
-    Transaction,
+    StepReference,
+    TransactionMessage,
     encode,
     split_steps,
 )
@@ -100,7 +100,7 @@ STEP = Step(b"SELECT \0, \0", oids(INT4, 0), values(b"42", None), True, (), 0, N
 INSERT = Step(b"INSERT INTO t VALUES (1) RETURNING id", b"", b"", True, (), 1, 1)
 STEPS: list[tuple[Step | int, ...]] = [
     (STEP,),
-    (STEP, 1, STEP._replace(references=(Reference(1, 0, None, "id"), Reference(0, 0, 0, 0))), 2),
+    (STEP, 1, STEP._replace(references=(StepReference(1, 0, None, "id"), StepReference(0, 0, 0, 0))), 2),
     (INSERT, 1, 1, STEP, 2, STEP._replace(low=1), 2),
     (Step(b"UPDATE t SET n = n + 1", b"", b"", False, (), 0, 5),),
 ]
@@ -110,7 +110,7 @@ QUERY = Query(1, "default", 0, False, b"SELECT \0, \0, \0, \0, \0, \0, \0", _TYP
 MESSAGES = [
     *REQUESTS,
     encode(QUERY),
-    *(encode(Transaction(9, "default", None, None, None, 3, *split_steps(steps), 1.5, "t")) for steps in STEPS),
+    *(encode(TransactionMessage(9, "default", None, None, None, 3, *split_steps(steps), 1.5, "t")) for steps in STEPS),
 ]
 PLANS = [split_steps(steps)[0] for steps in STEPS]
 # What msgpack's heads look like: lengths of arrays, maps, strings, bytes, extensions, and numbers of all sizes.
@@ -125,23 +125,23 @@ MSGPACK_WORDS = (
 )  # fmt: skip
 
 
-def talk(*messages: Query | Transaction | Commit | Rollback | Cancel | Ask | Hello) -> bytes:
+def talk(*messages: Query | TransactionMessage | Commit | Rollback | CancelRequest | Ask | Hello) -> bytes:
     """One client's messages to the core."""
     return join([*map(encode, messages), b""])
 
 
-def _transaction(number: int, steps: tuple[Step | int, ...], group: str = "default") -> Transaction:
-    return Transaction(number, group, None, None, None, 1, *split_steps(steps), None, "")
+def _transaction(number: int, steps: tuple[Step | int, ...], group: str = "default") -> TransactionMessage:
+    return TransactionMessage(number, group, None, None, None, 1, *split_steps(steps), None, "")
 
 
 TALKS = [
-    talk(Hello(VERSION, 1, "a", "0"), QUERY, QUERY._replace(request=2), Cancel(2),
+    talk(Hello(VERSION, 1, "a", "0"), QUERY, QUERY._replace(request=2), CancelRequest(2),
     QUERY._replace(request=3), Ask(4, "stats")),
     talk(
         QUERY._replace(group="tx", lease=1, begin=True), QUERY._replace(request=2, group="tx", lease=1), Commit(3, 1),
         QUERY._replace(request=4, group="tx", lease=2, begin=True), Rollback(5, 2), Commit(6, 2),
     ),
-    talk(*(_transaction(number, steps) for number, steps in enumerate(STEPS, 1)), Cancel(1), Cancel(4)),
+    talk(*(_transaction(number, steps) for number, steps in enumerate(STEPS, 1)), CancelRequest(1), CancelRequest(4)),
     talk(*(_transaction(number, STEPS[1]) for number in range(1, 6)),
     *(QUERY._replace(request=n) for n in range(6, 12))),
 ]  # fmt: skip

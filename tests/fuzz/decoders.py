@@ -26,9 +26,9 @@ from client.wire.messages import (
     TX_NONE,
     Failure,
     ProtocolViolation,
-    Reference,
-    Result,
-    Transaction,
+    ResultMessage,
+    StepReference,
+    TransactionMessage,
     decode_reply,
     decode_request,
     decode_steps,
@@ -37,7 +37,7 @@ from client.wire.zmtp import CLIENT, SERVER, ZmtpConnection, ZmtpError
 from poold.clients.curve_auth import ZapHandler
 from poold.config import file, pgdbpool
 from poold.config.client_keys import read_client_keys
-from poold.core.effects import Bound, Flush, Plain, Prepare, Simple, Unit
+from poold.core.effects import Bind, Flush, Plain, Prepare, SimpleQuery, Unit
 from poold.core.statements import literals, sql
 from poold.core.statements.statement import Statements
 from poold.core.work import references
@@ -132,7 +132,7 @@ def _zmtp(role: str, data: bytes) -> str:
 
 def _request(data: bytes) -> str:
     message = decode_request(data)
-    if isinstance(message, Transaction):
+    if isinstance(message, TransactionMessage):
         decode_steps(message.steps)
     return type(message).__name__
 
@@ -198,7 +198,7 @@ def _references(data: bytes) -> str:
     columns, rows, which = split(data, 3)
     outcome = ("SELECT 1", 1, columns, rows, ())
     found = [
-        Reference(0, 0, None if each & 1 else each >> 4, each >> 1 & 3 if each & 8 else _NAMES[each >> 1 & 3])
+        StepReference(0, 0, None if each & 1 else each >> 4, each >> 1 & 3 if each & 8 else _NAMES[each >> 1 & 3])
         for each in which[:10]
     ]
     types, values = references.resolved(bytes(4), b"\xff" * 4, found, [outcome])
@@ -209,12 +209,12 @@ def _references(data: bytes) -> str:
 # PostgreSQL's side.
 
 _UNITS: tuple[tuple[Unit, ...], ...] = (
-    ((Simple(b"SELECT 1/0; SELECT 2"),) * 1, (Simple(b"SELECT 3"),)),
+    ((SimpleQuery(b"SELECT 1/0; SELECT 2"),) * 1, (SimpleQuery(b"SELECT 3"),)),
     (),
-    ((Prepare(b"p", b"SELECT $1", bytes(4)), Bound(b"p", 1, b"\xff" * 4)),),
-    ((Bound(b"k", 0, b""),), (Bound(b"i", 0, b""),), (Bound(b"k", 0, b""), Bound(b"k", 0, b""))),
-    ((Bound(b"i", 0, b""), Bound(b"k", 0, b""), Flush(), Bound(b"k", 0, b"")), (Simple(b"SELECT 1"),)),
-    ((Plain(b"BEGIN"), Plain(b"SELECT 1/0"), Plain(b"COMMIT")), (Bound(b"k", 0, b""),)),
+    ((Prepare(b"p", b"SELECT $1", bytes(4)), Bind(b"p", 1, b"\xff" * 4)),),
+    ((Bind(b"k", 0, b""),), (Bind(b"i", 0, b""),), (Bind(b"k", 0, b""), Bind(b"k", 0, b""))),
+    ((Bind(b"i", 0, b""), Bind(b"k", 0, b""), Flush(), Bind(b"k", 0, b"")), (SimpleQuery(b"SELECT 1"),)),
+    ((Plain(b"BEGIN"), Plain(b"SELECT 1/0"), Plain(b"COMMIT")), (Bind(b"k", 0, b""),)),
 )
 
 
@@ -246,7 +246,7 @@ def _error(data: bytes) -> str:
 
 def _rows(data: bytes) -> str:
     columns, rows = split(data, 2)
-    reply = Result(1, TX_NONE, "SELECT 1", rows.count(b"D\0\0"), columns, rows, ())
+    reply = ResultMessage(1, TX_NONE, "SELECT 1", rows.count(b"D\0\0"), columns, rows, ())
     result = Rows(reply)
     described = result.description
     names = result.columns

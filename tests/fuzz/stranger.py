@@ -6,13 +6,13 @@ from client.wire.messages import (
     TX_ACTIVE,
     TX_FAILED,
     TX_NONE,
-    Cancel,
+    CancelRequest,
     Commit,
     Failure,
     ProtocolViolation,
     Query,
     Rollback,
-    Transaction,
+    TransactionMessage,
     decode_request,
 )
 from poold.config.model import BrokerConfig, Config, EndpointConfig, GroupConfig
@@ -64,10 +64,10 @@ class World:
             message = decode_request(frame)
         except ProtocolViolation:
             return
-        if isinstance(message, (Query, Transaction, Commit, Rollback)):
+        if isinstance(message, (Query, TransactionMessage, Commit, Rollback)):
             self.requests += 1
             self.broker.request(1, message, self.now)
-        elif isinstance(message, Cancel):
+        elif isinstance(message, CancelRequest):
             self.broker.cancel(1, message.request, self.now)
 
     def end(self) -> str:
@@ -119,8 +119,8 @@ class World:
             if isinstance(command, effects.Prepare):
                 self._prepared[command.name] = command.sql
                 done.prepared.append(_ROWS[2])
-            elif isinstance(command, (effects.Simple, effects.Plain, effects.Bound)):
-                text = self._prepared[command.name] if isinstance(command, effects.Bound) else command.sql
+            elif isinstance(command, (effects.SimpleQuery, effects.Plain, effects.Bind)):
+                text = self._prepared[command.name] if isinstance(command, effects.Bind) else command.sql
                 if not self._runs(backend, text, done):
                     break
         if backend in self._active:

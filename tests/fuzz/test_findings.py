@@ -9,8 +9,8 @@ from corpus import INT4, columns, fields, message, row
 
 from client.wire.messages import (
     ProtocolViolation,
-    Reference,
     Step,
+    StepReference,
     decode_reply,
     decode_request,
     decode_steps,
@@ -18,7 +18,7 @@ from client.wire.messages import (
 )
 from client.wire.zmtp import FRAMES_AT_ONCE, GREETING, PING, SERVER, ZmtpConnection, command, frame
 from poold.clients.curve_auth import ZapHandler
-from poold.core.effects import Bound, Plain, Prepare, Simple, Unit
+from poold.core.effects import Bind, Plain, Prepare, SimpleQuery, Unit
 from poold.core.facts import Outcome
 from poold.core.statements import sql
 from poold.core.statements.statement import Statements
@@ -55,7 +55,7 @@ def test_what_nobody_asked_for_is_no_answer(answer: bytes) -> None:
 def test_a_message_shorter_than_its_own_length_is_none(kind: bytes) -> None:
     for length in range(4):
         with pytest.raises(WireError, match=f"of length {length}, expected at least 4"):
-            wire((Simple(b"SELECT 1"),)).received(kind + length.to_bytes(4, "big") + bytes(20))
+            wire((SimpleQuery(b"SELECT 1"),)).received(kind + length.to_bytes(4, "big") + bytes(20))
 
 
 @pytest.mark.parametrize("body", [b"", b"\0", b"DateStyle\0", b"\0\0\0\1channel\0", b"1234a\0b\0c\0d\0"])
@@ -66,23 +66,23 @@ def test_a_setting_or_a_notification_of_one_text_is_none(kind: bytes, body: byte
 
 
 def test_a_ready_for_query_that_does_not_say_where_it_stands_is_a_broken_backend() -> None:
-    (done,) = wire((Simple(b"SELECT 1"),)).received(message(b"C", b"SELECT 1\0") + message(b"Z", b""))
+    (done,) = wire((SimpleQuery(b"SELECT 1"),)).received(message(b"C", b"SELECT 1\0") + message(b"Z", b""))
     assert done.transaction == "broken"
 
 
 def test_more_results_than_statements_are_no_answer() -> None:
     result = message(b"2", b"") + message(b"C", b"SELECT 1\0")
     with pytest.raises(WireError, match="nobody asked"):
-        wire((Prepare(b"p", b"SELECT 1", b""), Bound(b"p", 0, b""))).received(result + result)
+        wire((Prepare(b"p", b"SELECT 1", b""), Bind(b"p", 0, b""))).received(result + result)
 
 
 @pytest.mark.parametrize(
     "unit",
     [
-        (Simple(b"SELECT 1"),),
-        (Bound(b"p", 0, b""),),
+        (SimpleQuery(b"SELECT 1"),),
+        (Bind(b"p", 0, b""),),
         (Prepare(b"p", b"SELECT 1", b""),),
-        (Prepare(b"p", b"SELECT 1", b""), Bound(b"p", 0, b"")),
+        (Prepare(b"p", b"SELECT 1", b""), Bind(b"p", 0, b"")),
     ],
 )
 def test_an_answer_without_what_was_asked_for_is_none(unit: Unit) -> None:
@@ -93,12 +93,12 @@ def test_an_answer_without_what_was_asked_for_is_none(unit: Unit) -> None:
 def test_a_description_of_what_was_not_prepared_is_no_answer() -> None:
     described = message(b"t", b"\0\0") + message(b"T", COLUMNS)
     with pytest.raises(WireError, match="not prepared"):
-        wire((Prepare(b"p", b"SELECT 1", b""), Bound(b"p", 0, b""))).received(described + described)
+        wire((Prepare(b"p", b"SELECT 1", b""), Bind(b"p", 0, b""))).received(described + described)
 
 
 def test_a_command_tag_with_thousands_of_digits_is_none() -> None:
     with pytest.raises(WireError, match="command tag of 5007 bytes"):
-        wire((Simple(b"SELECT 1"),)).received(message(b"C", b"SELECT " + b"9" * 5000 + b"\0"))
+        wire((SimpleQuery(b"SELECT 1"),)).received(message(b"C", b"SELECT " + b"9" * 5000 + b"\0"))
 
 
 @pytest.mark.parametrize("position", ["²", "٣", "9" * 5000, "-1", "0", ""])
@@ -110,7 +110,7 @@ def test_an_error_at_a_place_that_is_no_number_is_told_without_it(position: str)
 def test_a_reference_into_columns_that_end_too_early_is_missing() -> None:
     outcome = ("SELECT 1", 1, b"\0\5" + COLUMNS[2:], row(b"1"), ())
     with pytest.raises(references.ReferenceMissing, match="did not describe"):
-        references.resolved(bytes(4), b"\xff" * 4, [Reference(0, 0, 0, "id")], [outcome])
+        references.resolved(bytes(4), b"\xff" * 4, [StepReference(0, 0, 0, "id")], [outcome])
 
 
 @pytest.mark.parametrize("question", [[], [b""], [b"1.0", b"1", b"poold", b"127.0.0.1", b""]])
@@ -183,7 +183,7 @@ def answer(*results: bytes) -> bytes:
 
 
 def test_of_several_statements_in_one_only_the_last_ones_rows_are_kept() -> None:
-    unit = (Simple(b"SELECT; SELECT; SELECT"),)
+    unit = (SimpleQuery(b"SELECT; SELECT; SELECT"),)
     (done,) = wire(unit, limit=LIMIT).received(answer(TABLE + ROW, TABLE + ROW, TABLE + ROW))
     assert [(result[0], result[2] is None, len(result[3])) for result in done.results] == [
         ("SELECT 1", False, 0),
@@ -193,12 +193,12 @@ def test_of_several_statements_in_one_only_the_last_ones_rows_are_kept() -> None
 
 def test_of_very_many_statements_in_one_each_kind_is_told_once() -> None:
     tags = [b"INSERT 0 %d" % number for number in range(1000)] + [b"CREATE TABLE", b"SELECT 5", b"SELECT 0"]
-    (done,) = wire((Simple(b"..."),)).received(b"".join(message(b"C", tag + b"\0") for tag in tags) + READY)
+    (done,) = wire((SimpleQuery(b"..."),)).received(b"".join(message(b"C", tag + b"\0") for tag in tags) + READY)
     assert [result[0] for result in done.results] == ["INSERT 0 0", "CREATE TABLE", "SELECT 5", "SELECT 0"]
 
 
 def test_the_results_of_a_unit_together_are_held_to_the_limit() -> None:
-    made = wire(tuple(Bound(b"s", 0, b"") for _ in range(3)), limit=LIMIT)
+    made = wire(tuple(Bind(b"s", 0, b"") for _ in range(3)), limit=LIMIT)
     made._columns[b"s"] = COLUMNS
     bound = message(b"2", b"")
     (done,) = made.received(answer(bound + ROW, bound + ROW, bound + row(b"y")))
@@ -206,7 +206,7 @@ def test_the_results_of_a_unit_together_are_held_to_the_limit() -> None:
 
 
 def test_the_last_notices_are_kept_and_no_more_than_a_reply_has_room_for() -> None:
-    made = wire((Simple(b"DO"),))
+    made = wire((SimpleQuery(b"DO"),))
     for number in range(1000):
         assert made.received(message(b"N", fields(S="NOTICE", M=str(number)))) == []
     (done,) = made.received(message(b"C", b"DO\0") + READY)
@@ -221,7 +221,7 @@ def test_the_last_notices_are_kept_and_no_more_than_a_reply_has_room_for() -> No
 @pytest.mark.parametrize("pieces", [1, 1000, 70_000, 10_000_000])
 @pytest.mark.parametrize("kind", [b"E", b"N"])
 def test_a_text_of_megabytes_is_cut_and_the_rest_skipped(kind: bytes, pieces: int) -> None:
-    made = wire((Simple(b"SELECT 1"),), (Simple(b"SELECT 2"),))
+    made = wire((SimpleQuery(b"SELECT 1"),), (SimpleQuery(b"SELECT 2"),))
     size = 5_000_000 if pieces > 1 else 200_000
     stream = message(kind, fields(S="ERROR", C="P0001", M="x" * size)) + TABLE + row(b"5") + answer(b"") + answer(b"")
     done = [each for at in range(0, len(stream), pieces) for each in made.received(stream[at : at + pieces])]
@@ -232,14 +232,14 @@ def test_a_text_of_megabytes_is_cut_and_the_rest_skipped(kind: bytes, pieces: in
 
 
 def test_rows_before_a_text_of_megabytes_stay_whole() -> None:
-    made = wire((Simple(b"SELECT 1"),))
+    made = wire((SimpleQuery(b"SELECT 1"),))
     stream = TABLE + row(b"5") * 2 + message(b"N", fields(S="NOTICE", M="x" * 500_000)) + row(b"6") + answer(b"")
     done = [each for at in range(0, len(stream), 90_000) for each in made.received(stream[at : at + 90_000])]
     assert done[0].results[0][3] == row(b"5") * 2 + row(b"6")
 
 
 def test_what_copy_sends_is_skipped_as_it_comes() -> None:
-    made = wire((Simple(b"COPY t TO STDOUT"),))
+    made = wire((SimpleQuery(b"COPY t TO STDOUT"),))
     made.received(message(b"H", b"\0\0\1\0\0"))
     copied = message(b"d", b"x" * 50_000_000)
     tracemalloc.start()
@@ -256,13 +256,13 @@ def test_what_copy_sends_is_skipped_as_it_comes() -> None:
 @pytest.mark.parametrize("kind", [b"T", b"S", b"C", b"x"])
 def test_what_is_neither_row_nor_text_is_no_message_of_megabytes(kind: bytes) -> None:
     with pytest.raises(WireError, match="a message of 2000001 bytes"):
-        wire((Simple(b"SELECT 1"),)).received(kind + (2_000_000).to_bytes(4, "big"))
+        wire((SimpleQuery(b"SELECT 1"),)).received(kind + (2_000_000).to_bytes(4, "big"))
 
 
 def test_a_row_of_megabytes_is_kept_up_to_the_limit() -> None:
     cell = b"x" * 5_000_000
     for limit, expected in ((10_000_000, row(cell)), (1_000_000, None)):
-        made = wire((Simple(b"SELECT 1"),), limit=limit)
+        made = wire((SimpleQuery(b"SELECT 1"),), limit=limit)
         stream = TABLE + row(cell) + answer(b"")
         (done,) = [each for at in range(0, len(stream), 65536) for each in made.received(stream[at : at + 65536])]
         assert done.results[0][3] == expected
@@ -271,7 +271,7 @@ def test_a_row_of_megabytes_is_kept_up_to_the_limit() -> None:
 # References: a client chooses how many, and to what.
 
 
-def resolved(outcome: Outcome, *wanted: Reference) -> tuple[bytes, bytes]:
+def resolved(outcome: Outcome, *wanted: StepReference) -> tuple[bytes, bytes]:
     count = len(wanted)
     return references.resolved(bytes(4 * count), b"\xff" * 4 * count, wanted, [outcome])
 
@@ -281,26 +281,26 @@ def test_many_references_to_one_large_result_read_it_once(monkeypatch: pytest.Mo
     offsets = references._offsets
     monkeypatch.setattr(references, "_offsets", lambda *given: scans.append(1) or offsets(*given))
     outcome = ("SELECT 1000", 1000, COLUMNS, b"".join(row(b"%d" % number) for number in range(1000)), ())
-    _, values = resolved(outcome, *(Reference(number, 0, number, "id") for number in range(1000)))
+    _, values = resolved(outcome, *(StepReference(number, 0, number, "id") for number in range(1000)))
     assert values.endswith(b"\0\0\0\x03999")
     assert len(scans) == 1
 
 
 def test_references_to_more_than_a_request_may_have_are_refused() -> None:
     outcome = ("SELECT 1", 1, COLUMNS, row(b"x" * 1_000_000), ())
-    resolved(outcome, *(Reference(number, 0, 0, 0) for number in range(16)))
+    resolved(outcome, *(StepReference(number, 0, 0, 0) for number in range(16)))
     with pytest.raises(references.ReferenceMissing, match="more than 16777216 bytes"):
-        resolved(outcome, *(Reference(number, 0, 0, 0) for number in range(17)))
+        resolved(outcome, *(StepReference(number, 0, 0, 0) for number in range(17)))
 
 
 def test_references_past_very_many_cells_are_refused() -> None:
     wide = columns(**{f"c{number}": INT4 for number in range(1000)})
     outcome = ("SELECT 1", 600, wide, row(*[None] * 1000) * 600, ())
-    resolved(outcome, Reference(0, 0, None, "c999"))
+    resolved(outcome, StepReference(0, 0, None, "c999"))
     with pytest.raises(references.ReferenceMissing, match="more than 1000000 cells"):
-        resolved(outcome, Reference(0, 0, None, "c999"), Reference(1, 0, None, "c999"))
+        resolved(outcome, StepReference(0, 0, None, "c999"), StepReference(1, 0, None, "c999"))
     with pytest.raises(references.ReferenceMissing, match="more than 1000000 cells"):
-        resolved(("SELECT 1", 1, COLUMNS, row(None) * 1_000_001, ()), Reference(0, 0, 0, 0))
+        resolved(("SELECT 1", 1, COLUMNS, row(None) * 1_000_001, ()), StepReference(0, 0, 0, 0))
 
 
 # A text that takes long to read.

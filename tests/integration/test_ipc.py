@@ -17,7 +17,7 @@ from waiting import wait_until
 
 import client
 from client.channels.channel import Channel
-from client.wire.messages import VERSION, Answer, Ask, Hello, Query, Result, Welcome, decode_reply, encode
+from client.wire.messages import VERSION, Answer, Ask, Hello, Query, ResultMessage, Welcome, decode_reply, encode
 from client.wire.zmtp import GREETING, PING, ZmtpConnection, command
 
 StartBroker = Callable[..., Broker]
@@ -122,7 +122,7 @@ def test_a_libzmq_dealer_or_req_is_a_client_like_any_other(broker: Broker, kind:
             sql = f"SELECT repeat('x', {size})"
             theirs.send(encode(Query(number, "default", 0, False, sql.encode(), b"", b"", True, None, "")))
             reply = decode_reply(theirs.recv())
-            assert isinstance(reply, Result)
+            assert isinstance(reply, ResultMessage)
             assert (reply.request, reply.rowcount, reply.rows.count(b"x")) == (number, 1, size)
 
 

@@ -20,7 +20,7 @@ from client.wire.messages import (
     MESSAGES,
     VERSION,
     Ask,
-    Cancel,
+    CancelRequest,
     Commit,
     Hello,
     Query,
@@ -28,7 +28,7 @@ from client.wire.messages import (
     Rollback,
     Step,
     ToBroker,
-    Transaction,
+    TransactionMessage,
     split_steps,
 )
 from poold.core.clients import access
@@ -63,8 +63,8 @@ def admins(message: ToBroker, reply: tuple[str, str]) -> Case:
 EXPECTED: dict[str, Case] = {
     "Hello": everybody(Hello(VERSION, 1, "again", "0"), ("Failure", "protocol")),
     "Query": everybody(Query(1, "default", 0, False, b"SELECT 1", b"", b"", True, None, ""), ("Result", "")),
-    "Transaction": everybody(
-        Transaction(2, "default", None, None, None, 0, *ONE_STEP, None, ""), ("TransactionResult", "")
+    "TransactionMessage": everybody(
+        TransactionMessage(2, "default", None, None, None, 0, *ONE_STEP, None, ""), ("TransactionResult", "")
     ),
     # Leases are their client's: nobody else's can be named.
     "Commit": everybody(Commit(3, 1), ("Failure", "transaction-lost")),
@@ -72,13 +72,13 @@ EXPECTED: dict[str, Case] = {
     "Release": everybody(Release(9, 1), ("Result", "")),
     # It has no reply of its own, and reaches another client's requests only with a key that nobody can guess: what is
     # heard is the reply to the ping after it.
-    "Cancel": everybody(Cancel(1), ANSWERED),
+    "CancelRequest": everybody(CancelRequest(1), ANSWERED),
     "ping": everybody(Ask(5, "ping"), ANSWERED),
     "stats": everybody(Ask(6, "stats"), ANSWERED),
     "stop": admins(Ask(7, "stop"), ANSWERED),
     "stop-now": admins(Ask(8, "stop-now"), ANSWERED),
 }
-SILENT = (Cancel,)
+SILENT = (CancelRequest,)
 STOPPING = ("stop", "stop-now")
 
 
@@ -164,10 +164,10 @@ def test_poold_stop_works_for_an_admin_who_may_not_read_the_lock(start_broker: S
 RESTRICTED = {"default": {}, "secrets": {"allow_users": [str(LISTED)]}}
 
 
-def asking(group: str) -> tuple[Query, Transaction]:
+def asking(group: str) -> tuple[Query, TransactionMessage]:
     return (
         Query(1, group, 0, False, b"SELECT 1", b"", b"", True, None, ""),
-        Transaction(2, group, None, None, None, 0, *ONE_STEP, None, ""),
+        TransactionMessage(2, group, None, None, None, 0, *ONE_STEP, None, ""),
     )
 
 

@@ -15,7 +15,7 @@ from waiting import wait_until
 from client import DBConnectionError, Handler, UsageError
 from client.channels.channel import Channel
 from client.wire.limits import CANCEL_KEY_BYTES
-from client.wire.messages import Ask, Cancel, Query, Result
+from client.wire.messages import Ask, CancelRequest, Query, ResultMessage
 
 StartBroker = Callable[..., Broker]
 StartWorker = Callable[..., Worker]
@@ -178,9 +178,9 @@ def test_nobody_cancels_anothers_request_without_its_key(broker: Broker) -> None
         victim._send(Query(request, "default", 0, False, b"SELECT pg_sleep(1)", b"", b"", True, None, ""))
         wait_until(lambda: waits(broker), what="the statement to run")
         for key in (b"", bytes(CANCEL_KEY_BYTES), stranger.welcome.cancel_key, b"x" * 5):
-            stranger.post(Cancel(request, key))
+            stranger.post(CancelRequest(request, key))
         stranger.call(Ask(stranger.next_request(), "ping"))
-        assert isinstance(victim._reply_to(request, 20), Result), "it ran to its end"
+        assert isinstance(victim._reply_to(request, 20), ResultMessage), "it ran to its end"
     finally:
         victim.close()
         stranger.close()

@@ -21,7 +21,7 @@ from client.wire.messages import (
     TX_NONE,
     UNKNOWN,
     Failure,
-    Result,
+    ResultMessage,
     TransactionResult,
 )
 from model import sessions
@@ -168,7 +168,7 @@ class Books:
             assert job.lease is None or not job.lease.is_denied, f"{job} is committed, its lease was lost"
 
     def reply(
-        self, client: int, body: Result | TransactionResult | Failure, is_lease_open: bool | None, now: float
+        self, client: int, body: ResultMessage | TransactionResult | Failure, is_lease_open: bool | None, now: float
     ) -> None:
         """The core answers. is_lease_open: whether its lease goes on, None where both may be said."""
         job = self.jobs[body.request]
@@ -189,7 +189,7 @@ class Books:
                 self._check_message(job, body)
             else:
                 self._check_failure(job, Failure._make(body.failure))
-        elif isinstance(body, Result):
+        elif isinstance(body, ResultMessage):
             self._check_lease(job, body.transaction, is_lease_open)
             if job.lease is not None and job.lease.is_session:
                 sessions.check_result(job, job.lease, body)
@@ -214,12 +214,12 @@ class Books:
         elif is_open is False:
             assert transaction in (TX_NONE, TX_LOST), f"{job} is told {transaction}, its lease is over"
 
-    def _check_result(self, job: Job, body: Result) -> None:
+    def _check_result(self, job: Job, body: ResultMessage) -> None:
         if job.kind == "commit":
             assert body.command == "COMMIT"
             assert job.lease is not None
             for each in job.lease.jobs:
-                if isinstance(each.reply, Result) and each.kind == "in lease" and not each.is_control:
+                if isinstance(each.reply, ResultMessage) and each.kind == "in lease" and not each.is_control:
                     assert each.commits, f"{each} is not committed, COMMIT succeeded"
         elif job.kind == "rollback":
             self._deny_lease(job)
@@ -237,9 +237,9 @@ class Books:
         for entry, step in zip(body.results, job.steps, strict=True):
             if entry is None:
                 assert step is None or job.was_lost or None in job.steps, "a result is missing"
-            elif len(entry) == len(Result._fields):
+            elif len(entry) == len(ResultMessage._fields):
                 assert step is not None
-                self._check_rows(job, entry[Result._fields.index("rows")], step[1])
+                self._check_rows(job, entry[ResultMessage._fields.index("rows")], step[1])
                 told[step] += 1
             else:
                 failure = Failure._make(entry)
@@ -301,7 +301,7 @@ def _is_in_the_dark(job: Job) -> bool:
 
 def _may_have_ended(job: Job) -> bool:
     """Whether it may have committed its lease's transaction, or its client was told that there is none any more."""
-    is_told = isinstance(job.reply, (Result, Failure)) and job.reply.transaction == TX_NONE
+    is_told = isinstance(job.reply, (ResultMessage, Failure)) and job.reply.transaction == TX_NONE
     is_code = (
         bool(job.steps) and job.steps[0] is not None and job.steps[0][0].startswith((b"CALL ", b"DO ", b"PREPARE "))
     )

@@ -8,7 +8,7 @@ from model.books import Books, Job
 from model.kinds import kind_of
 from model.leftovers import is_reset
 from model.postgres import Order
-from poold.core.effects import Bound, Deallocate, Prepare, Simple, Unit
+from poold.core.effects import Bind, Deallocate, Prepare, SimpleQuery, Unit
 from poold.core.records.backend import Backend
 
 
@@ -26,9 +26,9 @@ def check_company(backend: Backend, orders: Collection[Order], unit: Unit, job: 
         assert not each.is_alone, f"{each} shares a backend, and others have waited for it long enough"
     for each in (*(order.unit for order in orders), unit):
         own = [command for command in each if type(command) not in (Prepare, Deallocate)]
-        own = [command for command in own if not (type(command) is Bound and command.count == 2)]  # its settings
+        own = [command for command in own if not (type(command) is Bind and command.count == 2)]  # its settings
         assert len(own) == 1, "only single statements share a backend"
-        assert type(own[0]) is Bound, "only prepared statements share a backend"
+        assert type(own[0]) is Bind, "only prepared statements share a backend"
         assert own[0].count, "only clients' statements share a backend"
     for order in orders:
         assert isinstance(order.owner, int), "only autocommit statements share a backend"
@@ -39,4 +39,4 @@ def check_company(backend: Backend, orders: Collection[Order], unit: Unit, job: 
 
 
 def _is_reset(unit: Unit) -> bool:
-    return type(unit[0]) is Simple and is_reset(unit[0].sql)
+    return type(unit[0]) is SimpleQuery and is_reset(unit[0].sql)

@@ -17,7 +17,7 @@ from model.books import Job
 from model.kinds import QUESTION, Kind, is_clients, kind_of, template_of, tree_of
 from model.leftovers import DEALLOCATE_ALL, DISCARD_ALL, LEAVINGS, Leftovers, is_reset
 from model.marks import Marks
-from poold.core.effects import Bound, Command, Deallocate, Flush, Plain, Prepare, Simple, Unit
+from poold.core.effects import Bind, Command, Deallocate, Flush, Plain, Prepare, SimpleQuery, Unit
 from poold.core.facts import Completion, Outcome
 from poold.core.statements.catalog import COUNTS
 from poold.core.work.outcomes import QUESTION as TRANSACTIONS
@@ -109,7 +109,7 @@ class Work:
 
 def is_question(unit: Unit) -> bool:
     """Whether it is one of the broker's own, about the transactions that the session has had."""
-    return type(unit[0]) is Simple and unit[0].sql.endswith(TRANSACTIONS)
+    return type(unit[0]) is SimpleQuery and unit[0].sql.endswith(TRANSACTIONS)
 
 
 @dataclass(eq=False)
@@ -218,7 +218,7 @@ class Session:
         first = order.unit[0]
         if is_question(order.unit):
             return
-        is_taking_away = type(first) is Simple and (first.sql.startswith(b"ROLLBACK") or is_reset(first.sql))
+        is_taking_away = type(first) is SimpleQuery and (first.sql.startswith(b"ROLLBACK") or is_reset(first.sql))
         if order.owner is not None or not is_taking_away:
             self.left.check(order.owner)
 
@@ -274,13 +274,13 @@ class Session:
                 self.names.pop(name, None)
             case Prepare(name, sql, _):
                 self._prepare(order, name, sql)
-            case Bound(name, _, values):
+            case Bind(name, _, values):
                 self._bound(order, name, values)
             case Plain(sql):
                 if not self._refuses(sql):
                     self.done.bound += 1
                     self._statement(order, sql)
-            case Simple(sql):
+            case SimpleQuery(sql):
                 self._statement(order, sql)
 
     def _prepare(self, order: Order, name: bytes, sql: bytes) -> None:
@@ -352,7 +352,7 @@ class Session:
         command = order.unit[self._place]
         if places[fate.place % len(places)] != self._place:
             return False
-        if fate.ending == "stale" and not (type(command) is Bound and command.count == 1):
+        if fate.ending == "stale" and not (type(command) is Bind and command.count == 1):
             return False
         self._fail(ERRORS[fate.ending])
         return True

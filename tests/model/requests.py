@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from client.wire.limits import END_SAVEPOINT, SAVEPOINT
-from client.wire.messages import Reference, Step
+from client.wire.messages import Step, StepReference
 from model.books import PLACES, Job
 from model.kinds import ASK, DRAW, FUNCTION, INTERVAL, MOMENT, READ_B, READ_C, SCHEMA, UPDATE
 from model.leftovers import LEAVINGS, UNSEEN
@@ -46,7 +46,7 @@ def steps_of(job: Job, kinds: Sequence[int | str | bytes], prepare: bool) -> lis
     depth = 0
 
     def statement(template: bytes, value: int, refers_to: int | None = None, low: int = 0) -> None:
-        references = () if refers_to is None else (Reference(0, refers_to, 0, "id"),)
+        references = () if refers_to is None else (StepReference(0, refers_to, 0, "id"),)
         values, types = (packed(value), INT4) if refers_to is None else (_NULL, bytes(4))
         steps.append(Step(template, types, values, prepare, references, low, None))
         job.steps.append((template, value))

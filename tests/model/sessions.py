@@ -16,7 +16,7 @@ from client.wire.messages import (
     TX_NONE,
     UNKNOWN,
     Failure,
-    Result,
+    ResultMessage,
     TransactionResult,
 )
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from poold.core.broker import Broker
 
 
-def check_told(broker: Broker, job: Job, body: Result | TransactionResult | Failure) -> None:
+def check_told(broker: Broker, job: Job, body: ResultMessage | TransactionResult | Failure) -> None:
     """In a session that runs nothing its client is told the transaction as it is: by that it goes."""
     client = broker.clients.get(job.client)
     if job.lease is None or not job.lease.is_session or client is None or isinstance(body, TransactionResult):
@@ -37,7 +37,7 @@ def check_told(broker: Broker, job: Job, body: Result | TransactionResult | Fail
         assert body.transaction == is_it, f"{job} is told {body.transaction}, the session's transaction is {is_it}"
 
 
-def check_result(job: Job, lease: Lease, body: Result) -> None:
+def check_result(job: Job, lease: Lease, body: ResultMessage) -> None:
     """The client is told that its request was done."""
     if job.kind == "release":
         if not _may_be_committing(lease):

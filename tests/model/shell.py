@@ -22,7 +22,7 @@ from model.lines import Line
 from model.postgres import SETTINGS, Cluster, Fate, Order, Session, is_question
 from poold.core import effects
 from poold.core.broker import Broker
-from poold.core.effects import Bound, Deallocate, Plain, Prepare, Simple, Unit
+from poold.core.effects import Bind, Deallocate, Plain, Prepare, SimpleQuery, Unit
 from poold.core.facts import Completion, Outcome, Server
 from poold.core.lifecycle import BrokerState
 from poold.core.records.request import Request
@@ -172,9 +172,9 @@ class Shell:
         if is_question(unit):
             return None
         for command in unit:
-            if type(command) is Bound and command.count == 1:
+            if type(command) is Bind and command.count == 1:
                 return self.books.jobs[int(command.values[4:]) // PLACES]
-            if type(command) not in (Plain, Simple) or command.sql.startswith(SETTINGS):
+            if type(command) not in (Plain, SimpleQuery) or command.sql.startswith(SETTINGS):
                 continue
             if found := _VALUE.search(command.sql):
                 return self.books.jobs[int(found[1]) // PLACES]
@@ -381,9 +381,9 @@ class Shell:
             return [name for name in session.promised if name not in session.names] if is_told else []
         gone = [command.name for command in order.unit if type(command) is Prepare][len(done.prepared) :]
         if done.failure.sqlstate == "26000":
-            executing = [command for command in order.unit if type(command) in (Bound, Plain)]
+            executing = [command for command in order.unit if type(command) in (Bind, Plain)]
             failed = executing[len(done.results)] if len(done.results) < len(executing) else None  # at the commit
-            if type(failed) is Bound:
+            if type(failed) is Bind:
                 gone.append(failed.name)
         return gone
 

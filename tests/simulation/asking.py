@@ -12,12 +12,12 @@ from model.postgres import INT4
 from model.requests import CODE, OTHERS, TEMPLATES, packed, settings_for
 
 from client.wire.limits import NO_SESSION
-from client.wire.messages import TX_NONE, Commit, Query, Release, Rollback, Transaction
+from client.wire.messages import TX_NONE, Commit, Query, Release, Rollback, TransactionMessage
 
 if TYPE_CHECKING:
     from simulation.world import World
 
-Message = Query | Transaction | Commit | Rollback | Release
+Message = Query | TransactionMessage | Commit | Rollback | Release
 
 
 @dataclass(eq=False)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from model.books import PLACES, Books, Job, Lease
 
-from client.wire.messages import EXECUTED, UNKNOWN, Failure, Result, TransactionResult
+from client.wire.messages import EXECUTED, UNKNOWN, Failure, ResultMessage, TransactionResult
 from simulation.servers import Server
 
 
@@ -71,13 +71,13 @@ def _check(job: Job, found: Counter[tuple[bytes, int]]) -> None:
 
 
 def _is_result(entry: object) -> bool:
-    return isinstance(entry, tuple) and len(entry) == len(Result._fields)
+    return isinstance(entry, tuple) and len(entry) == len(ResultMessage._fields)
 
 
 def _check_in_lease(job: Job, lease: Lease, found: Counter[tuple[bytes, int]]) -> None:
     """A statement of an interactive transaction that its client did not end in some way of its own."""
     ends = [each for each in lease.jobs if each.kind == "commit"]
     if any(_is_done(each) for each in ends):
-        assert found or job.is_control or not isinstance(job.reply, Result), f"{job} is committed, and not there"
+        assert found or job.is_control or not isinstance(job.reply, ResultMessage), f"{job} is committed, and not there"
     elif not any(_is_unknown(each) for each in ends):
         assert not found, f"{job} is in the database, its transaction was not committed"

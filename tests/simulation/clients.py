@@ -21,7 +21,7 @@ from client.wire.messages import (
     Commit,
     Failure,
     Rollback,
-    Transaction,
+    TransactionMessage,
     TransactionResult,
     split_steps,
 )
@@ -192,7 +192,7 @@ class Clients(Sessions):
         steps, values = split_steps(steps_of(job, kinds, random.random() < 0.9))
         isolation = random.choice((None, None, ISOLATIONS[2], ISOLATIONS[3]))
         rest = (job.retries, steps, values, timeout, "", client.priority, self._settings(job))
-        message = Transaction(job.number, group, isolation, read_only, None, *rest)
+        message = TransactionMessage(job.number, group, isolation, read_only, None, *rest)
         self._send(client, job, message, timeout)
         return f"client {client.key} sends message {job.number} to {group}: {kinds}"
 

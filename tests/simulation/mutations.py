@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from client.wire.messages import TX_NONE, Result
+from client.wire.messages import TX_NONE, ResultMessage
 from poold.core import lifecycle
 from poold.core.broker import Broker
 from poold.core.effects import Cancel, Reply
@@ -148,7 +148,7 @@ def messages_are_tried_more_often_than_they_may(patch: pytest.MonkeyPatch) -> No
 def a_commit_that_rolled_back_counts_as_one(patch: pytest.MonkeyPatch) -> None:
     def finish(original: Any, self: Broker, request: Any, backend: Any, done: Any, now: float) -> None:
         if request.verb is Verb.COMMIT and done.failure is None and done.results[-1][0] == "ROLLBACK":
-            self._answer(request, Result(request.number, TX_NONE, "COMMIT", -1, None, b"", ()))
+            self._answer(request, ResultMessage(request.number, TX_NONE, "COMMIT", -1, None, b"", ()))
         else:
             original(self, request, backend, done, now)
 

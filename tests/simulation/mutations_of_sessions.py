@@ -15,7 +15,7 @@ from poold.core import lifecycle
 from poold.core.broker import Broker
 from poold.core.clients.admission import Admission
 from poold.core.deadlines import Deadlines
-from poold.core.effects import Bound, Drop, Simple
+from poold.core.effects import Bind, Drop, SimpleQuery
 from poold.core.lifecycle import Lifecycle
 from poold.core.machine import Machine
 from poold.core.pools.group import Group
@@ -61,9 +61,9 @@ def _without(patch: pytest.MonkeyPatch, command: bytes) -> None:
     def reset(*args: Any) -> Any:
         texts = [unit[0].sql for unit in leftovers.reset(*args)]  # type: ignore[union-attr]  # a Simple
         kept = [b"; ".join(each for each in text.split(b"; ") if command not in each) for text in texts]
-        return tuple((Simple(text),) for text in kept)
+        return tuple((SimpleQuery(text),) for text in kept)
 
-    patch.setattr(lifecycle, "sessions", Instead(leftovers, reset=reset))
+    patch.setattr(lifecycle, "leftovers", Instead(leftovers, reset=reset))
 
 
 for _command in (each for each in RESETTING if each != DEALLOCATE_ALL):
@@ -75,7 +75,7 @@ def a_library_counts_as_reset(patch: pytest.MonkeyPatch) -> None:
     def reset(use: Any, *rest: Any) -> Any:
         return leftovers.reset(replace(use, is_lasting=False), *rest)
 
-    patch.setattr(lifecycle, "sessions", Instead(leftovers, reset=reset))
+    patch.setattr(lifecycle, "leftovers", Instead(leftovers, reset=reset))
 
 
 @mutation
@@ -128,7 +128,7 @@ def settings_come_after_their_statement(patch: pytest.MonkeyPatch) -> None:
 
     def unit_with_settings(*args: Any) -> Any:
         unit = original(*args)
-        return (unit[-1], *unit[:-1]) if all(type(each) is Bound for each in unit) else unit
+        return (unit[-1], *unit[:-1]) if all(type(each) is Bind for each in unit) else unit
 
     patch.setattr(units, "_unit_with_settings", unit_with_settings)
 

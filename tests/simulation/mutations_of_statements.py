@@ -9,7 +9,7 @@ import pytest
 from poold.core import lifecycle
 from poold.core.broker import Broker
 from poold.core.counting import Counting
-from poold.core.effects import Bound, Deallocate
+from poold.core.effects import Bind, Deallocate
 from poold.core.lifecycle import Lifecycle
 from poold.core.machine import Machine
 from poold.core.pools.watch import Watch
@@ -98,7 +98,7 @@ def the_second_unit_of_a_reset_is_not_awaited(patch: pytest.MonkeyPatch) -> None
 
 @mutation
 def the_names_that_a_reset_finds_are_not_looked_at(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(lifecycle, "sessions", Instead(leftovers, names_held=lambda *_: _Anything()))
+    patch.setattr(lifecycle, "leftovers", Instead(leftovers, names_held=lambda *_: _Anything()))
 
 
 class _Anything:
@@ -260,7 +260,7 @@ def the_failure_of_what_may_have_run_functions_is_repeated(patch: pytest.MonkeyP
 @mutation
 def what_fails_at_its_commit_is_repeated(patch: pytest.MonkeyPatch) -> None:
     def is_worth(original: Any, self: Machine, request: Any, backend: Any, failure: Any, done: Any) -> bool:
-        is_late = type(request.unit[-1]) is Bound and len(done.results) == done.bound
+        is_late = type(request.unit[-1]) is Bind and len(done.results) == done.bound
         if is_late and done.results and request.lease is None and failure.sqlstate in ("0A000", "26000", "XX000"):
             request.is_literal = True
             return True

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from model.kinds import LOCK, UPDATE
 from model.postgres import ERRORS, SETTINGS, Cluster, Fate, Order, Session, Work
 
-from poold.core.effects import Bound, Command, Plain, Prepare, Simple
+from poold.core.effects import Bind, Command, Plain, Prepare, SimpleQuery
 from poold.core.facts import Completion
 from poold.core.statements.catalog import COUNTS
 from simulation.locks import Lockable, Locks
@@ -222,9 +222,9 @@ class Process(Session):
 
     def _takes_time(self, order: Order, command: Command) -> bool:
         match command:
-            case Simple():
+            case SimpleQuery():
                 return True
-            case Bound(name, count):
+            case Bind(name, count):
                 text = self._text_of(name)
                 return (count > 0 and not text.startswith(SETTINGS)) or text.startswith(b"COMMIT")
             case Plain(sql):
@@ -269,7 +269,7 @@ class Process(Session):
 
     def _read(self, command: Command) -> tuple[bytes, int]:
         """The command's text, and its value or 0."""
-        if type(command) is Bound:
+        if type(command) is Bind:
             return self._text_of(command.name), int(command.values[4:]) if command.count == 1 else 0
         text: bytes = getattr(command, "sql", b"")
         digits = text.partition(b"id = ")[2].split(b" ", 1)[0]
@@ -366,7 +366,7 @@ class Process(Session):
         if ending not in endings:
             return False
         command = order.unit[self._place]
-        if ending == "stale" and not (type(command) is Bound and command.count == 1):
+        if ending == "stale" and not (type(command) is Bind and command.count == 1):
             return False
         self._ending = ""
         self._fail(ERRORS[ending])

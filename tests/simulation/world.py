@@ -14,7 +14,7 @@ from model.leftovers import UNSEEN
 from model.postgres import COLUMNS, INT4
 from model.requests import TEMPLATES
 
-from client.wire.messages import Result
+from client.wire.messages import ResultMessage
 from poold.core.broker import Broker
 from poold.core.lifecycle import BrokerState
 from poold.core.statements import prepared
@@ -183,7 +183,7 @@ class World(Agenda, Invariants):
         for _ in range(ROUNDS):
             jobs = {group: self.clients.ask(group) for group in groups}
             self._until(self._is_quiet)
-            groups = [group for group, job in jobs.items() if not isinstance(job.reply, Result)]
+            groups = [group for group, job in jobs.items() if not isinstance(job.reply, ResultMessage)]
             if not groups:
                 return
             pause = self.now + 2.0 * self.random.random()

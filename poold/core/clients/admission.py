@@ -8,7 +8,16 @@ kept.
 from __future__ import annotations
 
 from client.wire.limits import NO_SESSION, OPENS_SESSION
-from client.wire.messages import TX_NONE, Commit, Failure, ProtocolViolation, Query, Result, Rollback, Transaction
+from client.wire.messages import (
+    TX_NONE,
+    Commit,
+    Failure,
+    ProtocolViolation,
+    Query,
+    ResultMessage,
+    Rollback,
+    TransactionMessage,
+)
 from poold.config.model import BrokerConfig
 from poold.core.machine import rolled_back
 from poold.core.messages import refusal
@@ -33,8 +42,8 @@ class Admission:
         self.most_bytes = max(config.max_buffered_bytes, 2 * config.max_request_bytes)
 
     def request(
-        self, client: Client, message: Query | Transaction | Commit | Rollback, now: float, size: int
-    ) -> Request | Result | Failure:
+        self, client: Client, message: Query | TransactionMessage | Commit | Rollback, now: float, size: int
+    ) -> Request | ResultMessage | Failure:
         """The request, or the reply where there is nothing to do or it is refused. Its number is new.
 
         size is the message's, in bytes.
@@ -45,7 +54,7 @@ class Admission:
                 return refused
         if isinstance(message, Query):
             return self._query(client, message, now)
-        if isinstance(message, Transaction):
+        if isinstance(message, TransactionMessage):
             return self._transaction(client, message, now)
         return self._end(client, message, now)
 
@@ -101,7 +110,7 @@ class Admission:
             request.is_literal = settings.choose_plans(message.settings)
         return request
 
-    def _transaction(self, client: Client, message: Transaction, now: float) -> Request | Failure:
+    def _transaction(self, client: Client, message: TransactionMessage, now: float) -> Request | Failure:
         group = client.open_groups.get(message.group)
         if group is None:
             return failures.unconfigured_group(message.group, list(client.open_groups))
@@ -132,12 +141,14 @@ class Admission:
         request.settings = message.settings
         return request
 
-    def _too_many(self, client: Client, message: Query | Transaction | Commit | Rollback, size: int) -> Failure | None:
+    def _too_many(
+        self, client: Client, message: Query | TransactionMessage | Commit | Rollback, size: int
+    ) -> Failure | None:
         """Why a client that waits for replies already may not send this, None where it may.
 
         What ends a lease is taken all the same: it makes room.
         """
-        if not isinstance(message, (Query, Transaction)):
+        if not isinstance(message, (Query, TransactionMessage)):
             return None
         config, count = self._config, len(client.requests)
         if 0 < config.max_client_requests <= count:
@@ -175,7 +186,7 @@ class Admission:
             return group.full()
         return None
 
-    def _end(self, client: Client, message: Commit | Rollback, now: float) -> Request | Result | Failure:
+    def _end(self, client: Client, message: Commit | Rollback, now: float) -> Request | ResultMessage | Failure:
         verb = Verb.COMMIT if type(message) is Commit else Verb.ROLLBACK
         lease = client.leases.get(message.lease)
         if lease is None:
@@ -247,7 +258,7 @@ def _is_in_block(backend: Backend, lease: Lease) -> bool:
     return backend.transaction != TX_NONE and not backend.running and not lease.pending
 
 
-def _message_would_write(plan: Plan, message: Transaction) -> Failure | None:
+def _message_would_write(plan: Plan, message: TransactionMessage) -> Failure | None:
     reason = read_only.settings_objection(message.settings)
     if message.read_only is False:
         reason = "this group is read_only, its transactions cannot be READ WRITE"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from poold.core.effects import Bound
+from poold.core.effects import Bind
 from poold.core.pools.endpoint import EndpointState
 from poold.core.pools.pool import Pool
 from poold.core.records.backend import Backend
@@ -94,7 +94,7 @@ def is_company(backend: Backend, now: float) -> bool:
         and head.verb is QUERY
         and head.lease is None
         and not head.is_alone
-        and type(head.unit[-1]) is Bound
+        and type(head.unit[-1]) is Bind
         and head.state is RUNNING
         and backend.left is NOTHING
         and len(backend.running) * statement.mean < AHEAD_SECONDS

@@ -21,7 +21,7 @@ import re
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from poold.core.effects import Simple, Unit
+from poold.core.effects import SimpleQuery, Unit
 from poold.core.facts import Server
 from poold.core.statements.sql import MAX_BYTES, MAX_TOKENS, tokens
 
@@ -78,7 +78,7 @@ _NAMES_HELD = (
     b"SELECT pg_catalog.concat(pg_catalog.count(*) FILTER (WHERE from_sql), ' ', pg_catalog.count(*)) "
     b"FROM pg_catalog.pg_prepared_statement()"
 )
-DEALLOCATE_ALL: Unit = (Simple(b"DEALLOCATE ALL"),)
+DEALLOCATE_ALL: Unit = (SimpleQuery(b"DEALLOCATE ALL"),)
 
 # The one Use of statements whose text tells nothing, and of backends in which nothing was left; compared by identity.
 NOTHING = Use()
@@ -122,7 +122,7 @@ def reset(use: Use, in_transaction: bool, seed: float) -> tuple[Unit, ...]:
         b"DISCARD TEMP; DISCARD SEQUENCES"
     ) % repr(seed).encode()
     second += b"; " + _NAMES_HELD
-    return (Simple(first),), (Simple(second),)
+    return (SimpleQuery(first),), (SimpleQuery(second),)
 
 
 def names_held(server: Server, own: int) -> bytes:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Collection
 
 from client.wire.sqlstates import DUPLICATE_PREPARED_STATEMENT, INVALID_SQL_STATEMENT_NAME
-from poold.core.effects import Bound, Command, Deallocate, Plain, Prepare, Unit
+from poold.core.effects import Bind, Command, Deallocate, Plain, Prepare, Unit
 from poold.core.facts import Completion
 from poold.core.statements.statement import Statement
 
@@ -43,7 +43,7 @@ class Prepared:
         among: names that the same unit needs as well.
         """
         name, held = statement.name, self._held
-        bound = Bound(name, statement.count, values)
+        bound = Bind(name, statement.count, values)
         left = held.get(name)
         if left:
             if len(held) > PREPARED_KEPT // 2:  # before, nobody is going to leave
@@ -81,7 +81,7 @@ class Prepared:
         """It was prepared here by a probe."""
         self._held[statement.name] = statement.runs_per_parse
 
-    def failed(self, unit: Unit, done: Completion) -> Prepare | Bound | None:
+    def failed(self, unit: Unit, done: Completion) -> Prepare | Bind | None:
         """The unit failed: what it was to prepare after the failure is not.
 
         What it was to parse anew behind a use of its own is as it was: the failure skipped its Deallocate as well.
@@ -102,7 +102,7 @@ class Prepared:
                     self._held.pop(command.name, None)
                 elif command.name in self._held:
                     self._held[command.name] = 0
-            elif type(command) is Bound:
+            elif type(command) is Bind:
                 kept.add(command.name)
         return found
 
@@ -112,7 +112,7 @@ class Prepared:
         self._is_doubted = False
 
 
-def _culprit(unit: Unit, done: Completion) -> Prepare | Bound | None:
+def _culprit(unit: Unit, done: Completion) -> Prepare | Bind | None:
     """The command that failed, where it is about a prepared statement."""
     runs = prepared = 0
     for command in unit:
@@ -120,8 +120,8 @@ def _culprit(unit: Unit, done: Completion) -> Prepare | Bound | None:
             if prepared == len(done.prepared):
                 return command
             prepared += 1
-        elif type(command) is Bound or type(command) is Plain:
+        elif type(command) is Bind or type(command) is Plain:
             if runs == len(done.results):
-                return command if type(command) is Bound else None
+                return command if type(command) is Bind else None
             runs += 1
     return None

@@ -29,7 +29,7 @@ from collections import OrderedDict
 from enum import IntEnum
 
 from client.wire.messages import ProtocolViolation
-from poold.core.effects import Plain, Simple
+from poold.core.effects import Plain, SimpleQuery
 from poold.core.statements import leftovers, literals, sql
 from poold.core.statements.leftovers import NOTHING
 from poold.core.statements.lexemes import names_moment, sets_relied_on
@@ -334,9 +334,9 @@ class Statements:
         return found
 
 
-def literal_command(statement: Statement, values: bytes) -> Simple:
+def literal_command(statement: Statement, values: bytes) -> SimpleQuery:
     """Run the statement with literals, by itself."""
-    return Simple(statement.rendered(values))
+    return SimpleQuery(statement.rendered(values))
 
 
 def plain_command(statement: Statement, values: bytes) -> Plain:

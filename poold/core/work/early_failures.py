@@ -10,7 +10,7 @@ import re
 
 from client.wire.messages import Failure
 from client.wire.sqlstates import FEATURE_NOT_SUPPORTED, INTERNAL_ERROR, QUERY_CANCELED
-from poold.core.effects import Bound, Prepare
+from poold.core.effects import Bind, Prepare
 from poold.core.facts import Completion
 from poold.core.statements.prepared import FORGOTTEN
 from poold.core.statements.statement import Statement, Statements
@@ -32,7 +32,7 @@ _BEFORE_PLANNING = ("RevalidateCachedQuery", "FetchPreparedStatement")
 def is_early(
     statements: Statements,
     statement: Statement | None,
-    failed: Prepare | Bound | None,
+    failed: Prepare | Bind | None,
     done: Completion,
     was_harmless: bool,
 ) -> bool:
@@ -67,7 +67,7 @@ def _is_before_planning(failure: Failure) -> bool:
     return bool(diag.get("statement_position")) or diag.get("source_function") in _BEFORE_PLANNING
 
 
-def _doubt(statements: Statements, statement: Statement, failed: Prepare | Bound, failure: Failure) -> None:
+def _doubt(statements: Statements, statement: Statement, failed: Prepare | Bind, failure: Failure) -> None:
     """What it tells of the statement that it failed before it ran, in this command.
 
     A value that is none of its type tells nothing, nor what befalls any statement.
@@ -75,7 +75,7 @@ def _doubt(statements: Statements, statement: Statement, failed: Prepare | Bound
     code = failure.sqlstate or ""
     if code in FORGOTTEN or code.startswith(_TELL_NOTHING):
         return
-    if code in _OUTDATED and type(failed) is Bound:
+    if code in _OUTDATED and type(failed) is Bind:
         statements.forget(statement)
     elif type(failed) is Prepare or not code.startswith(_ABOUT_VALUES):
         statement.refuse()

@@ -21,7 +21,7 @@ from __future__ import annotations
 import re
 from itertools import islice
 
-from client.wire.messages import FAILED, TX_BROKEN, UNKNOWN, Failure, Result
+from client.wire.messages import FAILED, TX_BROKEN, UNKNOWN, Failure, ResultMessage
 from poold.core.effects import Plain, Unit
 from poold.core.facts import Completion
 from poold.core.records.request import Request
@@ -96,7 +96,7 @@ def is_one_step(before: bytes, after: bytes) -> bool | None:
     return 0 < int(second) - int(first) <= 2
 
 
-def judged(request: Request, reply: Result | Failure, done: Completion) -> Result | Failure:
+def judged(request: Request, reply: ResultMessage | Failure, done: Completion) -> ResultMessage | Failure:
     """The reply to a statement that may commit by itself: no effect is claimed only of what had certainly none."""
     if type(reply) is not Failure or reply.outcome != FAILED:
         return reply

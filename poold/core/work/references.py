@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from client.wire.limits import MAX_REQUEST_BYTES
-from client.wire.messages import Reference
+from client.wire.messages import StepReference
 from poold.core.facts import Outcome
 from poold.core.statements import literals
 
@@ -18,7 +18,7 @@ class ReferenceMissing(Exception):
 
 
 def resolved(
-    types: bytes, values: bytes, references: Sequence[Reference], outcomes: Sequence[Outcome | None]
+    types: bytes, values: bytes, references: Sequence[StepReference], outcomes: Sequence[Outcome | None]
 ) -> tuple[bytes, bytes]:
     """types and values with the referenced cells in place. outcomes are by step; raises ReferenceMissing.
 
@@ -59,7 +59,7 @@ class _Table:
         self._names, self._oids = _columns(columns)
         self._starts: list[int] | None = None  # where each DataRow begins
 
-    def look_up(self, reference: Reference, most_bytes: int, most_cells: int) -> tuple[int, bytes | None, int]:
+    def look_up(self, reference: StepReference, most_bytes: int, most_cells: int) -> tuple[int, bytes | None, int]:
         """The type to declare, the value, and how many cells were passed."""
         place = self._column(reference.column)
         if self._starts is None:

@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from client.wire.limits import END_SAVEPOINT, MAX_NUMBER, SAVEPOINT
-from client.wire.messages import FAILED, TX_NONE, Failure, Step, Transaction, TransactionResult
+from client.wire.messages import FAILED, TX_NONE, Failure, Step, TransactionMessage, TransactionResult
 from client.wire.sqlstates import QUERY_CANCELED
-from poold.core.effects import Bound, Command, Flush, Plain, Prepare, Simple, Unit, in_order
+from poold.core.effects import Bind, Command, Flush, Plain, Prepare, SimpleQuery, Unit, in_order
 from poold.core.facts import Completion, Outcome
 from poold.core.statements.sql import AMBIGUOUS
 from poold.core.statements.statement import Statement, Statements
@@ -52,7 +52,7 @@ class Script:
 
     def __init__(
         self,
-        message: Transaction,
+        message: TransactionMessage,
         plan: Plan,
         statements: Statements,
         tracked: bool,
@@ -205,7 +205,7 @@ class Script:
             if at >= 0:
                 yield self._statement(place), self._values[at]
 
-    def is_own(self, command: Prepare | Bound) -> bool:
+    def is_own(self, command: Prepare | Bind) -> bool:
         """Whether it runs, or prepares, a statement of the broker's."""
         return self._statements.is_own(command.name)
 
@@ -264,7 +264,7 @@ class Script:
                     except references.ReferenceMissing as error:
                         failure = Failure(0, TX_NONE, "expectation", FAILED, str(error), None, {})
                         self._unresolved = Verdict(failure, self._next)
-                        return in_order(commands) or (Simple(b"SELECT"),)
+                        return in_order(commands) or (SimpleQuery(b"SELECT"),)
                     statement = self._statements.find(step.statement, types, self._settings)
                 else:
                     statement = self._statement(self._next)
@@ -329,7 +329,7 @@ class Script:
         if transaction == TX_NONE:
             return verdict
         self.verdict = verdict
-        return (Simple(b"ROLLBACK"),)
+        return (SimpleQuery(b"ROLLBACK"),)
 
     def _is_contained(self, done: Completion) -> bool:
         """Whether the unit failed in a savepoint block, and not by a cancel: that does not end the transaction."""
@@ -360,7 +360,7 @@ def _is_ambiguous(statement: Statement, values: bytes) -> bool:
     return AMBIGUOUS.search(values) is not None or AMBIGUOUS.search(statement.sql) is not None
 
 
-def _begin(message: Transaction) -> bytes:
+def _begin(message: TransactionMessage) -> bytes:
     words = ["BEGIN"]
     if message.isolation is not None:
         words.append(f"ISOLATION LEVEL {message.isolation.upper()}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from client.wire.limits import END_SAVEPOINT, SAVEPOINT
-from client.wire.messages import Reference, Step, decode_steps
+from client.wire.messages import Step, StepReference, decode_steps
 from poold.core.statements.sql import MAX_TOKENS
 from poold.core.statements.statement import Statement, Statements
 from poold.core.work import failures
@@ -122,7 +122,7 @@ class Plans:
 
 
 def _step(step: Step) -> Step:
-    return step._replace(references=tuple(Reference._make(each) for each in step.references))
+    return step._replace(references=tuple(StepReference._make(each) for each in step.references))
 
 
 def _blocks(steps: list[Step | int]) -> tuple[list[int | None], dict[int, int]]:

@@ -12,7 +12,7 @@ is not proven harmless all runs with literals.
 from __future__ import annotations
 
 from client.wire.messages import ProtocolViolation
-from poold.core.effects import Command, Plain, Simple, Unit, in_order
+from poold.core.effects import Command, Plain, SimpleQuery, Unit, in_order
 from poold.core.records.backend import Backend
 from poold.core.records.request import QUERY, Request, Verb
 from poold.core.statements import leftovers
@@ -21,9 +21,9 @@ from poold.core.statements.statement import Statement, literal_command, plain_co
 from poold.core.work import settings
 from poold.core.work.outcomes import settings_before
 
-COMMIT: Unit = (Simple(b"COMMIT"),)
-ROLLBACK: Unit = (Simple(b"ROLLBACK"),)
-BEGIN: Unit = (Simple(b"BEGIN"),)
+COMMIT: Unit = (SimpleQuery(b"COMMIT"),)
+ROLLBACK: Unit = (SimpleQuery(b"ROLLBACK"),)
+BEGIN: Unit = (SimpleQuery(b"BEGIN"),)
 # Before anything that may ask for the values of sequences, where others have used some.
 DISCARD_SEQUENCES = b"DISCARD SEQUENCES"
 # Before a transaction it has one of its own: behind it PostgreSQL refuses to change the isolation.
@@ -80,7 +80,7 @@ def unit_for(backend: Backend, request: Request, now: float) -> Unit:
     request.then = (literal,)
     if not before:
         return BEGIN
-    return (Simple(b"; ".join((*DISCARD_BEFORE_BEGIN, b"BEGIN")) if request.begin else DISCARD_SEQUENCES),)
+    return (SimpleQuery(b"; ".join((*DISCARD_BEFORE_BEGIN, b"BEGIN")) if request.begin else DISCARD_SEQUENCES),)
 
 
 def _unit_with_settings(
@@ -195,9 +195,9 @@ def runs_prepared(request: Request, statement: Statement) -> bool:
     )
 
 
-def _literal(statement: Statement, values: bytes) -> Simple:
+def _literal(statement: Statement, values: bytes) -> SimpleQuery:
     try:
         return literal_command(statement, values)
     except ProtocolViolation:
         # Refused where it arrived, unless the statement was prepared then: PostgreSQL refuses it for what it is.
-        return Simple(b"")
+        return SimpleQuery(b"")
