@@ -50,6 +50,6 @@ def test_no_object_of_the_core_shows_what_clients_sent_or_get() -> None:
     completion = Completion("none", [("SELECT 1", 1, b"columns", SECRET, (SECRET.decode(),))])
     objects += [*reachable(world.broker), *reachable(world.effects), completion]
     kinds = {type(each).__name__ for each in objects}
-    wanted = {"Request", "Statement", "Script", "Group", "Backend", "Connect", "Execute", "Simple", "Reply"}
+    wanted = {"Request", "Statement", "Script", "Group", "Backend", "Connect", "Execute", "SimpleQuery", "Reply"}
     assert wanted <= kinds, kinds
     assert [each for each in map(repr, objects) if SECRET.decode() in each] == []
