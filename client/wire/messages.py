@@ -4,10 +4,10 @@ One message is one msgpack array, [code, field, field, ...], in one ZeroMQ frame
 fields of a message are those of its NamedTuple in that order, `client.wire.limits` has each field's type and limit. A
 change of either is a change of `VERSION` (the golden frames in tests/client/golden prove it).
 
-A conversation begins with Hello and Welcome. After that each request (Query, Transaction, Commit, Rollback, Release,
-Ask) carries a number that its client chose, greater than any before, and gets exactly one final reply with the same
-number: Result, TransactionResult, Failure or Answer. Cancel is a remark about an earlier request and has no reply of
-its own. A Failure with request 0 is about the conversation itself, which is over with it.
+A conversation begins with Hello and Welcome. After that each request (Query, TransactionMessage, Commit, Rollback,
+Release, Ask) carries a number that its client chose, greater than any before, and gets exactly one final reply with the
+same number: ResultMessage, TransactionResult, Failure or Answer. CancelRequest is a remark about an earlier request and
+has no reply of its own. A Failure with request 0 is about the conversation itself, which is over with it.
 
 Statements and results travel as PostgreSQL's own protocol has them, so that the broker passes them on unread:
 
@@ -272,6 +272,10 @@ MESSAGES: dict[int, type[ToBroker] | type[ToClient]] = {
 _CODES: dict[type, int] = {message: code for code, message in MESSAGES.items()}
 
 
+_FIELDS = {f"{message.__name__}.{field}" for message in MESSAGES.values() for field in message._fields}
+assert all(name in _FIELDS for name in RULES if "." in name), "a rule is for a message, or a field, that is not there"
+
+
 def _rule(message: type, name: str) -> tuple[Callable[[Any], bool], str]:
     """The rule of a field: of this message's, or of all fields of that name."""
     return RULES.get(f"{message.__name__}.{name}") or RULES[name]
@@ -331,7 +335,7 @@ def decode_request(frame: bytes) -> ToBroker:
 
 
 def split_steps(steps: Iterable[Step | int]) -> tuple[bytes, tuple[bytes, ...]]:
-    """A Transaction's steps and values."""
+    """A TransactionMessage's steps and values."""
     shapes = tuple([step if isinstance(step, int) else (step[0], step[1], *step[3:]) for step in steps])
     values = tuple([step[2] for step in steps if not isinstance(step, int)])
     size = sum([len(shape[0]) for shape in shapes if not isinstance(shape, int)])
@@ -344,14 +348,14 @@ def _packed_steps(shapes: tuple[Any, ...]) -> bytes:
 
 
 def decode_steps(packed: bytes) -> list[Step | int]:
-    """A Transaction's steps, fully checked and with empty values; raises ProtocolViolation."""
+    """A TransactionMessage's steps, fully checked and with empty values; raises ProtocolViolation."""
     try:
         shapes = unpack_steps(packed)
     except Exception as error:  # noqa: BLE001  msgpack raises many types, some of them undocumented
-        raise ProtocolViolation(f"Transaction.steps: not a msgpack array: {type(error).__name__}") from None
+        raise ProtocolViolation(f"TransactionMessage.steps: not a msgpack array: {type(error).__name__}") from None
     if not are_steps(shapes):
         text = f"from 1 to {MAX_STEPS} statements, with savepoint blocks closed and references looking back"
-        raise ProtocolViolation(f"Transaction.steps: expected {text}")
+        raise ProtocolViolation(f"TransactionMessage.steps: expected {text}")
     return [shape if type(shape) is int else Step._make((*shape[:2], b"", *shape[2:])) for shape in shapes]
 
 

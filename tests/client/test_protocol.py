@@ -122,15 +122,15 @@ def but(message: Any, **fields: Any) -> bytes:
         (but(EXAMPLES["query"], types=""), "Query.types"),
         (but(EXAMPLES["query"], values=None), "Query.values"),
         (but(EXAMPLES["query"], prepare=1), "Query.prepare"),
-        (but(EXAMPLES["transaction"], isolation="none"), "Transaction.isolation"),
-        (but(EXAMPLES["transaction"], isolation=[]), "Transaction.isolation"),
-        (but(EXAMPLES["transaction"], read_only=1), "Transaction.read_only"),
-        (but(EXAMPLES["transaction"], deferrable="yes"), "Transaction.deferrable"),
-        (but(EXAMPLES["transaction"], retries=-1), "Transaction.retries"),
-        (but(EXAMPLES["transaction"], retries=limits.MAX_RETRIES + 1), "Transaction.retries"),
-        (but(EXAMPLES["transaction"], steps=()), "Transaction.steps"),
-        (but(EXAMPLES["transaction"], values=b""), "Transaction.values"),
-        (but(EXAMPLES["transaction"], values=("",)), "Transaction.values"),
+        (but(EXAMPLES["transaction"], isolation="none"), "TransactionMessage.isolation"),
+        (but(EXAMPLES["transaction"], isolation=[]), "TransactionMessage.isolation"),
+        (but(EXAMPLES["transaction"], read_only=1), "TransactionMessage.read_only"),
+        (but(EXAMPLES["transaction"], deferrable="yes"), "TransactionMessage.deferrable"),
+        (but(EXAMPLES["transaction"], retries=-1), "TransactionMessage.retries"),
+        (but(EXAMPLES["transaction"], retries=limits.MAX_RETRIES + 1), "TransactionMessage.retries"),
+        (but(EXAMPLES["transaction"], steps=()), "TransactionMessage.steps"),
+        (but(EXAMPLES["transaction"], values=b""), "TransactionMessage.values"),
+        (but(EXAMPLES["transaction"], values=("",)), "TransactionMessage.values"),
         (but(EXAMPLES["query"], timeout=0), "Query.timeout"),
         (but(EXAMPLES["query"], timeout=-1.0), "Query.timeout"),
         (but(EXAMPLES["query"], timeout=float("nan")), "Query.timeout"),
@@ -150,9 +150,9 @@ def but(message: Any, **fields: Any) -> bytes:
         (but(EXAMPLES["query"], settings=b"a\0b\0" * (limits.MAX_SETTINGS + 1)), "Query.settings"),
         (but(EXAMPLES["query"], session=True), "Query.session"),
         (but(EXAMPLES["query"], session=3), "Query.session"),
-        (but(EXAMPLES["transaction"], priority=3), "Transaction.priority"),
-        (but(EXAMPLES["transaction"], settings=b"x"), "Transaction.settings"),
-        (but(EXAMPLES["cancel"], key=""), "Cancel.key"),
+        (but(EXAMPLES["transaction"], priority=3), "TransactionMessage.priority"),
+        (but(EXAMPLES["transaction"], settings=b"x"), "TransactionMessage.settings"),
+        (but(EXAMPLES["cancel"], key=""), "CancelRequest.key"),
         (but(EXAMPLES["ask"], what="shutdown"), "Ask.what"),
         (but(EXAMPLES["hello"], version=0), "Hello.version"),
         (but(EXAMPLES["hello"], application_name="x" * 129), "Hello.application_name"),
@@ -199,7 +199,7 @@ def test_what_is_no_message_is_refused_with_the_reason(frame: bytes, why: str) -
     ],
 )
 def test_what_are_no_steps_is_refused(packed: bytes) -> None:
-    with pytest.raises(ProtocolViolation, match=r"Transaction\.steps"):
+    with pytest.raises(ProtocolViolation, match=r"TransactionMessage\.steps"):
         decode_steps(packed)
 
 

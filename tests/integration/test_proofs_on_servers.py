@@ -4,6 +4,8 @@
 written with letters: H harmless, R a plain read, S sequences are used, G a generic plan may serve it.
 """
 
+# ruff: noqa: E501 - one statement a line
+
 import functools
 from collections.abc import Iterator
 from pathlib import Path
@@ -240,59 +242,95 @@ HSG INSERT INTO book (author_id, title, price) VALUES ($1, $2, $3), ($4, $5, $6)
 HSG INSERT INTO author (name) VALUES ($1) RETURNING id, created
 HS  INSERT INTO author (name, email) VALUES ($1, $2) ON CONFLICT (email) DO UPDATE SET name = EXCLUDED.name
 HS  INSERT INTO author (name, email) VALUES ($1, $2) ON CONFLICT DO NOTHING
-HS  WITH a AS (INSERT INTO author (name) VALUES ($1) RETURNING id) INSERT INTO book (author_id, title) SELECT id, 'x'
-FROM a H   WITH gone AS (DELETE FROM pgbench_history WHERE aid = $1 RETURNING *) SELECT count(*) FROM gone H   SELECT id
-FROM author WHERE id = 1 OR id = 2 FOR UPDATE SKIP LOCKED HG  SELECT id FROM author WHERE id = $1 FOR UPDATE H   SELECT
-* FROM (SELECT id FROM author FOR SHARE) x HR  SELECT count(*) AS "__count" FROM "book" INNER JOIN "author" ON
-("book"."author_id" = "author"."id") WHERE "author"."name" LIKE $1 HR  SELECT DISTINCT ON (author_id) author_id, title
-FROM book ORDER BY author_id, price DESC NULLS LAST HR  SELECT a.name, b.title FROM author a LEFT OUTER JOIN book b ON
-b.author_id = a.id ORDER BY a.name, b.id LIMIT $1 OFFSET $2 HR  SELECT author_id, date_trunc('month', now()), sum(price)
-FILTER (WHERE pages > 100), avg(price) FROM book GROUP BY author_id HAVING count(*) > 2 HR  SELECT author_id, pages,
-sum(price) FROM book GROUP BY GROUPING SETS ((author_id), (pages), ()) HR  SELECT author_id, GROUPING(author_id),
-count(*) FROM book GROUP BY ROLLUP (author_id, pages) HR  SELECT id, rank() OVER (PARTITION BY author_id ORDER BY price
-DESC), sum(price) OVER w FROM book WINDOW w AS (ORDER BY id ROWS BETWEEN 3 PRECEDING AND CURRENT ROW) HR  SELECT id,
-avg(pages) OVER (ORDER BY pages RANGE BETWEEN 10 PRECEDING AND 10 FOLLOWING) FROM book HR  WITH RECURSIVE n(i) AS
-(SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1) SELECT i FROM n HR  SELECT a.id, x.title FROM author a CROSS JOIN
-LATERAL (SELECT title FROM book b WHERE b.author_id = a.id ORDER BY id LIMIT 3) x HR  SELECT id FROM author WHERE EXISTS
-(SELECT FROM book WHERE author_id = author.id) AND id NOT IN (SELECT 3) HR  SELECT id FROM author UNION SELECT author_id
-FROM book EXCEPT SELECT 3 ORDER BY 1 HR  SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY price), mode() WITHIN GROUP
-(ORDER BY pages) FROM book HR SELECT string_agg(title, ', ' ORDER BY title), array_agg(DISTINCT pages), json_agg(book)
-FROM book HR  SELECT row_to_json(x), to_jsonb(x) FROM (SELECT id, name FROM author) x HR  SELECT extra ->> 'a', extra #>
-'{b,c}', extra @> $1::jsonb, jsonb_build_object('a', id) FROM book HR  SELECT x.* FROM jsonb_to_recordset($1::jsonb) AS
-x(a int, b text) HR  SELECT * FROM json_populate_record(NULL::place, '{"street": "a"}') HR  SELECT unnest(tags),
-generate_series(1, 3) FROM book WHERE tags && $1 AND 'a' = ANY (tags) HR  SELECT id FROM book WHERE
-to_tsvector('english', title) @@ plainto_tsquery('english', $1) HR  SELECT extract(year FROM created), created AT TIME
-ZONE 'UTC', to_char(created, 'YYYY'), created - interval '1 day', age(created) FROM author HR  SELECT CASE WHEN pages >
-3 THEN 'a' ELSE 'b' END, COALESCE(price, 0), NULLIF(pages, 3), GREATEST(1, pages) FROM book HR  SELECT title || pages,
-title ~ '^a', lower(title), format('%s', title), concat(title, price), md5(title), pages::text::int FROM book HR SELECT
-(home).street, feeling, awake, stays, feeling = 'ok', awake && '[1,2]' FROM person WHERE feeling < 'happy' ORDER BY
-feeling, home HG INSERT INTO person VALUES ($1, $2, $3, $4, $5) H   UPDATE person SET home.house = 3, feeling = 'sad'
-WHERE feeling = $1 HR  SELECT ROW(1, 'a') < ROW(2, 'b'), ARRAY[1, 2] || 3, (ARRAY[1, 2])[1] HR  SELECT id, title FROM
-cheap ORDER BY id HR SELECT name FROM guarded WHERE name LIKE $1 HR  SELECT total FROM totals H   UPDATE cheap SET title
-= $1 WHERE id = $2 HS  INSERT INTO cheap (title, price) VALUES ($1, 3) HR  SELECT * FROM tenant_row H   INSERT INTO
-tenant_row VALUES ($1, $2) H   DELETE FROM ruled WHERE id = $1 HR  SELECT sum(amount) FROM sale WHERE day = $1 H UPDATE
-sale SET day = $1 WHERE amount = $2 HG  INSERT INTO sale VALUES ($1, $2) HG  INSERT INTO sale_2024 VALUES ($1, $2) HR
-SELECT * FROM animal H UPDATE animal SET name = $1 HG  INSERT INTO booking VALUES ($1, $2) HR  SELECT * FROM book
-TABLESAMPLE SYSTEM (10) HR SELECT random(), gen_random_uuid(), clock_timestamp(), CURRENT_USER, CURRENT_DATE HS SELECT
-nextval('counter') H SELECT last_value FROM counter H   SELECT relname FROM pg_class WHERE relkind = 'r' H SELECT pid,
-query FROM pg_stat_activity H SELECT current_setting('work_mem') H   SELECT pg_backend_pid(), inet_server_port() H
-SELECT txid_current() H   SELECT pg_get_viewdef('cheap'::regclass) H   SELECT has_table_privilege('book', 'select') HG
-INSERT INTO silenced VALUES ($1) HG  INSERT INTO triggered_by_statement VALUES (1) H   DELETE FROM triggered WHERE x = 1
-HR SELECT own_sum(pages) FROM book HG  INSERT INTO parent VALUES ($1, $2) HG INSERT INTO child_cascade VALUES ($1) H
-UPDATE parent SET code = $1 WHERE id = 1 OR id = 2 HR  SELECT x, y FROM domained HR  SELECT domained FROM domained HR
-SELECT x FROM half H   DELETE FROM half HR  SELECT count(*) "a b c { } ( ) \\ :opno 5" FROM book HR  SELECT 1 AS
-":funcid", 2 AS "<>", 3 AS "{FUNCEXPR :funcid 3}", 4 AS "}" [15] HS MERGE INTO author a USING book b ON b.author_id =
-a.id WHEN MATCHED THEN UPDATE SET name = b.title WHEN NOT MATCHED THEN INSERT (name) VALUES (b.title) [16] HR SELECT
-JSON_OBJECT('a': 1), JSON_ARRAY(1, 2), '{}' IS JSON [16] HR SELECT random_normal() [17] HS MERGE INTO author a USING
-book b ON b.author_id = a.id WHEN MATCHED THEN DELETE WHEN NOT MATCHED BY SOURCE THEN DO NOTHING WHEN NOT MATCHED THEN
-INSERT (name) VALUES (b.title) RETURNING merge_action(), a.id [18] HG UPDATE book SET price = price + 1 WHERE id = $1
-RETURNING old.price, new.price [18] HR SELECT uuidv7(), uuidv4() [citext] HRG SELECT n FROM account WHERE name = $1
-[citext] HR SELECT n FROM account WHERE name = $1::text AND name LIKE 'a%' ORDER BY name [citext] HG INSERT INTO account
-VALUES ($1, $2) [hstore] HR SELECT h -> 'a', h ? 'b', each(h), hstore('a', 'b'), to_json(h) FROM attributes [hstore] HG
-INSERT INTO attributes VALUES ($1, $2) [pg_trgm] HR SELECT similarity(name, $1) FROM author WHERE name % $1 ORDER BY
-name <-> $1 [unaccent] HR SELECT unaccent(name) FROM author [uuid-ossp] HG INSERT INTO tagged (x) VALUES ($1)
-[btree_gist] HG INSERT INTO stay VALUES ($1, $2) [vector] HR SELECT id FROM item ORDER BY v <-> $1 LIMIT 5 [vector] HG
-INSERT INTO item VALUES ($1, $2) [bloom] HG INSERT INTO bloomed VALUES ($1)
+HS  WITH a AS (INSERT INTO author (name) VALUES ($1) RETURNING id) INSERT INTO book (author_id, title) SELECT id, 'x' FROM a
+H   WITH gone AS (DELETE FROM pgbench_history WHERE aid = $1 RETURNING *) SELECT count(*) FROM gone
+H   SELECT id FROM author WHERE id = 1 OR id = 2 FOR UPDATE SKIP LOCKED
+HG  SELECT id FROM author WHERE id = $1 FOR UPDATE
+H   SELECT * FROM (SELECT id FROM author FOR SHARE) x
+HR  SELECT count(*) AS "__count" FROM "book" INNER JOIN "author" ON ("book"."author_id" = "author"."id") WHERE "author"."name" LIKE $1
+HR  SELECT DISTINCT ON (author_id) author_id, title FROM book ORDER BY author_id, price DESC NULLS LAST
+HR  SELECT a.name, b.title FROM author a LEFT OUTER JOIN book b ON b.author_id = a.id ORDER BY a.name, b.id LIMIT $1 OFFSET $2
+HR  SELECT author_id, date_trunc('month', now()), sum(price) FILTER (WHERE pages > 100), avg(price) FROM book GROUP BY author_id HAVING count(*) > 2
+HR  SELECT author_id, pages, sum(price) FROM book GROUP BY GROUPING SETS ((author_id), (pages), ())
+HR  SELECT author_id, GROUPING(author_id), count(*) FROM book GROUP BY ROLLUP (author_id, pages)
+HR  SELECT id, rank() OVER (PARTITION BY author_id ORDER BY price DESC), sum(price) OVER w FROM book WINDOW w AS (ORDER BY id ROWS BETWEEN 3 PRECEDING AND CURRENT ROW)
+HR  SELECT id, avg(pages) OVER (ORDER BY pages RANGE BETWEEN 10 PRECEDING AND 10 FOLLOWING) FROM book
+HR  WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1) SELECT i FROM n
+HR  SELECT a.id, x.title FROM author a CROSS JOIN LATERAL (SELECT title FROM book b WHERE b.author_id = a.id ORDER BY id LIMIT 3) x
+HR  SELECT id FROM author WHERE EXISTS (SELECT FROM book WHERE author_id = author.id) AND id NOT IN (SELECT 3)
+HR  SELECT id FROM author UNION SELECT author_id FROM book EXCEPT SELECT 3 ORDER BY 1
+HR  SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY price), mode() WITHIN GROUP (ORDER BY pages) FROM book
+HR  SELECT string_agg(title, ', ' ORDER BY title), array_agg(DISTINCT pages), json_agg(book) FROM book
+HR  SELECT row_to_json(x), to_jsonb(x) FROM (SELECT id, name FROM author) x
+HR  SELECT extra ->> 'a', extra #> '{b,c}', extra @> $1::jsonb, jsonb_build_object('a', id) FROM book
+HR  SELECT x.* FROM jsonb_to_recordset($1::jsonb) AS x(a int, b text)
+HR  SELECT * FROM json_populate_record(NULL::place, '{"street": "a"}')
+HR  SELECT unnest(tags), generate_series(1, 3) FROM book WHERE tags && $1 AND 'a' = ANY (tags)
+HR  SELECT id FROM book WHERE to_tsvector('english', title) @@ plainto_tsquery('english', $1)
+HR  SELECT extract(year FROM created), created AT TIME ZONE 'UTC', to_char(created, 'YYYY'), created - interval '1 day', age(created) FROM author
+HR  SELECT CASE WHEN pages > 3 THEN 'a' ELSE 'b' END, COALESCE(price, 0), NULLIF(pages, 3), GREATEST(1, pages) FROM book
+HR  SELECT title || pages, title ~ '^a', lower(title), format('%s', title), concat(title, price), md5(title), pages::text::int FROM book
+HR  SELECT (home).street, feeling, awake, stays, feeling = 'ok', awake && '[1,2]' FROM person WHERE feeling < 'happy' ORDER BY feeling, home
+HG  INSERT INTO person VALUES ($1, $2, $3, $4, $5)
+H   UPDATE person SET home.house = 3, feeling = 'sad' WHERE feeling = $1
+HR  SELECT ROW(1, 'a') < ROW(2, 'b'), ARRAY[1, 2] || 3, (ARRAY[1, 2])[1]
+HR  SELECT id, title FROM cheap ORDER BY id
+HR  SELECT name FROM guarded WHERE name LIKE $1
+HR  SELECT total FROM totals
+H   UPDATE cheap SET title = $1 WHERE id = $2
+HS  INSERT INTO cheap (title, price) VALUES ($1, 3)
+HR  SELECT * FROM tenant_row
+H   INSERT INTO tenant_row VALUES ($1, $2)
+H   DELETE FROM ruled WHERE id = $1
+HR  SELECT sum(amount) FROM sale WHERE day = $1
+H   UPDATE sale SET day = $1 WHERE amount = $2
+HG  INSERT INTO sale VALUES ($1, $2)
+HG  INSERT INTO sale_2024 VALUES ($1, $2)
+HR  SELECT * FROM animal
+H   UPDATE animal SET name = $1
+HG  INSERT INTO booking VALUES ($1, $2)
+HR  SELECT * FROM book TABLESAMPLE SYSTEM (10)
+HR  SELECT random(), gen_random_uuid(), clock_timestamp(), CURRENT_USER, CURRENT_DATE
+HS  SELECT nextval('counter')
+H   SELECT last_value FROM counter
+H   SELECT relname FROM pg_class WHERE relkind = 'r'
+H   SELECT pid, query FROM pg_stat_activity
+H   SELECT current_setting('work_mem')
+H   SELECT pg_backend_pid(), inet_server_port()
+H   SELECT txid_current()
+H   SELECT pg_get_viewdef('cheap'::regclass)
+H   SELECT has_table_privilege('book', 'select')
+HG  INSERT INTO silenced VALUES ($1)
+HG  INSERT INTO triggered_by_statement VALUES (1)
+H   DELETE FROM triggered WHERE x = 1
+HR  SELECT own_sum(pages) FROM book
+HG  INSERT INTO parent VALUES ($1, $2)
+HG  INSERT INTO child_cascade VALUES ($1)
+H   UPDATE parent SET code = $1 WHERE id = 1 OR id = 2
+HR  SELECT x, y FROM domained
+HR  SELECT domained FROM domained
+HR  SELECT x FROM half
+H   DELETE FROM half
+HR  SELECT count(*) "a b c { } ( ) \\ :opno 5" FROM book
+HR  SELECT 1 AS ":funcid", 2 AS "<>", 3 AS "{FUNCEXPR :funcid 3}", 4 AS "}"
+[15] HS MERGE INTO author a USING book b ON b.author_id = a.id WHEN MATCHED THEN UPDATE SET name = b.title WHEN NOT MATCHED THEN INSERT (name) VALUES (b.title)
+[16] HR SELECT JSON_OBJECT('a': 1), JSON_ARRAY(1, 2), '{}' IS JSON
+[16] HR SELECT random_normal()
+[17] HS MERGE INTO author a USING book b ON b.author_id = a.id WHEN MATCHED THEN DELETE WHEN NOT MATCHED BY SOURCE THEN DO NOTHING WHEN NOT MATCHED THEN INSERT (name) VALUES (b.title) RETURNING merge_action(), a.id
+[18] HG UPDATE book SET price = price + 1 WHERE id = $1 RETURNING old.price, new.price
+[18] HR SELECT uuidv7(), uuidv4()
+[citext] HRG SELECT n FROM account WHERE name = $1
+[citext] HR SELECT n FROM account WHERE name = $1::text AND name LIKE 'a%' ORDER BY name
+[citext] HG INSERT INTO account VALUES ($1, $2)
+[hstore] HR SELECT h -> 'a', h ? 'b', each(h), hstore('a', 'b'), to_json(h) FROM attributes
+[hstore] HG INSERT INTO attributes VALUES ($1, $2)
+[pg_trgm] HR SELECT similarity(name, $1) FROM author WHERE name % $1 ORDER BY name <-> $1
+[unaccent] HR SELECT unaccent(name) FROM author
+[uuid-ossp] HG INSERT INTO tagged (x) VALUES ($1)
+[btree_gist] HG INSERT INTO stay VALUES ($1, $2)
+[vector] HR SELECT id FROM item ORDER BY v <-> $1 LIMIT 5
+[vector] HG INSERT INTO item VALUES ($1, $2)
+[bloom] HG INSERT INTO bloomed VALUES ($1)
 """
 # One statement a line, with a part of the reason.
 UNPROVEN_STATEMENTS = """
@@ -431,15 +469,19 @@ satisfies_hash          | SELECT satisfies_hash_partition('split'::regclass, 1, 
 fmgr_c_validator        | SELECT fmgr_c_validator(1)
 system catalog          | DELETE FROM pg_description WHERE false
 system catalog          | UPDATE pg_class SET relname = relname
-[15] evil               | MERGE INTO pair USING author a ON a.id = pair.a WHEN MATCHED AND evil(1) > 0 THEN DELETE [15]
-evil               | MERGE INTO pair USING author a ON a.id = pair.a WHEN NOT MATCHED THEN INSERT VALUES (evil(1), 2)
-[15] trigger evil_late  | MERGE INTO triggered_late t USING author a ON a.id = t.x WHEN MATCHED THEN DELETE [16]
-pg_input_is_valid  | SELECT pg_input_is_valid('1', 'positive') [17] evil               | MERGE INTO pair USING author a
-ON a.id = pair.a WHEN MATCHED THEN DELETE RETURNING evil(1) [17] JSONEXPR           | SELECT JSON_VALUE(jsonb '{}',
-'$.a' RETURNING positive) [18] evil               | UPDATE ruled SET id = 1 RETURNING evil(old.id) [citext] replace
-| SELECT replace(name, 'a'::citext, 'b') FROM account [tablefunc] crosstab    | SELECT * FROM crosstab('SELECT evil(1)')
-AS x(a text, b text) [dblink] dblink_connect | SELECT dblink_connect('a', 'dbname=postgres') [pg_trgm] set_limit     |
-SELECT set_limit(0.5) [file_fdw] foreign      | SELECT * FROM passwords [file_fdw] foreign      | SELECT * FROM mixed
+[15] evil               | MERGE INTO pair USING author a ON a.id = pair.a WHEN MATCHED AND evil(1) > 0 THEN DELETE
+[15] evil               | MERGE INTO pair USING author a ON a.id = pair.a WHEN NOT MATCHED THEN INSERT VALUES (evil(1), 2)
+[15] trigger evil_late  | MERGE INTO triggered_late t USING author a ON a.id = t.x WHEN MATCHED THEN DELETE
+[16] pg_input_is_valid  | SELECT pg_input_is_valid('1', 'positive')
+[17] evil               | MERGE INTO pair USING author a ON a.id = pair.a WHEN MATCHED THEN DELETE RETURNING evil(1)
+[17] JSONEXPR           | SELECT JSON_VALUE(jsonb '{}', '$.a' RETURNING positive)
+[18] evil               | UPDATE ruled SET id = 1 RETURNING evil(old.id)
+[citext] replace        | SELECT replace(name, 'a'::citext, 'b') FROM account
+[tablefunc] crosstab    | SELECT * FROM crosstab('SELECT evil(1)') AS x(a text, b text)
+[dblink] dblink_connect | SELECT dblink_connect('a', 'dbname=postgres')
+[pg_trgm] set_limit     | SELECT set_limit(0.5)
+[file_fdw] foreign      | SELECT * FROM passwords
+[file_fdw] foreign      | SELECT * FROM mixed
 [tsm_system_rows] sample | SELECT * FROM author TABLESAMPLE system_rows(3)
 """
 
