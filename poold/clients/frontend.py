@@ -151,15 +151,16 @@ class Frontend:
         self._wake()
 
     def violated(self, peer: Peer, why: str) -> None:
-        """Say what was wrong, count it, go on: but not for ever."""
+        """Say what was wrong, count it, go on: but not for ever. Of who is gone by then it is what came too late."""
+        refusal: ToClient = Failure(0, TX_NONE, "protocol", NOT_EXECUTED, f"not understood: {why}", None, {})
+        if peer.violations < MAX_VIOLATIONS and not peer.send(encode(refusal)):
+            return
         self.violations += 1
         peer.violations += 1
         if peer.violations > MAX_VIOLATIONS:
             peer.drop()
             return
         self._log.warning("protocol violation count=%d pid=%d reason=%s", self.violations, peer.pid, why)
-        refusal: ToClient = Failure(0, TX_NONE, "protocol", NOT_EXECUTED, f"not understood: {why}", None, {})
-        peer.send(encode(refusal))
 
     def _greet(self, peer: Peer, hello: object) -> None:
         """The first message of a client, which must be Hello in this version."""

@@ -6,6 +6,9 @@ Facts about libzmq that shape it:
 - Without ROUTER_MANDATORY a reply to a client that is gone vanishes; with it the send says EHOSTUNREACH.
 - Events of one I/O thread come in order, and a descriptor's DISCONNECTED comes before its number is used again. So the
   monitor is read before a client is registered, and a client whose descriptor is not connected by then is gone already.
+- What a client sent before it went is still given out, even when another has its descriptor. Only a send tells that it
+  is gone, and only when libzmq has taken its threads' commands: asking for EVENTS makes it. So several clients may have
+  one descriptor for a moment, until the first reply to those that are gone fails.
 """
 
 from __future__ import annotations
@@ -73,7 +76,7 @@ class TcpTransport:
         self._loop = asyncio.get_running_loop()
         # Clients by ROUTER identity and by descriptor: enter with their first message, leave when gone.
         self._by_identity: dict[bytes, TcpPeer] = {}
-        self._by_descriptor: dict[int, TcpPeer] = {}
+        self._by_descriptor: dict[int, list[TcpPeer]] = {}
         # Descriptors of all connections, as the monitor tells.
         self._connected: set[int] = set()
         self._has_sent = False  # since EVENTS was last asked
@@ -207,10 +210,12 @@ class TcpTransport:
         self._read_monitor()
         if descriptor not in self._connected:
             return None
+        self._socket.getsockopt(_EVENTS)
         # Without keys there is no User-Id, with keys libzmq itself sets it to what the ZAP handler has said.
         key_name = "" if self._zap is None else str(frame.get("User-Id"))
         peer = TcpPeer(self, identity, descriptor, key_name)
-        self._by_identity[identity] = self._by_descriptor[descriptor] = peer
+        self._by_identity[identity] = peer
+        self._by_descriptor.setdefault(descriptor, []).append(peer)
         return peer
 
     def _drop_parts(self) -> None:
@@ -230,12 +235,14 @@ class TcpTransport:
                 self._connected.add(descriptor)
             else:
                 self._connected.discard(descriptor)
-                peer = self._by_descriptor.get(descriptor)
-                if peer is not None:
+                for peer in [*self._by_descriptor.get(descriptor, ())]:
                     self.forget(peer)
 
     def forget(self, peer: TcpPeer) -> None:
         """The client is gone, or is to be: what its connection still brings is nobody's."""
         if self._by_identity.pop(peer.identity, None) is not None:
-            del self._by_descriptor[peer.descriptor]
+            here = self._by_descriptor[peer.descriptor]
+            here.remove(peer)
+            if not here:
+                del self._by_descriptor[peer.descriptor]
             self._frontend.gone(peer)
