@@ -5,8 +5,16 @@ which is an OSError) may arise wherever the client expects an error of its own m
 `except` here that does not raise again asks this first.
 """
 
+import importlib
+import sys
+import threading
+from types import ModuleType
+
 # Where the client's errors come from: itself, and what it calls that is written in Python.
 _OWN = frozenset(("client", "socket", "gevent", "eventlet", "zmq", "psycopg2", "pathlib", "os", "tempfile"))
+
+# Modules that imported_whole has imported.
+_whole: set[str] = set()
 
 
 def is_own(error: BaseException) -> bool:
@@ -28,3 +36,31 @@ class suppressed:  # noqa: N801  a context manager's name, as contextlib.suppres
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         return isinstance(error, self._kinds) and is_own(error)
+
+
+def imported_whole(name: str) -> ModuleType:
+    """The module, imported where no signal handler's exception can arise.
+
+    One in the middle of an import leaves modules that are half there, of which those in C are never imported again.
+    Python runs signal handlers in the main thread only, so another one imports; an exception while this one waits does
+    no harm.
+    """
+    if name in _whole:
+        return sys.modules[name]
+    if threading.current_thread() is threading.main_thread():
+        failed: list[BaseException] = []
+        importer = threading.Thread(target=_import, args=(name, failed), daemon=True)
+        importer.start()
+        importer.join()
+        if failed:
+            raise failed[0]
+    module = importlib.import_module(name)
+    _whole.add(name)
+    return module
+
+
+def _import(name: str, failed: list[BaseException]) -> None:
+    try:
+        importlib.import_module(name)
+    except BaseException as error:  # noqa: BLE001  it is raised where it is waited for
+        failed.append(error)

@@ -8,6 +8,7 @@ Facts about libzmq that shape it:
   as well. http://api.zeromq.org/master:zmq-socket-monitor
 - A connection that was lost is made anew unseen, and the broker would not know who it is. So the next attempt is put
   off beyond the socket's life; a channel connects once.
+- It waits for ever to tell a monitor that is closed already. So a monitor is closed after its socket has ended.
 - Nothing of libzmq may be touched in the child of a fork: its threads stayed with the parent. The child leaves it all
   as it is, and closes only its copy of the connection's descriptor.
 """
@@ -16,10 +17,9 @@ import itertools
 import os
 import socket
 import struct
-import sys
 import threading
 import time
-from collections.abc import Callable
+import weakref
 from typing import NoReturn
 
 import zmq
@@ -39,7 +39,7 @@ _OTHERWISE_FAILED = (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FA
 _ENDS = (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED, zmq.EVENT_CONNECT_RETRIED)
 _WATCHED = (
     zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | _REFUSED
-    | _OTHERWISE_FAILED[0] | _OTHERWISE_FAILED[1] | _ENDS[0] | _ENDS[1] | _ENDS[2]
+    | _OTHERWISE_FAILED[0] | _OTHERWISE_FAILED[1] | _ENDS[0] | _ENDS[1] | _ENDS[2] | zmq.EVENT_MONITOR_STOPPED
 )  # fmt: skip
 _COMMAND, _LONG_HEAD, _SHORT_HEAD = 4, 9, 2
 _PONG = command(b"PONG", b"")
@@ -54,13 +54,22 @@ _lock = threading.Lock()
 _numbers = itertools.count(1)
 # What a parent had, kept so that nobody deletes it here.
 _inherited: list[object] = []
+# The monitors of all sockets: enter when made, leave when closed with their socket, or when `_sweep` finds that it has
+# ended. By a reference to the socket, which says in _gone that nobody has it any more; both without Python's code, in
+# which a signal handler's exception would be lost.
+_monitors: "dict[weakref.ref[CurveSocket], _Socket]" = {}
+_gone: "list[weakref.ref[CurveSocket]]" = []
 
 
-class _Socket(zmq.Socket[bytes]):
-    """One of libzmq's sockets. Its owner closes it; in the child of a fork, and when the program ends, nobody does."""
+# Of pyzmq's two classes of sockets the one in C. The other one runs Python's code when it is deleted, and a signal
+# handler's exception that arises there is lost.
+_Socket = zmq.backend.Socket
 
-    def __del__(self) -> None:
-        """pyzmq would warn."""
+
+class _Dealer(_Socket):
+    """Closed with its last reference, but in the child of a fork."""
+
+    __del__ = _Socket.close
 
 
 class _Context(zmq.Context["zmq.Socket[bytes]"]):
@@ -90,14 +99,15 @@ class CurveSocket:
         self._is_asked = False  # with a PING that has no answer yet
         self._has_head = False  # of the message that comes next
         self._descriptor = -1
-        self._ends: tuple[object, object] | None = None  # the names of the descriptor's two ends
+        self._inode: tuple[int, int] | None = None  # the descriptor's, which no other connection has
         if not zmq.has("curve"):
             raise UsageError(
                 f"this libzmq ({zmq.zmq_version()}) was built without CURVE, so keys cannot be used; install pyzmq "
                 "from its wheels"
             )
         context = _own_context()
-        self._dealer = context.socket(zmq.DEALER, _Socket)
+        _sweep()
+        self._dealer = _Dealer(context, zmq.DEALER)
         for option, value in (
             (zmq.LINGER, 0),
             (zmq.IPV6, 1),
@@ -110,12 +120,15 @@ class CurveSocket:
             (zmq.HEARTBEAT_TIMEOUT, int((timeouts.GONE_AFTER - timeouts.PING_AFTER) * 1000)),
             (zmq.HANDSHAKE_IVL, int(timeouts.WELCOME_TIMEOUT * 1000)),
             (zmq.TCP_KEEPALIVE, 1),
+            (zmq.CURVE_SERVERKEY, keys.server.encode()),
+            (zmq.CURVE_SECRETKEY, keys.secret.encode()),
+            (zmq.CURVE_PUBLICKEY, zmq.curve_public(keys.secret.encode())),
         ):
-            self._dealer.setsockopt(option, value)
-        self._dealer.curve_serverkey = keys.server.encode()
-        self._dealer.curve_secretkey = keys.secret.encode()
-        self._dealer.curve_publickey = zmq.curve_public(keys.secret.encode())
-        self._monitor = context.socket(zmq.PAIR, _Socket)
+            self._dealer.set(option, value)
+        self._monitor = _Socket(context, zmq.PAIR)
+        self._monitor.set(zmq.LINGER, 0)
+        self._reference = weakref.ref(self, _gone.append)
+        _monitors[self._reference] = self._monitor
         try:
             watch = f"inproc://poold-{next(_numbers)}"
             self._dealer.monitor(watch, _WATCHED)
@@ -126,7 +139,7 @@ class CurveSocket:
         except BaseException:
             self.close()
             raise
-        self._ends = _names_of(self._descriptor)
+        self._inode = _inode_of(self._descriptor)
 
     def wait_at_most(self, seconds: float) -> None:
         """How long recv waits from here on before it raises BlockingIOError."""
@@ -172,7 +185,8 @@ class CurveSocket:
         if self._has_head:
             return
         try:
-            self._dealer.send(bytes(memoryview(data)[head:]), zmq.NOBLOCK, copy=False)
+            # With a copy: without one pyzmq starts a thread, and an exception in the middle of that would spoil it.
+            self._dealer.send(bytes(memoryview(data)[head:]), zmq.NOBLOCK)
         except zmq.ZMQError as error:
             if not is_own(error):
                 raise
@@ -190,20 +204,18 @@ class CurveSocket:
         """End the connection; in the child of a fork let only go of it."""
         if self._is_closed:
             return
-        self._is_closed = self._has_ended = True
+        self._has_ended = True
         if self._pid == os.getpid():
-            self._dealer.monitor(None, 0)
-            self._monitor.close(linger=0)
-            self._dealer.close(linger=0)
-            return
+            # An exception may leave this in the middle; then the rest is done when nobody has it any more.
+            if not self._dealer.closed:
+                self._dealer.monitor(None, 0)
+            self._monitor.close()
+            _monitors.pop(self._reference, None)
+            self._dealer.close()
         # The number may be somebody else's: libzmq may have closed the connection before the fork.
-        if self._ends is not None and _names_of(self._descriptor) == self._ends:
+        elif self._inode is not None and _inode_of(self._descriptor) == self._inode:
             os.close(self._descriptor)
-
-    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        # By an argument: the module's own names may be gone by then.
-        if hasattr(self, "_monitor") and not is_finalizing():
-            self.close()
+        self._is_closed = True
 
     def _connect(self) -> None:
         """Wait until the broker's host has taken the connection."""
@@ -238,9 +250,9 @@ class CurveSocket:
     def _next_event(self, deadline: float) -> tuple[int, int] | None:
         """What the monitor tells next, and its value; None at the deadline."""
         left_ms = max(0, int((deadline - time.monotonic()) * 1000))
-        if not self._monitor.poll(left_ms):
+        if not zmq.zmq_poll([(self._monitor, zmq.POLLIN)], left_ms):
             return None
-        told, _address = self._monitor.recv_multipart()
+        told, _address = self._monitor.recv(), self._monitor.recv()
         # A 16-bit event and a 32-bit value.
         kind, value = struct.unpack("=hi", told)
         return int(kind), int(value)
@@ -260,22 +272,56 @@ def _own_context() -> _Context:
         return _context
 
 
-def _names_of(descriptor: int) -> tuple[object, object] | None:
-    """The names of a socket's two ends; None where it is none."""
-    with suppressed(OSError):
-        looked_at = socket.socket(fileno=descriptor)
+def _sweep() -> None:
+    """Close the monitors of sockets that nobody has any more, as far as these have ended."""
+    for _ in range(len(_gone)):
         try:
-            return looked_at.getsockname(), looked_at.getpeername()
-        finally:
-            looked_at.detach()
+            reference = _gone.pop(0)
+        except IndexError as error:  # another thread sweeps as well
+            if not is_own(error):
+                raise
+            return
+        monitor = _monitors.get(reference)
+        if monitor is None:
+            continue
+        if _has_stopped(monitor):
+            monitor.close()
+            _monitors.pop(reference, None)
+        else:
+            _gone.append(reference)
+
+
+def _has_stopped(monitor: zmq.backend.Socket) -> bool:
+    """Whether its socket has ended, which is the last thing that it tells."""
+    try:
+        while True:
+            told, _address = monitor.recv(zmq.NOBLOCK), monitor.recv()
+            if struct.unpack("=hi", told)[0] == zmq.EVENT_MONITOR_STOPPED:
+                return True
+    except zmq.Again as error:
+        if not is_own(error):
+            raise
+        return False
+
+
+def _inode_of(descriptor: int) -> tuple[int, int] | None:
+    """What tells an open file from all others; None if there is none.
+
+    No socket object is made of the descriptor: deleted in the middle, it would close what is libzmq's.
+    """
+    with suppressed(OSError):
+        about = os.fstat(descriptor)
+        return about.st_dev, about.st_ino
     return None
 
 
 def _after_fork_in_child() -> None:
     """Begin anew; another thread of the parent may have held the lock."""
     global _context, _lock
-    _inherited.append(_context)
+    _inherited.extend((_context, dict(_monitors)))
     _context, _lock = None, threading.Lock()
+    _monitors.clear()
+    _gone.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

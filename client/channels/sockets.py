@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from client.channels.timeouts import CONNECT_AGAIN, CONNECT_TIMEOUT, GONE_AFTER
 from client.errors import connection_error
-from client.interruptions import is_own
+from client.interruptions import imported_whole, is_own
 from client.wire.address import folder_trap, ipc_path, runtime_dir
 from client.wire.keyfiles import Keys
 from client.wire.messages import NOT_EXECUTED
@@ -157,13 +157,12 @@ def _plain(address: str) -> PlainSocket | GreenSocket:
 
 def _encrypted(address: str, keys: Keys) -> CurveSocket:
     # Only here, because libzmq is no light import and has threads of its own.
-    from client.channels.curve import CurveSocket
-
+    made: type[CurveSocket] = imported_whole("client.channels.curve").CurveSocket
     # libzmq would look a name up in a thread of its own, and keep its failure to itself.
     host, port = _host_and_port(address)
     found = socket.getaddrinfo(host, port, _family(address), socket.SOCK_STREAM)[0][4]
     numeric = f"tcp://[{found[0]}]:{port}" if "[" in address else f"tcp://{found[0]}:{port}"
-    return CurveSocket(address, numeric, keys)
+    return made(address, numeric, keys)
 
 
 def _family(address: str) -> socket.AddressFamily:

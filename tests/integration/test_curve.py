@@ -330,6 +330,39 @@ def test_a_libzmq_without_curve_is_an_error_that_says_so(keyring: Keyring, monke
         Handler(address=keyring.address, **keyring.client)
 
 
+FIRST_CALL = """
+import random, signal, sys
+
+import client
+
+class Limit(Exception):
+    pass
+
+def on_alarm(*_):
+    raise Limit
+
+chance = random.Random(int(sys.argv[2]))
+signal.signal(signal.SIGALRM, on_alarm)
+try:
+    signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.001, 0.06))
+    db = client.Handler(address=sys.argv[1])
+    db.query("SELECT 1")
+except Limit:
+    pass
+finally:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+assert client.Handler(address=sys.argv[1]).query("SELECT 1").fetchone() == (1,)
+"""
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_an_exception_in_the_middle_of_the_first_call_spoils_no_later_one(
+    guarded: Broker, keyring: Keyring, seed: int
+) -> None:
+    done = run(sys.executable, "-c", FIRST_CALL, guarded.address, str(seed), **keyring.environment)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # A broker that must not start
 
 

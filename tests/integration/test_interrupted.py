@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import ROOT, Broker, Worker
+from brokers import ROOT, Broker, Worker, poold
+from keypairs import Keyring
 from postgres import Postgres
 from waiting import wait_until
 
@@ -63,12 +65,20 @@ def committing(postgres: Postgres) -> bool:
     return bool(postgres.execute(found))
 
 
+@pytest.mark.parametrize("transport", ["ipc", "tcp", "keys"])
 def test_no_exception_at_any_moment_is_lost_or_leaves_a_wrong_answer_behind(
-    broker: Broker, request: pytest.FixtureRequest
+    start_broker: StartBroker, request: pytest.FixtureRequest, tmp_path: Path, transport: str
 ) -> None:
     alarms, seed = request.config.getoption("--alarms"), int.from_bytes(os.urandom(3), "big")
+    keyring = Keyring(tmp_path)
+    where = {"ipc": {}, "tcp": {"address": keyring.address}, "keys": keyring.broker}[transport]
+    broker = start_broker(
+        broker=where, groups={"default": {"max_size": 4}, "transactions": {"autocommit": False, "max_size": 4}}
+    )
+    keys = keyring.environment if transport == "keys" else {}
     done = subprocess.run(
         [sys.executable, "tests/interrupting.py", broker.address, str(alarms), str(seed)],
+        env={**os.environ, **keys},
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -78,7 +88,12 @@ def test_no_exception_at_any_moment_is_lost_or_leaves_a_wrong_answer_behind(
     told = json.loads(done.stdout)
     assert (told["faults"], told["lost"]) == ([], []), f"seed {seed}"
     assert told["alarms"] >= alarms
-    wait_until(lambda: broker.pool("transactions")["leased"] == 0, what="the end of all leases")
+
+    def leased() -> int:
+        stats = json.loads(poold("stats", "--json", f"--address={broker.address}", **keys).stdout)
+        return int(stats["groups"]["transactions"]["endpoints"]["main"]["leased"])
+
+    wait_until(lambda: leased() == 0, what="the end of all leases")
 
 
 # COMMIT without an answer.
