@@ -26,7 +26,7 @@ from poold.config.model import Config
 from poold.core.clients.access import Caller, open_to
 from poold.core.clients.admission import Admission
 from poold.core.effects import Effect, Reply, Stop
-from poold.core.facts import Completion, Outcome, Server
+from poold.core.facts import Completion, Server, StatementResult
 from poold.core.lifecycle import BrokerState
 from poold.core.machine import CANCEL_TIMEOUT, GUARD, transaction_of
 from poold.core.pools import janitor
@@ -379,7 +379,7 @@ class Broker(Releases):
         error: str,
         now: float,
         unsent: int = 0,
-        partial: Sequence[Outcome] = (),
+        partial: Sequence[StatementResult] = (),
         last: Failure | None = None,
     ) -> None:
         """The backend's connection is gone.

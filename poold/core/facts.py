@@ -1,13 +1,19 @@
 """What the shell tells the core about a backend, as values."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 from client.wire.messages import Failure
 
-# One statement's result: command tag, psycopg2's rowcount, columns, rows, notices; as in client.wire.messages'
-# ResultMessage. Where the rows were too large to keep, they are None.
-Outcome = tuple[str, int, bytes | None, Any, tuple[str, ...]]
+
+class StatementResult(NamedTuple):
+    """One statement's result, as client.wire.messages' ResultMessage has it."""
+
+    command: str  # the command tag
+    rowcount: int  # psycopg2's
+    columns: bytes | None  # None if the statement returns no rows
+    rows: bytes | None  # None if they were too large to keep
+    notices: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -15,7 +21,7 @@ class Completion:
     """How a unit ended. A failure belongs to the command after the last one with a result."""
 
     transaction: str  # one of client.wire.messages's TX_NONE, TX_ACTIVE, TX_FAILED, TX_BROKEN
-    results: list[Outcome] = field(default_factory=list, repr=False)
+    results: list[StatementResult] = field(default_factory=list, repr=False)
     failure: Failure | None = field(default=None, repr=False)
     # Columns of the statements that were prepared, in order; fewer than asked for after a failure.
     prepared: list[bytes | None] = field(default_factory=list)

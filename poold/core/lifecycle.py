@@ -162,7 +162,7 @@ class Lifecycle(ABC):
         if backend.left is leftovers.NAMES:
             backend.prepared.clear()
         elif backend.left is not NOTHING and backend.transaction == TX_NONE:
-            held = only_cell(done.results[-1][3] or b"")
+            held = only_cell(done.results[-1].rows or b"")
             if held != leftovers.names_held(backend.server, len(backend.prepared)):
                 self._drop_names(backend, now)
                 return

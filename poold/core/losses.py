@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from client.wire.messages import TX_NONE, Failure
 from poold.core.effects import Bind, Close, Execute
-from poold.core.facts import Outcome
+from poold.core.facts import StatementResult
 from poold.core.machine import rolled_back
 from poold.core.messages import Messages
 from poold.core.records.backend import Backend
@@ -38,7 +38,7 @@ class Losses(Messages):
         error: str,
         now: float,
         unsent: int = 0,
-        partial: Sequence[Outcome] = (),
+        partial: Sequence[StatementResult] = (),
         last: Failure | None = None,
     ) -> None:
         """The backend's connection is gone, whoever ended it: say so to all who were using it.

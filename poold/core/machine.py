@@ -24,7 +24,7 @@ from client.wire.messages import (
 from client.wire.sqlstates import QUERY_CANCELED
 from poold.core.counting import Counting
 from poold.core.effects import Bind, Cancel, Execute, Reply, SimpleQuery
-from poold.core.facts import Completion, Outcome
+from poold.core.facts import Completion, StatementResult
 from poold.core.pools.pool import Pool
 from poold.core.records.backend import Backend
 from poold.core.records.lease import Lease
@@ -184,17 +184,24 @@ class Machine(Counting):
         began = request.started if request.started > backend.completed else backend.completed
         group.stats.run_times.record(now - began)
         if failure is None:
-            outcome = done.results[-1]
+            result = done.results[-1]
             if statement is not None:
                 self._learn(backend, request, statement, done.results, now - began)
             reply: ResultMessage | Failure
-            if outcome[3] is None:
+            if result.rows is None:
                 reply = failures.result_too_large(self.config.broker.max_result_bytes)
                 reply = reply._replace(transaction=done.transaction)
-            elif len(done.results) == 1:
-                reply = ResultMessage(request.number, done.transaction, *outcome)
             else:
-                reply = ResultMessage(request.number, done.transaction, *outcome[:4], _all_notices(done.results))
+                notices = result.notices if len(done.results) == 1 else _all_notices(done.results)
+                reply = ResultMessage(
+                    request.number,
+                    done.transaction,
+                    result.command,
+                    result.rowcount,
+                    result.columns,
+                    result.rows,
+                    notices,
+                )
         else:
             if self._is_worth_another_run(request, backend, failure, done):
                 self._again(request, now, is_last=request.yields > 0)  # those that waited for it go first
@@ -213,7 +220,7 @@ class Machine(Counting):
             # what a statement did that left its connection unusable, its own failure tells.
             lost = failures.lease_lost(request.reason or "it was ended", lease.is_session)
             reply = request.client.lost_leases.get(lease.number, lost)
-        elif request.verb is Verb.COMMIT and failure is None and done.results[-1][0] == "ROLLBACK":
+        elif request.verb is Verb.COMMIT and failure is None and done.results[-1].command == "ROLLBACK":
             reply = failures.commit_rolled_back()
         if type(reply) is Failure:
             group.stats.errors += 1
@@ -228,14 +235,14 @@ class Machine(Counting):
         self._answer(request, reply)
 
     def _learn(
-        self, backend: Backend, request: Request, statement: Statement, results: list[Outcome], seconds: float
+        self, backend: Backend, request: Request, statement: Statement, results: list[StatementResult], seconds: float
     ) -> None:
         """The statement ran: what that tells of it, and of what is prepared on the backend."""
-        _, _, columns, rows, _ = results[-1]
-        statement.record(seconds, self.config.broker.max_result_bytes if rows is None else len(rows))
+        last = results[-1]
+        statement.record(seconds, self.config.broker.max_result_bytes if last.rows is None else len(last.rows))
         if type(request.unit[-1]) is Bind:
             return
-        if any(result[0] in ("DEALLOCATE ALL", "DISCARD ALL") for result in results):
+        if any(result.command in ("DEALLOCATE ALL", "DISCARD ALL") for result in results):
             backend.prepared.clear()
         if self._forget_outdated(results) and request.lease is not None:
             request.lease.outdates = True
@@ -245,11 +252,11 @@ class Machine(Counting):
             and request.prepare
             and request.is_base
             and statement.generation == group.statements.generation
-            and statement.saw_columns(columns)
+            and statement.saw_columns(last.columns)
         ):
             group.probes.append(statement)
 
-    def _forget_outdated(self, results: Iterable[Outcome | None]) -> bool:
+    def _forget_outdated(self, results: Iterable[StatementResult | None]) -> bool:
         """These statements ran: where they may have changed what others mean, these begin anew. Returns whether so."""
         if not schema.outdates(results):
             return False
@@ -386,5 +393,5 @@ def rolled_back(number: int) -> ResultMessage:
     return ResultMessage(number, TX_NONE, "ROLLBACK", -1, None, b"", ())
 
 
-def _all_notices(results: list[Outcome]) -> tuple[str, ...]:
-    return tuple(itertools.chain.from_iterable(result[4] for result in results))
+def _all_notices(results: list[StatementResult]) -> tuple[str, ...]:
+    return tuple(itertools.chain.from_iterable(result.notices for result in results))

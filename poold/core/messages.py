@@ -182,7 +182,7 @@ class Messages(Machine):
         if done.failure is not None:
             self._told(inquiry, f"PostgreSQL does not tell ({done.failure.message.strip()})", now)
             return
-        status = only_cell(done.results[-1][3] or b"")
+        status = only_cell(done.results[-1].rows or b"")
         if is_recovered and status == b"committed":
             self._told(inquiry, "the server crashed since, and may have used its id again", now)
             return

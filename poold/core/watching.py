@@ -38,7 +38,7 @@ class Watching(Losses):
     def _told_by_server(self, backend: Backend, question: Request, done: Completion, now: float) -> None:
         """The answer to a question, or none."""
         watch = backend.pool.watch
-        rows = done.results[-1][3] if done.failure is None else None
+        rows = done.results[-1].rows if done.failure is None else None
         if question.verb is Verb.CATALOGS:
             watch.is_asking = False
             # Without an answer nothing is known to stand still.

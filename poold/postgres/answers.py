@@ -9,7 +9,7 @@ from functools import lru_cache
 from client.values.columns import are_columns
 from client.wire.limits import MAX_NUMBER
 from poold.core.effects import Bind, Plain, Prepare, SimpleQuery, Unit
-from poold.core.facts import Outcome
+from poold.core.facts import StatementResult
 from poold.postgres.errors import WireError
 
 # Of a command tag; PostgreSQL's own have at most 64 (COMPLETION_TAG_BUFSIZE).
@@ -68,7 +68,7 @@ def check_description(body: bytes) -> None:
         raise WireError(f"the server sent {body!r:.100} where the description of columns was expected")
 
 
-def forget_rows(results: list[Outcome], kinds: set[tuple[str, bool]]) -> None:
+def forget_rows(results: list[StatementResult], kinds: set[tuple[str, bool]]) -> None:
     """Of a simple query only the last result is wanted; of earlier ones, that there was one of its kind."""
     earlier = results.pop()
     kind = kind_of(earlier)
@@ -92,9 +92,9 @@ def read_types(body: bytes) -> tuple[int, ...]:
     return struct.unpack_from(f"!{count}I", body, 2)
 
 
-def kind_of(outcome: Outcome) -> tuple[str, bool]:
+def kind_of(result: StatementResult) -> tuple[str, bool]:
     """What tells a result from others, whatever is in it: its tag without numbers, whether it has columns."""
-    return outcome[0].rstrip("0123456789 "), outcome[2] is not None
+    return result.command.rstrip("0123456789 "), result.columns is not None
 
 
 def text_at(unit: Unit, place: int) -> bytes | None:
@@ -102,13 +102,11 @@ def text_at(unit: Unit, place: int) -> bytes | None:
     return getattr(unit[place], "sql", None) if place < len(unit) else None
 
 
-def with_notices(outcome: Outcome, late: tuple[str, ...]) -> Outcome:
+def with_notices(result: StatementResult, late: tuple[str, ...]) -> StatementResult:
     """The last result of a unit with what came behind it: of a string of statements all notices, else the commit's."""
-    tag, count, columns, rows, notices = outcome
-    return tag, count, columns, rows, (*notices, *late)
+    return result._replace(notices=(*result.notices, *late))
 
 
-def without_rows(outcome: Outcome) -> Outcome:
+def without_rows(result: StatementResult) -> StatementResult:
     """That there was such a result."""
-    tag, count, columns, _rows, _notices = outcome
-    return tag, count, None if columns is None else b"", b"", ()
+    return result._replace(columns=None if result.columns is None else b"", rows=b"", notices=())

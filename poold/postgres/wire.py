@@ -14,7 +14,7 @@ from collections import deque
 
 from client.wire.messages import EXECUTED, FAILED, TX_ACTIVE, TX_BROKEN, TX_FAILED, TX_NONE, Failure
 from poold.core.effects import Bind, Deallocate, Flush, Prepare, SimpleQuery, Unit
-from poold.core.facts import Completion, Outcome
+from poold.core.facts import Completion, StatementResult
 from poold.postgres import answers, diagnostics
 from poold.postgres.answers import is_whole, next_place, prepares
 from poold.postgres.errors import WireError, refused, relied_on_changed, two_texts
@@ -31,6 +31,7 @@ MAX_DESCRIPTIONS_BYTES = 16 << 20
 _LARGE = 32768  # what comes in larger pieces is a large result, and no piece of it a whole answer
 
 _TRANSACTIONS = {b"I": TX_NONE, b"T": TX_ACTIVE, b"E": TX_FAILED}
+_result = StatementResult._make  # costs two thirds of StatementResult(...)
 _length = struct.Struct("!I").unpack_from
 _head = struct.Struct("!BI").unpack_from  # of a message: type, length without the type
 _bind = struct.Struct("!cI").pack
@@ -70,7 +71,7 @@ class Wire:
 
     def _begin(self) -> None:
         """A new unit's answer begins."""
-        self._results: list[Outcome] = []
+        self._results: list[StatementResult] = []
         self._notices = Notices()
         self._held = 0  # bytes of rows in _results, all of which will be wanted
         self._described_bytes = 0  # of the descriptions of all of them
@@ -187,7 +188,7 @@ class Wire:
         position = 0
         while units:
             at = position
-            results: list[Outcome] = []
+            results: list[StatementResult] = []
             for command in units[0]:
                 if type(command) is not Bind:
                     if type(command) is Flush:
@@ -211,7 +212,7 @@ class Wire:
                     return position
                 described = columns.get(command.name)
                 rowcount = word[1] if described is None else count
-                results.append((word[0], rowcount, described, data[rows_from:at], ()))
+                results.append(_result((word[0], rowcount, described, data[rows_from:at], ())))
                 at = after
             if at + 6 > end or data[at] != 0x5A or data[at + 5] != 0x49:
                 return position
@@ -260,7 +261,7 @@ class Wire:
         is_last = self._failure is not None and self._failure.kind == "connection"
         return self._failure._replace(notices=self._notices.take()) if self._failure and is_last else None
 
-    def partial(self) -> list[Outcome]:
+    def partial(self) -> list[StatementResult]:
         """The results so far of the unit that is being answered; nothing comes any more."""
         if self._ahead:
             data, self._ahead, self._is_fresh = self._ahead, b"", False
@@ -366,15 +367,10 @@ class Wire:
         is_too_large = self._held + self._size > self._max_result_bytes
         rows = self._rows
         self._held += 0 if is_simple or is_too_large else self._size
-        self._results.append(
-            (
-                word[0],
-                word[1] if columns is None else self._row_count,
-                columns,
-                None if is_too_large else rows[0] if len(rows) == 1 else b"".join(rows),
-                () if is_simple else self._notices.take(),
-            )
-        )
+        count = word[1] if columns is None else self._row_count
+        kept = None if is_too_large else rows[0] if len(rows) == 1 else b"".join(rows)
+        notices = () if is_simple else self._notices.take()
+        self._results.append(StatementResult(word[0], count, columns, kept, notices))
         self._begin_result()
 
     def _end_unit(self, status: bytes) -> Completion:

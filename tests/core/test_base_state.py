@@ -7,7 +7,7 @@ from world import World
 from client.wire.limits import END_SAVEPOINT, IN_SESSION, OPENS_SESSION, SAVEPOINT
 from client.wire.messages import TX_ACTIVE, Commit
 from poold.core.effects import Bind, Execute, Plain, SimpleQuery
-from poold.core.facts import Completion
+from poold.core.facts import Completion, StatementResult
 from poold.core.statements.literals import numbered
 from poold.core.statements.proofs import Proof
 from poold.core.statements.statement import PROBE_AFTER, StatementState
@@ -90,7 +90,11 @@ def test_a_setting_that_postgresql_reports_ends_what_runs_prepared_in_its_lease(
     request = world.query(1, "tx", lease=1, begin=True, statement=SHORT)
     world.connect_all()
     backend = world.running(request)
-    done = Completion(TX_ACTIVE, [("BEGIN", -1, None, b"", ()), ("SELECT 1", 1, b"\0\0", b"", ())], is_changed=True)
+    done = Completion(
+        TX_ACTIVE,
+        [StatementResult("BEGIN", -1, None, b"", ()), StatementResult("SELECT 1", 1, b"\0\0", b"", ())],
+        is_changed=True,
+    )
     world.broker.completed(backend, done, world.now)
     world.query(1, "tx", lease=1, statement=SHORT)
     assert kinds(world) == [SimpleQuery]

@@ -370,5 +370,5 @@ def test_numbers_of_one_session_tell_and_others_do_not() -> None:
 
 def test_a_result_that_is_too_large_was_executed() -> None:
     world, request, backend = calling()
-    world.broker.completed(backend, Completion(TX_NONE, [(*OK[:3], None, ())]), world.now)
+    world.broker.completed(backend, Completion(TX_NONE, [OK._replace(rows=None)]), world.now)
     assert outcome(world, request) == EXECUTED

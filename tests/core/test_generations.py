@@ -6,7 +6,7 @@ from world import World
 
 from client.wire.messages import TX_ACTIVE, TX_NONE, Commit
 from poold.core import effects
-from poold.core.facts import Completion
+from poold.core.facts import Completion, StatementResult
 
 
 def test_what_waited_over_a_change_of_names_runs_with_literals_and_joins_nobody() -> None:
@@ -31,8 +31,8 @@ def test_a_change_in_a_lease_ends_one_at_once_and_another_at_its_commit(tag: str
     backend = world.begin(lease=1)
     before = statements.generation
     world.query(1, "tx", lease=1, statement=b"SELECT 'ddl'")
-    world.broker.completed(backend, Completion(TX_ACTIVE, [(tag, -1, None, b"", ())]), world.now)
+    world.broker.completed(backend, Completion(TX_ACTIVE, [StatementResult(tag, -1, None, b"", ())]), world.now)
     assert statements.generation == before + 1
     world.end(Commit, 1)
-    world.broker.completed(backend, Completion(TX_NONE, [("COMMIT", -1, None, b"", ())]), world.now)
+    world.broker.completed(backend, Completion(TX_NONE, [StatementResult("COMMIT", -1, None, b"", ())]), world.now)
     assert statements.generation == before + 2

@@ -40,7 +40,7 @@ from client.wire.messages import (
 )
 from poold.core import effects
 from poold.core.effects import Plain
-from poold.core.facts import Completion
+from poold.core.facts import Completion, StatementResult
 from poold.core.state import BackendState as S
 from poold.core.work.transaction import XID
 
@@ -292,7 +292,7 @@ def test_a_transaction_id_that_cannot_be_had_belongs_to_no_step() -> None:
 def test_a_commit_answered_with_rollback_is_an_error() -> None:
     world = World(**UNTRACKED)
     request, backend = begin(world, INSERT)
-    answer(world, backend, {b"COMMIT": ("ROLLBACK", -1, None, b"", ())})
+    answer(world, backend, {b"COMMIT": StatementResult("ROLLBACK", -1, None, b"", ())})
     assert failed(world, request)[0].sqlstate == "25P02"
 
 
@@ -326,7 +326,7 @@ def test_a_commit_that_leaves_the_connection_unusable_is_a_commit() -> None:
 def test_a_result_too_large_to_keep_is_an_entry_and_the_transaction_is_committed() -> None:
     world = World(**UNTRACKED)
     request, backend = begin(world, READ, INSERT)
-    answer(world, backend, {b"SELECT 1": ("SELECT 9", 9, b"\0\0", None, ())})
+    answer(world, backend, {b"SELECT 1": StatementResult("SELECT 9", 9, b"\0\0", None, ())})
     first, second = committed(world, request).results
     assert (first[2], first[3]) == ("result-too-large", EXECUTED)
     assert second[2:] == WRITTEN
@@ -373,7 +373,7 @@ def test_who_comes_after_a_failed_message_gets_a_backend_without_transaction() -
     other = world.query()
     answer(world, backend, fails=b"INSERT 1")
     assert not world.is_answered(request)
-    world.broker.completed(backend, Completion(TX_ACTIVE, [("ROLLBACK", -1, None, b"", ())]), world.now)
+    world.broker.completed(backend, Completion(TX_ACTIVE, [StatementResult("ROLLBACK", -1, None, b"", ())]), world.now)
     assert world.resets() == [backend, backend], "the ROLLBACK did not help, another follows before anybody's turn"
     answer(world, backend)
     world.finish(other)

@@ -6,6 +6,7 @@ from world import World
 
 from client.wire.messages import Rollback, split_steps
 from poold.core import effects
+from poold.core.facts import StatementResult
 from poold.core.statements import prepared
 from poold.core.statements import statement as statements
 from poold.core.statements.statement import (
@@ -286,7 +287,7 @@ def test_a_result_too_large_to_keep_is_not_a_small_one() -> None:
     for _ in range(2 * TRUSTED_AFTER):
         request = world.query(statement=b"SELECT 1")
         world.connect_all()
-        answer(world, world.running(request), {b"SELECT 1": ("SELECT 9", 9, b"\0\0", None, ())})
+        answer(world, world.running(request), {b"SELECT 1": StatementResult("SELECT 9", 9, b"\0\0", None, ())})
     assert not found.is_short
 
 

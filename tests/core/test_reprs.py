@@ -7,7 +7,7 @@ from typing import Any
 from world import World
 
 from client.wire.messages import Step, split_steps
-from poold.core.facts import Completion
+from poold.core.facts import Completion, StatementResult
 
 SECRET = b"opensesame"
 VALUE = len(SECRET).to_bytes(4, "big") + SECRET
@@ -47,7 +47,7 @@ def test_no_object_of_the_core_shows_what_clients_sent_or_get() -> None:
     first = next(iter(world.broker.backends))
     world.complete(first, reply=("SELECT 1", 1, b"columns", SECRET, (SECRET.decode(),)))
     world.take()
-    completion = Completion("none", [("SELECT 1", 1, b"columns", SECRET, (SECRET.decode(),))])
+    completion = Completion("none", [StatementResult("SELECT 1", 1, b"columns", SECRET, (SECRET.decode(),))])
     objects += [*reachable(world.broker), *reachable(world.effects), completion]
     kinds = {type(each).__name__ for each in objects}
     wanted = {"Request", "Statement", "Script", "Group", "Backend", "Connect", "Execute", "SimpleQuery", "Reply"}

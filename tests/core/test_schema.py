@@ -7,16 +7,16 @@ from world import World
 from client.wire.messages import Commit
 from poold.core import effects
 from poold.core.effects import Bind, Plain
-from poold.core.facts import Outcome
+from poold.core.facts import StatementResult
 from poold.core.statements import schema
 
-MADE: Outcome = ("SELECT 5", 5, None, b"", ())
-FOUND: Outcome = ("SELECT 5", 5, b"\0\0", b"", ())
+MADE = StatementResult("SELECT 5", 5, None, b"", ())
+FOUND = StatementResult("SELECT 5", 5, b"\0\0", b"", ())
 SQL = b"SELECT 1"
 
 
-def tag(name: str) -> Outcome:
-    return (name, -1, None, b"", ())
+def tag(name: str) -> StatementResult:
+    return StatementResult(name, -1, None, b"", ())
 
 
 def is_bound(world: World) -> bool:
@@ -40,7 +40,9 @@ def is_bound(world: World) -> bool:
         ([tag("CALL")], True),
     ],
 )
-def test_a_result_tells_whether_names_mean_something_else_now(results: list[Outcome | None], outdates: bool) -> None:
+def test_a_result_tells_whether_names_mean_something_else_now(
+    results: list[StatementResult | None], outdates: bool
+) -> None:
     assert schema.outdates(results) is outdates
 
 

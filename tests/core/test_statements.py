@@ -7,7 +7,7 @@ from world import OK, World, failure
 from client.wire.messages import TX_ACTIVE, TX_NONE, Failure, ResultMessage
 from poold.core import effects
 from poold.core.effects import Bind, Prepare
-from poold.core.facts import Completion
+from poold.core.facts import Completion, StatementResult
 from poold.core.state import BackendState as S
 from poold.core.statements.statement import PROBE_AFTER, StatementState
 
@@ -320,8 +320,9 @@ def test_a_client_that_discards_everything_is_noticed(sql: bytes) -> None:
     promote(world, SQL)
     backend = run(world)
     start(world, sql)
-    outcomes = [OK if each == b" SELECT 2" else (each.strip().decode(), -1, None, b"", ()) for each in sql.split(b";")]
-    world.broker.completed(backend, Completion(TX_NONE, outcomes), world.now)
+    said = [StatementResult(each.strip().decode(), -1, None, b"", ()) for each in sql.split(b";")]
+    results = [OK if each.command == "SELECT 2" else each for each in said]
+    world.broker.completed(backend, Completion(TX_NONE, results), world.now)
     run(world)
     assert sent(world)[-1] == [*PROBE, SQL]
 

@@ -10,6 +10,7 @@ from units import (
     READ,
     UNTRACKED,
     UPDATE,
+    WRITTEN,
     answer,
     begin,
     committed,
@@ -21,11 +22,11 @@ from units import (
     step,
     table,
 )
-from world import World, failure
+from world import OK, World, failure
 
 from client.wire.limits import END_SAVEPOINT, SAVEPOINT
 from client.wire.messages import FAILED, Failure, StepReference
-from poold.core.facts import Outcome
+from poold.core.facts import StatementResult
 
 ROLLBACK = [b"ROLLBACK"]
 
@@ -127,7 +128,7 @@ def test_an_empty_block_costs_no_unit() -> None:
 def test_a_row_count_that_is_not_expected_rolls_back(low: int, high: int | None, count: int, is_met: bool) -> None:
     world = World(**UNTRACKED)
     request, backend = begin(world, INSERT, step(b"UPDATE 1", low=low, high=high))
-    answer(world, backend, {b"UPDATE 1": (f"UPDATE {count}", count, None, b"", ())})
+    answer(world, backend, {b"UPDATE 1": StatementResult(f"UPDATE {count}", count, None, b"", ())})
     if sent(world)[-1] == ROLLBACK or not world.is_answered(request):
         answer(world, backend)
     if is_met:
@@ -142,7 +143,7 @@ def test_a_row_count_that_is_not_expected_rolls_back(low: int, high: int | None,
 def test_the_first_row_count_that_is_not_expected_is_the_one_reported() -> None:
     world = World(**UNTRACKED)
     request, backend = begin(world, step(b"UPDATE 1", low=2), step(b"DELETE 1", low=9))
-    answer(world, backend, {b"DELETE 1": ("DELETE 0", 0, None, b"", ())})
+    answer(world, backend, {b"DELETE 1": StatementResult("DELETE 0", 0, None, b"", ())})
     answer(world, backend)
     assert failed(world, request)[1] == 0
 
@@ -171,7 +172,7 @@ def test_a_row_count_that_is_not_expected_before_an_inner_block_undoes_the_outer
 # References.
 
 
-RETURNED: dict[bytes, Outcome] = {
+RETURNED: dict[bytes, StatementResult] = {
     b"SELECT ids": table({"id": 23, "name": 25, "at": 1114}, [b"7", b"it's", None], [b"8", None, b"2026-01-01"])
 }
 
@@ -221,12 +222,20 @@ def test_references_and_values_stand_side_by_side() -> None:
         (StepReference(0, 0, 2, "id"), RETURNED, "row 2 of a statement that returned 2 rows"),
         (StepReference(0, 0, 0, "nope"), RETURNED, "'nope' of a statement with columns id, name, at"),
         (StepReference(0, 0, 0, 3), RETURNED, "column 3 of a statement with 3 columns"),
-        (StepReference(0, 0, 0, "id"), {b"SELECT ids": ("UPDATE 1", 1, None, b"", ())}, "returns no rows"),
-        (StepReference(0, 0, 0, "id"), {b"SELECT ids": ("SELECT 1", 1, b"\0\0", None, ())}, "max_result_bytes"),
+        (
+            StepReference(0, 0, 0, "id"),
+            {b"SELECT ids": WRITTEN},
+            "returns no rows",
+        ),
+        (
+            StepReference(0, 0, 0, "id"),
+            {b"SELECT ids": OK._replace(rows=None)},
+            "max_result_bytes",
+        ),
     ],
 )
 def test_a_reference_to_what_is_not_there_rolls_back_and_says_what_there_was(
-    reference: StepReference, outcomes: Mapping[bytes, Outcome], text: str
+    reference: StepReference, outcomes: Mapping[bytes, StatementResult], text: str
 ) -> None:
     world = World(**UNTRACKED)
     request, backend = begin(world, step(b"SELECT ids"), INSERT, step(b"UPDATE \0", reference))

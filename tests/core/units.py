@@ -12,7 +12,7 @@ from world import BEGUN, OK, ROLLED_BACK, World, failure
 
 from client.wire.messages import TX_ACTIVE, TX_FAILED, TX_NONE, Failure, Step, StepReference, TransactionResult
 from poold.core.effects import Bind, Command, Deallocate, Execute, Flush, Plain, Prepare, SimpleQuery, Unit
-from poold.core.facts import Completion, Outcome
+from poold.core.facts import Completion, StatementResult
 from poold.core.statements.catalog import COUNTS
 from poold.core.statements.literals import numbered
 from poold.core.statements.proofs import Proof
@@ -21,29 +21,29 @@ from poold.core.work.outcomes import QUESTION
 from poold.core.work.probe import _TELLING
 from poold.core.work.transaction import XID
 
-WRITTEN: Outcome = ("INSERT 0 1", 1, None, b"", ())
-_WORDS: dict[bytes, Outcome] = {
+WRITTEN = StatementResult("INSERT 0 1", 1, None, b"", ())
+_WORDS: dict[bytes, StatementResult] = {
     b"BEGIN": BEGUN,
-    b"COMMIT": ("COMMIT", -1, None, b"", ()),
+    b"COMMIT": StatementResult("COMMIT", -1, None, b"", ()),
     b"ROLLBACK": ROLLED_BACK,
-    b"SAVEPOINT": ("SAVEPOINT", -1, None, b"", ()),
-    b"RELEASE": ("RELEASE", -1, None, b"", ()),
+    b"SAVEPOINT": StatementResult("SAVEPOINT", -1, None, b"", ()),
+    b"RELEASE": StatementResult("RELEASE", -1, None, b"", ()),
     b"INSERT": WRITTEN,
-    b"UPDATE": ("UPDATE 1", 1, None, b"", ()),
-    b"DELETE": ("DELETE 1", 1, None, b"", ()),
-    b"CREATE": ("CREATE TABLE", -1, None, b"", ()),
-    b"ALTER": ("ALTER TABLE", -1, None, b"", ()),
+    b"UPDATE": StatementResult("UPDATE 1", 1, None, b"", ()),
+    b"DELETE": StatementResult("DELETE 1", 1, None, b"", ()),
+    b"CREATE": StatementResult("CREATE TABLE", -1, None, b"", ()),
+    b"ALTER": StatementResult("ALTER TABLE", -1, None, b"", ()),
 }
 # Messages do not ask for their transaction's id, which most tests are not about.
 UNTRACKED = {"track_outcome": False}
 
 
-def table(columns: Mapping[str, int], *rows: Sequence[bytes | None]) -> Outcome:
+def table(columns: Mapping[str, int], *rows: Sequence[bytes | None]) -> StatementResult:
     """The outcome of a SELECT with these columns (name and type OID) and rows."""
     described = len(columns).to_bytes(2, "big")
     for name, oid in columns.items():
         described += name.encode() + b"\0" + bytes(6) + oid.to_bytes(4, "big") + bytes(8)
-    return (f"SELECT {len(rows)}", len(rows), described, b"".join(_data_row(row) for row in rows), ())
+    return StatementResult(f"SELECT {len(rows)}", len(rows), described, b"".join(_data_row(row) for row in rows), ())
 
 
 def _data_row(row: Sequence[bytes | None]) -> bytes:
@@ -181,7 +181,7 @@ def _prepared(world: World, name: bytes) -> Prepare:
     return next(each for each in commands if type(each) is Prepare and each.name == name)
 
 
-def outcome_of(sql: bytes) -> Outcome:
+def outcome_of(sql: bytes) -> StatementResult:
     """What PostgreSQL usually makes of it."""
     if sql == XID:
         return table({"pg_current_xact_id": 5069}, [b"77"])
@@ -191,7 +191,7 @@ def outcome_of(sql: bytes) -> Outcome:
 def completion(
     world: World,
     backend: int,
-    given: Mapping[bytes, Outcome] | None = None,
+    given: Mapping[bytes, StatementResult] | None = None,
     fails: bytes = b"",
     error: Failure | None = None,
     is_bound: bool = True,
@@ -225,7 +225,7 @@ def completion(
 def answer(
     world: World,
     backend: int,
-    given: Mapping[bytes, Outcome] | None = None,
+    given: Mapping[bytes, StatementResult] | None = None,
     fails: bytes = b"",
     error: Failure | None = None,
     is_bound: bool = True,

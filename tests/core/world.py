@@ -18,7 +18,7 @@ from client.wire.messages import (
 from poold.config.model import BrokerConfig, Config, EndpointConfig, GroupConfig
 from poold.core import effects
 from poold.core.broker import Broker
-from poold.core.facts import Completion, Outcome, Server
+from poold.core.facts import Completion, Server, StatementResult
 from poold.core.records.request import Verb
 from poold.core.state import BackendState
 from poold.core.statements import leftovers
@@ -28,9 +28,9 @@ from poold.core.work.probe import Examine
 # How the units of a reset begin.
 NAMES = b"CLOSE ALL"
 RESETS = (b"RESET SESSION AUTHORIZATION", NAMES)
-OK: Outcome = ("SELECT 1", 1, b"\0\0", b"D\0\0\0\6\0\0", ())
-BEGUN: Outcome = ("BEGIN", -1, None, b"", ())
-ROLLED_BACK: Outcome = ("ROLLBACK", -1, None, b"", ())
+OK = StatementResult("SELECT 1", 1, b"\0\0", b"D\0\0\0\6\0\0", ())
+BEGUN = StatementResult("BEGIN", -1, None, b"", ())
+ROLLED_BACK = StatementResult("ROLLBACK", -1, None, b"", ())
 SERVER = Server(160000, "1/00000001")
 S = BackendState
 
@@ -118,7 +118,7 @@ class World:
         count = leftovers.names_held(backend.server, len(backend.prepared))
         cell = b"\0\1" + len(count).to_bytes(4, "big") + count
         row = b"D" + (len(cell) + 4).to_bytes(4, "big") + cell
-        done = Completion(TX_NONE, [("SELECT 1", 1, b"\0\0", row, ())])
+        done = Completion(TX_NONE, [StatementResult("SELECT 1", 1, b"\0\0", row, ())])
         type(self.broker).completed(self.broker, number, done, self.now)
         if self.broker._effects:
             self._complete_resets()
@@ -189,7 +189,7 @@ class World:
         if isinstance(reply, Failure):
             self.broker.completed(backend, Completion(transaction, [], reply), self.now)
         else:
-            self.broker.completed(backend, Completion(transaction, [(command, *reply[1:])]), self.now)
+            self.broker.completed(backend, Completion(transaction, [StatementResult(command, *reply[1:])]), self.now)
 
     def tell(self, backend: int, number: int = 1) -> None:
         """If the backend runs the question of how many transactions its session has had: so many."""
@@ -232,7 +232,7 @@ class World:
         assert len(found) == 1, f"request {request} has {len(found)} replies"
         return found[0]
 
-    def outcome(self, request: int, client: int = 1) -> Outcome | Failure:
+    def outcome(self, request: int, client: int = 1) -> StatementResult | Failure:
         """As reply_to; of a Result what PostgreSQL said."""
         reply = self.reply_to(request, client)
         return tuple(reply)[2:] if isinstance(reply, ResultMessage) else reply
@@ -245,10 +245,10 @@ class World:
         return self.broker.backends[backend].state
 
 
-def numbered(number: bytes) -> Outcome:
+def numbered(number: bytes) -> StatementResult:
     """The answer to the question of outcomes.py."""
     row = b"\0\1" + len(number).to_bytes(4, "big") + number
-    return ("SELECT 1", 1, b"\0\1", b"D" + (len(row) + 4).to_bytes(4, "big") + row, ())
+    return StatementResult("SELECT 1", 1, b"\0\1", b"D" + (len(row) + 4).to_bytes(4, "big") + row, ())
 
 
 def executed(backend: int, sql: bytes) -> effects.Execute:

@@ -38,6 +38,7 @@ from poold.clients.curve_auth import ZapHandler
 from poold.config import file, pgdbpool
 from poold.config.client_keys import read_client_keys
 from poold.core.effects import Bind, Flush, Plain, Prepare, SimpleQuery, Unit
+from poold.core.facts import StatementResult
 from poold.core.statements import literals, sql
 from poold.core.statements.statement import Statements
 from poold.core.work import references
@@ -196,7 +197,7 @@ _NAMES = ("id", "name", "", "nix")
 
 def _references(data: bytes) -> str:
     columns, rows, which = split(data, 3)
-    outcome = ("SELECT 1", 1, columns, rows, ())
+    outcome = StatementResult("SELECT 1", 1, columns, rows, ())
     found = [
         StepReference(0, 0, None if each & 1 else each >> 4, each >> 1 & 3 if each & 8 else _NAMES[each >> 1 & 3])
         for each in which[:10]
@@ -229,7 +230,7 @@ def _wire(data: bytes) -> str:
         for chunk in chunks(data[1:]):
             for done in wire.received(chunk):
                 told.append(f"{done.transaction} {len(done.results)} {done.failure and done.failure.kind}")
-                kept += sum(len(result[3] or b"") for result in done.results)
+                kept += sum(len(result.rows or b"") for result in done.results)
     finally:
         wire.partial()
         wire.last_failure()

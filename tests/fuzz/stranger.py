@@ -18,7 +18,7 @@ from client.wire.messages import (
 from poold.config.model import BrokerConfig, Config, EndpointConfig, GroupConfig
 from poold.core import effects
 from poold.core.broker import Broker
-from poold.core.facts import Completion, Outcome, Server
+from poold.core.facts import Completion, Server, StatementResult
 
 _ENDPOINTS = {"main": EndpointConfig(host="/tmp", dbname="db", user="user")}
 _SETTINGS = {"endpoints": ("main",), "min_size": 0, "max_size": 1, "max_waiting": 5}
@@ -27,7 +27,7 @@ _CONFIG = Config(
     endpoints=_ENDPOINTS,
     groups={"default": GroupConfig(**_SETTINGS), "tx": GroupConfig(**_SETTINGS, autocommit=False)},  # type: ignore[arg-type]  # values of several types
 )
-_ROWS: Outcome = ("SELECT 2", 2, columns(id=INT4, name=TEXT), row(b"1", b"a") + row(b"2", None), ())
+_ROWS = StatementResult("SELECT 2", 2, columns(id=INT4, name=TEXT), row(b"1", b"a") + row(b"2", None), ())
 _FAILED = Failure(0, TX_NONE, "query", "failed", "no", "22012", {"severity": "ERROR"})
 _MOST_EFFECTS = 10_000
 
@@ -146,5 +146,5 @@ class World:
         elif word not in (b"SAVEPOINT", b"RELEASE"):
             done.results.append(_ROWS)
             return True
-        done.results.append((word.decode(), -1, None, b"", ()))
+        done.results.append(StatementResult(word.decode(), -1, None, b"", ()))
         return True

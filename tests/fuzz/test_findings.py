@@ -19,7 +19,7 @@ from client.wire.messages import (
 from client.wire.zmtp import FRAMES_AT_ONCE, GREETING, PING, SERVER, ZmtpConnection, command, frame
 from poold.clients.curve_auth import ZapHandler
 from poold.core.effects import Bind, Plain, Prepare, SimpleQuery, Unit
-from poold.core.facts import Outcome
+from poold.core.facts import StatementResult
 from poold.core.statements import sql
 from poold.core.statements.statement import Statements
 from poold.core.work import references
@@ -108,7 +108,7 @@ def test_an_error_at_a_place_that_is_no_number_is_told_without_it(position: str)
 
 
 def test_a_reference_into_columns_that_end_too_early_is_missing() -> None:
-    outcome = ("SELECT 1", 1, b"\0\5" + COLUMNS[2:], row(b"1"), ())
+    outcome = StatementResult("SELECT 1", 1, b"\0\5" + COLUMNS[2:], row(b"1"), ())
     with pytest.raises(references.ReferenceMissing, match="did not describe"):
         references.resolved(bytes(4), b"\xff" * 4, [StepReference(0, 0, 0, "id")], [outcome])
 
@@ -185,7 +185,7 @@ def answer(*results: bytes) -> bytes:
 def test_of_several_statements_in_one_only_the_last_ones_rows_are_kept() -> None:
     unit = (SimpleQuery(b"SELECT; SELECT; SELECT"),)
     (done,) = wire(unit, limit=LIMIT).received(answer(TABLE + ROW, TABLE + ROW, TABLE + ROW))
-    assert [(result[0], result[2] is None, len(result[3])) for result in done.results] == [
+    assert [(result.command, result.columns is None, len(result.rows or b"")) for result in done.results] == [
         ("SELECT 1", False, 0),
         ("SELECT 1", False, len(ROW)),
     ]
@@ -194,7 +194,7 @@ def test_of_several_statements_in_one_only_the_last_ones_rows_are_kept() -> None
 def test_of_very_many_statements_in_one_each_kind_is_told_once() -> None:
     tags = [b"INSERT 0 %d" % number for number in range(1000)] + [b"CREATE TABLE", b"SELECT 5", b"SELECT 0"]
     (done,) = wire((SimpleQuery(b"..."),)).received(b"".join(message(b"C", tag + b"\0") for tag in tags) + READY)
-    assert [result[0] for result in done.results] == ["INSERT 0 0", "CREATE TABLE", "SELECT 5", "SELECT 0"]
+    assert [result.command for result in done.results] == ["INSERT 0 0", "CREATE TABLE", "SELECT 5", "SELECT 0"]
 
 
 def test_the_results_of_a_unit_together_are_held_to_the_limit() -> None:
@@ -202,7 +202,7 @@ def test_the_results_of_a_unit_together_are_held_to_the_limit() -> None:
     made._columns[b"s"] = COLUMNS
     bound = message(b"2", b"")
     (done,) = made.received(answer(bound + ROW, bound + ROW, bound + row(b"y")))
-    assert [result[3] for result in done.results] == [ROW, None, row(b"y")]
+    assert [result.rows for result in done.results] == [ROW, None, row(b"y")]
 
 
 def test_the_last_notices_are_kept_and_no_more_than_a_reply_has_room_for() -> None:
@@ -210,12 +210,12 @@ def test_the_last_notices_are_kept_and_no_more_than_a_reply_has_room_for() -> No
     for number in range(1000):
         assert made.received(message(b"N", fields(S="NOTICE", M=str(number)))) == []
     (done,) = made.received(message(b"C", b"DO\0") + READY)
-    assert done.results[0][4] == tuple(f"NOTICE:  {number}\n" for number in range(950, 1000))
+    assert done.results[0].notices == tuple(f"NOTICE:  {number}\n" for number in range(950, 1000))
     made = wire((Plain(b"DO"), Plain(b"DO")))
     said = message(b"N", fields(S="NOTICE", M="x" * 60_000)) * 10
     done_tag = message(b"C", b"DO\0")
     (done,) = made.received(said + done_tag + said + done_tag + READY)
-    assert [len(result[4]) for result in done.results] == [4, 0]
+    assert [len(result.notices) for result in done.results] == [4, 0]
 
 
 @pytest.mark.parametrize("pieces", [1, 1000, 70_000, 10_000_000])
@@ -226,7 +226,7 @@ def test_a_text_of_megabytes_is_cut_and_the_rest_skipped(kind: bytes, pieces: in
     stream = message(kind, fields(S="ERROR", C="P0001", M="x" * size)) + TABLE + row(b"5") + answer(b"") + answer(b"")
     done = [each for at in range(0, len(stream), pieces) for each in made.received(stream[at : at + pieces])]
     assert len(done) == 2
-    text = done[0].failure.message if done[0].failure else done[0].results[0][4][0]
+    text = done[0].failure.message if done[0].failure else done[0].results[0].notices[0]
     assert 60_000 < len(text) < 70_000
     assert done[1].failure is None
 
@@ -235,7 +235,7 @@ def test_rows_before_a_text_of_megabytes_stay_whole() -> None:
     made = wire((SimpleQuery(b"SELECT 1"),))
     stream = TABLE + row(b"5") * 2 + message(b"N", fields(S="NOTICE", M="x" * 500_000)) + row(b"6") + answer(b"")
     done = [each for at in range(0, len(stream), 90_000) for each in made.received(stream[at : at + 90_000])]
-    assert done[0].results[0][3] == row(b"5") * 2 + row(b"6")
+    assert done[0].results[0].rows == row(b"5") * 2 + row(b"6")
 
 
 def test_what_copy_sends_is_skipped_as_it_comes() -> None:
@@ -265,13 +265,13 @@ def test_a_row_of_megabytes_is_kept_up_to_the_limit() -> None:
         made = wire((SimpleQuery(b"SELECT 1"),), limit=limit)
         stream = TABLE + row(cell) + answer(b"")
         (done,) = [each for at in range(0, len(stream), 65536) for each in made.received(stream[at : at + 65536])]
-        assert done.results[0][3] == expected
+        assert done.results[0].rows == expected
 
 
 # References: a client chooses how many, and to what.
 
 
-def resolved(outcome: Outcome, *wanted: StepReference) -> tuple[bytes, bytes]:
+def resolved(outcome: StatementResult, *wanted: StepReference) -> tuple[bytes, bytes]:
     count = len(wanted)
     return references.resolved(bytes(4 * count), b"\xff" * 4 * count, wanted, [outcome])
 
@@ -280,14 +280,14 @@ def test_many_references_to_one_large_result_read_it_once(monkeypatch: pytest.Mo
     scans = []
     offsets = references._offsets
     monkeypatch.setattr(references, "_offsets", lambda *given: scans.append(1) or offsets(*given))
-    outcome = ("SELECT 1000", 1000, COLUMNS, b"".join(row(b"%d" % number) for number in range(1000)), ())
+    outcome = StatementResult("SELECT 1000", 1000, COLUMNS, b"".join(row(b"%d" % number) for number in range(1000)), ())
     _, values = resolved(outcome, *(StepReference(number, 0, number, "id") for number in range(1000)))
     assert values.endswith(b"\0\0\0\x03999")
     assert len(scans) == 1
 
 
 def test_references_to_more_than_a_request_may_have_are_refused() -> None:
-    outcome = ("SELECT 1", 1, COLUMNS, row(b"x" * 1_000_000), ())
+    outcome = StatementResult("SELECT 1", 1, COLUMNS, row(b"x" * 1_000_000), ())
     resolved(outcome, *(StepReference(number, 0, 0, 0) for number in range(16)))
     with pytest.raises(references.ReferenceMissing, match="more than 16777216 bytes"):
         resolved(outcome, *(StepReference(number, 0, 0, 0) for number in range(17)))
@@ -295,12 +295,12 @@ def test_references_to_more_than_a_request_may_have_are_refused() -> None:
 
 def test_references_past_very_many_cells_are_refused() -> None:
     wide = columns(**{f"c{number}": INT4 for number in range(1000)})
-    outcome = ("SELECT 1", 600, wide, row(*[None] * 1000) * 600, ())
+    outcome = StatementResult("SELECT 1", 600, wide, row(*[None] * 1000) * 600, ())
     resolved(outcome, StepReference(0, 0, None, "c999"))
     with pytest.raises(references.ReferenceMissing, match="more than 1000000 cells"):
         resolved(outcome, StepReference(0, 0, None, "c999"), StepReference(1, 0, None, "c999"))
     with pytest.raises(references.ReferenceMissing, match="more than 1000000 cells"):
-        resolved(("SELECT 1", 1, COLUMNS, row(None) * 1_000_001, ()), StepReference(0, 0, 0, 0))
+        resolved(StatementResult("SELECT 1", 1, COLUMNS, row(None) * 1_000_001, ()), StepReference(0, 0, 0, 0))
 
 
 # A text that takes long to read.

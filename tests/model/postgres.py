@@ -18,7 +18,7 @@ from model.kinds import QUESTION, Kind, is_clients, kind_of, template_of, tree_o
 from model.leftovers import DEALLOCATE_ALL, DISCARD_ALL, LEAVINGS, Leftovers, is_reset
 from model.marks import Marks
 from poold.core.effects import Bind, Command, Deallocate, Flush, Plain, Prepare, SimpleQuery, Unit
-from poold.core.facts import Completion, Outcome
+from poold.core.facts import Completion, StatementResult
 from poold.core.statements.catalog import COUNTS
 from poold.core.work.outcomes import QUESTION as TRANSACTIONS
 
@@ -295,8 +295,8 @@ class Session:
                 assert not self.may_write, f"{sql!r} is parsed by nobody's request, and may write"
                 self.left.leave(LEAVINGS[template_of(sql)], order.owner, self.work)
             if self.is_telling and self.done.results:
-                *rest, notices = self.done.results[-1]
-                self.done.results[-1] = (*rest, (*notices, tree_of(sql)))  # type: ignore[assignment]  # an Outcome
+                last = self.done.results[-1]
+                self.done.results[-1] = last._replace(notices=(*last.notices, tree_of(sql)))
         self.names[name] = Name(sql, False, self.marks.in_force, self.cluster.schema)
         columns = OTHER_COLUMNS if order.fate.ending == "other columns" else COLUMNS
         self.done.prepared.append(columns if b"$1" in sql else None)
@@ -393,7 +393,7 @@ class Session:
             self._reset(order, sql)
             return
         if sql == DISCARD_SEQUENCES:
-            self.done.results.append((sql.decode(), -1, None, b"", ()))
+            self.done.results.append(StatementResult(sql.decode(), -1, None, b"", ()))
             return
         if sql.endswith(TRANSACTIONS):
             if sql != TRANSACTIONS:
@@ -404,7 +404,7 @@ class Session:
         verb = sql.split()[0]
         if sql.startswith(SETTINGS):
             self._set_local(order, sql)
-            self.done.results.append(("SELECT 1", 1, b"\0\0", b"D\0\0\0\6\0\0", ()))
+            self.done.results.append(StatementResult("SELECT 1", 1, b"\0\0", b"D\0\0\0\6\0\0", ()))
             return
         value = _VALUE.search(sql)
         owner = order.owner if value is None else self._books.owner_of(int(value[1]))
@@ -445,7 +445,7 @@ class Session:
             pids = [int(each) for each in asked[1].split(b",")]
             self._results([b"%d" % each for each in pids if each in sessions and sessions[each].waits])
         else:
-            self.done.results.append(("SELECT 1", 1, b"\0\0", b"D\0\0\0\6\0\0", ()))
+            self.done.results.append(StatementResult("SELECT 1", 1, b"\0\0", b"D\0\0\0\6\0\0", ()))
 
     def _set_local(self, order: Order, sql: bytes) -> None:
         """A setting for the transaction."""
@@ -471,7 +471,7 @@ class Session:
             made = sum(each.is_from_sql for each in self.names.values())
             self._result(b"%d %d" % (made, len(self.names)))
         else:
-            self.done.results.append((commands[-1].decode(), -1, None, b"", ()))
+            self.done.results.append(StatementResult(commands[-1].decode(), -1, None, b"", ()))
 
     def _take_away(self, order: Order, commands: Collection[bytes]) -> None:
         self.left.take_away(commands)
@@ -505,7 +505,7 @@ class Session:
             if leaving.tag == "PREPARE":
                 self.names.setdefault(b"client's", Name(b"SELECT 1", is_from_sql=True))
         if leaving is not None and leaving.tag:
-            self.done.results.append((leaving.tag, -1, None, b"", ()))
+            self.done.results.append(StatementResult(leaving.tag, -1, None, b"", ()))
         elif b" /*" in template:
             if template.startswith(b"DEALLOCATE"):
                 self._take_away(order, [DEALLOCATE_ALL])
@@ -513,7 +513,7 @@ class Session:
                 self._take_away(order, DISCARD_ALL)
                 self.drawn_by = None
             tag = template[: template.index(b" /*")] if not template.startswith(b"DO") else b"DO"
-            self.done.results.append((tag.decode(), -1, None, b"", ()))
+            self.done.results.append(StatementResult(tag.decode(), -1, None, b"", ()))
         else:
             self._result(None if ending == "no rows" else b"%d" % value, is_too_large=ending == "too large")
 
@@ -574,7 +574,7 @@ class Session:
             commits = verb == b"COMMIT" and not work.has_failed
             tag = "COMMIT" if commits else "ROLLBACK"
             self._end(commits)
-        self.done.results.append((tag, -1, None, b"", ()))
+        self.done.results.append(StatementResult(tag, -1, None, b"", ()))
 
     def _result(self, cell: bytes | None, is_too_large: bool = False) -> None:
         self._results([] if cell is None else [cell], is_too_large)
@@ -583,7 +583,7 @@ class Session:
         """A result with one column."""
         rows = b"".join(b"D%b\0\1%b%b" % (_int4(len(cell) + 10), _int4(len(cell)), cell) for cell in cells)
         count = len(cells)
-        outcome: Outcome = (f"SELECT {count}", count, COLUMNS, None if is_too_large else rows, ())
+        outcome = StatementResult(f"SELECT {count}", count, COLUMNS, None if is_too_large else rows, ())
         self.done.results.append(outcome)
 
     def _end(self, commits: bool) -> None:

@@ -23,7 +23,7 @@ from model.postgres import SETTINGS, Cluster, Fate, Order, Session, is_question
 from poold.core import effects
 from poold.core.broker import Broker
 from poold.core.effects import Bind, Deallocate, Plain, Prepare, SimpleQuery, Unit
-from poold.core.facts import Completion, Outcome, Server
+from poold.core.facts import Completion, Server, StatementResult
 from poold.core.lifecycle import BrokerState
 from poold.core.records.request import Request
 from poold.core.state import RequestState
@@ -377,7 +377,7 @@ class Shell:
     def _told_gone(self, session: Session, order: Order, done: Completion) -> list[bytes]:
         """The names that this completion tells to be unknown to the server."""
         if done.failure is None:
-            is_told = any(result[0] in ("DISCARD ALL", "DEALLOCATE ALL") for result in done.results)
+            is_told = any(result.command in ("DISCARD ALL", "DEALLOCATE ALL") for result in done.results)
             return [name for name in session.promised if name not in session.names] if is_told else []
         gone = [command.name for command in order.unit if type(command) is Prepare][len(done.prepared) :]
         if done.failure.sqlstate == "26000":
@@ -409,7 +409,7 @@ class Shell:
         line = self.lines[number]
         session = line.session
         assert session is not None
-        partial: list[Outcome] = []
+        partial: list[StatementResult] = []
         last = None
         if session.queue:
             for _ in range(steps):
@@ -420,7 +420,7 @@ class Shell:
                 session.die()
         self.tell_lost(line, partial, last)
 
-    def tell_lost(self, line: Line, partial: list[Outcome], last: Failure | None) -> None:
+    def tell_lost(self, line: Line, partial: list[StatementResult], last: Failure | None) -> None:
         """The core is told that the connection is lost."""
         number = line.number
         pending = sum(type(each) is effects.Execute and each.backend == number for each in self.broker._effects)

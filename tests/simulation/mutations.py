@@ -122,7 +122,7 @@ def another_server_is_asked_what_became_of_a_commit(patch: pytest.MonkeyPatch) -
 @mutation
 def a_transaction_still_in_progress_counts_as_rolled_back(patch: pytest.MonkeyPatch) -> None:
     def inquired(original: Any, self: Broker, inquiry: Any, done: Any, now: float) -> None:
-        if done.failure is None and b"in progress" in done.results[-1][3]:
+        if done.failure is None and b"in progress" in done.results[-1].rows:
             self._told(inquiry, "aborted", now)
         else:
             original(self, inquiry, done, now)
@@ -147,7 +147,7 @@ def messages_are_tried_more_often_than_they_may(patch: pytest.MonkeyPatch) -> No
 @mutation
 def a_commit_that_rolled_back_counts_as_one(patch: pytest.MonkeyPatch) -> None:
     def finish(original: Any, self: Broker, request: Any, backend: Any, done: Any, now: float) -> None:
-        if request.verb is Verb.COMMIT and done.failure is None and done.results[-1][0] == "ROLLBACK":
+        if request.verb is Verb.COMMIT and done.failure is None and done.results[-1].command == "ROLLBACK":
             self._answer(request, ResultMessage(request.number, TX_NONE, "COMMIT", -1, None, b"", ()))
         else:
             original(self, request, backend, done, now)

@@ -17,7 +17,7 @@ from model.postgres import Order
 
 from client.wire.messages import FAILED, TX_NONE, Failure
 from poold.core.effects import Flush
-from poold.core.facts import Completion, Outcome, Server
+from poold.core.facts import Completion, Server, StatementResult
 from poold.core.records.backend import Backend
 from poold.core.records.request import Verb
 from simulation.servers import Process
@@ -49,7 +49,7 @@ class Wire(Line):
     held: list[tuple[Any, ...]] = field(default_factory=list)  # events that happen when it is not stuck any more
     is_reset: bool = False  # nothing comes any more but the end
     # Of a process that was ended: the unit it was at, with the results until then; and whether it said so.
-    left: tuple[Order, list[Outcome]] | None = None
+    left: tuple[Order, list[StatementResult]] | None = None
     # Since when others wait behind a statement that waits for a lock, None where they do not.
     blocked_from: float | None = None
     has_last_words: bool = False
@@ -330,13 +330,13 @@ class Network(Turns):
         self.tell_lost(wire, partial, last)
         return f"lost {wire.number} {len(partial)} {last is not None}"
 
-    def _seen_of(self, wire: Wire) -> tuple[list[Outcome], Failure | None]:
+    def _seen_of(self, wire: Wire) -> tuple[list[StatementResult], Failure | None]:
         """The results of the first unit that have come, and the error that ended it."""
         if not wire.orders or not wire.orders[0].is_sent:
             return [], None
         process = wire.process
         assert process is not None
-        results: list[Outcome] = []
+        results: list[StatementResult] = []
         if wire.has_last_words and not wire.is_reset:
             return (wire.left[1] if wire.left is not None and wire.left[0] is wire.orders[0] else []), FATAL
         if wire.coming:

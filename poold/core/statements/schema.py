@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from poold.core.facts import Outcome
+from poold.core.facts import StatementResult
 
 # Command tags: https://www.postgresql.org/docs/current/event-trigger-matrix.html names them.
 _CHANGES = ("ALTER ", "CREATE ", "DROP ", "IMPORT ", "DO", "CALL")
 
 
-def outdates(results: Iterable[Outcome | None]) -> bool:
+def outdates(results: Iterable[StatementResult | None]) -> bool:
     """Whether statements of anybody may mean something else."""
-    return any(each is not None and (each[0].startswith(_CHANGES) or _is_made(each)) for each in results)
+    return any(each is not None and (each.command.startswith(_CHANGES) or _is_made(each)) for each in results)
 
 
-def _is_made(outcome: Outcome) -> bool:
+def _is_made(result: StatementResult) -> bool:
     # CREATE TABLE AS and SELECT INTO say SELECT, without columns.
-    return outcome[2] is None and outcome[0].startswith("SELECT")
+    return result.columns is None and result.command.startswith("SELECT")

@@ -85,7 +85,7 @@ def may_end_block(statement: bytes) -> bool:
 
 def number_in(done: Completion) -> bytes:
     """What the last command of the unit, the question, was answered; b"" where it was not."""
-    return b"" if done.failure is not None else only_cell(done.results[-1][3] or b"")
+    return b"" if done.failure is not None else only_cell(done.results[-1].rows or b"")
 
 
 def is_one_step(before: bytes, after: bytes) -> bool | None:

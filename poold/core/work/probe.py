@@ -115,7 +115,7 @@ class Probe:
             else:
                 self._conclude(UNPROVEN)
             return None
-        self._examiner.answered(done.results[-1][3] or b"")
+        self._examiner.answered(done.results[-1].rows or b"")
         return self._next_question(prepared, statements)
 
     def _parsed(self, done: Completion, prepared: Prepared, statements: Statements) -> Unit | None:
@@ -167,8 +167,8 @@ class Probe:
 
 def _tree(done: Completion) -> str | None:
     """The first tree that PostgreSQL told of."""
-    for outcome in done.results:
-        for notice in outcome[4]:
+    for result in done.results:
+        for notice in result.notices:
             _, title, tree = notice.partition(_TITLE)
             if title:
                 return tree

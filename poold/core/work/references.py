@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from client.wire.limits import MAX_REQUEST_BYTES
 from client.wire.messages import StepReference
-from poold.core.facts import Outcome
+from poold.core.facts import StatementResult
 from poold.core.statements import literals
 
 # Cells that are passed on the way to those referred to, by all references of a statement: half a second.
@@ -18,7 +18,7 @@ class ReferenceMissing(Exception):
 
 
 def resolved(
-    types: bytes, values: bytes, references: Sequence[StepReference], outcomes: Sequence[Outcome | None]
+    types: bytes, values: bytes, references: Sequence[StepReference], outcomes: Sequence[StatementResult | None]
 ) -> tuple[bytes, bytes]:
     """types and values with the referenced cells in place. outcomes are by step; raises ReferenceMissing.
 
@@ -48,15 +48,15 @@ def only_cell(rows: bytes) -> bytes:
 class _Table:
     """An earlier result that is referred to."""
 
-    def __init__(self, outcome: Outcome | None) -> None:
-        if outcome is None:
+    def __init__(self, result: StatementResult | None) -> None:
+        if result is None:
             raise ReferenceMissing("it refers to a statement whose savepoint block was undone")
-        _command, self._count, columns, self._rows, _notices = outcome
-        if self._rows is None:
+        if result.rows is None:
             raise ReferenceMissing("it refers to a statement whose result is larger than max_result_bytes")
-        if columns is None:
+        if result.columns is None:
             raise ReferenceMissing("it refers to a statement that returns no rows; add RETURNING")
-        self._names, self._oids = _columns(columns)
+        self._rows, self._count = result.rows, result.rowcount
+        self._names, self._oids = _columns(result.columns)
         self._starts: list[int] | None = None  # where each DataRow begins
 
     def look_up(self, reference: StepReference, most_bytes: int, most_cells: int) -> tuple[int, bytes | None, int]:

@@ -21,7 +21,7 @@ from client.wire.limits import END_SAVEPOINT, MAX_NUMBER, SAVEPOINT
 from client.wire.messages import FAILED, TX_NONE, Failure, Step, TransactionMessage, TransactionResult
 from client.wire.sqlstates import QUERY_CANCELED
 from poold.core.effects import Bind, Command, Flush, Plain, Prepare, SimpleQuery, Unit, in_order
-from poold.core.facts import Completion, Outcome
+from poold.core.facts import Completion, StatementResult
 from poold.core.statements.sql import AMBIGUOUS
 from poold.core.statements.statement import Statement, Statements
 from poold.core.work import failures, references, settings
@@ -87,7 +87,7 @@ class Script:
         self.is_stale = False  # a prepared statement did not fit any more
         self._next = 0  # the step to send next
         self._sent: list[int] = []  # what each result of the unit on its way belongs to
-        self.outcomes: list[Outcome | None] = [None] * len(self.steps)
+        self.outcomes: list[StatementResult | None] = [None] * len(self.steps)
         self._held = 0  # bytes of rows and notices in them
         self._contained: dict[int, Failure] = {}  # failures that only undid their savepoint block
         # The statement of each step that runs with literals now.
@@ -214,7 +214,7 @@ class Script:
         step = self.steps[self._plan.places.index(number)]
         return isinstance(step, Step) and (bool(step.references) or not step.prepare)
 
-    def lost(self, partial: list[Outcome]) -> None:
+    def lost(self, partial: list[StatementResult]) -> None:
         """The backend is gone; these results of the unit on its way had come."""
         if self.verdict is None:
             self._take(partial)
@@ -224,15 +224,15 @@ class Script:
         if verdict.failure is not None:
             return TransactionResult(request, self.tries, (), tuple(verdict.failure), verdict.step)
         entries: list[tuple[object, ...] | None] = []
-        for place, outcome in enumerate(self.outcomes):
+        for place, result in enumerate(self.outcomes):
             if place in self._contained:
                 entries.append(tuple(self._contained[place]))
-            elif outcome is None:
+            elif result is None:
                 entries.append(None)
-            elif outcome[3] is None:
+            elif result.rows is None:
                 entries.append(tuple(failures.result_too_large(self._max_result_bytes)))
             else:
-                entries.append((0, TX_NONE, *outcome))
+                entries.append((0, TX_NONE, *result))
         return TransactionResult(request, self.tries, tuple(entries), None, -1)
 
     def _rest_of_unit(self, commands: list[Command], run: Runner) -> Unit:
@@ -285,45 +285,46 @@ class Script:
     def _has_steps(self, first: int) -> bool:
         return any(each >= 0 for each in self._sent[first:])
 
-    def _take(self, results: list[Outcome]) -> tuple[Failure | None, int]:
+    def _take(self, results: list[StatementResult]) -> tuple[Failure | None, int]:
         """Keep the results; the first row count that was not expected, as its failure and step."""
         unexpected: tuple[Failure | None, int] = None, -1
-        for what, outcome in zip(self._sent, results, strict=False):
+        for what, result in zip(self._sent, results, strict=False):
             if what == _COMMIT:
-                is_committed = outcome[0] == "COMMIT"
+                is_committed = result.command == "COMMIT"
                 self.verdict = Verdict() if is_committed else Verdict(failures.commit_rolled_back())
-                if outcome[4]:
-                    self._append_notices(outcome[4])
+                if result.notices:
+                    self._append_notices(result.notices)
             elif what == _XID:
-                self.xid = references.only_cell(outcome[3] or b"")
+                self.xid = references.only_cell(result.rows or b"")
             elif what >= 0:
-                outcome = self.outcomes[what] = self._within_limit(outcome)
+                self.outcomes[what] = self._within_limit(result)
                 statement = self._literal.pop(what, None)
-                if statement is not None and statement.saw_columns(outcome[2]):
+                if statement is not None and statement.saw_columns(result.columns):
                     self.to_probe.append(statement)
                 step = self.steps[what]
                 assert isinstance(step, Step)
-                is_met = step.low <= max(outcome[1], 0) <= (MAX_NUMBER if step.high is None else step.high)
+                is_met = step.low <= max(result.rowcount, 0) <= (MAX_NUMBER if step.high is None else step.high)
                 if not is_met and unexpected[0] is None:
-                    unexpected = failures.unexpected_count(outcome[1], step.low, step.high), what
+                    unexpected = failures.unexpected_count(result.rowcount, step.low, step.high), what
         return unexpected
 
-    def _within_limit(self, outcome: Outcome) -> Outcome:
-        """The outcome, without its rows where the reply would become larger than a client takes."""
-        command, count, columns, rows, notices = outcome
-        size = len(rows or b"") + sum(map(len, notices))
-        if rows is not None and self._held + size > self._max_result_bytes:
-            return command, count, columns, None, ()
+    def _within_limit(self, result: StatementResult) -> StatementResult:
+        """The result, without its rows if the reply would become larger than a client takes."""
+        size = len(result.rows or b"") + sum(map(len, result.notices))
+        if result.rows is not None and self._held + size > self._max_result_bytes:
+            return result._replace(rows=None, notices=())
         self._held += size
-        return outcome
+        return result
 
     def _append_notices(self, late: tuple[str, ...]) -> None:
         """What was raised at the commit (deferred triggers) comes behind the last step's own, if it still fits."""
         self._held += sum(map(len, late))
-        places = [place for place, outcome in enumerate(self.outcomes) if outcome is not None]
-        if places and self._held <= self._max_result_bytes:
-            command, count, columns, rows, notices = self.outcomes[places[-1]]  # type: ignore[misc]  # none is None
-            self.outcomes[places[-1]] = command, count, columns, rows, (*notices, *late)
+        if self._held > self._max_result_bytes:
+            return
+        for place in reversed(range(len(self.outcomes))):
+            if (last := self.outcomes[place]) is not None:
+                self.outcomes[place] = last._replace(notices=(*last.notices, *late))
+                return
 
     def _abort(self, verdict: Verdict, transaction: str) -> Unit | Verdict:
         if transaction == TX_NONE:
