@@ -384,7 +384,11 @@ def test_a_python_file_without_config_is_reported(text: str, hint: str) -> None:
         (f"config = {{'pass': {SECRET} x}}", "pool.py", "line 1: not valid Python: "),
         ("config = '\0'", "pool.py", ""),
         # Python 3.13 reads it, and the minus of a minus is no literal.
-        ("config = " + "-" * 5_000 + "1", "pool.py", ("not usable Python: maximum recursion depth", "line 1: found (Un")),
+        (
+            "config = " + "-" * 5_000 + "1",
+            "pool.py",
+            ("not usable Python: maximum recursion depth", "line 1: found (Un"),
+        ),
         ("config = " + "-" * 100_000 + "1", "pool.py", "not usable Python: "),
         ("config = {[1]: 2}", "pool.py", "line 1: config cannot be built from its literals"),
         (f"config = {{'pass': -'{SECRET}'}}", "pool.py", "line 1: config cannot be built from its literals"),
