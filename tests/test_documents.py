@@ -229,6 +229,15 @@ def test_every_script_in_a_block_exists_and_knows_its_options(page: Path) -> Non
                     assert f'"{option}"' in text, f"{block}: {words[0]} has no {option}"
 
 
+def test_the_hooks_and_the_workflow_run_what_the_scripts_run() -> None:
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text("utf-8")
+    tools = re.findall(r'^"\$python" (-m (?!pytest).*)$', (ROOT / "scripts/check").read_text("utf-8"), re.MULTILINE)
+    assert tools
+    assert re.findall(r"entry: \.venv/bin/python (.*)", hooks) == tools
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text("utf-8")
+    assert re.findall(r"run: (.*)", workflow) == ["scripts/check", "scripts/test"]
+
+
 # The client
 
 
