@@ -22,7 +22,13 @@ def is_own(error: BaseException) -> bool:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is None or str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] in _OWN
+    if trace is None:
+        return True
+    # Cython's frames have no globals where a module is built for any version of Python (abi3, as pyzmq's for 3.12 and
+    # later): there the name of the code begins with the module's.
+    frame = trace.tb_frame
+    name = frame.f_globals.get("__name__") or frame.f_code.co_name
+    return str(name).partition(".")[0] in _OWN
 
 
 class suppressed:  # noqa: N801  a context manager's name, as contextlib.suppress

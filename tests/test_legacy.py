@@ -383,13 +383,18 @@ def test_a_python_file_without_config_is_reported(text: str, hint: str) -> None:
         (f"x = 1\nconfig = {{'pass': '{SECRET}}}", "pool.py", "line 2: not valid Python: "),
         (f"config = {{'pass': {SECRET} x}}", "pool.py", "line 1: not valid Python: "),
         ("config = '\0'", "pool.py", ""),
-        ("config = " + "-" * 5_000 + "1", "pool.py", "not usable Python: maximum recursion depth"),
+        # Python 3.13 reads it, and the minus of a minus is no literal.
+        (
+            "config = " + "-" * 5_000 + "1",
+            "pool.py",
+            ("not usable Python: maximum recursion depth", "line 1: found (Un"),
+        ),
         ("config = " + "-" * 100_000 + "1", "pool.py", "not usable Python: "),
         ("config = {[1]: 2}", "pool.py", "line 1: config cannot be built from its literals"),
         (f"config = {{'pass': -'{SECRET}'}}", "pool.py", "line 1: config cannot be built from its literals"),
     ],
 )
-def test_a_source_that_cannot_be_read_is_one_problem(text: str, filename: str, start: str) -> None:
+def test_a_source_that_cannot_be_read_is_one_problem(text: str, filename: str, start: str | tuple[str, ...]) -> None:
     (problem,) = problems_of(text, filename)
     assert problem.startswith(start)
 
