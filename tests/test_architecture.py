@@ -78,7 +78,7 @@ KNOWN_BY = {
     "poold.operations.cli": ("poold/__main__.py",),
     "poold.daemon": ("poold/operations/cli.py",),
     "poold.clients.frontend": ("poold/daemon.py",),
-    "poold.clients.ipc": ("poold/daemon.py",),
+    "poold.clients.ipc": ("poold/clients/ipc_peer.py", "poold/daemon.py"),
     "poold.clients.tcp": ("poold/daemon.py",),
     "poold.postgres.backends": ("poold/daemon.py",),
 }

@@ -1,0 +1,305 @@
+"""One client of an ipc:// address: what it sends is read in turns, and what it does not read is kept up to a limit."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from enum import IntEnum
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from client.wire.zmtp import SERVER, ZmtpConnection, ZmtpError
+from poold.clients.send_buffer import COPY_BELOW, Outgoing
+from poold.clients.transport import Peer
+
+if TYPE_CHECKING:
+    from poold.clients.ipc import IpcTransport
+
+RECEIVE_BYTES = 65536
+# How long messages of one client are taken, and connections accepted, in one go: who floods waits for the others
+# between two, and so much longer while they have something to say; and longer still who does not read, for whom nothing
+# is begun anyway.
+SECONDS_AT_ONCE = 0.0001
+FLOOD_PAUSE = 0.001
+UNREAD_PAUSE = 0.01
+HANDSHAKE_TIMEOUT = 2.0
+
+
+class PeerState(IntEnum):
+    """What becomes of what a client sends."""
+
+    READING = 0  # it is read; -> WAITING, HELD, DROPPED, CLOSED
+    WAITING = 1  # messages that are here wait for their turn, and no more is read; -> HELD, DROPPED, CLOSED
+    HELD = 2  # no more is read: it leaves too much unread, or its turn has come; -> READING, WAITING, DROPPED, CLOSED
+    DROPPED = 3  # to be closed in a turn of its own; nothing is read or sent; -> CLOSED
+    CLOSED = 4  # gone; no successor
+
+
+# Named for every message; to name a member of an Enum costs five times as much.
+READING, WAITING, HELD, DROPPED, CLOSED = PeerState
+_NEXT = (
+    (WAITING, HELD, DROPPED, CLOSED),
+    (HELD, DROPPED, CLOSED),
+    (READING, WAITING, DROPPED, CLOSED),
+    (CLOSED,),
+    (),
+)
+
+
+class IpcPeer(Peer):
+    """One connection."""
+
+    __slots__ = ("_heard", "_outgoing", "_socket", "_state", "_timer", "_transport", "_zmtp", "taken_at")
+
+    def __init__(self, transport: IpcTransport, connection: socket.socket, uid: int, gid: int, pid: int) -> None:
+        super().__init__(uid, gid, pid)
+        self._transport = transport
+        self._socket = connection
+        self._zmtp = ZmtpConnection(transport.config.max_request_bytes, SERVER)
+        # What the socket did not take; while there is any, the loop watches for room. None until then.
+        self._outgoing: Outgoing | None = None
+        self.taken_at = 0.0  # when the socket last took something of that
+        self._state = READING
+        self._heard = 0  # the transport's, when it began to wait for its turn
+        # Of the handshake, later of a client that leaves too much unread.
+        self._timer: asyncio.TimerHandle | None = transport.loop.call_later(HANDSHAKE_TIMEOUT, self._handshake_overdue)
+        transport.poller.add_reader(connection.fileno(), self._readable)
+        self._flush_zmtp()
+
+    def send(self, message: bytes) -> bool:
+        """Send the message, or keep what the socket does not take now."""
+        if self._state >= DROPPED:
+            return False
+        if len(message) < COPY_BELOW:
+            self._write(self._zmtp.encoded(message))
+        else:
+            self._write(self._zmtp.head(message), message)
+        return True
+
+    def close(self) -> None:
+        """Let go of the connection; the frontend is told by whoever knows why."""
+        transport = self._transport
+        if self._state is CLOSED:
+            return
+        self._become(CLOSED)
+        transport.forget(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        descriptor = self._socket.fileno()
+        if self._outgoing is not None:
+            transport.unread.size -= self._outgoing.size
+            transport.poller.remove_writer(descriptor)
+        self._socket.close()
+
+    def _become(self, state: PeerState) -> None:
+        """Change the state; a transition that the table does not know is a bug and raises."""
+        if state not in _NEXT[self._state]:
+            raise AssertionError(f"a client that is {self._state.name} cannot become {state.name}")
+        if self._state is READING:
+            self._transport.poller.remove_reader(self._socket.fileno())
+        elif state is READING:
+            self._transport.poller.add_reader(self._socket.fileno(), self._readable)
+        self._state = state
+
+    def _end(self) -> None:
+        if self._state is not CLOSED:
+            self.close()
+            self._transport.frontend.gone(self)
+
+    def _readable(self) -> None:
+        self._transport.heard += 1
+        try:
+            data = self._socket.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.drop()
+            return
+        zmtp = self._zmtp
+        payload = zmtp.only_message(data)
+        if payload is not None and not zmtp.inbox:
+            self._transport.frontend.message(self, payload)
+            self._transport.frontend.wake()
+            return
+        self._receive(data)
+
+    def _receive(self, data: bytes) -> None:
+        """Hand what came to ZMTP, and on what comes of it."""
+        zmtp = self._zmtp
+        try:
+            zmtp.received(data)
+        except ZmtpError as error:
+            self._drop_line("%s", error)
+            self._flush_zmtp()
+            self.drop()
+            return
+        self._transport.unfinished.note(self, 0 if zmtp.is_behind else zmtp.unfinished)
+        if zmtp.outbox:
+            self._flush_zmtp()
+        if self._timer is not None and zmtp.is_ready and not self._is_over():
+            self._stop_timer()
+        self._take()
+
+    def _take(self) -> None:
+        """Give the frontend the messages that are whole; of many, some now."""
+        frontend, inbox = self._transport.frontend, self._zmtp.inbox
+        until = monotonic() + SECONDS_AT_ONCE
+        while inbox and self._state < DROPPED:
+            payload = inbox.popleft()
+            if payload is None:
+                frontend.violated(self, "a message has one frame")
+            else:
+                frontend.message(self, payload)
+            if monotonic() > until:
+                break
+        if self._state < DROPPED and (inbox or self._zmtp.is_behind):
+            self._become(WAITING)
+            self._heard = self._transport.heard
+            self._transport.loop.call_soon(self._choose_pause)
+        frontend.wake()
+
+    def _choose_pause(self) -> None:
+        if self._outgoing is not None:
+            self._transport.loop.call_later(UNREAD_PAUSE, self._after_pause)
+        elif self._heard != self._transport.heard:
+            self._transport.loop.call_later(FLOOD_PAUSE, self._after_pause)
+        else:
+            self._after_pause()
+
+    def _after_pause(self) -> None:
+        if self._state is WAITING:
+            self._become(HELD)
+            if not self._is_over():
+                self._take_more()
+
+    def _take_more(self) -> None:
+        """Go on with a client that was held."""
+        if self._zmtp.inbox:
+            self._take()
+        elif self._zmtp.is_behind:
+            self._receive(b"")
+        if self._state is HELD and not self._is_over():
+            self._become(READING)
+
+    def _flush_zmtp(self) -> None:
+        outbox = self._zmtp.outbox
+        if outbox:
+            data = bytes(outbox)
+            outbox.clear()
+            self._write(data)
+
+    def _write(self, *buffers: bytes) -> None:
+        sent = 0
+        if self._outgoing is None:
+            size = sum(map(len, buffers))
+            try:
+                sent = self._socket.send(buffers[0]) if len(buffers) == 1 else self._socket.sendmsg(buffers)
+            except BlockingIOError:
+                pass
+            except OSError:
+                return  # the end of the file follows, and tells the rest
+            if sent == size:
+                return
+            self._transport.poller.add_writer(self._socket.fileno(), self._writable)
+            self._outgoing = Outgoing()
+            self.taken_at = monotonic()
+            self._transport.frontend.stalled(self)
+        before = self._outgoing.size
+        for buffer in buffers:
+            self._outgoing.add(buffer)
+        self._outgoing.take_away(sent)
+        self._transport.unread.changed(self._outgoing.size - before, self._transport.peers)
+        if self._state >= DROPPED:
+            return
+        if self._outgoing.size > self._transport.unread.most_by_one:
+            self._leaves_unread("")
+            self.drop()
+        elif self._is_over():
+            if self._state is READING:
+                self._become(HELD)
+            if self._timer is None:
+                timeout = self._transport.config.client_write_timeout
+                self._timer = self._transport.loop.call_later(timeout, self._write_overdue, timeout)
+
+    def _writable(self) -> None:
+        outgoing = self._outgoing
+        assert outgoing is not None
+        if self._state >= DROPPED:
+            return
+        try:
+            sent = self._socket.sendmsg(outgoing.next())
+        except BlockingIOError:
+            return
+        except OSError:
+            self.drop()
+            return
+        outgoing.take_away(sent)
+        self._transport.unread.size -= sent
+        self.taken_at = monotonic()
+        if not outgoing.size:
+            self._outgoing = None
+            self._transport.poller.remove_writer(self._socket.fileno())
+            self._transport.frontend.reads(self)
+        if not self._is_over():
+            if self._zmtp.is_ready:
+                self._stop_timer()
+            if self._state is HELD:
+                self._take_more()
+
+    def _is_over(self) -> bool:
+        """Whether more is unread than a client may leave."""
+        return self._outgoing is not None and self._outgoing.size > self._transport.config.client_buffer_bytes
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _handshake_overdue(self) -> None:
+        self._drop_line("no handshake within %g s", HANDSHAKE_TIMEOUT)
+        self._timer = None
+        self.drop()
+
+    def drop(self) -> None:
+        """Close it soon, in a turn of its own, and send nothing more."""
+        if self._state < DROPPED:
+            self._become(DROPPED)
+            self._transport.loop.call_soon(self._end)
+
+    @property
+    def is_heard(self) -> bool:
+        """For `Unfinished`."""
+        return self._state is READING
+
+    def drop_unfinished(self, size: int, reason: str) -> None:
+        """For `Unfinished`."""
+        self._drop_line("a message of which %d bytes came: %s", size, reason)
+        self.drop()
+
+    @property
+    def unread(self) -> int:
+        """Bytes that it leaves unread; 0 once it is to be dropped."""
+        return 0 if self._outgoing is None or self._state >= DROPPED else self._outgoing.size
+
+    def drop_unread(self) -> None:
+        """There is too much unread, and of this client much."""
+        assert self._outgoing is not None
+        self._leaves_unread(", and all clients more than max_buffered_bytes = %d", self._transport.unread.most)
+        self._transport.unread.size -= self._outgoing.size
+        self._outgoing = Outgoing()
+        self.drop()
+
+    def _write_overdue(self, timeout: float) -> None:
+        self._timer = None
+        self._leaves_unread(" for client_write_timeout = %g s", timeout)
+        self._end()
+
+    def _leaves_unread(self, rest: str, *values: float) -> None:
+        assert self._outgoing is not None
+        self._transport.frontend.dropped += 1
+        self._drop_line(f"it left %d bytes of replies unread{rest}", self._outgoing.size, *values)
+
+    def _drop_line(self, reason: str, *values: object) -> None:
+        self._transport.log.warning(f"client dropped pid=%d reason={reason}", self.pid, *values)
