@@ -175,10 +175,10 @@ class Broker(Releases):
             if request.state is RequestState.DONE:
                 continue  # it went with the request that was to begin its lease
             request.group.stats.withdrawn += 1
-            if request.state is RequestState.WAITING:
+            if request.is_waiting:
                 self._discard(request, None, now)
             elif request.state is RequestState.IN_DOUBT:
-                request.state = RequestState.WITHDRAWN
+                request.become(RequestState.WITHDRAWN)
             else:
                 self._cancel(request, RequestState.WITHDRAWN, "", now)
         for lease in list(client.leases.values()):
@@ -201,6 +201,7 @@ class Broker(Releases):
         held = list(client.held)
         client.held.clear()
         for request in held:
+            request.become(RequestState.QUEUED)
             request.group.queue.push(request)
         for group in dict.fromkeys(request.group for request in held):
             self._serve(group, now)
@@ -212,7 +213,7 @@ class Broker(Releases):
         if request is None:
             return
         request.group.stats.withdrawn += 1
-        if request.state is RequestState.WAITING:
+        if request.is_waiting:
             self._discard(request, failures.withdrawn(), now)
         elif request.state is RUNNING:
             self._cancel(request, RequestState.CANCELLED, "", now)

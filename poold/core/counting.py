@@ -62,7 +62,7 @@ class Counting(Lifecycle):
 
     def _put_question(self, backend: Backend, text: bytes, now: float) -> None:
         asking = Request(NOBODY, 0, backend.group, Verb.QUESTION, now)
-        asking.state = RequestState.RUNNING
+        asking.become(RequestState.RUNNING)
         asking.backend = backend
         asking.started = now
         asking.unit = (SimpleQuery(text),)

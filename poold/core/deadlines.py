@@ -25,9 +25,9 @@ class Deadlines(Watching):
         """A pause is over, a wait was too long, a running request must end, or its cancel had no effect."""
         if request.verb is Verb.INQUIRY and request.deadline is not None and request.deadline <= now:
             self._inquiry_overdue(request, now)
-        elif request.is_paused and (request.deadline is None or now < request.deadline):
+        elif request.state is RequestState.PAUSED and (request.deadline is None or now < request.deadline):
             self._resume(request, now)
-        elif request.state is RequestState.WAITING:
+        elif request.is_waiting:
             self._overdue(request, now)
         elif request.state is RequestState.RUNNING:
             self._cancel(request, RequestState.CANCELLED, failures.timeout_passed(request), now)
@@ -39,7 +39,7 @@ class Deadlines(Watching):
         request.group.stats.timeouts += 1
         is_own = request.deadline is not None and (request.deadline <= now or is_hopeless(request, now))
         waited = now - request.arrived
-        is_held = request in request.client.held
+        is_held = request.state is RequestState.HELD
         self._discard(request, failures.unread(waited) if is_held else request.group.overdue(waited, is_own), now)
 
     def _backend_due(self, backend: Backend, now: float) -> None:

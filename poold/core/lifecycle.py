@@ -23,7 +23,7 @@ from poold.core.records.backend import Backend
 from poold.core.records.client import NOBODY, Client
 from poold.core.records.lease import Lease
 from poold.core.records.request import Request, Verb
-from poold.core.state import IDLE, BackendState
+from poold.core.state import IDLE, QUEUED, BackendState, RequestState
 from poold.core.statements import leftovers
 from poold.core.statements.leftovers import NOTHING
 from poold.core.statements.statement import AHEAD_SECONDS, TRUSTED_AFTER, TRUSTED_FOR, StatementState
@@ -222,6 +222,7 @@ class Lifecycle(ABC):
         while (request := group.queue.first(group.priorities())) is not None:
             if request.client.is_stalled:
                 group.queue.discard(request)
+                request.become(RequestState.HELD)
                 request.client.held[request] = None
             elif is_hopeless(request, now):
                 self._overdue(request, now)
@@ -286,6 +287,7 @@ class Lifecycle(ABC):
         if free is not None:
             self._start(free, request, now)
         else:
+            request.become(QUEUED)
             if is_last:
                 group.queue.push(request)
             else:

@@ -66,7 +66,8 @@ class Losses(Messages):
                 assert request.statement is not None
                 request.statement.unprobed()
             elif request.verb is Verb.INQUIRY:
-                self._ask(request, now)
+                if request.state is not RequestState.DONE:
+                    self._ask(request, now)
             elif request.verb > Verb.QUESTION:
                 self._unasked(request)
             elif request.verb is Verb.QUESTION:

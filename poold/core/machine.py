@@ -29,7 +29,7 @@ from poold.core.pools.pool import Pool
 from poold.core.records.backend import Backend
 from poold.core.records.lease import Lease
 from poold.core.records.request import PROBE, QUERY, Request, Verb
-from poold.core.state import ACTIVE, CANCELLED, DONE, RUNNING, WITHDRAWN, BackendState, RequestState
+from poold.core.state import ACTIVE, CANCELLED, DONE, QUEUED, RUNNING, WITHDRAWN, BackendState, RequestState
 from poold.core.statements import schema
 from poold.core.statements.leftovers import NOTHING
 from poold.core.statements.statement import PREPARED, Statement
@@ -77,6 +77,7 @@ class Machine(Counting):
         elif lease.backend is not None and lease.backend.state is BackendState.LEASED:
             self._start(lease.backend, request, now)
         else:
+            request.become(RequestState.PENDING)
             lease.pending.append(request)
             if request.deadline is not None:
                 self.timers.set(request, request.deadline)
@@ -86,6 +87,7 @@ class Machine(Counting):
         """Give the request a backend, or let it wait for one."""
         group, priority = request.group, request.priority
         if request.client.is_stalled:
+            request.become(RequestState.HELD)
             request.client.held[request] = None
             self._limit_wait(request, now)
             return
@@ -102,6 +104,7 @@ class Machine(Counting):
             if backend is not None:
                 self._start(backend, request, now)
                 return
+        request.become(QUEUED)
         group.queue.push(request)
         self._limit_wait(request, now)
         self._waits(group, now)
@@ -113,7 +116,7 @@ class Machine(Counting):
         statement = request.statement
         if request.verb is QUERY and statement is not None and statement.state is not PREPARED:
             self._ask_before(backend, request, now)
-        request.state = RUNNING
+        request.become(RUNNING)
         request.backend = backend
         request.started = now
         if statement is not None:
@@ -294,7 +297,7 @@ class Machine(Counting):
             if type(reply) is Failure:
                 reply = reply._replace(request=request.number)
             self._effects.append(Reply(client.key, reply))
-        request.state = DONE
+        request.become(DONE)
 
     def _discard(self, request: Request, reply: ResultMessage | Failure | None, now: float) -> None:
         """A waiting request leaves unexecuted."""
@@ -317,7 +320,7 @@ class Machine(Counting):
         backend = request.backend
         assert backend is not None
         is_first = request.state is RUNNING
-        request.state = state
+        request.become(state)
         request.reason = request.reason or reason
         if is_first and request.verb in (QUERY, Verb.TRANSACTION):
             self.timers.clear(request)

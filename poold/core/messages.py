@@ -101,9 +101,8 @@ class Messages(Machine):
         if not self._may_try_again(request, script, now + pause):
             return False
         request.group.stats.retries += 1
-        request.state = RequestState.WAITING
+        request.become(RequestState.PAUSED)
         request.backend = None
-        request.is_paused = True
         self.timers.set(request, now + pause)
         return True
 
@@ -139,7 +138,7 @@ class Messages(Machine):
         if request.state is RequestState.CANCELLED:
             script.retries = 0
         if request.state is not RequestState.WITHDRAWN:
-            request.state = RequestState.IN_DOUBT
+            request.become(RequestState.IN_DOUBT)
         self.timers.clear(request)
         inquiry = Request(NOBODY, 0, request.group, Verb.INQUIRY, now, now + OUTCOME_TIMEOUT)
         inquiry.about = request
@@ -154,7 +153,7 @@ class Messages(Machine):
         """Let the question wait for a backend of its server. Whoever calls this lets _serve follow."""
         assert inquiry.pool is not None
         assert inquiry.deadline is not None
-        inquiry.state = RequestState.WAITING
+        inquiry.become(RequestState.ASKING)
         inquiry.pool.inquiries.append(inquiry)
         self.timers.set(inquiry, inquiry.deadline)
 
@@ -174,6 +173,8 @@ class Messages(Machine):
         committed either, or has not come yet, is it known that this one was not. A COMMIT that was answered, or could
         have been, survives any crash.
         """
+        if inquiry.state is RequestState.DONE:
+            return  # its time was up
         self.timers.clear(inquiry)
         is_recovered = inquiry.backend is not None and inquiry.backend.server.epoch != inquiry.epoch
         if done.failure is not None and done.failure.sqlstate == _IN_THE_FUTURE:
@@ -192,8 +193,7 @@ class Messages(Machine):
             self._told(inquiry, status.decode() if status else "PostgreSQL has forgotten it", now)
             return
         assert inquiry.deadline is not None
-        inquiry.state = RequestState.WAITING
-        inquiry.is_paused = True
+        inquiry.become(RequestState.PAUSED)
         self.timers.set(inquiry, min(now + ASK_AGAIN, inquiry.deadline))
 
     def _inquiry_overdue(self, inquiry: Request, now: float) -> None:
@@ -209,7 +209,7 @@ class Messages(Machine):
         assert request is not None
         script = request.script
         assert script is not None
-        inquiry.state = RequestState.DONE
+        inquiry.become(RequestState.DONE)
         if request.state is RequestState.DONE:
             return
         if status == "committed":
@@ -254,7 +254,6 @@ class Messages(Machine):
 
     def _resume(self, request: Request, now: float) -> None:
         """A pause is over."""
-        request.is_paused = False
         if request.verb is Verb.INQUIRY:
             self._ask(request, now)
             self._serve(request.group, now)

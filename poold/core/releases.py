@@ -25,7 +25,7 @@ class Releases(Deadlines):
             for request in [each for each in client.requests.values() if each.lease is lease]:
                 if request.state is RequestState.RUNNING:
                     self._cancel(request, RequestState.CANCELLED, reason, now)
-                elif request.state is RequestState.WAITING and request.opens:
+                elif request.is_waiting and request.opens:
                     self._discard(request, failures.lease_lost(reason, is_session=True), now)
             self._end_lease(lease, reason, now)
         return ResultMessage(message.request, TX_NONE, "RELEASE", -1, None, b"", ())

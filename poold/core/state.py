@@ -47,19 +47,39 @@ TRANSITIONS: tuple[tuple[BackendState, ...], ...] = (
 
 
 class RequestState(IntEnum):
-    """Where a request is."""
+    """Where a request is. All that come before RUNNING wait."""
 
-    WAITING = 0  # in its group's queue, behind another statement of its lease, or for its next try; -> RUNNING, DONE
-    RUNNING = 1  # on a backend; -> WAITING (to be run again), IN_DOUBT, CANCELLED, WITHDRAWN, DONE
-    CANCELLED = 2  # on a backend, to be cancelled; the reply is still owed; -> IN_DOUBT, WITHDRAWN, DONE
-    WITHDRAWN = 3  # on a backend, to be cancelled; nobody is left to reply to; -> DONE
-    IN_DOUBT = (
-        4  # its backend was lost during COMMIT, PostgreSQL is asked what became of it; -> WAITING, WITHDRAWN, DONE
-    )
-    DONE = 5  # answered, or nobody is left; no successor
+    ARRIVED = 0  # nowhere yet, or to be run again; -> QUEUED, PENDING, HELD, ASKING, RUNNING, DONE
+    QUEUED = 1  # in its group's queue; -> HELD, RUNNING, DONE
+    PENDING = 2  # behind another statement of its lease; -> RUNNING, DONE
+    HELD = 3  # its turn has come, but its client leaves replies unread; -> QUEUED, DONE
+    PAUSED = 4  # waits for its next try; -> QUEUED, HELD, ASKING, RUNNING, DONE
+    ASKING = 5  # a question of the broker's own that waits for a backend of its server; -> RUNNING, DONE
+    RUNNING = 6  # on a backend; -> ARRIVED (to be run again), PAUSED, ASKING, IN_DOUBT, CANCELLED, WITHDRAWN, DONE
+    CANCELLED = 7  # on a backend, to be cancelled; the reply is still owed; -> IN_DOUBT, WITHDRAWN, DONE
+    WITHDRAWN = 8  # on a backend, to be cancelled; nobody is left to reply to; -> DONE
+    IN_DOUBT = 9  # its backend was lost during COMMIT, PostgreSQL is asked about it; -> ARRIVED, WITHDRAWN, DONE
+    DONE = 10  # answered, or nobody is left; no successor
+
+
+_R = RequestState
+# Indexed by state: its legal successors.
+REQUEST_TRANSITIONS: tuple[tuple[RequestState, ...], ...] = (
+    (_R.RUNNING, _R.QUEUED, _R.PENDING, _R.HELD, _R.ASKING, _R.DONE),
+    (_R.RUNNING, _R.HELD, _R.DONE),
+    (_R.RUNNING, _R.DONE),
+    (_R.QUEUED, _R.DONE),
+    (_R.RUNNING, _R.QUEUED, _R.HELD, _R.ASKING, _R.DONE),
+    (_R.RUNNING, _R.DONE),
+    (_R.DONE, _R.ARRIVED, _R.PAUSED, _R.ASKING, _R.IN_DOUBT, _R.CANCELLED, _R.WITHDRAWN),
+    (_R.IN_DOUBT, _R.WITHDRAWN, _R.DONE),
+    (_R.DONE,),
+    (_R.ARRIVED, _R.WITHDRAWN, _R.DONE),
+    (),
+)
 
 
 # What is named for every request, as plain globals: to name a member of an Enum costs five times as much.
 IDLE, ACTIVE, CANCELLING = BackendState.IDLE, BackendState.ACTIVE, BackendState.CANCELLING
-RUNNING, CANCELLED = RequestState.RUNNING, RequestState.CANCELLED
-WITHDRAWN, DONE = RequestState.WITHDRAWN, RequestState.DONE
+QUEUED, RUNNING = RequestState.QUEUED, RequestState.RUNNING
+CANCELLED, WITHDRAWN, DONE = RequestState.CANCELLED, RequestState.WITHDRAWN, RequestState.DONE

@@ -32,6 +32,7 @@ class Watching(Losses):
         """A question that waits for a backend of the pool. Whoever calls this lets _serve follow."""
         question = Request(NOBODY, 0, pool.group, verb, now)
         question.pool = pool
+        question.become(RequestState.ASKING)
         pool.questions.append(question)
         return question
 

@@ -9,7 +9,9 @@ from poold.core import effects
 from poold.core.pools import endpoint, janitor, pool
 from poold.core.pools.endpoint import Endpoint, EndpointState
 from poold.core.pools.janitor import REPLACE_AHEAD
-from poold.core.state import TRANSITIONS
+from poold.core.records.client import NOBODY
+from poold.core.records.request import Request, Verb
+from poold.core.state import REQUEST_TRANSITIONS, TRANSITIONS, RequestState
 from poold.core.state import BackendState as S
 
 
@@ -425,3 +427,18 @@ def test_the_transition_table_has_a_row_for_each_state_and_lets_nothing_leave_cl
     backend = next(iter(world.broker.backends.values()))
     with pytest.raises(AssertionError, match="cannot become leased"):
         backend.pool.move(backend, S.LEASED)
+
+
+@pytest.mark.parametrize("state", RequestState)
+def test_a_request_goes_only_where_its_table_lets_it(state: RequestState) -> None:
+    request = Request(NOBODY, 0, World().broker.groups["default"], Verb.QUERY, 0.0)
+    request.state = state
+    assert len(REQUEST_TRANSITIONS) == len(RequestState)
+    assert request.is_waiting is (state < RequestState.RUNNING)
+    for wrong in set(RequestState) - set(REQUEST_TRANSITIONS[state]):
+        with pytest.raises(AssertionError, match=f"cannot become {wrong.name.lower()}"):
+            request.become(wrong)
+    for right in REQUEST_TRANSITIONS[state]:
+        request.state = state
+        request.become(right)
+        assert request.state is right

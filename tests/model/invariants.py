@@ -149,12 +149,15 @@ class Invariants:
     def _check_request(self, request: Request) -> None:
         held = self.broker.timers._deadlines
         state = request.state
-        if state is RequestState.WAITING:
+        if request.is_waiting:
             is_pending = request.lease is not None and request in request.lease.pending
-            is_queued = request in request.group.queue
-            is_held = request in request.client.held
-            places = is_pending + is_queued + is_held + request.is_paused
-            assert places == 1, f"{request} waits nowhere, or twice"
+            places = {
+                RequestState.PENDING: is_pending,
+                RequestState.QUEUED: request in request.group.queue,
+                RequestState.HELD: request in request.client.held,
+            }
+            found = [place for place, is_there in places.items() if is_there]
+            assert found == ([] if state is RequestState.PAUSED else [state]), f"{request} is not where its state says"
             if not is_pending:  # behind another statement of its lease there is no limit but its own
                 assert request in held, f"{request} could wait for ever"
             if request.deadline is not None:
@@ -185,7 +188,7 @@ class Invariants:
         for group in self.broker.groups.values():
             assert group.clients == sum(group in client.groups for client in clients.values())
             for request in group.queue:
-                assert request.state is RequestState.WAITING
+                assert request.state is RequestState.QUEUED
                 assert clients.get(request.client.key) is request.client, f"the client of {request} is gone"
                 assert request.client.requests.get(request.number) is request
 

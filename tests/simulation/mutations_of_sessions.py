@@ -22,6 +22,7 @@ from poold.core.pools.group import Group
 from poold.core.records.client import Client
 from poold.core.records.request import Verb
 from poold.core.shared.queue import Line, Queue
+from poold.core.state import RequestState
 from poold.core.statements import leftovers
 from poold.core.statements.leftovers import NOTHING
 from poold.core.work import failures, settings, units
@@ -299,6 +300,7 @@ def who_reads_again_is_kept_waiting(patch: pytest.MonkeyPatch) -> None:
         for request in held:
             if request in request.group.queue:
                 request.group.queue.discard(request)
+                request.become(RequestState.HELD)
                 request.client.held[request] = None
 
     wrap(patch, Broker, "client_reads", reads)

@@ -14,7 +14,6 @@ from poold.core.lifecycle import Lifecycle
 from poold.core.machine import Machine
 from poold.core.pools.watch import Watch
 from poold.core.records.request import Verb
-from poold.core.state import RequestState
 from poold.core.statements import leftovers
 from poold.core.statements import statement as statements
 from poold.core.statements.leftovers import NOTHING
@@ -125,7 +124,7 @@ def what_follows_on_a_lost_backend_follows_on_the_next_one_as_well(patch: pytest
     def again(original: Any, self: Lifecycle, request: Any, *rest: Any, **more: Any) -> None:
         following = request.then
         original(self, request, *rest, **more)
-        if request.state is RequestState.WAITING:
+        if request.is_waiting:
             request.then = following
 
     wrap(patch, Lifecycle, "_again", again)

@@ -6,7 +6,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from client.wire.limits import NORMAL
-from poold.core.state import RequestState
+from poold.core.state import REQUEST_TRANSITIONS, RUNNING, RequestState
 from poold.core.statements.leftovers import NOTHING
 
 if TYPE_CHECKING:
@@ -83,8 +83,6 @@ class Request:
     is_alone = False
     # How often it was cancelled for those that waited for it.
     yields = 0
-    # It waits for its next try, not for a backend.
-    is_paused = False
     # Why it is to be cancelled, in words for the client.
     reason = ""
     # It may commit by itself: the session's number before, how it ended, and what the two numbers tell (see outcomes).
@@ -111,11 +109,22 @@ class Request:
         self.arrived = arrived
         self.deadline = deadline
         self.lease = lease
-        self.state = RequestState.WAITING
+        self.state = RequestState.ARRIVED
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it has not begun, or is to begin once more."""
+        return self.state < RUNNING
+
+    def become(self, state: RequestState) -> None:
+        """Change the state; a transition that the table does not know is a bug and raises."""
+        if state not in REQUEST_TRANSITIONS[self.state]:
+            raise AssertionError(f"{self!r} cannot become {state.name.lower()}")
+        self.state = state
 
     def wait_again(self) -> None:
         """It is to run once more: what was noted for its backend and unit until now does not hold for the next."""
-        self.state = RequestState.WAITING
+        self.become(RequestState.ARRIVED)
         self.backend = None
         self.unit = self.then = ()
         self.is_exposed = self.is_timed = self.is_counted = False
