@@ -136,7 +136,7 @@ class DBError(Exception):
 
     @property
     def statement(self) -> str | None:
-        """That statement, at most 200 characters of it, its parameters written %s; None where there is none."""
+        """The statement that failed, at most 200 characters of it, its parameters written %s; None if there is none."""
         return None if self.place is None else self.place.statement
 
     @property

@@ -148,7 +148,7 @@ class ClientLease:
         return self.loss() if is_own and self.is_in_doubt else None
 
     def lose(self, *, is_in_doubt: bool) -> None:
-        """Nothing more will come of it."""
+        """Give the lease up: nothing more will come of it."""
         self._is_lost = True
         self.is_in_doubt = is_in_doubt
         if self._channel is not None and self._channel.pid == os.getpid():
@@ -179,7 +179,7 @@ class ClientLease:
         return found
 
     def close(self, call: Call | None = None) -> Channel | None:
-        """It is over, or was never opened; returns its channel where nobody but this call has the use of it."""
+        """End the lease, if one is open; return its channel if nobody but this call has the use of it."""
         channel, self._channel = self._channel, None
         self.number = 0
         is_lost, self._is_lost, self.is_in_doubt = self._is_lost, False, False

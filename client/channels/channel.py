@@ -355,7 +355,7 @@ class Channel:
         return True
 
     def _break_silence(self) -> None:
-        """Nothing came for a while: the broker waits for PostgreSQL, or is gone."""
+        """Find out why nothing came for a while: the broker waits for PostgreSQL, or is gone."""
         silence = time.monotonic() - self._heard
         if self._heard and silence >= GONE_AFTER:
             self._is_broken = True

@@ -80,7 +80,7 @@ class _Context(zmq.Context["zmq.Socket[bytes]"]):
     """
 
     def __del__(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class CurveSocket:
@@ -193,7 +193,7 @@ class CurveSocket:
             raise ConnectionResetError(str(error)) from None
 
     def send_by(self, data: bytes, deadline: float) -> None:
-        """The same; it never waits."""
+        """Send the message as sendall does; libzmq never waits."""
         self.sendall(data)
 
     def fileno(self) -> int:

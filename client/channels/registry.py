@@ -56,7 +56,7 @@ class FreeChannels(list[Channel]):
 
 
 class _PerThread(threading.local):
-    """One thread's channels. They close when the thread ends."""
+    """The channels of one thread, closed when it ends."""
 
     def __init__(self) -> None:
         self.channels: dict[_Where, FreeChannels] = {}

@@ -52,9 +52,9 @@ class PlainSocket(socket.socket):
 
 
 class GreenSocket(socket.socket):
-    """The same on gevent's or eventlet's class, which waits in its hub and knows neither SO_RCVTIMEO nor MSG_DONTWAIT.
+    """A blocking socket of gevent's or eventlet's class, which waits in its hub.
 
-    What ends a wait is the class's own timeout.
+    That class knows neither SO_RCVTIMEO nor MSG_DONTWAIT; its own timeout ends a wait.
     """
 
     def wait_at_most(self, seconds: float) -> None:
@@ -62,11 +62,11 @@ class GreenSocket(socket.socket):
         self.settimeout(seconds)
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        """As a blocking socket's, whose SO_RCVTIMEO is the timeout."""
+        """Receive as a blocking socket does whose SO_RCVTIMEO is the timeout."""
         return self._within(flags, super().recv, size)  # type: ignore[no-any-return]  # recv gives bytes
 
     def sendall(self, data: Any, flags: int = 0) -> None:
-        """As a blocking socket's, whose SO_SNDTIMEO is GONE_AFTER."""
+        """Send as a blocking socket does whose SO_SNDTIMEO is GONE_AFTER."""
         before = self.gettimeout()
         if not flags & socket.MSG_DONTWAIT:
             self.settimeout(GONE_AFTER)

@@ -135,7 +135,7 @@ _BEYOND = (ValueError, OverflowError, psycopg2.DataError)
 
 
 def _calendar_caster(theirs: Caster) -> Caster:
-    """Their caster, and PostgreSQL's text for what Python's calendar cannot hold (years before 1 and after 9999)."""
+    """A caster that gives PostgreSQL's text for what Python's calendar cannot hold (years before 1 and after 9999)."""
 
     def cast(cell: bytes | None, cursor: Any) -> Any:
         try:

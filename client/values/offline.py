@@ -108,7 +108,7 @@ def connect_to_nowhere() -> tuple[Any, ServerSocket]:
 
 
 def _met_without_a_folder() -> tuple[Any, ServerSocket] | None:
-    """Both sides, connected by a name that is in no folder; None where the system or libpq knows no such names.
+    """Both sides of a connection by a name that is in no folder; None if the system or libpq knows no such names.
 
     A program may have no place where it can write. Everybody on the machine may connect to such a name, or keep others
     from it, so the one who did is looked at, and another name is tried where it was somebody else.
@@ -132,7 +132,7 @@ def _met_without_a_folder() -> tuple[Any, ServerSocket] | None:
 
 
 def _met_in_a_folder() -> tuple[Any, ServerSocket]:
-    """Both sides, connected by a name in a folder that nobody else may enter."""
+    """Both sides of a connection by a name in a folder that nobody else may enter."""
     folder = tempfile.TemporaryDirectory(prefix="poold-")
     with folder as host, contextlib.closing(ServerSocket(_socket.AF_UNIX)) as listener:
         listener.bind(f"{host}/.s.PGSQL.1")

@@ -62,7 +62,7 @@ class Hello(NamedTuple):
 
 
 class Query(NamedTuple):
-    """One statement, or several in one string where it has no parameters.
+    """One statement, or several in one string if it has no parameters.
 
     lease 0 is a statement of its own in an autocommit group. Any other number names an interactive transaction, or a
     session, unique per client. begin: BEGIN comes first, which opens the lease of an interactive transaction. session
@@ -161,7 +161,7 @@ class Release(NamedTuple):
 
 
 class CancelRequest(NamedTuple):
-    """This request is not wanted any more: drop it, or cancel its statement.
+    """Withdraw a request: drop it, or cancel its statement.
 
     key is b"" for a request of the conversation that says so; otherwise the cancel_key of the one it belongs to.
     """

@@ -119,7 +119,7 @@ class _Items:
         return msgpack.unpackb(packed[begin:end], max_array_len=0, max_map_len=0, max_ext_len=0)
 
     def end(self) -> None:
-        """Nothing follows."""
+        """Raise if anything follows."""
         if self._at != len(self._packed):
             raise ValueError("bytes behind the message")
 

@@ -173,7 +173,7 @@ class ZmtpConnection:
         return True
 
     def _take_part(self, body: bytes, has_more: bool) -> None:
-        """One frame of a message."""
+        """Take one frame of a message."""
         if has_more:
             # A REQ's first frame is its delimiter; any other is one too many.
             self._is_several = self._is_several or bool(self._parts) or bool(body) or self.peer != b"REQ"

@@ -22,7 +22,7 @@ SO_PEERGROUPS = 59
 GROUPS_BYTES = 1024
 
 
-class Door:
+class ConnectionLimits:
     """Counts the clients there are."""
 
     def __init__(self, config: BrokerConfig) -> None:
@@ -45,7 +45,7 @@ class Door:
         self._by_user[uid] += 1
 
     def leave(self, uid: int) -> None:
-        """It has gone."""
+        """A client has gone."""
         self._count -= 1
         self._by_user[uid] -= 1
         if not self._by_user[uid]:

@@ -38,7 +38,7 @@ from poold import __version__
 from poold.clients.transport import Peer, Receiver, Transport
 from poold.config.model import Config
 from poold.core.broker import Broker
-from poold.system.rate_limited_log import SparingLog
+from poold.system.rate_limited_log import RateLimitedLog
 
 # Of one client; each is answered, so that whoever writes a client learns what is wrong. From there on none is.
 MAX_VIOLATIONS = 100
@@ -71,7 +71,7 @@ class Frontend:
         # The same by what lets another conversation cancel their requests.
         self._cancel_keys: dict[bytes, int] = {}
         self._last_key = 0
-        self._log = SparingLog(log)
+        self._log = RateLimitedLog(log)
         self.violations = 0  # messages that were none of the protocol
         self.dropped = 0  # replies whose client was gone or did not read
         self._transport = listen(self)
@@ -142,7 +142,7 @@ class Frontend:
         self._broker.client_stalled(peer.key)
 
     def reads(self, peer: Peer) -> None:
-        """It has read them."""
+        """The client has read all replies."""
         self._broker.client_reads(peer.key, monotonic())
         self._wake()
 

@@ -22,14 +22,14 @@ from time import monotonic
 
 from client.wire.address import ipc_path
 from client.wire.zmtp import refusal
-from poold.clients.connection_limits import Door
+from poold.clients.connection_limits import ConnectionLimits
 from poold.clients.ipc_peer import SECONDS_AT_ONCE, IpcPeer
-from poold.clients.partial_messages import Unfinished
+from poold.clients.partial_messages import PartialMessages
 from poold.clients.transport import Receiver
-from poold.clients.unread_budget import Unread
+from poold.clients.unread_budget import UnreadBudget
 from poold.config.model import BrokerConfig
 from poold.system.poller import Poller
-from poold.system.rate_limited_log import SparingLog
+from poold.system.rate_limited_log import RateLimitedLog
 
 log = logging.getLogger(__name__)
 
@@ -49,14 +49,14 @@ class IpcTransport:
         self.frontend = frontend
         self.loop = asyncio.get_running_loop()
         self.poller = poller
-        self.log = SparingLog(log)
+        self.log = RateLimitedLog(log)
         self.heard = 0  # how often any client was read from
-        self.unread = Unread(config)
+        self.unread = UnreadBudget(config)
         # Connections, from accept until they end.
         self.peers: set[IpcPeer] = set()
-        self.unfinished = Unfinished(config.max_request_bytes, self.loop)
+        self.unfinished = PartialMessages(config.max_request_bytes, self.loop)
         self._path = path
-        self._door = Door(config)
+        self._door = ConnectionLimits(config)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         # The socket file is made by bind: for the owner and its group, or for all where lists decide.
         mask = os.umask(0o111 if config.allow_uids or config.allow_gids else 0o117)
@@ -110,7 +110,7 @@ class IpcTransport:
                 self.peers.add(IpcPeer(self, connection, uid, gid, pid))
 
     def forget(self, peer: IpcPeer) -> None:
-        """It is about to be closed."""
+        """Let go of a client that is about to be closed."""
         assert peer.uid is not None
         self.peers.discard(peer)
         self.unfinished.note(peer, 0)

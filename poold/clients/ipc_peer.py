@@ -9,7 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from client.wire.zmtp import SERVER, ZmtpConnection, ZmtpError
-from poold.clients.send_buffer import COPY_BELOW, Outgoing
+from poold.clients.send_buffer import COPY_BELOW, SendBuffer
 from poold.clients.transport import Peer
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ _NEXT = (
 
 
 class IpcPeer(Peer):
-    """One connection."""
+    """One client's connection."""
 
     __slots__ = ("_heard", "_outgoing", "_socket", "_state", "_timer", "_transport", "_zmtp", "taken_at")
 
@@ -57,7 +57,7 @@ class IpcPeer(Peer):
         self._socket = connection
         self._zmtp = ZmtpConnection(transport.config.max_request_bytes, SERVER)
         # What the socket did not take; while there is any, the loop watches for room. None until then.
-        self._outgoing: Outgoing | None = None
+        self._outgoing: SendBuffer | None = None
         self.taken_at = 0.0  # when the socket last took something of that
         self._state = READING
         self._heard = 0  # the transport's, when it began to wait for its turn
@@ -203,7 +203,7 @@ class IpcPeer(Peer):
             if sent == size:
                 return
             self._transport.poller.add_writer(self._socket.fileno(), self._writable)
-            self._outgoing = Outgoing()
+            self._outgoing = SendBuffer()
             self.taken_at = monotonic()
             self._transport.frontend.stalled(self)
         before = self._outgoing.size
@@ -270,11 +270,11 @@ class IpcPeer(Peer):
 
     @property
     def is_heard(self) -> bool:
-        """For `Unfinished`."""
+        """Whether what it sends is read, for `PartialMessages`."""
         return self._state is READING
 
     def drop_unfinished(self, size: int, reason: str) -> None:
-        """For `Unfinished`."""
+        """Drop it for a message that did not end, for `PartialMessages`."""
         self._drop_line("a message of which %d bytes came: %s", size, reason)
         self.drop()
 
@@ -288,7 +288,7 @@ class IpcPeer(Peer):
         assert self._outgoing is not None
         self._leaves_unread(", and all clients more than max_buffered_bytes = %d", self._transport.unread.most)
         self._transport.unread.size -= self._outgoing.size
-        self._outgoing = Outgoing()
+        self._outgoing = SendBuffer()
         self.drop()
 
     def _write_overdue(self, timeout: float) -> None:

@@ -29,10 +29,10 @@ class Sender(Protocol):
         """Whether it is read from; if not, it cannot finish."""
 
     def drop_unfinished(self, size: int, reason: str) -> None:
-        """It has been too slow, with so many bytes."""
+        """Drop the client: it has been too slow, with so many bytes of a message."""
 
 
-class Unfinished:
+class PartialMessages:
     """All of them, the one that has stood still for longest first."""
 
     def __init__(

@@ -11,7 +11,7 @@ COPY_BELOW = 65536
 BUFFERS_AT_ONCE = 64
 
 
-class Outgoing:
+class SendBuffer:
     """Small replies are joined, as an object for each would be larger than they are; large ones are not copied."""
 
     __slots__ = ("_buffers", "size")

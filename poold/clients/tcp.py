@@ -56,7 +56,7 @@ class TcpPeer(Peer):
         self.descriptor = descriptor
 
     def caller(self) -> Caller:
-        """Who it is: by its key, where the broker has keys."""
+        """The client by its key, if the broker has keys."""
         return Caller(key=self.key_name)
 
     def send(self, message: bytes) -> bool:

@@ -26,7 +26,7 @@ class Peer:
         self.violations = 0  # messages that were none of the protocol
 
     def caller(self) -> Caller:
-        """Who it is, for decisions about what it may do."""
+        """The client, as decisions about what it may do see it."""
         return Caller(self.uid, self.uid in (0, os.getuid()))
 
     def send(self, message: bytes) -> bool:
@@ -70,7 +70,7 @@ class Receiver(Protocol):
         """The client leaves replies unread."""
 
     def reads(self, peer: Peer) -> None:
-        """It has read them."""
+        """The client has read all replies."""
 
     def wake(self) -> None:
         """Messages were taken: there may be effects."""

@@ -38,7 +38,7 @@ class Holder(Protocol):
         """Drop it, and forget what it leaves."""
 
 
-class Unread:
+class UnreadBudget:
     """The sum, in bytes, and what it may be."""
 
     def __init__(self, config: BrokerConfig) -> None:

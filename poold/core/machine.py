@@ -260,7 +260,7 @@ class Machine(Counting):
             group.probes.append(statement)
 
     def _forget_outdated(self, results: Iterable[StatementResult | None]) -> bool:
-        """These statements ran: where they may have changed what others mean, these begin anew. Returns whether so."""
+        """Let all statements begin anew if these may have changed what others mean. Returns whether so."""
         if not schema.outdates(results):
             return False
         self._begin_anew()
@@ -356,7 +356,7 @@ class Machine(Counting):
             self._serve(lease.group, now)  # others of its priority may be waiting for their share
 
     def _lose_lease(self, lease: Lease, reason: str, now: float) -> None:
-        """As _end_lease, where the client did not ask for it and will want to know why."""
+        """End a lease whose client did not ask for it, and will want to know why."""
         lease.client.lease_lost(lease.number, failures.lease_lost(reason, lease.is_session))
         self._end_lease(lease, reason, now)
 

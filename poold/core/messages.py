@@ -107,7 +107,7 @@ class Messages(Machine):
         return True
 
     def _next_pause(self, script: Script) -> float:
-        """Its mean."""
+        """The mean of the pause before the next try."""
         return float(min(FIRST_PAUSE * 2 ** min(script.tries - 1, 16), LONGEST_PAUSE))
 
     def _fail(self, request: Request, verdict: Verdict, now: float) -> None:
@@ -226,7 +226,7 @@ class Messages(Machine):
         self._fail(request, Verdict(failures.commit_unknown(error, why)), now)
 
     def _retry_elsewhere(self, request: Request, backend: Backend, error: str, now: float) -> None:
-        """Nothing of it was committed: run it on another backend, or say so."""
+        """Run a message of which nothing was committed on another backend, or say that nothing was."""
         script = request.script
         assert script is not None
         if self._may_try_again(request, script, now):

@@ -75,7 +75,7 @@ class EmbeddedPostgres:
         port: int | None = None,
         standby_of: str | None = None,
     ) -> None:
-        """Nothing is touched before `start`.
+        """Note where the server is to be; `start` makes it.
 
         `settings` override PostgreSQL's and this module's. With `port` the server also listens on 127.0.0.1:port. With
         `standby_of`, the dsn of a running server, the first start makes a streaming standby of that one.

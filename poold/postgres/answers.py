@@ -69,7 +69,7 @@ def check_description(body: bytes) -> None:
 
 
 def forget_rows(results: list[StatementResult], kinds: set[tuple[str, bool]]) -> None:
-    """Of a simple query only the last result is wanted; of earlier ones, that there was one of its kind."""
+    """Forget a result of a simple query behind which another comes, but that there was one of its kind."""
     earlier = results.pop()
     kind = kind_of(earlier)
     if kind not in kinds:
@@ -108,5 +108,5 @@ def with_notices(result: StatementResult, late: tuple[str, ...]) -> StatementRes
 
 
 def without_rows(result: StatementResult) -> StatementResult:
-    """That there was such a result."""
+    """The result without its rows: that there was such a one."""
     return result._replace(columns=None if result.columns is None else b"", rows=b"", notices=())

@@ -26,7 +26,7 @@ from poold.core.facts import Server
 from poold.postgres import connect as connecting
 from poold.postgres import libpq
 from poold.postgres.errors import WireError
-from poold.postgres.parameter_status import Reported
+from poold.postgres.parameter_status import ParameterStatus
 from poold.postgres.wire import Wire
 from poold.system.poller import Poller
 
@@ -181,7 +181,7 @@ class Backends:
                 backend.pause()
 
     def _finished(self, backend: BackendConnection) -> None:
-        """It is whole, or gone."""
+        """A result that was read for long is whole, or gone."""
         self._unfinished -= backend.unfinished
         backend.unfinished = 0
         self._waiting.pop(backend.number, None)
@@ -207,7 +207,7 @@ class Backends:
 
 
 class BackendConnection:
-    """One open connection."""
+    """One open connection to PostgreSQL."""
 
     def __init__(
         self, number: int, connection: Any, config: Config, group: str, owner: Backends, endpoint: str = ""
@@ -215,7 +215,7 @@ class BackendConnection:
         self.number = number
         self.endpoint = endpoint
         self.pid = int(connection.get_backend_pid())
-        reported = Reported(connection.get_parameter_status, config.groups[group].read_only)
+        reported = ParameterStatus(connection.get_parameter_status, config.groups[group].read_only)
         prefix = b"poold_%b_" % secrets.token_hex(8).encode()
         self.wire = Wire(config.broker.max_result_bytes, reported, prefix)
         # Units of which nothing has been sent: in the wire's outbox, and of what is being sent.

@@ -216,7 +216,7 @@ class EncryptedSocket:
         return sent
 
     def detach(self) -> int:
-        """As a socket's; libpq owns the descriptor."""
+        """Give the descriptor back, as a socket's detach; libpq owns it."""
         return -1
 
 

@@ -47,7 +47,7 @@ class Notifications(deque[tuple[int, str, str]]):
 
 
 class Notices:
-    """Those since the last result."""
+    """The notices since the last result."""
 
     __slots__ = ("_kept", "_marked", "_room", "_size")
 
@@ -66,7 +66,7 @@ class Notices:
             self._size -= len(self._kept.popleft()[0])
 
     def take(self) -> tuple[str, ...]:
-        """Those that are kept, as text; they belong to a result, and the next ones to another."""
+        """Return the notices since the last result, as text, and start a new list."""
         if not self._kept:
             return ()
         texts: deque[str] = deque()

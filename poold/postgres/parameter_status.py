@@ -17,8 +17,8 @@ REPORTED = ("TimeZone", "application_name", "search_path", "session_authorizatio
 LONGEST_VALUE = 4096
 
 
-class Reported:
-    """They on one connection."""
+class ParameterStatus:
+    """The settings that PostgreSQL reports on one connection."""
 
     __slots__ = ("_current", "_initial", "_relied_on", "is_changed")
 

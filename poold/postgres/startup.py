@@ -157,7 +157,7 @@ def _quantity(text: str, unit: str | None) -> float | None:
 
 
 def _size_of(unit: str | None) -> float:
-    """Of a unit as PostgreSQL names it: ms, kB, 8kB."""
+    """The size of a unit as PostgreSQL names it: ms, kB, 8kB."""
     found = re.fullmatch(r"([0-9]{0,6})([A-Za-z]+)", unit or "", re.ASCII)
     return 1.0 if found is None else float(found[1] or 1) * _UNITS.get(found[2], 1.0)
 

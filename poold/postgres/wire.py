@@ -20,7 +20,7 @@ from poold.postgres.answers import is_whole, next_place, prepares
 from poold.postgres.errors import WireError, refused, relied_on_changed, two_texts
 from poold.postgres.messages import RESULTS_EXECUTE, SYNC, encoded, no_data, query
 from poold.postgres.notices import Notices, Notifications
-from poold.postgres.parameter_status import Reported
+from poold.postgres.parameter_status import ParameterStatus
 
 MAX_MESSAGE_BYTES = 1 << 20  # of one that is neither row nor text: it has 1,664 columns at most
 # Errors and notices are cut there: of the first a client gets text and fields, so about three times as much.
@@ -44,7 +44,7 @@ _UNASKED = "the server answered what nobody asked"
 class Wire:
     """One connection's conversation: `send` units, hand what came to `received`, take `outbox`."""
 
-    def __init__(self, max_result_bytes: int, reported: Reported, prefix: bytes = b"poold_") -> None:
+    def __init__(self, max_result_bytes: int, reported: ParameterStatus, prefix: bytes = b"poold_") -> None:
         """prefix goes before the names of prepared statements: one that clients cannot guess, nor replace."""
         self.outbox: list[bytes] = []
         self._prefix = prefix

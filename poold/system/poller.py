@@ -16,7 +16,7 @@ _FAILED = select.EPOLLERR | select.EPOLLHUP
 
 
 class Poller:
-    """As an event loop's add_reader and its kin; level-triggered."""
+    """Watches descriptors, as an event loop's add_reader and its kin do; level-triggered."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()

@@ -9,7 +9,7 @@ BURST = 50
 RATE = 5.0
 
 
-class SparingLog:
+class RateLimitedLog:
     """Warnings, of which only some are logged when there are many; the others are counted."""
 
     def __init__(self, log: logging.Logger, clock: Callable[[], float] = monotonic) -> None:

@@ -22,7 +22,7 @@ from psycopg2 import _psycopg
 
 from poold.core.effects import Bind, Prepare
 from poold.embedded.server import EmbeddedPostgres
-from poold.postgres.parameter_status import Reported
+from poold.postgres.parameter_status import ParameterStatus
 from poold.postgres.wire import Wire
 
 DEPTH = 16
@@ -82,7 +82,7 @@ def libpq(connection: Any, sql: str) -> Callable[[int], int]:
 
 def pgwire(connection: Any, sql: str) -> Callable[[int], int]:
     """The same by the broker's own protocol; rows are counted, not taken apart."""
-    wire = Wire(1 << 30, Reported(connection.get_parameter_status))
+    wire = Wire(1 << 30, ParameterStatus(connection.get_parameter_status))
     channel = socket.socket(fileno=os.dup(connection.fileno()))
     channel.setblocking(True)
     unit = (Bind(b"it", 1, b"\0\0\0\x011"),)

@@ -45,7 +45,7 @@ from poold.core.work import references
 from poold.core.work.transaction_plan import Plan
 from poold.postgres import diagnostics
 from poold.postgres.errors import WireError
-from poold.postgres.parameter_status import Reported
+from poold.postgres.parameter_status import ParameterStatus
 from poold.postgres.wire import Wire
 
 # What any input may cost besides: caches that fill, an exception and its traceback.
@@ -220,7 +220,7 @@ _UNITS: tuple[tuple[Unit, ...], ...] = (
 
 
 def _wire(data: bytes) -> str:
-    wire = Wire(RESULT_LIMIT, Reported(lambda _: "on"))
+    wire = Wire(RESULT_LIMIT, ParameterStatus(lambda _: "on"))
     wire._columns.update({b"k": corpus.columns(id=corpus.INT4), b"i": None})
     for unit in _UNITS[data[0] % len(_UNITS)] if data else ():
         wire.send(unit)

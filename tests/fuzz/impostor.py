@@ -6,7 +6,7 @@ from stranger import World
 
 from poold.core import effects
 from poold.postgres.errors import WireError
-from poold.postgres.parameter_status import Reported
+from poold.postgres.parameter_status import ParameterStatus
 from poold.postgres.wire import Wire
 
 _LIMIT = 20_000
@@ -27,7 +27,7 @@ class _Cheated(World):
 
     def execute(self, backend: int, unit: effects.Unit) -> None:
         """As poold.postgres.backends does it: send, and hand what comes to the core."""
-        wire = self._wires.setdefault(backend, Wire(_LIMIT, Reported(lambda _: "on")))
+        wire = self._wires.setdefault(backend, Wire(_LIMIT, ParameterStatus(lambda _: "on")))
         piece = self._pieces.pop(0) if self._pieces else None
         if piece == b"" and not wire.units:
             super().execute(backend, unit)

@@ -26,7 +26,7 @@ from poold.core.work import references
 from poold.core.work.transaction_plan import Plan
 from poold.postgres import diagnostics
 from poold.postgres.errors import WireError
-from poold.postgres.parameter_status import Reported
+from poold.postgres.parameter_status import ParameterStatus
 from poold.postgres.wire import Wire
 
 COLUMNS = columns(id=INT4)
@@ -34,7 +34,7 @@ READY = message(b"Z", b"I")
 
 
 def wire(*units: Unit, limit: int = 1 << 20) -> Wire:
-    made = Wire(limit, Reported(lambda _: "on"))
+    made = Wire(limit, ParameterStatus(lambda _: "on"))
     for unit in units:
         made.send(unit)
     return made

@@ -27,7 +27,7 @@ class EndpointState(IntEnum):
 
 
 class Endpoint:
-    """Its state, how many connects failed in a row, and the last error."""
+    """One PostgreSQL address: its state, how many connects failed in a row, and the last error."""
 
     def __init__(self, name: str, query_timeout: float = 0.0, connect_timeout: float = 10.0) -> None:
         self.name = name

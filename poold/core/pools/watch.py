@@ -31,7 +31,7 @@ LOOK_TIMEOUT = 0.25
 
 
 class Watch:
-    """Of one pool; also the key of its own deadline."""
+    """What is asked of one pool's server, and what it said; also the key of its own deadline."""
 
     __slots__ = ("catalogs", "is_armed", "is_asking", "looked", "pool")
 

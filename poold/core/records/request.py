@@ -123,7 +123,7 @@ class Request:
         self.state = state
 
     def wait_again(self) -> None:
-        """It is to run once more: what was noted for its backend and unit until now does not hold for the next."""
+        """Be run once more: what was noted for its backend and unit does not hold for the next."""
         self.become(RequestState.ARRIVED)
         self.backend = None
         self.unit = self.then = ()

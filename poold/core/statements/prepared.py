@@ -78,7 +78,7 @@ class Prepared:
         return found
 
     def add(self, statement: Statement) -> None:
-        """It was prepared here by a probe."""
+        """Note a statement that a probe has prepared here."""
         self._held[statement.name] = statement.runs_per_parse
 
     def failed(self, unit: Unit, done: Completion) -> Prepare | Bind | None:

@@ -149,7 +149,7 @@ class Statement:
         return self.traits
 
     def record(self, seconds: float, size: int) -> None:
-        """It ran."""
+        """Update the profile after one run."""
         self.runs += 1
         self.recent = seconds
         if self.runs == 1:
@@ -170,7 +170,7 @@ class Statement:
         self.patience = 2 * expected if expected > PATIENCE_SECONDS else 2 * PATIENCE_SECONDS
 
     def saw_columns(self, columns: bytes | None) -> bool:
-        """It ran with literals and gave these columns. Returns whether it should be probed now."""
+        """Note the columns of a run with literals. Returns whether the statement should be probed now."""
         if self.state is not LITERAL:
             return False
         if self.columns == b"":
@@ -206,7 +206,7 @@ class Statement:
             self.sightings = 0
 
     def refuse(self, proof: Proof = UNPROVEN) -> None:
-        """It runs with literals from now on: prepared it is not the same, or cannot be."""
+        """Run with literals from here on: prepared the statement is not the same, or cannot be."""
         self.state = StatementState.REFUSED
         self.is_harmless = False
         self.is_short = False
@@ -308,9 +308,10 @@ class Statements:
         return any(each.name == name for each in self._own.values())
 
     def forget(self, statement: Statement) -> None:
-        """Its tables have changed: whoever asks next gets a new one, with a new name, that begins with literals.
+        """Forget a statement whose tables have changed.
 
-        Who asked before, and waits, runs it with literals.
+        Who asks next gets a new one, with a new name, that begins with literals; who asked before, and waits, runs it
+        with literals.
         """
         statement.is_forgotten = True
         statement.refuse()
@@ -320,7 +321,7 @@ class Statements:
             self._text -= len(statement.sql) + len(statement.settings)
 
     def forget_all(self) -> None:
-        """Another generation begins: names may mean something else. O(1); each statement follows when asked for."""
+        """Begin another generation, as names may mean something else. O(1); each statement follows when asked for."""
         self.generation += 1
 
     def counts(self) -> dict[str, int]:

@@ -44,7 +44,7 @@ def too_many(text: str) -> Failure:
 
 
 def unread(waited: float) -> Failure:
-    """It waited until its time was over for its client to read."""
+    """A request waited until its time was over for its client to read."""
     text = f"not begun within {waited:.3g} s: this client leaves earlier replies unread; read them first"
     return Failure(0, TX_NONE, "pool-timeout", NOT_EXECUTED, text, None, {})
 

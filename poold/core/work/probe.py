@@ -57,7 +57,7 @@ _INCONCLUSIVE = (QUERY_CANCELED, LOCK_NOT_AVAILABLE)
 
 
 class Examiner(Protocol):
-    """As `poold.core.statements.proofs.Examination`."""
+    """What a probe needs of `poold.core.statements.proofs.Examination`."""
 
     @property
     def proof(self) -> Proof:

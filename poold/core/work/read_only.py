@@ -50,7 +50,7 @@ def objection(statement: bytes, values: bytes, is_in_block: bool) -> str:
 
 
 def settings_objection(settings: bytes) -> str:
-    """As objection, of settings that travel."""
+    """Why settings that travel would let a statement write; "" if they do not."""
     if any(name.strip().lower() in _SETTINGS for name, _ in pairs(settings)):
         return _LIFTS + _ADVICE
     return ""

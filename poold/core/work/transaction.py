@@ -200,7 +200,7 @@ class Script:
         return self.verdict or Verdict(cancelled if self._is_contained(done) else done.failure or cancelled)
 
     def values(self) -> Iterator[tuple[Statement, bytes]]:
-        """Its statements with their values, those of references not in place."""
+        """The message's statements with their values, those of references not in place."""
         for place, at in enumerate(self._plan.places):
             if at >= 0:
                 yield self._statement(place), self._values[at]

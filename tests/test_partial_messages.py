@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from poold.clients.partial_messages import LARGEST_MESSAGES, MESSAGE_TIMEOUT, SWEEP_INTERVAL, Unfinished
-from poold.system.rate_limited_log import BURST, SparingLog
+from poold.clients.partial_messages import LARGEST_MESSAGES, MESSAGE_TIMEOUT, SWEEP_INTERVAL, PartialMessages
+from poold.system.rate_limited_log import BURST, RateLimitedLog
 
 
 class Sender:
@@ -32,7 +32,7 @@ class World:
     def __init__(self, limit: int = 1000) -> None:
         self.now = 100.0
         self.loop: Any = Loop()
-        self.unfinished = Unfinished(limit, self.loop, lambda: self.now)
+        self.unfinished = PartialMessages(limit, self.loop, lambda: self.now)
 
     def pass_time(self, seconds: float) -> None:
         end = self.now + seconds
@@ -98,7 +98,7 @@ def test_of_too_many_bytes_those_that_stand_still_for_longest_go() -> None:
 
 def test_of_many_lines_some_are_logged_and_the_others_counted(caplog: pytest.LogCaptureFixture) -> None:
     now = 0.0
-    sparing = SparingLog(logging.getLogger("test"), lambda: now)
+    sparing = RateLimitedLog(logging.getLogger("test"), lambda: now)
     for number in range(10 * BURST):
         sparing.warning("line %d", number)
     assert [record.getMessage() for record in caplog.records] == [f"line {number}" for number in range(BURST)]

@@ -7,7 +7,7 @@ import pytest
 from client.wire.messages import TX_NONE
 from poold.core.effects import Bind, Flush, Unit
 from poold.core.facts import Completion
-from poold.postgres.parameter_status import Reported
+from poold.postgres.parameter_status import ParameterStatus
 from poold.postgres.wire import Wire
 
 UNIT: Unit = (Bind(b"b", 0, b""), Bind(b"x", 0, b""), Flush(), Bind(b"i", 0, b""), Bind(b"s", 0, b""))
@@ -32,7 +32,7 @@ TAGS = ["BEGIN", "SELECT 1", "INSERT 0 1", "SELECT 2"]
 
 def sending(times: int = 1) -> Wire:
     """A wire with this many units on their way, whose statements are described."""
-    wire = Wire(1 << 20, Reported(lambda _: ""))
+    wire = Wire(1 << 20, ParameterStatus(lambda _: ""))
     wire._columns.update({b"b": None, b"x": ONE_COLUMN, b"i": None, b"s": ONE_COLUMN})
     for _ in range(times):
         wire.send(UNIT)
