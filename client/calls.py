@@ -130,7 +130,7 @@ class Calls:
         return reply
 
     def _failed(self, call: Call, error: BaseException) -> DBError | None:
-        """The call has no result; the error to be raised instead of this one, None where this one is right."""
+        """The call has no result; the error to be raised instead of this one, None if this one is right."""
         lease = self._lease
         failure = lease.told(call, error)
         instead = None
@@ -161,7 +161,7 @@ class Calls:
             give_back(channel, self._address, self._keys)
 
     def _check_group(self, channel: Channel) -> bool:
-        """The group's autocommit; raises UnconfiguredGroupError where the broker has no such group."""
+        """The group's autocommit; raises UnconfiguredGroupError if the broker has no such group."""
         groups = channel.welcome.groups
         autocommit = groups.get(self._group)
         if autocommit is None:

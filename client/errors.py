@@ -56,7 +56,7 @@ QUOTED_CHARS = 60
 
 
 class Diagnostics:
-    """PostgreSQL's diagnostic fields, named as in psycopg2.extensions.Diagnostics; None where nothing was said."""
+    """PostgreSQL's diagnostic fields, named as in psycopg2.extensions.Diagnostics; None if nothing was said."""
 
     FIELDS = (
         "column_name",
@@ -131,7 +131,7 @@ class DBError(Exception):
 
     @property
     def statement_index(self) -> int | None:
-        """Which statement of a transaction message failed, from 0; None where it was none of them."""
+        """Which statement of a transaction message failed, from 0; None if it was none of them."""
         return None if self.place is None else self.place.number
 
     @property
@@ -146,7 +146,7 @@ class DBError(Exception):
 
     @property
     def pgcode(self) -> str | None:
-        """The SQLSTATE, None where PostgreSQL said nothing.
+        """The SQLSTATE, None if PostgreSQL said nothing.
 
         psycopg2 sets pgcode, pgerror and diag from a server's result, which only the broker had; hence properties.
         """
@@ -154,7 +154,7 @@ class DBError(Exception):
 
     @property
     def pgerror(self) -> str | None:
-        """PostgreSQL's message as psycopg2 has it, beginning with its severity; None where it said nothing."""
+        """PostgreSQL's message as psycopg2 has it, beginning with its severity; None if it said nothing."""
         if self.failure.sqlstate is None:
             return None
         severity = self.failure.diag.get("severity", "ERROR") + ":  "

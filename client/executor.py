@@ -17,7 +17,7 @@ from client.values.bind import bind
 from client.values.result import Result
 from client.wire.messages import Ask, CancelRequest, Query
 
-# Where a channel is opened faster, what is left of a timeout is all of it.
+# If a channel is opened faster, what is left of a timeout is all of it.
 OPENED_AT_ONCE = 0.01
 # psycopg2 keeps as many notices with a connection.
 MAX_NOTICES = 50
@@ -123,7 +123,7 @@ class Executor(Calls):
         """Call "SQLPrepare"."ExecuteQuery" with params and return the first column of its first row.
 
         The functions are pg_extensions' prep_queries; with `sqlprepare = true` the broker calls
-        "SQLPrepare"."PrepareQueries" on each new backend of the group. Returns None where it gives no row.
+        "SQLPrepare"."PrepareQueries" on each new backend of the group. Returns None if it gives no row.
         """
         if params is None:
             raise TypeError("query_prepared wants the parameters of the prepared query, got None")

@@ -116,7 +116,7 @@ class Handler(Executor):
 
         isolation is 'read uncommitted', 'read committed', 'repeatable read' or 'serializable'; it, read_only and
         deferrable are the server's defaults where they are None. The broker runs the transaction again, at most retries
-        times, where it lost a race (serialization failure, deadlock) or its backend before COMMIT. timeout bounds all
+        times, if it lost a race (serialization failure, deadlock) or its backend before COMMIT. timeout bounds all
         of it, in seconds; priority and settings are those of `query`, for all of it. See
         `client.transaction.Transaction`.
         """
@@ -157,7 +157,7 @@ class Handler(Executor):
         self._end(Commit)
 
     def rollback(self) -> None:
-        """Roll back the open transaction; without one, or where it was lost, it does nothing.
+        """Roll back the open transaction; without one, or if it was lost, it does nothing.
 
         Never fails for a broker that is gone: its backends are closed then, and PostgreSQL rolls back. Where a COMMIT
         was sent and not answered it changes nothing of that; the Handler is as new.

@@ -52,7 +52,7 @@ class Call:
 
 
 class ClientLease:
-    """number is 0 where none is open."""
+    """number is 0 if none is open."""
 
     __slots__ = ("_channel", "_error", "_farewell", "_is_lost", "_noun", "_use", "is_in_doubt", "number")
 
@@ -71,9 +71,9 @@ class ClientLease:
         self._use: dict[str, Call] = {}
 
     def begin(self, call: Call) -> Channel | None:
-        """Give the call the use of it; its channel, None where no lease is open.
+        """Give the call the use of it; its channel, None if no lease is open.
 
-        Raises UsageError where another call has it, or where it was opened by a parent process, and TransactionLost or
+        Raises UsageError if another call has it, or if it was opened by a parent process, and TransactionLost or
         CommitOutcomeUnknown where it is lost.
         """
         if self._use.setdefault("", call) is not call:
@@ -117,7 +117,7 @@ class ClientLease:
             del self._use[""]
 
     def told(self, call: Call, error: BaseException) -> Failure | None:
-        """The failure with which the broker has answered the call, where the error is that one."""
+        """The failure with which the broker has answered the call, if the error is that one."""
         channel, message = call.channel, call.message
         if channel is None or message is None or error is not channel.error:
             return None
@@ -156,7 +156,7 @@ class ClientLease:
 
     @property
     def error(self) -> DBConnectionError | None:
-        """The last one that said that it was lost, None where nobody has it any more."""
+        """The last one that said that it was lost, None if nobody has it any more."""
         return None if self._error is None else self._error()
 
     def loss(self) -> DBConnectionError:

@@ -80,7 +80,7 @@ def checked_priority(priority: str) -> int:
 
 
 def patience(timeout: float) -> float:
-    """How long to wait for the reply to a request with this timeout; raises ValueError where it cannot be sent."""
+    """How long to wait for the reply to a request with this timeout; raises ValueError if it cannot be sent."""
     is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
     if not is_number or not 0 < timeout <= limits.MAX_TIMEOUT:
         raise ValueError(f"timeout is {timeout!r}; expected seconds above 0, or None")

@@ -30,7 +30,7 @@ class PendingResult:
 
     Inside the block result['id'], result[0]['id'] and result.column('id') are parameters for later statements, and any
     other use raises UsageError. After it they are the first row's value, that row's value, and the column's values as a
-    list. Where there is no result, because the transaction or its savepoint block failed, reading it raises an error
+    list. If there is no result, because the transaction or its savepoint block failed, reading it raises an error
     that says so.
     """
 
@@ -49,7 +49,7 @@ class PendingResult:
         return self._known is not None
 
     def settle(self, known: tuple[Any, ...] | DBError) -> None:
-        """Say what became of the statement, where nobody has yet; the transaction does it."""
+        """Say what became of the statement, if nobody has yet; the transaction does it."""
         if self._known is None:
             self._known = known
 
@@ -99,12 +99,12 @@ class PendingResult:
 
     @property
     def columns(self) -> tuple[str, ...] | None:
-        """The column names, None where the statement returns no rows."""
+        """The column names, None if the statement returns no rows."""
         return self.result().columns
 
     @property
     def description(self) -> tuple[Column, ...] | None:
-        """DB-API 2.0's description, None where the statement returns no rows."""
+        """DB-API 2.0's description, None if the statement returns no rows."""
         return self.result().description
 
     @property
@@ -222,8 +222,8 @@ class Cell(Reference):
 class Savepoint:
     """A block inside a transaction block; an error of PostgreSQL's undoes it alone, and the transaction goes on.
 
-    After the transaction's block error is that error, or None where the block took effect. A Python exception that
-    leaves the block takes its statements out of the transaction; where nothing catches it on its way, it leaves the
+    After the transaction's block error is that error, or None if the block took effect. A Python exception that
+    leaves the block takes its statements out of the transaction; if nothing catches it on its way, it leaves the
     transaction's block too, and nothing is sent.
     """
 
@@ -236,7 +236,7 @@ class Savepoint:
 
     @property
     def error(self) -> DBError | None:
-        """What undid the block, None where it took effect; inside the transaction's block UsageError."""
+        """What undid the block, None if it took effect; inside the transaction's block UsageError."""
         if not self._is_settled:
             raise UsageError(
                 "whether a savepoint block succeeds is not known inside its transaction block: the statements are sent "
@@ -245,7 +245,7 @@ class Savepoint:
         return self._error
 
     def settle(self, error: DBError | None) -> None:
-        """Say what became of the block, where nobody has yet; the transaction does it."""
+        """Say what became of the block, if nobody has yet; the transaction does it."""
         if not self._is_settled:
             self._is_settled = True
             self._error = error

@@ -27,7 +27,7 @@ class Session(Executor):
 
     Statements commit by themselves in an autocommit group, where BEGIN and COMMIT may be sent as statements; elsewhere
     the first one begins a transaction, until commit or rollback, and the next one another. Leaving the block commits
-    what is open, leaving it by an exception rolls back. Where the session is lost, all that follows raises
+    what is open, leaving it by an exception rolls back. If the session is lost, all that follows raises
     TransactionLost: what was left in it is gone, and only a new one can begin again.
     """
 
@@ -46,7 +46,7 @@ class Session(Executor):
             self._end(Commit)
 
     def rollback(self) -> None:
-        """Roll back the open transaction; without one it does nothing. The session goes on, where it is not lost."""
+        """Roll back the open transaction; without one it does nothing. The session goes on, if it is not lost."""
         if self.in_transaction:
             self._finish(Rollback)
             self._lease.is_in_doubt = False
@@ -86,7 +86,7 @@ class Session(Executor):
         return self._lease.number, begin, OPENS_SESSION if call.is_opening else IN_SESSION
 
     def _is_over(self, failure: Failure) -> bool:
-        """A session goes on behind a string of statements that failed after its COMMIT, where its backend does."""
+        """A session goes on behind a string of statements that failed after its COMMIT, if its backend does."""
         return failure.transaction == TX_LOST
 
     def _follow_failure(self, failure: Failure, call: Call) -> None:

@@ -45,12 +45,12 @@ class Transaction:
     """The block of `Handler.transaction`. It belongs to one thread and is entered once.
 
     Nothing is sent before the end of the block, and nothing at all where an exception leaves it or it holds no
-    statement. Its end raises the error that ended the transaction; nothing was committed then, except where the error's
+    statement. Its end raises the error that ended the transaction; nothing was committed then, except if the error's
     outcome says otherwise.
     """
 
     def __init__(self, send: Send, options: Options, prepare: bool) -> None:
-        # How often the message was run; 0 where it was not sent or its answer did not come.
+        # How often the message was run; 0 if it was not sent or its answer did not come.
         self.tries = 0
         self._send = send
         self._options = options
@@ -163,7 +163,7 @@ class Transaction:
         return protocol.StepReference(parameter, step, reference.row, reference.column)
 
     def _take_out(self, outermost: Savepoint, cause: BaseException) -> None:
-        """An exception leaves a savepoint block; where it is caught the transaction goes on without that block."""
+        """An exception leaves a savepoint block; if it is caught, the transaction goes on without that block."""
         if outermost not in self._open:
             return  # it went with the block around it
         error = _unsent("savepoint", cause)
@@ -264,7 +264,7 @@ def _after(cause: BaseException) -> DBError:
 
 
 def _undone(savepoint: Savepoint | None) -> DBError | None:
-    """The error for what was in this savepoint block; None where there was none, or it took effect."""
+    """The error for what was in this savepoint block; None if there was none, or it took effect."""
     cause = savepoint.error if savepoint is not None else None
     return None if cause is None else _no_result(f"undone with its savepoint block: {cause}", FAILED, cause)
 

@@ -71,7 +71,7 @@ _channels: "dict[int, weakref.ref[Channel]]" = {}
 class Channel:
     """A conversation with the broker at address; raises DBConnectionError within a second where none is there.
 
-    patience bounds the opening, in seconds, where it is shorter than what a busy broker is given.
+    patience bounds the opening, in seconds, if it is shorter than what a busy broker is given.
     """
 
     def __init__(self, address: str, keys: Keys | None = None, patience: float | None = None) -> None:
@@ -127,7 +127,7 @@ class Channel:
         """Send the request and wait for its reply; a Failure is raised as its error.
 
         patience bounds sending and waiting together, in seconds; the broker's own limits are the rule, so it only has
-        to cover a broker that hangs. Where the call is left in any other way than by its reply, the channel is closed
+        to cover a broker that hangs. If the call is left in any other way than by its reply, the channel is closed
         and the broker withdraws the request. What others raise meanwhile passes unchanged.
         """
         request = message[0]
@@ -195,7 +195,7 @@ class Channel:
 
     @property
     def error(self) -> DBError | None:
-        """The last one that the channel itself has raised, None where nobody has it any more."""
+        """The last one that the channel itself has raised, None if nobody has it any more."""
         return None if self._error is None else self._error()
 
     def _own(self, error: DBError) -> DBError:
@@ -227,7 +227,7 @@ class Channel:
         return reply
 
     def _shake_hands(self, deadline: float) -> bool:
-        """ZeroMQ's handshake; False where it is not over at the deadline."""
+        """ZeroMQ's handshake; False if it is not over at the deadline."""
         while not self._zmtp.is_ready:
             if self._is_broken:
                 # libzmq closes the connection before it has said that it wants CURVE.
@@ -326,7 +326,7 @@ class Channel:
         self._take(data)
 
     def _take(self, data: bytes) -> bool:
-        """Hand what came to ZMTP; False where it is the end of the connection."""
+        """Hand what came to ZMTP; False if it is the end of the connection."""
         self._heard = time.monotonic()
         if not data:
             self._is_broken = True
@@ -343,7 +343,7 @@ class Channel:
         return self._flush() if self._zmtp.outbox and self._zmtp.is_ready else True
 
     def _flush(self) -> bool:
-        """Send what ZMTP has to say; False where the connection has ended."""
+        """Send what ZMTP has to say; False if the connection has ended."""
         data, self._zmtp.outbox = self._zmtp.outbox, bytearray()
         try:
             self._socket.sendall(data)

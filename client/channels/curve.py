@@ -75,7 +75,7 @@ class _Dealer(_Socket):
 class _Context(zmq.Context["zmq.Socket[bytes]"]):
     """libzmq's threads of a process. They end with it; nobody waits for them.
 
-    pyzmq would, where the interpreter deletes its modules in another order than it expects, and for ever if a program
+    pyzmq would, if the interpreter deletes its modules in another order than it expects, and for ever if a program
     leaves a connection open.
     """
 
@@ -170,7 +170,7 @@ class CurveSocket:
                 raise BlockingIOError
 
     def sendall(self, data: bytes | bytearray, flags: int = 0) -> None:
-        """Send the message in one frame; raises OSError where the connection has ended.
+        """Send the message in one frame; raises OSError if the connection has ended.
 
         With MSG_MORE it is the frame's head, and the message comes with the next call.
         """

@@ -34,7 +34,7 @@ class Settings:
     key: str | None = None
 
 
-# Who a channel talks to: an address, and where it is encrypted the keys.
+# Who a channel talks to: an address, and if it is encrypted the keys.
 _Where = str | tuple[str, Keys]
 
 
@@ -111,7 +111,7 @@ def broker_keys(
 ) -> Keys | None:
     """The keys in these files, or in those of Connection.init, or of POOLD_SERVER_KEY and POOLD_KEY; None without any.
 
-    Raises ValueError where one of the two is missing or is no such file, and where the arguments come with ipc://,
+    Raises ValueError if one of the two is missing or is no such file, and if the arguments come with ipc://,
     which needs none; there the environment's are passed over.
     """
     is_ipc = ipc_path(address) is not None
@@ -138,7 +138,7 @@ def channel_to(address: str, keys: Keys | None = None, patience: float | None = 
     """A channel to that broker for the caller alone, opened where this thread has none or the broker of it is gone.
 
     Whoever has got its reply gives it back. Raises DBConnectionError within a second where no broker is there; patience
-    bounds the opening, in seconds, where one is there and does not answer.
+    bounds the opening, in seconds, if one is there and does not answer.
     """
     channels = _per_thread.channels if _settings.threaded else _per_process
     free = channels.get(address if keys is None else (address, keys))

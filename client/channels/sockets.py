@@ -36,7 +36,7 @@ class PlainSocket(socket.socket):
         self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
 
     def send_by(self, data: bytes, deadline: float) -> None:
-        """Send all of it; raises BlockingIOError where the peer has not taken it at the deadline."""
+        """Send all of it; raises BlockingIOError if the peer has not taken it at the deadline."""
         unsent = memoryview(data)
         while unsent:
             try:
@@ -76,7 +76,7 @@ class GreenSocket(socket.socket):
             self.settimeout(before)
 
     def send_by(self, data: bytes, deadline: float) -> None:
-        """Send all of it; raises BlockingIOError where the peer has not taken it at the deadline."""
+        """Send all of it; raises BlockingIOError if the peer has not taken it at the deadline."""
         before = self.gettimeout()
         self.settimeout(max(0.001, deadline - time.monotonic()))
         try:

@@ -24,7 +24,7 @@ from client.interruptions import suppressed
 from client.values import offline
 from client.wire.limits import MAX_PARAMETERS
 
-# Statements whose pieces are kept, and the longest such statement in characters: 25 MB at most, where somebody makes
+# Statements whose pieces are kept, and the longest such statement in characters: 25 MB at most, if somebody makes
 # long statements in a loop. A program has some hundred, of some hundred characters each.
 TEMPLATES_KEPT = 1000
 LONGEST_KEPT = 8192
@@ -78,7 +78,7 @@ class Bound(NamedTuple):
 
 
 class Template(NamedTuple):
-    """A statement cut at its placeholders. names is None where they have none."""
+    """A statement cut at its placeholders. names is None if they have none."""
 
     joined: bytes  # with NUL between the pieces
     pieces: list[bytes]
@@ -217,7 +217,7 @@ def _split(statement: str | bytes) -> Template | None:
     return None
 
 
-# A percent sign and what psycopg2 wants behind it; nothing where that is something else.
+# A percent sign and what psycopg2 wants behind it; nothing if that is something else.
 _PLACEHOLDER = re.compile(rb"%(s|%|\([^()%]*\)s|)")
 # Two, as the same characters in str and bytes are different keys but equal hashes, which `python -bb` objects to.
 _template_of_str = lru_cache(TEMPLATES_KEPT)(_split)
@@ -225,7 +225,7 @@ _template_of_bytes = lru_cache(TEMPLATES_KEPT)(_split)
 
 
 def _in_order(template: Template, params: Any) -> Sequence[Any] | None:
-    """The values of the placeholders, in their order; None where they do not fit, or only psycopg2 knows how."""
+    """The values of the placeholders, in their order; None if they do not fit, or only psycopg2 knows how."""
     if len(template.pieces) == 1:
         return ()  # psycopg2 does not even look at params
     if template.names is not None:
@@ -241,7 +241,7 @@ def _in_order(template: Template, params: Any) -> Sequence[Any] | None:
 
 
 def cell_of(value: Any) -> Cell | None:
-    """The value as a parameter; None where it is not simply that."""
+    """The value as a parameter; None if it is not simply that."""
     known = _CONVERSIONS.get(type(value))
     return known[2](value) if known is not None and extensions.adapters.get(known[0]) is known[1] else None
 
@@ -318,7 +318,7 @@ def _timedelta(value: timedelta) -> Cell:
 
 
 def _list(value: list[Any]) -> Cell | None:
-    """An array, where the items are such that PostgreSQL gives ARRAY[...] a type that is known here.
+    """An array, if the items are such that PostgreSQL gives ARRAY[...] a type that is known here.
 
     None for lists in lists of different lengths or depths, and where some list holds nothing but None: then the types
     are found by other rules.

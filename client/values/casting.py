@@ -1,7 +1,7 @@
 """A result's columns and rows, from PostgreSQL's messages to Python's values, exactly as psycopg2 reads them.
 
 A cell's value is made by psycopg2's caster for its type, its own or one that the program registered. Called from Python
-that costs a third of a microsecond per cell. Where there are many, psycopg2 does it in C, several times faster, but
+that costs a third of a microsecond per cell. If there are many, psycopg2 does it in C, several times faster, but
 only for a result that came through libpq. So they are replayed: on a connection to nowhere (`client.values.offline`),
 whose server side is kept open here, some query is sent and answered with the very columns and rows that came from the
 broker. Nothing ever waits: what libpq is to read has been written before.
@@ -194,7 +194,7 @@ def block_end(rows: bytes, at: int, end: int) -> int:
 
 
 def replay(columns: bytes, rows: bytes | memoryview) -> list[tuple[Any, ...]] | None:
-    """The values of a block of rows, read in C; None where that cannot be done.
+    """The values of a block of rows, read in C; None if that cannot be done.
 
     Raises what the casters raise, and psycopg2's errors for what is no result.
     """
@@ -309,7 +309,7 @@ def _borrow() -> _Replay:
 
 
 def _give_back(server: _Replay) -> None:
-    """Keep it for the next who needs one, where it is in order and few are kept."""
+    """Keep it for the next who needs one, if it is in order and few are kept."""
     if server.is_usable and len(_idle) < IDLE_REPLAYS:
         _idle.append(server)
     else:

@@ -29,7 +29,7 @@ from psycopg2 import _psycopg, extensions
 
 from client.interruptions import is_own
 
-# psycopg2 knows uuid.UUID only where a program registered it; here it is a parameter like any other.
+# psycopg2 knows uuid.UUID only if a program registered it; here it is a parameter like any other.
 extensions.register_adapter(UUID, psycopg2.extras.UUID_adapter)
 
 _cursor: Any = None
@@ -143,7 +143,7 @@ def _met_in_a_folder() -> tuple[Any, ServerSocket]:
 
 
 def _met(host: str, listener: ServerSocket) -> tuple[Any, ServerSocket | None]:
-    """libpq's side of the first connection to the listener, and ours, where there is one."""
+    """libpq's side of the first connection to the listener, and ours, if there is one."""
     listener.listen(1)
     # Not psycopg2.connect, see above. libpq connects at once, or not at all where others were faster.
     connection = _psycopg.connection(extensions.make_dsn(host=host, **_SETTINGS), async_=1)

@@ -4,7 +4,7 @@ A Row is a tuple whose class knows the column names, so it answers to index, nam
 tuple. The class is made once per list of names.
 
 A Result keeps PostgreSQL's messages as they came; nothing in them is looked at before a row is read. The first row is
-read by itself, since many programs want no other. Those behind it are read one by one too or, where there are many
+read by itself, since many programs want no other. Those behind it are read one by one too or, if there are many
 cells, a block at a time by psycopg2 itself (`client.values.casting`). Only one block is held decoded.
 """
 
@@ -52,7 +52,7 @@ class _SevenItems(NamedTuple):
 class Column(_SevenItems):
     """One column: the seven items of DB-API 2.0, and as in psycopg2 the attributes table_oid and table_column.
 
-    These are the OID of the column's table and its number there; None where it is not a table's column.
+    These are the OID of the column's table and its number there; None if it is not a table's column.
     """
 
     table_oid: int | None
@@ -183,12 +183,12 @@ class Result:
 
     @property
     def columns(self) -> tuple[str, ...] | None:
-        """The column names, None where the statement returns no rows."""
+        """The column names, None if the statement returns no rows."""
         return None if self._columns is None else column_names(self._columns)
 
     @property
     def description(self) -> tuple[Column, ...] | None:
-        """DB-API 2.0's description, None where the statement returns no rows."""
+        """DB-API 2.0's description, None if the statement returns no rows."""
         return None if self._columns is None else _description(self._columns)
 
     def fetchone(self) -> Row | None:
@@ -259,7 +259,7 @@ class Result:
             )
 
     def _take(self, parts: Iterable[Iterable[Row]]) -> list[Row]:
-        """All these rows; where one cannot be read, those before it are still to be read."""
+        """All these rows; if one cannot be read, those before it are still to be read."""
         rows: list[Row] = []
         try:
             for part in parts:
@@ -277,7 +277,7 @@ class Result:
                 return
 
     def _look_ahead(self) -> bool:
-        """Make the next rows ready, where there are any."""
+        """Make the next rows ready, if there are any."""
         if self._at >= len(self._rows):
             return False
         self._ahead, self._at = self._some(self._at, len(self._rows))
@@ -308,7 +308,7 @@ class Result:
         return map(read, row_starts(self._rows, at, end)), end
 
     def _replayed(self, at: int, end: int) -> list[tuple[Any, ...]] | None:
-        """The values of the rows between two bytes; None where one of them cannot be read this way."""
+        """The values of the rows between two bytes; None if one of them cannot be read this way."""
         assert self._columns is not None
         try:
             return replay(self._columns, memoryview(self._rows)[at:end])

@@ -1,4 +1,4 @@
-"""The broker's address: where it is when nobody says, and what an address may look like.
+"""The broker's address: where it is if nobody says, and what an address may look like.
 
 Broker and client ask this module, so both find the same default without any setting. It depends on the user and on the
 file system only, never on the environment: a worker started by cron sees other variables than a login shell does.
@@ -26,7 +26,7 @@ def runtime_dir() -> Path:
 
 
 def folder_trap(folder: Path) -> str | None:
-    """Why somebody else could pose as the broker in the default folder, as text; None where nobody can.
+    """Why somebody else could pose as the broker in the default folder, as text; None if nobody can.
 
     Everybody may make /tmp/poold-UID before its user does. Once the folder is the user's own, nobody else can change
     that: what is found here stays so.

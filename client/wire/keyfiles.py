@@ -35,7 +35,7 @@ class Keys:
 
 
 def read_public(path: str | os.PathLike[str]) -> str:
-    """The public key in a file; raises ValueError where there is none, or where a secret one stands beside it."""
+    """The public key in a file; raises ValueError if there is none, or if a secret one stands beside it."""
     found = _read(path)
     if "secret" in found:
         raise ValueError(
@@ -46,7 +46,7 @@ def read_public(path: str | os.PathLike[str]) -> str:
 
 
 def read_secret(path: str | os.PathLike[str]) -> str:
-    """The secret key in a file; raises ValueError where there is none, or where other users can read it."""
+    """The secret key in a file; raises ValueError if there is none, or where other users can read it."""
     try:
         about = os.stat(path)
     except OSError as error:

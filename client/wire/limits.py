@@ -167,7 +167,7 @@ def is_query(
     settings: Any,
     session: Any,
 ) -> bool:
-    """The rules of a Query in one expression: nearly all messages are one. Where it is false, the table says why."""
+    """The rules of a Query in one expression: nearly all messages are one. If it is false, the table says why."""
     return (
         type(request) is int
         and 0 < request <= MAX_NUMBER

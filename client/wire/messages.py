@@ -12,7 +12,7 @@ has no reply of its own. A Failure with request 0 is about the conversation itse
 Statements and results travel as PostgreSQL's own protocol has them, so that the broker passes them on unread:
 
     statement   SQL in which NUL stands for each parameter; NUL occurs in no SQL, so nobody has to look for quotes
-    types       4 bytes per parameter, its type OID; 0 where PostgreSQL is to find out, as for a quoted literal
+    types       4 bytes per parameter, its type OID; 0 if PostgreSQL is to find out, as for a quoted literal
     values      per parameter 4 bytes length and that many bytes of text; length -1 is NULL (the middle of a Bind)
     columns     the body of RowDescription
     rows        DataRow messages one after the other, headers included
@@ -194,7 +194,7 @@ class Welcome(NamedTuple):
 
 
 class ResultMessage(NamedTuple):
-    """A statement's result. rowcount is psycopg2's; columns is None where the statement returns no rows.
+    """A statement's result. rowcount is psycopg2's; columns is None if the statement returns no rows.
 
     notices are PostgreSQL's messages to the client, as psycopg2's connection.notices has them.
     """
@@ -225,8 +225,8 @@ class TransactionResult(NamedTuple):
     """What became of a transaction message.
 
     results has one entry per step: the fields of its Result; the fields of its Failure where its savepoint block was
-    undone for it; None for savepoint marks, for what an undone block left, and where the result is not known. failure
-    holds the fields of the Failure that ended the transaction (results is empty then), None where it was committed;
+    undone for it; None for savepoint marks, for what an undone block left, and if the result is not known. failure
+    holds the fields of the Failure that ended the transaction (results is empty then), None if it was committed;
     step is the step it belongs to, -1 where it is none's. tries counts how often the message was run.
     """
 
@@ -388,7 +388,7 @@ def _other_reply(array: Any) -> ToClient:
 
 
 def _why_unreadable(frame: bytes) -> Exception | None:
-    """What reading it raises; None where it can be read."""
+    """What reading it raises; None if it can be read."""
     try:
         array = msgpack.unpackb(frame, use_list=False)
         _ = ResultMessage._make(array[1:]) if array[0] == _RESULT_CODE else _other_reply(array)

@@ -102,7 +102,7 @@ class ZmtpConnection:
         self.is_behind = False
 
     def only_message(self, data: bytes) -> bytes | None:
-        """The one message that data is, where it is a whole one and nothing else is on its way; else nothing is taken.
+        """The one message that data is, if it is a whole one and nothing else is on its way; else nothing is taken.
 
         The hot path of both sides.
         """
@@ -145,7 +145,7 @@ class ZmtpConnection:
         return True
 
     def _take_frame(self) -> bool:
-        """Take one whole frame from the buffer; False where there is none yet."""
+        """Take one whole frame from the buffer; False if there is none yet."""
         buffer = self._buffer
         if len(buffer) < 2:
             return False

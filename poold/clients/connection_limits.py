@@ -32,7 +32,7 @@ class ConnectionLimits:
         self._by_user: Counter[int] = Counter()
 
     def objection(self, connection: socket.socket, uid: int, gid: int) -> tuple[str, str] | None:
-        """Why this user may not have another client: for the log, and for the client. None where nothing is wrong."""
+        """Why this user may not have another client: for the log, and for the client. None if nothing is wrong."""
         if not self._has_room(uid):
             return "max_clients", f"it has {self.limit} clients already, see max_clients"
         if not self._is_allowed(connection, uid, gid):

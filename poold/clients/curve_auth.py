@@ -100,7 +100,7 @@ class ZapHandler:
             )
 
     def _outcome(self, monitor: "zmq.Socket[bytes]") -> int:
-        """What becomes of the probe's handshake, 0 where nothing does."""
+        """What becomes of the probe's handshake, 0 if nothing does."""
         deadline = monotonic() + PROBE_TIMEOUT
         while (left := deadline - monotonic()) > 0:
             ready = dict(zmq.zmq_poll([(self.socket, zmq.POLLIN), (monitor, zmq.POLLIN)], int(left * 1000) + 1))

@@ -120,7 +120,7 @@ class TcpTransport:
         return str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
 
     def _bind(self, config: BrokerConfig) -> None:
-        """Listen; where the broker has keys, not before somebody answers for them, and the probe has been refused."""
+        """Listen; if the broker has keys, not before somebody answers for them, and the probe has been refused."""
         server_key = b""
         if config.key_file is not None and config.client_keys is not None:
             self._zap = ZapHandler(self._context, ClientKeys(config.client_keys))
@@ -133,7 +133,7 @@ class TcpTransport:
             self._zap.prove(self._context, self.address, server_key)
 
     def send(self, peer: TcpPeer, message: bytes) -> bool:
-        """Send without waiting; False, and the client is dropped, where it cannot be."""
+        """Send without waiting; False, and the client is dropped, if it cannot be."""
         try:
             self._has_sent = True
             self._socket.send(peer.identity, _SNDMORE_NOBLOCK)
@@ -205,7 +205,7 @@ class TcpTransport:
         frontend.wake()
 
     def _arrived(self, identity: bytes, frame: zmq.Frame) -> TcpPeer | None:
-        """A client's first message; None where it is gone already."""
+        """A client's first message; None if it is gone already."""
         descriptor = int(frame.get(zmq.SRCFD))
         self._read_monitor()
         if descriptor not in self._connected:

@@ -13,7 +13,7 @@ from poold.core.clients.access import Caller
 
 
 class Peer:
-    """A client's other end, made by its transport when it connects. uid and gid are None where nobody tells them."""
+    """A client's other end, made by its transport when it connects. uid and gid are None if nobody tells them."""
 
     __slots__ = ("cancel_key", "gid", "key", "pid", "uid", "violations")
 
@@ -30,7 +30,7 @@ class Peer:
         return Caller(self.uid, self.uid in (0, os.getuid()))
 
     def send(self, message: bytes) -> bool:
-        """Send without waiting; False where the client is gone."""
+        """Send without waiting; False if the client is gone."""
         raise NotImplementedError
 
     def drop(self) -> None:

@@ -32,7 +32,7 @@ class Holder(Protocol):
 
     @property
     def unread(self) -> int:
-        """Bytes; 0 where it is to be dropped already."""
+        """Bytes; 0 if it is to be dropped already."""
 
     def drop_unread(self) -> None:
         """Drop it, and forget what it leaves."""

@@ -25,7 +25,7 @@ class ClientKeys:
         self._names: dict[str, str] = {}
 
     def name_of(self, key: str) -> str | None:
-        """The name of the file with this key, without .key; None where there is none: the key may not connect."""
+        """The name of the file with this key, without .key; None if there is none: the key may not connect."""
         seen = self._look()
         if seen != self._seen:
             self._names, problems = read_client_keys(self._path)

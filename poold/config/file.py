@@ -90,7 +90,7 @@ def parse(source: str | Mapping[str, object], source_name: str) -> Config:
 
 
 def at_address(config: Config, address: str) -> Config:
-    """The configuration at another address; raises ValueError where its keys do not suit that one."""
+    """The configuration at another address; raises ValueError if its keys do not suit that one."""
     broker = replace(config.broker, address=address)
     if problems := _broker_problems(asdict(broker)):
         raise ValueError("; ".join(problems))

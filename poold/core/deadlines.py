@@ -71,7 +71,7 @@ class Deadlines(Watching):
         self._cancel(request, RequestState.CANCELLED, reason, now)
 
     def _looked(self, backend: Backend, is_at_work: bool, now: float) -> None:
-        """The server was asked whether it works for the backend; where it does, it knows how long it may."""
+        """The server was asked whether it works for the backend; if it does, it knows how long it may."""
         request, backend.looked_for = backend.looked_for, None
         if request is None or backend.request is not request or request.state is not RequestState.RUNNING:
             return

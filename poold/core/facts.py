@@ -42,8 +42,8 @@ class Completion:
 class Server:
     """The PostgreSQL behind a backend.
 
-    identity names the database cluster and its timeline: transaction ids mean the same only where it is the same.
-    "" where it could not be learned.
+    identity names the database cluster and its timeline: transaction ids mean the same only if it is the same.
+    "" if it could not be learned.
     """
 
     version: int = 0  # as libpq counts, 160002

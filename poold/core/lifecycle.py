@@ -94,7 +94,7 @@ class Lifecycle(ABC):
 
     @abstractmethod
     def _inquire(self, backend: Backend, inquiry: Request, now: float) -> bool:
-        """Ask what became of a COMMIT; False where this backend's server cannot know."""
+        """Ask what became of a COMMIT; False if this backend's server cannot know."""
 
     def _rest(self, backend: Backend, now: float) -> None:
         """The backend runs nothing and no cancel is on its way: what is it for next?"""
@@ -213,7 +213,7 @@ class Lifecycle(ABC):
         self._grow(group, now)
 
     def _next_waiting(self, group: Group, now: float) -> Request | None:
-        """The request whose turn it is, None where none may be given a backend.
+        """The request whose turn it is, None if none may be given a backend.
 
         One whose client does not read its replies is set aside. One that cannot end before its deadline, as far as its
         statement's profile tells, leaves unexecuted: under overload each would wait nearly until its deadline, be begun
@@ -305,7 +305,7 @@ def is_hopeless(request: Request, now: float) -> bool:
     """Whether the request cannot count on ending before its deadline, as far as its statement's profile tells.
 
     Where requests wait until just before their deadlines, what takes its mean ends too late every other time; so they
-    must have time for what it rarely exceeds, and, where it may, for running behind others. A profile that no run has
+    must have time for what it rarely exceeds, and, if it may, for running behind others. A profile that no run has
     renewed for long tells nothing: without that a statement that was slow once might never run again.
     """
     deadline, statement = request.deadline, request.statement

@@ -287,7 +287,7 @@ class Machine(Counting):
         return is_unseen or (done.transaction == TX_BROKEN and failure.outcome == NOT_EXECUTED)
 
     def _answer(self, request: Request, reply: ResultMessage | TransactionResult | Failure | None) -> None:
-        """The request is done; reply is None where nobody is left to hear it."""
+        """The request is done; reply is None if nobody is left to hear it."""
         client = request.client
         del client.requests[request.number]
         client.bytes -= request.size
@@ -338,7 +338,7 @@ class Machine(Counting):
     # A lease's end.
 
     def _end_lease(self, lease: Lease, reason: str, now: float) -> None:
-        """The lease is over. Its backend, where it has one, belongs to nobody and comes to rest by itself."""
+        """The lease is over. Its backend, if it has one, belongs to nobody and comes to rest by itself."""
         client, backend = lease.client, lease.backend
         client.leases.pop(lease.number, None)
         self.timers.clear(lease)
@@ -372,13 +372,13 @@ def transaction_of(lease: Lease) -> str:
 
 
 def out_of_time(request: Request, failure: Failure, now: float) -> str:
-    """Why the server cancelled it, where it was to do so at the request's deadline; "" otherwise."""
+    """Why the server cancelled it, if it was to do so at the request's deadline; "" otherwise."""
     is_late = request.is_timed and request.deadline is not None and request.deadline <= now
     return failures.timeout_passed(request) if is_late and failure.sqlstate == QUERY_CANCELED else ""
 
 
 def by_query_timeout(backend: Backend, request: Request, failure: Failure, seconds: float) -> str:
-    """Why the server cancelled it, where it ran as long as its endpoint lets it; "" otherwise.
+    """Why the server cancelled it, if it ran as long as its endpoint lets it; "" otherwise.
 
     PostgreSQL says it in words of any language, so time has to tell.
     """

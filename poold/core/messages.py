@@ -158,7 +158,7 @@ class Messages(Machine):
         self.timers.set(inquiry, inquiry.deadline)
 
     def _inquire(self, backend: Backend, inquiry: Request, now: float) -> bool:
-        """Ask what became of a COMMIT; False where this backend's server cannot know."""
+        """Ask what became of a COMMIT; False if this backend's server cannot know."""
         if backend.server.identity != inquiry.identity:
             self.timers.clear(inquiry)
             self._told(inquiry, "the server is another one now", now)
@@ -169,7 +169,7 @@ class Messages(Machine):
     def _inquired(self, inquiry: Request, done: Completion, now: float) -> None:
         """PostgreSQL has answered, or not.
 
-        After a recovery from a crash the id may have been given again, to another transaction: only where that was not
+        After a recovery from a crash the id may have been given again, to another transaction: only if that was not
         committed either, or has not come yet, is it known that this one was not. A COMMIT that was answered, or could
         have been, survives any crash.
         """
@@ -197,7 +197,7 @@ class Messages(Machine):
         self.timers.set(inquiry, min(now + ASK_AGAIN, inquiry.deadline))
 
     def _inquiry_overdue(self, inquiry: Request, now: float) -> None:
-        """PostgreSQL could not be asked in time. Where it is being asked, the answer comes too late."""
+        """PostgreSQL could not be asked in time. If it is being asked, the answer comes too late."""
         assert inquiry.pool is not None
         if inquiry in inquiry.pool.inquiries:
             inquiry.pool.inquiries.remove(inquiry)
@@ -271,7 +271,7 @@ def _only_reads(request: Request, script: Script) -> bool:
 
 
 def refusal(script: Script) -> Failure | None:
-    """Why these values cannot be taken, None where they can. Those of prepared statements PostgreSQL looks at."""
+    """Why these values cannot be taken, None if they can. Those of prepared statements PostgreSQL looks at."""
     for place, (statement, values) in enumerate(script.values()):
         if statement.state is not StatementState.PREPARED or script.is_special(place):
             try:

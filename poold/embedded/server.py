@@ -6,11 +6,11 @@ For people who have no server running, and for the tests. One folder holds all o
     DATA/cluster/          PostgreSQL's own data directory
     DATA/socket            folder of the unix socket; a link to a short one under /tmp where the path is too long
     DATA/log, DATA/log.1   what the server of this start and of the one before wrote
-    DATA/postgresql-16.14  a copy of the programs, where the server's user cannot reach the originals
+    DATA/postgresql-16.14  a copy of the programs, if the server's user cannot reach the originals
     DATA/unfinished-*      what is in the making; the next start removes what a killed one left
 
 The server must not outlive its owner, however that one ends: the kernel sends it SIGINT, a fast shutdown, when the
-owner is gone, and where that did not happen the next start stops the orphan before it starts its own.
+owner is gone, and if that did not happen the next start stops the orphan before it starts its own.
 
 Absent on purpose: passwords. The socket's folder is open to the server's user and root only, and everybody who gets
 there is trusted. A TCP port, off by default, lets everybody on this machine in: for tests.

@@ -25,7 +25,7 @@ curve
 
 
 def make_pair(name: Path) -> tuple[Path, Path]:
-    """Write a new pair to NAME.key_secret, for its owner only, and NAME.key; raises OSError where one is there."""
+    """Write a new pair to NAME.key_secret, for its owner only, and NAME.key; raises OSError if one is there."""
     secret_file, public_file = Path(f"{name}{SECRET_SUFFIX}"), Path(f"{name}{PUBLIC_SUFFIX}")
     public, secret = (key.decode() for key in zmq.curve_keypair())
     _write(secret_file, _SECRET.format(public=public, secret=secret), 0o600)

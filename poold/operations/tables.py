@@ -13,7 +13,7 @@ from rich.text import Text
 from poold.operations.log_format import printable
 
 WATCH_INTERVAL = 1.0
-# Where nobody looks at a terminal, tables are not squeezed into 80 columns.
+# If nobody looks at a terminal, tables are not squeezed into 80 columns.
 PIPED_WIDTH = 160
 
 # Each table fits 80 columns.

@@ -98,7 +98,7 @@ def kind_of(result: StatementResult) -> tuple[str, bool]:
 
 
 def text_at(unit: Unit, place: int) -> bytes | None:
-    """The text of the unit's command at place, None where there is none."""
+    """The text of the unit's command at place, None if there is none."""
     return getattr(unit[place], "sql", None) if place < len(unit) else None
 
 

@@ -171,7 +171,7 @@ class Backends:
                 self._goes_on(backend, len(data))
 
     def _goes_on(self, backend: BackendConnection, size: int) -> None:
-        """A result is not whole yet: where all together are too large, only the largest goes on."""
+        """A result is not whole yet: if all together are too large, only the largest goes on."""
         backend.unfinished += size
         self._unfinished += size
         if self._unfinished > self._most_unfinished:

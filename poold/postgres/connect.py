@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 # What a look-up or a file may take of connect_timeout: after all of it the core gives up, and knows no reason.
 ASIDE_SHARE = 0.9
 
-# The cluster and its timeline; transaction ids mean the same only where both are the same. On a standby nothing is
+# The cluster and its timeline; transaction ids mean the same only if both are the same. On a standby nothing is
 # written. Statistics are dropped by a recovery from a crash, and then say so. The functions are for everybody: https://www.postgresql.org/docs/current/functions-info.html
 _IDENTITY = (
     "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN '' ELSE pg_catalog.concat(system_identifier, '/', "
@@ -99,7 +99,7 @@ async def _parameters(config: EndpointConfig, learned: Learned) -> dict[str, Any
         "gssencmode": "disable",  # its bytes could not be read outside libpq
         "application_name": config.application_name,
         "client_encoding": "UTF8",
-        # A server that vanished from the network is noticed within a minute even where nothing is sent.
+        # A server that vanished from the network is noticed within a minute even if nothing is sent.
         "keepalives_idle": 30,
         "keepalives_interval": 10,
         "keepalives_count": 3,
@@ -165,9 +165,9 @@ def _set_ready(future: asyncio.Future[None]) -> None:
 
 
 async def is_at_work(config: EndpointConfig, learned: Learned, pid: int) -> bool:
-    """Whether the server process is at work for its client, asked by another connection; also where nobody can tell.
+    """Whether the server process is at work for its client, asked by another connection; also if nobody can tell.
 
-    Raises as connect does, also where there is no answer within connect_timeout.
+    Raises as connect does, also if there is no answer within connect_timeout.
     """
     connection: Any = None
     try:

@@ -44,7 +44,7 @@ _TEXT = {
 }
 _UTF8 = 6  # PG_UTF8; include/mb/pg_wchar.h
 _OPENSSL = {
-    # https://docs.openssl.org/master/man3/SSL_read/, SSL_write: <= 0 where SSL_get_error says why
+    # https://docs.openssl.org/master/man3/SSL_read/, SSL_write: <= 0; then SSL_get_error says why
     "SSL_read": ([c_void_p, c_void_p, c_int], c_int),
     "SSL_write": ([c_void_p, c_char_p, c_int], c_int),
     "SSL_get_error": ([c_void_p, c_int], c_int),
@@ -201,7 +201,7 @@ class EncryptedSocket:
         """Send what can be sent; returns how many bytes that were."""
         sent = 0
         while sent < len(data):
-            record = bytes(data[sent : sent + RECORD_BYTES])  # all of it, uncopied, where it is short
+            record = bytes(data[sent : sent + RECORD_BYTES])  # all of it, uncopied, if it is short
             self._library.ERR_clear_error()
             count = int(self._library.SSL_write(self._ssl, record, len(record)))
             if count > 0:

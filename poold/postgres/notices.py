@@ -52,7 +52,7 @@ class Notices:
     __slots__ = ("_kept", "_marked", "_room", "_size")
 
     def __init__(self) -> None:
-        # Each with the text of the statement that it is about, where that is known.
+        # Each with the text of the statement that it is about, if that is known.
         self._kept: deque[tuple[bytes, bytes | None]] = deque()
         self._size = 0
         self._room = CHARACTERS_KEPT  # what those of earlier results have left
@@ -81,7 +81,7 @@ class Notices:
         return tuple(texts)
 
     def marked(self, body: bytes, sql: bytes | None) -> bytes | None:
-        """The statement's text for a mark in it; None where there is none to make, or too much was looked at."""
+        """The statement's text for a mark in it; None if there is none to make, or too much was looked at."""
         if sql is None or not diagnostics.has_position(body) or self._marked >= MARKED_BYTES:
             return None
         self._marked += len(sql)

@@ -23,7 +23,7 @@ class ParameterStatus:
     __slots__ = ("_current", "_initial", "_relied_on", "is_changed")
 
     def __init__(self, value_of: Callable[[str], str | None], is_read_only: bool = False) -> None:
-        """value_of gives a setting as it is when the connection opens, None where the server does not report it.
+        """value_of gives a setting as it is when the connection opens, None if the server does not report it.
 
         is_read_only: whether the connection must not write. PostgreSQL tells of that setting from version 14 on.
         """

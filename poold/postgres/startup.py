@@ -147,7 +147,7 @@ def _is(value: str | None, expected: str, unit: str | None) -> bool:
 
 
 def _quantity(text: str, unit: str | None) -> float | None:
-    """A number with or without a unit, in milliseconds or bytes; where it has none it is in the setting's."""
+    """A number with or without a unit, in milliseconds or bytes; if it has none it is in the setting's."""
     found = _QUANTITY.fullmatch(text)
     if found is None or len(text) > 40:
         return None

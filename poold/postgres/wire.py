@@ -52,7 +52,7 @@ class Wire:
         self.units: deque[Unit] = deque()
         self.fatal: str | None = None  # PostgreSQL's last words, after which it closes the connection
         self.notifications = Notifications()
-        # What the last `received` has found; where that has raised, they came before what is wrong.
+        # What the last `received` has found; if that has raised, they came before what is wrong.
         self.completed: list[Completion] = []
         self._max_result_bytes = max_result_bytes
         self._reported = reported
@@ -257,7 +257,7 @@ class Wire:
         return end
 
     def last_failure(self) -> Failure | None:
-        """The FATAL error of the unit that is being answered, None where there was none."""
+        """The FATAL error of the unit that is being answered, None if there was none."""
         is_last = self._failure is not None and self._failure.kind == "connection"
         return self._failure._replace(notices=self._notices.take()) if self._failure and is_last else None
 
@@ -343,7 +343,7 @@ class Wire:
             self.fatal = self._failure.diag.get("message_primary", "the server closed the connection")
 
     def _sql(self) -> bytes | None:
-        """The text of the statement that runs, where it is known."""
+        """The text of the statement that runs, if it is known."""
         return answers.text_at(self.units[0], self._next_place()) if self.units else None
 
     def _next_place(self) -> int:

@@ -1,6 +1,6 @@
 """Watches descriptors with an epoll of its own, which the event loop watches as one.
 
-uvloop itself cannot be used for sockets: where a peer ends with something unread, a unix socket is in error, and libuv
+uvloop itself cannot be used for sockets: if a peer ends with something unread, a unix socket is in error, and libuv
 then stops watching it without a word (uv__poll_io), so nobody would ever learn of that end. Here every event calls the
 reader, whose recv tells. It is also one callback of the loop for all that is ready, not one each.
 """

@@ -39,7 +39,7 @@ def open_own(path: Path, flags: int) -> int:
 
 
 def make_folder(folder: Path, mode: int = 0o700) -> None:
-    """Make the folder for a broker's socket; raises PermissionError where others could put theirs in its place.
+    """Make the folder for a broker's socket; raises PermissionError if others could put theirs in its place.
 
     The default folder must be this user's alone. In one that was chosen anybody may write as long as nobody can remove
     what is somebody else's (the sticky bit), which is worth a warning.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Caller(NamedTuple):
     """Who asks."""
 
-    uid: int | None = None  # None where nobody tells
+    uid: int | None = None  # None if nobody tells
     is_owner: bool = False  # root, or the broker's own user
     key: str = ""  # the name of its key file, without .key; empty where it has none
 
@@ -47,12 +47,12 @@ QUESTIONS: Mapping[str, Audience] = {
 
 
 def is_admin(caller: Caller, admin_uids: Collection[int]) -> bool:
-    """Whether this caller is root, the broker's own user or listed; where nobody tells who asks it is none of them."""
+    """Whether this caller is root, the broker's own user or listed; if nobody tells who asks it is none of them."""
     return caller.is_owner or (caller.uid is not None and caller.uid in admin_uids)
 
 
 def may_not_ask(what: str, caller: Caller, admin_uids: Collection[int]) -> Failure | None:
-    """Why this caller is not answered; None where it is."""
+    """Why this caller is not answered; None if it is."""
     if QUESTIONS.get(what) is Audience.EVERYBODY or is_admin(caller, admin_uids):
         return None
     who = "this address does not tell who asks" if caller.uid is None else f"you are user {caller.uid}"

@@ -144,7 +144,7 @@ class Admission:
     def _too_many(
         self, client: Client, message: Query | TransactionMessage | Commit | Rollback, size: int
     ) -> Failure | None:
-        """Why a client that waits for replies already may not send this, None where it may.
+        """Why a client that waits for replies already may not send this, None if it may.
 
         What ends a lease is taken all the same: it makes room.
         """
@@ -165,7 +165,7 @@ class Admission:
         return failures.too_many(f"this client has {reason}; wait for replies")
 
     def share_exceeded(self, client: Client, size: int, clients: int) -> Failure | None:
-        """Why the client may not send so many bytes while all together wait with too many; None where it may.
+        """Why the client may not send so many bytes while all together wait with too many; None if it may.
 
         Each may have its part of them, so who waits with little is not refused for those who wait with much.
         """
@@ -177,7 +177,7 @@ class Admission:
         )
 
     def _no_room(self, group: Group) -> Failure | None:
-        """Why the group takes nothing new at the moment, None where it does."""
+        """Why the group takes nothing new at the moment, None if it does."""
         if not self.is_open:
             group.stats.refused += 1
             return failures.draining()
@@ -215,7 +215,7 @@ def _wrong_mode(group: Group, message: Query) -> Failure | None:
 
 
 def _not_in(lease: Lease | None, client: Client, group: Group, message: Query) -> Failure | None:
-    """Why the message is not one of this lease, which it names; None where it is."""
+    """Why the message is not one of this lease, which it names; None if it is."""
     is_session = message.session != NO_SESSION
     if lease is None:
         return _gone(client, message.lease, is_session)
@@ -226,7 +226,7 @@ def _not_in(lease: Lease | None, client: Client, group: Group, message: Query) -
 
 
 def _objection(statement: Statement, message: Query) -> Failure | None:
-    """Why the statement cannot run outside of a session, or with these settings; None where it can."""
+    """Why the statement cannot run outside of a session, or with these settings; None if it can."""
     if statement.is_forbidden:
         return failures.relied_on()
     use = statement.use
@@ -242,7 +242,7 @@ def _objection(statement: Statement, message: Query) -> Failure | None:
 
 
 def _would_write(statement: Statement, message: Query, lease: Lease | None) -> Failure | None:
-    """Why the statement cannot run in a group that is read-only, None where it can."""
+    """Why the statement cannot run in a group that is read-only, None if it can."""
     is_in_block = message.begin or (
         lease is not None
         and (not lease.is_session or (lease.backend is not None and _is_in_block(lease.backend, lease)))

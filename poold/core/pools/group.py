@@ -100,7 +100,7 @@ class Group:
         return backend if is_room and routing.is_company(backend, now) else None
 
     def take_company(self, now: float) -> Backend | None:
-        """The backend whose pipeline a short statement may join, the shortest; None where there is none.
+        """The backend whose pipeline a short statement may join, the shortest; None if there is none.
 
         While a statement waits to be probed nobody joins: it needs a backend that comes to rest.
         """
@@ -109,7 +109,7 @@ class Group:
         return routing.backend_to_join(self.pools, self.config.pipeline_depth, now)
 
     def next_opening(self) -> Pool | None:
-        """The pool where a backend should be opened now, None where none is needed or allowed.
+        """The pool where a backend should be opened now, None if none is needed or allowed.
 
         Needed are each pool's floor, and one per waiting request as far as those being opened do not cover them.
         """

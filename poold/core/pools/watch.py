@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # The first statement in a pipeline is looked at when it has run for so long, and again after as long.
 LOOK_AFTER = 0.05
-# Where all backends are busy for so long that none can be asked, the oldest is taken to wait.
+# If all backends are busy for so long that none can be asked, the oldest is taken to wait.
 LOOK_TIMEOUT = 0.25
 
 
@@ -68,7 +68,7 @@ class Watch:
 
 
 def outlives(backend: Backend, now: float) -> bool:
-    """Whether what the backend runs is taken to wait for a lock, where nobody can be asked.
+    """Whether what the backend runs is taken to wait for a lock, if nobody can be asked.
 
     Behind what has company nobody may wait for long. What is merely slow is let be, as to cancel it would be work lost.
     """
@@ -105,7 +105,7 @@ def who_waits(backends: Iterable[Backend]) -> Unit:
 
 
 def pids(rows: bytes) -> set[int]:
-    """The answer, from its DataRow messages; nobody where they are not what was asked for."""
+    """The answer, from its DataRow messages; nobody if they are not what was asked for."""
     found, at = set(), 0
     try:
         while at < len(rows):

@@ -20,13 +20,13 @@ LOST_LEASES_KEPT = 64
 class Client:
     """A connected client.
 
-    process is what its requests take turns as: those of one process share one, where somebody trustworthy tells of it.
+    process is what its requests take turns as: those of one process share one, if somebody trustworthy tells of it.
     """
 
     key: int
     pid: int
     name: str
-    # None where nobody tells them.
+    # None if nobody tells them.
     uid: int | None = None
     gid: int | None = None
     # The groups it may use, by name; for nearly all clients the broker's own mapping.

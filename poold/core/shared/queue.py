@@ -65,7 +65,7 @@ class Line:
         return request
 
     def discard(self, request: Request) -> bool:
-        """Take this request out; False where it is not here."""
+        """Take this request out; False if it is not here."""
         process = request.client.process
         requests = self.turns.get(process)
         if requests is None or request not in requests:
@@ -114,7 +114,7 @@ class Queue:
         self.size += 1
 
     def first(self, priorities: int) -> Request | None:
-        """The request whose turn it is among those of the first so many priorities; None where none of them waits."""
+        """The request whose turn it is among those of the first so many priorities; None if none of them waits."""
         if self._returned:
             return next(iter(self._returned))
         line = self._next_line(priorities)
@@ -142,7 +142,7 @@ class Queue:
             self.size -= 1
 
     def oldest(self) -> Request | None:
-        """The request that has waited longest, None where nobody waits. O(processes that wait)."""
+        """The request that has waited longest, None if nobody waits. O(processes that wait)."""
         heads = [next(iter(requests)) for line in self._lines for requests in line.turns.values()]
         return min((*self._returned, *heads), key=lambda request: request.arrived, default=None)
 

@@ -5,7 +5,7 @@ outlive a transaction, and the next client on the backend would find them. What 
 views, operators, casts and triggers may call any function. So behind every statement the backend is reset, unless it is
 proven harmless (`poold.core.statements.proofs`).
 
-The text tells a few things besides. Where a statement makes sense only if others follow in the same session, its client
+The text tells a few things besides. If a statement makes sense only if others follow in the same session, its client
 is told so instead of being surprised. And what nothing takes away but the end of the connection, as a library that was
 loaded, is not left to anybody else.
 
@@ -53,7 +53,7 @@ _LOCAL = (b"LOCAL", b"TRANSACTION", b"CONSTRAINTS")
 class Use:
     """What a statement, or several, may leave in a session."""
 
-    leaves: str = ""  # in words for its client; "" where nothing is known
+    leaves: str = ""  # in words for its client; "" if nothing is known
     is_lasting: bool = False  # nothing takes it away but the end of the connection
     # Whether it is one statement that makes sense only where others of its client are in the same session.
     wants_session: bool = False

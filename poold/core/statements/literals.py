@@ -3,7 +3,7 @@
 A statement travels with NUL for each parameter and runs in one of two forms, which must mean the same: with the values
 as literals in its text, or prepared, with $1, $2, ... and the values apart. So a literal has to have the very type that
 is declared for its parameter. A bare number has the type that PostgreSQL finds by its size, ARRAY[...] the one that its
-items have in common; where that is not the declared one, text in quotes with a cast is written instead. psycopg2 has no
+items have in common; if that is not the declared one, text in quotes with a cast is written instead. psycopg2 has no
 such values, but referenced cells are (the int8 5, the empty text[]).
 
 The values come from strangers. In quotes nothing ends a literal but a quote, which is doubled, and backslashes mean
@@ -110,7 +110,7 @@ def reference_type(oid: int, as_array: bool) -> int:
 
 
 def array_reference(oid: int, text: bytes) -> tuple[int, bytes] | None:
-    """The type to declare and the text for a cell that is an array; None where psycopg2 does not read it as a list.
+    """The type to declare and the text for a cell that is an array; None if psycopg2 does not read it as a list.
 
     Arrays of the types that are declared keep theirs, and their bounds. Others are what a program binds that reads the
     cell with psycopg2: a list has no bounds, and one without a value is '{}' or '{NULL}', which becomes what its place
@@ -231,7 +231,7 @@ _SPECIAL = (b"NaN", b"Infinity", b"-Infinity")
 
 
 def _bare_type(text: bytes, declared: int) -> int:
-    """The type that PostgreSQL finds for this number without quotes, 0 where it must have quotes.
+    """The type that PostgreSQL finds for this number without quotes, 0 if it must have quotes.
 
     As in its make_const, for which the sign belongs to the number.
     """
@@ -289,7 +289,7 @@ def _leaves(array: Array) -> Iterator[bytes | None]:
 
 
 def _array_literal(array: Array, write: Writer) -> bytes | None:
-    """ARRAY[...]; None where some array in it has nothing but NULL, from which PostgreSQL would not know its type."""
+    """ARRAY[...]; None if some array in it has nothing but NULL, from which PostgreSQL would not know its type."""
     parts: list[bytes] = []
     for item in array:
         part = b"NULL" if item is None else _array_literal(item, write) if type(item) is list else write(item)
@@ -300,7 +300,7 @@ def _array_literal(array: Array, write: Writer) -> bytes | None:
 
 
 def _number_in_array(text: bytes) -> bytes:
-    """A number whose pattern has been checked; NaN only where the array is numeric."""
+    """A number whose pattern has been checked; NaN only if the array is numeric."""
     return _numeric_special(text) if text in _SPECIAL else _signed(text)
 
 
@@ -308,7 +308,7 @@ _numeric_special = _with_cast(b"numeric")
 
 
 def _text_array(text: bytes) -> bytes:
-    """A text[]; without the parser, which takes a hundred times as long, where all its items are in quotes."""
+    """A text[]; without the parser, which takes a hundred times as long, if all its items are in quotes."""
     # Escaped characters give way to what is in no text. Then quotes are only around items, and a backslash is before
     # something that needs none.
     plain = text.replace(b"\\\\", b"\0b").replace(b'\\"', b"\0q")
@@ -324,7 +324,7 @@ _any_text_array = _array_writer(_TEXT, b"text", _quoted)
 
 
 def _int4_array(text: bytes) -> bytes:
-    """An int4[]; without the parser, which takes ten times as long, where there are only short integers in a row."""
+    """An int4[]; without the parser, which takes ten times as long, if there are only short integers in a row."""
     items = text[1:-1]
     if text == b"{" + items + b"}" and all(map(_SHORT_INTEGER.fullmatch, items.split(b","))):
         return b"ARRAY[" + items.replace(b"-", b" -") + b"]"

@@ -27,7 +27,7 @@ NULL = "<>"
 _PIECE = re.compile(
     r"(?::(\w+) +)?(-?\d+ \[[-\d ]*\]|\{[A-Z0-9_]*|[()}]|(?:\\.|[^\\ \n\t(){}])+)", re.DOTALL | re.ASCII
 )
-# The server cuts lines at blanks, and in the middle of a word only where a line of 78 bytes has no blank but its first.
+# The server cuts lines at blanks, and in the middle of a word only if a line of 78 bytes has no blank but its first.
 _LONGEST_WORD = 76
 _LONGEST_WIDE_WORD = 18  # of characters with up to four bytes
 

@@ -113,7 +113,7 @@ class Prepared:
 
 
 def _culprit(unit: Unit, done: Completion) -> Prepare | Bind | None:
-    """The command that failed, where it is about a prepared statement."""
+    """The command that failed, if it is about a prepared statement."""
     runs = prepared = 0
     for command in unit:
         if type(command) is Prepare:

@@ -73,7 +73,7 @@ _NAMES = {
     "CHECKS": "1644,1645,1648,1649,1654,1655,1250",
 }  # fmt: skip
 
-# Where an OID of a function, a relation or a type leads to others, they are not joined but returned, to be asked about
+# If an OID of a function, a relation or a type leads to others, they are not joined but returned, to be asked about
 # next: few statements get that far, and one question that could do it all takes the planner ten times as long.
 _RELATIONS = """
 few AS MATERIALIZED (SELECT i.oid, i.ev, 0 AS num

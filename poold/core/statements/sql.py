@@ -2,7 +2,7 @@
 
 A statement comes with NUL in place of each parameter. At first it runs with literals there, as psycopg2 sends it; later
 it may run prepared, with $1, $2 and so on, and must mean the same. PostgreSQL itself refuses most of what cannot be
-prepared, and then nothing is lost. What is looked for here is the rest, where both are accepted and differ:
+prepared, and then nothing is lost. What is looked for here is the rest, if both are accepted and differ:
 
     utility statements     they take no parameters, or they change what prepared statements rest on
     hidden parameters      interval '\\0 days': the literal is part of a string, $1 would be text in it
@@ -43,7 +43,7 @@ _GROUPING = frozenset(b"ALL CUBE DISTINCT GROUPING ROLLUP SETS".split())
 
 # Tokens with standard_conforming_strings on, as all backends have it. A doubled quote makes two, ending as one would.
 # https://www.postgresql.org/docs/current/sql-syntax-lexical.html
-# Possessive repeats keep time linear; of a group only where its body never fails half-way: Python 3.11.2 errs there.
+# Possessive repeats keep time linear; of a group only if its body never fails half-way: Python 3.11.2 errs there.
 _IN_WORD = rb"[A-Za-z0-9_$\x80-\xff]"
 _WORD = rb"[A-Za-z_\x80-\xff]" + _IN_WORD + rb"*+"
 _ESCAPED = rb"'(?:[^'\\]++|\\(?:.|\Z))*+'?"
@@ -52,7 +52,7 @@ _ANY = (
     rb"|(?P<string>'[^']*'?)|(?P<name>\"[^\"]*\"?)|(?P<line>--[^\n\r]*)|(?P<block>/\*)|(?P<parameter>\$[0-9]+)"
     rb"|(?P<dollar>\$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*+)?\$)|(?P<mark>.)"
 )
-# What fills the rows of a bulk INSERT; a cast with its type, an E'...' only where no second part can follow it.
+# What fills the rows of a bulk INSERT; a cast with its type, an E'...' only if no second part can follow it.
 _CONSTANT = (
     rb"(?:[\s,=<>+*%|!~#\[\]\0]++|[0-9]++(?:\.[0-9]*+)?|\.(?=[0-9])|-(?!-)|/(?!\*)|'[^']*+'|::\s*+" + _WORD + rb"(?!')"
     rb"|[eE]'(?>(?:[^'\\]++|\\.|''){0,99})'(?=\s*+[,)\]:])"
@@ -72,15 +72,15 @@ _GLUED = re.compile(rb"\0(?:" + _NEAR + rb"|(?<=" + _NEAR + rb"\0)|(?<=[uU]&\0)(
 class Traits:
     """What can be told from a statement's text."""
 
-    verb: str  # the first statement's first keyword in upper case, parentheses skipped; "" where there is none
-    obstacle: str  # why it cannot be prepared with the same meaning; "" where nothing speaks against trying
+    verb: str  # the first statement's first keyword in upper case, parentheses skipped; "" if there is none
+    obstacle: str  # why it cannot be prepared with the same meaning; "" if nothing speaks against trying
     writes: bool  # some statement may write, or assigns a transaction id as SELECT ... FOR UPDATE does
     is_copy: bool  # some statement is COPY
     is_several: bool  # more than one statement; a ';' with nothing behind it makes no second one
     is_empty: bool  # nothing but blanks, comments and ';'
     controls_transaction: bool  # some statement begins, divides or ends a transaction: see _TRANSACTION
     tokens: int = field(default=0, compare=False)  # how many were read
-    is_read: bool = True  # False where there are more tokens than anybody reads: nothing is known of the rest
+    is_read: bool = True  # False if there are more tokens than anybody reads: nothing is known of the rest
 
     @property
     def is_plain(self) -> bool:
@@ -171,7 +171,7 @@ class _Statements:
         self._blocks = 0  # BEGIN ATOMIC of CREATE FUNCTION, and CASE within it: END closes either
 
     def take(self, kind: str, text: bytes, word: bytes, previous: bytes) -> None:
-        """The next token; word is its keyword in upper case, b"" where it is none; previous is the one before."""
+        """The next token; word is its keyword in upper case, b"" if it is none; previous is the one before."""
         if text == b";" and self._depth <= 0 and self._blocks == 0:
             self._verb = None
             return

@@ -18,7 +18,7 @@ from client.wire.sqlstates import IN_FAILED_SQL_TRANSACTION, LOST_RACES, QUERY_C
 from poold.core.records.request import Request, Verb
 from poold.core.statements.leftovers import SETTING
 
-# A statement of a transaction that may have ended it: where one of these words occurs, nobody can tell after a loss.
+# A statement of a transaction that may have ended it: if one of these words occurs, nobody can tell after a loss.
 _MAY_COMMIT = re.compile(rb"\b(commit|end|prepare|call|do)\b", re.IGNORECASE)
 
 

@@ -1,4 +1,4 @@
-"""Whether a statement that failed had no effect, where it may have committed a part of its work by itself.
+"""Whether a statement that failed had no effect, if it may have committed a part of its work by itself.
 
 A statement that PostgreSQL can plan is a part of one transaction, and its failure undoes it. Outside of a transaction
 block everything else may end transactions as it goes: procedures and DO blocks, strings of several statements, CREATE
@@ -84,7 +84,7 @@ def may_end_block(statement: bytes) -> bool:
 
 
 def number_in(done: Completion) -> bytes:
-    """What the last command of the unit, the question, was answered; b"" where it was not."""
+    """What the last command of the unit, the question, was answered; b"" if it was not."""
     return b"" if done.failure is not None else only_cell(done.results[-1].rows or b"")
 
 

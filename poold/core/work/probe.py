@@ -85,11 +85,11 @@ class Probe:
     """One probe on its way."""
 
     def __init__(self, statement: Statement, examine: Examine | None) -> None:
-        """examine is None where no tree is wanted."""
+        """examine is None if no tree is wanted."""
         self.statement = statement
         self._examine = examine
         self._examiner: Examiner | None = None
-        self.counts = b""  # of the catalogs, before it was parsed; b"" where it was not
+        self.counts = b""  # of the catalogs, before it was parsed; b"" if it was not
         self._columns: bytes | None = None
         self._questions = 0
 

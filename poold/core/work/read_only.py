@@ -4,10 +4,10 @@ Each transaction of such a group begins read-only, by default_transaction_read_o
 READ WRITE once it has run a query. So there are few ways out, and each has a guard:
 
     SET TRANSACTION or BEGIN ... READ WRITE       refused here
-    the two settings, by SET, set_config,         refused here; where the name is put together as it runs, PostgreSQL
+    the two settings, by SET, set_config,         refused here; if the name is put together as it runs, PostgreSQL
     pg_settings, settings that travel             reports the change, and the connection is closed before its next use
     what goes on after a COMMIT of its own:       could do both in one go, so it is refused: CALL and DO run in a
-    CALL, DO, strings of several statements       transaction block, where they cannot commit
+    CALL, DO, strings of several statements       transaction block, if they cannot commit
 
 Names are compared as PostgreSQL reads them: in any case, quoted or not. Those with Unicode escapes are not decoded.
 """
@@ -34,7 +34,7 @@ _GOES_ON = "statements behind a COMMIT or ROLLBACK run in a transaction of their
 
 
 def objection(statement: bytes, values: bytes, is_in_block: bool) -> str:
-    """Why the statement, with NUL for each parameter, cannot run in such a group; "" where it can."""
+    """Why the statement, with NUL for each parameter, cannot run in such a group; "" if it can."""
     if not _SUSPICIOUS.search(statement):
         return ""
     reader = _Reader(values.lower())

@@ -4,8 +4,8 @@ PostgreSQL has `SET LOCAL` for it, which wants a transaction block. `set_config(
 implicit transaction that all commands up to one Sync share, so a single statement can have settings as well, in the
 same round trip; they are gone with its end, whatever that is.
 
-The deadline of a request is one of them: what is left until then becomes statement_timeout, where that is shorter than
-the endpoint's own. So a statement ends in time even where the broker is gone, or its cancel is late.
+The deadline of a request is one of them: what is left until then becomes statement_timeout, if that is shorter than
+the endpoint's own. So a statement ends in time even if the broker is gone, or its cancel is late.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def pairs(settings: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def objection(settings: bytes) -> str:
-    """Why these settings cannot be taken, "" where they can; PostgreSQL itself looks at the rest."""
+    """Why these settings cannot be taken, "" if they can; PostgreSQL itself looks at the rest."""
     for name, _ in pairs(settings):
         if name.lower() in RELIED_ON_WORDS:
             return f"the setting {name.decode(errors='replace')} cannot travel with a request: values rely on it"
@@ -65,7 +65,7 @@ def own_timeout(settings: bytes, otherwise: float) -> float:
 
 
 def until(deadline: float | None, now: float, query_timeout: float) -> int:
-    """The statement_timeout in milliseconds that the deadline asks for; 0 where the endpoint's own is as good."""
+    """The statement_timeout in milliseconds that the deadline asks for; 0 if the endpoint's own is as good."""
     if deadline is None:
         return 0
     left = deadline - now

@@ -35,7 +35,7 @@ _UNDO = b"ROLLBACK TO SAVEPOINT poold"
 
 _FLUSH = Flush()
 
-# What a result in a unit belongs to, where it is no step's.
+# What a result in a unit belongs to, if it is no step's.
 _OWN, _XID, _COMMIT = -1, -2, -3
 
 
@@ -127,7 +127,7 @@ class Script:
         )
 
     def _statement(self, place: int) -> Statement:
-        """The statement of this step, where no reference changes its types."""
+        """The statement of this step, if no reference changes its types."""
         if not self._settings:
             return self._plan.statement(place)
         step = self.steps[place]

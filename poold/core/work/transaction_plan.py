@@ -44,14 +44,14 @@ class Plan:
         )
         self._statements = statements
         self._found: list[Statement | None] = [None] * len(self.steps)
-        # Why it cannot be run, "" where it can; whether it may write.
+        # Why it cannot be run, "" if it can; whether it may write.
         self.obstacle = ""
         self.writes = False
         self.begins_with_set = False
         self._read()
 
     def statement(self, place: int) -> Statement:
-        """The statement of this step, where no reference changes its types."""
+        """The statement of this step, if no reference changes its types."""
         found = self._found[place]
         if found is None or found.is_forgotten or found.generation != self._statements.generation:
             step = self.steps[place]

@@ -130,7 +130,7 @@ def _other_unit(backend: Backend, request: Request, now: float) -> Unit:
 
 
 def _server_timeout(backend: Backend, request: Request, now: float) -> int:
-    """The milliseconds after which the server itself is to end it; 0 where the endpoint's limit comes first."""
+    """The milliseconds after which the server itself is to end it; 0 if the endpoint's limit comes first."""
     limit = backend.pool.endpoint.query_timeout
     if request.settings:
         limit = settings.own_timeout(request.settings, limit)
