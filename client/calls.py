@@ -17,7 +17,7 @@ from client.channels.channel import Channel
 from client.channels.registry import give_back
 from client.errors import DBConnectionError, DBError, UnconfiguredGroupError
 from client.lease import Call, ClientLease, may_commit
-from client.wire import messages as protocol
+from client.wire import messages
 from client.wire.keyfiles import Keys
 from client.wire.limits import NO_SESSION
 from client.wire.messages import TX_NONE, UNKNOWN, Commit, Failure, Query, Release, Rollback
@@ -41,7 +41,7 @@ class Calls:
         """A channel for one call, and what is left to wait for its reply."""
         raise NotImplementedError
 
-    def _ask(self, channel: Channel, message: Query | protocol.TransactionMessage, waits: float | None) -> Any:
+    def _ask(self, channel: Channel, message: Query | messages.TransactionMessage, waits: float | None) -> Any:
         """The reply to a message outside of leases; its channel is the next one's then.
 
         The hot path, so `_call` is written out in it.
@@ -57,7 +57,7 @@ class Calls:
         finally:
             calls.pop(mine, None)
         give_back(channel, self._address, self._keys)
-        if type(reply) is protocol.ResultMessage and reply.notices:
+        if type(reply) is messages.ResultMessage and reply.notices:
             self.notices.extend(reply.notices)
         return reply
 
@@ -96,7 +96,7 @@ class Calls:
 
     def _in_lease(
         self, message: Callable[..., Any], waits: float | None = None, channel: Channel | None = None
-    ) -> protocol.ResultMessage:
+    ) -> messages.ResultMessage:
         """The reply to a message in the lease, which is opened where none is, through the channel if one is given.
 
         The transaction goes on where the reply says so. Whatever leaves this otherwise, the lease knows of it.
@@ -112,7 +112,7 @@ class Calls:
                     lease.open(call, channel)
                     own = channel
                 call.message = message(own, *self._place(own, call))
-                reply: protocol.ResultMessage = self._call(own, call.message, waits)
+                reply: messages.ResultMessage = self._call(own, call.message, waits)
                 if reply.notices:
                     self.notices.extend(reply.notices)
                 self._follow(reply.transaction, call)

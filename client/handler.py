@@ -32,13 +32,8 @@ from client.session import Session
 from client.transaction import Transaction
 from client.values.result import Result
 from client.wire import messages
-from client.wire.messages import (
-    Commit,
-    Rollback,
-    Step,
-    TransactionResult,
-    split_steps,
-)
+from client.wire.codec import split_steps
+from client.wire.messages import Commit, Rollback, Step, TransactionResult
 
 DEFAULT_GROUP = "default"
 

@@ -12,7 +12,7 @@ from client.errors import DBError, UsageError
 from client.interruptions import is_own
 from client.values.bind import Reference
 from client.values.result import Column, Result, Row
-from client.wire import messages as protocol
+from client.wire import messages
 from client.wire.limits import MAX_NUMBER
 
 TOO_EARLY = (
@@ -22,7 +22,7 @@ TOO_EARLY = (
 )
 
 
-RESULT_FIELDS = len(protocol.ResultMessage._fields)
+RESULT_FIELDS = len(messages.ResultMessage._fields)
 
 
 class PendingResult:
@@ -39,7 +39,7 @@ class PendingResult:
     def __init__(self, around: "Savepoint | None") -> None:
         # The innermost savepoint block around the statement.
         self.around = around
-        # None inside the block; then the result, as the fields of its protocol.Result until it is read, or the error
+        # None inside the block; then the result, as the fields of its messages.Result until it is read, or the error
         # that reading it raises.
         self._known: Result | tuple[Any, ...] | DBError | None = None
 

@@ -21,8 +21,7 @@ from client.errors import DBError, UsageError, connection_error, error_from, kin
 from client.options import Options, checked_prepare
 from client.pending import RESULT_FIELDS, PendingResult, Savepoint
 from client.values.bind import Reference, bind
-from client.wire import limits
-from client.wire import messages as protocol
+from client.wire import limits, messages
 from client.wire.limits import END_SAVEPOINT, MAX_STEPS, SAVEPOINT
 from client.wire.messages import EXECUTED, FAILED, NOT_EXECUTED, TX_NONE, UNKNOWN, Failure, Step, TransactionResult
 
@@ -80,7 +79,7 @@ class Transaction:
         low, high = _NO_LIMITS if expect is None else _row_limits(expect)
         is_prepared = self._prepare if prepare is None else checked_prepare(prepare)
         sql, types, values, references = bind(statement, params)
-        earlier: tuple[protocol.StepReference, ...] = ()
+        earlier: tuple[messages.StepReference, ...] = ()
         if references:
             earlier = tuple(self._on_the_wire(parameter, reference) for parameter, reference in references)
         steps, blocks = self._steps, self._open
@@ -153,14 +152,14 @@ class Transaction:
                 "block counts two; split the transaction, or let one statement do the work of many"
             )
 
-    def _on_the_wire(self, parameter: int, reference: Reference) -> protocol.StepReference:
+    def _on_the_wire(self, parameter: int, reference: Reference) -> messages.StepReference:
         step = self._statements.get(reference.source)
         if step is None:
             raise UsageError(
                 f"parameter {parameter + 1} is a result of a statement that is not in this transaction block; have "
                 "both in one block, or read the value after the other block has ended"
             )
-        return protocol.StepReference(parameter, step, reference.row, reference.column)
+        return messages.StepReference(parameter, step, reference.row, reference.column)
 
     def _take_out(self, outermost: Savepoint, cause: BaseException) -> None:
         """An exception leaves a savepoint block; if it is caught, the transaction goes on without that block."""

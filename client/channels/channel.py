@@ -29,6 +29,7 @@ from client.channels.timeouts import GONE_AFTER, PING_AFTER, WELCOME_TIMEOUT
 from client.errors import DBConnectionError, DBError, UsageError, connection_error, error_from
 from client.interruptions import is_own, suppressed
 from client.wire.address import ipc_path
+from client.wire.codec import decode_reply, encode
 from client.wire.keyfiles import Keys
 from client.wire.limits import MAX_NAME_CHARS, MAX_REQUEST_BYTES, REPLY_OVERHEAD_BYTES
 from client.wire.messages import (
@@ -45,8 +46,6 @@ from client.wire.messages import (
     ToClient,
     TransactionResult,
     Welcome,
-    decode_reply,
-    encode,
 )
 from client.wire.zmtp import PING, ZmtpConnection, ZmtpError, ZmtpRefused, frame, frame_head
 

@@ -30,7 +30,7 @@ from client.values.casting import (
     row_end,
     row_starts,
 )
-from client.wire import messages as protocol
+from client.wire import messages
 
 # What a cell's contents make psycopg2 raise: no UTF-8, beyond the calendar, beyond its type.
 _UNREADABLE = (psycopg2.Error, ValueError, OverflowError)
@@ -162,7 +162,7 @@ class Result:
         "arraysize", "notices", "rowcount", "statusmessage",
     )  # fmt: skip
 
-    def __init__(self, reply: protocol.ResultMessage) -> None:
+    def __init__(self, reply: messages.ResultMessage) -> None:
         self.rowcount = self._count = reply.rowcount
         self.statusmessage = reply.command
         self.notices = reply.notices
@@ -178,8 +178,8 @@ class Result:
 
     @classmethod
     def from_fields(cls, fields: Sequence[Any]) -> Self:
-        """The result whose protocol.Result has these fields, in their order."""
-        return cls(protocol.ResultMessage._make(fields))
+        """The result whose messages.Result has these fields, in their order."""
+        return cls(messages.ResultMessage._make(fields))
 
     @property
     def columns(self) -> tuple[str, ...] | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
+from client.wire.codec import decode_request, encode
 from client.wire.limits import CANCEL_KEY_BYTES
 from client.wire.messages import (
     NOT_EXECUTED,
@@ -31,8 +32,6 @@ from client.wire.messages import (
     TransactionMessage,
     TransactionResult,
     Welcome,
-    decode_request,
-    encode,
 )
 from poold import __version__
 from poold.clients.transport import Peer, Receiver, Transport

@@ -99,10 +99,10 @@ def start(
 def _start_here(config_file: Path | None, address: str | None, data: Path | None, ready_fd: int | None) -> int:
     """Run the broker in this process; returns the exit code."""
     from poold import daemon
-    from poold.config import file as configfile
+    from poold.config.file import ConfigError, at_address, load
     from poold.config.permissions import exposed_files
-    from poold.embedded import config as private
-    from poold.embedded import server as embedded
+    from poold.embedded.config import private_config
+    from poold.embedded.server import EmbeddedError, EmbeddedPostgres, default_data_dir
     from poold.system.address_claim import AddressInUse, is_claimed
 
     # Until the loop has its own handlers, and after it: a stop in between must still clean up.
@@ -110,19 +110,19 @@ def _start_here(config_file: Path | None, address: str | None, data: Path | None
     with ExitStack() as cleanup:
         try:
             if config_file is not None:
-                config = configfile.load(config_file)
+                config = load(config_file)
                 for warning in exposed_files(config, config_file):
                     log.warning("password exposed reason=%s", warning)
                 if address:
-                    config = configfile.at_address(config, address)
+                    config = at_address(config, address)
                 note = f"  clients need {SERVER_KEY_VARIABLE} and {KEY_VARIABLE}\n" if config.broker.key_file else ""
             else:
                 target = _target(address)
                 if is_claimed(target):
                     raise AddressInUse(f"a broker already serves {target}; stop it with: poold stop")
-                server = embedded.EmbeddedPostgres(data or embedded.default_data_dir())
+                server = EmbeddedPostgres(data or default_data_dir())
                 cleanup.enter_context(server)
-                config = private.private_config(server, target)
+                config = private_config(server, target)
                 note = f"  private PostgreSQL in {server.data}, for a look inside: psql '{server.dsn()}'\n"
             try:
                 daemon.run(config, lambda bound: _announce(config, bound, note, ready_fd))
@@ -131,7 +131,7 @@ def _start_here(config_file: Path | None, address: str | None, data: Path | None
                     signal.signal(number, signal.SIG_IGN)
         except KeyboardInterrupt:
             return 0
-        except (configfile.ConfigError, embedded.EmbeddedError, daemon.BrokerCrashed, AddressInUse) as error:
+        except (ConfigError, EmbeddedError, daemon.BrokerCrashed, AddressInUse) as error:
             click.echo(f"poold: {error}", err=True)
             return EXIT_ERROR
         except (OSError, ValueError) as error:
@@ -220,19 +220,19 @@ def ping(address: str | None, as_json: bool) -> None:
 @json_option
 def check_config(file: Path, as_json: bool) -> None:
     """Check a configuration and start nothing."""
-    from poold.config import file as configfile
+    from poold.config.file import ConfigError, describe, load
     from poold.config.permissions import exposed_files
 
     try:
-        config = configfile.load(file)
-    except configfile.ConfigError as error:
+        config = load(file)
+    except ConfigError as error:
         if as_json:
             _print_json({"ok": False, "problems": error.problems})
             sys.exit(EXIT_ERROR)
         _fail(str(error))
     warnings = exposed_files(config, file)
     if as_json:
-        _print_json({"ok": True, "warnings": warnings, "config": configfile.describe(config)})
+        _print_json({"ok": True, "warnings": warnings, "config": describe(config)})
     else:
         for warning in warnings:
             click.echo(f"warning: {warning}", err=True)
@@ -245,18 +245,18 @@ def check_config(file: Path, as_json: bool) -> None:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write here (mode 0600) instead of to stdout.")
 def import_config(file: Path, output: Path | None) -> None:
     """Turn a pgdbpool configuration (JSON, or Python with a literal `config`) into poold's TOML."""
-    from poold.config import file as configfile
-    from poold.config import pgdbpool as legacy
+    from poold.config.file import ConfigError
+    from poold.config.pgdbpool import convert
 
     try:
-        text = legacy.convert(file.read_text(encoding="utf-8"), str(file))
+        text = convert(file.read_text(encoding="utf-8"), str(file))
         if output is None:
             click.echo(text, nl=False)
             return
         # It holds passwords: readable for its owner from the first byte on, and nobody's file is overwritten.
         with os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
             out.write(text)
-    except (configfile.ConfigError, OSError, UnicodeDecodeError) as error:
+    except (ConfigError, OSError, UnicodeDecodeError) as error:
         _fail(str(error))
     click.echo(f"wrote {output}; check it with: poold check-config {output}")
 

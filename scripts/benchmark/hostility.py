@@ -19,17 +19,8 @@ from itertools import count
 from random import Random
 from typing import Any
 
-from client.wire.messages import (
-    VERSION,
-    Ask,
-    CancelRequest,
-    Hello,
-    Query,
-    Step,
-    TransactionMessage,
-    encode,
-    split_steps,
-)
+from client.wire.codec import encode, split_steps
+from client.wire.messages import VERSION, Ask, CancelRequest, Hello, Query, Step, TransactionMessage
 from client.wire.zmtp import GREETING, ZmtpConnection, ZmtpError
 
 RECEIVE_BYTES = 65536

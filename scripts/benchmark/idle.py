@@ -17,7 +17,8 @@ from benchmark.memory import KIB_PER_MB, OWN, anonymous_mb
 from benchmark.processor import seconds
 from benchmark.service import Service
 from client.channels.channel import Channel
-from client.wire.messages import VERSION, Ask, Hello, encode
+from client.wire.codec import encode
+from client.wire.messages import VERSION, Ask, Hello
 from client.wire.zmtp import ZmtpConnection
 
 CLIENTS = 10_000

@@ -20,8 +20,9 @@ from typing import Any
 from benchmark.broker import STATEMENTS
 from benchmark.crew import Window
 from benchmark.hostility import Connection
+from client.wire.codec import decode_reply, encode
 from client.wire.limits import NORMAL
-from client.wire.messages import Failure, Query, ResultMessage, decode_reply, encode
+from client.wire.messages import Failure, Query, ResultMessage
 
 # After the end of an order, for what is not answered yet.
 PATIENCE = 10.0

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from client.errors import DBError
+from client.wire.codec import decode_reply, decode_request, decode_steps, encode
 from client.wire.messages import (
     FAILED,
     TX_ACTIVE,
@@ -19,10 +20,6 @@ from client.wire.messages import (
     TransactionMessage,
     TransactionResult,
     Welcome,
-    decode_reply,
-    decode_request,
-    decode_steps,
-    encode,
 )
 
 ADDRESS = "ipc:///tmp/no-broker-listens-here"

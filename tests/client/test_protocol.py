@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.wire import limits
+from client.wire.codec import decode_reply, decode_request, decode_steps, encode, split_steps
 from client.wire.messages import (
     MESSAGES,
     VERSION,
@@ -29,11 +30,6 @@ from client.wire.messages import (
     TransactionMessage,
     TransactionResult,
     Welcome,
-    decode_reply,
-    decode_request,
-    decode_steps,
-    encode,
-    split_steps,
 )
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -11,18 +11,9 @@ from model.requests import CODE, LEASE_CONTROLS, TEMPLATES, packed, settings_for
 from model.shell import Shell
 from world import World
 
+from client.wire.codec import split_steps
 from client.wire.limits import IN_SESSION, NORMAL, OPENS_SESSION
-from client.wire.messages import (
-    NOT_EXECUTED,
-    TX_LOST,
-    TX_NONE,
-    Commit,
-    Failure,
-    Release,
-    Rollback,
-    TransactionMessage,
-    split_steps,
-)
+from client.wire.messages import NOT_EXECUTED, TX_LOST, TX_NONE, Commit, Failure, Release, Rollback, TransactionMessage
 
 
 class Clients:

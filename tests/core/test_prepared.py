@@ -4,7 +4,8 @@ import pytest
 from units import PLAIN_READ, UNTRACKED, answer, oids, packed, promote, sent, step
 from world import World
 
-from client.wire.messages import Rollback, split_steps
+from client.wire.codec import split_steps
+from client.wire.messages import Rollback
 from poold.core import effects
 from poold.core.facts import StatementResult
 from poold.core.statements import prepared

@@ -6,7 +6,8 @@ from typing import Any
 
 from world import World
 
-from client.wire.messages import Step, split_steps
+from client.wire.codec import split_steps
+from client.wire.messages import Step
 from poold.core.facts import Completion, StatementResult
 
 SECRET = b"opensesame"

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from client.wire.codec import split_steps
 from client.wire.messages import (
     TX_ACTIVE,
     TX_NONE,
@@ -13,7 +14,6 @@ from client.wire.messages import (
     Rollback,
     TransactionMessage,
     TransactionResult,
-    split_steps,
 )
 from poold.config.model import BrokerConfig, Config, EndpointConfig, GroupConfig
 from poold.core import effects

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from parts import join
 
+from client.wire.codec import encode, split_steps
 from client.wire.messages import (
     VERSION,
     Ask,
@@ -15,8 +16,6 @@ from client.wire.messages import (
     Step,
     StepReference,
     TransactionMessage,
-    encode,
-    split_steps,
 )
 from client.wire.zmtp import GREETING, PING, command, frame
 

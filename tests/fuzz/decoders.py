@@ -22,17 +22,8 @@ from stranger import converse
 from client.errors import error_from
 from client.values.result import Result as Rows
 from client.wire import keyfiles
-from client.wire.messages import (
-    TX_NONE,
-    Failure,
-    ProtocolViolation,
-    ResultMessage,
-    StepReference,
-    TransactionMessage,
-    decode_reply,
-    decode_request,
-    decode_steps,
-)
+from client.wire.codec import decode_reply, decode_request, decode_steps
+from client.wire.messages import TX_NONE, Failure, ProtocolViolation, ResultMessage, StepReference, TransactionMessage
 from client.wire.zmtp import CLIENT, SERVER, ZmtpConnection, ZmtpError
 from poold.clients.curve_auth import ZapHandler
 from poold.config import file, pgdbpool

@@ -2,6 +2,7 @@
 
 from corpus import INT4, TEXT, columns, row
 
+from client.wire.codec import decode_request
 from client.wire.messages import (
     TX_ACTIVE,
     TX_FAILED,
@@ -13,7 +14,6 @@ from client.wire.messages import (
     Query,
     Rollback,
     TransactionMessage,
-    decode_request,
 )
 from poold.config.model import BrokerConfig, Config, EndpointConfig, GroupConfig
 from poold.core import effects

@@ -7,15 +7,8 @@ import msgpack
 import pytest
 from corpus import INT4, columns, fields, message, row
 
-from client.wire.messages import (
-    ProtocolViolation,
-    Step,
-    StepReference,
-    decode_reply,
-    decode_request,
-    decode_steps,
-    split_steps,
-)
+from client.wire.codec import decode_reply, decode_request, decode_steps, split_steps
+from client.wire.messages import ProtocolViolation, Step, StepReference
 from client.wire.zmtp import FRAMES_AT_ONCE, GREETING, PING, SERVER, ZmtpConnection, command, frame
 from poold.clients.curve_auth import ZapHandler
 from poold.core.effects import Bind, Plain, Prepare, SimpleQuery, Unit

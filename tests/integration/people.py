@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import pytest
 from brokers import Broker, Worker, run
 
-from client.wire.messages import ToBroker, encode
+from client.wire.codec import encode
+from client.wire.messages import ToBroker
 
 # No user of that number has to exist: the kernel tells numbers.
 NOBODY = 65534

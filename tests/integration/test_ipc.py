@@ -17,7 +17,8 @@ from waiting import wait_until
 
 import client
 from client.channels.channel import Channel
-from client.wire.messages import VERSION, Answer, Ask, Hello, Query, ResultMessage, Welcome, decode_reply, encode
+from client.wire.codec import decode_reply, encode
+from client.wire.messages import VERSION, Answer, Ask, Hello, Query, ResultMessage, Welcome
 from client.wire.zmtp import GREETING, PING, ZmtpConnection, command
 
 StartBroker = Callable[..., Broker]

@@ -15,6 +15,7 @@ from people import LISTED, NOBODY, Person, only_root, poold_as
 from postgres import free_port
 
 import client
+from client.wire.codec import split_steps
 from client.wire.limits import QUESTIONS
 from client.wire.messages import (
     MESSAGES,
@@ -29,7 +30,6 @@ from client.wire.messages import (
     Step,
     ToBroker,
     TransactionMessage,
-    split_steps,
 )
 from poold.core.clients import access
 from poold.core.clients.access import Caller

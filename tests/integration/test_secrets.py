@@ -18,7 +18,8 @@ from postgres import Factory, Postgres, PrivatePostgres
 from waiting import wait_until
 
 import client
-from client.wire.messages import VERSION, Ask, Hello, Query, encode
+from client.wire.codec import encode
+from client.wire.messages import VERSION, Ask, Hello, Query
 
 StartBroker = Callable[..., Broker]
 

@@ -9,18 +9,8 @@ import zmq
 from brokers import Broker
 from waiting import wait_until
 
-from client.wire.messages import (
-    VERSION,
-    Ask,
-    Failure,
-    Hello,
-    Query,
-    Rollback,
-    ToClient,
-    Welcome,
-    decode_reply,
-    encode,
-)
+from client.wire.codec import decode_reply, encode
+from client.wire.messages import VERSION, Ask, Failure, Hello, Query, Rollback, ToClient, Welcome
 
 StartBroker = Callable[..., Broker]
 HELLO = encode(Hello(VERSION, 1, "stranger", "0"))

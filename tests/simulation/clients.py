@@ -13,6 +13,7 @@ from model.kinds import CODE, LOCK, READ_C, SCHEMA
 from model.leftovers import LEAVINGS
 from model.requests import CONTROLS, LEASE_CONTROLS, OTHERS, STEPS, TEMPLATES, UTILITIES, steps_of
 
+from client.wire.codec import split_steps
 from client.wire.limits import ISOLATIONS
 from client.wire.messages import (
     NOT_EXECUTED,
@@ -23,7 +24,6 @@ from client.wire.messages import (
     Rollback,
     TransactionMessage,
     TransactionResult,
-    split_steps,
 )
 from simulation.asking import Client
 from simulation.sessions import Sessions

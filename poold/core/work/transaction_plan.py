@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from client.wire.codec import decode_steps
 from client.wire.limits import END_SAVEPOINT, SAVEPOINT
-from client.wire.messages import Step, StepReference, decode_steps
+from client.wire.messages import Step, StepReference
 from poold.core.statements.sql import MAX_TOKENS
 from poold.core.statements.statement import Statement, Statements
 from poold.core.work import failures
