@@ -62,14 +62,14 @@ def admins(message: ToBroker, reply: tuple[str, str]) -> Case:
 # By the message's name, a question's by its word. The order is that of the walk; a broker that stops is the last one.
 EXPECTED: dict[str, Case] = {
     "Hello": everybody(Hello(VERSION, 1, "again", "0"), ("Failure", "protocol")),
-    "Query": everybody(Query(1, "default", 0, False, b"SELECT 1", b"", b"", True, None, ""), ("Result", "")),
+    "Query": everybody(Query(1, "default", 0, False, b"SELECT 1", b"", b"", True, None, ""), ("ResultMessage", "")),
     "TransactionMessage": everybody(
         TransactionMessage(2, "default", None, None, None, 0, *ONE_STEP, None, ""), ("TransactionResult", "")
     ),
     # Leases are their client's: nobody else's can be named.
     "Commit": everybody(Commit(3, 1), ("Failure", "transaction-lost")),
-    "Rollback": everybody(Rollback(4, 1), ("Result", "")),
-    "Release": everybody(Release(9, 1), ("Result", "")),
+    "Rollback": everybody(Rollback(4, 1), ("ResultMessage", "")),
+    "Release": everybody(Release(9, 1), ("ResultMessage", "")),
     # It has no reply of its own, and reaches another client's requests only with a key that nobody can guess: what is
     # heard is the reply to the ping after it.
     "CancelRequest": everybody(CancelRequest(1), ANSWERED),
@@ -177,7 +177,7 @@ def test_a_restricted_group_serves_its_users_and_the_owner(start_broker: StartBr
     broker = start_broker(groups=RESTRICTED, broker={"allow_uids": [NOBODY, LISTED]})
     person = meet(broker, uid)
     assert person.groups == {"default": True, "secrets": True}
-    assert [person.send(message).type for message in asking("secrets")] == ["Result", "TransactionResult"]
+    assert [person.send(message).type for message in asking("secrets")] == ["ResultMessage", "TransactionResult"]
     assert set(person.send(Ask(3, "stats")).body["groups"]) == {"default", "secrets"}
 
 
@@ -191,7 +191,7 @@ def test_to_others_a_restricted_group_is_one_that_is_not_there(start_broker: Sta
         assert reply[:2] == ("Failure", "unconfigured-group")
         assert reply.text == "the broker has no group 'secrets' for this client; it has default"
     assert person.send(asking("missing")[0]).text == "the broker has no group 'missing' for this client; it has default"
-    assert [person.send(message).type for message in asking("default")] == ["Result", "TransactionResult"]
+    assert [person.send(message).type for message in asking("default")] == ["ResultMessage", "TransactionResult"]
     assert "secrets" not in str(person.send(Ask(7, "stats")).body)
     assert broker.group("secrets")["requests"] == 0
 
