@@ -151,14 +151,15 @@ class Frontend:
 
     def violated(self, peer: Peer, why: str) -> None:
         """Say what was wrong, count it, go on: but not for ever. Of who is gone by then it is what came too late."""
+        if peer.violations == MAX_VIOLATIONS:
+            self.violations += 1
+            peer.drop()
+            return
         refusal: ToClient = Failure(0, TX_NONE, "protocol", NOT_EXECUTED, f"not understood: {why}", None, {})
-        if peer.violations < MAX_VIOLATIONS and not peer.send(encode(refusal)):
+        if not peer.send(encode(refusal)):
             return
         self.violations += 1
         peer.violations += 1
-        if peer.violations > MAX_VIOLATIONS:
-            peer.drop()
-            return
         self._log.warning("protocol violation count=%d pid=%d reason=%s", self.violations, peer.pid, why)
 
     def _greet(self, peer: Peer, hello: object) -> None:

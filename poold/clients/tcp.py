@@ -210,7 +210,7 @@ class TcpTransport:
         self._read_monitor()
         if descriptor not in self._connected:
             return None
-        self._socket.getsockopt(_EVENTS)
+        self._socket.getsockopt(_EVENTS)  # so that the first reply fails if another has its descriptor
         # Without keys there is no User-Id, with keys libzmq itself sets it to what the ZAP handler has said.
         key_name = "" if self._zap is None else str(frame.get("User-Id"))
         peer = TcpPeer(self, identity, descriptor, key_name)

@@ -76,6 +76,11 @@ def test_golden_frames_do_not_change(name: str) -> None:
     assert decode(expected) == EXAMPLES[name]
 
 
+def test_each_rule_for_one_message_is_for_a_field_that_it_has() -> None:
+    fields = {f"{message.__name__}.{field}" for message in MESSAGES.values() for field in message._fields}
+    assert {name for name in limits.RULES if "." in name} <= fields
+
+
 def test_there_is_a_golden_frame_for_every_message_in_this_version() -> None:
     assert VERSION == 3
     assert {type(example) for example in EXAMPLES.values()} == set(MESSAGES.values())
