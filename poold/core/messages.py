@@ -16,7 +16,7 @@ from poold.core.statements.statement import StatementState
 from poold.core.work import failures
 from poold.core.work.early_failures import is_early
 from poold.core.work.references import only_cell
-from poold.core.work.transaction import Script, Verdict
+from poold.core.work.script import Script, Verdict
 
 # Pauses before the next try of a transaction that lost a race: doubled each time, with jitter, so that those that
 # raced do not meet again.

@@ -15,7 +15,7 @@ from poold.core.pools.watch import LOOK_AFTER, LOOK_TIMEOUT
 from poold.core.statements.proofs import Proof
 from poold.core.statements.statement import PROBE_AFTER
 from poold.core.work.settings import SERVER_GRACE
-from poold.core.work.transaction import XID
+from poold.core.work.script import XID
 
 ERROR = "server closed the connection unexpectedly"
 WITH_ID = (BEGUN, outcome_of(XID))

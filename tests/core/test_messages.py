@@ -42,7 +42,7 @@ from poold.core import effects
 from poold.core.effects import Plain
 from poold.core.facts import Completion, StatementResult
 from poold.core.state import BackendState as S
-from poold.core.work.transaction import XID
+from poold.core.work.script import XID
 
 ROLLBACK = [b"ROLLBACK"]
 

@@ -14,7 +14,7 @@ from poold.core.messages import ASK_AGAIN, OUTCOME_TIMEOUT
 from poold.core.state import BackendState as S
 from poold.core.statements.proofs import Proof
 from poold.core.work.settings import SERVER_GRACE
-from poold.core.work.transaction import XID
+from poold.core.work.script import XID
 
 ERROR = "server closed the connection unexpectedly"
 INQUIRY = b"SELECT pg_catalog.pg_xact_status('77'::pg_catalog.xid8)"

@@ -19,7 +19,7 @@ from poold.core.statements.proofs import Proof
 from poold.core.statements.statement import TRUSTED_AFTER, Statement, StatementState
 from poold.core.work.outcomes import QUESTION
 from poold.core.work.probe import _TELLING
-from poold.core.work.transaction import XID
+from poold.core.work.script import XID
 
 WRITTEN = StatementResult("INSERT 0 1", 1, None, b"", ())
 _WORDS: dict[bytes, StatementResult] = {

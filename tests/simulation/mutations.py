@@ -22,7 +22,7 @@ from poold.core.shared.queue import Queue
 from poold.core.state import BackendState, RequestState
 from poold.core.statements.prepared import Prepared
 from poold.core.timers import Timers
-from poold.core.work.transaction import Script, Verdict
+from poold.core.work.script import Script, Verdict
 
 Mutation = Callable[[pytest.MonkeyPatch], None]
 MUTATIONS: dict[str, Mutation] = {}

@@ -26,7 +26,7 @@ from poold.core.state import RequestState
 from poold.core.statements import leftovers
 from poold.core.statements.leftovers import NOTHING
 from poold.core.work import failures, settings, units
-from poold.core.work.transaction import Script
+from poold.core.work.script import Script
 from simulation.mutations import MUTATIONS, mutation, wrap
 
 __all__ = ["MUTATIONS"]  # all of them, those here among them

@@ -116,7 +116,7 @@ def the_values_of_sequences_stay_for_the_next_statement(patch: pytest.MonkeyPatc
 
 @mutation
 def the_values_of_sequences_stay_for_the_next_message(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("poold.core.work.transaction.DISCARD_BEFORE_BEGIN", ())
+    patch.setattr("poold.core.work.script.DISCARD_BEFORE_BEGIN", ())
 
 
 @mutation
@@ -178,7 +178,7 @@ def what_is_parsed_twice_in_a_unit_is_dropped_before_it(patch: pytest.MonkeyPatc
     def in_order(commands: Any) -> Any:
         return tuple(sorted(commands, key=lambda command: type(command) is not Deallocate))
 
-    patch.setattr("poold.core.work.transaction.in_order", in_order)
+    patch.setattr("poold.core.work.script.in_order", in_order)
 
 
 @mutation

@@ -28,7 +28,7 @@ from poold.core.records.lease import Lease
 from poold.core.records.request import QUERY, Request, Verb
 from poold.core.statements.statement import PREPARED, Statement
 from poold.core.work import failures, read_only, settings
-from poold.core.work.transaction import Script
+from poold.core.work.script import Script
 from poold.core.work.transaction_plan import Plan
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from poold.core.records.lease import Lease
     from poold.core.statements.statement import Statement
     from poold.core.work.probe import Probe
-    from poold.core.work.transaction import Script
+    from poold.core.work.script import Script
     from poold.core.work.units import Runner
 
 
