@@ -1,4 +1,4 @@
-"""The states of a backend and of a request, and which may follow which.
+"""The states of the broker, of a backend and of a request, and which may follow which.
 
 A backend runs one statement, or several autocommit ones that wait in its connection one behind the other. Cancelling is
 the one delicate part: PostgreSQL's cancel names the connection, not the statement, so a cancel on its way may hit
@@ -15,6 +15,14 @@ At rest a backend goes to IDLE, to LEASED (its lease goes on), to ACTIVE (its le
 """
 
 from enum import IntEnum
+
+
+class BrokerState(IntEnum):
+    """Whether the broker takes work."""
+
+    RUNNING = 0
+    DRAINING = 1  # takes no new work, finishes what it has
+    STOPPED = 2
 
 
 class BackendState(IntEnum):

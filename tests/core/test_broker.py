@@ -17,10 +17,14 @@ from client.wire.messages import (
     Query,
     Rollback,
 )
-from poold.core import effects, lifecycle, machine
+from poold.core import effects
+from poold.core.broker import LEASE_PENDING_LIMIT
 from poold.core.facts import Completion
+from poold.core.pools.lifecycle import RESET_TIMEOUT
+from poold.core.requests.runs import CANCEL_TIMEOUT
 from poold.core.state import BackendState as S
 from poold.core.work.settings import SERVER_GRACE
+from poold.core.work.time_limits import GUARD
 
 
 def refused(world: World, request: int, client: int = 1) -> Failure:
@@ -266,7 +270,7 @@ def test_a_server_that_answers_no_cancel_is_given_up_and_the_client_is_told_that
     request = world.query(timeout=1.0)
     world.connect_all()
     backend = world.running(request)
-    world.pass_time(1.0 + SERVER_GRACE + machine.CANCEL_TIMEOUT)
+    world.pass_time(1.0 + SERVER_GRACE + CANCEL_TIMEOUT)
     assert world.taken(effects.Close)[0].backend == backend
     answer = refused(world, request)
     assert (answer.kind, answer.outcome) == ("connection", UNKNOWN)
@@ -277,7 +281,7 @@ def test_without_a_timeout_the_broker_cancels_what_the_server_should_have_ended(
     world.client()
     world.query()
     world.connect_all()
-    world.pass_time(5.0 + machine.GUARD - 0.1)
+    world.pass_time(5.0 + GUARD - 0.1)
     assert world.taken(effects.Cancel) == []
     world.pass_time(0.2)
     assert len(world.taken(effects.Cancel)) == 1
@@ -410,7 +414,7 @@ def test_a_client_that_dies_while_its_lease_waits_leaves_nothing_behind() -> Non
     world.end(Rollback, 1, client=2)
     world.broker.client_gone(2, world.now)
     assert len(world.broker.groups["tx"].queue) == 0
-    assert world.broker.timers.next_deadline() is not None
+    assert world.broker.agenda.timers.next_deadline() is not None
     world.pass_time(100)
 
 
@@ -506,7 +510,7 @@ def test_a_busy_lease_takes_a_bounded_number_of_requests() -> None:
     world.client()
     world.begin(lease=1)
     world.query(1, "tx", lease=1)
-    for _ in range(machine.LEASE_PENDING_LIMIT):
+    for _ in range(LEASE_PENDING_LIMIT):
         assert not world.is_answered(world.query(1, "tx", lease=1))
     assert refused(world, world.query(1, "tx", lease=1)).kind == "usage"
 
@@ -580,7 +584,7 @@ def test_a_working_lease_is_not_idle() -> None:
 
 
 def test_a_lease_and_a_statement_that_are_due_together_do_not_hit_what_comes_after_them() -> None:
-    limit = 5.0 + machine.GUARD
+    limit = 5.0 + GUARD
     world = World(idle_in_transaction_timeout=limit, lease_timeout=0.0, endpoint_settings={"query_timeout": 5.0})
     world.client()
     backend = world.begin(lease=1)
@@ -668,7 +672,7 @@ def test_a_reset_that_is_never_answered_closes_the_backend() -> None:
     world.client()
     backend = world.begin(lease=1)
     world.broker.client_gone(1, world.now)
-    world.pass_time(lifecycle.RESET_TIMEOUT)
+    world.pass_time(RESET_TIMEOUT)
     assert world.taken(effects.Close)[0].backend == backend
 
 

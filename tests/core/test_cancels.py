@@ -4,9 +4,11 @@ from units import SHORT, answer, completion, running, sharing
 from world import OK, World, failure
 
 from client.wire.messages import Failure
-from poold.core import effects, machine
+from poold.core import effects
+from poold.core.requests.runs import CANCEL_TIMEOUT
 from poold.core.state import BackendState as S
 from poold.core.work.settings import SERVER_GRACE
+from poold.core.work.time_limits import GUARD
 
 
 def failed(world: World, request: int) -> Failure:
@@ -112,7 +114,7 @@ def test_the_neighbour_of_a_cancelled_statement_has_its_whole_time() -> None:
     world.broker.cancel(1, first, world.now)
     answer(world, backend, fails=SHORT, error=failure("57014"))
     world.broker.cancelled(backend, world.now)
-    world.pass_time(5.0 + machine.GUARD - 0.1)
+    world.pass_time(5.0 + GUARD - 0.1)
     assert len(world.taken(effects.Cancel)) == 1
     world.pass_time(0.2)
     assert len(world.taken(effects.Cancel)) == 2
@@ -122,6 +124,6 @@ def test_a_cancel_that_never_settles_is_not_the_neighbours_fault() -> None:
     world, backend, (first, second) = sharing(2)
     world.broker.cancel(1, first, world.now)
     answer(world, backend, fails=SHORT, error=failure("57014"))
-    world.pass_time(machine.CANCEL_TIMEOUT + 0.1)
+    world.pass_time(CANCEL_TIMEOUT + 0.1)
     answer(world, backend, fails=SHORT, error=failure("57014"))
     assert not world.is_answered(second), "the cancel was meant for the other one: it runs again"

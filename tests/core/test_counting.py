@@ -17,9 +17,9 @@ from client.wire.messages import (
     ResultMessage,
 )
 from poold.core import effects
-from poold.core.counting import QUESTION_TIMEOUT
 from poold.core.facts import Completion
 from poold.core.records.request import Verb
+from poold.core.requests.runs import QUESTION_TIMEOUT
 from poold.core.state import BackendState as S
 from poold.core.work.outcomes import QUESTION, is_one_step, may_end_block
 

@@ -12,7 +12,7 @@ from poold.core.facts import Completion, StatementResult
 def test_what_waited_over_a_change_of_names_runs_with_literals_and_joins_nobody() -> None:
     world, backend, _ = sharing(2, pipeline_depth=2)
     waiting = world.query(statement=SHORT)
-    world.broker._begin_anew()
+    world.broker.generations.begin_anew()
     answer(world, backend)
     assert [each.number for each in world.broker.backends[backend].running] != [waiting]
     assert all(each.number != waiting for each in world.broker.backends[backend].running)

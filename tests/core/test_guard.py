@@ -4,10 +4,12 @@ import pytest
 from world import World, failure
 
 from client.wire.messages import TX_ACTIVE
-from poold.core import effects, machine
+from poold.core import effects
+from poold.core.requests.runs import LOOK_TIMEOUT
 from poold.core.work import settings
+from poold.core.work.time_limits import GUARD
 
-DUE = 5.0 + machine.GUARD + 0.1
+DUE = 5.0 + GUARD + 0.1
 LONGER = b"statement_timeout\x0020s\0"
 
 
@@ -65,7 +67,7 @@ def test_what_the_server_does_not_work_at_is_cancelled() -> None:
 def test_where_nobody_can_tell_in_time_it_is_cancelled() -> None:
     world, backend = long_runner(settings=LONGER)
     world.pass_time(DUE)
-    world.pass_time(machine.LOOK_TIMEOUT)
+    world.pass_time(LOOK_TIMEOUT)
     assert world.taken(effects.Cancel) == [effects.Cancel(backend)]
 
 

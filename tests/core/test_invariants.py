@@ -26,7 +26,7 @@ from world import World
 from client.wire.limits import BATCH, INTERACTIVE, NORMAL
 from client.wire.messages import TX_NONE, Commit, Release, Rollback
 from poold.core.facts import Completion
-from poold.core.lifecycle import BrokerState
+from poold.core.state import BrokerState
 from poold.core.statements import prepared
 from poold.core.statements import statement as statements
 
@@ -377,7 +377,7 @@ class Machine(Invariants, RuleBasedStateMachine):
         """Facts about backends that are gone, or never were, change nothing."""
         if number in self.broker.backends:
             return
-        before = list(self.broker._effects)
+        before = list(self.broker.agenda.effects)
         match fact:
             case "opened":
                 self.broker.opened(number, self.world.now)
@@ -389,7 +389,7 @@ class Machine(Invariants, RuleBasedStateMachine):
                 self.broker.cancelled(number, self.world.now)
             case "lost":
                 self.broker.lost(number, "late", self.world.now)
-        assert self.broker._effects == before
+        assert self.broker.agenda.effects == before
 
     # What else there is.
 

@@ -9,12 +9,12 @@ from world import BEGUN, SERVER, World, failure
 from client.wire.messages import NOT_EXECUTED, UNKNOWN, Failure
 from poold.core import effects
 from poold.core.facts import Server
-from poold.core.machine import CANCEL_TIMEOUT
-from poold.core.messages import ASK_AGAIN, OUTCOME_TIMEOUT
+from poold.core.requests.runs import CANCEL_TIMEOUT
 from poold.core.state import BackendState as S
 from poold.core.statements.proofs import Proof
-from poold.core.work.settings import SERVER_GRACE
+from poold.core.work.inquiry import ASK_AGAIN, OUTCOME_TIMEOUT
 from poold.core.work.script import XID
+from poold.core.work.settings import SERVER_GRACE
 
 ERROR = "server closed the connection unexpectedly"
 INQUIRY = b"SELECT pg_catalog.pg_xact_status('77'::pg_catalog.xid8)"

@@ -7,10 +7,11 @@ from units import INSERT, SHORT, UNTRACKED, answer, promote, running, sent, shar
 from world import OK, World, failure
 
 from client.wire.messages import Failure
-from poold.core import effects, machine
+from poold.core import effects
 from poold.core.pools.group import SHARING
 from poold.core.state import BackendState as S
 from poold.core.statements.statement import AHEAD_SECONDS, PATIENCE_SECONDS, PROBE_AFTER
+from poold.core.work.time_limits import GUARD
 
 SLOW = b"SELECT pg_sleep(1)"
 
@@ -278,7 +279,7 @@ def test_a_statement_that_is_taken_from_the_queue_has_its_own_time() -> None:
     world, backend, requests = sharing(2, pipeline_depth=2, endpoint_settings={"query_timeout": 5.0})
     world.pass_time(0.2)
     answer(world, backend)
-    world.pass_time(5.0 + machine.GUARD - 0.1)
+    world.pass_time(5.0 + GUARD - 0.1)
     assert world.taken(effects.Cancel) == []
     world.pass_time(0.2)
     assert world.taken(effects.Cancel) == [effects.Cancel(backend)]

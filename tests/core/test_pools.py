@@ -410,7 +410,7 @@ def test_a_backend_in_use_is_not_closed_for_its_age() -> None:
 def test_lifetimes_of_backends_opened_together_differ() -> None:
     chances = iter((0.0, 0.9))
     world = World(start=False, min_size=2, max_lifetime=100.0)
-    world.broker.chance = lambda: next(chances, 0.0)
+    world.broker.agenda.chance = lambda: next(chances, 0.0)
     world.broker.start(0.0)
     numbers = [b.number for b in world.broker.groups["default"].pools[0].connecting.values()]
     for number in numbers:

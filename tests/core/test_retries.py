@@ -7,10 +7,10 @@ from world import World, failure
 from client.wire.limits import END_SAVEPOINT, SAVEPOINT
 from client.wire.messages import NOT_EXECUTED, Failure, Step, TransactionResult
 from poold.core import effects
-from poold.core.machine import LOOK_TIMEOUT
-from poold.core.messages import FIRST_PAUSE, LONGEST_PAUSE
+from poold.core.requests.runs import LOOK_TIMEOUT
 from poold.core.state import BackendState as S
 from poold.core.work.settings import SERVER_GRACE
+from poold.core.work.transaction import FIRST_PAUSE, LONGEST_PAUSE
 
 RACE = failure("40001", message="could not serialize access")
 GONE_STALE = failure("0A000", message="cached plan must not change result type")

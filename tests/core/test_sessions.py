@@ -23,7 +23,7 @@ from client.wire.messages import (
 )
 from poold.core import effects
 from poold.core.facts import Completion, Server
-from poold.core.lifecycle import RESET_TIMEOUT
+from poold.core.pools.lifecycle import RESET_TIMEOUT
 from poold.core.state import BackendState as S
 from poold.core.statements.leftovers import NOTHING, UNSEEN, left_by, reset, use_of
 from poold.core.statements.proofs import Proof

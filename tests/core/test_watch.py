@@ -9,8 +9,8 @@ from world import OK, World, failure
 from client.wire.messages import TX_NONE
 from poold.core import effects
 from poold.core.facts import Completion, Server
-from poold.core.machine import QUESTION_TIMEOUT
 from poold.core.pools.watch import LOOK_AFTER, LOOK_TIMEOUT, pids
+from poold.core.requests.runs import QUESTION_TIMEOUT
 from poold.core.state import BackendState as S
 from poold.core.statements.catalog import COUNTS
 

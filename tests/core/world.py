@@ -97,19 +97,19 @@ class World:
         return told
 
     def _complete_resets(self) -> None:
-        decided, self.broker._effects = self.broker._effects, []
+        decided, self.broker.agenda.effects = self.broker.agenda.effects, []
         for effect in decided:
             first = effect.unit[0] if isinstance(effect, effects.Execute) else None
             sql = first.sql if isinstance(first, effects.SimpleQuery) else b""
             if sql.startswith(b"ROLLBACK; RESET"):
                 self._resetting.add(effect.backend)
-                self.broker._effects.append(effects.Execute(effect.backend, (effects.SimpleQuery(b"ROLLBACK"),)))
+                self.broker.agenda.effects.append(effects.Execute(effect.backend, (effects.SimpleQuery(b"ROLLBACK"),)))
             elif sql.startswith(NAMES) and effect.backend in self._resetting:
                 pass  # follows the ROLLBACK
             elif sql.startswith(RESETS):
                 self._complete_reset(effect.backend, sql)
             else:
-                self.broker._effects.append(effect)
+                self.broker.agenda.effects.append(effect)
 
     def _complete_reset(self, number: int, sql: bytes) -> None:
         backend = self.broker.backends.get(number)
@@ -120,7 +120,7 @@ class World:
         row = b"D" + (len(cell) + 4).to_bytes(4, "big") + cell
         done = Completion(TX_NONE, [StatementResult("SELECT 1", 1, b"\0\0", row, ())])
         type(self.broker).completed(self.broker, number, done, self.now)
-        if self.broker._effects:
+        if self.broker.agenda.effects:
             self._complete_resets()
 
     def take(self) -> list[effects.Effect]:

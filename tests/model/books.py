@@ -29,7 +29,7 @@ from model.kinds import Kind, kind_of
 
 if TYPE_CHECKING:
     from model.postgres import Work
-from poold.core.machine import GUARD
+from poold.core.work.time_limits import GUARD
 
 PLACES = 100
 STALE = ("26000", "42P05", "0A000")

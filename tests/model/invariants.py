@@ -11,7 +11,6 @@ from model.books import Books
 from model.lines import Line
 from model.shell import Shell
 from poold.core.broker import Broker
-from poold.core.lifecycle import BrokerState
 from poold.core.pools.endpoint import EndpointState
 from poold.core.pools.group import Group
 from poold.core.records.backend import Backend
@@ -19,7 +18,7 @@ from poold.core.records.client import Client
 from poold.core.records.lease import Lease
 from poold.core.records.request import Request, Verb
 from poold.core.state import BackendState as S
-from poold.core.state import RequestState
+from poold.core.state import BrokerState, RequestState
 from poold.core.statements.statement import StatementState
 
 _BUSY = (S.ACTIVE, S.CANCELLING, S.RESETTING)
@@ -73,7 +72,7 @@ class Invariants:
         if group.queue.size:
             if is_idle:
                 assert group.queue.first(group.priorities()) is None, f"one waits in {group.name} while a backend idles"
-            assert size or self.broker.timers.next_deadline() is not None
+            assert size or self.broker.agenda.timers.next_deadline() is not None
             self._check_growth(group)
 
     def _check_growth(self, group: Group) -> None:
@@ -82,7 +81,7 @@ class Invariants:
             return
         assert any(
             pool.connecting
-            or (pool.endpoint.state is EndpointState.QUARANTINED and pool in self.broker.timers._deadlines)
+            or (pool.endpoint.state is EndpointState.QUARANTINED and pool in self.broker.agenda.timers._deadlines)
             for pool in group.pools
         ), f"some wait in {group.name}, and nothing is done to let it grow"
 
@@ -142,12 +141,12 @@ class Invariants:
         if config.max_client_bytes and len(requests) > 1:
             assert client.bytes <= config.max_client_bytes + max(request.size for request in requests)
         if config.client_idle_timeout and client.key not in self.shell.dropped:
-            due = self.broker.timers._deadlines.get(client)
+            due = self.broker.agenda.timers._deadlines.get(client)
             assert due is not None, f"client {client.key} may be silent for ever"
             assert due <= client.heard + config.client_idle_timeout
 
     def _check_request(self, request: Request) -> None:
-        held = self.broker.timers._deadlines
+        held = self.broker.agenda.timers._deadlines
         state = request.state
         if request.is_waiting:
             is_pending = request.lease is not None and request in request.lease.pending
@@ -180,7 +179,7 @@ class Invariants:
         assert backend.lease is lease, f"lease {lease.number} is not its backend's"
         config = lease.group.config
         if backend.state is S.LEASED and (config.lease_timeout or config.idle_in_transaction_timeout):
-            assert lease in self.broker.timers._deadlines, f"lease {lease.number} could stay for ever"
+            assert lease in self.broker.agenda.timers._deadlines, f"lease {lease.number} could stay for ever"
 
     def check_clients_of_groups(self) -> None:
         """Each group knows how many clients have used it, and only what is connected waits."""
@@ -213,7 +212,7 @@ class Invariants:
             assert lease.client.leases.get(lease.number) is lease
             assert self.broker.clients.get(lease.client.key) is lease.client, "leased to a client that is gone"
         if state is not S.IDLE and state is not S.LEASED:
-            held = self.broker.timers._deadlines
+            held = self.broker.agenda.timers._deadlines
             is_unlimited = backend.pool.endpoint.query_timeout == 0 and state is S.ACTIVE
             assert is_unlimited or backend in held or backend.request in held, f"{backend} could stay so for ever"
 
@@ -227,7 +226,7 @@ class Invariants:
 
     def check_deadlines(self) -> None:
         """The next deadline told is not later than the earliest held."""
-        deadlines = self.broker.timers._deadlines.values()
+        deadlines = self.broker.agenda.timers._deadlines.values()
         told = self.broker.next_deadline()
         if deadlines:
             assert told is not None
@@ -236,7 +235,7 @@ class Invariants:
 
     def check_inquiries(self) -> None:
         """Whoever is in doubt is being asked for, with a deadline."""
-        held = self.broker.timers._deadlines
+        held = self.broker.agenda.timers._deadlines
         asked = {key.about for key in held if isinstance(key, Request) and key.verb is Verb.INQUIRY}
         for client in self.broker.clients.values():
             for request in client.requests.values():

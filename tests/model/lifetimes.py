@@ -22,13 +22,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from poold.core.broker import Broker
-from poold.core.lifecycle import BrokerState
 from poold.core.pools.endpoint import EndpointState
 from poold.core.pools.group import Group
 from poold.core.pools.janitor import INTERVAL, REPLACE_AHEAD
 from poold.core.pools.pool import CONNECTING_LIMIT, Pool
 from poold.core.records.backend import Backend
 from poold.core.records.request import Request, Verb
+from poold.core.state import BrokerState
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,9 +24,8 @@ from poold.core import effects
 from poold.core.broker import Broker
 from poold.core.effects import Bind, Deallocate, Plain, Prepare, SimpleQuery, Unit
 from poold.core.facts import Completion, Server, StatementResult
-from poold.core.lifecycle import BrokerState
 from poold.core.records.request import Request
-from poold.core.state import RequestState
+from poold.core.state import BrokerState, RequestState
 
 _VALUE = re.compile(rb"(?:= |\* )(\d+)")
 
@@ -80,7 +79,7 @@ class Shell:
     def observe(self) -> None:
         """Check the effects that the last fact has led to."""
         self.books.is_stopped = self.broker.state is BrokerState.STOPPED
-        decided = self.broker._effects
+        decided = self.broker.agenda.effects
         if decided is self._list:
             found = decided[self._count :]
         else:  # the effects before were taken, or some of them were revoked
@@ -149,10 +148,11 @@ class Shell:
                 job.lease.line = line.number
             job.given_at = self.world.now
             backend = self.broker.backends.get(line.number)
-            if backend is not None and backend.running and backend.running[-1].number == job.number:
-                job.is_proven = _is_proven(backend.running[-1])
-                self.fairness.given(backend.running[-1], job)
-                self.lifetimes.given(backend, backend.running[-1], self.world.now)
+            for request in () if backend is None else backend.running:  # several may have joined at once
+                if request.number == job.number:
+                    job.is_proven = _is_proven(request)
+                    self.fairness.given(request, job)
+                    self.lifetimes.given(backend, request, self.world.now)
         if line.orders and not is_question(line.orders[-1].unit):
             check_company(self.broker.backends[line.number], line.orders, unit, job, self.books)
         line.given += 1
@@ -423,7 +423,7 @@ class Shell:
     def tell_lost(self, line: Line, partial: list[StatementResult], last: Failure | None) -> None:
         """The core is told that the connection is lost."""
         number = line.number
-        pending = sum(type(each) is effects.Execute and each.backend == number for each in self.broker._effects)
+        pending = sum(type(each) is effects.Execute and each.backend == number for each in self.broker.agenda.effects)
         unsent = sum(not order.is_sent for order in line.orders) - pending
         self._mark_lost(line)
         self._end(line)

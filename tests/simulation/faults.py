@@ -226,7 +226,7 @@ class Faults:
         number = random.randint(-3, world.network.last_line + 2)
         if number in broker.backends:
             return None
-        before, size = list(broker._effects), len(broker.backends)
+        before, size = list(broker.agenda.effects), len(broker.backends)
         match random.randrange(5):
             case 0:
                 broker.opened(number, world.now)
@@ -238,7 +238,7 @@ class Faults:
                 broker.cancelled(number, world.now)
             case 4:
                 broker.lost(number, "late", world.now)
-        assert broker._effects == before, "a fact about a backend that is gone had effects"
+        assert broker.agenda.effects == before, "a fact about a backend that is gone had effects"
         assert len(broker.backends) == size
         return f"a late fact about {number}"
 

@@ -10,19 +10,28 @@ from typing import Any
 
 import pytest
 
-from client.wire.messages import TX_NONE, ResultMessage
-from poold.core import lifecycle
+from client.wire.messages import TX_NONE, ResultMessage, TransactionResult
 from poold.core.broker import Broker
+from poold.core.clients.accounts import Accounts
+from poold.core.clients.leases import Leases
 from poold.core.effects import Cancel, Reply
-from poold.core.messages import Messages
 from poold.core.pools import endpoint, routing
 from poold.core.pools.group import Group
 from poold.core.records.request import Verb
+from poold.core.requests.runs import Runs
+from poold.core.requests.waiting import Waiting
+from poold.core.settling import Settling
 from poold.core.shared.queue import Queue
-from poold.core.state import BackendState, RequestState
+from poold.core.state import BackendState, BrokerState, RequestState
 from poold.core.statements.prepared import Prepared
 from poold.core.timers import Timers
-from poold.core.work.script import Script, Verdict
+from poold.core.work.decision import Answer
+from poold.core.work.ending import EndingWork
+from poold.core.work.inquiry import InquiryWork
+from poold.core.work.probe import ProbeWork
+from poold.core.work.query import QueryWork
+from poold.core.work.script import Script
+from poold.core.work.transaction import TransactionWork
 
 Mutation = Callable[[pytest.MonkeyPatch], None]
 MUTATIONS: dict[str, Mutation] = {}
@@ -45,32 +54,36 @@ def wrap(patch: pytest.MonkeyPatch, owner: type, name: str, instead: Callable[..
 
 @mutation
 def a_reply_is_sent_twice(patch: pytest.MonkeyPatch) -> None:
-    def fail(original: Any, self: Messages, request: Any, *rest: Any) -> None:
-        original(self, request, *rest)
-        if type(self._effects[-1]) is Reply:
-            self._effects.append(self._effects[-1])
+    def answer(original: Any, self: Accounts, request: Any, reply: Any) -> None:
+        original(self, request, reply)
+        effects = self._agenda.effects
+        if type(reply) is TransactionResult and reply.failure is not None and type(effects[-1]) is Reply:
+            effects.append(effects[-1])
 
-    wrap(patch, Messages, "_fail", fail)
+    wrap(patch, Accounts, "answer", answer)
 
 
 @mutation
 def a_reply_goes_to_another_client(patch: pytest.MonkeyPatch) -> None:
-    def answer(original: Any, self: Broker, request: Any, reply: Any) -> None:
-        original(self, request, reply)
-        last = self._effects[-1] if self._effects else None
-        if type(last) is Reply and request.verb is Verb.ROLLBACK and len(self.clients) > 1:
-            last.client = next(key for key in self.clients if key != last.client)
+    clients: set[int] = set()
 
-    wrap(patch, Broker, "_answer", answer)
+    def answer(original: Any, self: Accounts, request: Any, reply: Any) -> None:
+        original(self, request, reply)
+        clients.add(request.client.key)
+        last = self._agenda.effects[-1] if self._agenda.effects else None
+        if type(last) is Reply and request.verb is Verb.ROLLBACK and len(clients) > 1:
+            last.client = next(key for key in clients if key != last.client)
+
+    wrap(patch, Accounts, "answer", answer)
 
 
 @mutation
 def a_request_that_is_withdrawn_is_not_answered(patch: pytest.MonkeyPatch) -> None:
-    def discard(original: Any, self: Broker, request: Any, reply: Any, now: float) -> None:
+    def discard(original: Any, self: Waiting, request: Any, reply: Any) -> None:
         is_withdrawn = reply is not None and getattr(reply, "sqlstate", None) == "57014"
-        original(self, request, None if is_withdrawn else reply, now)
+        original(self, request, None if is_withdrawn else reply)
 
-    wrap(patch, Broker, "_discard", discard)
+    wrap(patch, Waiting, "discard", discard)
 
 
 @mutation
@@ -86,73 +99,65 @@ def a_waiting_request_is_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def a_statement_that_has_begun_is_run_again(patch: pytest.MonkeyPatch) -> None:
-    def lose(
-        original: Any, self: Broker, request: Any, backend: Any, error: str, now: float, _: bool, *rest: Any
-    ) -> None:
-        original(self, request, backend, error, now, False, *rest)
+    def lost(original: Any, self: QueryWork, backend: Any, request: Any, loss: Any, now: float) -> Any:
+        return original(self, backend, request, loss._replace(is_begun=False), now)
 
-    wrap(patch, Broker, "_lose_statement", lose)
+    wrap(patch, QueryWork, "lost", lost)
 
 
 @mutation
 def a_commit_is_retried_blindly(patch: pytest.MonkeyPatch) -> None:
-    def doubt(_: Any, self: Broker, request: Any, backend: Any, error: str, now: float) -> None:
-        self._retry_elsewhere(request, backend, error, now)
+    def in_doubt(_: Any, self: TransactionWork, backend: Any, request: Any, script: Any, *rest: Any) -> Any:
+        return self.elsewhere(backend, request, *rest)
 
-    wrap(patch, Broker, "_doubt", doubt)
+    wrap(patch, TransactionWork, "_in_doubt", in_doubt)
 
 
 @mutation
 def a_commit_without_an_answer_counts_as_done(patch: pytest.MonkeyPatch) -> None:
-    def doubt(_: Any, self: Broker, request: Any, *rest: Any) -> None:
-        self._answer(request, request.script.result(request.number, Verdict()))
+    def in_doubt(_: Any, self: TransactionWork, backend: Any, request: Any, *rest: Any) -> Any:
+        return self.committed(request)
 
-    wrap(patch, Broker, "_doubt", doubt)
+    wrap(patch, TransactionWork, "_in_doubt", in_doubt)
 
 
 @mutation
 def another_server_is_asked_what_became_of_a_commit(patch: pytest.MonkeyPatch) -> None:
-    def inquire(_: Any, self: Broker, backend: Any, inquiry: Any, now: float) -> bool:
-        self._start(backend, inquiry, now)
-        return True
-
-    wrap(patch, Broker, "_inquire", inquire)
+    wrap(patch, InquiryWork, "can_be_told", lambda *_: True)
 
 
 @mutation
 def a_transaction_still_in_progress_counts_as_rolled_back(patch: pytest.MonkeyPatch) -> None:
-    def inquired(original: Any, self: Broker, inquiry: Any, done: Any, now: float) -> None:
+    def ended(original: Any, self: InquiryWork, backend: Any, inquiry: Any, done: Any, now: float) -> Any:
         if done.failure is None and b"in progress" in done.results[-1].rows:
-            self._told(inquiry, "aborted", now)
-        else:
-            original(self, inquiry, done, now)
+            return self.told(inquiry, "aborted", now)
+        return original(self, backend, inquiry, done, now)
 
-    wrap(patch, Broker, "_inquired", inquired)
+    wrap(patch, InquiryWork, "ended", ended)
 
 
 @mutation
 def an_id_given_again_after_a_crash_counts_as_the_one_before(patch: pytest.MonkeyPatch) -> None:
-    def inquired(original: Any, self: Broker, inquiry: Any, done: Any, now: float) -> None:
-        inquiry.epoch = inquiry.backend.server.epoch
-        original(self, inquiry, done, now)
+    def ended(original: Any, self: InquiryWork, backend: Any, inquiry: Any, done: Any, now: float) -> Any:
+        inquiry.epoch = backend.server.epoch
+        return original(self, backend, inquiry, done, now)
 
-    wrap(patch, Broker, "_inquired", inquired)
+    wrap(patch, InquiryWork, "ended", ended)
 
 
 @mutation
 def messages_are_tried_more_often_than_they_may(patch: pytest.MonkeyPatch) -> None:
-    wrap(patch, Messages, "_may_try_again", lambda *_: True)
+    wrap(patch, TransactionWork, "_may_try_again", lambda *_: True)
 
 
 @mutation
 def a_commit_that_rolled_back_counts_as_one(patch: pytest.MonkeyPatch) -> None:
-    def finish(original: Any, self: Broker, request: Any, backend: Any, done: Any, now: float) -> None:
+    def ended(original: Any, self: EndingWork, backend: Any, request: Any, done: Any, now: float) -> Any:
         if request.verb is Verb.COMMIT and done.failure is None and done.results[-1].command == "ROLLBACK":
-            self._answer(request, ResultMessage(request.number, TX_NONE, "COMMIT", -1, None, b"", ()))
-        else:
-            original(self, request, backend, done, now)
+            return Answer(request, ResultMessage(request.number, TX_NONE, "COMMIT", -1, None, b"", ()))
+        return original(self, backend, request, done, now)
 
-    wrap(patch, Broker, "_finish", finish)
+    wrap(patch, EndingWork, "ended", ended)
 
 
 # Cancels.
@@ -160,43 +165,42 @@ def a_commit_that_rolled_back_counts_as_one(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def a_backend_is_used_before_its_cancel_is_settled(patch: pytest.MonkeyPatch) -> None:
-    def send_cancel(_: Any, self: Broker, backend: Any) -> None:
+    def send_cancel(_: Any, self: Runs, backend: Any) -> None:
         if backend.state is BackendState.ACTIVE:
-            self._effects.append(Cancel(backend.number))
+            self._agenda.effects.append(Cancel(backend.number))
 
-    wrap(patch, Broker, "_send_cancel", send_cancel)
+    wrap(patch, Runs, "send_cancel", send_cancel)
 
 
 @mutation
 def whoever_was_hit_by_the_cancel_of_another_is_told_so(patch: pytest.MonkeyPatch) -> None:
-    def send_cancel(original: Any, self: Broker, backend: Any) -> None:
+    def send_cancel(original: Any, self: Runs, backend: Any) -> None:
         original(self, backend)
         for request in backend.running:
             request.is_exposed = False
 
-    wrap(patch, Broker, "_send_cancel", send_cancel)
+    wrap(patch, Runs, "send_cancel", send_cancel)
 
 
 @mutation
 def a_commit_is_cancelled(patch: pytest.MonkeyPatch) -> None:
-    def cancel(original: Any, self: Broker, request: Any, state: RequestState, reason: str, now: float) -> None:
+    def cancel(original: Any, self: Runs, request: Any, state: RequestState, reason: str, now: float) -> None:
         original(self, request, state, reason, now)
         if request.verb is Verb.COMMIT:
-            self._send_cancel(request.backend)
+            self.send_cancel(request.backend)
 
-    wrap(patch, Broker, "_cancel", cancel)
+    wrap(patch, Runs, "cancel", cancel)
 
 
 @mutation
 def a_cancel_without_effect_is_not_repeated(patch: pytest.MonkeyPatch) -> None:
-    def cancelled(original: Any, self: Broker, number: int, now: float) -> None:
-        original(self, number, now)
-        backend = self.backends.get(number)
-        if backend is not None and backend.request is not None:
-            self.timers.clear(backend.request)
-            self.timers.clear(backend)
+    def cancelled(original: Any, self: Runs, backend: Any, now: float) -> None:
+        original(self, backend, now)
+        if backend.request is not None:
+            self._agenda.timers.clear(backend.request)
+            self._agenda.timers.clear(backend)
 
-    wrap(patch, Broker, "cancelled", cancelled)
+    wrap(patch, Runs, "cancelled", cancelled)
 
 
 # Leases.
@@ -204,10 +208,7 @@ def a_cancel_without_effect_is_not_repeated(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def a_lost_lease_is_not_told(patch: pytest.MonkeyPatch) -> None:
-    def lose_lease(_: Any, self: Broker, lease: Any, reason: str, now: float) -> None:
-        self.timers.clear(lease)
-
-    wrap(patch, Broker, "_lose_lease", lose_lease)
+    wrap(patch, Leases, "lose", lambda _, self, lease, reason: self._agenda.timers.clear(lease))
 
 
 @mutation
@@ -223,12 +224,12 @@ def the_lease_of_a_client_that_is_gone_stays(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def a_transaction_left_open_is_not_rolled_back(patch: pytest.MonkeyPatch) -> None:
-    def rest(original: Any, self: Broker, backend: Any, now: float) -> None:
+    def rest(original: Any, self: Settling, backend: Any, now: float) -> None:
         if backend.lease is None and backend.transaction == "failed":
             backend.transaction = TX_NONE
         original(self, backend, now)
 
-    wrap(patch, Broker, "_rest", rest)
+    wrap(patch, Settling, "_rest", rest)
 
 
 # Pools and time.
@@ -251,10 +252,10 @@ def an_endpoint_that_failed_is_never_tried_again(patch: pytest.MonkeyPatch) -> N
 
 @mutation
 def a_pipeline_takes_what_is_not_short(patch: pytest.MonkeyPatch) -> None:
-    def may_join(_: Any, self: Broker, request: Any) -> bool:
+    def may_join(request: Any) -> bool:
         return request.statement is not None and request.lease is None
 
-    wrap(patch, Broker, "_may_join", may_join)
+    patch.setattr(routing, "may_join", may_join)
 
 
 @mutation
@@ -276,7 +277,7 @@ def deadlines_are_forgotten(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def a_drain_does_not_end(patch: pytest.MonkeyPatch) -> None:
     def drain(_: Any, self: Broker, now: float) -> None:
-        self.state = lifecycle.BrokerState.DRAINING
+        self.agenda.state = BrokerState.DRAINING
         next(iter(self.groups.values())).clients += 1
 
     wrap(patch, Broker, "drain", drain)
@@ -299,7 +300,7 @@ def a_savepoint_block_that_failed_is_reported_as_done(patch: pytest.MonkeyPatch)
 
 @mutation
 def a_probe_is_lost(patch: pytest.MonkeyPatch) -> None:
-    def goes_on(original: Any, self: Broker, backend: Any, request: Any, done: Any) -> bool:
-        return done.failure is None and original(self, backend, request, done)
+    def ended(original: Any, self: ProbeWork, backend: Any, request: Any, done: Any, now: float) -> Any:
+        return None if done.failure is not None else original(self, backend, request, done, now)
 
-    wrap(patch, Messages, "_probe_goes_on", goes_on)
+    wrap(patch, ProbeWork, "ended", ended)

@@ -8,9 +8,9 @@ import pytest
 
 from poold.core import broker
 from poold.core.broker import Broker
-from poold.core.deadlines import Deadlines
 from poold.core.pools import janitor, pool, routing
 from poold.core.pools.endpoint import EndpointState
+from poold.core.pools.lifecycle import Lifecycle
 from poold.core.timers import Timers
 from simulation.mutations import mutation, wrap
 from simulation.mutations_of_statements import MUTATIONS
@@ -105,11 +105,11 @@ def an_endpoint_is_probed_only_in_an_empty_pool(patch: pytest.MonkeyPatch) -> No
 
 @mutation
 def a_connect_that_fails_after_another_is_not_made_up_for(patch: pytest.MonkeyPatch) -> None:
-    def connect_failed(original: Any, self: Deadlines, backend: Any, error: str, now: float) -> None:
+    def connect_failed(original: Any, self: Lifecycle, backend: Any, error: str, now: float) -> None:
         if backend.pool.endpoint.state is not EndpointState.QUARANTINED:
             original(self, backend, error, now)
         else:
             backend.pool.stats.failed += 1
-            self._remove(backend)
+            self.remove(backend)
 
-    wrap(patch, Deadlines, "_connect_failed", connect_failed)
+    wrap(patch, Lifecycle, "connect_failed", connect_failed)

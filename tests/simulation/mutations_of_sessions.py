@@ -11,16 +11,16 @@ from model.leftovers import DEALLOCATE_ALL, RESETTING
 
 from client.wire.limits import BATCH, IN_SESSION, OPENS_SESSION
 from client.wire.messages import TX_NONE, Query
-from poold.core import lifecycle
 from poold.core.broker import Broker
 from poold.core.clients.admission import Admission
+from poold.core.clients.leases import Leases
 from poold.core.deadlines import Deadlines
 from poold.core.effects import Bind, Drop, SimpleQuery
-from poold.core.lifecycle import Lifecycle
-from poold.core.machine import Machine
+from poold.core.pools import lifecycle
 from poold.core.pools.group import Group
+from poold.core.pools.lifecycle import Lifecycle
 from poold.core.records.client import Client
-from poold.core.records.request import Verb
+from poold.core.settling import Settling
 from poold.core.shared.queue import Line, Queue
 from poold.core.state import RequestState
 from poold.core.statements import leftovers
@@ -41,21 +41,21 @@ def a_reset_is_skipped(patch: pytest.MonkeyPatch) -> None:
             original(self, backend, now)
         else:
             backend.left = NOTHING
-            self._idle(backend, now)
+            self._agenda.resting.append(backend)
 
-    wrap(patch, Lifecycle, "_reset", reset)
+    wrap(patch, Lifecycle, "reset", reset)
 
 
 @mutation
 def the_failure_of_a_reset_is_ignored(patch: pytest.MonkeyPatch) -> None:
-    def ended(original: Any, self: Lifecycle, backend: Any, done: Any, now: float) -> None:
+    def ended(original: Any, self: Lifecycle, backend: Any, done: Any) -> None:
         if done.failure is not None:
             cell = leftovers.names_held(backend.server, len(backend.prepared))
             row = b"D" + (len(cell) + 10).to_bytes(4, "big") + b"\0\1" + len(cell).to_bytes(4, "big") + cell
             done = replace(done, failure=None, results=[("SELECT 1", 1, b"", row, ())])
-        original(self, backend, replace(done, is_changed=False), now)
+        original(self, backend, replace(done, is_changed=False))
 
-    wrap(patch, Lifecycle, "_reset_ended", ended)
+    wrap(patch, Lifecycle, "reset_ended", ended)
 
 
 def _without(patch: pytest.MonkeyPatch, command: bytes) -> None:
@@ -115,12 +115,11 @@ def settings_stay_with_their_statement(patch: pytest.MonkeyPatch) -> None:
     kept: dict[Any, bytes] = {}
 
     def unit_for(backend: Any, request: Any, now: float) -> Any:
-        if request.statement is not None and request.verb is Verb.QUERY:
-            text = request.statement.sql
-            request.settings = kept[text] = request.settings or kept.get(text, b"")
+        text = request.statement.sql
+        request.settings = kept[text] = request.settings or kept.get(text, b"")
         return units.unit_for(backend, request, now)
 
-    patch.setattr("poold.core.machine.unit_for", unit_for)
+    patch.setattr("poold.core.work.query.unit_for", unit_for)
 
 
 @mutation
@@ -157,18 +156,18 @@ def a_statement_outside_of_a_transaction_that_is_lost_counts_as_not_executed(pat
 
 @mutation
 def a_release_leaves_what_runs(patch: pytest.MonkeyPatch) -> None:
-    def end_lease(original: Any, self: Machine, lease: Any, reason: str, now: float) -> None:
+    def end(original: Any, self: Leases, lease: Any, reason: str) -> None:
         if reason == "it was released" and lease.backend is not None and lease.backend.running:
             lease.client.leases.pop(lease.number)
         else:
-            original(self, lease, reason, now)
+            original(self, lease, reason)
 
-    wrap(patch, Machine, "_end_lease", end_lease)
+    wrap(patch, Leases, "end", end)
 
 
 @mutation
 def a_session_is_always_told_of_a_transaction(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("poold.core.machine.transaction_of", lambda _: "active")
+    patch.setattr("poold.core.requests.waiting.transaction_of", lambda _: "active")
 
 
 # Turns.
@@ -236,11 +235,11 @@ def what_comes_is_begun_before_those_of_its_priority_that_wait(patch: pytest.Mon
 
 @mutation
 def a_lease_of_batch_that_ends_serves_nobody(patch: pytest.MonkeyPatch) -> None:
-    def end_lease(original: Any, self: Machine, lease: Any, reason: str, now: float) -> None:
+    def end(original: Any, self: Leases, lease: Any, reason: str) -> None:
         lease.priority = min(lease.priority, BATCH - 1)
-        original(self, lease, reason, now)
+        original(self, lease, reason)
 
-    wrap(patch, Machine, "_end_lease", end_lease)
+    wrap(patch, Leases, "end", end)
 
 
 # Clients.
@@ -249,17 +248,19 @@ def a_lease_of_batch_that_ends_serves_nobody(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def a_silent_client_is_not_dropped(patch: pytest.MonkeyPatch) -> None:
     def due(original: Any, self: Deadlines, client: Any, now: float) -> None:
-        before = len(self._effects)
+        before = len(self._agenda.effects)
         original(self, client, now)
-        if self._effects[before:]:
-            del self._effects[before:]
+        if self._agenda.effects[before:]:
+            del self._agenda.effects[before:]
 
     wrap(patch, Deadlines, "_client_due", due)
 
 
 @mutation
 def a_client_that_waits_is_dropped(patch: pytest.MonkeyPatch) -> None:
-    wrap(patch, Deadlines, "_client_due", lambda _, self, client, now: self._effects.append(Drop(client.key, "")))
+    wrap(
+        patch, Deadlines, "_client_due", lambda _, self, client, now: self._agenda.effects.append(Drop(client.key, ""))
+    )
 
 
 @mutation
@@ -269,26 +270,26 @@ def a_client_may_ask_for_any_number_at_once(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def what_a_client_asks_for_is_begun_although_it_reads_nothing(patch: pytest.MonkeyPatch) -> None:
-    def dispatch(original: Any, self: Machine, request: Any, now: float) -> None:
+    def dispatch(original: Any, self: Settling, request: Any, now: float) -> None:
         is_stalled, request.client.is_stalled = request.client.is_stalled, False
         original(self, request, now)
         request.client.is_stalled = is_stalled
 
-    wrap(patch, Machine, "_dispatch", dispatch)
+    wrap(patch, Settling, "dispatch", dispatch)
 
 
 @mutation
 def what_waits_is_begun_although_its_client_reads_nothing(patch: pytest.MonkeyPatch) -> None:
-    def next_waiting(original: Any, self: Lifecycle, group: Any, now: float) -> Any:
-        stalled = [client for client in self.clients.values() if client.is_stalled]
+    def next_served(original: Any, self: Group, now: float) -> Any:
+        stalled = {request.client for request in self.queue if request.client.is_stalled}
         for client in stalled:
             client.is_stalled = False
-        found = original(self, group, now)
+        found = original(self, now)
         for client in stalled:
             client.is_stalled = True
         return found
 
-    wrap(patch, Lifecycle, "_next_waiting", next_waiting)
+    wrap(patch, Group, "_next_served", next_served)
 
 
 @mutation

@@ -6,22 +6,22 @@ from typing import Any
 
 import pytest
 
-from poold.core import lifecycle
-from poold.core.broker import Broker
-from poold.core.counting import Counting
 from poold.core.effects import Bind, Deallocate
-from poold.core.lifecycle import Lifecycle
-from poold.core.machine import Machine
+from poold.core.pools import lifecycle
+from poold.core.pools.lifecycle import Lifecycle
 from poold.core.pools.watch import Watch
 from poold.core.records.request import Verb
+from poold.core.requests.runs import Runs
+from poold.core.requests.waiting import Waiting
 from poold.core.statements import leftovers
 from poold.core.statements import statement as statements
+from poold.core.statements.generations import Generations
 from poold.core.statements.leftovers import NOTHING
 from poold.core.statements.proofs import Proof
 from poold.core.statements.statement import Statement, Statements
-from poold.core.watching import Watching
 from poold.core.work import early_failures, outcomes, probe
 from poold.core.work.probe import Probe
+from poold.core.work.query import QueryWork
 from poold.core.work.units import Runner
 from simulation.mutations import mutation, wrap
 from simulation.mutations_of_sessions import MUTATIONS, Instead
@@ -64,7 +64,7 @@ SHOWN_IN = {
     "a session is always told of a transaction": "sessions",
     "what could not be examined counts as proven": "changes",
     "a connect that fails after another is not made up for": "refusals",
-    "what follows on a lost backend follows on the next one as well": "refusals",
+    "what follows on a lost backend follows on the next one as well": "sessions",
     "what is parsed twice in a unit is dropped before it": "settings",
     "a lease of batch that ends serves nobody": "code",
     "the moment at which a constant is read is kept": "changes",
@@ -85,14 +85,14 @@ def an_unproven_statement_is_not_followed_by_a_reset(patch: pytest.MonkeyPatch) 
 
 @mutation
 def the_second_unit_of_a_reset_is_not_awaited(patch: pytest.MonkeyPatch) -> None:
-    def ended(original: Any, self: Lifecycle, backend: Any, done: Any, now: float) -> None:
+    def ended(original: Any, self: Lifecycle, backend: Any, done: Any) -> None:
         if backend.resets > 1 and done.failure is None:
-            backend.resets, backend.left = 0, NOTHING
-            self._rest(backend, now)
+            backend.transaction, backend.resets, backend.left = done.transaction, 0, NOTHING
+            self._agenda.resting.append(backend)
         else:
-            original(self, backend, done, now)
+            original(self, backend, done)
 
-    wrap(patch, Lifecycle, "_reset_ended", ended)
+    wrap(patch, Lifecycle, "reset_ended", ended)
 
 
 @mutation
@@ -121,13 +121,12 @@ def the_values_of_sequences_stay_for_the_next_message(patch: pytest.MonkeyPatch)
 
 @mutation
 def what_follows_on_a_lost_backend_follows_on_the_next_one_as_well(patch: pytest.MonkeyPatch) -> None:
-    def again(original: Any, self: Lifecycle, request: Any, *rest: Any, **more: Any) -> None:
+    def again(original: Any, self: Waiting, request: Any, *rest: Any) -> None:
         following = request.then
-        original(self, request, *rest, **more)
-        if request.is_waiting:
-            request.then = following
+        original(self, request, *rest)
+        request.then = following
 
-    wrap(patch, Lifecycle, "_again", again)
+    wrap(patch, Waiting, "again", again)
 
 
 # What prepared statements mean.
@@ -144,12 +143,12 @@ def what_is_prepared_runs_behind_an_unproven_step(patch: pytest.MonkeyPatch) -> 
 
 @mutation
 def what_is_prepared_runs_behind_an_unproven_statement_of_its_lease(patch: pytest.MonkeyPatch) -> None:
-    def start(original: Any, self: Machine, backend: Any, request: Any, now: float) -> None:
+    def start(original: Any, self: Runs, backend: Any, request: Any, now: float) -> None:
         original(self, backend, request, now)
         if request.lease is not None:
             request.lease.is_altered = False
 
-    wrap(patch, Machine, "_start", start)
+    wrap(patch, Runs, "start", start)
 
 
 @mutation
@@ -183,17 +182,12 @@ def what_is_parsed_twice_in_a_unit_is_dropped_before_it(patch: pytest.MonkeyPatc
 
 @mutation
 def statements_mean_the_same_after_a_change_of_the_schema(patch: pytest.MonkeyPatch) -> None:
-    wrap(patch, Broker, "_forget_outdated", lambda *_: False)
+    wrap(patch, Generations, "forget_outdated", lambda *_: False)
 
 
 @mutation
 def statements_mean_the_same_after_the_commit_of_a_change(patch: pytest.MonkeyPatch) -> None:
-    def finish(original: Any, self: Machine, request: Any, *rest: Any) -> None:
-        if request.lease is not None:
-            request.lease.outdates = False
-        original(self, request, *rest)
-
-    wrap(patch, Machine, "_finish", finish)
+    wrap(patch, QueryWork, "committed", lambda *_: None)
 
 
 @mutation
@@ -234,7 +228,7 @@ def what_contains_a_domain_is_prepared(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def what_an_examination_left_stays(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("poold.core.messages.UNSEEN", NOTHING)
+    patch.setattr(probe, "UNSEEN", NOTHING)
 
 
 @mutation
@@ -252,20 +246,20 @@ def the_failure_of_what_may_have_run_functions_is_repeated(patch: pytest.MonkeyP
         found = early_failures.is_early(known, statement, failed, done, was_harmless)
         return found or (failed is not None and done.is_unbound)
 
-    patch.setattr("poold.core.machine.is_early", is_early)
-    patch.setattr("poold.core.messages.is_early", is_early)
+    patch.setattr("poold.core.work.query.is_early", is_early)
+    patch.setattr("poold.core.work.transaction.is_early", is_early)
 
 
 @mutation
 def what_fails_at_its_commit_is_repeated(patch: pytest.MonkeyPatch) -> None:
-    def is_worth(original: Any, self: Machine, request: Any, backend: Any, failure: Any, done: Any) -> bool:
+    def is_worth(original: Any, self: QueryWork, backend: Any, request: Any, failure: Any, done: Any) -> bool:
         is_late = type(request.unit[-1]) is Bind and len(done.results) == done.bound
         if is_late and done.results and request.lease is None and failure.sqlstate in ("0A000", "26000", "XX000"):
             request.is_literal = True
             return True
-        return bool(original(self, request, backend, failure, done))
+        return bool(original(self, backend, request, failure, done))
 
-    wrap(patch, Machine, "_is_worth_another_run", is_worth)
+    wrap(patch, QueryWork, "_is_worth_another_run", is_worth)
 
 
 # What may commit by itself, and what is lost.
@@ -273,22 +267,22 @@ def what_fails_at_its_commit_is_repeated(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def nobody_asks_before_what_may_commit_by_itself(patch: pytest.MonkeyPatch) -> None:
-    wrap(patch, Counting, "_ask_before", lambda *_: None)
+    patch.setattr("poold.core.requests.runs.question_before", lambda *_: None)
 
 
 @mutation
 def any_number_of_transactions_counts_as_one_step(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("poold.core.counting.is_one_step", lambda *_: True)
+    patch.setattr("poold.core.work.question.is_one_step", lambda *_: True)
 
 
 @mutation
 def a_question_without_an_answer_counts_as_one_step(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("poold.core.counting.is_one_step", lambda *numbers: outcomes.is_one_step(*numbers) is not False)
+    patch.setattr("poold.core.work.question.is_one_step", lambda *numbers: outcomes.is_one_step(*numbers) is not False)
 
 
 @mutation
 def the_question_behind_a_failure_is_not_awaited(patch: pytest.MonkeyPatch) -> None:
-    wrap(patch, Counting, "_wants_count", lambda *_: False)
+    patch.setattr("poold.core.work.query.wants_count", lambda *_: False)
 
 
 @mutation
@@ -296,12 +290,12 @@ def a_read_that_is_lost_runs_again_whatever_it_calls(patch: pytest.MonkeyPatch) 
     def is_read(request: Any) -> bool:
         return request.statement is not None and bool(request.statement.sql.startswith(b"SELECT"))
 
-    patch.setattr("poold.core.losses._is_plain_read", is_read)
+    patch.setattr("poold.core.work.query._is_plain_read", is_read)
 
 
 @mutation
 def a_message_that_is_lost_runs_again_whatever_it_does(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("poold.core.messages._only_reads", lambda *_: True)
+    patch.setattr("poold.core.work.transaction._only_reads", lambda *_: True)
 
 
 # Company.
@@ -328,7 +322,7 @@ def a_write_shares_a_backend(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def who_waits_for_a_lock_before_others_waits_on(patch: pytest.MonkeyPatch) -> None:
-    wrap(patch, Watching, "_let_run_alone", lambda *_: None)
+    wrap(patch, Runs, "_step_aside", lambda *_: None)
 
 
 @mutation
@@ -353,9 +347,9 @@ def _all_are_short(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def who_waited_for_a_lock_before_others_does_so_again(patch: pytest.MonkeyPatch) -> None:
-    def again(original: Any, self: Lifecycle, request: Any, now: float) -> None:
+    def again(original: Any, self: Waiting, request: Any, *rest: Any) -> None:
         request.is_alone = False
-        original(self, request, now)
+        original(self, request, *rest)
 
-    wrap(patch, Lifecycle, "_again", again)
+    wrap(patch, Waiting, "again", again)
     _all_are_short(patch)

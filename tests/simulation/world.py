@@ -16,7 +16,7 @@ from model.requests import TEMPLATES
 
 from client.wire.messages import ResultMessage
 from poold.core.broker import Broker
-from poold.core.lifecycle import BrokerState
+from poold.core.state import BrokerState
 from poold.core.statements import prepared
 from poold.core.statements import statement as statements
 from poold.core.statements.literals import numbered

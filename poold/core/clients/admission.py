@@ -19,8 +19,6 @@ from client.wire.messages import (
     TransactionMessage,
 )
 from poold.config.model import BrokerConfig
-from poold.core.machine import rolled_back
-from poold.core.messages import refusal
 from poold.core.pools.group import Group
 from poold.core.records.backend import Backend
 from poold.core.records.client import Client
@@ -28,7 +26,9 @@ from poold.core.records.lease import Lease
 from poold.core.records.request import QUERY, Request, Verb
 from poold.core.statements.statement import PREPARED, Statement
 from poold.core.work import failures, read_only, settings
+from poold.core.work.results import rolled_back
 from poold.core.work.script import Script
+from poold.core.work.transaction import refusal
 from poold.core.work.transaction_plan import Plan
 
 

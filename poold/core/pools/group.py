@@ -11,13 +11,15 @@ from poold.config.model import EndpointConfig, GroupConfig
 from poold.core.pools import routing
 from poold.core.pools.endpoint import Endpoint, EndpointState
 from poold.core.pools.pool import Pool
+from poold.core.pools.steps import Examine, Grant, Hold, Open, Refuse, Step
 from poold.core.records.backend import Backend
 from poold.core.records.request import Request
 from poold.core.shared.queue import Queue
 from poold.core.state import ACTIVE, BackendState
-from poold.core.statements.statement import Statement, Statements
+from poold.core.statements.statement import Statement, Statements, StatementState
 from poold.core.stats import GroupStats
 from poold.core.work import failures
+from poold.core.work.time_limits import is_hopeless
 from poold.core.work.transaction_plan import Plans
 
 # Short statements of one turn that share a backend.
@@ -107,6 +109,57 @@ class Group:
         if self.probes:
             return None
         return routing.backend_to_join(self.pools, self.config.pipeline_depth, now)
+
+    def next_step(self, now: float, is_served: bool, is_open: bool) -> Step | None:
+        """What to do next, None if nothing is left to do.
+
+        is_served: whether somebody may be served; is_open: whether more backends are wanted for what is still to come.
+        """
+        if is_served:
+            step = self._next_errand() if self.has_errands else None
+            if step is None and self.queue.size:
+                step = self._next_served(now)
+            if step is not None:
+                return step
+        if is_open or self.queue.size or any(pool.inquiries for pool in self.pools):
+            pool = self.next_opening()
+            if pool is not None:
+                return Open(pool)
+        return None
+
+    def _next_errand(self) -> Step | None:
+        """The broker's own questions come first: they are few and short."""
+        for pool in self.pools:
+            questions = pool.inquiries or pool.questions
+            if questions and pool.idle:
+                return Grant(next(reversed(pool.idle.values())), questions.popleft())
+        while self.probes and (free := self.take_idle()) is not None:
+            statement = self.probes.popleft()
+            if statement.state is StatementState.PROBING and statement.generation == self.statements.generation:
+                return Examine(free, statement)
+        return None
+
+    def _next_served(self, now: float) -> Step | None:
+        """The request whose turn it is: begun, or not to be begun.
+
+        Under overload each would wait nearly until its deadline, be begun and be cancelled, and the work be lost: one
+        that cannot end before it, as far as its statement's profile tells, leaves unexecuted.
+        """
+        request = self.queue.first(self.priorities())
+        if request is None:
+            return None
+        if request.client.is_stalled:
+            self.queue.discard(request)
+            return Hold(request)
+        if is_hopeless(request, now):
+            return Refuse(request)
+        backend = self.take_idle()
+        if backend is None and routing.may_join(request):
+            backend = self.take_company(now)
+        if backend is None:
+            return None
+        self.queue.pop(self.priorities())
+        return Grant(backend, request)
 
     def next_opening(self) -> Pool | None:
         """The pool where a backend should be opened now, None if none is needed or allowed.

@@ -8,10 +8,11 @@ from poold.core.effects import Bind
 from poold.core.pools.endpoint import EndpointState
 from poold.core.pools.pool import Pool
 from poold.core.records.backend import Backend
-from poold.core.records.request import QUERY
+from poold.core.records.request import QUERY, Request
 from poold.core.state import RUNNING
 from poold.core.statements.leftovers import NOTHING
 from poold.core.statements.statement import AHEAD_SECONDS
+from poold.core.work.units import runs_prepared
 
 
 def spread(pools: Sequence[Pool], max_size: int, min_size: int) -> None:
@@ -77,6 +78,19 @@ def backend_to_join(pools: Sequence[Pool], depth: int, now: float) -> Backend | 
             if len(backend.running) < depth and is_company(backend, now):
                 found, depth = backend, len(backend.running)
     return found
+
+
+def may_join(request: Request) -> bool:
+    """Whether the request may run behind others: a prepared autocommit statement that is known to be short."""
+    statement = request.statement
+    return (
+        statement is not None
+        and statement.is_short
+        and statement.generation == request.group.statements.generation  # else it is another one where it runs
+        and request.lease is None
+        and not request.is_alone
+        and runs_prepared(request, statement)
+    )
 
 
 def is_company(backend: Backend, now: float) -> bool:

@@ -18,6 +18,7 @@ from poold.core.effects import Plain, Unit
 from poold.core.records.request import Verb
 from poold.core.state import BackendState
 from poold.core.statements.literals import split_values
+from poold.core.timers import Timers
 
 if TYPE_CHECKING:
     from poold.core.pools.pool import Pool
@@ -41,6 +42,12 @@ class Watch:
         self.is_asking = False  # for them, at the moment
         self.is_armed = False  # whether pipelines are looked at soon
         self.looked: float | None = None  # since when it is asked who waits; None while it is not
+
+    def arm(self, timers: Timers, now: float) -> None:
+        """Somebody waits: have a look soon at those before him."""
+        if not self.is_armed:
+            self.is_armed = True
+            timers.set(self, now + LOOK_AFTER)
 
     def have_changed(self, counts: bytes) -> bool:
         """The catalogs' counts were told; whether they are not what they were."""

@@ -26,6 +26,7 @@ class Backend:
         "group",
         "idle_since",
         "is_outdated",
+        "is_unused",
         "lease",
         "left",
         "looked_for",
@@ -65,6 +66,7 @@ class Backend:
         # PostgreSQL's transaction state after the last statement, one of client.wire.messages's TX_ constants.
         self.transaction = "none"
         self.idle_since = 0.0
+        self.is_unused = False  # it was only asked about the catalogs since, which keeps no backend that nobody needs
         self.expires: float | None = None  # max_lifetime, with jitter
         self.is_outdated = False  # that is near, or past: the janitor's mark
 

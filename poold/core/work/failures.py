@@ -15,6 +15,7 @@ from client.wire.messages import (
     Failure,
 )
 from client.wire.sqlstates import IN_FAILED_SQL_TRANSACTION, LOST_RACES, QUERY_CANCELED
+from poold.core.records.lease import Lease
 from poold.core.records.request import Request, Verb
 from poold.core.statements.leftovers import SETTING
 
@@ -62,6 +63,11 @@ def lease_lost(reason: str, is_session: bool = False) -> Failure:
     else:
         text = f"the transaction was rolled back: {reason}; call rollback() and begin anew"
     return Failure(0, TX_LOST, "transaction-lost", NOT_EXECUTED, text, None, {})
+
+
+def endpoint_lost(lease: Lease, endpoint: str, error: str) -> Failure:
+    """The lease is gone with its backend."""
+    return lease_lost(f"the connection to endpoint {endpoint!r} was lost ({error})", lease.is_session)
 
 
 def wants_session(leaves: str) -> Failure:

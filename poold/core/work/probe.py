@@ -18,13 +18,18 @@ from typing import Protocol
 from client.wire.sqlstates import LOCK_NOT_AVAILABLE, QUERY_CANCELED
 from poold.core.effects import Command, Plain, Unit, in_order
 from poold.core.facts import Completion
+from poold.core.records.backend import Backend
+from poold.core.records.request import Request
 from poold.core.statements.catalog import COUNTS
+from poold.core.statements.generations import Generations
+from poold.core.statements.leftovers import UNSEEN
 from poold.core.statements.lexemes import holds_structure
 from poold.core.statements.prepared import Prepared
 from poold.core.statements.proof_query import FIRST_CATALOG, INTERVALS, Question
 from poold.core.statements.proofs import UNPROVEN, Proof
 from poold.core.statements.statement import Statement, Statements
 from poold.core.work import settings
+from poold.core.work.decision import Decision, Loss, Next
 from poold.core.work.references import only_cell
 
 # A probe waits for a lock no longer than this, as its backend serves nobody meanwhile.
@@ -163,6 +168,38 @@ class Probe:
 
     def _conclude(self, proof: Proof) -> None:
         self.statement.probed(self._columns, proof)
+
+
+class ProbeWork:
+    """Probes: nobody waits for them but the statement's next runs."""
+
+    def __init__(self, generations: Generations) -> None:
+        self._generations = generations
+
+    def begin(self, backend: Backend, request: Request, _now: float) -> Unit:
+        """The statement is parsed."""
+        assert request.probe is not None
+        return request.probe.start(backend.prepared, request.group.statements)
+
+    def ended(self, backend: Backend, request: Request, done: Completion, _now: float) -> Decision:
+        """The next unit, or none. The catalogs' counts that come with the first one are looked at as well."""
+        probe = request.probe
+        assert probe is not None
+        is_first = not probe.counts
+        following = probe.advance(done, backend.prepared, request.group.statements)
+        if is_first and probe.counts and backend.pool.watch.have_changed(probe.counts):
+            self._generations.begin_anew()
+        if following is not None:
+            return Next(request, following)
+        if not probe.statement.is_harmless:
+            backend.left = backend.left.joined(UNSEEN)  # by what ran while it was parsed
+        return None
+
+    def lost(self, _backend: Backend, request: Request, _loss: Loss, _now: float) -> Decision:
+        """It has told nothing."""
+        assert request.statement is not None
+        request.statement.unprobed()
+        return None
 
 
 def _tree(done: Completion) -> str | None:

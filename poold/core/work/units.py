@@ -14,7 +14,7 @@ from __future__ import annotations
 from client.wire.messages import ProtocolViolation
 from poold.core.effects import Command, Plain, SimpleQuery, Unit, in_order
 from poold.core.records.backend import Backend
-from poold.core.records.request import QUERY, Request, Verb
+from poold.core.records.request import Request
 from poold.core.statements import leftovers
 from poold.core.statements.leftovers import NOTHING, left_by
 from poold.core.statements.statement import Statement, literal_command, plain_command
@@ -31,13 +31,11 @@ DISCARD_BEFORE_BEGIN = (b"BEGIN", DISCARD_SEQUENCES, b"COMMIT")
 
 
 def unit_for(backend: Backend, request: Request, now: float) -> Unit:
-    """The first unit of the request on this backend.
+    """The first unit of a statement on this backend.
 
     Notes in the request what follows it, who watches its time, and what it may leave in the session.
     """
-    statement, verb, lease = request.statement, request.verb, request.lease
-    if verb is not QUERY:
-        return _other_unit(backend, request, now)
+    statement, lease = request.statement, request.lease
     assert statement is not None
     if (
         statement.is_harmless
@@ -58,7 +56,7 @@ def unit_for(backend: Backend, request: Request, now: float) -> Unit:
         request.leaves = request.leaves.joined(leftovers.UNSEEN)
     before = _before(backend, request, statement)
     is_timed = request.deadline is not None and lease is None and statement.examine().is_plain
-    milliseconds = _server_timeout(backend, request, now) if is_timed else 0
+    milliseconds = server_timeout(backend, request, now) if is_timed else 0
     if milliseconds or request.settings:
         if request.is_counted and lease is None:
             request.then = (_literal(statement, request.values),)
@@ -114,23 +112,11 @@ def _before(backend: Backend, request: Request, statement: Statement) -> list[Co
     return [Plain(DISCARD_SEQUENCES)] if may_ask and was_used else []
 
 
-def _other_unit(backend: Backend, request: Request, now: float) -> Unit:
-    if request.verb is Verb.COMMIT:
-        return COMMIT
-    if request.verb is Verb.ROLLBACK:
-        return ROLLBACK
-    if request.script is not None:
-        run = request.runner = Runner(backend)
-        unit = request.script.start(run, _server_timeout(backend, request, now))
-        request.leaves = run.leaves
-        return unit
-    if request.probe is not None:
-        return request.probe.start(backend.prepared, request.group.statements)
-    return request.unit
+def server_timeout(backend: Backend, request: Request, now: float) -> int:
+    """The milliseconds after which the server itself is to end it; 0 if the endpoint's limit comes first.
 
-
-def _server_timeout(backend: Backend, request: Request, now: float) -> int:
-    """The milliseconds after which the server itself is to end it; 0 if the endpoint's limit comes first."""
+    Notes in the request whether the server watches its time.
+    """
     limit = backend.pool.endpoint.query_timeout
     if request.settings:
         limit = settings.own_timeout(request.settings, limit)

@@ -1,0 +1,81 @@
+"""Leases on their way: given a backend, waiting for their client, ended by it, or lost."""
+
+from __future__ import annotations
+
+from client.wire.limits import BATCH
+from client.wire.messages import TX_ACTIVE, TX_NONE
+from poold.core.agenda import Agenda
+from poold.core.clients.accounts import Accounts
+from poold.core.records.backend import Backend
+from poold.core.records.lease import Lease
+from poold.core.records.request import Request, Verb
+from poold.core.state import BackendState
+from poold.core.work import failures
+from poold.core.work.results import rolled_back
+
+
+class Leases:
+    """The steps of leases."""
+
+    def __init__(self, agenda: Agenda, accounts: Accounts) -> None:
+        self._agenda = agenda
+        self._accounts = accounts
+
+    def hold(self, backend: Backend, request: Request, lease: Lease, now: float) -> None:
+        """The lease has, or goes on with, this backend: it runs the request."""
+        if request.opens:
+            lease.backend = backend
+            backend.lease = lease
+            if request.group.config.lease_timeout:
+                lease.expires = now + request.group.config.lease_timeout
+        if lease.expires is None:
+            self._agenda.timers.clear(lease)
+        else:
+            self._agenda.timers.set(lease, lease.expires)
+
+    def wait(self, backend: Backend, lease: Lease, now: float) -> None:
+        """The lease's backend waits for the next statement of its client."""
+        backend.pool.move(backend, BackendState.LEASED)
+        limits = [lease.expires] if lease.expires is not None else []
+        if lease.group.config.idle_in_transaction_timeout:
+            limits.append(now + lease.group.config.idle_in_transaction_timeout)
+        if limits:
+            self._agenda.timers.set(lease, min(limits))
+
+    def end(self, lease: Lease, reason: str) -> None:
+        """The lease is over. Its backend, if it has one, belongs to nobody and comes to rest by itself."""
+        client, backend = lease.client, lease.backend
+        client.leases.pop(lease.number, None)
+        self._agenda.timers.clear(lease)
+        lease.backend = None
+        while lease.pending:
+            request = lease.pending.popleft()
+            is_rollback = request.verb is Verb.ROLLBACK
+            reply = rolled_back(request.number) if is_rollback else failures.lease_lost(reason, lease.is_session)
+            self._accounts.answer(request, reply)
+        if backend is not None:
+            backend.lease = None
+            lease.group.let_go(backend)
+            if backend.state is BackendState.LEASED:
+                self._agenda.resting.append(backend)
+        if lease.priority == BATCH:
+            self._agenda.serve(lease.group)  # others of its priority may be waiting for their share
+
+    def lose(self, lease: Lease, reason: str) -> None:
+        """End a lease whose client did not ask for it, and will want to know why."""
+        lease.client.lease_lost(lease.number, failures.lease_lost(reason, lease.is_session))
+        self.end(lease, reason)
+
+    def broken(self, lease: Lease) -> None:
+        """The lease's last statement left its backend unusable."""
+        self.lose(lease, "its last statement left the connection unusable")
+
+
+def transaction_of(lease: Lease) -> str:
+    """The lease's transaction once what runs in it has ended, as far as can be told; by that its client goes."""
+    backend = lease.backend
+    if not lease.is_session:
+        return TX_ACTIVE
+    if backend is None:
+        return TX_NONE if lease.group.config.autocommit else TX_ACTIVE
+    return TX_ACTIVE if any(request.begin for request in backend.running) else backend.transaction

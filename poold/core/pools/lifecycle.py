@@ -1,0 +1,138 @@
+"""A backend's life between requests: opened, reset, closed; and the endpoints that decide where it begins."""
+
+from __future__ import annotations
+
+import itertools
+
+from client.wire.messages import TX_NONE
+from poold.core.agenda import Agenda
+from poold.core.effects import Close, Connect, Execute, Unit
+from poold.core.facts import Completion, Server
+from poold.core.pools import janitor
+from poold.core.pools.endpoint import EndpointState
+from poold.core.pools.group import Group
+from poold.core.pools.pool import Pool
+from poold.core.records.backend import Backend
+from poold.core.state import BackendState
+from poold.core.statements import leftovers
+from poold.core.statements.leftovers import NOTHING
+from poold.core.work.references import only_cell
+from poold.core.work.units import ROLLBACK
+
+RESET_TIMEOUT = 5.0
+
+
+class Lifecycle:
+    """All backends, and their steps that no request calls for."""
+
+    def __init__(self, agenda: Agenda) -> None:
+        self._agenda = agenda
+        # Backends in all states but CLOSED: enter by open, leave by remove.
+        self.backends: dict[int, Backend] = {}
+        self._numbers = itertools.count(1)
+
+    def open(self, pool: Pool, now: float) -> None:
+        """Begin a connect."""
+        backend = Backend(next(self._numbers), pool)
+        self.backends[backend.number] = backend
+        pool.add(backend)
+        self._agenda.timers.set(backend, now + pool.endpoint.connect_timeout)
+        self._agenda.effects.append(Connect(backend.number, pool.group.name, pool.endpoint.name))
+
+    def opened(self, backend: Backend, server: Server | None, now: float) -> None:
+        """The backend is connected and ready."""
+        pool, group = backend.pool, backend.group
+        pool.stats.opened += 1
+        backend.server = server or backend.server
+        self._agenda.timers.clear(backend)
+        lifetime = group.config.max_lifetime
+        if lifetime:
+            backend.expires = now + lifetime * (1 - janitor.LIFETIME_JITTER * self._agenda.chance())
+        if pool.endpoint.opened():
+            self.endpoint_changed(group)
+        self._agenda.resting.append(backend)
+        self._agenda.grow(group)
+
+    def connect_failed(self, backend: Backend, error: str, now: float) -> None:
+        """The backend could not be opened: leave its endpoint alone for a while."""
+        pool = backend.pool
+        pool.stats.failed += 1
+        self.remove(backend)
+        if pool.endpoint.failed(error, now, self._agenda.chance(), is_beside=pool.open > 0):
+            self._agenda.timers.set(pool, pool.endpoint.until)
+            self.endpoint_changed(pool.group)
+        else:
+            self._agenda.grow(pool.group)  # there is room for one elsewhere
+
+    def endpoint_changed(self, group: Group) -> None:
+        """An endpoint became worth connecting to, or ceased to be: deal out the group's sizes anew."""
+        group.respread()
+        for backend, reason in janitor.surplus(group):
+            self.close(backend, reason)
+        self._agenda.grow(group)
+
+    def retire(self, group: Group, now: float) -> None:
+        """Close those of the group that idle and are too old, or not needed."""
+        janitor.mark_outdated(group, now)
+        for backend, reason in janitor.retirements(group, now):
+            self.close(backend, reason)
+        self._agenda.grow(group)
+
+    def close(self, backend: Backend, reason: str) -> None:
+        """Close a backend that nobody uses."""
+        backend.pool.stats.closed += 1
+        self.remove(backend)
+        self._agenda.effects.append(Close(backend.number, reason))
+        self._agenda.grow(backend.group)
+
+    def remove(self, backend: Backend) -> None:
+        """The backend is gone, or as good as gone."""
+        self._agenda.timers.clear(backend)
+        del self.backends[backend.number]
+        backend.pool.move(backend, BackendState.CLOSED)
+        if backend.pool.endpoint.state is not EndpointState.AVAILABLE:
+            backend.group.respread()  # where nothing can be opened its share is what is open
+
+    def reset(self, backend: Backend, now: float) -> None:
+        """Roll back what is open, and take away what was left in the session."""
+        in_transaction = backend.transaction != TX_NONE
+        units: tuple[Unit, ...] = (ROLLBACK,)
+        if backend.left is not NOTHING:
+            units = leftovers.reset(backend.left, in_transaction, 2 * self._agenda.chance() - 1)
+        if not units or (backend.state is BackendState.RESETTING and in_transaction):
+            self.close(backend, "what was left in its session cannot be reset")
+            return
+        backend.pool.move(backend, BackendState.RESETTING)
+        self._agenda.timers.set(backend, now + RESET_TIMEOUT)
+        backend.resets = len(units)
+        for unit in units:
+            self._agenda.effects.append(Execute(backend.number, unit))
+
+    def reset_ended(self, backend: Backend, done: Completion) -> None:
+        """A unit of the reset has ended. One that did not take all away leaves a backend that nobody may use."""
+        backend.transaction = done.transaction
+        backend.resets -= 1
+        if done.failure is not None or (done.is_changed and backend.left is not NOTHING):
+            self.close(backend, "its reset failed")
+            return
+        if backend.resets:
+            return
+        if backend.left is leftovers.NAMES:
+            backend.prepared.clear()
+        elif backend.left is not NOTHING and backend.transaction == TX_NONE:
+            held = only_cell(done.results[-1].rows or b"")
+            if held != leftovers.names_held(backend.server, len(backend.prepared)):
+                self._drop_names(backend)
+                return
+        if backend.left is not NOTHING:
+            backend.used_sequences = False
+        backend.left = NOTHING
+        self._agenda.resting.append(backend)
+
+    def _drop_names(self, backend: Backend) -> None:
+        """Prepared statements are not those that the broker made; a group's own cannot be told from the clients'."""
+        if backend.server.names:
+            self.close(backend, "its prepared statements are not what they were")
+            return
+        backend.left, backend.resets = leftovers.NAMES, 1
+        self._agenda.effects.append(Execute(backend.number, leftovers.DEALLOCATE_ALL))

@@ -1,0 +1,33 @@
+"""What a backend is for when it runs nothing and no cancel is on its way to it."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from client.wire.messages import TX_BROKEN, TX_NONE
+from poold.core.records.backend import Backend
+from poold.core.statements.leftovers import NOTHING
+
+
+class Disposition(IntEnum):
+    """What is done with a backend at rest."""
+
+    COUNT = 0  # a request that failed there waits for what its server says of it
+    LEASED = 1  # its lease goes on
+    CLOSE = 2  # nobody can use it
+    RESET = 3  # something of whoever had it is left
+    IDLE = 4  # it is free
+
+
+def disposition(backend: Backend) -> Disposition:
+    """What is done with this backend; in the last three cases its lease, if it has one, is over."""
+    lease, transaction = backend.lease, backend.transaction
+    if backend.counting is not None:
+        return Disposition.COUNT
+    if transaction == TX_BROKEN:
+        return Disposition.CLOSE
+    if lease is not None and (lease.is_session or transaction != TX_NONE):
+        return Disposition.LEASED
+    if transaction != TX_NONE or backend.left is not NOTHING:
+        return Disposition.RESET
+    return Disposition.IDLE

@@ -1,0 +1,46 @@
+"""What a group wants done next, one thing at a time: each depends on the one before."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from poold.core.pools.pool import Pool
+    from poold.core.records.backend import Backend
+    from poold.core.records.request import Request
+    from poold.core.statements.statement import Statement
+
+
+class Grant(NamedTuple):
+    """The backend runs the request: it idles, or runs only what the request may run behind."""
+
+    backend: Backend
+    request: Request
+
+
+class Examine(NamedTuple):
+    """The backend, which idles, is asked whether the statement can be prepared."""
+
+    backend: Backend
+    statement: Statement
+
+
+class Hold(NamedTuple):
+    """The request's turn has come, but its client does not read its replies."""
+
+    request: Request
+
+
+class Refuse(NamedTuple):
+    """The request's turn has come, but it cannot end before its deadline."""
+
+    request: Request
+
+
+class Open(NamedTuple):
+    """One more backend is wanted here."""
+
+    pool: Pool
+
+
+Step = Grant | Examine | Hold | Refuse | Open

@@ -1,0 +1,1 @@
+"""What becomes of a request: where it waits, what it runs, and its one answer."""

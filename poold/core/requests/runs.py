@@ -1,0 +1,371 @@
+"""Requests on backends: begun, run on, ended, cancelled, lost with their backend.
+
+What a request runs, and what becomes of it, its kind of work decides. Here that is carried out.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from client.wire.limits import BATCH
+from client.wire.messages import TX_BROKEN, Failure
+from poold.config.model import Config
+from poold.core.agenda import Agenda
+from poold.core.clients.accounts import Accounts
+from poold.core.clients.leases import Leases
+from poold.core.effects import Cancel, Close, Execute, Look
+from poold.core.facts import Completion, StatementResult
+from poold.core.pools.lifecycle import Lifecycle
+from poold.core.records.backend import Backend
+from poold.core.records.request import CATALOGS, PROBE, QUERY, Request, Verb
+from poold.core.requests.waiting import Waiting
+from poold.core.requests.watching import CatalogsWork, LocksWork
+from poold.core.state import ACTIVE, CANCELLED, CANCELLING, DONE, RUNNING, BackendState, RequestState
+from poold.core.statements.generations import Generations
+from poold.core.statements.leftovers import NOTHING, UNSEEN
+from poold.core.statements.statement import PREPARED
+from poold.core.work import decision, failures
+from poold.core.work.decision import Answer, Decision, Loss, Next, Work
+from poold.core.work.ending import EndingWork
+from poold.core.work.inquiry import InquiryWork, inquiry_about
+from poold.core.work.probe import ProbeWork
+from poold.core.work.query import QueryWork
+from poold.core.work.question import QuestionWork, question_before, question_behind
+from poold.core.work.settings import SERVER_GRACE
+from poold.core.work.time_limits import GUARD, must_have_ended
+from poold.core.work.transaction import TransactionWork
+
+# What the broker asks by itself takes no longer than this, whatever the endpoint's query_timeout; and its questions
+# around a statement no longer beyond that. A server that says nothing for so long is given up.
+QUESTION_TIMEOUT = 5.0
+# How long the server may take to say whether it is at work.
+LOOK_TIMEOUT = 5.0
+# A cancel that has not ended its statement by then never will: the connection is closed instead.
+CANCEL_TIMEOUT = 5.0
+# PostgreSQL ignores a cancel that comes before its statement. One that had no effect is repeated after this pause.
+CANCEL_AGAIN = 0.05
+
+_CANCELLABLE = (Verb.QUERY, Verb.TRANSACTION)
+
+
+class Runs:
+    """The steps of requests that run."""
+
+    def __init__(
+        self,
+        config: Config,
+        agenda: Agenda,
+        accounts: Accounts,
+        leases: Leases,
+        waiting: Waiting,
+        lifecycle: Lifecycle,
+        generations: Generations,
+    ) -> None:
+        self._agenda = agenda
+        self._accounts = accounts
+        self._leases = leases
+        self._waiting = waiting
+        self._lifecycle = lifecycle
+        limit = config.broker.max_result_bytes
+        self.query = QueryWork(generations, limit)
+        self.transaction = TransactionWork(generations, agenda.chance)
+        self.inquiry = InquiryWork(self.transaction)
+        self.question = QuestionWork(self.query)
+        ending = EndingWork(self.query, limit)
+        # By verb.
+        self._work: tuple[Work, ...] = (
+            self.query,
+            ending,
+            ending,
+            self.transaction,
+            ProbeWork(generations),
+            self.inquiry,
+            self.question,
+            CatalogsWork(generations),
+            LocksWork(),
+        )
+
+    def start(self, backend: Backend, request: Request, now: float) -> None:
+        """Run the request on the backend, which is free, or runs only short statements."""
+        pool, statement = backend.pool, request.statement
+        if request.verb is QUERY and statement is not None and statement.state is not PREPARED:
+            question = question_before(backend, request, now)
+            if question is not None:
+                self._put(backend, question, now)
+        request.become(RUNNING)
+        request.backend = backend
+        request.started = now
+        if statement is not None:
+            statement.begun = now
+        request.unit = unit = self._work[request.verb].begin(backend, request, now)
+        backend.running.append(request)
+        if request.priority == BATCH:
+            request.group.batched.add(backend)
+        if request.leaves is not NOTHING:
+            backend.left = backend.left.joined(request.leaves)
+            if request.lease is not None:
+                request.lease.is_altered = True
+        if request.verb < PROBE:
+            pool.stats.requests += 1
+            request.group.stats.wait_times.record(now - request.arrived)
+        if request.lease is not None:
+            self._leases.hold(backend, request, request.lease, now)
+        if request.deadline is None:
+            self._agenda.timers.clear(request)
+        else:
+            self._agenda.timers.set(request, request.deadline + SERVER_GRACE if request.is_timed else request.deadline)
+        if len(backend.running) == 1:
+            pool.move(backend, ACTIVE)
+            self._guard(backend, request, now)
+        elif not request.is_counted:
+            pool.stats.joined += 1
+            pool.watch.arm(self._agenda.timers, now)
+        self._agenda.effects.append(Execute(backend.number, unit))
+
+    def count(self, backend: Backend, now: float) -> None:
+        """Ask the backend, which is at rest, what a request that failed there waits for."""
+        self._put(backend, question_behind(backend, now), now)
+
+    def _put(self, backend: Backend, question: Request, now: float) -> None:
+        """Put a question around a statement on its backend."""
+        question.become(RUNNING)
+        question.backend = backend
+        question.started = now
+        backend.running.append(question)
+        backend.pool.move(backend, ACTIVE)
+        self._agenda.timers.set(backend, now + backend.pool.endpoint.query_timeout + QUESTION_TIMEOUT)
+        self._agenda.effects.append(Execute(backend.number, question.unit))
+
+    def ended(self, backend: Backend, done: Completion, now: float) -> None:
+        """The first of the units that the backend runs has ended."""
+        backend.transaction = done.transaction
+        running = backend.running
+        request = running[0]
+        request.client.heard = now  # who was waiting for this has not been silent
+        if done.is_changed and done.transaction != TX_BROKEN:
+            _was_changed(backend, request)
+        follows = self._work[request.verb].ended(backend, request, done, now)
+        if type(follows) is Next:
+            request.unit = follows.unit
+            self._agenda.effects.append(Execute(backend.number, follows.unit))
+            return
+        running.popleft()
+        self.conclude(request, follows, now)
+        backend.completed = now
+        if request.priority == BATCH:
+            request.group.let_go(backend)
+            if request.group.queue.size:
+                self._agenda.serve(request.group)  # others may wait for its priority's share
+        if running:
+            self._next_in_line(backend, running[0], now)
+        elif backend.state is CANCELLING:
+            backend.pool.move(backend, BackendState.SETTLING)
+            if backend.transaction == TX_BROKEN and backend.lease is not None:
+                self._leases.broken(backend.lease)  # what waits in it need not wait for the cancel
+        else:
+            backend.is_unused = request.verb is CATALOGS
+            self._agenda.resting.append(backend)
+
+    def conclude(self, request: Request, follows: Decision, now: float) -> None:
+        """Carry out what follows for the request, or, by what a question of the broker's own was told, for another."""
+        if type(follows) is Answer:
+            self._accounts.answer(follows.request, follows.reply)
+        elif type(follows) is decision.Again:
+            self._waiting.again(follows.request, now, follows.is_last)
+        elif type(follows) is decision.Pause:
+            self._waiting.pause(follows.request, follows.until)
+        elif type(follows) is decision.Ask:
+            self._waiting.ask(follows.request)
+        elif type(follows) is decision.Count:
+            backend = follows.request.backend
+            assert backend is not None
+            backend.counting = follows.request
+        elif type(follows) is decision.Inquire:
+            self._inquire(follows, now)
+        elif type(follows) is decision.StepAside:
+            self._step_aside(follows.request, now)
+        if request.verb >= PROBE and request.state is not DONE and (follows is None or follows.request is not request):
+            self._agenda.timers.clear(request)
+            request.become(DONE)
+
+    def _inquire(self, follows: decision.Inquire, now: float) -> None:
+        request = follows.request
+        if request.state is not RequestState.WITHDRAWN:
+            request.become(RequestState.IN_DOUBT)
+        self._agenda.timers.clear(request)
+        self._waiting.ask(inquiry_about(request, follows.backend, follows.xid, follows.error, now))
+
+    def _next_in_line(self, backend: Backend, request: Request, now: float) -> None:
+        """PostgreSQL goes on with the next request in the backend's connection."""
+        if backend.state is CANCELLING and request.state is RUNNING:
+            self._agenda.timers.set(backend, now + max(backend.pool.endpoint.query_timeout, CANCEL_TIMEOUT) + GUARD)
+        if backend.state is not ACTIVE:
+            return
+        if request.state is RUNNING:
+            self._guard(backend, request, now)
+            if backend.group.queue.size:
+                self._agenda.serve(backend.group)  # a place in the backend's pipeline is free
+        else:
+            self._agenda.timers.set(backend, now + CANCEL_TIMEOUT)
+            self.send_cancel(backend)
+
+    def _guard(self, backend: Backend, request: Request, now: float) -> None:
+        """How long the server may take for what the backend runs first, before somebody looks what it is at."""
+        timeout = backend.pool.endpoint.query_timeout
+        if timeout:
+            statements = 1 if request.script is None else len(request.script.steps)
+            self._agenda.timers.set(backend, now + timeout * statements + GUARD)
+        elif request.verb > Verb.QUESTION:
+            self._agenda.timers.set(backend, now + QUESTION_TIMEOUT)  # nobody would miss its answer
+        else:
+            self._agenda.timers.clear(backend)
+
+    # Cancels.
+
+    def cancel(self, request: Request, state: RequestState, reason: str, now: float) -> None:
+        """Cancel a running statement. COMMIT and ROLLBACK are left alone: what they do cannot be taken back.
+
+        One that still waits behind others in its backend's connection is cancelled when its turn comes.
+        """
+        backend = request.backend
+        assert backend is not None
+        is_first = request.state is RUNNING
+        request.become(state)
+        request.reason = request.reason or reason
+        if is_first and request.verb in _CANCELLABLE:
+            self._agenda.timers.clear(request)
+            if backend.request is request:
+                self._agenda.timers.set(backend, now + CANCEL_TIMEOUT)
+                self.send_cancel(backend)
+
+    def send_cancel(self, backend: Backend) -> None:
+        """Cancel what the backend runs. A neighbour that is hit instead has failed without effect, and runs again."""
+        if backend.state is ACTIVE:
+            backend.pool.move(backend, CANCELLING)
+            for neighbour in itertools.islice(backend.running, 1, None):
+                neighbour.is_exposed = True
+            self._agenda.effects.append(Cancel(backend.number))
+
+    def _step_aside(self, request: Request, now: float) -> None:
+        """Cancel what its backend runs first; it runs again by itself. All that the cancel may hit are plain reads."""
+        backend = request.backend
+        assert backend is not None
+        if request.state is RUNNING:
+            request.is_alone = request.is_exposed = True
+            request.yields += 1
+            self._agenda.timers.set(backend, now + CANCEL_TIMEOUT)
+            self.send_cancel(backend)
+
+    def cancelled(self, backend: Backend, now: float) -> None:
+        """The backend's cancel is settled: PostgreSQL has delivered it, or it failed; it cannot hit anything later."""
+        if backend.state is BackendState.SETTLING:
+            self._agenda.resting.append(backend)
+        elif backend.state is CANCELLING:
+            backend.pool.move(backend, ACTIVE)
+            request = backend.running[0]
+            if request.state is RUNNING:
+                self._guard(backend, request, now)  # the cancelled one has ended, this one came after it
+            else:
+                self._agenda.timers.set(request, now + CANCEL_AGAIN)
+
+    # Backends that take too long, or are gone.
+
+    def overdue(self, backend: Backend, now: float) -> None:
+        """What the backend is doing takes too long."""
+        request = backend.request
+        if backend.state is BackendState.CONNECTING:
+            error = f"no connection within connect_timeout = {backend.pool.endpoint.connect_timeout:g} s"
+            self._agenda.effects.append(Close(backend.number, error))
+            self._lifecycle.connect_failed(backend, error, now)
+        elif request is not None and backend.state is CANCELLING and request.is_exposed:
+            self._give_up(backend, "the server does not take a cancel", now)  # which was not meant to be told
+        elif request is not None and request.state is RUNNING and request.verb in _CANCELLABLE:
+            if backend.looked_for is request or must_have_ended(request):
+                self._is_not_heard(backend, request, now)
+            else:
+                backend.looked_for = request
+                self._agenda.timers.set(backend, now + LOOK_TIMEOUT)
+                self._agenda.effects.append(Look(backend.number))
+        elif request is not None:
+            self._give_up(backend, "the server does not answer", now)
+        elif backend.state is BackendState.SETTLING or backend.state is BackendState.RESETTING:
+            self._give_up(backend, f"the server does not answer while {backend.state.name.lower()}", now)
+
+    def looked(self, backend: Backend, is_at_work: bool, now: float) -> None:
+        """The server was asked whether it works for the backend; if it does, it knows how long it may."""
+        request, backend.looked_for = backend.looked_for, None
+        if request is None or backend.request is not request or request.state is not RUNNING:
+            return
+        if backend.state is not ACTIVE:
+            return
+        if is_at_work:
+            self._guard(backend, request, now)
+        else:
+            self._is_not_heard(backend, request, now)
+
+    def _is_not_heard(self, backend: Backend, request: Request, now: float) -> None:
+        """The server should have ended the request by itself."""
+        timeout = backend.pool.endpoint.query_timeout
+        reason = f"the endpoint did not end it after its query_timeout of {timeout:g} s"
+        self.cancel(request, CANCELLED, reason, now)
+
+    def _give_up(self, backend: Backend, why: str, now: float) -> None:
+        """Close a backend that does not answer, and say so to all who were using it.
+
+        Those of its pool that idle may be in the same black hole, and each would cost somebody a request whose fate is
+        unknown: they are opened anew.
+        """
+        self._agenda.effects.append(Close(backend.number, why))
+        backend.pool.stats.closed += 1
+        for idle in list(backend.pool.idle.values()):
+            self._lifecycle.close(idle, "another one of its endpoint does not answer")
+        self.lose(backend, why, now)
+
+    def lose(
+        self,
+        backend: Backend,
+        error: str,
+        now: float,
+        unsent: int = 0,
+        partial: Sequence[StatementResult] = (),
+        last: Failure | None = None,
+    ) -> None:
+        """The backend's connection is gone, whoever ended it: say so to all who were using it.
+
+        unsent of its units were not written at all. partial are the results of the first of the others, as far as they
+        came, and last is the FATAL error that ended it. What was certainly not begun is run elsewhere and nobody
+        notices: what was not written, and what waited in the connection behind a statement during which PostgreSQL said
+        that it closes the connection.
+        """
+        running, lease = list(backend.running), backend.lease
+        unsent += self._agenda.revoke(backend)
+        backend.running.clear()
+        backend.lease = None
+        self._lifecycle.remove(backend)
+        if lease is not None:
+            lease.backend = None
+            reason = f"the connection to endpoint {backend.pool.endpoint.name!r} was lost ({error})"
+            self._leases.lose(lease, reason)
+            if len(running) > unsent and failures.may_end(running[-1]):
+                lease.client.lease_lost(lease.number, failures.end_unknown(reason))
+        # The last ones first, as each goes to the front of the queue.
+        for place in range(len(running) - 1, -1, -1):
+            request = running[place]
+            is_begun = place < len(running) - unsent and (place == 0 or last is None)
+            loss = Loss(error, is_begun, partial, last) if place == 0 else Loss(error, is_begun)
+            self.conclude(request, self._work[request.verb].lost(backend, request, loss, now), now)
+        if backend.counting is not None:
+            self.conclude(backend.counting, self.question.unanswered(backend, now), now)
+        self._agenda.serve(backend.group)
+
+
+def _was_changed(backend: Backend, request: Request) -> None:
+    """PostgreSQL reports a setting that is not what it was."""
+    if backend.left is NOTHING and request.statement is not None and request.lease is None:
+        request.statement.refuse()  # whatever was proven of it
+    backend.left = backend.left.joined(UNSEEN)
+    if request.lease is not None:
+        request.lease.is_altered = True
+    if request.runner is not None:
+        request.runner.is_base = False

@@ -1,0 +1,135 @@
+"""The end of each fact: who rests goes where it is wanted, who waits is served, what is missing is opened.
+
+One thing at a time, until nothing is left to do: each depends on the one before.
+"""
+
+from __future__ import annotations
+
+from client.wire.limits import BATCH
+from poold.core.agenda import Agenda
+from poold.core.clients.leases import Leases
+from poold.core.pools import janitor, routing
+from poold.core.pools.lifecycle import Lifecycle
+from poold.core.pools.rest import Disposition, disposition
+from poold.core.pools.steps import Examine, Grant, Hold, Open, Refuse, Step
+from poold.core.records.backend import Backend
+from poold.core.records.client import NOBODY
+from poold.core.records.request import INQUIRY, Request, Verb
+from poold.core.requests.runs import Runs
+from poold.core.requests.waiting import Waiting
+from poold.core.state import IDLE, BackendState, BrokerState
+from poold.core.work.probe import Examine as Examination
+from poold.core.work.probe import Probe
+
+
+class Settling:
+    """Brings backends and those who wait for them together."""
+
+    def __init__(
+        self, agenda: Agenda, leases: Leases, waiting: Waiting, lifecycle: Lifecycle, runs: Runs, examine: Examination
+    ) -> None:
+        """examine reads trees of probes."""
+        self._agenda = agenda
+        self._leases = leases
+        self._waiting = waiting
+        self._lifecycle = lifecycle
+        self._runs = runs
+        self._examine = examine
+
+    def settle(self, now: float) -> None:
+        """Look after all whom the fact concerns."""
+        resting, unsettled = self._agenda.resting, self._agenda.unsettled
+        state = self._agenda.state
+        while resting or unsettled:
+            if resting:
+                self._rest(resting.popleft(), now)
+            else:
+                group, is_served = next(iter(unsettled.items()))
+                step = group.next_step(now, is_served, is_open=state is BrokerState.RUNNING)
+                if step is None or (type(step) is Open and state is BrokerState.STOPPED):
+                    del unsettled[group]
+                else:
+                    self._take(step, now)
+
+    def dispatch(self, request: Request, now: float) -> None:
+        """Give the request a backend, or let it wait for one."""
+        group, priority = request.group, request.priority
+        if request.client.is_stalled:
+            self._waiting.hold(request)
+            self._waiting.limit(request, now)
+            return
+        if (not group.queue.size and priority != BATCH) or not group.is_busy_for(request):
+            # One of priority batch takes what is idle; a place behind others it gets in its turn only.
+            may_join = priority != BATCH and routing.may_join(request)
+            backend = group.take_sharing(self._agenda.turn, now) if may_join else None
+            if backend is None:
+                backend = group.take_idle()
+                if backend is not None and may_join:
+                    group.begin_sharing(backend, self._agenda.turn)
+                elif may_join:
+                    backend = group.take_company(now)
+            if backend is not None:
+                self._runs.start(backend, request, now)
+                return
+        self._waiting.queue(request, now)
+        self._agenda.grow(group)
+
+    def _take(self, step: Step, now: float) -> None:
+        """Do what a group wants next."""
+        if type(step) is Grant:
+            if step.request.verb is INQUIRY and not self._runs.inquiry.can_be_told(step.backend, step.request):
+                self._runs.conclude(step.request, self._runs.inquiry.replaced(step.request, now), now)
+            else:
+                self._runs.start(step.backend, step.request, now)
+        elif type(step) is Open:
+            self._lifecycle.open(step.pool, now)
+        elif type(step) is Examine:
+            group = step.backend.group
+            request = Request(NOBODY, 0, group, Verb.PROBE, now)
+            request.statement = step.statement
+            request.probe = Probe(step.statement, self._examine if group.config.proofs else None)
+            self._runs.start(step.backend, request, now)
+        elif type(step) is Hold:
+            self._waiting.hold(step.request)
+        elif type(step) is Refuse:
+            self._waiting.overdue(step.request, now)
+
+    def _rest(self, backend: Backend, now: float) -> None:
+        """The backend runs nothing and no cancel is on its way: what is it for next?"""
+        if backend.state is BackendState.CLOSED:
+            return
+        found, lease = disposition(backend), backend.lease
+        if found is Disposition.COUNT:
+            self._runs.count(backend, now)
+        elif found is Disposition.LEASED:
+            assert lease is not None
+            if lease.pending:
+                self._runs.start(backend, lease.pending.popleft(), now)
+            else:
+                self._leases.wait(backend, lease, now)
+        elif found is Disposition.CLOSE:
+            if lease is not None:
+                self._leases.broken(lease)
+            self._lifecycle.close(backend, "unusable after its last statement")
+        else:
+            if lease is not None:
+                self._leases.end(lease, "it had ended already")
+            if found is Disposition.RESET:
+                self._lifecycle.reset(backend, now)
+            else:
+                self._idle(backend, now)
+
+    def _idle(self, backend: Backend, now: float) -> None:
+        """The backend is free: for the broker's own questions, for who waits, or for later."""
+        group = backend.group
+        reason = janitor.reason_to_retire(group, backend, now)
+        if reason is not None:
+            self._lifecycle.close(backend, reason)
+            return
+        if backend.is_unused:
+            backend.is_unused = False
+        else:
+            backend.idle_since = now
+        backend.pool.move(backend, IDLE)
+        if group.queue.size or group.has_errands:
+            self._agenda.serve(group)

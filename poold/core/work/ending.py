@@ -1,0 +1,56 @@
+"""COMMIT and ROLLBACK of a lease: what they do cannot be taken back, so they are neither cancelled nor repeated."""
+
+from __future__ import annotations
+
+from client.wire.messages import TX_NONE, Failure, ResultMessage
+from poold.core.effects import Unit
+from poold.core.facts import Completion
+from poold.core.records.backend import Backend
+from poold.core.records.request import Request, Verb
+from poold.core.work import failures
+from poold.core.work.decision import Answer, Decision, Loss
+from poold.core.work.query import QueryWork
+from poold.core.work.results import explained, lease_lost_meanwhile, reply_of, rolled_back
+from poold.core.work.units import COMMIT, ROLLBACK
+
+
+class EndingWork:
+    """The ends of interactive transactions."""
+
+    def __init__(self, query: QueryWork, max_result_bytes: int) -> None:
+        self._query = query
+        self._max_result_bytes = max_result_bytes
+
+    def begin(self, _backend: Backend, request: Request, _now: float) -> Unit:
+        """One word."""
+        return COMMIT if request.verb is Verb.COMMIT else ROLLBACK
+
+    def ended(self, backend: Backend, request: Request, done: Completion, now: float) -> Decision:
+        """PostgreSQL answers a COMMIT with ROLLBACK where the transaction had failed before."""
+        seconds = now - (request.started if request.started > backend.completed else backend.completed)
+        request.group.stats.run_times.record(seconds)
+        self._query.committed(request, done)
+        reply: ResultMessage | Failure
+        lost = lease_lost_meanwhile(backend, request, done)
+        if lost is not None:
+            reply = lost
+        elif done.failure is not None:
+            reply = done.failure
+        elif request.verb is Verb.COMMIT and done.results[-1].command == "ROLLBACK":
+            reply = failures.commit_rolled_back()
+        else:
+            reply = reply_of(request, done, self._max_result_bytes)
+        if type(reply) is Failure:
+            reply = explained(backend, request, reply, done, seconds, now)
+        return Answer(request, reply)
+
+    def lost(self, backend: Backend, request: Request, loss: Loss, _now: float) -> Decision:
+        """A transaction whose backend is gone is rolled back; of a COMMIT that was sent nobody knows."""
+        request.group.stats.errors += 1
+        endpoint, lease = backend.pool.endpoint.name, request.lease
+        if request.verb is Verb.ROLLBACK:
+            return Answer(request, rolled_back(request.number))
+        if not loss.is_begun and lease is not None:
+            return Answer(request, failures.endpoint_lost(lease, endpoint, loss.error))
+        is_inside = backend.transaction != TX_NONE
+        return Answer(request, failures.connection_lost(request, endpoint, loss.error, is_inside))

@@ -1,0 +1,169 @@
+"""One statement of a client's: run, run again where that is safe and helps, answered.
+
+What may commit by itself has two questions around it, in units of their own; see `outcomes` for what they tell.
+"""
+
+from __future__ import annotations
+
+from client.wire.messages import NOT_EXECUTED, TX_BROKEN, TX_NONE, Failure
+from client.wire.sqlstates import QUERY_CANCELED
+from poold.core.effects import Bind, SimpleQuery, Unit
+from poold.core.facts import Completion, StatementResult
+from poold.core.records.backend import Backend
+from poold.core.records.request import Request
+from poold.core.state import RUNNING
+from poold.core.statements.generations import Generations
+from poold.core.statements.leftovers import NOTHING
+from poold.core.statements.statement import Statement
+from poold.core.work import failures, outcomes
+from poold.core.work.decision import Again, Answer, Count, Decision, Loss, Next
+from poold.core.work.early_failures import is_early
+from poold.core.work.results import explained, lease_lost_meanwhile, reply_of
+from poold.core.work.units import unit_for
+
+# How often a request is given to another backend because one was lost.
+MAX_MOVES = 3
+
+
+class QueryWork:
+    """Statements of clients."""
+
+    def __init__(self, generations: Generations, max_result_bytes: int) -> None:
+        self._generations = generations
+        self._max_result_bytes = max_result_bytes
+
+    def begin(self, backend: Backend, request: Request, now: float) -> Unit:
+        """The statement, or what has to come before it in a unit of its own."""
+        return unit_for(backend, request, now)
+
+    def ended(self, backend: Backend, request: Request, done: Completion, now: float) -> Decision:
+        """Answer it, unless more is to be run or asked first."""
+        if request.then:
+            following, request.then = request.then, ()
+            if done.failure is None and request.state is RUNNING:
+                request.number_before = outcomes.number_in(done) if request.is_counted else b""
+                return Next(request, following)
+            _not_begun(request, done)
+        if request.is_counted and wants_count(request, done):
+            request.ended = done
+            return Count(request)
+        return self.finished(backend, request, done, now)
+
+    def finished(self, backend: Backend, request: Request, done: Completion, now: float) -> Decision:
+        """The statement has ended, and all is known that can be: answer it, or run it again."""
+        group, statement, lease = request.group, request.statement, request.lease
+        assert statement is not None
+        seconds = now - (request.started if request.started > backend.completed else backend.completed)
+        group.stats.run_times.record(seconds)
+        if done.failure is None:
+            self._learn(backend, request, statement, done.results, seconds)
+            reply = reply_of(request, done, self._max_result_bytes)
+        elif self._is_worth_another_run(backend, request, done.failure, done):
+            return Again(request, is_last=request.yields > 0)  # those that waited for it go first
+        else:
+            reply = done.failure
+        if lease is not None:
+            self.committed(request, done)
+            reply = lease_lost_meanwhile(backend, request, done) or reply
+        elif done.transaction not in (TX_NONE, TX_BROKEN):
+            reply = failures.left_open()
+        if type(reply) is Failure:
+            reply = explained(backend, request, reply, done, seconds, now)
+            if outcomes.may_commit(statement):
+                reply = outcomes.judged(request, reply, done)
+        return Answer(request, reply)
+
+    def committed(self, request: Request, done: Completion) -> None:
+        """A statement of a lease has ended; if its transaction has, what that changed is there for all to see."""
+        lease = request.lease
+        if lease is not None and lease.outdates and done.transaction == TX_NONE:
+            # Others have found what was there before it was committed.
+            lease.outdates = False
+            self._generations.begin_anew()
+
+    def _learn(
+        self, backend: Backend, request: Request, statement: Statement, results: list[StatementResult], seconds: float
+    ) -> None:
+        """The statement ran: what that tells of it, and of what is prepared on the backend."""
+        last = results[-1]
+        statement.record(seconds, self._max_result_bytes if last.rows is None else len(last.rows))
+        if type(request.unit[-1]) is Bind:
+            return
+        if any(result.command in ("DEALLOCATE ALL", "DISCARD ALL") for result in results):
+            backend.prepared.clear()
+        if self._generations.forget_outdated(results) and request.lease is not None:
+            request.lease.outdates = True
+        group = request.group
+        if (
+            group.config.prepare == "auto"
+            and request.prepare
+            and request.is_base
+            and statement.generation == group.statements.generation
+            and statement.saw_columns(last.columns)
+        ):
+            group.probes.append(statement)
+
+    def _is_worth_another_run(self, backend: Backend, request: Request, failure: Failure, done: Completion) -> bool:
+        """Whether the failure is the broker's own doing, and the statement certainly had no effect."""
+        statement = request.statement
+        failed = None if type(request.unit[0]) is SimpleQuery else backend.prepared.failed(request.unit, done)
+        is_own = failed is not None and (statement is None or failed.name != statement.name)
+        is_unseen = is_early(
+            request.group.statements, None if is_own else statement, failed, done, request.leaves is NOTHING
+        )
+        if request.lease is not None or request.state is not RUNNING:
+            return False
+        if failure.sqlstate == QUERY_CANCELED and request.is_exposed:
+            return True  # only plain reads are
+        request.is_literal = request.is_literal or is_unseen
+        return is_unseen or (done.transaction == TX_BROKEN and failure.outcome == NOT_EXECUTED)
+
+    def lost(self, backend: Backend, request: Request, loss: Loss, _now: float) -> Decision:
+        """Run it again if it was certainly not begun, or may run any number of times; else say what is known."""
+        is_begun = loss.is_begun and not request.then
+        may_repeat = not is_begun or _is_plain_read(request)
+        if may_repeat and request.lease is None and request.state is RUNNING and request.moves < MAX_MOVES:
+            request.moves += 1
+            return Again(request)
+        request.group.stats.errors += 1
+        endpoint = backend.pool.endpoint.name
+        if not is_begun and request.lease is None:
+            return Answer(request, failures.not_run(endpoint, loss.error))
+        if loss.last is not None and request.lease is None and not loss.last.notices and not _may_commit(request):
+            return Answer(request, loss.last)
+        if not is_begun and request.lease is not None and not request.then:
+            return Answer(request, failures.endpoint_lost(request.lease, endpoint, loss.error))
+        # All of a lease's statements are in a transaction, but those of a session that has begun none.
+        is_inside = request.begin or backend.transaction != TX_NONE
+        return Answer(request, failures.connection_lost(request, endpoint, loss.error, is_inside))
+
+
+def _not_begun(request: Request, done: Completion) -> None:
+    """What comes first has failed, or nobody wants the statement any more: it is not sent."""
+    request.is_counted = False
+    failure = done.failure or failures.withdrawn()
+    if done.transaction == TX_BROKEN:
+        failure = failure._replace(outcome=NOT_EXECUTED)  # whatever befell the backend, this was not sent yet
+    done.failure = failure._replace(transaction=done.transaction)
+
+
+def wants_count(request: Request, done: Completion) -> bool:
+    """Whether the server has to be asked before the request can be answered.
+
+    What began a transaction block in a session has to be left as it is.
+    """
+    is_open = done.transaction != TX_NONE
+    if (done.failure is None and not is_open) or (is_open and request.lease is not None):
+        return False
+    return done.transaction != TX_BROKEN
+
+
+def _is_plain_read(request: Request) -> bool:
+    """Whether it may run any number of times, by its proof, which is one of the prepared statement."""
+    statement = request.statement
+    return statement is not None and statement.proof.is_plain_read and type(request.unit[-1]) is Bind
+
+
+def _may_commit(request: Request) -> bool:
+    """Whether the statement may have committed a part of its work before its connection was lost."""
+    return request.statement is not None and outcomes.may_commit(request.statement)

@@ -1,0 +1,61 @@
+"""The replies to single statements: a result as its client gets it, a failure with what is known of it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from client.wire.messages import TX_BROKEN, TX_LOST, TX_NONE, Failure, ResultMessage
+from poold.core.facts import Completion, StatementResult
+from poold.core.records.backend import Backend
+from poold.core.records.request import Request
+from poold.core.state import CANCELLED
+from poold.core.work import failures
+from poold.core.work.time_limits import by_query_timeout, out_of_time
+
+
+def reply_of(request: Request, done: Completion, max_result_bytes: int) -> ResultMessage | Failure:
+    """The reply to a statement that succeeded: the result of the last one, with the notices of all."""
+    result = done.results[-1]
+    if result.rows is None:
+        return failures.result_too_large(max_result_bytes)._replace(transaction=done.transaction)
+    notices = result.notices if len(done.results) == 1 else _all_notices(done.results)
+    return ResultMessage(
+        request.number, done.transaction, result.command, result.rowcount, result.columns, result.rows, notices
+    )
+
+
+def lease_lost_meanwhile(backend: Backend, request: Request, done: Completion) -> Failure | None:
+    """Why the statement's lease is gone although it has ended, None if it is not.
+
+    A transaction that its own statement ended is not rolled back; and what a statement did that left its connection
+    unusable, its own failure tells.
+    """
+    lease = request.lease
+    if lease is None or backend.lease is not None or done.transaction in (TX_NONE, TX_BROKEN):
+        return None
+    lost = failures.lease_lost(request.reason or "it was ended", lease.is_session)
+    return request.client.lost_leases.get(lease.number, lost)
+
+
+def explained(
+    backend: Backend, request: Request, reply: Failure, done: Completion, seconds: float, now: float
+) -> Failure:
+    """The failure with why the broker or the server cancelled the statement, and what is left of its transaction."""
+    request.group.stats.errors += 1
+    if reply is done.failure:
+        is_cancelled = request.state is CANCELLED
+        why = out_of_time(request, reply, now) or by_query_timeout(backend, request, reply, seconds)
+        reply = failures.with_reason(reply, request.reason if is_cancelled else why)
+    if done.transaction == TX_BROKEN:
+        reply = reply._replace(transaction=TX_NONE if request.lease is None else TX_LOST)
+    return reply
+
+
+def rolled_back(number: int) -> ResultMessage:
+    """The reply to a Rollback whose transaction is gone already."""
+    return ResultMessage(number, TX_NONE, "ROLLBACK", -1, None, b"", ())
+
+
+def _all_notices(results: Sequence[StatementResult]) -> tuple[str, ...]:
+    return tuple(itertools.chain.from_iterable(result.notices for result in results))

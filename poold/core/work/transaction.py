@@ -1,0 +1,192 @@
+"""Transaction messages: unit after unit, tried again where that is safe, asked for where COMMIT's answer was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from client.wire.messages import TX_NONE, Failure, ProtocolViolation
+from poold.core.effects import Bind, Unit
+from poold.core.facts import Completion
+from poold.core.records.backend import Backend
+from poold.core.records.request import Request
+from poold.core.state import CANCELLED, RUNNING, RequestState
+from poold.core.statements.generations import Generations
+from poold.core.statements.leftovers import NOTHING
+from poold.core.statements.statement import StatementState
+from poold.core.work import failures
+from poold.core.work.decision import Again, Answer, Decision, Inquire, Loss, Next, Pause
+from poold.core.work.early_failures import is_early
+from poold.core.work.query import MAX_MOVES
+from poold.core.work.script import Script, Verdict
+from poold.core.work.time_limits import by_query_timeout, out_of_time
+from poold.core.work.units import Runner, server_timeout
+
+# Pauses before the next try of a transaction that lost a race: doubled each time, with jitter, so that those that
+# raced do not meet again.
+FIRST_PAUSE = 0.005
+LONGEST_PAUSE = 0.5
+
+
+class TransactionWork:
+    """Transaction messages of clients."""
+
+    def __init__(self, generations: Generations, chance: Callable[[], float]) -> None:
+        """chance gives random numbers in [0, 1)."""
+        self._generations = generations
+        self._chance = chance
+
+    def begin(self, backend: Backend, request: Request, now: float) -> Unit:
+        """The first unit of another try."""
+        script = request.script
+        assert script is not None
+        runner = request.runner = Runner(backend)
+        unit = script.start(runner, server_timeout(backend, request, now))
+        request.leaves = runner.leaves
+        return unit
+
+    def ended(self, backend: Backend, request: Request, done: Completion, now: float) -> Decision:
+        """A unit of the message has ended: the next one, or what became of this try."""
+        script, runner = request.script, request.runner
+        assert script is not None
+        assert runner is not None
+        if done.failure is not None:
+            self._note_stale(backend, request, script, done)
+        is_late = done.failure is not None and out_of_time(request, done.failure, now) != ""
+        if request.state is not RUNNING or is_late:
+            verdict = script.stop(done, failures.withdrawn())
+        else:
+            following = script.advance(done, runner)
+            request.leaves = runner.leaves
+            if request.leaves is not NOTHING:
+                backend.left = backend.left.joined(request.leaves)
+            if not isinstance(following, Verdict):
+                return Next(request, following)
+            verdict = following
+        _take_probes(request, script)
+        request.group.stats.run_times.record(now - request.started)
+        return self._concluded(request, script, verdict, now)
+
+    def lost(self, backend: Backend, request: Request, loss: Loss, now: float) -> Decision:
+        """Run it again, unless COMMIT was sent: then only PostgreSQL knows whether there is anything to run."""
+        script = request.script
+        assert script is not None
+        script.lost(list(loss.partial))
+        _take_probes(request, script)
+        if script.verdict is not None:
+            return self._concluded(request, script, script.verdict, now)
+        if loss.is_begun and script.commit_sent:
+            return self._in_doubt(backend, request, script, loss.error, now)
+        if not loss.is_begun:
+            script.tries -= 1
+            request.moves += 1
+        if request.moves > MAX_MOVES:
+            script.retries = -1
+        return self.elsewhere(backend, request, loss.error, now)
+
+    def _in_doubt(self, backend: Backend, request: Request, script: Script, error: str, now: float) -> Decision:
+        """The backend was lost after COMMIT was sent."""
+        if _only_reads(request, script):
+            return self.elsewhere(backend, request, error, now)
+        if not script.xid.isdigit() or not backend.server.identity:
+            return self.unknown(request, error, "its transaction's id was not known", now)
+        if request.state is CANCELLED:
+            script.retries = 0
+        return Inquire(request, backend, script.xid, error)
+
+    def committed(self, request: Request) -> Decision:
+        """PostgreSQL says that the COMMIT whose answer was lost took place."""
+        assert request.script is not None
+        return Answer(request, request.script.result(request.number, Verdict()))
+
+    def elsewhere(self, backend: Backend, request: Request, error: str, now: float) -> Decision:
+        """Run a message of which nothing was committed on another backend, or say that nothing was."""
+        script = request.script
+        assert script is not None
+        if self._may_try_again(request, script, now):
+            request.group.stats.retries += 1
+            return Again(request)
+        return self._failed(request, Verdict(failures.not_run(backend.pool.endpoint.name, error)), now)
+
+    def unknown(self, request: Request, error: str, why: str, now: float) -> Decision:
+        """Nobody can tell what became of its COMMIT."""
+        request.group.stats.in_doubt += 1
+        return self._failed(request, Verdict(failures.commit_unknown(error, why)), now)
+
+    def _note_stale(self, backend: Backend, request: Request, script: Script, done: Completion) -> None:
+        """The unit failed: was it about a prepared statement that does not fit, before any step had run unproven?
+
+        What is prepared runs only behind what is proven harmless; so the whole message may be tried again.
+        """
+        failed = backend.prepared.failed(request.unit, done)
+        found = None
+        if failed is not None and request.runner is not None and not script.is_own(failed):
+            # By the name: since then another generation may have begun.
+            found = request.runner.needed.get(failed.name)
+        script.is_stale = is_early(request.group.statements, found, failed, done, request.leaves is NOTHING)
+
+    def _concluded(self, request: Request, script: Script, verdict: Verdict, now: float) -> Decision:
+        """Known is what became of this try: answer, or try again."""
+        if verdict.failure is None:
+            if request.leaves is not NOTHING:
+                self._generations.forget_outdated(script.outcomes)
+            return Answer(request, script.result(request.number, verdict))
+        if script.is_stale and not script.literal_only and request.state is RUNNING:
+            script.literal_only = True
+            script.tries -= 1
+            return Again(request)
+        if failures.is_lost_race(verdict.failure):
+            until = now + self._next_pause(script) * (0.5 + self._chance())
+            if self._may_try_again(request, script, until):
+                request.group.stats.retries += 1
+                return Pause(request, until)
+        return self._failed(request, verdict, now)
+
+    def _may_try_again(self, request: Request, script: Script, now: float) -> bool:
+        is_wanted = request.state in (RequestState.RUNNING, RequestState.IN_DOUBT)
+        in_time = request.deadline is None or now < request.deadline
+        return is_wanted and in_time and script.tries <= script.retries
+
+    def _next_pause(self, script: Script) -> float:
+        """The mean of the pause before the next try."""
+        return float(min(FIRST_PAUSE * 2 ** min(script.tries - 1, 16), LONGEST_PAUSE))
+
+    def _failed(self, request: Request, verdict: Verdict, now: float) -> Decision:
+        script, failure = request.script, verdict.failure
+        assert script is not None
+        assert failure is not None
+        request.group.stats.errors += 1
+        is_cancelled = request.state is CANCELLED
+        why = request.reason if is_cancelled else out_of_time(request, failure, now)
+        if not why and not is_cancelled and (backend := request.backend) is not None:
+            why = by_query_timeout(backend, request, failure, now - max(request.started, backend.completed))
+        failure = failures.with_reason(failure, why)
+        verdict = Verdict(failure._replace(request=request.number, transaction=TX_NONE), verdict.step)
+        return Answer(request, script.result(request.number, verdict))
+
+
+def _take_probes(request: Request, script: Script) -> None:
+    """Statements that the message ran often enough are to be probed."""
+    if script.to_probe:
+        if request.group.config.prepare == "auto":
+            request.group.probes.extend(script.to_probe)
+        script.to_probe.clear()
+
+
+def _only_reads(request: Request, script: Script) -> bool:
+    """Whether the message, all of it in the unit with its COMMIT, may run any number of times.
+
+    A proof is one of the prepared statement.
+    """
+    prepared = {command.name for command in request.unit if type(command) is Bind}
+    return all(statement.proof.is_plain_read and statement.name in prepared for statement, _ in script.values())
+
+
+def refusal(script: Script) -> Failure | None:
+    """Why these values cannot be taken, None if they can. Those of prepared statements PostgreSQL looks at."""
+    for place, (statement, values) in enumerate(script.values()):
+        if statement.state is not StatementState.PREPARED or script.is_special(place):
+            try:
+                statement.rendered(values)
+            except ProtocolViolation as violation:
+                return failures.protocol(f"statement {place + 1} of the transaction: {violation}")
+    return None
