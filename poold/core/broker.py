@@ -7,7 +7,7 @@ turn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from client.wire.messages import (
@@ -28,7 +28,7 @@ from poold.core.clients.admission import Admission
 from poold.core.clients.leases import Leases, transaction_of
 from poold.core.deadlines import Deadlines
 from poold.core.effects import Effect, Reply, Stop
-from poold.core.facts import Completion, Server, StatementResult
+from poold.core.facts import Completion, Loss, Server
 from poold.core.pools import janitor
 from poold.core.pools.group import Group
 from poold.core.pools.lifecycle import Lifecycle
@@ -154,7 +154,7 @@ class Broker:
         self.agenda.state = BrokerState.STOPPED
         self._admission.is_open = False
         for backend in list(self.backends.values()):
-            self.runs.lose(backend, "the broker was stopped", now)
+            self.runs.lose(backend, Loss("the broker was stopped"), now)
         for client in self.clients.values():
             for request in list(client.requests.values()):
                 if request.state is RequestState.IN_DOUBT:
@@ -340,21 +340,9 @@ class Broker:
             self.runs.looked(backend, is_at_work, now)
             self.settling.settle(now)
 
-    def lost(
-        self,
-        number: int,
-        error: str,
-        now: float,
-        unsent: int = 0,
-        partial: Sequence[StatementResult] = (),
-        last: Failure | None = None,
-    ) -> None:
-        """The backend's connection is gone.
-
-        unsent of its units were not written at all. partial are the results of the first of the others, as far as they
-        came, and last is the FATAL error that ended it.
-        """
+    def lost(self, number: int, loss: Loss, now: float) -> None:
+        """The backend's connection is gone."""
         if (backend := self.backends.get(number)) is not None:
             backend.pool.stats.lost += 1
-            self.runs.lose(backend, error, now, unsent, partial, last)
+            self.runs.lose(backend, loss, now)
             self.settling.settle(now)

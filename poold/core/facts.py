@@ -1,5 +1,6 @@
 """What the shell tells the core about a backend, as values."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -36,6 +37,15 @@ class Completion:
     def is_unbound(self) -> bool:
         """Where it failed: whether the statement had not got its parameters yet."""
         return self.bound <= len(self.results)
+
+
+class Loss(NamedTuple):
+    """How a backend's connection was lost."""
+
+    error: str
+    unsent: int = 0  # of its units were not written at all
+    partial: Sequence[StatementResult] = ()  # results of the first of the others, as far as they came
+    last: Failure | None = None  # the FATAL error that ended it
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ import psycopg2
 from poold.config.model import Config
 from poold.core.broker import Broker
 from poold.core.effects import Unit
-from poold.core.facts import Server
+from poold.core.facts import Loss, Server
 from poold.postgres import connect as connecting
 from poold.postgres import libpq
 from poold.postgres.errors import WireError
@@ -202,7 +202,7 @@ class Backends:
         self._finished(backend)
         wire = backend.wire
         last = wire.last_failure()
-        self._broker.lost(backend.number, wire.fatal or error, monotonic(), backend.unsent, wire.partial(), last)
+        self._broker.lost(backend.number, Loss(wire.fatal or error, backend.unsent, wire.partial(), last), monotonic())
         self._wake()
 
 

@@ -19,7 +19,7 @@ from client.wire.messages import (
 )
 from poold.core import effects
 from poold.core.broker import LEASE_PENDING_LIMIT
-from poold.core.facts import Completion
+from poold.core.facts import Completion, Loss
 from poold.core.pools.lifecycle import RESET_TIMEOUT
 from poold.core.requests.runs import CANCEL_TIMEOUT
 from poold.core.state import BackendState as S
@@ -474,7 +474,7 @@ def test_a_later_statement_of_a_lost_lease_is_refused_until_rollback() -> None:
     world = World()
     world.client()
     backend = world.begin(lease=1)
-    world.broker.lost(backend, "server closed the connection", world.now)
+    world.broker.lost(backend, Loss("server closed the connection"), world.now)
     answer = refused(world, world.query(1, "tx", lease=1))
     assert (answer.kind, answer.transaction) == ("transaction-lost", TX_LOST)
     assert "server closed the connection" in answer.message
@@ -602,7 +602,7 @@ def test_a_statement_on_a_lost_connection_may_have_run_and_its_client_is_told_so
     world.client()
     request = world.query()
     world.connect_all()
-    world.broker.lost(world.running(request), "reset by peer", world.now)
+    world.broker.lost(world.running(request), Loss("reset by peer"), world.now)
     answer = refused(world, request)
     assert (answer.kind, answer.outcome) == ("connection", UNKNOWN)
     assert "reset by peer" in answer.message
@@ -613,7 +613,7 @@ def test_a_statement_inside_a_transaction_on_a_lost_connection_has_certainly_no_
     world.client()
     backend = world.begin(lease=1)
     request = world.query(1, "tx", lease=1, statement=b"UPDATE t SET a = 1")
-    world.broker.lost(backend, "reset", world.now)
+    world.broker.lost(backend, Loss("reset"), world.now)
     answer = refused(world, request)
     assert (answer.kind, answer.outcome, answer.transaction) == ("transaction-lost", NOT_EXECUTED, TX_LOST)
 
@@ -625,7 +625,7 @@ def test_a_statement_that_may_have_committed_is_not_called_rolled_back(statement
     backend = world.begin(lease=1)
     request = world.query(1, "tx", lease=1, statement=statement)
     world.take()
-    world.broker.lost(backend, "reset", world.now)
+    world.broker.lost(backend, Loss("reset"), world.now)
     assert refused(world, request).outcome == UNKNOWN
 
 
@@ -636,7 +636,7 @@ def test_a_commit_on_a_lost_connection_is_unknown_and_a_rollback_is_done() -> No
         backend = world.begin(lease)
         request = world.end(verb, lease)
         world.take()
-        world.broker.lost(backend, "reset", world.now)
+        world.broker.lost(backend, Loss("reset"), world.now)
         reply = world.reply_to(request)
         if verb is Commit:
             assert isinstance(reply, Failure)
@@ -649,7 +649,7 @@ def test_an_idle_backend_that_is_lost_is_replaced_up_to_min_size() -> None:
     world = World(min_size=1)
     world.connect_all()
     (backend, _) = world.broker.backends
-    world.broker.lost(backend, "terminated", world.now)
+    world.broker.lost(backend, Loss("terminated"), world.now)
     assert len(world.broker.backends) == 2
     assert world.broker.groups["default"].count(S.CONNECTING) == 1
 
@@ -661,7 +661,7 @@ def test_facts_about_a_backend_that_is_gone_are_ignored() -> None:
         lambda: world.broker.connect_failed(99, "x", 0.0),
         lambda: world.broker.completed(99, Completion(TX_NONE), 0.0),
         lambda: world.broker.cancelled(99, 0.0),
-        lambda: world.broker.lost(99, "x", 0.0),
+        lambda: world.broker.lost(99, Loss("x"), 0.0),
     ):
         fact()
     assert world.take() == []

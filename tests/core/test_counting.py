@@ -17,7 +17,7 @@ from client.wire.messages import (
     ResultMessage,
 )
 from poold.core import effects
-from poold.core.facts import Completion
+from poold.core.facts import Completion, Loss
 from poold.core.records.request import Verb
 from poold.core.requests.runs import QUESTION_TIMEOUT
 from poold.core.state import BackendState as S
@@ -171,7 +171,7 @@ def test_a_backend_that_goes_before_it_has_told_leaves_the_outcome_unknown(how: 
     world, request, backend = calling()
     fail(world, backend)
     if how == "lost":
-        world.broker.lost(backend, ERROR, world.now)
+        world.broker.lost(backend, Loss(ERROR), world.now)
     elif how == "stop":
         world.broker.stop(world.now)
     else:
@@ -183,7 +183,7 @@ def test_a_backend_that_goes_before_it_has_told_leaves_the_outcome_unknown(how: 
 @pytest.mark.parametrize("last", [None, FATAL])
 def test_a_backend_that_is_lost_while_it_runs_leaves_the_outcome_unknown(last: Failure | None) -> None:
     world, request, backend = calling()
-    world.broker.lost(backend, ERROR, world.now, last=last)
+    world.broker.lost(backend, Loss(ERROR, last=last), world.now)
     assert outcome(world, request) == UNKNOWN
 
 
@@ -193,7 +193,7 @@ def test_one_that_was_lost_before_it_began_runs_elsewhere(over: dict[str, object
     world.client()
     request = world.query(statement=CALL)
     world.connect_all()
-    world.broker.lost(world.running(request), ERROR, world.now, **over)  # type: ignore[arg-type]
+    world.broker.lost(world.running(request), Loss(ERROR, **over), world.now)  # type: ignore[arg-type]
     world.connect_all()
     another = world.running(request)
     told(world, another, b"5/1")
@@ -259,7 +259,7 @@ def test_a_backend_lost_under_the_settings_has_not_begun() -> None:
     world.client()
     request = world.query(statement=CALL, settings=b"work_mem\x001MB\0")
     world.connect_all()
-    world.broker.lost(world.running(request), ERROR, world.now)
+    world.broker.lost(world.running(request), Loss(ERROR), world.now)
     world.connect_all()
     assert world.running(request)
 
@@ -322,7 +322,7 @@ def test_a_lease_that_was_lost_during_its_commit_is_unknown_in_every_later_answe
     backend = world.begin(1)
     commit = world.end(Commit, 1)
     world.take()
-    world.broker.lost(backend, ERROR, world.now, unsent=unsent)
+    world.broker.lost(backend, Loss(ERROR, unsent=unsent), world.now)
     later = [world.query(group="tx", lease=1), world.end(Commit, 1)]
     assert [outcome(world, each) for each in (commit, *later)] == [expected] * 3
 

@@ -25,7 +25,7 @@ from world import World
 
 from client.wire.limits import BATCH, INTERACTIVE, NORMAL
 from client.wire.messages import TX_NONE, Commit, Release, Rollback
-from poold.core.facts import Completion
+from poold.core.facts import Completion, Loss
 from poold.core.state import BrokerState
 from poold.core.statements import prepared
 from poold.core.statements import statement as statements
@@ -388,7 +388,7 @@ class Machine(Invariants, RuleBasedStateMachine):
             case "cancelled":
                 self.broker.cancelled(number, self.world.now)
             case "lost":
-                self.broker.lost(number, "late", self.world.now)
+                self.broker.lost(number, Loss("late"), self.world.now)
         assert self.broker.agenda.effects == before
 
     # What else there is.

@@ -9,6 +9,7 @@ from world import BEGUN, OK, SERVER, World, failure
 from client.wire.limits import PRIORITIES
 from client.wire.messages import FAILED, NOT_EXECUTED, UNKNOWN, Failure, TransactionResult
 from poold.core import effects
+from poold.core.facts import Loss
 from poold.core.pools.watch import LOOK_AFTER, LOOK_TIMEOUT
 from poold.core.requests.runs import CANCEL_TIMEOUT
 from poold.core.statements.proofs import Proof
@@ -42,7 +43,7 @@ def test_where_one_backend_does_not_answer_those_that_idle_are_opened_anew() -> 
 def test_a_message_that_loses_its_backend_before_commit_runs_again_at_once() -> None:
     world = World()
     request, backend = begin(world, step(b"INSERT 1", low=1), retries=1)
-    world.broker.lost(backend, ERROR, world.now, partial=WITH_ID)
+    world.broker.lost(backend, Loss(ERROR, partial=WITH_ID), world.now)
     world.connect_all()
     again = world.running(request)
     answer(world, again)
@@ -54,7 +55,7 @@ def test_a_message_that_loses_its_backend_before_commit_runs_again_at_once() -> 
 def test_without_a_try_left_it_was_certainly_not_committed() -> None:
     world = World()
     request, backend = begin(world, step(b"INSERT 1", low=1))
-    world.broker.lost(backend, ERROR, world.now)
+    world.broker.lost(backend, Loss(ERROR), world.now)
     answered, _ = failed(world, request)
     assert (answered.kind, answered.outcome) == ("connection", NOT_EXECUTED)
     assert ERROR in answered.message
@@ -63,7 +64,7 @@ def test_without_a_try_left_it_was_certainly_not_committed() -> None:
 def test_a_message_that_was_not_written_yet_runs_elsewhere_and_that_is_no_try() -> None:
     world = World()
     request, backend = begin(world, INSERT)
-    world.broker.lost(backend, ERROR, world.now, unsent=1)
+    world.broker.lost(backend, Loss(ERROR, unsent=1), world.now)
     world.connect_all()
     answer(world, world.running(request))
     assert committed(world, request).tries == 1
@@ -76,7 +77,7 @@ def test_a_message_that_the_shell_has_not_taken_yet_is_never_run_there() -> None
     ((number, _),) = world.broker.backends.items()
     world.take()
     world.broker.opened(number, world.now, SERVER)
-    world.broker.lost(number, ERROR, world.now)
+    world.broker.lost(number, Loss(ERROR), world.now)
     world.connect_all()
     assert len(sent(world)) == 1
     answer(world, world.running(request))
@@ -87,10 +88,10 @@ def test_a_message_that_is_never_written_is_given_up_after_a_number_of_moves() -
     world = World()
     request, backend = begin(world, INSERT, retries=50)
     for _ in range(MAX_MOVES):
-        world.broker.lost(backend, ERROR, world.now, unsent=1)
+        world.broker.lost(backend, Loss(ERROR, unsent=1), world.now)
         world.connect_all()
         backend = world.running(request)
-    world.broker.lost(backend, ERROR, world.now, unsent=1)
+    world.broker.lost(backend, Loss(ERROR, unsent=1), world.now)
     reply = world.reply_to(request)
     assert isinstance(reply, TransactionResult)
     assert failed(world, request)[0].outcome == NOT_EXECUTED
@@ -101,7 +102,7 @@ def test_a_withdrawn_message_that_loses_its_backend_does_not_run_again() -> None
     world = World()
     request, backend = begin(world, step(b"INSERT 1", low=1), retries=5)
     world.broker.cancel(1, request, world.now)
-    world.broker.lost(backend, ERROR, world.now)
+    world.broker.lost(backend, Loss(ERROR), world.now)
     assert failed(world, request)[0].outcome == NOT_EXECUTED
 
 
@@ -116,7 +117,7 @@ def test_a_message_that_failed_is_told_so_whatever_becomes_of_its_rollback(
     world.broker.completed(backend, done, world.now)
     if is_written:
         world.take()
-    world.broker.lost(backend, ERROR, world.now)
+    world.broker.lost(backend, Loss(ERROR), world.now)
     answered, place = failed(world, request)
     assert (answered.sqlstate, place) == ("23505", 0)
 
@@ -127,7 +128,7 @@ def test_a_statement_is_probed_even_if_its_last_run_before_that_ended_in_a_loss(
         _, backend = begin(world, INSERT)
         answer(world, backend)
     _, backend = begin(world, INSERT, step(b"UPDATE 1", low=1))
-    world.broker.lost(backend, ERROR, world.now, partial=completion(world, backend).results)
+    world.broker.lost(backend, Loss(ERROR, partial=completion(world, backend).results), world.now)
     for _ in range(PROBE_AFTER):
         request = world.transaction(INSERT)
         world.connect_all()
@@ -152,7 +153,7 @@ def outcomes(world: World, requests: list[int]) -> list[str]:
 
 def test_reads_that_share_a_backend_run_elsewhere_whether_they_were_written_or_not() -> None:
     world, backend, requests = sharing(4)
-    world.broker.lost(backend, ERROR, world.now, unsent=2)
+    world.broker.lost(backend, Loss(ERROR, unsent=2), world.now)
     assert not any(world.is_answered(request) for request in requests)
     assert again(world)[0] == requests[0]
 
@@ -160,7 +161,7 @@ def test_reads_that_share_a_backend_run_elsewhere_whether_they_were_written_or_n
 def test_what_the_shell_has_not_taken_yet_runs_elsewhere() -> None:
     world, backend, (first,) = sharing(1)
     late = world.query(statement=SHORT)
-    world.broker.lost(backend, ERROR, world.now)
+    world.broker.lost(backend, Loss(ERROR), world.now)
     assert again(world) == [first, late]  # the second one behind the first
     assert len(sent(world, backend)) == 1
 
@@ -172,7 +173,7 @@ def test_what_is_no_plain_read_may_have_run_if_it_was_written(unsent: int, outco
     request = world.query(statement=b"INSERT 1")
     world.connect_all()
     for _ in range(1 + unsent * MAX_MOVES):
-        world.broker.lost(world.running(request), ERROR, world.now, unsent=unsent)
+        world.broker.lost(world.running(request), Loss(ERROR, unsent=unsent), world.now)
         world.connect_all()
     assert outcomes(world, [request]) == [outcome]
 
@@ -182,7 +183,7 @@ def test_what_postgresql_ended_with_a_fatal_error_has_failed() -> None:
     world.client()
     request = world.query(statement=b"INSERT 1")
     world.connect_all()
-    world.broker.lost(world.running(request), ERROR, world.now, last=FATAL)
+    world.broker.lost(world.running(request), Loss(ERROR, last=FATAL), world.now)
     reply = world.reply_to(request)
     assert isinstance(reply, Failure)
     assert (reply.sqlstate, reply.outcome) == ("57P01", FAILED), "PostgreSQL has said what became of it"
@@ -194,14 +195,14 @@ def test_a_fatal_error_after_a_warning_may_come_after_the_commit() -> None:
     request = world.query(statement=b"INSERT 1")
     world.connect_all()
     last = FATAL._replace(notices=("WARNING:  canceling the wait for synchronous replication",))
-    world.broker.lost(world.running(request), ERROR, world.now, last=last)
+    world.broker.lost(world.running(request), Loss(ERROR, last=last), world.now)
     assert outcomes(world, [request]) == [UNKNOWN]
 
 
 def test_what_runs_elsewhere_keeps_its_order_and_its_place_before_those_who_wait() -> None:
     world, backend, requests = sharing(3)
     requests += [world.query(statement=b"SELECT 'slow'"), world.query(statement=SHORT)]
-    world.broker.lost(backend, ERROR, world.now, unsent=3)
+    world.broker.lost(backend, Loss(ERROR, unsent=3), world.now)
     queue = world.broker.groups["default"].queue
     assert [queue.pop(len(PRIORITIES)).number for _ in requests] == requests
     assert len(queue) == 0
@@ -215,7 +216,7 @@ def prove(world: World, proof: Proof = Proof(is_harmless=True, is_plain_read=Tru
 def test_what_is_proven_to_be_a_plain_read_runs_again() -> None:
     world, backend, requests = sharing(3)
     prove(world)
-    world.broker.lost(backend, ERROR, world.now, unsent=1)
+    world.broker.lost(backend, Loss(ERROR, unsent=1), world.now)
     assert not any(world.is_answered(request) for request in requests)
     for request in requests:
         world.connect_all()
@@ -228,7 +229,7 @@ def test_what_is_proven_to_be_a_plain_read_runs_again() -> None:
 def test_nothing_else_does_even_in_a_group_that_is_read_only() -> None:
     world, backend, requests = sharing(3, read_only=True)
     prove(world, Proof(is_harmless=True))
-    world.broker.lost(backend, ERROR, world.now)
+    world.broker.lost(backend, Loss(ERROR), world.now)
     assert outcomes(world, requests) == [UNKNOWN] * 3
 
 
@@ -238,7 +239,7 @@ def test_a_proof_is_one_of_the_prepared_statement() -> None:
     literal = world.query(statement=SHORT, prepare=False)
     world.connect_all()
     other = world.running(literal)
-    world.broker.lost(other, ERROR, world.now)
+    world.broker.lost(other, Loss(ERROR), world.now)
     assert outcomes(world, [literal]) == [UNKNOWN]
     assert running(world, backend) == [request]
 
@@ -248,10 +249,10 @@ def test_a_statement_moves_to_another_backend_only_so_often(unsent: int) -> None
     world, backend, (request,) = sharing(1)
     prove(world)
     for _ in range(MAX_MOVES):
-        world.broker.lost(backend, ERROR, world.now, unsent=unsent)
+        world.broker.lost(backend, Loss(ERROR, unsent=unsent), world.now)
         assert again(world) == [request]
         (backend,) = world.broker.backends
-    world.broker.lost(backend, ERROR, world.now, unsent=unsent)
+    world.broker.lost(backend, Loss(ERROR, unsent=unsent), world.now)
     assert outcomes(world, [request]) == [NOT_EXECUTED if unsent else UNKNOWN]
 
 
@@ -259,7 +260,7 @@ def test_a_withdrawn_statement_does_not_move() -> None:
     world, backend, requests = sharing(3)
     world.broker.cancel(1, requests[1], world.now)
     world.broker.cancel(1, requests[2], world.now)
-    world.broker.lost(backend, ERROR, world.now, unsent=1)
+    world.broker.lost(backend, Loss(ERROR, unsent=1), world.now)
     assert outcomes(world, requests[1:]) == [UNKNOWN, NOT_EXECUTED]
     assert again(world) == requests[:1]
 
@@ -267,7 +268,7 @@ def test_a_withdrawn_statement_does_not_move() -> None:
 def test_the_statement_of_a_client_that_is_gone_does_not_move() -> None:
     world, backend, _ = sharing(1)
     world.broker.client_gone(1, world.now)
-    world.broker.lost(backend, ERROR, world.now, unsent=1)
+    world.broker.lost(backend, Loss(ERROR, unsent=1), world.now)
     assert again(world) == []
     assert world.taken(effects.Reply) == []
 
@@ -276,7 +277,7 @@ def test_a_statement_past_its_deadline_does_not_move_for_long() -> None:
     world, backend, _ = sharing(1)
     late = world.query(statement=SHORT, timeout=1.0)
     world.now = 1.5
-    world.broker.lost(backend, ERROR, world.now, unsent=1)
+    world.broker.lost(backend, Loss(ERROR, unsent=1), world.now)
     world.broker.tick(world.now)
     assert outcomes(world, [late]) == [NOT_EXECUTED]
 

@@ -8,7 +8,7 @@ from world import BEGUN, SERVER, World, failure
 
 from client.wire.messages import NOT_EXECUTED, UNKNOWN, Failure
 from poold.core import effects
-from poold.core.facts import Server
+from poold.core.facts import Loss, Server
 from poold.core.requests.runs import CANCEL_TIMEOUT
 from poold.core.state import BackendState as S
 from poold.core.statements.proofs import Proof
@@ -35,7 +35,7 @@ def in_doubt(*steps: Any, settings: dict[str, Any] | None = None, **over: Any) -
     """A message that lost its backend after COMMIT was sent; the inquiry runs on another backend."""
     world = World(**(settings or {}))
     request, backend = begin(world, *(steps or (INSERT,)), **over)
-    world.broker.lost(backend, ERROR, world.now, partial=WITH_ID)
+    world.broker.lost(backend, Loss(ERROR, partial=WITH_ID), world.now)
     world.connect_all()
     (asking,) = world.broker.backends
     assert sent(world, asking) == [[INQUIRY]]
@@ -71,7 +71,7 @@ def test_a_commit_whose_answer_was_lost_is_asked_for_and_was_committed() -> None
 def test_results_that_came_before_the_loss_are_kept() -> None:
     world = World()
     request, backend = begin(world, READ, INSERT)
-    world.broker.lost(backend, ERROR, world.now, partial=(*WITH_ID, outcome_of(b"SELECT 1")))
+    world.broker.lost(backend, Loss(ERROR, partial=(*WITH_ID, outcome_of(b"SELECT 1"))), world.now)
     world.connect_all()
     answer(world, next(iter(world.broker.backends)), status(b"committed"))
     first, second = committed(world, request).results
@@ -82,7 +82,7 @@ def test_results_that_came_before_the_loss_are_kept() -> None:
 def test_a_commit_whose_answer_had_come_needs_no_inquiry(tracked: bool) -> None:
     world = World(track_outcome=tracked)
     request, backend = begin(world, INSERT)
-    world.broker.lost(backend, ERROR, world.now, partial=completion(world, backend).results)
+    world.broker.lost(backend, Loss(ERROR, partial=completion(world, backend).results), world.now)
     assert committed(world, request).results[0][2] == "INSERT 0 1"
     assert [INQUIRY] not in sent(world)
 
@@ -146,7 +146,7 @@ def test_a_server_that_does_not_tell_leaves_it_unknown() -> None:
 def test_another_server_at_the_same_address_is_not_asked() -> None:
     world = World()
     request, backend = begin(world, INSERT)
-    world.broker.lost(backend, ERROR, world.now, partial=WITH_ID)
+    world.broker.lost(backend, Loss(ERROR, partial=WITH_ID), world.now)
     (connecting,) = world.broker.backends
     world.broker.opened(connecting, world.now, Server(SERVER.version, "1/00000002"))
     assert sent(world, connecting) == []
@@ -164,7 +164,7 @@ def test_without_an_answer_in_time_it_is_unknown() -> None:
 def test_without_a_backend_in_time_it_is_unknown() -> None:
     world = World()
     request, backend = begin(world, INSERT)
-    world.broker.lost(backend, ERROR, world.now, partial=WITH_ID)
+    world.broker.lost(backend, Loss(ERROR, partial=WITH_ID), world.now)
     world.pass_time(OUTCOME_TIMEOUT + 0.1)
     unknown(world, request)
     assert not world.broker.groups["default"].has_errands
@@ -194,7 +194,7 @@ def test_what_cannot_be_asked_for_is_unknown_at_once(settings: dict[str, Any], p
     (backend,) = world.broker.backends
     world.broker.opened(backend, world.now, server)
     world.take()
-    world.broker.lost(backend, ERROR, world.now, partial=partial)
+    world.broker.lost(backend, Loss(ERROR, partial=partial), world.now)
     unknown(world, request)
     assert world.broker.groups["default"].stats.in_doubt == 1
 
@@ -203,7 +203,7 @@ def test_the_id_that_an_earlier_unit_brought_is_good_for_the_last_one() -> None:
     world = World()
     request, backend = begin(world, step(b"INSERT 1", low=1))
     answer(world, backend)
-    world.broker.lost(backend, ERROR, world.now)
+    world.broker.lost(backend, Loss(ERROR), world.now)
     world.connect_all()
     answer(world, next(iter(world.broker.backends)), status(b"committed"))
     assert committed(world, request).results[0][2] == "INSERT 0 1"
@@ -214,7 +214,7 @@ def test_a_message_of_plain_reads_whose_commit_was_lost_is_run_again(settings: d
     world = World(**settings)
     promote(world, b"SELECT 1").proof = Proof(is_harmless=True, is_plain_read=True)
     request, backend = begin(world, READ, retries=1)
-    world.broker.lost(backend, ERROR, world.now)
+    world.broker.lost(backend, Loss(ERROR), world.now)
     world.connect_all()
     answer(world, world.running(request))
     assert committed(world, request).tries == 2
@@ -229,7 +229,7 @@ def test_a_read_only_message_that_is_not_proven_is_not_run_again(settings: dict[
     else:
         world.broker.groups["default"].statements.find(b"SELECT 1", b"").proof = Proof(is_plain_read=True)
     request, backend = begin(world, READ, read_only=True, retries=1)
-    world.broker.lost(backend, ERROR, world.now)
+    world.broker.lost(backend, Loss(ERROR), world.now)
     unknown(world, request)
 
 
@@ -241,7 +241,7 @@ def test_the_endpoint_of_the_lost_backend_is_asked_and_no_other() -> None:
     world.connect_all()
     request, backend = begin(world, INSERT)
     endpoint = world.broker.backends[backend].pool.endpoint.name
-    world.broker.lost(backend, ERROR, world.now, partial=WITH_ID)
+    world.broker.lost(backend, Loss(ERROR, partial=WITH_ID), world.now)
     world.connect_all()
     (asking,) = [b for b in world.broker.backends.values() if b.running]
     assert asking.pool.endpoint.name == endpoint
@@ -253,7 +253,7 @@ def test_an_inquiry_goes_before_those_who_wait() -> None:
     world = World(max_size=1)
     request, backend = begin(world, INSERT)
     other = world.query()
-    world.broker.lost(backend, ERROR, world.now, partial=WITH_ID)
+    world.broker.lost(backend, Loss(ERROR, partial=WITH_ID), world.now)
     world.connect_all()
     (asking,) = world.broker.backends
     answer(world, asking, status(b"committed"))
@@ -263,7 +263,7 @@ def test_an_inquiry_goes_before_those_who_wait() -> None:
 
 def test_an_inquiry_whose_own_backend_is_lost_is_asked_again() -> None:
     world, request, asking = in_doubt()
-    world.broker.lost(asking, ERROR, world.now)
+    world.broker.lost(asking, Loss(ERROR), world.now)
     world.connect_all()
     (another,) = world.broker.backends
     answer(world, another, status(b"committed"))
@@ -280,7 +280,7 @@ def test_nobody_joins_a_backend_that_an_inquiry_waits_for() -> None:
     busy = next(b for b in world.broker.backends.values() if b.number != backend)
     world.query(statement=b"SELECT short")
     assert len(busy.running) == 2
-    world.broker.lost(backend, ERROR, world.now, partial=WITH_ID)
+    world.broker.lost(backend, Loss(ERROR, partial=WITH_ID), world.now)
     world.query(statement=b"SELECT short")
     assert len(busy.running) == 2, "else it never comes to rest while there is work"
     assert not world.is_answered(request)
@@ -318,7 +318,7 @@ def test_a_message_withdrawn_before_it_came_into_doubt_is_not_run_again() -> Non
     world = World()
     request, backend = begin(world, INSERT, retries=5)
     world.broker.cancel(1, request, world.now)
-    world.broker.lost(backend, ERROR, world.now, partial=WITH_ID)
+    world.broker.lost(backend, Loss(ERROR, partial=WITH_ID), world.now)
     world.connect_all()
     answer(world, next(iter(world.broker.backends)), status(b"aborted"))
     assert failed(world, request)[0].outcome == NOT_EXECUTED

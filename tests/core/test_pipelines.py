@@ -8,6 +8,7 @@ from world import OK, World, failure
 
 from client.wire.messages import Failure
 from poold.core import effects
+from poold.core.facts import Loss
 from poold.core.pools.group import SHARING
 from poold.core.state import BackendState as S
 from poold.core.statements.statement import AHEAD_SECONDS, PATIENCE_SECONDS, PROBE_AFTER
@@ -110,7 +111,7 @@ def test_a_turn_is_not_shared_beyond_pipeline_depth() -> None:
 def test_a_backend_that_was_lost_in_this_turn_is_not_shared() -> None:
     world = two_idle()
     first = short(world)
-    world.broker.lost(world.running(first), "reset", world.now)
+    world.broker.lost(world.running(first), Loss("reset"), world.now)
     second = short(world)
     assert world.running(first) == world.running(second)
 

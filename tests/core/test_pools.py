@@ -6,6 +6,7 @@ import pytest
 from world import World
 
 from poold.core import effects
+from poold.core.facts import Loss
 from poold.core.pools import endpoint, janitor, pool
 from poold.core.pools.endpoint import Endpoint, EndpointState
 from poold.core.pools.janitor import REPLACE_AHEAD
@@ -391,7 +392,7 @@ def test_an_endpoint_that_refuses_more_keeps_what_is_open_and_leaves_the_rest_to
     assert pools["b"] == 2
     assert pools["a"] >= 3
     for backend in list(world.broker.groups["default"].pools[1].active):
-        world.broker.lost(backend, "gone", world.now)
+        world.broker.lost(backend, Loss("gone"), world.now)
     run_for(world, 0.3, down={"b"})
     assert world.broker.groups["default"].pools[0].open >= 5, "what is lost there is made up for"
 

@@ -8,7 +8,7 @@ from world import FATAL, World, failure
 
 from client.wire.limits import OPENS_SESSION
 from client.wire.messages import EXECUTED, FAILED, NOT_EXECUTED, TX_BROKEN, TX_LOST, Commit, Failure
-from poold.core.facts import Completion
+from poold.core.facts import Completion, Loss
 from poold.core.statements.proofs import Proof
 
 USES = Proof(is_harmless=True, uses_sequences=True)
@@ -163,7 +163,7 @@ def test_what_was_to_come_behind_the_values_that_a_lost_backend_discards_runs_on
 ) -> None:
     world, backend = used()
     request = world.query(**{"statement": ASKS, **more})
-    world.broker.lost(backend, "gone", world.now, **over)
+    world.broker.lost(backend, Loss("gone", **over), world.now)
     world.connect_all()
     another = world.running(request)
     while not world.is_answered(request):

@@ -22,7 +22,7 @@ from client.wire.messages import (
     Rollback,
 )
 from poold.core import effects
-from poold.core.facts import Completion, Server
+from poold.core.facts import Completion, Loss, Server
 from poold.core.pools.lifecycle import RESET_TIMEOUT
 from poold.core.state import BackendState as S
 from poold.core.statements.leftovers import NOTHING, UNSEEN, left_by, reset, use_of
@@ -302,7 +302,7 @@ def test_a_backend_lost_during_its_reset_is_nobodys_loss(unit: int) -> None:
     waiting = world.query()
     for _ in range(unit):
         world.complete(backend)
-    world.broker.lost(backend, "reset by peer", world.now)
+    world.broker.lost(backend, Loss("reset by peer"), world.now)
     world.connect_all()
     finish(world, waiting)
     assert world.outcome(request) == world.outcome(waiting) == OK
@@ -609,7 +609,7 @@ def test_a_session_that_is_gone_is_not_opened_again_unseen() -> None:
     world = World()
     world.client()
     backend = session(world)
-    world.broker.lost(backend, "reset by peer", world.now)
+    world.broker.lost(backend, Loss("reset by peer"), world.now)
     for request in (ask(world), ask(world, begin=True)):
         failed = refused(world, request)
         assert (failed.kind, failed.outcome, failed.transaction) == ("transaction-lost", NOT_EXECUTED, TX_LOST)
@@ -625,7 +625,7 @@ def test_a_statement_of_a_session_whose_backend_is_lost_may_have_taken_effect() 
     backend = session(world)
     request = ask(world, statement=b"INSERT 1")
     world.take()
-    world.broker.lost(backend, "reset by peer", world.now)
+    world.broker.lost(backend, Loss("reset by peer"), world.now)
     failed = refused(world, request)
     assert (failed.outcome, failed.transaction) == (UNKNOWN, TX_LOST)
 
@@ -637,7 +637,7 @@ def test_inside_a_transaction_of_a_session_it_certainly_has_not() -> None:
     finish(world, ask(world, statement=b"BEGIN"), TX_ACTIVE)
     request = ask(world, statement=b"INSERT 1")
     world.take()
-    world.broker.lost(backend, "reset by peer", world.now)
+    world.broker.lost(backend, Loss("reset by peer"), world.now)
     assert refused(world, request).outcome == NOT_EXECUTED
 
 

@@ -7,7 +7,7 @@ from world import OK, World, failure
 from client.wire.messages import TX_ACTIVE, TX_NONE, Failure, ResultMessage
 from poold.core import effects
 from poold.core.effects import Bind, Prepare
-from poold.core.facts import Completion, StatementResult
+from poold.core.facts import Completion, Loss, StatementResult
 from poold.core.state import BackendState as S
 from poold.core.statements.statement import PROBE_AFTER, StatementState
 
@@ -161,7 +161,7 @@ def test_a_probe_whose_backend_was_lost_is_made_again_some_runs_later() -> None:
     world = auto()
     for _ in range(PROBE_AFTER):
         backend = run(world)
-    world.broker.lost(backend, "reset", world.now)
+    world.broker.lost(backend, Loss("reset"), world.now)
     for _ in range(PROBE_AFTER):
         run(world)
     assert sent(world).count(PROBE) == 2

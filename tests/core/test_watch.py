@@ -8,7 +8,7 @@ from world import OK, World, failure
 
 from client.wire.messages import TX_NONE
 from poold.core import effects
-from poold.core.facts import Completion, Server
+from poold.core.facts import Completion, Loss, Server
 from poold.core.pools.watch import LOOK_AFTER, LOOK_TIMEOUT, pids
 from poold.core.requests.runs import QUESTION_TIMEOUT
 from poold.core.state import BackendState as S
@@ -62,7 +62,7 @@ def test_a_question_that_fails_ends_it_too() -> None:
 
 def test_a_question_whose_backend_is_lost_is_asked_again() -> None:
     world, backend = watching()
-    world.broker.lost(backend, "reset", world.now)
+    world.broker.lost(backend, Loss("reset"), world.now)
     world.query()
     world.connect_all()
     (other,) = world.broker.backends

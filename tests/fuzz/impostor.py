@@ -5,6 +5,7 @@ from parts import split_all
 from stranger import World
 
 from poold.core import effects
+from poold.core.facts import Loss
 from poold.postgres.errors import WireError
 from poold.postgres.parameter_status import ParameterStatus
 from poold.postgres.wire import Wire
@@ -42,7 +43,7 @@ class _Cheated(World):
             self.broker.completed(backend, done, self.now)
         if error and self._wires.pop(backend, None) is not None:
             last = wire.last_failure()
-            self.broker.lost(backend, wire.fatal or error, self.now, 0, wire.partial(), last)
+            self.broker.lost(backend, Loss(wire.fatal or error, 0, wire.partial(), last), self.now)
 
 
 def cheat(data: bytes) -> str:

@@ -23,7 +23,7 @@ from model.postgres import SETTINGS, Cluster, Fate, Order, Session, is_question
 from poold.core import effects
 from poold.core.broker import Broker
 from poold.core.effects import Bind, Deallocate, Plain, Prepare, SimpleQuery, Unit
-from poold.core.facts import Completion, Server, StatementResult
+from poold.core.facts import Completion, Loss, Server, StatementResult
 from poold.core.records.request import Request
 from poold.core.state import BrokerState, RequestState
 
@@ -427,7 +427,7 @@ class Shell:
         unsent = sum(not order.is_sent for order in line.orders) - pending
         self._mark_lost(line)
         self._end(line)
-        self.fact(self.broker.lost, number, "reset", self.world.now, unsent, partial, last)
+        self.fact(self.broker.lost, number, Loss("reset", unsent, partial, last), self.world.now)
 
     def failover(self, endpoint: str) -> None:
         """Connections from now on lead to another server, which tells of the old one's transactions what is not so."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from client.wire.messages import TX_NONE
-from poold.core.facts import Completion
+from poold.core.facts import Completion, Loss
 from poold.core.records.backend import Backend
 from poold.core.state import BackendState as S
 
@@ -237,7 +237,7 @@ class Faults:
             case 3:
                 broker.cancelled(number, world.now)
             case 4:
-                broker.lost(number, "late", world.now)
+                broker.lost(number, Loss("late"), world.now)
         assert broker.agenda.effects == before, "a fact about a backend that is gone had effects"
         assert len(broker.backends) == size
         return f"a late fact about {number}"

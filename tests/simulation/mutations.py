@@ -99,8 +99,8 @@ def a_waiting_request_is_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def a_statement_that_has_begun_is_run_again(patch: pytest.MonkeyPatch) -> None:
-    def lost(original: Any, self: QueryWork, backend: Any, request: Any, loss: Any, now: float) -> Any:
-        return original(self, backend, request, loss._replace(is_begun=False), now)
+    def lost(original: Any, self: QueryWork, backend: Any, request: Any, loss: Any, _: bool, now: float) -> Any:
+        return original(self, backend, request, loss, False, now)
 
     wrap(patch, QueryWork, "lost", lost)
 

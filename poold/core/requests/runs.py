@@ -6,16 +6,15 @@ What a request runs, and what becomes of it, its kind of work decides. Here that
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 
 from client.wire.limits import BATCH
-from client.wire.messages import TX_BROKEN, Failure
+from client.wire.messages import TX_BROKEN
 from poold.config.model import Config
 from poold.core.agenda import Agenda
 from poold.core.clients.accounts import Accounts
 from poold.core.clients.leases import Leases
 from poold.core.effects import Cancel, Close, Execute, Look
-from poold.core.facts import Completion, StatementResult
+from poold.core.facts import Completion, Loss
 from poold.core.pools.lifecycle import Lifecycle
 from poold.core.records.backend import Backend
 from poold.core.records.request import CATALOGS, PROBE, QUERY, Request, Verb
@@ -26,7 +25,7 @@ from poold.core.statements.generations import Generations
 from poold.core.statements.leftovers import NOTHING, UNSEEN
 from poold.core.statements.statement import PREPARED
 from poold.core.work import decision, failures
-from poold.core.work.decision import Answer, Decision, Loss, Next, Work
+from poold.core.work.decision import Answer, Decision, Next, Work
 from poold.core.work.ending import EndingWork
 from poold.core.work.inquiry import InquiryWork, inquiry_about
 from poold.core.work.probe import ProbeWork
@@ -320,41 +319,31 @@ class Runs:
         backend.pool.stats.closed += 1
         for idle in list(backend.pool.idle.values()):
             self._lifecycle.close(idle, "another one of its endpoint does not answer")
-        self.lose(backend, why, now)
+        self.lose(backend, Loss(why), now)
 
-    def lose(
-        self,
-        backend: Backend,
-        error: str,
-        now: float,
-        unsent: int = 0,
-        partial: Sequence[StatementResult] = (),
-        last: Failure | None = None,
-    ) -> None:
+    def lose(self, backend: Backend, loss: Loss, now: float) -> None:
         """The backend's connection is gone, whoever ended it: say so to all who were using it.
 
-        unsent of its units were not written at all. partial are the results of the first of the others, as far as they
-        came, and last is the FATAL error that ended it. What was certainly not begun is run elsewhere and nobody
-        notices: what was not written, and what waited in the connection behind a statement during which PostgreSQL said
-        that it closes the connection.
+        What was certainly not begun is run elsewhere and nobody notices: what was not written, and what waited in the
+        connection behind a statement during which PostgreSQL said that it closes the connection.
         """
         running, lease = list(backend.running), backend.lease
-        unsent += self._agenda.revoke(backend)
+        unsent = loss.unsent + self._agenda.revoke(backend)
         backend.running.clear()
         backend.lease = None
         self._lifecycle.remove(backend)
         if lease is not None:
             lease.backend = None
-            reason = f"the connection to endpoint {backend.pool.endpoint.name!r} was lost ({error})"
+            reason = f"the connection to endpoint {backend.pool.endpoint.name!r} was lost ({loss.error})"
             self._leases.lose(lease, reason)
             if len(running) > unsent and failures.may_end(running[-1]):
                 lease.client.lease_lost(lease.number, failures.end_unknown(reason))
         # The last ones first, as each goes to the front of the queue.
         for place in range(len(running) - 1, -1, -1):
             request = running[place]
-            is_begun = place < len(running) - unsent and (place == 0 or last is None)
-            loss = Loss(error, is_begun, partial, last) if place == 0 else Loss(error, is_begun)
-            self.conclude(request, self._work[request.verb].lost(backend, request, loss, now), now)
+            is_begun = place < len(running) - unsent and (place == 0 or loss.last is None)
+            its_own = loss if place == 0 else Loss(loss.error)  # what came belongs to the first
+            self.conclude(request, self._work[request.verb].lost(backend, request, its_own, is_begun, now), now)
         if backend.counting is not None:
             self.conclude(backend.counting, self.question.unanswered(backend, now), now)
         self._agenda.serve(backend.group)

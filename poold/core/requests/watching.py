@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from poold.core.agenda import Agenda
 from poold.core.effects import Plain, Unit
-from poold.core.facts import Completion
+from poold.core.facts import Completion, Loss
 from poold.core.pools.pool import Pool
 from poold.core.pools.watch import LOOK_AFTER, LOOK_TIMEOUT, Watch, outlives, pids, who_waits
 from poold.core.records.backend import Backend
@@ -13,7 +13,7 @@ from poold.core.records.request import Request, Verb
 from poold.core.requests.waiting import Waiting
 from poold.core.statements.catalog import COUNTS
 from poold.core.statements.generations import Generations
-from poold.core.work.decision import Decision, Loss, StepAside
+from poold.core.work.decision import Decision, StepAside
 from poold.core.work.references import only_cell
 
 
@@ -73,7 +73,7 @@ class CatalogsWork:
             self._generations.begin_anew()
         return None
 
-    def lost(self, backend: Backend, _request: Request, _loss: Loss, _now: float) -> Decision:
+    def lost(self, backend: Backend, _request: Request, _loss: Loss, _is_begun: bool, _now: float) -> Decision:
         """It is asked again when it is time to."""
         backend.pool.watch.is_asking = False
         return None
@@ -96,7 +96,7 @@ class LocksWork:
                 return StepAside(each.running[0])
         return None
 
-    def lost(self, backend: Backend, _request: Request, _loss: Loss, _now: float) -> Decision:
+    def lost(self, backend: Backend, _request: Request, _loss: Loss, _is_begun: bool, _now: float) -> Decision:
         """It is asked again when it is time to."""
         backend.pool.watch.looked = None
         return None

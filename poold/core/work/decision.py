@@ -6,12 +6,11 @@ statement and in its group's figures, and nothing else: where a request goes is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from client.wire.messages import Failure, ResultMessage, TransactionResult
 from poold.core.effects import Unit
-from poold.core.facts import Completion, StatementResult
+from poold.core.facts import Completion, Loss
 
 if TYPE_CHECKING:
     from poold.core.records.backend import Backend
@@ -77,15 +76,6 @@ class StepAside(NamedTuple):
 Decision = Next | Answer | Again | Pause | Inquire | Ask | Count | StepAside | None
 
 
-class Loss(NamedTuple):
-    """How the backend of a request was lost."""
-
-    error: str
-    is_begun: bool  # PostgreSQL may have begun with the request's unit
-    partial: Sequence[StatementResult] = ()  # what came of its results
-    last: Failure | None = None  # the FATAL error that ended it
-
-
 class Work(Protocol):
     """One kind of work."""
 
@@ -95,5 +85,5 @@ class Work(Protocol):
     def ended(self, backend: Backend, request: Request, done: Completion, now: float) -> Decision:
         """The unit that the request ran has ended."""
 
-    def lost(self, backend: Backend, request: Request, loss: Loss, now: float) -> Decision:
-        """The backend that the request ran on is gone."""
+    def lost(self, backend: Backend, request: Request, loss: Loss, is_begun: bool, now: float) -> Decision:
+        """The backend that the request ran on is gone; is_begun: PostgreSQL may have begun with its unit."""

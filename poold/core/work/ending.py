@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from client.wire.messages import TX_NONE, Failure, ResultMessage
 from poold.core.effects import Unit
-from poold.core.facts import Completion
+from poold.core.facts import Completion, Loss
 from poold.core.records.backend import Backend
 from poold.core.records.request import Request, Verb
 from poold.core.work import failures
-from poold.core.work.decision import Answer, Decision, Loss
+from poold.core.work.decision import Answer, Decision
 from poold.core.work.query import QueryWork
 from poold.core.work.results import explained, lease_lost_meanwhile, reply_of, rolled_back
 from poold.core.work.units import COMMIT, ROLLBACK
@@ -44,13 +44,13 @@ class EndingWork:
             reply = explained(backend, request, reply, done, seconds, now)
         return Answer(request, reply)
 
-    def lost(self, backend: Backend, request: Request, loss: Loss, _now: float) -> Decision:
+    def lost(self, backend: Backend, request: Request, loss: Loss, is_begun: bool, _now: float) -> Decision:
         """A transaction whose backend is gone is rolled back; of a COMMIT that was sent nobody knows."""
         request.group.stats.errors += 1
         endpoint, lease = backend.pool.endpoint.name, request.lease
         if request.verb is Verb.ROLLBACK:
             return Answer(request, rolled_back(request.number))
-        if not loss.is_begun and lease is not None:
+        if not is_begun and lease is not None:
             return Answer(request, failures.endpoint_lost(lease, endpoint, loss.error))
         is_inside = backend.transaction != TX_NONE
         return Answer(request, failures.connection_lost(request, endpoint, loss.error, is_inside))

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from client.wire.sqlstates import INVALID_PARAMETER_VALUE
 from poold.core.effects import SimpleQuery, Unit
-from poold.core.facts import Completion
+from poold.core.facts import Completion, Loss
 from poold.core.records.backend import Backend
 from poold.core.records.client import NOBODY
 from poold.core.records.request import Request, Verb
 from poold.core.state import DONE
-from poold.core.work.decision import Ask, Decision, Loss, Pause
+from poold.core.work.decision import Ask, Decision, Pause
 from poold.core.work.references import only_cell
 from poold.core.work.transaction import TransactionWork
 
@@ -74,7 +74,7 @@ class InquiryWork:
         assert request.deadline is not None
         return Pause(request, min(now + ASK_AGAIN, request.deadline))
 
-    def lost(self, _backend: Backend, request: Request, _loss: Loss, _now: float) -> Decision:
+    def lost(self, _backend: Backend, request: Request, _loss: Loss, _is_begun: bool, _now: float) -> Decision:
         """Another backend may be asked, as long as there is time."""
         return None if request.state is DONE else Ask(request)
 

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from client.wire.sqlstates import LOCK_NOT_AVAILABLE, QUERY_CANCELED
 from poold.core.effects import Command, Plain, Unit, in_order
-from poold.core.facts import Completion
+from poold.core.facts import Completion, Loss
 from poold.core.records.backend import Backend
 from poold.core.records.request import Request
 from poold.core.statements.catalog import COUNTS
@@ -29,7 +29,7 @@ from poold.core.statements.proof_query import FIRST_CATALOG, INTERVALS, Question
 from poold.core.statements.proofs import UNPROVEN, Proof
 from poold.core.statements.statement import Statement, Statements
 from poold.core.work import settings
-from poold.core.work.decision import Decision, Loss, Next
+from poold.core.work.decision import Decision, Next
 from poold.core.work.references import only_cell
 
 # A probe waits for a lock no longer than this, as its backend serves nobody meanwhile.
@@ -195,7 +195,7 @@ class ProbeWork:
             backend.left = backend.left.joined(UNSEEN)  # by what ran while it was parsed
         return None
 
-    def lost(self, _backend: Backend, request: Request, _loss: Loss, _now: float) -> Decision:
+    def lost(self, _backend: Backend, request: Request, _loss: Loss, _is_begun: bool, _now: float) -> Decision:
         """It has told nothing."""
         assert request.statement is not None
         request.statement.unprobed()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from client.wire.messages import NOT_EXECUTED, TX_BROKEN, TX_NONE, Failure
 from client.wire.sqlstates import QUERY_CANCELED
 from poold.core.effects import Bind, SimpleQuery, Unit
-from poold.core.facts import Completion, StatementResult
+from poold.core.facts import Completion, Loss, StatementResult
 from poold.core.records.backend import Backend
 from poold.core.records.request import Request
 from poold.core.state import RUNNING
@@ -16,7 +16,7 @@ from poold.core.statements.generations import Generations
 from poold.core.statements.leftovers import NOTHING
 from poold.core.statements.statement import Statement
 from poold.core.work import failures, outcomes
-from poold.core.work.decision import Again, Answer, Count, Decision, Loss, Next
+from poold.core.work.decision import Again, Answer, Count, Decision, Next
 from poold.core.work.early_failures import is_early
 from poold.core.work.results import explained, lease_lost_meanwhile, reply_of
 from poold.core.work.units import unit_for
@@ -118,9 +118,9 @@ class QueryWork:
         request.is_literal = request.is_literal or is_unseen
         return is_unseen or (done.transaction == TX_BROKEN and failure.outcome == NOT_EXECUTED)
 
-    def lost(self, backend: Backend, request: Request, loss: Loss, _now: float) -> Decision:
+    def lost(self, backend: Backend, request: Request, loss: Loss, is_begun: bool, _now: float) -> Decision:
         """Run it again if it was certainly not begun, or may run any number of times; else say what is known."""
-        is_begun = loss.is_begun and not request.then
+        is_begun = is_begun and not request.then
         may_repeat = not is_begun or _is_plain_read(request)
         if may_repeat and request.lease is None and request.state is RUNNING and request.moves < MAX_MOVES:
             request.moves += 1

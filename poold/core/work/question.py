@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from client.wire.messages import TX_BROKEN, TX_NONE
 from poold.core.effects import SimpleQuery, Unit
-from poold.core.facts import Completion
+from poold.core.facts import Completion, Loss
 from poold.core.records.backend import Backend
 from poold.core.records.client import NOBODY
 from poold.core.records.request import Request, Verb
-from poold.core.work.decision import Decision, Loss
+from poold.core.work.decision import Decision
 from poold.core.work.outcomes import QUESTION, is_one_step, may_commit, number_in
 from poold.core.work.query import QueryWork
 from poold.core.work.units import DISCARD_SEQUENCES
@@ -66,7 +66,7 @@ class QuestionWork:
         request.is_in_one_step = is_one_step(request.number_before, number)
         return self._query.finished(backend, request, request.ended, now)
 
-    def lost(self, _backend: Backend, _request: Request, _loss: Loss, _now: float) -> Decision:
+    def lost(self, _backend: Backend, _request: Request, _loss: Loss, _is_begun: bool, _now: float) -> Decision:
         """Nobody asks again: the count was this session's."""
         return None
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from client.wire.messages import TX_NONE, Failure, ProtocolViolation
 from poold.core.effects import Bind, Unit
-from poold.core.facts import Completion
+from poold.core.facts import Completion, Loss
 from poold.core.records.backend import Backend
 from poold.core.records.request import Request
 from poold.core.state import CANCELLED, RUNNING, RequestState
@@ -14,7 +14,7 @@ from poold.core.statements.generations import Generations
 from poold.core.statements.leftovers import NOTHING
 from poold.core.statements.statement import StatementState
 from poold.core.work import failures
-from poold.core.work.decision import Again, Answer, Decision, Inquire, Loss, Next, Pause
+from poold.core.work.decision import Again, Answer, Decision, Inquire, Next, Pause
 from poold.core.work.early_failures import is_early
 from poold.core.work.query import MAX_MOVES
 from poold.core.work.script import Script, Verdict
@@ -66,7 +66,7 @@ class TransactionWork:
         request.group.stats.run_times.record(now - request.started)
         return self._concluded(request, script, verdict, now)
 
-    def lost(self, backend: Backend, request: Request, loss: Loss, now: float) -> Decision:
+    def lost(self, backend: Backend, request: Request, loss: Loss, is_begun: bool, now: float) -> Decision:
         """Run it again, unless COMMIT was sent: then only PostgreSQL knows whether there is anything to run."""
         script = request.script
         assert script is not None
@@ -74,9 +74,9 @@ class TransactionWork:
         _take_probes(request, script)
         if script.verdict is not None:
             return self._concluded(request, script, script.verdict, now)
-        if loss.is_begun and script.commit_sent:
+        if is_begun and script.commit_sent:
             return self._in_doubt(backend, request, script, loss.error, now)
-        if not loss.is_begun:
+        if not is_begun:
             script.tries -= 1
             request.moves += 1
         if request.moves > MAX_MOVES:
