@@ -20,7 +20,7 @@ from client.lease import Call, ClientLease, may_commit
 from client.wire import messages
 from client.wire.keyfiles import Keys
 from client.wire.limits import NO_SESSION
-from client.wire.messages import TX_NONE, UNKNOWN, Commit, Failure, Query, Release, Rollback
+from client.wire.messages import TX_NONE, UNKNOWN, Commit, Failure, Query, Release, Rollback, TransactionStatus
 
 
 class Calls:
@@ -150,7 +150,7 @@ class Calls:
     def _follow_failure(self, failure: Failure, call: Call) -> None:
         self._follow(failure.transaction, call)
 
-    def _follow(self, transaction: str, call: Call) -> None:
+    def _follow(self, transaction: TransactionStatus, call: Call) -> None:
         """A failed or lost transaction still waits for its rollback; one that is over does not."""
         if transaction == TX_NONE:
             self._close_lease(call)

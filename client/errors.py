@@ -30,7 +30,7 @@ import psycopg2.errors
 import psycopg2.extensions
 
 from client.interruptions import is_own
-from client.wire.messages import FAILED, NOT_EXECUTED, TX_NONE, UNKNOWN, Failure
+from client.wire.messages import FAILED, NOT_EXECUTED, UNKNOWN, Failure, Outcome, plain_failure
 from client.wire.sqlstates import ADMIN_SHUTDOWN, CANNOT_CONNECT_NOW, CRASH_SHUTDOWN, LOCK_NOT_AVAILABLE, LOST_RACES
 
 # What passes by itself, by SQLSTATE or the two characters of its class; see
@@ -102,12 +102,12 @@ class DBError(Exception):
     def __init__(self, message: str, failure: Failure | None = None, place: Place | None = None) -> None:
         super().__init__(message)
         # The wire's own words; request 0 says that the client noticed it, without the broker.
-        self.failure = failure or Failure(0, TX_NONE, kind_of(type(self)), NOT_EXECUTED, message, None, {})
+        self.failure = failure or plain_failure(kind_of(type(self)), NOT_EXECUTED, message)
         # Where in its transaction message the failed statement stands; None for all other errors.
         self.place = place
 
     @property
-    def outcome(self) -> str:
+    def outcome(self) -> Outcome:
         """What is known of the statement: 'not executed', 'failed', 'executed' or 'unknown'."""
         return self.failure.outcome
 
@@ -274,9 +274,9 @@ def _shortened(text: str, longest: int) -> str:
     return text if len(text) <= longest else text[: longest - 4] + " ..."
 
 
-def connection_error(message: str, outcome: str = UNKNOWN) -> DBError:
+def connection_error(message: str, outcome: Outcome = UNKNOWN) -> DBError:
     """A DBConnectionError that the client noticed by itself."""
-    return error_from(Failure(0, TX_NONE, "connection", outcome, message, None, {}))
+    return error_from(plain_failure("connection", outcome, message))
 
 
 @cache

@@ -19,7 +19,17 @@ from typing import Any
 
 from client.channels.channel import Channel
 from client.errors import CommitOutcomeUnknown, DBConnectionError, DBError, TransactionLost, UsageError
-from client.wire.messages import NOT_EXECUTED, TX_LOST, UNKNOWN, Commit, Failure, Query, Release, Rollback
+from client.wire.messages import (
+    NOT_EXECUTED,
+    TX_LOST,
+    UNKNOWN,
+    Commit,
+    Failure,
+    Query,
+    Release,
+    Rollback,
+    plain_failure,
+)
 
 Farewell = type[Rollback] | type[Release]
 
@@ -167,14 +177,14 @@ class ClientLease:
                 f"COMMIT was sent in this {self._noun} and its answer was not taken: it may have been committed, or "
                 f"not; look for what it would have written, and call rollback() to go on with this Handler"
             )
-            found = CommitOutcomeUnknown(text, Failure(0, TX_LOST, "commit-unknown", UNKNOWN, text, None, {}))
+            found = CommitOutcomeUnknown(text, plain_failure("commit-unknown", UNKNOWN, text, TX_LOST))
         else:
             remedy = "call rollback() and begin anew" if self._farewell is Rollback else f"open another {self._noun}"
             text = (
                 f"this {self._noun}'s connection to the broker is gone, and with it what was open in it, rolled back: "
                 f"the broker went away, or an exception left a call in the middle; {remedy}"
             )
-            found = TransactionLost(text, Failure(0, TX_LOST, "transaction-lost", NOT_EXECUTED, text, None, {}))
+            found = TransactionLost(text, plain_failure("transaction-lost", NOT_EXECUTED, text, TX_LOST))
         self._error = weakref.ref(found)
         return found
 

@@ -19,7 +19,7 @@ from client.errors import UsageError
 from client.executor import Executor
 from client.lease import Call, ClientLease
 from client.wire.limits import IN_SESSION, OPENS_SESSION
-from client.wire.messages import NOT_EXECUTED, TX_LOST, TX_NONE, Commit, Failure, Release, Rollback
+from client.wire.messages import NOT_EXECUTED, TX_LOST, TX_NONE, Commit, Failure, Release, Rollback, TransactionStatus
 
 
 class Session(Executor):
@@ -33,7 +33,7 @@ class Session(Executor):
 
     def __init__(self, parent: Executor) -> None:
         self._share(parent)
-        self._transaction = TX_NONE  # where the last reply left it
+        self._transaction: TransactionStatus = TX_NONE  # where the last reply left it
 
     @property
     def in_transaction(self) -> bool:
@@ -94,5 +94,5 @@ class Session(Executor):
         if call.is_opening and failure.outcome == NOT_EXECUTED and failure.transaction == TX_NONE:
             self._close_lease(call)  # it has not got a backend
 
-    def _follow(self, transaction: str, call: Call) -> None:
+    def _follow(self, transaction: TransactionStatus, call: Call) -> None:
         self._transaction = transaction

@@ -23,7 +23,17 @@ from client.pending import RESULT_FIELDS, PendingResult, Savepoint
 from client.values.bind import Reference, bind
 from client.wire import limits, messages
 from client.wire.limits import END_SAVEPOINT, MAX_STEPS, SAVEPOINT
-from client.wire.messages import EXECUTED, FAILED, NOT_EXECUTED, TX_NONE, UNKNOWN, Failure, Step, TransactionResult
+from client.wire.messages import (
+    EXECUTED,
+    FAILED,
+    NOT_EXECUTED,
+    UNKNOWN,
+    Failure,
+    Outcome,
+    Step,
+    TransactionResult,
+    plain_failure,
+)
 
 Expectation = int | tuple[int, int | None] | None
 
@@ -273,7 +283,7 @@ def _lost() -> DBError:
     return connection_error(text, EXECUTED)
 
 
-def _no_result(text: str, outcome: str, cause: BaseException) -> DBError:
-    error = UsageError(text, Failure(0, TX_NONE, kind_of(UsageError), outcome, text, None, {}))
+def _no_result(text: str, outcome: Outcome, cause: BaseException) -> DBError:
+    error = UsageError(text, plain_failure(kind_of(UsageError), outcome, text))
     error.__cause__ = cause
     return error

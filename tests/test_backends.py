@@ -52,7 +52,7 @@ class Shell:
         """How many units count as unsent when the core is told of the loss."""
         told = await self._lost
         self.close()
-        return int(told[3])
+        return int(told[1].unsent)
 
     def close(self) -> None:
         self.backends.close_all()

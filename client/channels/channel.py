@@ -46,6 +46,7 @@ from client.wire.messages import (
     ToClient,
     TransactionResult,
     Welcome,
+    plain_failure,
 )
 from client.wire.zmtp import PING, ZmtpConnection, ZmtpError, ZmtpRefused, frame, frame_head
 
@@ -305,7 +306,7 @@ class Channel:
             return decode_reply(payload)
         except ProtocolViolation as error:
             self._is_broken = True
-            raise self._own(error_from(Failure(0, "none", "protocol", UNKNOWN, str(error), None, {}))) from error
+            raise self._own(error_from(plain_failure("protocol", UNKNOWN, str(error)))) from error
 
     def _receive(self, deadline: float | None) -> None:
         """Take what comes within PING_AFTER or until the deadline, if anything does."""
@@ -338,7 +339,7 @@ class Channel:
         except ZmtpError as error:
             self._is_broken = True
             text = f"{self.address}: {error}; is it a poold broker?"
-            raise self._own(error_from(Failure(0, "none", "protocol", UNKNOWN, text, None, {}))) from error
+            raise self._own(error_from(plain_failure("protocol", UNKNOWN, text))) from error
         return self._flush() if self._zmtp.outbox and self._zmtp.is_ready else True
 
     def _flush(self) -> bool:

@@ -5,7 +5,7 @@ What strangers send is held against `client.wire.limits`, which knows limits as 
 
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 def fit(message: tuple[Any, ...]) -> bool:
@@ -24,4 +24,6 @@ def _classes(hint: Any) -> tuple[type, ...]:
         return (object,)
     if isinstance(hint, UnionType):
         return tuple([each for part in get_args(hint) for each in _classes(part)])
+    if get_origin(hint) is Literal:
+        return (str,)  # a broker of another release may know more of them
     return (NoneType if hint is None else get_origin(hint) or hint,)

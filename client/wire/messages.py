@@ -23,23 +23,25 @@ All numbers in them are big-endian. https://www.postgresql.org/docs/current/prot
 `client.wire.codec` makes bytes of messages, and messages of bytes.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from client.wire.limits import NO_SESSION, NORMAL
 
 VERSION = 3
 
-# Outcomes: what is known of the statement's effect after an error. DESIGN: three-valued, never a guess.
-NOT_EXECUTED = "not executed"
-FAILED = "failed"
-EXECUTED = "executed"
-UNKNOWN = "unknown"
+# Outcomes: what is known of the statement's effect after an error; never a guess.
+Outcome = Literal["not executed", "failed", "executed", "unknown"]
+NOT_EXECUTED: Final = "not executed"
+FAILED: Final = "failed"
+EXECUTED: Final = "executed"
+UNKNOWN: Final = "unknown"
 
 # Transaction states in replies: where the client's lease stands now.
-TX_NONE = "none"
-TX_ACTIVE = "active"
-TX_FAILED = "failed"
-TX_LOST = "lost"
+TransactionStatus = Literal["none", "active", "failed", "lost", "broken"]
+TX_NONE: Final = "none"
+TX_ACTIVE: Final = "active"
+TX_FAILED: Final = "failed"
+TX_LOST: Final = "lost"
 
 
 class ProtocolViolation(ValueError):
@@ -194,7 +196,7 @@ class ResultMessage(NamedTuple):
     """
 
     request: int
-    transaction: str
+    transaction: TransactionStatus
     command: str
     rowcount: int
     columns: bytes | None
@@ -206,13 +208,20 @@ class Failure(NamedTuple):
     """What went wrong. kind picks the client's error class; diag holds PostgreSQL's diagnostic fields by name."""
 
     request: int
-    transaction: str
+    transaction: TransactionStatus
     kind: str
-    outcome: str
+    outcome: Outcome
     message: str
     sqlstate: str | None
     diag: dict[str, str]
     notices: tuple[str, ...] = ()
+
+
+def plain_failure(
+    kind: str, outcome: Outcome, message: str, transaction: TransactionStatus = TX_NONE, sqlstate: str | None = None
+) -> Failure:
+    """A failure that no server has told of, and that belongs to no request yet."""
+    return Failure(0, transaction, kind, outcome, message, sqlstate, {} if sqlstate is None else {"severity": "ERROR"})
 
 
 class TransactionResult(NamedTuple):
@@ -243,7 +252,7 @@ ToBroker = Hello | Query | TransactionMessage | Commit | Rollback | Release | Ca
 ToClient = Welcome | ResultMessage | TransactionResult | Failure | Answer
 
 # Where a backend stands after a statement that left it unusable. Never on the wire.
-TX_BROKEN = "broken"
+TX_BROKEN: Final = "broken"
 
 TRANSACTION_CODE = 7
 

@@ -15,7 +15,6 @@ from client.wire.codec import decode_request, encode
 from client.wire.limits import CANCEL_KEY_BYTES
 from client.wire.messages import (
     NOT_EXECUTED,
-    TX_NONE,
     VERSION,
     Answer,
     Ask,
@@ -32,6 +31,7 @@ from client.wire.messages import (
     TransactionMessage,
     TransactionResult,
     Welcome,
+    plain_failure,
 )
 from poold import __version__
 from poold.clients.transport import Peer, Receiver, Transport
@@ -90,7 +90,7 @@ class Frontend:
         """Disconnect a client, and tell it why."""
         peer = self._peers.get(key)
         if peer is not None:
-            peer.send(encode(Failure(0, TX_NONE, "connection", NOT_EXECUTED, f"disconnected: {reason}", None, {})))
+            peer.send(encode(plain_failure("connection", NOT_EXECUTED, f"disconnected: {reason}")))
             peer.drop()
             log.info("client disconnected pid=%d reason=%s", peer.pid, reason)
 
@@ -155,7 +155,7 @@ class Frontend:
             self.violations += 1
             peer.drop()
             return
-        refusal: ToClient = Failure(0, TX_NONE, "protocol", NOT_EXECUTED, f"not understood: {why}", None, {})
+        refusal: ToClient = plain_failure("protocol", NOT_EXECUTED, f"not understood: {why}")
         if not peer.send(encode(refusal)):
             return
         self.violations += 1

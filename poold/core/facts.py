@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from client.wire.messages import Failure
+from client.wire.messages import Failure, TransactionStatus
 
 
 class StatementResult(NamedTuple):
@@ -21,7 +21,7 @@ class StatementResult(NamedTuple):
 class Completion:
     """How a unit ended. A failure belongs to the command after the last one with a result."""
 
-    transaction: str  # one of client.wire.messages's TX_NONE, TX_ACTIVE, TX_FAILED, TX_BROKEN
+    transaction: TransactionStatus  # one of client.wire.messages's TX_NONE, TX_ACTIVE, TX_FAILED, TX_BROKEN
     results: list[StatementResult] = field(default_factory=list, repr=False)
     failure: Failure | None = field(default=None, repr=False)
     # Columns of the statements that were prepared, in order; fewer than asked for after a failure.

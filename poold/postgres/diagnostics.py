@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from client.wire.messages import FAILED, Failure
+from client.wire.messages import FAILED, Failure, TransactionStatus
 from poold.postgres.libpq import columns
 
 # Letters of the fields and psycopg2.extensions.Diagnostics' names for them.
@@ -50,7 +50,7 @@ def fields(body: bytes) -> dict[str, str]:
     return found
 
 
-def failure(body: bytes, transaction: str, sql: bytes | None, notices: tuple[str, ...]) -> Failure:
+def failure(body: bytes, transaction: TransactionStatus, sql: bytes | None, notices: tuple[str, ...]) -> Failure:
     """The error for the wire; sql is the statement's text where it is known."""
     diag = fields(body)
     kind = "connection" if is_fatal(diag) else "query"

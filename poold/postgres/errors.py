@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from client.wire.limits import RELIED_ON
-from client.wire.messages import TX_BROKEN, TX_NONE, Failure
+from client.wire.messages import TX_BROKEN, Failure, Outcome, plain_failure
 from poold.postgres.parameter_status import READ_ONLY
 
 
@@ -19,15 +19,15 @@ def two_texts(body: bytes) -> tuple[str, str]:
     return parts[0].decode("utf-8", "replace"), parts[1].decode("utf-8", "replace")
 
 
-def refused(text: str, outcome: str) -> Failure:
+def refused(text: str, outcome: Outcome) -> Failure:
     """For a statement that poold does not run."""
-    return Failure(0, TX_NONE, "statement-refused", outcome, text, None, {})
+    return plain_failure("statement-refused", outcome, text)
 
 
-def relied_on_changed(outcome: str) -> Failure:
+def relied_on_changed(outcome: Outcome) -> Failure:
     """For the statement that changed them, and for those behind it, whose values may be written in another way."""
     text = (
         f"a statement must not change {', '.join(RELIED_ON)}: the clients' literals and values rely on them; nor "
         f"{READ_ONLY} in a group that is read_only; the connection was closed, an open transaction rolled back"
     )
-    return Failure(0, TX_BROKEN, "usage", outcome, text, None, {})
+    return plain_failure("usage", outcome, text, TX_BROKEN)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from collections import deque
 
-from client.wire.messages import EXECUTED, FAILED, TX_ACTIVE, TX_BROKEN, TX_FAILED, TX_NONE, Failure
+from client.wire.messages import EXECUTED, FAILED, TX_ACTIVE, TX_BROKEN, TX_FAILED, TX_NONE, Failure, TransactionStatus
 from poold.core.effects import Bind, Deallocate, Flush, Prepare, SimpleQuery, Unit
 from poold.core.facts import Completion, StatementResult
 from poold.postgres import answers, diagnostics
@@ -30,7 +30,7 @@ _TAGS_KEPT = 1000
 MAX_DESCRIPTIONS_BYTES = 16 << 20
 _LARGE = 32768  # what comes in larger pieces is a large result, and no piece of it a whole answer
 
-_TRANSACTIONS = {b"I": TX_NONE, b"T": TX_ACTIVE, b"E": TX_FAILED}
+_TRANSACTIONS: dict[bytes, TransactionStatus] = {b"I": TX_NONE, b"T": TX_ACTIVE, b"E": TX_FAILED}
 _result = StatementResult._make  # costs two thirds of StatementResult(...)
 _length = struct.Struct("!I").unpack_from
 _head = struct.Struct("!BI").unpack_from  # of a message: type, length without the type

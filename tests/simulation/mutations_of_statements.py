@@ -64,7 +64,7 @@ SHOWN_IN = {
     "a session is always told of a transaction": "sessions",
     "what could not be examined counts as proven": "changes",
     "a connect that fails after another is not made up for": "refusals",
-    "what follows on a lost backend follows on the next one as well": "sessions",
+    "what follows on a lost backend follows on the next one as well": "sequences",
     "what is parsed twice in a unit is dropped before it": "settings",
     "a lease of batch that ends serves nobody": "code",
     "the moment at which a constant is read is kept": "changes",

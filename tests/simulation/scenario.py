@@ -238,6 +238,23 @@ def _with_refusals(random: Random, found: Scenario) -> Scenario:
     return replace(found, config=replace(config, endpoints=dict.fromkeys(names, endpoint)), refused=0.3)
 
 
+def _with_sequences(random: Random, found: Scenario) -> Scenario:
+    """Reads that draw from sequences beside code that might ask for their values, on connections that are often lost."""
+    return replace(
+        _with_company(random, found),
+        config=_with_groups(found.config, prepare="auto", proofs=True, max_waiting=0, max_size=random.choice((2, 4))),
+        habits=(("query",), ("burst", "query"), ("odd", "query")),
+        others=0.4,
+        leaves=0.0,
+        impatience=0.0,
+        changes_schema=False,
+        latency=random.choice((0.0005, 0.005)),
+        mishaps=0.0,
+        fault_every=random.choice((10, 30)),
+        favourite="reset",
+    )
+
+
 def _with_groups(config: Config, **settings: Any) -> Config:
     return replace(config, groups={name: replace(group, **settings) for name, group in config.groups.items()})
 
@@ -338,4 +355,5 @@ KINDS: dict[str, Callable[[Random, Scenario], Scenario]] = {
     "settings": _with_settings,
     "code": _with_code,
     "refusals": _with_refusals,
+    "sequences": _with_sequences,
 }

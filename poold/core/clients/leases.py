@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from client.wire.limits import BATCH
-from client.wire.messages import TX_ACTIVE, TX_NONE
+from client.wire.messages import TX_ACTIVE, TX_NONE, TransactionStatus
 from poold.core.agenda import Agenda
 from poold.core.clients.accounts import Accounts
 from poold.core.records.backend import Backend
@@ -71,7 +71,7 @@ class Leases:
         self.lose(lease, "its last statement left the connection unusable")
 
 
-def transaction_of(lease: Lease) -> str:
+def transaction_of(lease: Lease) -> TransactionStatus:
     """The lease's transaction once what runs in it has ended, as far as can be told; by that its client goes."""
     backend = lease.backend
     if not lease.is_session:

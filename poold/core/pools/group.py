@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping
 
 from client.wire.limits import BATCH
-from client.wire.messages import NOT_EXECUTED, TX_NONE, Failure
+from client.wire.messages import NOT_EXECUTED, Failure, plain_failure
 from poold.config.model import EndpointConfig, GroupConfig
 from poold.core.pools import routing
 from poold.core.pools.endpoint import Endpoint, EndpointState
@@ -222,12 +222,12 @@ class Group:
         if len(unreachable) == len(self.pools) and not any(pool.open for pool in self.pools):
             errors = "; ".join(f"{endpoint.name}: {endpoint.error}" for endpoint in unreachable)
             text = f"no endpoint of group {self.name!r} could be reached within {waited:.3g} s ({limit}): {errors}"
-            return Failure(0, TX_NONE, "offline", NOT_EXECUTED, text, None, {})
+            return plain_failure("offline", NOT_EXECUTED, text)
         text = f"no backend of group {self.name!r} became free within {waited:.3g} s ({limit}); {self.load()}"
         if unreachable:
             errors = "; ".join(f"{endpoint.name}: {endpoint.error}" for endpoint in unreachable)
             text += f"; no further connection: {errors}"
-        return Failure(0, TX_NONE, "pool-timeout", NOT_EXECUTED, text, None, {})
+        return plain_failure("pool-timeout", NOT_EXECUTED, text)
 
     def full(self) -> Failure:
         """The error of a request that finds max_waiting others."""

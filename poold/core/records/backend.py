@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from client.wire.messages import TX_NONE, TransactionStatus
 from poold.core.facts import Server
 from poold.core.state import BackendState
 from poold.core.statements.leftovers import NOTHING
@@ -63,8 +64,8 @@ class Backend:
         self.counting: Request | None = None
         # The lease that holds it: in LEASED always, in the states of a running statement perhaps.
         self.lease: Lease | None = None
-        # PostgreSQL's transaction state after the last statement, one of client.wire.messages's TX_ constants.
-        self.transaction = "none"
+        # PostgreSQL's transaction state after the last statement.
+        self.transaction: TransactionStatus = TX_NONE
         self.idle_since = 0.0
         self.is_unused = False  # it was only asked about the catalogs since, which keeps no backend that nobody needs
         self.expires: float | None = None  # max_lifetime, with jitter

@@ -13,6 +13,8 @@ from client.wire.messages import (
     TX_NONE,
     UNKNOWN,
     Failure,
+    TransactionStatus,
+    plain_failure,
 )
 from client.wire.sqlstates import IN_FAILED_SQL_TRANSACTION, LOST_RACES, QUERY_CANCELED
 from poold.core.records.lease import Lease
@@ -25,35 +27,35 @@ _MAY_COMMIT = re.compile(rb"\b(commit|end|prepare|call|do)\b", re.IGNORECASE)
 
 def usage(text: str) -> Failure:
     """A request out of place."""
-    return Failure(0, TX_NONE, "usage", NOT_EXECUTED, text, None, {})
+    return plain_failure("usage", NOT_EXECUTED, text)
 
 
 def protocol(text: str) -> Failure:
     """A request that no client of ours sends."""
-    return Failure(0, TX_NONE, "protocol", NOT_EXECUTED, text, None, {})
+    return plain_failure("protocol", NOT_EXECUTED, text)
 
 
 def unconfigured_group(name: str, known: list[str]) -> Failure:
     """No such group, or none for this client: to it these are the same. known are those that it may use."""
     text = f"the broker has no group {name!r} for this client; it has {', '.join(sorted(known)) or 'none'}"
-    return Failure(0, TX_NONE, "unconfigured-group", NOT_EXECUTED, text, None, {})
+    return plain_failure("unconfigured-group", NOT_EXECUTED, text)
 
 
 def too_many(text: str) -> Failure:
     """A limit of requests is reached."""
-    return Failure(0, TX_NONE, "too-many-requests", NOT_EXECUTED, text, None, {})
+    return plain_failure("too-many-requests", NOT_EXECUTED, text)
 
 
 def unread(waited: float) -> Failure:
     """A request waited until its time was over for its client to read."""
     text = f"not begun within {waited:.3g} s: this client leaves earlier replies unread; read them first"
-    return Failure(0, TX_NONE, "pool-timeout", NOT_EXECUTED, text, None, {})
+    return plain_failure("pool-timeout", NOT_EXECUTED, text)
 
 
 def draining() -> Failure:
     """No new work is taken."""
     text = "the broker is shutting down and takes no new work; try again when it is back"
-    return Failure(0, TX_NONE, "connection", NOT_EXECUTED, text, None, {})
+    return plain_failure("connection", NOT_EXECUTED, text)
 
 
 def lease_lost(reason: str, is_session: bool = False) -> Failure:
@@ -62,7 +64,7 @@ def lease_lost(reason: str, is_session: bool = False) -> Failure:
         text = f"the session is over, a transaction open in it was rolled back: {reason}; open another"
     else:
         text = f"the transaction was rolled back: {reason}; call rollback() and begin anew"
-    return Failure(0, TX_LOST, "transaction-lost", NOT_EXECUTED, text, None, {})
+    return plain_failure("transaction-lost", NOT_EXECUTED, text, TX_LOST)
 
 
 def endpoint_lost(lease: Lease, endpoint: str, error: str) -> Failure:
@@ -90,13 +92,13 @@ def relied_on() -> Failure:
 
 def withdrawn() -> Failure:
     """Cancelled by its client before it ran."""
-    return Failure(0, TX_NONE, "query", NOT_EXECUTED, "canceled before it ran", QUERY_CANCELED, {"severity": "ERROR"})
+    return plain_failure("query", NOT_EXECUTED, "canceled before it ran", sqlstate=QUERY_CANCELED)
 
 
 def commit_rolled_back() -> Failure:
     """COMMIT was answered with ROLLBACK: PostgreSQL's way to say that the transaction had failed before."""
     text = "COMMIT rolled back: a statement of this transaction had failed, nothing was committed"
-    return Failure(0, TX_NONE, "query", FAILED, text, IN_FAILED_SQL_TRANSACTION, {"severity": "ERROR"})
+    return plain_failure("query", FAILED, text, sqlstate=IN_FAILED_SQL_TRANSACTION)
 
 
 def left_open() -> Failure:
@@ -105,7 +107,7 @@ def left_open() -> Failure:
         "the statement left a transaction open, which was rolled back: this group is autocommit, each statement may "
         "run on another backend; use db.transaction(), db.session() or a group with autocommit = false"
     )
-    return Failure(0, TX_NONE, "usage", FAILED, text, None, {})
+    return plain_failure("usage", FAILED, text)
 
 
 def may_end(request: Request) -> bool:
@@ -117,7 +119,7 @@ def may_end(request: Request) -> bool:
 def end_unknown(reason: str) -> Failure:
     """The lease is gone, and nobody here knows how its transaction ended."""
     text = f"whether the transaction was committed is not known: {reason}; call rollback() and look for what it did"
-    return Failure(0, TX_LOST, "transaction-lost", UNKNOWN, text, None, {})
+    return plain_failure("transaction-lost", UNKNOWN, text, TX_LOST)
 
 
 def connection_lost(request: Request, endpoint: str, error: str, in_transaction: bool) -> Failure:
@@ -131,20 +133,20 @@ def connection_lost(request: Request, endpoint: str, error: str, in_transaction:
         return lease_lost(f"{where} ({error})", lease.is_session)
     what = "COMMIT was" if request.verb is Verb.COMMIT else "the statement was"
     text = f"{where} while {what} running, it may have taken effect: {error}"
-    transaction = TX_NONE if lease is None or not lease.is_session else TX_LOST
-    return Failure(0, transaction, "connection", UNKNOWN, text, None, {})
+    transaction: TransactionStatus = TX_NONE if lease is None or not lease.is_session else TX_LOST
+    return plain_failure("connection", UNKNOWN, text, transaction)
 
 
 def not_run(endpoint: str, error: str) -> Failure:
     """The backend went away before anything could take effect, and there was no other try left."""
     text = f"the connection to endpoint {endpoint!r} was lost, nothing was committed: {error}"
-    return Failure(0, TX_NONE, "connection", NOT_EXECUTED, text, None, {})
+    return plain_failure("connection", NOT_EXECUTED, text)
 
 
 def commit_unknown(error: str, why: str) -> Failure:
     """The answer to COMMIT was lost, and PostgreSQL cannot tell what became of it."""
     text = f"the connection was lost during COMMIT ({error}) and {why}: it may have been committed, or not"
-    return Failure(0, TX_NONE, "commit-unknown", UNKNOWN, text, None, {})
+    return plain_failure("commit-unknown", UNKNOWN, text)
 
 
 def is_lost_race(failure: Failure) -> bool:
@@ -155,14 +157,14 @@ def is_lost_race(failure: Failure) -> bool:
 def ended_early() -> Failure:
     """A statement of a transaction message ended its transaction."""
     text = "a statement ended the transaction before its end; what it did before that may have been committed"
-    return Failure(0, TX_NONE, "usage", UNKNOWN, text, None, {})
+    return plain_failure("usage", UNKNOWN, text)
 
 
 def unexpected_count(count: int, low: int, high: int | None) -> Failure:
     """A statement of a transaction message did not affect as many rows as its client expects."""
     expected = f"at least {low}" if high is None else f"{low}" if low == high else f"from {low} to {high}"
     text = f"expected {expected} rows, got {max(count, 0)}"
-    return Failure(0, TX_NONE, "expectation", FAILED, text, None, {})
+    return plain_failure("expectation", FAILED, text)
 
 
 def result_too_large(limit: int) -> Failure:
@@ -171,7 +173,7 @@ def result_too_large(limit: int) -> Failure:
         f"the statement was executed, but its result exceeds {limit} bytes (max_result_bytes in [broker]); ask for "
         "less at a time (LIMIT, fewer columns) or raise the limit"
     )
-    return Failure(0, TX_NONE, "result-too-large", EXECUTED, text, None, {})
+    return plain_failure("result-too-large", EXECUTED, text)
 
 
 def timeout_passed(request: Request) -> str:

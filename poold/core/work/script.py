@@ -18,7 +18,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from client.wire.limits import END_SAVEPOINT, MAX_NUMBER, SAVEPOINT
-from client.wire.messages import FAILED, TX_NONE, Failure, Step, TransactionMessage, TransactionResult
+from client.wire.messages import (
+    FAILED,
+    TX_NONE,
+    Failure,
+    Step,
+    TransactionMessage,
+    TransactionResult,
+    TransactionStatus,
+    plain_failure,
+)
 from client.wire.sqlstates import QUERY_CANCELED
 from poold.core.effects import Bind, Command, Flush, Plain, Prepare, SimpleQuery, Unit, in_order
 from poold.core.facts import Completion, StatementResult
@@ -262,7 +271,7 @@ class Script:
                     try:
                         types, values = references.resolved(step.types, values, step.references, self.outcomes)
                     except references.ReferenceMissing as error:
-                        failure = Failure(0, TX_NONE, "expectation", FAILED, str(error), None, {})
+                        failure = plain_failure("expectation", FAILED, str(error))
                         self._unresolved = Verdict(failure, self._next)
                         return in_order(commands) or (SimpleQuery(b"SELECT"),)
                     statement = self._statements.find(step.statement, types, self._settings)
@@ -326,7 +335,7 @@ class Script:
                 self.outcomes[place] = last._replace(notices=(*last.notices, *late))
                 return
 
-    def _abort(self, verdict: Verdict, transaction: str) -> Unit | Verdict:
+    def _abort(self, verdict: Verdict, transaction: TransactionStatus) -> Unit | Verdict:
         if transaction == TX_NONE:
             return verdict
         self.verdict = verdict
