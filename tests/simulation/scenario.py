@@ -239,7 +239,7 @@ def _with_refusals(random: Random, found: Scenario) -> Scenario:
 
 
 def _with_sequences(random: Random, found: Scenario) -> Scenario:
-    """Reads that draw from sequences beside code that might ask for their values, on connections that are often lost."""
+    """Reads that draw from sequences, beside what may ask for their values, on connections that are often lost."""
     return replace(
         _with_company(random, found),
         config=_with_groups(found.config, prepare="auto", proofs=True, max_waiting=0, max_size=random.choice((2, 4))),
