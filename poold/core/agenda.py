@@ -30,7 +30,7 @@ class Agenda:
         self.turn = 0  # of the shell's: how often it has taken effects
         # Deadlines of requests, leases, backends, clients, watches and quarantined pools, by the object itself.
         self.timers = Timers()
-        self.effects: list[Effect] = []
+        self.effects: list[Effect] = []  # since the shell took some, in order
         # Backends that run nothing and that no cancel is on its way to: what are they for next?
         self.resting: deque[Backend] = deque()
         # Groups where something changed, and whether somebody may be served there; else only more backends be wanted.
@@ -43,12 +43,6 @@ class Agenda:
     def grow(self, group: Group) -> None:
         """The group may want more backends than it has."""
         self.unsettled.setdefault(group, False)
-
-    def take(self) -> list[Effect]:
-        """The effects since the last call, in order."""
-        effects, self.effects = self.effects, []
-        self.turn += 1
-        return effects
 
     def revoke(self, backend: Backend) -> int:
         """Take back what the shell has not taken yet of what the backend is to run; returns how many units."""

@@ -40,7 +40,7 @@ from poold.core.requests.waiting import Waiting
 from poold.core.requests.watching import Watching
 from poold.core.settling import Settling
 from poold.core.snapshot import snapshot_group, snapshot_processes
-from poold.core.state import CANCELLED, RUNNING, WITHDRAWN, BackendState, BrokerState, RequestState
+from poold.core.state import CANCELLED, DRAINING, RUNNING, WITHDRAWN, BackendState, BrokerState, RequestState
 from poold.core.statements.generations import Generations
 from poold.core.statements.proofs import Examination
 from poold.core.work import failures
@@ -69,6 +69,7 @@ class Broker:
         self.leases = Leases(agenda, self.accounts)
         self.waiting = Waiting(agenda, self.accounts, self.leases)
         self.lifecycle = Lifecycle(agenda)
+        self.backends: Mapping[int, Backend] = self.lifecycle.backends
         self.runs = Runs(config, agenda, self.accounts, self.leases, self.waiting, self.lifecycle, self.generations)
         self.watching = Watching(agenda, self.waiting)
         self.settling = Settling(agenda, self.leases, self.waiting, self.lifecycle, self.runs, examine)
@@ -84,17 +85,15 @@ class Broker:
         """Whether it takes work."""
         return self.agenda.state
 
-    @property
-    def backends(self) -> Mapping[int, Backend]:
-        """Backends in all states but CLOSED, by number."""
-        return self.lifecycle.backends
-
     def take(self) -> list[Effect]:
         """The effects since the last call, in order."""
-        if self.state is BrokerState.DRAINING and not any(c.requests or c.leases for c in self.clients.values()):
-            self.agenda.state = BrokerState.STOPPED
-            self.agenda.effects.append(Stop())
-        return self.agenda.take()
+        agenda = self.agenda
+        if agenda.state is DRAINING and not any(c.requests or c.leases for c in self.clients.values()):
+            agenda.state = BrokerState.STOPPED
+            agenda.effects.append(Stop())
+        effects, agenda.effects = agenda.effects, []
+        agenda.turn += 1
+        return effects
 
     def next_deadline(self) -> float | None:
         """When tick must be called next, at the latest."""
@@ -252,7 +251,8 @@ class Broker:
         reply = self._taken(client, message, now, size)
         if reply is not None:
             self.agenda.effects.append(Reply(key, reply._replace(request=message.request)))
-        self.settling.settle(now)
+        if self.agenda.resting or self.agenda.unsettled:  # mostly not
+            self.settling.settle(now)
 
     def _taken(
         self, client: Client, message: Query | TransactionMessage | Commit | Rollback | Release, now: float, size: int

@@ -8,16 +8,15 @@ from __future__ import annotations
 from client.wire.limits import BATCH
 from poold.core.agenda import Agenda
 from poold.core.clients.leases import Leases
-from poold.core.pools import janitor, routing
+from poold.core.pools import janitor, rest, routing
 from poold.core.pools.lifecycle import Lifecycle
-from poold.core.pools.rest import Disposition, disposition
 from poold.core.pools.steps import Examine, Grant, Hold, Open, Refuse, Step
 from poold.core.records.backend import Backend
 from poold.core.records.client import NOBODY
 from poold.core.records.request import INQUIRY, Request, Verb
 from poold.core.requests.runs import Runs
 from poold.core.requests.waiting import Waiting
-from poold.core.state import IDLE, BackendState, BrokerState
+from poold.core.state import CLOSED, IDLE, BrokerState
 from poold.core.work.probe import Examine as Examination
 from poold.core.work.probe import Probe
 
@@ -96,25 +95,27 @@ class Settling:
 
     def _rest(self, backend: Backend, now: float) -> None:
         """The backend runs nothing and no cancel is on its way: what is it for next?"""
-        if backend.state is BackendState.CLOSED:
+        if backend.state is CLOSED:
             return
-        found, lease = disposition(backend), backend.lease
-        if found is Disposition.COUNT:
+        found, lease = rest.disposition(backend), backend.lease
+        if found is rest.IDLE and lease is None:
+            self._idle(backend, now)
+        elif found is rest.COUNT:
             self._runs.count(backend, now)
-        elif found is Disposition.LEASED:
+        elif found is rest.LEASED:
             assert lease is not None
             if lease.pending:
                 self._runs.start(backend, lease.pending.popleft(), now)
             else:
                 self._leases.wait(backend, lease, now)
-        elif found is Disposition.CLOSE:
+        elif found is rest.CLOSE:
             if lease is not None:
                 self._leases.broken(lease)
             self._lifecycle.close(backend, "unusable after its last statement")
         else:
             if lease is not None:
                 self._leases.end(lease, "it had ended already")
-            if found is Disposition.RESET:
+            if found is rest.RESET:
                 self._lifecycle.reset(backend, now)
             else:
                 self._idle(backend, now)

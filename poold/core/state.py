@@ -89,5 +89,6 @@ REQUEST_TRANSITIONS: tuple[tuple[RequestState, ...], ...] = (
 
 # What is named for every request, as plain globals: to name a member of an Enum costs five times as much.
 IDLE, ACTIVE, CANCELLING = BackendState.IDLE, BackendState.ACTIVE, BackendState.CANCELLING
+CLOSED, DRAINING = BackendState.CLOSED, BrokerState.DRAINING
 QUEUED, RUNNING = RequestState.QUEUED, RequestState.RUNNING
 CANCELLED, WITHDRAWN, DONE = RequestState.CANCELLED, RequestState.WITHDRAWN, RequestState.DONE

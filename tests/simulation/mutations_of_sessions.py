@@ -26,6 +26,7 @@ from poold.core.state import RequestState
 from poold.core.statements import leftovers
 from poold.core.statements.leftovers import NOTHING
 from poold.core.work import failures, settings, units
+from poold.core.work.query import QueryWork
 from poold.core.work.script import Script
 from simulation.mutations import MUTATIONS, mutation, wrap
 
@@ -119,7 +120,7 @@ def settings_stay_with_their_statement(patch: pytest.MonkeyPatch) -> None:
         request.settings = kept[text] = request.settings or kept.get(text, b"")
         return units.unit_for(backend, request, now)
 
-    patch.setattr("poold.core.work.query.unit_for", unit_for)
+    patch.setattr(QueryWork, "begin", staticmethod(unit_for))
 
 
 @mutation

@@ -19,15 +19,20 @@ class Disposition(IntEnum):
     IDLE = 4  # it is free
 
 
+# As plain globals: to name a member of an Enum costs five times as much.
+COUNT, LEASED, CLOSE = Disposition.COUNT, Disposition.LEASED, Disposition.CLOSE
+RESET, IDLE = Disposition.RESET, Disposition.IDLE
+
+
 def disposition(backend: Backend) -> Disposition:
     """What is done with this backend; in the last three cases its lease, if it has one, is over."""
     lease, transaction = backend.lease, backend.transaction
     if backend.counting is not None:
-        return Disposition.COUNT
+        return COUNT
     if transaction == TX_BROKEN:
-        return Disposition.CLOSE
+        return CLOSE
     if lease is not None and (lease.is_session or transaction != TX_NONE):
-        return Disposition.LEASED
+        return LEASED
     if transaction != TX_NONE or backend.left is not NOTHING:
-        return Disposition.RESET
-    return Disposition.IDLE
+        return RESET
+    return IDLE

@@ -150,7 +150,10 @@ class Runs:
             self._agenda.effects.append(Execute(backend.number, follows.unit))
             return
         running.popleft()
-        self.conclude(request, follows, now)
+        if type(follows) is Answer and follows.request is request:  # the hot path
+            self._accounts.answer(request, follows.reply)
+        else:
+            self.conclude(request, follows, now)
         backend.completed = now
         if request.priority == BATCH:
             request.group.let_go(backend)

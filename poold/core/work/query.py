@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from client.wire.messages import NOT_EXECUTED, TX_BROKEN, TX_NONE, Failure
 from client.wire.sqlstates import QUERY_CANCELED
-from poold.core.effects import Bind, SimpleQuery, Unit
+from poold.core.effects import Bind, SimpleQuery
 from poold.core.facts import Completion, Loss, StatementResult
 from poold.core.records.backend import Backend
 from poold.core.records.request import Request
@@ -32,9 +32,8 @@ class QueryWork:
         self._generations = generations
         self._max_result_bytes = max_result_bytes
 
-    def begin(self, backend: Backend, request: Request, now: float) -> Unit:
-        """The statement, or what has to come before it in a unit of its own."""
-        return unit_for(backend, request, now)
+    # The statement, or what has to come before it in a unit of its own.
+    begin = staticmethod(unit_for)
 
     def ended(self, backend: Backend, request: Request, done: Completion, now: float) -> Decision:
         """Answer it, unless more is to be run or asked first."""
