@@ -30,6 +30,7 @@ from poold.core.deadlines import Deadlines
 from poold.core.effects import Effect, Reply, Stop
 from poold.core.facts import Completion, Loss, Server
 from poold.core.pools import janitor
+from poold.core.pools.endpoint import Endpoint
 from poold.core.pools.group import Group
 from poold.core.pools.lifecycle import Lifecycle
 from poold.core.records.backend import Backend
@@ -60,7 +61,10 @@ class Broker:
     def __init__(self, config: Config, chance: Callable[[], float], examine: Examine = Examination) -> None:
         """chance gives random numbers in [0, 1); it is the core's only source. examine reads trees of probes."""
         self.config = config
-        self.groups = {name: Group(name, each, config.endpoints) for name, each in config.groups.items()}
+        self.endpoints = {
+            name: Endpoint(name, each.query_timeout, each.connect_timeout) for name, each in config.endpoints.items()
+        }
+        self.groups = {name: Group(name, each, self.endpoints) for name, each in config.groups.items()}
         # Connected clients: enter by client_arrived, leave by client_gone.
         self.clients: dict[int, Client] = {}
         self.agenda = agenda = Agenda(chance)

@@ -59,7 +59,7 @@ class Deadlines:
             if follows is not None:
                 self._runs.conclude(follows.request, follows, now)
         elif isinstance(key, Pool):
-            key.endpoint.probe()
+            key.availability.probe()
             self._lifecycle.endpoint_changed(key.group)
 
     def _request_due(self, request: Request, now: float) -> None:

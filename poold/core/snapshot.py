@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from client.wire.limits import PRIORITIES
-from poold.core.pools.endpoint import EndpointState
+from poold.core.pools.availability import AvailabilityState
 from poold.core.pools.group import Group
 from poold.core.pools.pool import Pool
 from poold.core.records.client import Client
@@ -62,13 +62,13 @@ def snapshot_processes(clients: Iterable[Client]) -> dict[str, Any]:
 
 def snapshot_pool(pool: Pool, now: float) -> dict[str, Any]:
     """One pool: whether its endpoint can be reached, how many backends are in each state, and its counters."""
-    members, endpoint = pool.members, pool.endpoint
-    is_away = endpoint.state is not EndpointState.AVAILABLE
+    members, availability = pool.members, pool.availability
+    is_away = availability.state is not AvailabilityState.AVAILABLE
     return {
-        "state": endpoint.state.name.lower(),
-        "failures": endpoint.failures,
-        "error": endpoint.error if is_away else None,
-        "next_try_ms": round(max(0.0, endpoint.until - now) * 1000) if is_away else None,
+        "state": availability.state.name.lower(),
+        "failures": availability.failures,
+        "error": availability.error if is_away else None,
+        "next_try_ms": round(max(0.0, availability.until - now) * 1000) if is_away else None,
         "size": pool.size,
         "idle": len(members[BackendState.IDLE]),
         "active": len(members[BackendState.ACTIVE]),

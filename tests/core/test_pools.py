@@ -7,8 +7,8 @@ from world import World
 
 from poold.core import effects
 from poold.core.facts import Loss
-from poold.core.pools import endpoint, janitor, pool
-from poold.core.pools.endpoint import Endpoint, EndpointState
+from poold.core.pools import availability, janitor, pool
+from poold.core.pools.availability import Availability, AvailabilityState
 from poold.core.pools.janitor import REPLACE_AHEAD
 from poold.core.records.client import NOBODY
 from poold.core.records.request import Request, Verb
@@ -135,7 +135,7 @@ def test_a_probe_that_fails_costs_the_others_one_backend_at_most() -> None:
     run_for(world, 60.0, down={"b"})
     assert sizes(world)["a"] >= 3
     closed = world.taken(effects.Close)
-    probes = sum(group.pools[1].endpoint.failures for group in world.broker.groups.values())
+    probes = sum(group.pools[1].availability.failures for group in world.broker.groups.values())
     assert 0 < len(closed) <= probes
     assert probes < 30, "of two groups: the pauses between them grow"
 
@@ -149,25 +149,25 @@ def test_an_endpoint_is_tried_again_after_growing_pauses() -> None:
             world.broker.connect_failed(opening[0], "refused", world.now)
         world.pass_time(0.01)
     pauses = [later - earlier for earlier, later in itertools.pairwise(tried)]
-    assert pauses[0] == pytest.approx(endpoint.FIRST_PAUSE, abs=0.02)
+    assert pauses[0] == pytest.approx(availability.FIRST_PAUSE, abs=0.02)
     assert all(later > earlier * 1.5 for earlier, later in itertools.pairwise(pauses[:6]))
 
 
 def test_the_pause_has_an_upper_bound_and_jitter() -> None:
     pauses = []
     for chance in (0.0, 0.999):
-        away = Endpoint("a")
+        away = Availability()
         for _ in range(2000):
             away.failed("x", 0.0, chance)
             away.probe()
         pauses.append(away.until)
     shortest, longest = pauses
-    assert shortest == pytest.approx(endpoint.LONGEST_PAUSE * (1 - endpoint.JITTER))
-    assert longest == pytest.approx(endpoint.LONGEST_PAUSE * (1 + endpoint.JITTER), rel=0.01)
+    assert shortest == pytest.approx(availability.LONGEST_PAUSE * (1 - availability.JITTER))
+    assert longest == pytest.approx(availability.LONGEST_PAUSE * (1 + availability.JITTER), rel=0.01)
 
 
 def test_connects_that_fail_together_lengthen_the_pause_once() -> None:
-    away = Endpoint("a")
+    away = Availability()
     assert away.failed("first", 0.0, 0.5)
     assert not away.failed("second", 0.0, 0.5)
     assert (away.failures, away.error) == (1, "second")
@@ -184,10 +184,10 @@ def test_connects_that_fail_together_are_each_replaced_elsewhere() -> None:
 
 
 def test_a_connect_that_succeeds_ends_the_quarantine() -> None:
-    away = Endpoint("a")
+    away = Availability()
     away.failed("x", 0.0, 0.5)
     assert away.opened()
-    assert away.state is EndpointState.AVAILABLE
+    assert away.state is AvailabilityState.AVAILABLE
     assert not away.opened()
 
 
@@ -209,7 +209,7 @@ def test_a_connect_that_hangs_is_given_up_after_connect_timeout() -> None:
     (number,) = connecting(world, "main")
     world.pass_time(3.0)
     assert world.taken(effects.Close)[0].backend == number
-    assert world.broker.groups["default"].pools[0].endpoint.failures == 1
+    assert world.broker.groups["default"].pools[0].availability.failures == 1
 
 
 def test_one_groups_failed_connects_do_not_quarantine_the_endpoint_for_another() -> None:
@@ -362,7 +362,7 @@ def test_one_refused_connect_does_not_freeze_a_pool_whose_backends_work() -> Non
         world.query()
     run_for(world, 10.0, down={"main"})
     assert sizes(world)["main"] in (2, 3), "those that work, and one that tries"
-    run_for(world, endpoint.LONGEST_PAUSE_BESIDE * 2, down=set())
+    run_for(world, availability.LONGEST_PAUSE_BESIDE * 2, down=set())
     assert sizes(world) == {"main": 6}
 
 

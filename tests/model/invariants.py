@@ -11,7 +11,7 @@ from model.books import Books
 from model.lines import Line
 from model.shell import Shell
 from poold.core.broker import Broker
-from poold.core.pools.endpoint import EndpointState
+from poold.core.pools.availability import AvailabilityState
 from poold.core.pools.group import Group
 from poold.core.records.backend import Backend
 from poold.core.records.client import Client
@@ -81,7 +81,10 @@ class Invariants:
             return
         assert any(
             pool.connecting
-            or (pool.endpoint.state is EndpointState.QUARANTINED and pool in self.broker.agenda.timers._deadlines)
+            or (
+                pool.availability.state is AvailabilityState.QUARANTINED
+                and pool in self.broker.agenda.timers._deadlines
+            )
             for pool in group.pools
         ), f"some wait in {group.name}, and nothing is done to let it grow"
 

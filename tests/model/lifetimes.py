@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from poold.core.broker import Broker
-from poold.core.pools.endpoint import EndpointState
+from poold.core.pools.availability import AvailabilityState
 from poold.core.pools.group import Group
 from poold.core.pools.janitor import INTERVAL, REPLACE_AHEAD
 from poold.core.pools.pool import CONNECTING_LIMIT, Pool
@@ -51,10 +51,14 @@ class _Strength:
 
 
 def _strength(pool: Pool) -> _Strength:
-    opening, state = len(pool.connecting), pool.endpoint.state
+    opening, state = len(pool.connecting), pool.availability.state
     room = min(pool.cap - pool.size, pool.group.config.max_size - pool.group.size)
-    limit = {EndpointState.AVAILABLE: CONNECTING_LIMIT, EndpointState.PROBING: 1, EndpointState.QUARANTINED: 0}[state]
-    is_available = state is EndpointState.AVAILABLE
+    limit = {
+        AvailabilityState.AVAILABLE: CONNECTING_LIMIT,
+        AvailabilityState.PROBING: 1,
+        AvailabilityState.QUARANTINED: 0,
+    }[state]
+    is_available = state is AvailabilityState.AVAILABLE
     failures = sum(each.stats.failed for each in pool.group.pools)
     can_open = room > 0 and opening < limit
     return _Strength(pool.floor, pool.size - opening, opening, pool.cap, room, is_available, can_open, failures)

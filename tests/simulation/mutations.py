@@ -15,7 +15,8 @@ from poold.core.broker import Broker
 from poold.core.clients.accounts import Accounts
 from poold.core.clients.leases import Leases
 from poold.core.effects import Cancel, Reply
-from poold.core.pools import endpoint, routing
+from poold.core.pools import routing
+from poold.core.pools.availability import Availability
 from poold.core.pools.group import Group
 from poold.core.records.request import Verb
 from poold.core.requests.runs import Runs
@@ -247,7 +248,7 @@ def _one_more(group: Group) -> Any:
 
 @mutation
 def an_endpoint_that_failed_is_never_tried_again(patch: pytest.MonkeyPatch) -> None:
-    wrap(patch, endpoint.Endpoint, "probe", lambda *_: None)
+    wrap(patch, Availability, "probe", lambda *_: None)
 
 
 @mutation

@@ -9,7 +9,7 @@ import pytest
 from poold.core import broker
 from poold.core.broker import Broker
 from poold.core.pools import janitor, pool, routing
-from poold.core.pools.endpoint import EndpointState
+from poold.core.pools.availability import AvailabilityState
 from poold.core.pools.lifecycle import Lifecycle
 from poold.core.timers import Timers
 from simulation.mutations import mutation, wrap
@@ -97,7 +97,7 @@ def an_endpoint_is_probed_only_in_an_empty_pool(patch: pytest.MonkeyPatch) -> No
     def spread_without_what_is_open(pools: Any, *sizes: int) -> None:
         spread(pools, *sizes)
         for each in pools:
-            if each.endpoint.state is EndpointState.PROBING:
+            if each.availability.state is AvailabilityState.PROBING:
                 each.cap = min(each.cap, 1)
 
     patch.setattr(routing, "spread", spread_without_what_is_open)
@@ -106,7 +106,7 @@ def an_endpoint_is_probed_only_in_an_empty_pool(patch: pytest.MonkeyPatch) -> No
 @mutation
 def a_connect_that_fails_after_another_is_not_made_up_for(patch: pytest.MonkeyPatch) -> None:
     def connect_failed(original: Any, self: Lifecycle, backend: Any, error: str, now: float) -> None:
-        if backend.pool.endpoint.state is not EndpointState.QUARANTINED:
+        if backend.pool.availability.state is not AvailabilityState.QUARANTINED:
             original(self, backend, error, now)
         else:
             backend.pool.stats.failed += 1

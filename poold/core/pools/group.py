@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 from client.wire.limits import BATCH
 from client.wire.messages import NOT_EXECUTED, Failure, plain_failure
-from poold.config.model import EndpointConfig, GroupConfig
+from poold.config.model import GroupConfig
 from poold.core.pools import routing
-from poold.core.pools.endpoint import Endpoint, EndpointState
+from poold.core.pools.availability import AvailabilityState
+from poold.core.pools.endpoint import Endpoint
 from poold.core.pools.pool import Pool
 from poold.core.pools.steps import Examine, Grant, Hold, Open, Refuse, Step
 from poold.core.records.backend import Backend
@@ -29,13 +30,10 @@ SHARING = 4
 class Group:
     """One group over its endpoints, a pool on each."""
 
-    def __init__(self, name: str, config: GroupConfig, endpoints: Mapping[str, EndpointConfig]) -> None:
+    def __init__(self, name: str, config: GroupConfig, endpoints: Mapping[str, Endpoint]) -> None:
         self.name = name
         self.config = config
-        self.pools = tuple(
-            Pool(Endpoint(each, endpoints[each].query_timeout, endpoints[each].connect_timeout), self)
-            for each in config.endpoints
-        )
+        self.pools = tuple(Pool(endpoints[each], self) for each in config.endpoints)
         weights = config.weights
         self.queue = Queue((weights.interactive, weights.normal, weights.batch))
         # Backends that requests of the priority batch may hold at once.
@@ -211,21 +209,20 @@ class Group:
         return (
             pool.size > pool.cap
             and self.size >= self.config.max_size
-            and pool.endpoint.state is EndpointState.AVAILABLE
+            and pool.availability.state is AvailabilityState.AVAILABLE
             and routing.needs_room(self.pools)
         )
 
     def overdue(self, waited: float, is_own: bool) -> Failure:
         """The error of a request that waited too long; is_own where its own timeout was the shorter one."""
         limit = "the request's timeout" if is_own else "queue_timeout"
-        unreachable = [pool.endpoint for pool in self.pools if pool.endpoint.state is not EndpointState.AVAILABLE]
+        unreachable = [pool for pool in self.pools if pool.availability.state is not AvailabilityState.AVAILABLE]
+        errors = "; ".join(f"{pool.endpoint.name}: {pool.availability.error}" for pool in unreachable)
         if len(unreachable) == len(self.pools) and not any(pool.open for pool in self.pools):
-            errors = "; ".join(f"{endpoint.name}: {endpoint.error}" for endpoint in unreachable)
             text = f"no endpoint of group {self.name!r} could be reached within {waited:.3g} s ({limit}): {errors}"
             return plain_failure("offline", NOT_EXECUTED, text)
         text = f"no backend of group {self.name!r} became free within {waited:.3g} s ({limit}); {self.load()}"
         if unreachable:
-            errors = "; ".join(f"{endpoint.name}: {endpoint.error}" for endpoint in unreachable)
             text += f"; no further connection: {errors}"
         return plain_failure("pool-timeout", NOT_EXECUTED, text)
 

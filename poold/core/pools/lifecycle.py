@@ -9,7 +9,7 @@ from poold.core.agenda import Agenda
 from poold.core.effects import Close, Connect, Execute, Unit
 from poold.core.facts import Completion, Server
 from poold.core.pools import janitor
-from poold.core.pools.endpoint import EndpointState
+from poold.core.pools.availability import AvailabilityState
 from poold.core.pools.group import Group
 from poold.core.pools.pool import Pool
 from poold.core.records.backend import Backend
@@ -48,7 +48,7 @@ class Lifecycle:
         lifetime = group.config.max_lifetime
         if lifetime:
             backend.expires = now + lifetime * (1 - janitor.LIFETIME_JITTER * self._agenda.chance())
-        if pool.endpoint.opened():
+        if pool.availability.opened():
             self.endpoint_changed(group)
         self._agenda.resting.append(backend)
         self._agenda.grow(group)
@@ -58,8 +58,8 @@ class Lifecycle:
         pool = backend.pool
         pool.stats.failed += 1
         self.remove(backend)
-        if pool.endpoint.failed(error, now, self._agenda.chance(), is_beside=pool.open > 0):
-            self._agenda.timers.set(pool, pool.endpoint.until)
+        if pool.availability.failed(error, now, self._agenda.chance(), is_beside=pool.open > 0):
+            self._agenda.timers.set(pool, pool.availability.until)
             self.endpoint_changed(pool.group)
         else:
             self._agenda.grow(pool.group)  # there is room for one elsewhere
@@ -90,7 +90,7 @@ class Lifecycle:
         self._agenda.timers.clear(backend)
         del self.backends[backend.number]
         backend.pool.move(backend, BackendState.CLOSED)
-        if backend.pool.endpoint.state is not EndpointState.AVAILABLE:
+        if backend.pool.availability.state is not AvailabilityState.AVAILABLE:
             backend.group.respread()  # where nothing can be opened its share is what is open
 
     def reset(self, backend: Backend, now: float) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from poold.core.pools.endpoint import Endpoint, EndpointState
+from poold.core.pools.availability import Availability, AvailabilityState
+from poold.core.pools.endpoint import Endpoint
 from poold.core.pools.watch import Watch
 from poold.core.records.backend import Backend
 from poold.core.records.request import Request
@@ -25,6 +26,7 @@ class Pool:
 
     def __init__(self, endpoint: Endpoint, group: Group) -> None:
         self.endpoint = endpoint
+        self.availability = Availability()
         self.group = group
         # How many backends the group may have here, and keeps here; `routing.spread` decides.
         self.cap = 0
@@ -72,7 +74,7 @@ class Pool:
 
     def may_open(self) -> bool:
         """Whether another connect may begin here, as far as this pool is concerned."""
-        state = self.endpoint.state
-        if state is EndpointState.QUARANTINED or self.size >= self.cap:
+        state = self.availability.state
+        if state is AvailabilityState.QUARANTINED or self.size >= self.cap:
             return False
-        return len(self.connecting) < (1 if state is EndpointState.PROBING else CONNECTING_LIMIT)
+        return len(self.connecting) < (1 if state is AvailabilityState.PROBING else CONNECTING_LIMIT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from poold.core.effects import Bind
-from poold.core.pools.endpoint import EndpointState
+from poold.core.pools.availability import AvailabilityState
 from poold.core.pools.pool import Pool
 from poold.core.records.backend import Backend
 from poold.core.records.request import QUERY, Request
@@ -23,11 +23,11 @@ def spread(pools: Sequence[Pool], max_size: int, min_size: int) -> None:
     """
     for pool in pools:
         pool.cap = pool.floor = 0
-    limits = {EndpointState.AVAILABLE: max_size, EndpointState.QUARANTINED: 0, EndpointState.PROBING: 1}
+    limits = {AvailabilityState.AVAILABLE: max_size, AvailabilityState.QUARANTINED: 0, AvailabilityState.PROBING: 1}
     most = [
-        (pool, limits[state] + (0 if state is EndpointState.AVAILABLE else pool.open))
+        (pool, limits[state] + (0 if state is AvailabilityState.AVAILABLE else pool.open))
         for pool in pools
-        for state in (pool.endpoint.state,)
+        for state in (pool.availability.state,)
     ]
     _deal(most, max_size, "cap")
     _deal(most, min_size, "floor")
