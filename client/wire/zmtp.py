@@ -147,23 +147,13 @@ class ZmtpConnection:
     def _take_frame(self) -> bool:
         """Take one whole frame from the buffer; False if there is none yet."""
         buffer = self._buffer
-        if len(buffer) < 2:
+        found = next_frame(buffer, self.max_message_bytes, self.role == SERVER)
+        if found is None:
             return False
-        flags = buffer[0]
-        if flags & ~(_MORE | _LONG | _COMMAND) or (flags & _MORE and (flags & _COMMAND or self.role == CLIENT)):
-            raise ZmtpError(f"the peer sent a frame with flags {flags:#04x}, expected a message of one frame")
-        begin = 9 if flags & _LONG else 2
-        if len(buffer) < begin:
-            return False
-        length = int.from_bytes(buffer[1:begin], "big")
-        limit = MAX_COMMAND_BYTES if flags & _COMMAND else self.max_message_bytes
-        if length > limit:
-            raise ZmtpError(f"the peer sent a frame of {length} bytes, expected at most {limit}")
-        if len(buffer) < begin + length:
-            return False
+        flags, begin, end = found
         with memoryview(buffer) as view:
-            body = bytes(view[begin : begin + length])
-        del buffer[: begin + length]
+            body = bytes(view[begin:end])
+        del buffer[:end]
         if flags & _COMMAND:
             self._take_command(body)
         elif not self.is_ready:
@@ -201,6 +191,26 @@ class ZmtpConnection:
             raise ZmtpRefused(body[7:].decode("ascii", "replace"))
         elif name != b"PONG" or not self.is_ready:
             raise ZmtpError(f"the peer sent the command {name!r} out of place")
+
+
+def next_frame(buffer: bytes | bytearray, max_message_bytes: int, may_be_several: bool) -> tuple[int, int, int] | None:
+    """The first frame of the buffer: its flags, and where its body begins and ends; None if it is not whole yet.
+
+    may_be_several: a message may have several frames. Raises ZmtpError for what is no frame, or is too long.
+    """
+    if len(buffer) < 2:
+        return None
+    flags = buffer[0]
+    if flags & ~(_MORE | _LONG | _COMMAND) or (flags & _MORE and (flags & _COMMAND or not may_be_several)):
+        raise ZmtpError(f"the peer sent a frame with flags {flags:#04x}, expected a message of one frame")
+    begin = 9 if flags & _LONG else 2
+    if len(buffer) < begin:
+        return None
+    length = int.from_bytes(buffer[1:begin], "big")
+    limit = MAX_COMMAND_BYTES if flags & _COMMAND else max_message_bytes
+    if length > limit:
+        raise ZmtpError(f"the peer sent a frame of {length} bytes, expected at most {limit}")
+    return None if len(buffer) < begin + length else (flags, begin, begin + length)
 
 
 def _property(name: bytes, value: bytes) -> bytes:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 from client.values.columns import are_columns
 from client.wire.limits import MAX_NUMBER
-from poold.core.effects import Bind, Plain, Prepare, SimpleQuery, Unit
+from poold.core.effects import Bind, Flush, Plain, Prepare, SimpleQuery, Unit
 from poold.core.facts import StatementResult
 from poold.postgres.errors import WireError
 
@@ -20,6 +20,9 @@ MAX_KINDS = 1000
 # again for servers built with longer names.
 MAX_DESCRIPTION_BYTES = 2 * 1664 * (64 + 18)
 _RUNNING = (Bind, Plain, SimpleQuery)
+_result = StatementResult._make  # costs two thirds of StatementResult(...)
+_length = struct.Struct("!I").unpack_from
+_BIND_COMPLETE, _READY = b"2\0\0\0\4", b"Z\0\0\0\5I"  # ready outside of a transaction
 
 
 def next_place(unit: Unit, place: int) -> int:
@@ -110,3 +113,54 @@ def with_notices(result: StatementResult, late: tuple[str, ...]) -> StatementRes
 def without_rows(result: StatementResult) -> StatementResult:
     """The result without its rows: that there was such a one."""
     return result._replace(columns=None if result.columns is None else b"", rows=b"", notices=())
+
+
+def whole_answers(
+    data: bytes,
+    units: Iterable[Unit],
+    columns: Mapping[bytes, bytes | None],
+    tags: Mapping[bytes, tuple[str, int]],
+    max_result_bytes: int,
+) -> tuple[list[list[StatementResult]], int]:
+    """The hot path: answers to prepared statements that are in data whole, for the first of these units, and their end.
+
+    For each statement BindComplete, rows and CommandComplete, then ReadyForQuery outside a transaction, without
+    anything in between. All else ends it, and is left to whoever reads message by message. columns are the
+    descriptions of prepared statements by name, tags the command tags that were read before.
+
+    If data ends at a Flush within a unit, the end is ~place (below 0), place being where that unit's answer begins.
+    """
+    found: list[list[StatementResult]] = []
+    position, end = 0, len(data)
+    for unit in units:
+        at = position
+        results: list[StatementResult] = []
+        for command in unit:
+            if type(command) is not Bind:
+                if type(command) is Flush:
+                    if at == end:
+                        return found, ~position
+                    continue
+                return found, position
+            if not data.startswith(_BIND_COMPLETE, at):
+                return found, position
+            rows_from = at = at + 5
+            count = 0
+            while at + 5 <= end and data[at] == 0x44:
+                at += 1 + _length(data, at + 1)[0]
+                count += 1
+            if at + 5 > end or data[at] != 0x43 or at - rows_from > max_result_bytes:
+                return found, position
+            after = at + 1 + _length(data, at + 1)[0]
+            word = tags.get(data[at + 5 : after - 1])
+            if word is None or after > end:
+                return found, position
+            described = columns.get(command.name)
+            rowcount = word[1] if described is None else count
+            results.append(_result((word[0], rowcount, described, data[rows_from:at], ())))
+            at = after
+        if not data.startswith(_READY, at):
+            return found, position
+        found.append(results)
+        position = at + 6
+    return found, position

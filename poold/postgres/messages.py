@@ -1,9 +1,11 @@
-"""The messages that the broker sends to PostgreSQL, as bytes. Bind is written where it is sent, being the hot path's.
+"""The messages that the broker sends to PostgreSQL, as bytes.
 
 https://www.postgresql.org/docs/current/protocol-message-formats.html
 """
 
 from __future__ import annotations
+
+import struct
 
 from poold.core.effects import Bind, Command, Deallocate, Flush, Plain, Prepare, SimpleQuery, Unit
 
@@ -11,11 +13,13 @@ SYNC = b"S\0\0\0\4"
 # Execute, of the unnamed portal without a limit of rows.
 _EXECUTE = b"E\0\0\0\x09\0\0\0\0\0"
 # The end of Bind, all results as text, and Execute.
-RESULTS_EXECUTE = b"\0\0" + _EXECUTE
+_RESULTS_EXECUTE = b"\0\0" + _EXECUTE
 _COPY_FAIL = b"f\0\0\0\x09COPY\0"
 _FLUSH = b"H\0\0\0\4"
 _BIND_NOTHING = b"B\0\0\0\x0c\0\0\0\0\0\0\0\0"
 _DESCRIBE_PORTAL = b"D\0\0\0\6P\0"
+_head_of_bind = struct.Struct("!cI").pack
+_parameters = struct.Struct("!HH").pack  # formats that follow (none: all are text), and how many parameters
 
 
 def query(sql: bytes) -> bytes:
@@ -23,8 +27,18 @@ def query(sql: bytes) -> bytes:
     return _message(b"Q", sql + b"\0")
 
 
+def bind_head(name: bytes, count: int) -> bytes:
+    """What Bind has before the values: the unnamed portal, the statement, and how many parameters it has, as text."""
+    return b"\0%b\0%b" % (name, _parameters(0, count))
+
+
+def bind(head: bytes, values: bytes) -> bytes:
+    """Bind and Execute of a prepared statement. The hot path."""
+    return _head_of_bind(b"B", 6 + len(head) + len(values)) + head + values + _RESULTS_EXECUTE
+
+
 def encoded(command: Command, prefix: bytes) -> bytes:
-    """A command of the extended protocol, but for Bound; prefix goes before names."""
+    """A command of the extended protocol, but for Bind; prefix goes before names."""
     match command:
         case Flush():
             return _FLUSH

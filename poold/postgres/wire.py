@@ -13,12 +13,12 @@ import struct
 from collections import deque
 
 from client.wire.messages import EXECUTED, FAILED, TX_ACTIVE, TX_BROKEN, TX_FAILED, TX_NONE, Failure, TransactionStatus
-from poold.core.effects import Bind, Deallocate, Flush, Prepare, SimpleQuery, Unit
+from poold.core.effects import Bind, Deallocate, Prepare, SimpleQuery, Unit
 from poold.core.facts import Completion, StatementResult
 from poold.postgres import answers, diagnostics
-from poold.postgres.answers import is_whole, next_place, prepares
+from poold.postgres.answers import is_whole, next_place, prepares, whole_answers
 from poold.postgres.errors import WireError, refused, relied_on_changed, two_texts
-from poold.postgres.messages import RESULTS_EXECUTE, SYNC, encoded, no_data, query
+from poold.postgres.messages import SYNC, bind, bind_head, encoded, no_data, query
 from poold.postgres.notices import Notices, Notifications
 from poold.postgres.parameter_status import ParameterStatus
 
@@ -31,13 +31,11 @@ MAX_DESCRIPTIONS_BYTES = 16 << 20
 _LARGE = 32768  # what comes in larger pieces is a large result, and no piece of it a whole answer
 
 _TRANSACTIONS: dict[bytes, TransactionStatus] = {b"I": TX_NONE, b"T": TX_ACTIVE, b"E": TX_FAILED}
-_result = StatementResult._make  # costs two thirds of StatementResult(...)
 _length = struct.Struct("!I").unpack_from
 _head = struct.Struct("!BI").unpack_from  # of a message: type, length without the type
-_bind = struct.Struct("!cI").pack
-_count = struct.Struct("!HH").pack
 _UNPROMPTED = b"ENSA"  # what a server says unasked: errors, notices, settings, notifications
 _TEXTS, _COPY_DATA = b"EN", ord("d")
+_NO_DATA = refused("COPY FROM STDIN needs its data along, which no message has", FAILED)
 _UNASKED = "the server answered what nobody asked"
 
 
@@ -104,7 +102,7 @@ class Wire:
         for command in unit:
             if type(command) is Bind:
                 head, values = self._heads.get(command.name) or self._make_head(command), command.values
-                outbox.append(_bind(b"B", 6 + len(head) + len(values)) + head + values + RESULTS_EXECUTE)
+                outbox.append(bind(head, values))
             else:
                 # One that is parsed anew still has answers on their way, before its new description.
                 if type(command) is Deallocate and not prepares(unit, command.name):
@@ -114,9 +112,8 @@ class Wire:
         outbox.append(SYNC)
 
     def _make_head(self, command: Bind) -> bytes:
-        """What Bind has before the values: unnamed portal, statement, parameters as text, their number."""
-        head = b"\0%b%b\0%b" % (self._prefix, command.name, _count(0, command.count))
-        self._heads[command.name] = head
+        """What Bind has before the values; kept for the next one."""
+        head = self._heads[command.name] = bind_head(self._prefix + command.name, command.count)
         return head
 
     # Answers.
@@ -130,7 +127,12 @@ class Wire:
         done = self.completed = []
         position, end = 0, len(data)
         if self._is_fresh and end < _LARGE:
-            position = self._take_whole_answers(data, end, done)
+            found, position = whole_answers(data, self.units, self._columns, self._tags, self._max_result_bytes)
+            for results in found:
+                self.units.popleft()
+                done.append(Completion(TX_NONE, results, bound=len(results)))
+            if position < 0:  # flushed so far: the rest of the unit's answer comes behind
+                self._ahead, position = data[~position:], end
         rows_from = -1  # where the rows not yet cut out begin
         while position + 5 <= end:
             kind = data[position]
@@ -177,49 +179,6 @@ class Wire:
             if end - position < 5:
                 self._missing = 5 - (end - position)
         return done
-
-    def _take_whole_answers(self, data: bytes, end: int, done: list[Completion]) -> int:
-        """The hot path: answers to prepared statements that are here whole; returns where the rest begins.
-
-        For each statement BindComplete, rows and CommandComplete, then ReadyForQuery outside a transaction, without
-        anything in between. All else is left to the loop in received.
-        """
-        units, columns, tags, limit = self.units, self._columns, self._tags, self._max_result_bytes
-        position = 0
-        while units:
-            at = position
-            results: list[StatementResult] = []
-            for command in units[0]:
-                if type(command) is not Bind:
-                    if type(command) is Flush:
-                        if at == end:
-                            self._ahead = data[position:]
-                            return end
-                        continue
-                    return position
-                if at + 10 > end or data[at] != 0x32:
-                    return position
-                rows_from = at = at + 5
-                count = 0
-                while at + 5 <= end and data[at] == 0x44:
-                    at += 1 + _length(data, at + 1)[0]
-                    count += 1
-                if at + 5 > end or data[at] != 0x43 or at - rows_from > limit:
-                    return position
-                after = at + 1 + _length(data, at + 1)[0]
-                word = tags.get(data[at + 5 : after - 1])
-                if word is None or after > end:
-                    return position
-                described = columns.get(command.name)
-                rowcount = word[1] if described is None else count
-                results.append(_result((word[0], rowcount, described, data[rows_from:at], ())))
-                at = after
-            if at + 6 > end or data[at] != 0x5A or data[at + 5] != 0x49:
-                return position
-            units.popleft()
-            done.append(Completion(TX_NONE, results, bound=len(results)))
-            position = at + 6
-        return position
 
     def _join(self, data: bytes) -> bytes:
         """What came before and this, or nothing while a message is not whole: joining each chunk would be quadratic."""
@@ -299,11 +258,9 @@ class Wire:
             case "I":
                 self._failure = refused("can't execute an empty query", FAILED)
             case "G":
-                if self._failure is refused(
-                    "COPY FROM STDIN needs its data along, which no message has", FAILED
-                ):  # each is answered, and who does not read would fill the outbox
+                if self._failure is _NO_DATA:  # each is answered, and who does not read would fill the outbox
                     raise WireError("the server asked again for data that it does not get")
-                self._failure = refused("COPY FROM STDIN needs its data along, which no message has", FAILED)
+                self._failure = _NO_DATA
                 self.outbox.append(no_data(self.units[0]))
             case "H":
                 self._failure = refused("COPY TO STDOUT has no result to fetch; use SELECT", EXECUTED)

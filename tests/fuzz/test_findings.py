@@ -231,6 +231,16 @@ def test_rows_before_a_text_of_megabytes_stay_whole() -> None:
     assert done[0].results[0].rows == row(b"5") * 2 + row(b"6")
 
 
+def test_a_server_that_asks_again_and_again_for_data_does_not_fill_memory() -> None:
+    asking = message(b"G", b"\0\0\0")
+    found = wire((SimpleQuery(b"COPY t FROM STDIN"),))
+    found.received(asking)
+    size = len(found.outbox)
+    with pytest.raises(WireError, match="asked again"):
+        found.received(asking)
+    assert len(found.outbox) == size
+
+
 def test_what_copy_sends_is_skipped_as_it_comes() -> None:
     made = wire((SimpleQuery(b"COPY t TO STDOUT"),))
     made.received(message(b"H", b"\0\0\1\0\0"))
