@@ -1,9 +1,9 @@
-"""How a Handler's messages get their replies: through a channel of their own, or in the lease that is open.
+"""How a Handler's messages get their replies: each through a channel of its own, or through the open lease's channel.
 
-An exception may leave any of this between any two instructions (see `client.channels.channel`). Outside of leases that
-needs no care: a channel that does not come back is closed. In a lease each call first gets the use of it
-(`client.lease.Call`), and whatever makes the call end otherwise than by its reply is told to the lease, which knows
-what was on its way.
+An exception may interrupt this code between any two instructions (see `client.channels.channel`). Outside of leases
+that needs no care: a channel that is not given back is closed. In a lease each call first claims the lease
+(`client.lease.Call`). If the call then ends in any way other than by its reply, the lease is told; it knows which
+message may have been sent.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ class Calls:
     # PostgreSQL's latest messages (RAISE NOTICE and the like), the newest last, as psycopg2's connection.notices. Each
     # result and each error adds those that came with it; threads sharing a Handler share them.
     notices: deque[str]
-    # Requests that wait for their replies, by their channels: one for each thread that is in a call. Held weakly: a
-    # channel that its call left is closed as soon as nobody has it.
+    # Requests that wait for their replies, by channel: one for each thread that is in a call. Channels are held weakly,
+    # so that one whose call was interrupted is closed as soon as nothing else refers to it.
     _calls: dict[weakref.ref[Channel], int]
 
     def _channel(self, waits: float | None) -> tuple[Channel, float | None]:
-        """A channel for one call, and what is left to wait for its reply."""
+        """Return a channel for one call, and how many seconds are left to wait for its reply."""
         raise NotImplementedError
 
     def _ask(self, channel: Channel, message: Query | messages.TransactionMessage, waits: float | None) -> Any:
-        """The reply to a message outside of leases; its channel is the next one's then.
+        """Return the reply to a message outside of leases, and give its channel back for the next call.
 
-        The hot path, so `_call` is written out in it.
+        This is the hot path, so the code of `_call` is repeated here.
         """
         calls, mine = self._calls, weakref.ref(channel)
         calls[mine] = message[0]
@@ -62,11 +62,11 @@ class Calls:
         return reply
 
     def _needs_lease(self) -> bool:
-        """Whether the next statement goes on with a lease, or has to have one."""
+        """Whether the next statement runs in a lease: one is open, or has to be opened for it."""
         return self._lease.number != 0
 
     def _place(self, channel: Channel, call: Call) -> tuple[int, bool, int]:
-        """Where the call's statement goes: its lease, whether BEGIN comes first, what it is in a session."""
+        """Return the lease of the call's statement, whether BEGIN comes first, and Query.session (as NO_SESSION)."""
         return self._lease.number, call.is_opening, NO_SESSION
 
     def _end(self, verb: type[Commit] | type[Rollback] | type[Release]) -> None:
@@ -74,7 +74,7 @@ class Calls:
             self._in_lease(lambda channel, lease, *_: verb(channel.next_request(), lease))
 
     def _finish(self, verb: type[Rollback] | type[Release]) -> None:
-        """End the lease, or what is open in it; what is lost has ended."""
+        """End the lease, or the transaction open in it; it is no error if the lease is lost, as it has ended then."""
         try:
             self._end(verb)
         except DBConnectionError as error:
@@ -82,7 +82,7 @@ class Calls:
                 raise
 
     def _call(self, channel: Channel, message: Any, waits: float | None) -> Any:
-        """The reply; `cancel` knows of it meanwhile, and an error's notices are kept."""
+        """Return the reply; until it comes `cancel` can find the request. An error's notices are kept."""
         calls, mine = self._calls, weakref.ref(channel)
         calls[mine] = message[0]
         try:
@@ -97,9 +97,9 @@ class Calls:
     def _in_lease(
         self, message: Callable[..., Any], waits: float | None = None, channel: Channel | None = None
     ) -> messages.ResultMessage:
-        """The reply to a message in the lease, which is opened where none is, through the channel if one is given.
+        """Return the reply to a message in the lease; if none is open, open one, through channel if it is given.
 
-        The transaction goes on where the reply says so. Whatever leaves this otherwise, the lease knows of it.
+        The reply says whether the transaction goes on. If no reply is returned, the lease has been told why.
         """
         lease, call = self._lease, Call()
         try:
@@ -123,14 +123,14 @@ class Calls:
                     raise instead from error
                 raise
         except BaseException:
-            if lease.has(call):  # another exception came while the first one was dealt with
+            if lease.has(call):  # another exception came while the first one was being handled
                 lease.lose(is_in_doubt=may_commit(call.message))
                 lease.end(call)
             raise
         return reply
 
     def _failed(self, call: Call, error: BaseException) -> DBError | None:
-        """The call has no result; the error to be raised instead of this one, None if this one is right."""
+        """Tell the lease that the call has no result; return the error to raise instead, None to raise this one."""
         lease = self._lease
         failure = lease.told(call, error)
         instead = None
@@ -144,14 +144,14 @@ class Calls:
         return instead
 
     def _is_over(self, failure: Failure) -> bool:
-        """Whether a failure of what may have committed ends the lease: a transaction's always does."""
+        """Whether the lease ends if a statement that may have committed fails: a Handler's transaction always does."""
         return True
 
     def _follow_failure(self, failure: Failure, call: Call) -> None:
         self._follow(failure.transaction, call)
 
     def _follow(self, transaction: TransactionStatus, call: Call) -> None:
-        """A failed or lost transaction still waits for its rollback; one that is over does not."""
+        """Close the lease if its transaction is over; a failed or lost one still waits for its rollback."""
         if transaction == TX_NONE:
             self._close_lease(call)
 
@@ -161,7 +161,7 @@ class Calls:
             give_back(channel, self._address, self._keys)
 
     def _check_group(self, channel: Channel) -> bool:
-        """The group's autocommit; raises UnconfiguredGroupError if the broker has no such group."""
+        """Return the group's autocommit; raises UnconfiguredGroupError if the broker has no such group."""
         groups = channel.welcome.groups
         autocommit = groups.get(self._group)
         if autocommit is None:

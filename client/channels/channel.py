@@ -1,20 +1,20 @@
-"""One conversation with one broker, of which one call at a time has the use.
+"""One conversation with one broker, used by one call at a time.
 
-A channel connects once. When the broker goes away it is broken for good and its owner makes another, so a channel, its
-request numbers and the leases opened through it live and die together. It is a plain blocking socket that speaks
-ZeroMQ's protocol (`client.wire.zmtp`): no thread, no lock, one send and, for small replies, one recv per request. Only
-with keys libzmq is behind it, which encrypts (`client.channels.curve`).
+A channel connects once. When the broker goes away the channel is broken for good and its owner makes another, so a
+channel, its request numbers and the leases opened through it live and die together. It is a plain blocking socket that
+speaks ZeroMQ's protocol (`client.wire.zmtp`): no thread, no lock, one send and, for small replies, one recv per
+request. Only if there are keys, libzmq is behind it for encryption (`client.channels.curve`).
 
-An exception may leave a call between any two instructions: a signal handler's (a time limit's, Ctrl-C) arises wherever
-Python happens to be. A message may be half sent then, or a reply half read, and what comes next would be taken for
-something else. So a channel counts as asked from before a request's first byte until its reply was taken, and one that
-a call leaves asked is of no use to anybody: it is closed, which withdraws the request, and the exception goes on.
+An exception may interrupt a call between any two instructions: a signal handler (of a time limit, of Ctrl-C) runs
+wherever Python happens to be. A request may then be half sent, or a reply half read, and the bytes that follow would be
+misread. So a channel counts as asked from before a request's first byte until its reply was taken. If a call ends while
+its channel is asked, the channel is closed, which withdraws the request, and the exception goes on.
 
 A broker that ends closes the connection, so a wait for its reply ends at once. One that hangs does not: after a silence
-its ZeroMQ is asked with PING, which is answered even while the broker itself is busy.
+it is asked with ZeroMQ's PING, which it answers even if the reply itself takes long.
 
 A channel inherited over fork belongs to the parent: owners compare `pid` before each use. The child closes its copy of
-the descriptor, which would keep the connection open, so that the broker would not see the parent die.
+the descriptor: it would keep the connection open, and the broker would not notice if the parent died.
 """
 
 import os
@@ -50,45 +50,44 @@ from client.wire.messages import (
 )
 from client.wire.zmtp import PING, ZmtpConnection, ZmtpError, ZmtpRefused, frame, frame_head
 
-# So soon after a message from the broker it is taken to be there still; asking costs a system call per request. Where
-# that is wrong the request itself tells.
+# For so many seconds after a message from the broker it is assumed to be there still; to look costs a system call per
+# request. If the assumption is wrong, the request itself fails.
 TRUSTED_FOR = 0.01
 RECEIVE_BYTES = 65536
 # From this size on a copy of the request costs more than another system call.
 COPY_BELOW = 65536
 
-# Told to the broker. Found out once, here: what looks for it swallows exceptions, a signal handler's with them.
+# The client's version, for Hello. Looked up once, here: the look-up swallows exceptions, even a signal handler's.
 try:
     _RELEASE = version("poold")
 except PackageNotFoundError:
     _RELEASE = "0+unknown"
 
-# Channels of this process, for the child of a fork to let go of, by their descriptors: a descriptor that is used again
-# takes the place of one that is closed. Without callbacks, in which a signal handler's exception would be lost.
+# Channels of this process by descriptor, so that the child of a fork can close them. A closed channel stays until its
+# descriptor is used again. The references have no callbacks, in which a signal handler's exception would be lost.
 _channels: "dict[int, weakref.ref[Channel]]" = {}
 
 
 class Channel:
-    """A conversation with the broker at address; raises DBConnectionError within a second where none is there.
+    """A conversation with the broker at address; raises DBConnectionError within a second if none is there.
 
-    patience bounds the opening, in seconds, if it is shorter than what a busy broker is given.
+    patience bounds the wait for the broker's Welcome, in seconds, if it is shorter than WELCOME_TIMEOUT.
     """
 
     def __init__(self, address: str, keys: Keys | None = None, patience: float | None = None) -> None:
         self.address = address
         self.pid = os.getpid()
         self.welcome: Welcome
-        # The last error of this channel's own making: an exception of the same kind may be a stranger's.
-        # Held weakly: its traceback has the frames in which the channel is, which would keep both until the next
-        # garbage collection.
+        # The last error that this channel raised, as another's error may be of the same class. Held weakly: the error's
+        # traceback refers to the channel, and such a circle would keep both until the next garbage collection.
         self._error: weakref.ref[DBError] | None = None
         self._last_request = 0
         # The last request of which a byte may have been sent, and the last whose reply was taken.
         self._asked = self._answered = 0
         self._is_broken = False
         self._heard = 0.0  # when the broker last sent something
-        self._wait = 0.0  # what the socket was told to wait at most
-        # Until Welcome tells the broker's own limits.
+        self._wait = 0.0  # the socket's longest wait, in seconds
+        # Until Welcome tells the broker's own limit.
         self._max_request_bytes = MAX_REQUEST_BYTES
         self._zmtp = ZmtpConnection(REPLY_OVERHEAD_BYTES, is_ready=keys is not None)
         self._socket = connected(address, keys)
@@ -103,7 +102,7 @@ class Channel:
 
     @property
     def is_usable(self) -> bool:
-        """Whether the broker is still there and this process may use the channel; to be asked by who may call."""
+        """Whether the broker is still there and this process may use the channel. Reads from the socket."""
         if self.pid != os.getpid() or self._asked != self._answered:
             return False
         if not self._is_broken and time.monotonic() - self._heard > TRUSTED_FOR:
@@ -126,15 +125,15 @@ class Channel:
     def call(self, message: Request, patience: float | None = None) -> ResultMessage | TransactionResult | Answer:
         """Send the request and wait for its reply; a Failure is raised as its error.
 
-        patience bounds sending and waiting together, in seconds; the broker's own limits are the rule, so it only has
-        to cover a broker that hangs. If the call is left in any other way than by its reply, the channel is closed
-        and the broker withdraws the request. What others raise meanwhile passes unchanged.
+        patience bounds sending and waiting together, in seconds; the broker enforces its own limits, so patience only
+        has to cover a broker that hangs. If a request that may have been sent ends without its reply, the channel is
+        closed and the broker withdraws the request. Exceptions of signal handlers pass unchanged.
         """
         request = message[0]
         reply: ResultMessage | TransactionResult | Answer | Failure | None
         try:
             if self._asked != self._answered:
-                self.close()  # a call before this one was left, and so fast that it could not close it
+                self.close()  # an earlier call was interrupted before it could close the channel
             if patience is None:
                 self._send(message)
                 # The hot path: the reply comes alone and whole.
@@ -155,7 +154,7 @@ class Channel:
         return reply  # type: ignore[return-value]  # no Failure
 
     def _quick_reply(self, request: int) -> ResultMessage | TransactionResult | Answer | Failure | None:
-        """The reply where it is the next thing that comes, in one piece; else None, and what came is kept."""
+        """Return the reply if it comes next and in one piece; else keep what came and return None."""
         zmtp = self._zmtp
         if zmtp.inbox:
             return None
@@ -164,7 +163,7 @@ class Channel:
         except OSError as error:
             if not is_own(error):
                 raise
-            return None  # the way of _receive finds out
+            return None  # _receive meets the error again and handles it
         payload = zmtp.only_message(data)
         if payload is None:
             self._take(data)
@@ -177,7 +176,7 @@ class Channel:
         return None
 
     def post(self, message: ToBroker) -> None:
-        """Send a message whose reply nobody waits for; a broker that is gone makes it void anyway."""
+        """Send a message whose reply nobody waits for; if the broker is gone, the message has no purpose either."""
         if not self._is_broken:
             self._is_broken = True  # until all of it has gone out
             try:
@@ -195,16 +194,16 @@ class Channel:
 
     @property
     def error(self) -> DBError | None:
-        """The last one that the channel itself has raised, None if nobody has it any more."""
+        """The last error that the channel itself raised, None if nothing refers to it any more."""
         return None if self._error is None else self._error()
 
     def _own(self, error: DBError) -> DBError:
-        """The error, known as this channel's."""
+        """Return the error, remembered as this channel's."""
         self._error = weakref.ref(error)
         return error
 
     def _greet(self, patience: float) -> Welcome:
-        """ZeroMQ's handshake, then our own."""
+        """Go through ZeroMQ's handshake, then poold's: send Hello and return Welcome."""
         deadline = time.monotonic() + patience
         reply: ToClient | None = None
         try:
@@ -227,7 +226,7 @@ class Channel:
         return reply
 
     def _shake_hands(self, deadline: float) -> bool:
-        """ZeroMQ's handshake; False if it is not over at the deadline."""
+        """Go through ZeroMQ's handshake; return False if it is not over at the deadline."""
         while not self._zmtp.is_ready:
             if self._is_broken:
                 # libzmq closes the connection before it has said that it wants CURVE.
@@ -261,7 +260,7 @@ class Channel:
         except OSError as error:
             if not is_own(error):
                 raise
-            # Incomplete as it is, the broker does not run it.
+            # The broker does not run a request that is incomplete.
             self._is_broken = True
             what = "took no more of the request in time" if isinstance(error, BlockingIOError) else "went away"
             text = f"broker at {self.address} {what} before the request was sent ({error.strerror or error})"
@@ -270,7 +269,7 @@ class Channel:
     def _reply_to(
         self, request: int, patience: float | None, deadline: float | None = None
     ) -> ResultMessage | TransactionResult | Answer | Failure:
-        """The reply with this number. Late replies to requests given up earlier are passed over."""
+        """Return the reply with this number; skip late replies to requests given up earlier."""
         if deadline is None and patience is not None:
             deadline = time.monotonic() + patience
         while True:
@@ -290,7 +289,7 @@ class Channel:
                 raise self._own(error_from(reply))
 
     def _next_reply(self, deadline: float | None) -> ToClient | None:
-        """The next message from the broker, None at the deadline."""
+        """Return the next message from the broker, None at the deadline."""
         inbox = self._zmtp.inbox
         while not inbox:
             if deadline is not None and time.monotonic() >= deadline:
@@ -326,7 +325,7 @@ class Channel:
         self._take(data)
 
     def _take(self, data: bytes) -> bool:
-        """Hand what came to ZMTP; False if it is the end of the connection."""
+        """Hand received bytes to ZMTP; return False if the connection has ended (no bytes)."""
         self._heard = time.monotonic()
         if not data:
             self._is_broken = True
@@ -343,7 +342,7 @@ class Channel:
         return self._flush() if self._zmtp.outbox and self._zmtp.is_ready else True
 
     def _flush(self) -> bool:
-        """Send what ZMTP has to say; False if the connection has ended."""
+        """Send what ZMTP has to say; return False if the connection has ended."""
         data, self._zmtp.outbox = self._zmtp.outbox, bytearray()
         try:
             self._socket.sendall(data)

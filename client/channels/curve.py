@@ -1,14 +1,15 @@
-"""A socket with CURVE: to its channel a plain one, behind it libzmq, which encrypts.
+"""A socket encrypted by CURVE: its channel uses it like a plain one; behind it is libzmq, which encrypts.
 
-libzmq speaks all of ZMTP by itself and takes and gives messages; a channel knows ZMTP's frames. So what goes in and out
-here are the frames that a connection without encryption would carry after its handshake.
+libzmq speaks ZMTP by itself and takes and gives whole messages; a channel works with ZMTP's frames. So this socket
+takes and gives the frames that a connection without encryption would carry after its handshake.
 
-Facts about libzmq that shape it:
-- A refused handshake looks like silence: libzmq tries again for ever. Only the socket's monitor tells, so it is asked
-  as well. http://api.zeromq.org/master:zmq-socket-monitor
-- A connection that was lost is made anew unseen, and the broker would not know who it is. So the next attempt is put
-  off beyond the socket's life; a channel connects once.
-- It waits for ever to tell a monitor that is closed already. So a monitor is closed after its socket has ended.
+Facts about libzmq that shape this module:
+- A refused handshake looks like silence: libzmq tries again for ever. Only the socket's monitor reports it, so the
+  monitor is read as well. http://api.zeromq.org/master:zmq-socket-monitor
+- libzmq silently replaces a connection that was lost, and the broker would not know whose the new one is. So the next
+  attempt is put off beyond the socket's life; a channel connects once.
+- libzmq waits for ever to report to a monitor that is closed already. So a monitor is closed after its socket has
+  ended.
 - Nothing of libzmq may be touched in the child of a fork: its threads stayed with the parent. The child leaves it all
   as it is, and closes only its copy of the connection's descriptor.
 """
@@ -31,8 +32,8 @@ from client.wire.keyfiles import Keys
 from client.wire.messages import NOT_EXECUTED
 from client.wire.zmtp import command, frame
 
-# When libzmq would connect again: six days, when the channel has long noticed. It adds up to as much at random, in 32
-# bits.
+# The time before libzmq would connect again: six days, long after the channel has noticed the loss. libzmq adds up to
+# as much at random, in 32 bits.
 _NEVER_MS = 2**29
 _REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH
 _OTHERWISE_FAILED = (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
@@ -50,33 +51,33 @@ _MAX_SOCKETS = 16384
 # libzmq's threads of this process: started with the first connection, for all of them.
 _context: "_Context | None" = None
 _lock = threading.Lock()
-# For the names of monitors.
+# Numbers that make the monitors' addresses unique.
 _numbers = itertools.count(1)
-# What a parent had, kept so that nobody deletes it here.
+# In the child of a fork: the parent's objects, kept so that Python never deletes them in this process.
 _inherited: list[object] = []
 # The monitors of all sockets: enter when made, leave when closed with their socket, or when `_sweep` finds that it has
-# ended. By a reference to the socket, which says in _gone that nobody has it any more; both without Python's code, in
-# which a signal handler's exception would be lost.
+# ended. The key is a weak reference to the socket, which appends itself to _gone when the socket is deleted. No Python
+# code runs for that, because a signal handler's exception in it would be lost.
 _monitors: "dict[weakref.ref[CurveSocket], _Socket]" = {}
 _gone: "list[weakref.ref[CurveSocket]]" = []
 
 
-# Of pyzmq's two classes of sockets the one in C. The other one runs Python's code when it is deleted, and a signal
-# handler's exception that arises there is lost.
+# Of pyzmq's two socket classes the one in C. The other one runs Python code when it is deleted, and a signal handler's
+# exception that arises there is lost.
 _Socket = zmq.backend.Socket
 
 
 class _Dealer(_Socket):
-    """Closed with its last reference, but in the child of a fork."""
+    """A DEALER that is closed with its last reference, except in the child of a fork."""
 
     __del__ = _Socket.close
 
 
 class _Context(zmq.Context["zmq.Socket[bytes]"]):
-    """libzmq's threads of a process. They end with it; nobody waits for them.
+    """libzmq's threads of a process. They end with the process; nobody waits for them.
 
-    pyzmq would, if the interpreter deletes its modules in another order than it expects, and for ever if a program
-    leaves a connection open.
+    pyzmq's own class would wait if the interpreter deletes its modules in an order that pyzmq does not expect, and for
+    ever if a program leaves a connection open.
     """
 
     def __del__(self) -> None:
@@ -84,10 +85,10 @@ class _Context(zmq.Context["zmq.Socket[bytes]"]):
 
 
 class CurveSocket:
-    """A connection to the broker at address, encrypted, both sides known to each other.
+    """An encrypted connection to the broker at address; each side has proved its key to the other.
 
-    numeric is the address with its host as a number. Raises OSError where nobody can be reached, and DBConnectionError
-    where the handshake fails.
+    numeric is the address with its host as a number. Raises OSError if nobody can be reached, DBConnectionError if the
+    handshake fails, and UsageError if libzmq has no CURVE.
     """
 
     def __init__(self, address: str, numeric: str, keys: Keys) -> None:
@@ -96,8 +97,8 @@ class CurveSocket:
         self._timeout_ms = int(timeouts.PING_AFTER * 1000)
         self._has_ended = False
         self._is_closed = False
-        self._is_asked = False  # with a PING that has no answer yet
-        self._has_head = False  # of the message that comes next
+        self._is_asked = False  # whether the channel's PING has no answer yet
+        self._has_head = False  # whether the head of the next message's frame was given
         self._descriptor = -1
         self._inode: tuple[int, int] | None = None  # the descriptor's, which no other connection has
         if not zmq.has("curve"):
@@ -142,17 +143,17 @@ class CurveSocket:
         self._inode = _inode_of(self._descriptor)
 
     def wait_at_most(self, seconds: float) -> None:
-        """How long recv waits from here on before it raises BlockingIOError."""
+        """Set how many seconds recv waits before it raises BlockingIOError."""
         self._timeout_ms = max(1, int(seconds * 1000))
 
     def recv(self, _size: int, flags: int = 0) -> bytes:
-        """The next message as one frame, b"" at the end; BlockingIOError where none comes in time."""
+        """Return the next message as one frame, b"" at the end; raises BlockingIOError if none comes in time."""
         if self._is_closed:
             return b""
         timeout_ms = 0 if flags & socket.MSG_DONTWAIT else self._timeout_ms
         deadline = time.monotonic() + timeout_ms / 1000
         while True:
-            # Its end is told before the messages are asked for: what came before it is there by then.
+            # The monitor first: if it reports the end, all messages that came before the end can be received by now.
             self._read_monitor()
             try:
                 return frame(self._dealer.recv(zmq.NOBLOCK))
@@ -162,7 +163,7 @@ class CurveSocket:
                 if self._has_ended:
                     return b""
             if self._is_asked:
-                # libzmq asks the broker by itself, and ends the connection where there is no answer.
+                # libzmq asks the broker by itself, and ends the connection if there is no answer.
                 self._is_asked = False
                 return _PONG
             left_ms = max(0, int((deadline - time.monotonic()) * 1000))
@@ -172,7 +173,8 @@ class CurveSocket:
     def sendall(self, data: bytes | bytearray, flags: int = 0) -> None:
         """Send the message in one frame; raises OSError if the connection has ended.
 
-        With MSG_MORE it is the frame's head, and the message comes with the next call.
+        With MSG_MORE data is only the frame's head, and the message comes with the next call. A command (PING) is not
+        sent: recv answers it, see there.
         """
         self._read_monitor()
         if self._has_ended:
@@ -185,7 +187,7 @@ class CurveSocket:
         if self._has_head:
             return
         try:
-            # With a copy: without one pyzmq starts a thread, and an exception in the middle of that would spoil it.
+            # By copy: to send without one pyzmq starts a thread, and an exception may interrupt that half-way.
             self._dealer.send(bytes(memoryview(data)[head:]), zmq.NOBLOCK)
         except zmq.ZMQError as error:
             if not is_own(error):
@@ -201,18 +203,18 @@ class CurveSocket:
         return self._descriptor
 
     def close(self) -> None:
-        """End the connection; in the child of a fork let only go of it."""
+        """End the connection; in the child of a fork only close its descriptor."""
         if self._is_closed:
             return
         self._has_ended = True
         if self._pid == os.getpid():
-            # An exception may leave this in the middle; then the rest is done when nobody has it any more.
+            # If an exception interrupts this, the rest is done when the socket is deleted.
             if not self._dealer.closed:
                 self._dealer.monitor(None, 0)
             self._monitor.close()
             _monitors.pop(self._reference, None)
             self._dealer.close()
-        # The number may be somebody else's: libzmq may have closed the connection before the fork.
+        # The descriptor may be another file's: libzmq may have closed the connection before the fork.
         elif self._inode is not None and _inode_of(self._descriptor) == self._inode:
             os.close(self._descriptor)
         self._is_closed = True
@@ -248,7 +250,7 @@ class CurveSocket:
         raise connection_error(f"no encrypted connection to {self._address}: {why}", NOT_EXECUTED)
 
     def _next_event(self, deadline: float) -> tuple[int, int] | None:
-        """What the monitor tells next, and its value; None at the deadline."""
+        """Return the monitor's next event and its value, None at the deadline."""
         left_ms = max(0, int((deadline - time.monotonic()) * 1000))
         if not zmq.zmq_poll([(self._monitor, zmq.POLLIN)], left_ms):
             return None
@@ -258,13 +260,13 @@ class CurveSocket:
         return int(kind), int(value)
 
     def _read_monitor(self) -> None:
-        """Learn whether the connection has ended: nothing else happens after the handshake."""
+        """Learn whether the connection has ended: the monitor reports nothing else after the handshake."""
         while not self._has_ended and self._next_event(0) is not None:
             self._has_ended = True
 
 
 def _own_context() -> _Context:
-    global _context  # of the process by nature
+    global _context  # one per process
     with _lock:
         if _context is None:
             _context = _Context(io_threads=1)
@@ -273,7 +275,7 @@ def _own_context() -> _Context:
 
 
 def _sweep() -> None:
-    """Close the monitors of sockets that nobody has any more, as far as these have ended."""
+    """Close the monitors of deleted sockets, as far as libzmq has ended these."""
     for _ in range(len(_gone)):
         try:
             reference = _gone.pop(0)
@@ -292,7 +294,7 @@ def _sweep() -> None:
 
 
 def _has_stopped(monitor: zmq.backend.Socket) -> bool:
-    """Whether its socket has ended, which is the last thing that it tells."""
+    """Whether the monitor has reported the end of its socket, which is its last event."""
     try:
         while True:
             told, _address = monitor.recv(zmq.NOBLOCK), monitor.recv()
@@ -305,9 +307,9 @@ def _has_stopped(monitor: zmq.backend.Socket) -> bool:
 
 
 def _inode_of(descriptor: int) -> tuple[int, int] | None:
-    """What tells an open file from all others; None if there is none.
+    """Return the device and inode that identify an open file; None if the descriptor is not open.
 
-    No socket object is made of the descriptor: deleted in the middle, it would close what is libzmq's.
+    No socket object is made of the descriptor: if an exception deleted it, it would close libzmq's connection.
     """
     with suppressed(OSError):
         about = os.fstat(descriptor)
@@ -316,7 +318,7 @@ def _inode_of(descriptor: int) -> tuple[int, int] | None:
 
 
 def _after_fork_in_child() -> None:
-    """Begin anew; another thread of the parent may have held the lock."""
+    """Begin with a new context, and a new lock, as another thread of the parent may have held the old one."""
     global _context, _lock
     _inherited.extend((_context, dict(_monitors)))
     _context, _lock = None, threading.Lock()

@@ -1,11 +1,11 @@
 """The worker's settings and its channels: which broker, and which channel a call uses.
 
-`Connection` keeps pgdbpool's name for it. A worker holds no database connection: its only connections are channels to
+`Connection` keeps pgdbpool's name. A worker holds no database connection: its only connections are channels to
 the broker, one per thread, or one for all in a non-threaded program, which then needs neither lock nor thread-local.
 
-A call takes the channel out and puts it back when it has its reply. So whatever comes in between in the same thread, a
-signal handler that asks as well, or another greenlet, finds none and opens another; and a channel that an exception
-left in the middle of a call never comes back.
+A call takes a channel out and puts it back when it has its reply. So a second call that begins meanwhile in the same
+thread, from a signal handler or in another greenlet, does not find that channel and opens another; and a channel whose
+call was interrupted by an exception never comes back.
 """
 
 import os
@@ -26,7 +26,7 @@ KEY_VARIABLE = "POOLD_KEY"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What Connection.init decided. What is None is decided by the environment or the default."""
+    """What Connection.init decided. If a field is None, the environment or the default decides."""
 
     address: str | None = None
     threaded: bool = True
@@ -34,16 +34,17 @@ class Settings:
     key: str | None = None
 
 
-# Who a channel talks to: an address, and if it is encrypted the keys.
+# The broker that a channel talks to: its address, and if the connection is encrypted the keys.
 _Where = str | tuple[str, Keys]
 
 
-# More than two are free at once where calls were inside each other or greenlets side by side; so many are kept.
+# So many free channels to one broker are kept. More than two are free at once only after calls inside each other, or
+# with greenlets.
 FREE_KEPT = 8
 
 
 class FreeChannels(list[Channel]):
-    """The channels to one broker that no call and no lease has; the last one that came back goes first."""
+    """The channels to one broker that no call and no lease uses; the last one given back is used first."""
 
     def __init__(self, address: str) -> None:
         super().__init__()
@@ -76,9 +77,9 @@ class Connection:
 
         config['type'] is 'threaded' (the default: any number of threads, each with its own channel) or 'non-threaded'
         (one thread per process). config['address'] is the broker's address, config['server_key'] and config['key'] are
-        the key files that an encrypted tcp:// address wants (see Handler). pgdbpool's keys db and groups describe what
-        the broker owns now: `poold import-config` turns them into its configuration; here they are not needed and
-        change nothing. Raises ValueError or TypeError for anything else.
+        the key files for an encrypted tcp:// address (see Handler). pgdbpool's keys db and groups describe what belongs
+        to the broker: `poold import-config` turns them into its configuration; here they are ignored. Raises ValueError
+        or TypeError if config is no dict or a value is none of these.
         """
         global _settings  # program-wide by contract, as pgdbpool's class attributes are
         if not isinstance(config, dict):
@@ -111,8 +112,8 @@ def broker_keys(
 ) -> Keys | None:
     """The keys in these files, or in those of Connection.init, or of POOLD_SERVER_KEY and POOLD_KEY; None without any.
 
-    Raises ValueError if one of the two is missing or is no such file, and if the arguments come with ipc://,
-    which needs none; there the environment's are passed over.
+    Raises ValueError if only one of the two is given, if a file is no such key file, or if an argument is given with an
+    ipc:// address, which needs no keys; the other sources are ignored for ipc://.
     """
     is_ipc = ipc_path(address) is not None
     if is_ipc and (server_key or key):
@@ -135,10 +136,10 @@ def broker_keys(
 
 
 def channel_to(address: str, keys: Keys | None = None, patience: float | None = None) -> Channel:
-    """A channel to that broker for the caller alone, opened where this thread has none or the broker of it is gone.
+    """Return a channel to that broker for the caller alone; open one if this thread has no usable one.
 
-    Whoever has got its reply gives it back. Raises DBConnectionError within a second where no broker is there; patience
-    bounds the opening, in seconds, if one is there and does not answer.
+    Once the caller has its reply, it gives the channel back. Raises DBConnectionError within a second if no broker is
+    there; patience bounds the opening, in seconds, if one is there and does not answer.
     """
     channels = _per_thread.channels if _settings.threaded else _per_process
     free = channels.get(address if keys is None else (address, keys))
@@ -157,7 +158,7 @@ def channel_to(address: str, keys: Keys | None = None, patience: float | None = 
 
 
 def give_back(channel: Channel, address: str, keys: Keys | None = None) -> None:
-    """Keep the channel for this thread's next call. It has to be between two calls."""
+    """Keep the channel, which no call may be using, for this thread's next call."""
     channels = _per_thread.channels if _settings.threaded else _per_process
     where = address if keys is None else (address, keys)
     free = channels.get(where)

@@ -1,7 +1,7 @@
-"""The sockets that channels use: how one is connected.
+"""The sockets that channels use, and how one is connected.
 
 A plain one carries ZMTP as it is. With keys it is a `client.channels.curve.CurveSocket`, which looks the same to a
-channel. Where gevent or eventlet has put its own class in the place of `socket.socket`, a plain one is of that class,
+channel. If gevent or eventlet has put its own class in the place of `socket.socket`, a plain one is of that class,
 so that other greenlets run while this one waits.
 """
 
@@ -24,7 +24,7 @@ from client.wire.messages import NOT_EXECUTED
 if TYPE_CHECKING:
     from client.channels.curve import CurveSocket
 
-# Also a broker whose backlog is full for the moment.
+# BlockingIOError is a broker whose backlog is full for the moment.
 _NOBODY_THERE = (ConnectionRefusedError, FileNotFoundError, BlockingIOError)
 
 
@@ -32,11 +32,11 @@ class PlainSocket(socket.socket):
     """A blocking socket."""
 
     def wait_at_most(self, seconds: float) -> None:
-        """How long recv waits from here on before it raises BlockingIOError."""
+        """Set how many seconds recv waits before it raises BlockingIOError."""
         self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
 
     def send_by(self, data: bytes, deadline: float) -> None:
-        """Send all of it; raises BlockingIOError if the peer has not taken it at the deadline."""
+        """Send all of data; raises BlockingIOError if the peer has not taken it by the deadline."""
         unsent = memoryview(data)
         while unsent:
             try:
@@ -46,8 +46,8 @@ class PlainSocket(socket.socket):
                     raise
                 _wait_for_room(self, deadline)
 
-    # In C, so no signal handler's exception arises in it, where it would be lost. Handlers are let go of, not closed,
-    # and Python would warn.
+    # Sockets are closed by being deleted, as a Handler has no close(); Python's own __del__ would warn of that. This
+    # one is in C, so no signal handler's exception can arise in it, where it would be lost.
     __del__ = _socket.socket.close
 
 
@@ -58,15 +58,15 @@ class GreenSocket(socket.socket):
     """
 
     def wait_at_most(self, seconds: float) -> None:
-        """How long recv waits from here on before it raises BlockingIOError."""
+        """Set how many seconds recv waits before it raises BlockingIOError."""
         self.settimeout(seconds)
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        """Receive as a blocking socket does whose SO_RCVTIMEO is the timeout."""
+        """Receive as a blocking socket would with the timeout as its SO_RCVTIMEO."""
         return self._within(flags, super().recv, size)  # type: ignore[no-any-return]  # recv gives bytes
 
     def sendall(self, data: Any, flags: int = 0) -> None:
-        """Send as a blocking socket does whose SO_SNDTIMEO is GONE_AFTER."""
+        """Send as a blocking socket would with GONE_AFTER as its SO_SNDTIMEO."""
         before = self.gettimeout()
         if not flags & socket.MSG_DONTWAIT:
             self.settimeout(GONE_AFTER)
@@ -76,7 +76,7 @@ class GreenSocket(socket.socket):
             self.settimeout(before)
 
     def send_by(self, data: bytes, deadline: float) -> None:
-        """Send all of it; raises BlockingIOError if the peer has not taken it at the deadline."""
+        """Send all of data; raises BlockingIOError if the peer has not taken it by the deadline."""
         before = self.gettimeout()
         self.settimeout(max(0.001, deadline - time.monotonic()))
         try:
@@ -102,7 +102,7 @@ class GreenSocket(socket.socket):
         self.close()
 
 
-# By the class that is in place when this module is imported: gevent wants to come first in any program.
+# Chosen by the class that is in place when this module is imported: gevent's patching has to come first in a program.
 _SOCKET: type[Any] = PlainSocket if issubclass(socket.socket, _socket.socket) else GreenSocket
 
 
@@ -116,7 +116,10 @@ def _wait_for_room(plain: PlainSocket, deadline: float) -> None:
 
 
 def connected(address: str, keys: Keys | None = None) -> PlainSocket | GreenSocket | CurveSocket:
-    """A socket connected to address; tries again for CONNECT_TIMEOUT where nobody listens."""
+    """Return a socket connected to address; if nobody listens, try again for CONNECT_TIMEOUT.
+
+    Raises DBConnectionError if no connection comes about.
+    """
     deadline = time.monotonic() + CONNECT_TIMEOUT
     while True:
         try:
@@ -127,7 +130,7 @@ def connected(address: str, keys: Keys | None = None) -> PlainSocket | GreenSock
             if time.monotonic() + CONNECT_AGAIN < deadline and isinstance(error, _NOBODY_THERE):
                 time.sleep(CONNECT_AGAIN)
                 continue
-            # Nobody there is the usual reason and needs no words; a closed folder, say, does.
+            # That nobody listens is the usual reason and needs no words; a folder without access, say, does.
             why = "" if isinstance(error, _NOBODY_THERE) else f" ({error.strerror or error})"
             raise connection_error(
                 f"no poold broker answers at {address}{why}; start one there with: poold start --address {address}",
@@ -156,9 +159,9 @@ def _plain(address: str) -> PlainSocket | GreenSocket:
 
 
 def _encrypted(address: str, keys: Keys) -> CurveSocket:
-    # Only here, because libzmq is no light import and has threads of its own.
+    # Imported only here, because libzmq is a heavy import and has threads of its own.
     made: type[CurveSocket] = imported_whole("client.channels.curve").CurveSocket
-    # libzmq would look a name up in a thread of its own, and keep its failure to itself.
+    # Looked up here: libzmq would look up a name in a thread of its own, and not report its failure.
     host, port = _host_and_port(address)
     found = socket.getaddrinfo(host, port, _family(address), socket.SOCK_STREAM)[0][4]
     numeric = f"tcp://[{found[0]}]:{port}" if "[" in address else f"tcp://{found[0]}:{port}"
