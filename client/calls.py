@@ -1,4 +1,4 @@
-"""How a Handler's messages get their replies: each through a channel of its own, or through the open lease's channel.
+"""How a Handler's messages get their replies: each through a channel of its own, or through the open lease's.
 
 An exception may interrupt this code between any two instructions (see `client.channels.channel`). Outside of leases
 that needs no care: a channel that is not given back is closed. In a lease each call first claims the lease

@@ -8,7 +8,7 @@
         TransactionLost         the interactive transaction is gone, all of it rolled back
         CommitOutcomeUnknown    COMMIT was sent and its answer is not known
       DBQueryError              mend the statement: PostgreSQL refused it           (the matching psycopg2.errors class)
-        StatementRefused        psycopg2 itself refuses it: an empty statement, COPY
+        StatementRefused        refused as psycopg2 refuses it: an empty statement, COPY
         ResultTooLarge          the statement ran, its result exceeds max_result_bytes
         ExpectationFailed       a row count is not what `expect` said; the statement was rolled back
       UnconfiguredGroupError    mend the configuration: no such group
@@ -33,7 +33,7 @@ from client.interruptions import is_own
 from client.wire.messages import FAILED, NOT_EXECUTED, UNKNOWN, Failure, Outcome, plain_failure
 from client.wire.sqlstates import ADMIN_SHUTDOWN, CANNOT_CONNECT_NOW, CRASH_SHUTDOWN, LOCK_NOT_AVAILABLE, LOST_RACES
 
-# What passes by itself, by SQLSTATE or the two characters of its class; see
+# Errors that pass by themselves, by SQLSTATE or the two characters of its class; see
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _TRANSIENT_STATES = frozenset(
     (
@@ -50,7 +50,7 @@ _TRANSIENT_KINDS = frozenset(
     ("connection", "offline", "pool-timeout", "too-many-requests", "transaction-lost", "commit-unknown")
 )
 
-# Of a statement: so much is kept with an error, and so much is quoted in its text, which is for one glance.
+# How many characters of a statement are kept with an error, and how many are quoted in the error's text.
 STATEMENT_CHARS = 200
 QUOTED_CHARS = 60
 
@@ -86,7 +86,7 @@ class Diagnostics:
 
 
 class Place(NamedTuple):
-    """A statement's place in a transaction message; as text what an error begins with."""
+    """A statement's place in a transaction message; the text of the statement's error begins with it."""
 
     number: int  # among the statements, from 0; savepoint marks do not count
     total: int  # of statements
@@ -97,11 +97,11 @@ class Place(NamedTuple):
 
 
 class DBError(Exception):
-    """The root. Made from a Failure, whether the broker sent it or the client itself noticed it."""
+    """The root of all errors, made from a Failure that the broker sent or that the client itself made."""
 
     def __init__(self, message: str, failure: Failure | None = None, place: Place | None = None) -> None:
         super().__init__(message)
-        # The wire's own words; request 0 says that the client noticed it, without the broker.
+        # As on the wire; request 0 says that the client noticed the failure, without the broker.
         self.failure = failure or plain_failure(kind_of(type(self)), NOT_EXECUTED, message)
         # Where in its transaction message the failed statement stands; None for all other errors.
         self.place = place
@@ -118,7 +118,7 @@ class DBError(Exception):
 
     @property
     def is_transient(self) -> bool:
-        """Whether the same may succeed another time: a lost race, a lock, a server or broker that is away or full."""
+        """Whether the same may succeed later: a lost race, a lock, a server or broker that is away or full."""
         sqlstate = self.failure.sqlstate
         if sqlstate:
             return sqlstate in _TRANSIENT_STATES or sqlstate[:2] in _TRANSIENT_STATES
@@ -191,11 +191,11 @@ class TransactionLost(DBConnectionError):
 
 
 class CommitOutcomeUnknown(DBConnectionError):
-    """A transaction whose COMMIT was sent and not answered: it was committed, or it was not.
+    """A transaction's COMMIT was sent and not answered: it was committed, or it was not.
 
-    Of a transaction message PostgreSQL keeps what became of it, but could not be asked. Look for what the transaction
-    would have written before sending it again; outcome is 'unknown'. An interactive one goes on saying so until
-    rollback().
+    PostgreSQL remembers what became of a transaction message, but could not be asked. Look for what the transaction
+    would have written before sending it again; outcome is 'unknown'. In an interactive transaction all that follows
+    raises this too, until rollback().
     """
 
 
@@ -204,7 +204,7 @@ class DBQueryError(DBError, psycopg2.Error):  # type: ignore[misc,override]  # s
 
 
 class StatementRefused(DBQueryError, psycopg2.ProgrammingError):  # type: ignore[misc,override]  # see DBError.pgcode
-    """psycopg2 in the broker refuses the statement: it is empty, or a COPY."""
+    """The broker refuses the statement, as psycopg2 does: it is empty, or a COPY."""
 
 
 class ResultTooLarge(DBQueryError, psycopg2.DataError):  # type: ignore[misc,override]  # see DBError.pgcode
@@ -214,7 +214,7 @@ class ResultTooLarge(DBQueryError, psycopg2.DataError):  # type: ignore[misc,ove
 class ExpectationFailed(DBQueryError, psycopg2.IntegrityError):  # type: ignore[misc,override]  # see DBError.pgcode
     """A statement affected, or returned, another number of rows than its `expect` said, and was rolled back.
 
-    A psycopg2.IntegrityError, because the data is not as the caller's condition wants it, as with a violated
+    It is a psycopg2.IntegrityError, because the data does not meet the caller's condition, as with a violated
     constraint; sending the same again does not help.
     """
 
@@ -252,7 +252,7 @@ _KIND_OF = {error: kind for kind, error in KINDS.items()}
 
 
 def kind_of(error: type[DBError]) -> str:
-    """The wire's word for an error class; a class made for a SQLSTATE is a query error."""
+    """The Failure.kind of an error class; a class made for a SQLSTATE is a query error."""
     return _KIND_OF.get(error, QUERY)
 
 
@@ -281,7 +281,7 @@ def connection_error(message: str, outcome: Outcome = UNKNOWN) -> DBError:
 
 @cache
 def _with_psycopg2_class(kind: str, sqlstate: str) -> type[DBError]:
-    """Our class and psycopg2's own for this SQLSTATE in one. SQLSTATEs are few, so all are kept."""
+    """A class that is both ours and psycopg2's own for this SQLSTATE. SQLSTATEs are few, so all are kept."""
     try:
         theirs = psycopg2.errors.lookup(sqlstate)
     except KeyError as error:

@@ -1,4 +1,4 @@
-"""What a Handler and a Session share: statements that run one by one, and the block in which they do."""
+"""What a Handler and a Session share: running statements one by one, and the with block around them."""
 
 import time
 from collections import deque
@@ -17,9 +17,9 @@ from client.values.bind import bind
 from client.values.result import Result
 from client.wire.messages import Ask, CancelRequest, Query
 
-# If a channel is opened faster, what is left of a timeout is all of it.
+# In seconds: opening a channel in less is not taken off a timeout, of which at least so much is left in any case.
 OPENED_AT_ONCE = 0.01
-# psycopg2 keeps as many notices with a connection.
+# As many as psycopg2 keeps with a connection.
 MAX_NOTICES = 50
 
 
@@ -32,13 +32,13 @@ class Executor(Calls):
     _settings: bytes
 
     def _share(self, other: "Executor") -> None:
-        """Run statements in the same group, with the same options, as the other does."""
+        """Take over the group and the options of the other, with notices and a lease of one's own."""
         for name in ("_group", "_address", "_keys", "_tag", "_prepare", "_priority", "_settings"):
             setattr(self, name, getattr(other, name))
         self._begin_anew()
 
     def _new_lease(self) -> ClientLease:
-        """What statements run in that have to be in one, as soon as there is one."""
+        """Return a lease, not open yet, for the statements that have to run in one."""
         raise NotImplementedError
 
     def _begin_anew(self) -> None:
@@ -66,10 +66,10 @@ class Executor(Calls):
         statement and params are psycopg2's: %s and %(name)s, %% for a percent sign, tuples for IN, lists for arrays.
         timeout bounds waiting and running together, in seconds; without it the group's queue_timeout and the endpoint's
         query_timeout hold. prepare=True lets the broker prepare what is sent often, False keeps parameters in the
-        statement as literals. priority is 'interactive', 'normal' or 'batch': who comes first where requests wait.
+        statement as literals. priority is 'interactive', 'normal' or 'batch': who comes first if requests wait.
         settings are PostgreSQL's, as in {'work_mem': '64MB'}; they hold for this statement alone, in an interactive
-        transaction to its end. All three are the Handler's where they are None. Raises the errors of `client.errors`; a
-        PostgreSQL error is also its psycopg2.errors class.
+        transaction to its end. If prepare, priority or settings is None, the Handler's is used. Raises the errors of
+        `client.errors`; a PostgreSQL error is also its psycopg2.errors class.
         """
         sql, types, values, references = bind(statement, params)
         if references:
@@ -84,7 +84,7 @@ class Executor(Calls):
         channel = None
         if not self._needs_lease():
             channel, waits = (channel_to(self._address, self._keys), None) if waits is None else self._channel(waits)
-            # The hot path; the lookup repeats _check_group, which says what is wrong where there is no such group.
+            # The hot path: looked up here first; _check_group raises if there is no such group.
             if channel.welcome.groups.get(self._group) or self._check_group(channel):
                 number = channel.next_request()
                 message = Query(
@@ -101,10 +101,10 @@ class Executor(Calls):
         )
 
     def cancel(self) -> int:
-        """Cancel what this Handler's threads wait for; to be called from another thread, or a signal handler.
+        """Cancel what this Handler's threads wait for; call it from another thread, or a signal handler.
 
-        Each of them gets psycopg2's QueryCanceled, unless its statement has ended by then. Returns how many there were,
-        when the broker has been told.
+        Each of them gets psycopg2's QueryCanceled, unless its statement has ended by then. Returns how many waited,
+        once the broker knows of the cancels.
         """
         calls = [(each(), request) for each, request in list(self._calls.items())]
         waiting = [(channel, request) for channel, request in calls if channel is not None]
@@ -161,11 +161,11 @@ class Executor(Calls):
             self._leave()
 
     def _leave(self) -> None:
-        """The block is over, and whatever was open in it."""
+        """Give up what is still open when the block is left."""
         self._close_lease()
 
     def _channel(self, waits: float | None) -> tuple[Channel, float | None]:
-        """A channel for one call, and what is left to wait for its reply."""
+        """Return a channel for one call, and how many seconds are left to wait for its reply."""
         if waits is None:
             return channel_to(self._address, self._keys), None
         began = time.monotonic()

@@ -2,7 +2,7 @@
 
 In an autocommit group each query is a statement of its own, run on any free backend. In a group with autocommit off the
 first query takes a lease, exclusive use of one backend, and begins a transaction there; commit or rollback ends both.
-Which of the two holds is the group's configuration, so the broker says it when the channel opens. A transaction block
+Which kind a group is stands in the configuration, so the broker says it when the channel opens. A transaction block
 collects its statements and is sent as one message, in a group of either kind.
 """
 
@@ -46,13 +46,13 @@ class Handler(Executor):
                 print(row.id, row['total'])
 
     Leaving the block commits an open transaction; leaving it by an exception rolls back. A Handler may be made before a
-    fork and used after it, and shared by threads and greenlets; a transaction that is open in it may be used by one
-    after the other, each call by itself.
+    fork and used after it, and shared by threads and greenlets; they may use its open transaction one after another,
+    one call at a time.
     tag is free text, at most 128 characters, shown by `poold stats` for requests that wait. prepare, priority and
-    settings are those of statements that do not say it themselves, see `query`. server_key and key are files, for a
-    tcp:// address whose broker has keys: the broker's public key, and this client's secret one, read here and once.
+    settings are the defaults of its statements, see `query`. server_key and key are files, for a tcp:// address whose
+    broker has keys: the broker's public key, and this client's secret one. They are read once, here.
 
-    Raises DBConnectionError where no broker is there and UnconfiguredGroupError where it has no such group.
+    Raises DBConnectionError if no broker is there and UnconfiguredGroupError if it has no such group.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Handler(Executor):
         self._is_autocommit()
 
     def _new_lease(self) -> ClientLease:
-        """What the open transaction runs in, as soon as there is one."""
+        """Return the lease of interactive transactions, not open yet."""
         return ClientLease("transaction", Rollback)
 
     @property
@@ -87,7 +87,7 @@ class Handler(Executor):
         return self._lease.number != 0
 
     def session(self) -> Session:
-        """Statements that stay on one backend as long as their block lasts; see `client.session`."""
+        """A session, whose statements stay on one backend as long as its block lasts; see `client.session`."""
         self._check_no_lease()
         return Session(self)
 
@@ -109,10 +109,10 @@ class Handler(Executor):
                 tx.query('INSERT INTO items (order_id, sku) VALUES (%s, %s)', (order['id'], 'A1'), expect=1)
             print(order['id'])
 
-        isolation is 'read uncommitted', 'read committed', 'repeatable read' or 'serializable'; it, read_only and
-        deferrable are the server's defaults where they are None. The broker runs the transaction again, at most retries
-        times, if it lost a race (serialization failure, deadlock) or its backend before COMMIT. timeout bounds all
-        of it, in seconds; priority and settings are those of `query`, for all of it. See
+        isolation is 'read uncommitted', 'read committed', 'repeatable read' or 'serializable'. If isolation, read_only
+        or deferrable is None, the server's default holds. The broker runs the transaction again, at most retries times,
+        if it lost a race (serialization failure, deadlock) or its backend before COMMIT. timeout bounds the whole
+        transaction, in seconds; priority and settings are those of `query`, for the whole transaction. See
         `client.transaction.Transaction`.
         """
         self._check_no_lease()
@@ -145,24 +145,24 @@ class Handler(Executor):
     def commit(self) -> None:
         """Commit the open transaction; without one it does nothing, as psycopg2's commit.
 
-        Raises where nothing was committed: a DBQueryError (a deferred constraint, or a statement of this transaction
-        had failed) or TransactionLost. Where COMMIT was sent and its answer was lost, or an exception kept it from
-        being taken, this and all that follows raises a DBConnectionError whose outcome is 'unknown', until rollback().
+        Raises if nothing was committed: a DBQueryError (a deferred constraint, or a statement of this transaction had
+        failed) or TransactionLost. If COMMIT was sent and its answer was lost, or an exception interrupted the wait for
+        it, this and all that follows raises a DBConnectionError whose outcome is 'unknown', until rollback().
         """
         self._end(Commit)
 
     def rollback(self) -> None:
         """Roll back the open transaction; without one, or if it was lost, it does nothing.
 
-        Never fails for a broker that is gone: its backends are closed then, and PostgreSQL rolls back. Where a COMMIT
-        was sent and not answered it changes nothing of that; the Handler is as new.
+        Does not fail if the broker is gone: its backends are closed then, and PostgreSQL rolls back. If a COMMIT was
+        sent and not answered, rollback() does not undo it; it only makes the Handler usable again.
         """
         if self._lease.number:
             self._finish(Rollback)
             self._close_lease()
 
     def _send_transaction(self, options: Options, steps: tuple[Step | int, ...]) -> TransactionResult:
-        """What became of a transaction message of these steps."""
+        """Send a transaction message of these steps and return what became of it."""
         self._check_no_lease()
         timeout = options.timeout
         channel, waits = self._channel(None if timeout is None else patience(timeout))
@@ -181,7 +181,7 @@ class Handler(Executor):
         assert isinstance(reply, TransactionResult)
         for fields in (*reply.results, reply.failure):
             if fields is not None:
-                self.notices.extend(fields[-1])  # of a Result as of a Failure
+                self.notices.extend(fields[-1])  # notices are the last field of both ResultMessage and Failure
         return reply
 
     def _check_no_lease(self) -> None:

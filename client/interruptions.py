@@ -1,8 +1,8 @@
-"""Whose exception it is.
+"""Whose exception it is: the client's own, or a signal handler's.
 
 Python runs a signal handler between any two instructions, so what the handler raises (a time limit's TimeoutError, say,
-which is an OSError) may arise wherever the client expects an error of its own making. It has to reach the program: each
-`except` here that does not raise again asks this first.
+which is an OSError) may arise wherever the client expects an error of its own making. A signal handler's exception has
+to reach the program, so each `except` in the client that does not raise again asks `is_own` first.
 """
 
 import importlib
@@ -24,15 +24,15 @@ def is_own(error: BaseException) -> bool:
         trace = trace.tb_next
     if trace is None:
         return True
-    # Cython's frames have no globals where a module is built for any version of Python (abi3, as pyzmq's for 3.12 and
-    # later): there the name of the code begins with the module's.
+    # Cython's frames have no globals if the module is built for any version of Python (abi3, as pyzmq's for 3.12 and
+    # later); the name of their code begins with the module's.
     frame = trace.tb_frame
     name = frame.f_globals.get("__name__") or frame.f_code.co_name
     return str(name).partition(".")[0] in _OWN
 
 
 class suppressed:  # noqa: N801  a context manager's name, as contextlib.suppress
-    """Ends a block at an error of these kinds that the client, or what it called, has raised."""
+    """Suppress errors of these kinds that the client, or what it called, has raised; they end the block."""
 
     def __init__(self, *kinds: type[Exception]) -> None:
         self._kinds = kinds
@@ -45,11 +45,11 @@ class suppressed:  # noqa: N801  a context manager's name, as contextlib.suppres
 
 
 def imported_whole(name: str) -> ModuleType:
-    """The module, imported where no signal handler's exception can arise.
+    """Return the module, imported where no signal handler's exception can arise.
 
-    One in the middle of an import leaves modules that are half there, of which those in C are never imported again.
-    Python runs signal handlers in the main thread only, so another one imports; an exception while this one waits does
-    no harm.
+    An exception in the middle of an import leaves modules half initialised, and those in C are never imported again.
+    Python runs signal handlers in the main thread only, so another thread imports; an exception while the main thread
+    waits does no harm.
     """
     if name in _whole:
         return sys.modules[name]

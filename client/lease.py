@@ -2,11 +2,11 @@
 
 An open lease has a channel for itself, so that it may be used by one thread after another, as a psycopg2 connection may
 (`asyncio.to_thread` runs each call wherever there is room), and nobody else's call comes between. One call at a time
-has the use of it: who else comes at that moment is refused.
+uses the lease; another call that begins meanwhile is refused.
 
-What is said of a lost lease later depends on what it was doing. The call that has the use of it holds the message that
-it sends from before its first byte, so it is known whether that was a COMMIT: then nobody can say that the transaction
-was rolled back. Everything else that a lease is, is the broker's.
+If a lease is lost, what is reported depends on what it was doing. A call holds its message from before the first byte
+is sent, so it is known whether that was a COMMIT: if so, nobody can say that the transaction was rolled back. All other
+state of a lease is kept by the broker.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ Farewell = type[Rollback] | type[Release]
 
 # Unique per process, so also per channel; next() on it is atomic.
 _numbers = itertools.count(1)
-# What ends an open transaction with a commit begins a statement: it stands at the beginning of the text, or behind a
-# semicolon, a comment or the end of a line. Inside of quotes it may be found by mistake, which makes an outcome unknown
-# that could be known; never the reverse.
+# The words that commit an open transaction. They begin a statement, so they stand at the beginning of the text, or
+# behind a semicolon, a comment or the end of a line. Inside quotes they are found by mistake, and an outcome is unknown
+# that could be known; the reverse does not happen.
 _MAY_COMMIT = re.compile(
     rb"(?:\A|;|\*/|[\r\n])\s*(?:commit\b|prepare\b|end\s*(?:;|\Z|--|/\*|work\b|transaction\b|and\b))", re.IGNORECASE
 )
@@ -62,29 +62,29 @@ class Call:
 
 
 class ClientLease:
-    """number is 0 if none is open."""
+    """The lease of a Handler or a session, opened and closed many times; number is 0 if it is not open."""
 
     __slots__ = ("_channel", "_error", "_farewell", "_is_lost", "_noun", "_use", "is_in_doubt", "number")
 
     def __init__(self, noun: str, farewell: Farewell) -> None:
-        """noun is what it is for, in words for errors; farewell is the message that ends it."""
+        """noun is the lease's name in error texts; farewell is the message that ends it."""
         self.number = 0
         self._noun = noun
         self._farewell = farewell
         self._channel: Channel | None = None  # its own as long as it is open
         self._is_lost = False
-        # Whether a COMMIT was sent in it and not answered, or answered by nobody knows.
+        # Whether a COMMIT was sent in it and not answered, or its outcome was reported as unknown.
         self.is_in_doubt = False
-        # The last error that said that it was lost; weakly, as a channel's.
+        # The last error that told of the lease's loss; held weakly, as a channel's.
         self._error: weakref.ref[DBConnectionError] | None = None
-        # The one call that has the use of it. A dict, for its setdefault lets exactly one of several through.
+        # The one call that uses it. A dict, because setdefault lets exactly one of several threads through.
         self._use: dict[str, Call] = {}
 
     def begin(self, call: Call) -> Channel | None:
-        """Give the call the use of it; its channel, None if no lease is open.
+        """Give the call the use of the lease; return the lease's channel, None if no lease is open.
 
-        Raises UsageError if another call has it, or if it was opened by a parent process, and TransactionLost or
-        CommitOutcomeUnknown where it is lost.
+        Raises UsageError if another call uses it, or if a parent process opened it, and TransactionLost or
+        CommitOutcomeUnknown if it is lost.
         """
         if self._use.setdefault("", call) is not call:
             raise UsageError(
@@ -97,7 +97,7 @@ class ClientLease:
         return call.channel
 
     def check(self) -> Channel:
-        """The channel of the lease, which is open; raises as `begin` where nothing more can be done in it."""
+        """Return the channel of the open lease; raises as `begin` if nothing more can be done in it."""
         channel = self._channel
         if channel is not None and channel.pid != os.getpid():
             raise UsageError(
@@ -110,7 +110,7 @@ class ClientLease:
         return channel
 
     def open(self, call: Call, channel: Channel) -> int:
-        """A new number, of a lease that the call's message opens through the channel."""
+        """Return a new number, for the lease that the call's message opens through the channel."""
         self._is_lost = self.is_in_doubt = False
         call.is_opening = True
         call.channel = self._channel = channel
@@ -118,16 +118,16 @@ class ClientLease:
         return self.number
 
     def has(self, call: Call) -> bool:
-        """Whether the call has the use of it."""
+        """Whether the call uses the lease."""
         return self._use.get("") is call
 
     def end(self, call: Call) -> None:
-        """The call has its reply, or will never have it."""
+        """Let other calls use the lease: this one has its reply, or will never have it."""
         if self._use.get("") is call:
             del self._use[""]
 
     def told(self, call: Call, error: BaseException) -> Failure | None:
-        """The failure with which the broker has answered the call, if the error is that one."""
+        """Return the failure with which the broker answered the call; None if the error is another one."""
         channel, message = call.channel, call.message
         if channel is None or message is None or error is not channel.error:
             return None
@@ -138,9 +138,10 @@ class ClientLease:
         return error.failure
 
     def left(self, call: Call, error: BaseException) -> DBError | None:
-        """The call that has the use of it ends by an error which is not its answer; what to raise instead, if anything.
+        """Take note that the call ends by an error that is not its answer; return what to raise instead, if anything.
 
-        Where a byte of its message may have been sent, nothing more can be said in this conversation.
+        If a byte of its message may have been sent, nothing more can be said in this conversation, and the lease is
+        lost.
         """
         channel, message = call.channel, call.message
         if channel is None or message is None or not channel.was_sent(message.request):
@@ -158,7 +159,7 @@ class ClientLease:
         return self.loss() if is_own and self.is_in_doubt else None
 
     def lose(self, *, is_in_doubt: bool) -> None:
-        """Give the lease up: nothing more will come of it."""
+        """Mark the lease as lost and close its channel."""
         self._is_lost = True
         self.is_in_doubt = is_in_doubt
         if self._channel is not None and self._channel.pid == os.getpid():
@@ -166,11 +167,11 @@ class ClientLease:
 
     @property
     def error(self) -> DBConnectionError | None:
-        """The last one that said that it was lost, None if nobody has it any more."""
+        """The last error that told of the lease's loss, None if nothing refers to it any more."""
         return None if self._error is None else self._error()
 
     def loss(self) -> DBConnectionError:
-        """What is to be said of a lost one."""
+        """Return the error that tells of the lease's loss."""
         found: DBConnectionError
         if self.is_in_doubt:
             text = (
@@ -189,7 +190,7 @@ class ClientLease:
         return found
 
     def close(self, call: Call | None = None) -> Channel | None:
-        """End the lease, if one is open; return its channel if nobody but this call has the use of it."""
+        """End the lease, if one is open; return its channel if it is not lost and no other call uses it."""
         channel, self._channel = self._channel, None
         self.number = 0
         is_lost, self._is_lost, self.is_in_doubt = self._is_lost, False, False

@@ -1,6 +1,6 @@
-"""What may be said of a request besides its statement: checked here, and put as it travels.
+"""A request's options besides its statement: checked here, and converted to the form in which they travel.
 
-The broker takes what does not fit for a breach of the protocol; so it is found where it is said, and named.
+To the broker an invalid option is a breach of the protocol, so it is found here, where the error can name it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from client.wire.limits import ISOLATIONS, MAX_RETRIES, MAX_SETTINGS, PRIORITIES
 
 DEFAULT_RETRIES = 3
 DEFAULT_PRIORITY = PRIORITIES[limits.NORMAL]
-# A broker cancels an overdue statement and says so; a client gives up only when even that does not come.
+# In seconds. A broker cancels an overdue statement and says so; a client gives up so much later, if nothing has come.
 GRACE = 1.0
 
 Settings = Mapping[str, str | int | float | bool]
 
 
 class Options(NamedTuple):
-    """How a transaction is to run: those fields of protocol.Transaction that the caller chooses for all of it."""
+    """How a transaction is to run: the fields of TransactionMessage that the caller chooses for the whole of it."""
 
     isolation: str | None = None
     read_only: bool | None = None
@@ -32,7 +32,7 @@ class Options(NamedTuple):
 
 
 def checked_isolation(isolation: str | None) -> str | None:
-    """The isolation level as it travels."""
+    """Return the isolation level as it travels."""
     if isolation is None:
         return None
     level = isolation.lower().replace("_", " ").replace("-", " ") if isinstance(isolation, str) else isolation
@@ -42,45 +42,45 @@ def checked_isolation(isolation: str | None) -> str | None:
 
 
 def checked_retries(retries: int) -> int:
-    """retries, if it is a number that can be sent."""
+    """Return retries, if it is a number that can be sent."""
     if isinstance(retries, bool) or not isinstance(retries, int) or not 0 <= retries <= MAX_RETRIES:
         raise ValueError(f"retries is {retries!r}; expected a whole number from 0 to {MAX_RETRIES}")
     return retries
 
 
 def checked_choice(name: str, value: bool | None) -> bool | None:
-    """An option that is True, False, or left to the server."""
+    """Return the option, if it is True, False, or None for the server's default."""
     if value is not None and not isinstance(value, bool):
         raise ValueError(f"{name} is {value!r}; expected True, False, or None for the server's default")
     return value
 
 
 def checked_prepare(prepare: bool) -> bool:
-    """prepare, if it is a boolean; a word like 'off' would count as true."""
+    """Return prepare, if it is a boolean; a word like 'off' would count as true."""
     if not isinstance(prepare, bool):
         raise TypeError(f"prepare is {prepare!r}; expected True, or False to keep parameters as literals")
     return prepare
 
 
 def checked_tag(tag: str) -> str:
-    """The tag, if it can be sent."""
+    """Return the tag, if it can be sent."""
     if not isinstance(tag, str) or len(tag) > limits.MAX_NAME_CHARS or "\0" in tag:
         raise ValueError(
             f"tag is {tag!r:.200}; expected text of at most {limits.MAX_NAME_CHARS} characters without NUL"
         )
-    tag.encode()  # a lone surrogate says so itself
+    tag.encode()  # raises for a lone surrogate
     return tag
 
 
 def checked_priority(priority: str) -> int:
-    """The priority as it travels."""
+    """Return the priority as it travels."""
     if priority not in PRIORITIES:
         raise ValueError(f"priority is {priority!r}; expected one of {', '.join(PRIORITIES)}")
     return PRIORITIES.index(priority)
 
 
 def patience(timeout: float) -> float:
-    """How long to wait for the reply to a request with this timeout; raises ValueError if it cannot be sent."""
+    """Return the seconds to wait for the reply to a request with this timeout; raises ValueError if it is invalid."""
     is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
     if not is_number or not 0 < timeout <= limits.MAX_TIMEOUT:
         raise ValueError(f"timeout is {timeout!r}; expected seconds above 0, or None")
@@ -88,7 +88,7 @@ def patience(timeout: float) -> float:
 
 
 def packed_settings(settings: Settings | None) -> bytes:
-    """PostgreSQL's settings by name, as they travel."""
+    """Return settings of PostgreSQL, by name, as they travel."""
     if not settings:
         return b""
     if not isinstance(settings, Mapping):

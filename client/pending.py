@@ -1,8 +1,8 @@
 """What is not known yet inside a transaction block: the results of its statements, and what became of its savepoints.
 
-The statements of a block are sent together when it ends, so inside it a result can only be pointed at: its cells are
+The statements of a block are sent together when it ends, so inside it a result can only be referred to: its cells are
 References, which the broker replaces by what the earlier statement returned. After the block the same expressions
-give the values themselves. There is deliberately no waiting for a result here, only the answer that it is too early.
+give the values themselves. Deliberately nothing here waits for a result; reading one too early raises an error.
 """
 
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ class PendingResult:
     def __init__(self, around: "Savepoint | None") -> None:
         # The innermost savepoint block around the statement.
         self.around = around
-        # None inside the block; then the result, as the fields of its messages.Result until it is read, or the error
+        # None inside the block; then the result, as the fields of its ResultMessage until it is read, or the error
         # that reading it raises.
         self._known: Result | tuple[Any, ...] | DBError | None = None
 
@@ -49,12 +49,12 @@ class PendingResult:
         return self._known is not None
 
     def settle(self, known: tuple[Any, ...] | DBError) -> None:
-        """Say what became of the statement, if nobody has yet; the transaction does it."""
+        """Take what became of the statement, if it is not known yet; the transaction calls this."""
         if self._known is None:
             self._known = known
 
     def result(self) -> Result:
-        """The Result itself, without the ways of referring to it."""
+        """The Result itself; raises UsageError inside the block, or the error for which there is none."""
         known = self._known
         if type(known) is tuple:
             known = self._known = Result.from_fields(known)
@@ -177,14 +177,14 @@ class PendingRow:
         return Cell(self._source, self._place, name)
 
     def __getattr__(self, name: str) -> Reference:
-        # Everything that asks whether an object has some protocol begins with an underscore.
+        # Python's own look-ups (of copy, pickle and the like) are for names that begin with an underscore.
         if name.startswith("_"):
             raise AttributeError(f"a row that was not read yet has no attribute {name!r}")
         if name in ("keys", "values", "items", "get"):
             raise UsageError(TOO_EARLY)
         return self[name]
 
-    # Without it Python would iterate by number, and find a Reference for each.
+    # Without this Python would iterate by number, and get a Reference for each, without end.
     def __iter__(self) -> Iterator[Any]:
         raise UsageError(TOO_EARLY)
 
@@ -199,9 +199,9 @@ class PendingRow:
 
 
 class Cell(Reference):
-    """A value that is not known yet; only a parameter.
+    """A value that is not known yet and can only be a parameter.
 
-    Python would compare it and make text of it all the same, so that a program decides, or stores, nonsense.
+    Comparing it or making text of it raises: a program would otherwise decide by, or store, nonsense.
     """
 
     __slots__ = ()
@@ -220,7 +220,7 @@ class Cell(Reference):
 
 
 class Savepoint:
-    """A block inside a transaction block; an error of PostgreSQL's undoes it alone, and the transaction goes on.
+    """A block inside a transaction block; an error from PostgreSQL undoes this block alone; the transaction goes on.
 
     After the transaction's block error is that error, or None if the block took effect. A Python exception that
     leaves the block takes its statements out of the transaction; if nothing catches it on its way, it leaves the
@@ -245,14 +245,14 @@ class Savepoint:
         return self._error
 
     def settle(self, error: DBError | None) -> None:
-        """Say what became of the block, if nobody has yet; the transaction does it."""
+        """Take what became of the block, if it is not known yet; the transaction calls this."""
         if not self._is_settled:
             self._is_settled = True
             self._error = error
 
 
 def _number(value: Any, what: str) -> int:
-    """A row's or column's number that can be referred to; how many there are is not known before the block ends."""
+    """Return a row's or column's number, if it can be one; how many there are is not known before the block ends."""
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_NUMBER:
         return value
     raise UsageError(

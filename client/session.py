@@ -1,13 +1,13 @@
-"""Statements that stay on one backend: for what outlives a statement, or a transaction, and must be found again.
+"""Statements that stay on one backend, for state that later statements need: temporary tables, settings, locks.
 
     with db.session() as session:
         session.query('CREATE TEMP TABLE chosen AS SELECT id FROM orders WHERE total > 100')
         for row in session.query('SELECT * FROM chosen'):
             print(row.id)
 
-Its first statement takes a lease; leaving the block gives the backend back, and the broker takes away what was left in
-its session before anybody else is served there. Meanwhile the backend serves nobody else: the group's lease_timeout and
-idle_in_transaction_timeout bound that.
+The first statement takes a lease; leaving the block gives the backend back, and the broker clears what was left in
+its session before another client is served there. During the session the backend serves nobody else; the group's
+lease_timeout and idle_in_transaction_timeout bound that time.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from client.wire.messages import NOT_EXECUTED, TX_LOST, TX_NONE, Commit, Failure
 
 
 class Session(Executor):
-    """Made by `Handler.session`, in whose group it runs.
+    """A session in its Handler's group; made by `Handler.session`.
 
-    Statements commit by themselves in an autocommit group, where BEGIN and COMMIT may be sent as statements; elsewhere
-    the first one begins a transaction, until commit or rollback, and the next one another. Leaving the block commits
-    what is open, leaving it by an exception rolls back. If the session is lost, all that follows raises
-    TransactionLost: what was left in it is gone, and only a new one can begin again.
+    Statements commit by themselves in an autocommit group, where BEGIN and COMMIT may be sent as statements. In other
+    groups the first statement begins a transaction, and so does the first one after each commit or rollback. Leaving
+    the block commits what is open, leaving it by an exception rolls back. If the session is lost, all that follows
+    raises TransactionLost: what was left in it is gone, and only a new session can begin again.
     """
 
     def __init__(self, parent: Executor) -> None:
         self._share(parent)
-        self._transaction: TransactionStatus = TX_NONE  # where the last reply left it
+        self._transaction: TransactionStatus = TX_NONE  # as the last reply reported it
 
     @property
     def in_transaction(self) -> bool:
@@ -60,7 +60,7 @@ class Session(Executor):
         self._transaction = TX_NONE
 
     def transaction(self, *_: Any, **__: Any) -> NoReturn:
-        """Not in a session: the broker runs a transaction message on any backend, and again if it lost a race."""
+        """Refuse: the broker runs a transaction message on any backend, and again if it lost a race."""
         raise UsageError(
             "a session runs its statements one by one; use query() and commit(), after query('BEGIN') in an autocommit "
             "group, or a transaction block of the Handler outside"
@@ -69,7 +69,7 @@ class Session(Executor):
     run = transaction
 
     def session(self) -> NoReturn:
-        """Not in a session."""
+        """Refuse: a session has no sessions in it."""
         raise UsageError("this is a session already; make another with the Handler's session()")
 
     def _leave(self) -> None:
@@ -86,7 +86,7 @@ class Session(Executor):
         return self._lease.number, begin, OPENS_SESSION if call.is_opening else IN_SESSION
 
     def _is_over(self, failure: Failure) -> bool:
-        """A session goes on behind a string of statements that failed after its COMMIT, if its backend does."""
+        """Whether the session's backend is lost; else it goes on, even if a statement failed behind a COMMIT."""
         return failure.transaction == TX_LOST
 
     def _follow_failure(self, failure: Failure, call: Call) -> None:

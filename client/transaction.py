@@ -6,9 +6,9 @@
     print(order['id'])
 
 An interactive transaction holds a backend while the program thinks between its statements. Here the broker has all of
-them at once: it needs the backend for one stretch, can run the transaction again where that is safe, and can find out
-what became of a COMMIT whose answer was lost. The price is that no result can be read before the end: what later
-statements need of earlier ones are References, and what the program would have checked are row counts (expect).
+them at once: it needs the backend for one stretch, can run the transaction again if that is safe, and can find out
+what became of a COMMIT whose answer was lost. The price is that no result can be read before the end: later statements
+use values of earlier ones by References, and instead of checks in the program there are row counts (expect).
 """
 
 import contextlib
@@ -53,8 +53,8 @@ class Phase(Enum):
 class Transaction:
     """The block of `Handler.transaction`. It belongs to one thread and is entered once.
 
-    Nothing is sent before the end of the block, and nothing at all where an exception leaves it or it holds no
-    statement. Its end raises the error that ended the transaction; nothing was committed then, except if the error's
+    Nothing is sent before the end of the block, and nothing at all if an exception leaves it or it holds no statement.
+    The end of the block raises the error that ended the transaction; nothing was committed then, unless the error's
     outcome says otherwise.
     """
 
@@ -172,9 +172,9 @@ class Transaction:
         return messages.StepReference(parameter, step, reference.row, reference.column)
 
     def _take_out(self, outermost: Savepoint, cause: BaseException) -> None:
-        """An exception leaves a savepoint block; if it is caught, the transaction goes on without that block."""
+        """Remove a savepoint block that an exception leaves; if it is caught, the transaction goes on without it."""
         if outermost not in self._open:
-            return  # it went with the block around it
+            return  # removed with the block around it
         error = _unsent("savepoint", cause)
         for savepoint in self._savepoints[self._savepoints.index(outermost) :]:
             savepoint.settle(error)
@@ -204,14 +204,14 @@ class Transaction:
         raise failed
 
     def _give_up(self, error: DBError) -> None:
-        """There are no results; reading one raises this."""
+        """Settle everything with this error: there are no results, and reading one raises it."""
         for pending in self._statements:
             pending.settle(error)
         for savepoint in self._savepoints:
             savepoint.settle(error)
 
     def _settle(self, results: tuple[Any, ...]) -> None:
-        """The transaction was committed: each statement has its result, or a reason for having none."""
+        """Settle everything after a commit: each statement has its result, or a reason for having none."""
         for index, (pending, step) in enumerate(self._statements.items()):
             fields = results[step]
             if fields is not None and len(fields) == RESULT_FIELDS:
@@ -221,7 +221,7 @@ class Transaction:
                 pending.settle(error)
                 if pending.around is not None:
                     pending.around.settle(error)
-        # Outer ones come first, so what is around each is settled.
+        # Outer blocks come first, so the block around each one is settled already.
         for savepoint in self._savepoints:
             savepoint.settle(_undone(savepoint.around))
         for pending in self._statements:
@@ -273,7 +273,7 @@ def _after(cause: BaseException) -> DBError:
 
 
 def _undone(savepoint: Savepoint | None) -> DBError | None:
-    """The error for what was in this savepoint block; None if there was none, or it took effect."""
+    """The error for a statement or block in this savepoint block; None if there is none, or it took effect."""
     cause = savepoint.error if savepoint is not None else None
     return None if cause is None else _no_result(f"undone with its savepoint block: {cause}", FAILED, cause)
 
