@@ -1,1 +1,1 @@
-"""Values on their way to PostgreSQL and back, as psycopg2 has them."""
+"""Values on their way to PostgreSQL and back, converted as psycopg2 converts them."""

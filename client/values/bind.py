@@ -1,13 +1,13 @@
 """A statement and its parameters as they travel: NUL for each parameter, and the values apart, with their types.
 
-psycopg2 writes parameters into the statement as literals, by adapters, of which programs register their own. What a
-parameter means is what PostgreSQL makes of that literal: 5 is an int4, 'x' is of unknown type, ARRAY[1, 1.5] is a
+psycopg2 writes parameters into the statement as literals, by adapters; programs may register adapters of their own. A
+parameter means what PostgreSQL makes of that literal: 5 is an int4, 'x' is of unknown type, ARRAY[1, 1.5] is a
 numeric[]. So each value gets the type that its literal would have and the text that would stand inside it; the broker
-can put the very literal back (poold.core.statements.literals), or send both apart from the statement.
+can put the very literal back (poold.core.statements.literals), or send type and text apart from the statement.
 
-The common types are converted here, as long as psycopg2 would use its own adapter for them. All else is asked of
-psycopg2: a literal that is plainly 'text', or 'text'::type, is read back; any other stays in the statement as it is.
-Mistakes, and placeholders of unusual kinds, are left to psycopg2 as well, so the errors are its own.
+The common types are converted here, as long as psycopg2 would use its own adapter for them. All others are given to
+psycopg2: if its literal is plainly 'text', or 'text'::type, it is taken apart again; any other literal stays in the
+statement. Mistakes, and placeholders of unusual kinds, are left to psycopg2 as well, so the errors are its own.
 """
 
 import re
@@ -24,7 +24,7 @@ from client.interruptions import suppressed
 from client.values import offline
 from client.wire.limits import MAX_PARAMETERS
 
-# Statements whose pieces are kept, and the longest such statement in characters: 25 MB at most, if somebody makes
+# How many statements' pieces are kept, and the longest such statement in characters: 25 MB at most, if somebody makes
 # long statements in a loop. A program has some hundred, of some hundred characters each.
 TEMPLATES_KEPT = 1000
 LONGEST_KEPT = 8192
@@ -36,9 +36,9 @@ Cell = tuple[bytes, bytes]
 
 
 class Reference:
-    """A cell of a result that is not there yet, as a parameter of a later statement; row None is a whole column.
+    """A cell of a result that is not known yet, as a parameter of a later statement; row None is a whole column.
 
-    It may be a parameter, or stand in a tuple. source says whose result it is, and means nothing here.
+    It may be a parameter, or stand in a tuple. source says whose result it is, and is not used in this module.
     """
 
     __slots__ = ("column", "row", "source")
@@ -51,8 +51,8 @@ class Reference:
     def __repr__(self) -> str:
         return f"<Reference row={self.row} column={self.column!r}>"
 
-    # psycopg2 comes here where a Reference stands in what it is asked to convert. An error raised by __conform__ itself
-    # would become "can't adapt type".
+    # psycopg2 calls this if a Reference stands in what it is to convert, and then getquoted, which raises. An error
+    # raised by __conform__ itself would become "can't adapt type".
     def __conform__(self, protocol: Any) -> "Reference":
         return self
 
@@ -68,7 +68,7 @@ class Reference:
 class Bound(NamedTuple):
     """A statement with its parameters, as client.wire.messages describes statement, types and values.
 
-    references holds the numbers, from 0, of those parameters that are References, which have type 0 and value NULL.
+    references holds the parameters that are References, with their numbers from 0; they have type 0 and value NULL.
     """
 
     statement: bytes
@@ -78,7 +78,7 @@ class Bound(NamedTuple):
 
 
 class Template(NamedTuple):
-    """A statement cut at its placeholders. names is None if they have none."""
+    """A statement cut at its placeholders. names is None if the placeholders have no names."""
 
     joined: bytes  # with NUL between the pieces
     pieces: list[bytes]
@@ -86,14 +86,14 @@ class Template(NamedTuple):
 
 
 def bind(statement: Any, params: Sequence[Any] | Mapping[str, Any] | None) -> Bound:
-    """The statement with NUL for its parameters, and their types and values.
+    """Return the statement with NUL for its parameters, and their types and values.
 
     statement is str, bytes or a psycopg2.sql object. As in psycopg2, '%' is special only when params is not None. A
     value that has no form but its literal stands in the statement and is no parameter. Raises what
-    client.values.offline.render raises, and TypeError for a Reference where none can be.
+    client.values.offline.render raises, and TypeError for a Reference in a place where none can be.
 
-    The hot path, so `cell_of` is written out in it: by timeit 1.5 microseconds for a known statement with two integers,
-    which psycopg2 takes 2.6 to render.
+    This is the hot path, so the code of `cell_of` is repeated here: by timeit 1.5 microseconds for a known statement
+    with two integers; psycopg2 takes 2.6 to render it.
     """
     if params is None:
         return _rendered(statement, None)
@@ -123,19 +123,19 @@ def bind(statement: Any, params: Sequence[Any] | Mapping[str, Any] | None) -> Bo
         texts.append(cell[1])
     else:
         if len(types) <= MAX_PARAMETERS:
-            # What Bound(...) does, without a call in between.
+            # As Bound(...), but without its call of a Python function.
             return tuple.__new__(Bound, (joined, b"".join(types), b"".join(texts), ()))
     assembly = Assembly(pieces, ordered)
     return assembly.bound() if len(assembly.types) <= MAX_PARAMETERS else _rendered(statement, params)
 
 
 def _rendered(statement: Any, params: Any) -> Bound:
-    """The statement as psycopg2 makes it, without parameters; or psycopg2's error."""
+    """Return the statement with psycopg2's literals in it and no parameters; raises psycopg2's errors."""
     return Bound(offline.render(statement, params), b"", b"", ())
 
 
 class Assembly:
-    """A statement put together value by value, where some value is not simply one parameter."""
+    """A statement put together value by value, if some value is not simply one parameter."""
 
     __slots__ = ("references", "statement", "texts", "types")
 
@@ -149,7 +149,7 @@ class Assembly:
             self.statement.append(piece)
 
     def bound(self) -> Bound:
-        """What has become of it."""
+        """Return the finished statement."""
         return Bound(b"".join(self.statement), b"".join(self.types), b"".join(self.texts), tuple(self.references))
 
     def _add(self, value: Any) -> None:
@@ -170,7 +170,7 @@ class Assembly:
         self.texts.append(cell[1])
 
     def _add_tuple(self, items: tuple[Any, ...]) -> None:
-        """In parentheses, as psycopg2 writes it for IN."""
+        """Add the items in parentheses, as psycopg2 writes a tuple for IN."""
         self.statement.append(b"(")
         for place, item in enumerate(items):
             if place:
@@ -179,7 +179,7 @@ class Assembly:
         self.statement.append(b")")
 
     def _add_literal(self, literal: bytes) -> None:
-        """psycopg2's literal for a value that nobody here knows; a parameter where the literal is a simple one."""
+        """Add a value by its literal from psycopg2: as a parameter if the literal is a simple one, else as it is."""
         quoted = _QUOTED.fullmatch(literal)
         oid = _TYPES_BY_NAME.get(quoted[2]) if quoted else None
         if quoted and oid is not None:
@@ -189,7 +189,7 @@ class Assembly:
 
 
 def _template_of_any(statement: Any) -> Template | None:
-    """The template of a statement that is not simply a str of usual length."""
+    """Return the template of a statement that is not simply a str of usual length."""
     if isinstance(statement, sql.Composable):
         statement = statement.as_string(offline._nowhere())
     if isinstance(statement, str):
@@ -201,7 +201,7 @@ def _template_of_any(statement: Any) -> Template | None:
 
 
 def _split(statement: str | bytes) -> Template | None:
-    """The statement's pieces; None leaves it to psycopg2, which finds a mistake in it or another meaning.
+    """Cut the statement at its placeholders; None leaves it to psycopg2, which finds its mistake or its own meaning.
 
     psycopg2 reads bytes, and so does this: a name ends at the first parenthesis.
     """
@@ -217,15 +217,15 @@ def _split(statement: str | bytes) -> Template | None:
     return None
 
 
-# A percent sign and what psycopg2 wants behind it; nothing if that is something else.
+# A percent sign and what psycopg2 expects behind it; the group is empty if something else follows.
 _PLACEHOLDER = re.compile(rb"%(s|%|\([^()%]*\)s|)")
-# Two, as the same characters in str and bytes are different keys but equal hashes, which `python -bb` objects to.
+# Two caches: str and bytes of the same characters have equal hashes, and `python -bb` objects to comparing them.
 _template_of_str = lru_cache(TEMPLATES_KEPT)(_split)
 _template_of_bytes = lru_cache(TEMPLATES_KEPT)(_split)
 
 
 def _in_order(template: Template, params: Any) -> Sequence[Any] | None:
-    """The values of the placeholders, in their order; None if they do not fit, or only psycopg2 knows how."""
+    """Return the values in the order of the placeholders; None if they do not fit, or only psycopg2 knows how."""
     if len(template.pieces) == 1:
         return ()  # psycopg2 does not even look at params
     if template.names is not None:
@@ -233,7 +233,7 @@ def _in_order(template: Template, params: Any) -> Sequence[Any] | None:
             return [params[name] for name in template.names]
         except Exception:
             if type(params) is dict and params.keys() >= set(template.names):
-                raise  # a signal handler's; all else psycopg2 will meet again, in its turn
+                raise  # a signal handler's; any other error psycopg2 will meet again, and raise
             return None
     if isinstance(params, tuple | list) and len(params) == len(template.pieces) - 1:
         return [params[place] for place in range(len(params))]
@@ -241,7 +241,7 @@ def _in_order(template: Template, params: Any) -> Sequence[Any] | None:
 
 
 def cell_of(value: Any) -> Cell | None:
-    """The value as a parameter; None if it is not simply that."""
+    """Return the value as a parameter; None if it is not simply one."""
     known = _CONVERSIONS.get(type(value))
     return known[2](value) if known is not None and extensions.adapters.get(known[0]) is known[1] else None
 
@@ -256,18 +256,18 @@ _SMALL = [number.to_bytes(4, "big") for number in range(3000)]
 _UNKNOWN, _INT4, _INT8, _NUMERIC, _FLOAT8, _INET = (_SMALL[oid] for oid in (0, 23, 20, 1700, 701, 869))
 _BOOL, _BYTEA, _UUID, _DATE, _INTERVAL = (_SMALL[oid] for oid in (16, 17, 2950, 1082, 1186))
 _TIME, _TIMETZ, _TIMESTAMP, _TIMESTAMPTZ = (_SMALL[oid] for oid in (1083, 1266, 1114, 1184))
-# An adapter's literal, and types of which any text is written like this.
+# An adapter's quoted literal with its type, and the types whose values are always written so.
 _QUOTED = re.compile(rb"'([^']*(?:''[^']*)*)'(?:::([a-z]+))?")
 _TYPES_BY_NAME = {
     None: _UNKNOWN, b"bytea": _BYTEA, b"uuid": _UUID, b"date": _DATE, b"time": _TIME, b"timetz": _TIMETZ,
     b"timestamp": _TIMESTAMP, b"timestamptz": _TIMESTAMPTZ, b"interval": _INTERVAL, b"inet": _INET,
 }  # fmt: skip
-# By type of the items: the array's. psycopg2 writes ARRAY[...], whose type PostgreSQL finds by these rules.
+# An array's type by that of its items. psycopg2 writes ARRAY[...], whose type PostgreSQL finds by these rules.
 _ARRAYS = {
     _UNKNOWN: 1009, _INT4: 1007, _INT8: 1016, _NUMERIC: 1231, _BOOL: 1000, _BYTEA: 1001, _UUID: 2951, _DATE: 1182,
     _INTERVAL: 1187, _TIME: 1183, _TIMETZ: 1270, _TIMESTAMP: 1115, _TIMESTAMPTZ: 1185,
 }  # fmt: skip
-_NUMBERS = (_NUMERIC, _INT8, _INT4)  # of several among the items, the first is the array's
+_NUMBERS = (_NUMERIC, _INT8, _INT4)  # if the items have several of them, the array has the first
 _BARE = frozenset((*_NUMBERS, _BOOL))  # need no quotes in an array
 
 _NULL: Cell = (_UNKNOWN, b"\xff\xff\xff\xff")
@@ -290,9 +290,9 @@ def _float(value: float) -> Cell | None:
 
 
 def _decimal(value: Decimal) -> Cell | None:
-    """A whole number is an integer in a literal. NaN, also for infinity, is 'NaN'::numeric, which names a column so."""
+    """Return an integer for a whole number, as psycopg2's literal is one."""
     if not value.is_finite():
-        return None
+        return None  # 'NaN'::numeric, also for infinity: it names its column numeric, which a parameter would not
     if not value and value.is_signed():
         return None  # as with floats
     text = str(value)
@@ -318,10 +318,10 @@ def _timedelta(value: timedelta) -> Cell:
 
 
 def _list(value: list[Any]) -> Cell | None:
-    """An array, if the items are such that PostgreSQL gives ARRAY[...] a type that is known here.
+    """Return an array, if the items are such that PostgreSQL gives ARRAY[...] a type that is known here.
 
-    None for lists in lists of different lengths or depths, and where some list holds nothing but None: then the types
-    are found by other rules.
+    None for lists in lists of different lengths or depths, and if some list is empty or holds nothing but None: then
+    PostgreSQL finds the type by other rules.
     """
     items, shape = value, [len(value)]
     while items and type(items[0]) is list:
@@ -347,7 +347,7 @@ def _list(value: list[Any]) -> Cell | None:
 
 
 def _items(items: list[Any]) -> tuple[set[bytes], list[bytes]] | None:
-    """The types of an array's items, and their texts within braces. Items of only one common kind go all at once."""
+    """Return the types of an array's items, and their texts within braces. Items of one common kind go all at once."""
     kinds = set(map(type, items))
     if kinds == {int} and cell_of(0):
         return {_int(min(items))[0], _int(max(items))[0]}, ",".join(map(str, items)).encode().split(b",")
@@ -375,7 +375,7 @@ def _in_quotes(text: bytes) -> bytes:
 
 _TUPLE = (tuple, extensions.ISQLQuote)
 # By type of a value: its key among psycopg2's adapters, the adapter that psycopg2 itself has for it, and the conversion
-# that gives the same. None from a conversion means that this very value is another case.
+# that gives the same. A conversion returns None for a value that only the adapter can convert.
 _CONVERSIONS: dict[type, tuple[Any, Any, Callable[[Any], Cell | None]]] = {
     kind: ((kind, extensions.ISQLQuote), adapter, conversion)
     for kind, adapter, conversion in (

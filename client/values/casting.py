@@ -1,10 +1,10 @@
 """A result's columns and rows, from PostgreSQL's messages to Python's values, exactly as psycopg2 reads them.
 
-A cell's value is made by psycopg2's caster for its type, its own or one that the program registered. Called from Python
-that costs a third of a microsecond per cell. If there are many, psycopg2 does it in C, several times faster, but
-only for a result that came through libpq. So they are replayed: on a connection to nowhere (`client.values.offline`),
-whose server side is kept open here, some query is sent and answered with the very columns and rows that came from the
-broker. Nothing ever waits: what libpq is to read has been written before.
+A cell's value is made by the caster for its type, psycopg2's own or one that the program registered. Called from Python
+a caster costs a third of a microsecond per cell. In C psycopg2 is several times faster, but only for a result that came
+through libpq. So if there are many cells they are replayed: on a connection to nowhere (`client.values.offline`), whose
+server side is kept open here, some query is sent and answered with the very columns and rows that came from the broker.
+Nothing ever waits: what libpq is to read has been written before.
 
 A replay serves one thread at a time, and one process: sharing its sockets would mix up two results. It is kept for the
 next result; since rows are replayed in blocks, no result makes it hold much memory.
@@ -33,8 +33,8 @@ COLUMN_LISTS = 512
 # So many bytes of rows are replayed at once: enough to make a replay's own cost vanish, little enough for the socket's
 # buffer (Linux allows 416 kB unless told otherwise), and for memory: decoded they take up to ten times as much.
 BLOCK_BYTES = 256 * 1024
-# A replay costs 5 us and 0.5 us per column, as much as reading one row by itself; each cell of the others costs a
-# quarter. With so many of them it is faster however many columns there are.
+# A replay costs 5 us and 0.5 us per column, as much as reading one row by itself; each cell of the other rows costs a
+# quarter. With so many of these cells a replay is faster, however many columns there are.
 REPLAY_CELLS = 64
 # Long cells are copied and decoded either way, and a replay copies them three times more: beyond 2 kB it is slower.
 REPLAY_CELL_BYTES = 1024
@@ -43,7 +43,7 @@ IDLE_REPLAYS = 4
 
 # Types whose values may lie outside Python's calendar: date, time, timestamp, timestamptz, interval, timetz; arrays.
 _CALENDAR = frozenset((1082, 1083, 1114, 1184, 1186, 1266, 1115, 1182, 1183, 1185, 1187, 1270))
-# psycopg2's casters, by identity, for they cannot be hashed. All give None for NULL.
+# psycopg2's own casters, by identity, because they cannot be hashed. All give None for NULL.
 _OWN = {
     id(found): found
     for module in (_psycopg, extensions)
@@ -62,14 +62,14 @@ _NOT_WHOLE = "the broker sent rows that are not whole"
 
 
 def parse_columns(columns: bytes) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The names and the type OIDs in the body of a RowDescription."""
+    """Return the names and the type OIDs in the body of a RowDescription; raises ProtocolViolation."""
     if not are_columns(columns):
         raise ProtocolViolation(f"the broker sent columns that are no RowDescription: {columns!r:.200}")
     return names_and_types(columns)
 
 
 def casters(oids: Sequence[int]) -> list[Caster]:
-    """For each type OID the caster that psycopg2 would use now, programs' registrations included."""
+    """Return for each type OID the caster that psycopg2 would use now, programs' registrations included."""
     known = extensions.string_types
     found = []
     for oid in oids:  # a loop, which costs half of what a comprehension does for the usual few
@@ -81,7 +81,7 @@ def casters(oids: Sequence[int]) -> list[Caster]:
 
 
 def cast_row(row_casters: Sequence[Caster], rows: bytes, at: int) -> list[Any]:
-    """The values of the row that begins at byte at. The hot path of small results."""
+    """Return the values of the row that begins at byte at; raises ProtocolViolation. The hot path of small results."""
     width = len(row_casters)
     try:
         kind, length, count = _ROW_HEAD(rows, at)
@@ -98,7 +98,7 @@ def cast_row(row_casters: Sequence[Caster], rows: bytes, at: int) -> list[Any]:
     for cast in row_casters:
         try:
             (size,) = _CELL_HEAD(rows, at)
-        except struct.error as error:  # a caster may raise it too, so it is only caught where it is not a caster's
+        except struct.error as error:  # a caster may raise it too, so no caster is called within this try
             if not is_own(error):
                 raise
             break
@@ -109,7 +109,7 @@ def cast_row(row_casters: Sequence[Caster], rows: bytes, at: int) -> list[Any]:
             try:
                 values.append(cast(rows[at : at + size], cursor))
             except psycopg2.Error:
-                if at + size > end:  # it was given what is not the cell's
+                if at + size > end:  # the caster was given bytes behind the row
                     raise ProtocolViolation(_NOT_WHOLE) from None
                 raise
             at += size
@@ -119,7 +119,7 @@ def cast_row(row_casters: Sequence[Caster], rows: bytes, at: int) -> list[Any]:
 
 
 def _foreign_caster(oid: int, theirs: Caster) -> Caster:
-    """A program's caster. psycopg2 gives it NULL too, as None, but only from within C: that costs a replay."""
+    """Wrap a program's caster. psycopg2 gives it NULL too, as None, but only from within C: that costs a replay."""
 
     def cast(cell: bytes | None, cursor: Any) -> Any:
         if cell is not None:
@@ -130,12 +130,12 @@ def _foreign_caster(oid: int, theirs: Caster) -> Caster:
     return cast
 
 
-# What casters raise for what Python's calendar cannot hold.
+# What casters raise for values that Python's calendar cannot hold.
 _BEYOND = (ValueError, OverflowError, psycopg2.DataError)
 
 
 def _calendar_caster(theirs: Caster) -> Caster:
-    """A caster that gives PostgreSQL's text for what Python's calendar cannot hold (years before 1 and after 9999)."""
+    """Wrap a caster: give PostgreSQL's text for what Python's calendar cannot hold (years before 1, after 9999)."""
 
     def cast(cell: bytes | None, cursor: Any) -> Any:
         try:
@@ -157,7 +157,7 @@ def is_worth_replay(count: int, width: int, size: int) -> bool:
 
 
 def row_end(rows: bytes, at: int) -> int:
-    """The byte behind the row that begins at byte at."""
+    """Return the byte behind the row that begins at byte at."""
     try:
         return at + 1 + int(_LENGTH(rows, at + 1)[0])
     except struct.error as error:
@@ -167,7 +167,7 @@ def row_end(rows: bytes, at: int) -> int:
 
 
 def row_starts(rows: bytes, at: int, end: int) -> "array[int]":
-    """The byte where each row between two bytes begins."""
+    """Return the byte where each row between two bytes begins; raises ProtocolViolation."""
     starts = array("Q")
     try:
         while at < end:
@@ -183,7 +183,7 @@ def row_starts(rows: bytes, at: int, end: int) -> "array[int]":
 
 
 def block_end(rows: bytes, at: int, end: int) -> int:
-    """The byte behind the block that begins at byte at: at least one row, and end at the latest."""
+    """Return the byte behind the block that begins at byte at: at least one row, and end at the latest."""
     if end - at <= BLOCK_BYTES:
         return end
     most = at + BLOCK_BYTES
@@ -194,18 +194,18 @@ def block_end(rows: bytes, at: int, end: int) -> int:
 
 
 def replay(columns: bytes, rows: bytes | memoryview) -> list[tuple[Any, ...]] | None:
-    """The values of a block of rows, read in C; None if that cannot be done.
+    """Return the values of a block of rows, read in C; None if that cannot be done.
 
-    Raises what the casters raise, and psycopg2's errors for what is no result.
+    Raises what the casters raise, and psycopg2's errors if the bytes are no result.
     """
     if len(rows) > BLOCK_BYTES:
-        return None  # one long row, which is better read where it is
+        return None  # one long row, which is better read without a replay
     try:
         server = _borrow()
     except OSError as error:
         if not is_own(error):
             raise
-        return None  # no descriptors left, or no place for the socket
+        return None  # no descriptors left, or no folder for the socket
     try:
         return list(server.play(columns, rows).fetchall())
     finally:
@@ -213,7 +213,7 @@ def replay(columns: bytes, rows: bytes | memoryview) -> list[tuple[Any, ...]] | 
 
 
 def describe(columns: bytes) -> tuple[Any, ...]:
-    """psycopg2's description of these columns."""
+    """Return psycopg2's description of these columns."""
     server = _borrow()
     try:
         return tuple(server.play(columns, b"").description)
@@ -222,7 +222,7 @@ def describe(columns: bytes) -> tuple[Any, ...]:
 
 
 class _Replay:
-    """A connection to nowhere and its server side, which has one answer to every query: the result to be replayed."""
+    """A connection to nowhere and its server side, which answers every query with the result to be replayed."""
 
     def __init__(self) -> None:
         self._connection, self._server = connect_to_nowhere()
@@ -230,24 +230,24 @@ class _Replay:
         self._pid = os.getpid()
         self._is_playing = False
         self._server.setblocking(False)
-        with suppressed(OSError):  # where the system refuses so much, it takes some more turns
+        with suppressed(OSError):  # if the system refuses so much, _answer takes some more turns
             self._server.setsockopt(SOL_SOCKET, SO_SNDBUF, 2 * BLOCK_BYTES)
         _open.add(self)
 
     @property
     def is_usable(self) -> bool:
-        """Whether it belongs to this process, its last play came to the end, and no caster has closed it."""
+        """Whether it belongs to this process, its last replay was completed, and no caster has closed it."""
         return self._pid == os.getpid() and not self._is_playing and not self._connection.closed
 
     def play(self, columns: bytes, rows: bytes | memoryview) -> Any:
-        """A cursor that holds this result."""
+        """Return a cursor that holds this result; raises ProtocolViolation."""
         self._is_playing = True
         cursor = self._connection.cursor()
         cursor.execute("x")
         self._server.recv(64)  # the query
         self._answer(b"".join((message(b"T", columns), rows, _END)))
         if cursor.statusmessage != _COMMAND:
-            # The rows held the end of a result, and what is behind it would be missing.
+            # The rows contained a result's end, and the rows behind it would be missing.
             raise ProtocolViolation(_NOT_WHOLE)
         self._is_playing = False
         return cursor
@@ -255,15 +255,15 @@ class _Replay:
     def close(self) -> None:
         """End the connection, unless a fork has done so already."""
         if self in _open:
-            _open.discard(self)  # first: the child of a fork between must not close what has its number by then
+            _open.discard(self)  # first: a child forked later must not close another file with the same descriptor
             self._connection.close()
             self._server.close()
 
     def abandon(self) -> None:
         """Close a child's copies of its parent's descriptors.
 
-        Not by way of libpq, which would take leave of the server: that is the parent. psycopg2 finishes no connection
-        of another process, so nobody closes the number a second time.
+        Not through libpq, which would send a goodbye to the server side, and that is the parent's. psycopg2 finishes no
+        connection of another process, so nobody closes the descriptor a second time.
         """
         _open.discard(self)
         self._server.close()
@@ -271,9 +271,9 @@ class _Replay:
             os.close(self._descriptor)
 
     def _answer(self, data: bytes) -> None:
-        """Give libpq the data as fast as it takes them, until it has the whole result."""
+        """Give libpq the data as fast as it takes them, until it has the whole result; raises ProtocolViolation."""
         unsent = memoryview(data)
-        # Each turn moves a page at least. Were the rows cut short, libpq would wait for the rest for ever.
+        # Each turn moves a page at least. If the rows were cut short, libpq would wait for the rest for ever.
         for _ in range(len(data) // 1024 + 16):
             if unsent:
                 try:
@@ -286,15 +286,15 @@ class _Replay:
         raise ProtocolViolation(_NOT_WHOLE)
 
 
-# Those of this process, for the child of a fork to let go of: from their making until they are closed. One that an
-# exception left before its play is closed when nobody has it.
+# The replays of this process, so that the child of a fork can close them: from their making until they are closed. If
+# an exception interrupts the use of one, it is closed when nothing refers to it any more.
 _open: "weakref.WeakSet[_Replay]" = weakref.WeakSet()
-# Those that nobody uses at the moment. append and pop are atomic, so this needs no lock.
+# The replays that nobody uses at the moment. append and pop are atomic, so this needs no lock.
 _idle: list[_Replay] = []
 
 
 def _borrow() -> _Replay:
-    """A replay for the caller alone. The first costs 0.4 ms."""
+    """Return a replay for the caller alone. The first costs 0.4 ms."""
     while _idle:
         try:
             found = _idle.pop()
@@ -304,12 +304,12 @@ def _borrow() -> _Replay:
             break  # another thread was faster
         if found.is_usable:
             return found
-        found.abandon()  # a process that was forked without Python's knowing
+        found.abandon()  # this process was forked without Python's knowledge
     return _Replay()
 
 
 def _give_back(server: _Replay) -> None:
-    """Keep it for the next who needs one, if it is in order and few are kept."""
+    """Keep the replay for the next caller, if it is usable and few are kept; else close it."""
     if server.is_usable and len(_idle) < IDLE_REPLAYS:
         _idle.append(server)
     else:
@@ -317,7 +317,7 @@ def _give_back(server: _Replay) -> None:
 
 
 def _after_fork_in_child() -> None:
-    """Let go of the parent's replays, those that its other threads were using as well."""
+    """Close the parent's replays, also those that its other threads were using."""
     _idle.clear()
     for server in list(_open):
         server.abandon()

@@ -18,12 +18,12 @@ def are_columns(body: bytes) -> bool:
 
 
 def names_and_types(body: bytes) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The columns' names and the OIDs of their types; the body is one of which are_columns says so."""
+    """Return the columns' names and the OIDs of their types; are_columns must be true of the body."""
     found = [match[0] for match in _COLUMN.finditer(body, 2)]
     oids = [_FIELD.unpack_from(column, len(column) - _FIELD.size)[2] for column in found]
     return tuple(column[: -_FIELD.size - 1].decode() for column in found), tuple(oids)
 
 
 def unnamed_column(oid: int) -> bytes:
-    """The body of a RowDescription of one column of this type, in text format."""
+    """Return the body of a RowDescription of one column of this type, in text format."""
     return b"\0\1\0" + _FIELD.pack(0, 0, oid, -1, -1, 0)

@@ -1,17 +1,17 @@
-"""Values on their way to PostgreSQL, and the connection to nowhere that psycopg2 wants for them.
+"""Values on their way to PostgreSQL, and the connection to nowhere that psycopg2 needs for them.
 
 psycopg2 binds parameters as literals through its adapters and reads cells through its type casters; programs register
-their own of both. Both want a connection: for the encoding, for the way of quoting, for the time zone's class. A worker
+their own of both. Both need a connection: for the encoding, the way of quoting, and the time zone's class. A worker
 has none, so this module makes a connection to nowhere: libpq completes its handshake with a few bytes written by this
-very process, after which it knows what it needs for quoting (UTF-8, standard_conforming_strings) and never hears
-anything again. The broker keeps every backend at these same settings, else no literal would be safe.
+very process. From then on libpq knows what it needs for quoting (UTF-8, standard_conforming_strings) and never receives
+anything more. The broker keeps every backend at these same settings, else no literal would be safe.
 
-Without it QuotedString doubles backslashes by the rules of 2005, and a caster given None for its cursor reads stray
-memory. The connection does no I/O, so it may be inherited over fork and shared by threads. (`client.values.casting`
-makes others, whose server side stays open; those may not.)
+Without a connection QuotedString doubles backslashes by the rules of 2005, and a caster given None for its cursor reads
+stray memory. This connection does no I/O, so it may be inherited over fork and shared by threads. (The connections that
+`client.values.casting` makes keep their server side open and may not.)
 
-It is made by psycopg2's own class: tracing agents put something in the place of `psycopg2.connect`, whose connections
-and cursors are proxies, and C code that is given one reads memory that belongs to something else.
+It is made by psycopg2's own class: tracing agents replace `psycopg2.connect` by something whose connections and cursors
+are proxies, and C code that is given a proxy reads memory that belongs to something else.
 """
 
 import _socket
@@ -36,11 +36,11 @@ _cursor: Any = None
 
 
 def render(statement: Any, params: Sequence[Any] | Mapping[str, Any] | None) -> bytes:
-    """The statement with its parameters in place, as psycopg2 would send it.
+    """Return the statement with its parameters in place, as psycopg2 would send it.
 
     statement is str, bytes or a psycopg2.sql object. As in psycopg2, '%' is special only when params is not None.
     Raises what psycopg2 raises for parameters that do not fit (TypeError, IndexError, KeyError, ProgrammingError), and
-    ValueError for what no statement can hold: NUL, or a lone surrogate.
+    ValueError for text that no statement can hold: NUL, or a lone surrogate.
     """
     rendered: bytes = _nowhere().mogrify(statement, params)
     if b"\0" in rendered:
@@ -49,7 +49,7 @@ def render(statement: Any, params: Sequence[Any] | Mapping[str, Any] | None) -> 
 
 
 def _nowhere() -> Any:
-    """The cursor of the connection to nowhere, made at first use (0.4 ms)."""
+    """Return the cursor of the connection to nowhere, made at first use (0.4 ms)."""
     global _cursor  # made once per process; a race of two threads makes two, and either serves
     if _cursor is None:
         connection, server = connect_to_nowhere()
@@ -59,16 +59,16 @@ def _nowhere() -> Any:
 
 
 class ServerSocket(_socket.socket):
-    """The server's side of a connection to nowhere. Nothing ever waits for it, so it is no socket of gevent's."""
+    """The server's side of a connection to nowhere. Nothing ever waits for it, so it needs no socket of gevent's."""
 
-    # In C, so no signal handler's exception arises in it, where it would be lost.
+    # In C, so no signal handler's exception can arise in it, where it would be lost.
     __del__ = _socket.socket.close
 
 
 # From this version on libpq connects to names that begin with @, which are in no folder.
 _KNOWS_ABSTRACT = 140000
-# What libpq would otherwise take from the environment, and what of it would make it connect elsewhere, or expect more
-# of its server than is played here.
+# Settings that libpq would otherwise take from the environment; there they might make it connect elsewhere, or expect
+# more of its server than is played here.
 _SETTINGS: dict[str, Any] = {
     "port": 1,
     "user": "nobody",
@@ -87,7 +87,7 @@ _SETTINGS: dict[str, Any] = {
 
 
 def connect_to_nowhere() -> tuple[Any, ServerSocket]:
-    """An asynchronous libpq connection, ready for queries, and its server side, which is the caller's to play.
+    """Return an asynchronous psycopg2 connection, ready for queries, and its server side, which the caller plays.
 
     The messages are PostgreSQL's: https://www.postgresql.org/docs/current/protocol-message-formats.html
     """
@@ -108,10 +108,10 @@ def connect_to_nowhere() -> tuple[Any, ServerSocket]:
 
 
 def _met_without_a_folder() -> tuple[Any, ServerSocket] | None:
-    """Both sides of a connection by a name that is in no folder; None if the system or libpq knows no such names.
+    """Make both sides of a connection by a name that is in no folder; None if the system or libpq has no such names.
 
-    A program may have no place where it can write. Everybody on the machine may connect to such a name, or keep others
-    from it, so the one who did is looked at, and another name is tried where it was somebody else.
+    A program may have no folder in which it can write. Everybody on the machine may connect to such a name, or occupy
+    it, so it is checked who has connected, and if that was another process the next name is tried.
     """
     if extensions.libpq_version() < _KNOWS_ABSTRACT or not _PEER:
         return None
@@ -132,7 +132,7 @@ def _met_without_a_folder() -> tuple[Any, ServerSocket] | None:
 
 
 def _met_in_a_folder() -> tuple[Any, ServerSocket]:
-    """Both sides of a connection by a name in a folder that nobody else may enter."""
+    """Make both sides of a connection by a name in a folder that nobody else may enter."""
     folder = tempfile.TemporaryDirectory(prefix="poold-")
     with folder as host, contextlib.closing(ServerSocket(_socket.AF_UNIX)) as listener:
         listener.bind(f"{host}/.s.PGSQL.1")
@@ -143,9 +143,9 @@ def _met_in_a_folder() -> tuple[Any, ServerSocket]:
 
 
 def _met(host: str, listener: ServerSocket) -> tuple[Any, ServerSocket | None]:
-    """libpq's side of the first connection to the listener, and ours, if there is one."""
+    """Return libpq's side of a connection to the listener, and the server side of the first one that came, if any."""
     listener.listen(1)
-    # Not psycopg2.connect, see above. libpq connects at once, or not at all where others were faster.
+    # Not psycopg2.connect, see above. libpq connects at once, or not at all if others were faster.
     connection = _psycopg.connection(extensions.make_dsn(host=host, **_SETTINGS), async_=1)
     listener.setblocking(False)
     try:
@@ -158,12 +158,12 @@ def _met(host: str, listener: ServerSocket) -> tuple[Any, ServerSocket | None]:
     return connection, server
 
 
-# How Linux, which alone has names in no folder, tells who is at the other end (man 7 unix).
+# The option by which Linux, which alone has names in no folder, tells who is at the other end (man 7 unix).
 _PEER: int = getattr(_socket, "SO_PEERCRED", 0)
 
 
 def _welcome() -> bytes:
-    """AuthenticationOk, the ParameterStatus messages that matter for quoting, BackendKeyData, ReadyForQuery."""
+    """Return AuthenticationOk, the ParameterStatus messages that matter, BackendKeyData and ReadyForQuery."""
     settings = {
         "client_encoding": "UTF8",
         "standard_conforming_strings": "on",
@@ -178,5 +178,5 @@ def _welcome() -> bytes:
 
 
 def message(kind: bytes, body: bytes) -> bytes:
-    """A message of PostgreSQL's protocol."""
+    """Return a message of PostgreSQL's protocol."""
     return kind + struct.pack("!I", len(body) + 4) + body

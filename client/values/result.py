@@ -4,7 +4,7 @@ A Row is a tuple whose class knows the column names, so it answers to index, nam
 tuple. The class is made once per list of names.
 
 A Result keeps PostgreSQL's messages as they came; nothing in them is looked at before a row is read. The first row is
-read by itself, since many programs want no other. Those behind it are read one by one too or, if there are many
+read by itself, since many programs want no other. The rows behind it are read one by one too or, if there are many
 cells, a block at a time by psycopg2 itself (`client.values.casting`). Only one block is held decoded.
 """
 
@@ -32,13 +32,13 @@ from client.values.casting import (
 )
 from client.wire import messages
 
-# What a cell's contents make psycopg2 raise: no UTF-8, beyond the calendar, beyond its type.
+# What psycopg2 raises for a cell that it cannot read: no UTF-8, beyond the calendar, beyond its type.
 _UNREADABLE = (psycopg2.Error, ValueError, OverflowError)
 _NO_ROWS: Iterator[Any] = iter(())
 
 
 class _SevenItems(NamedTuple):
-    """DB-API 2.0's (PEP 249, cursor.description)."""
+    """The seven items of one column in DB-API 2.0's cursor.description (PEP 249)."""
 
     name: str
     type_code: int
@@ -52,7 +52,7 @@ class _SevenItems(NamedTuple):
 class Column(_SevenItems):
     """One column: the seven items of DB-API 2.0, and as in psycopg2 the attributes table_oid and table_column.
 
-    These are the OID of the column's table and its number there; None if it is not a table's column.
+    table_oid and table_column are the OID of the column's table and its number there; None if it has no table.
     """
 
     table_oid: int | None
@@ -60,7 +60,7 @@ class Column(_SevenItems):
 
     @classmethod
     def like(cls, theirs: Any) -> Self:
-        """What psycopg2's Column says."""
+        """Make a Column of psycopg2's."""
         made = cls(*theirs)
         made.table_oid, made.table_column = theirs.table_oid, theirs.table_column
         return made
@@ -69,8 +69,8 @@ class Column(_SevenItems):
 class Row(tuple[Any, ...]):
     """One row: row[0], row['name'], row.name; iteration gives values, dict(row) the mapping.
 
-    Where two columns have the same name, the last one answers to it, as in psycopg2's DictRow. A column named like one
-    of the methods here (keys, values, items, get) is reached by index or by row['keys'].
+    If two columns have the same name, it means the last one, as in psycopg2's DictRow. A column named like one of the
+    methods here (keys, values, items, get) is reached by index or by row['keys'].
     """
 
     __slots__ = ()
@@ -88,7 +88,7 @@ class Row(tuple[Any, ...]):
         return tuple.__getitem__(self, key)
 
     def __getattr__(self, name: str) -> Any:
-        # Only reached where the class has no such attribute: for names that are no identifiers, and for mistakes.
+        # Only reached if the class has no such attribute: for names that begin with an underscore, and for mistakes.
         if name in self._index:
             return tuple.__getitem__(self, self._index[name])
         raise AttributeError(f"no column {name!r}; this row has {', '.join(self._names)}")
@@ -133,7 +133,7 @@ _METHODS = frozenset(("keys", "values", "items", "get"))
 
 @lru_cache(maxsize=COLUMN_LISTS)
 def row_class(names: tuple[str, ...]) -> type[Row]:
-    """The Row class of these column names. A name wins over tuple's own attributes: row.count is the column."""
+    """Make the Row class of these column names. A name wins over tuple's own attributes: row.count is the column."""
     index = {name: place for place, name in enumerate(names)}
     body: dict[str, Any] = {"__slots__": (), "_names": names, "_index": index}
     for name, place in index.items():
@@ -169,16 +169,16 @@ class Result:
         self.arraysize = 1
         self._columns = reply.columns
         self._rows = reply.rows
-        # Rows made ready to be read, and the byte where those behind them begin.
+        # The rows that are read next, and the byte where the rows behind them begin.
         self._ahead: Iterator[Row] = _NO_ROWS
         self._at = 0
-        self._casters: list[Caster] | None = None  # looked up when the first row is read, as the Row class
+        self._casters: list[Caster] | None = None  # looked up when the first row is read, like the Row class
         self._row: type[Row] = Row
         self._starts: array[int] | None = None  # where each row begins, once one is asked for by its number
 
     @classmethod
     def from_fields(cls, fields: Sequence[Any]) -> Self:
-        """The result whose messages.Result has these fields, in their order."""
+        """Make the Result of a ResultMessage with these fields, in their order."""
         return cls(messages.ResultMessage._make(fields))
 
     @property
@@ -259,7 +259,7 @@ class Result:
             )
 
     def _take(self, parts: Iterable[Iterable[Row]]) -> list[Row]:
-        """All these rows; if one cannot be read, those before it are still to be read."""
+        """Return all these rows; if one cannot be read, those before it are put back, to be read next."""
         rows: list[Row] = []
         try:
             for part in parts:
@@ -270,14 +270,14 @@ class Result:
         return rows
 
     def _all_ahead(self) -> Iterator[Iterator[Row]]:
-        """_ahead, each time it is another, until the end. Others may read on between."""
+        """Yield _ahead, each time it is replaced, until the end. Other reads may come in between."""
         while True:
             yield (ahead := self._ahead)
             if ahead is self._ahead and not self._look_ahead():
                 return
 
     def _look_ahead(self) -> bool:
-        """Make the next rows ready, if there are any."""
+        """Put the next rows into _ahead; False if there are none."""
         if self._at >= len(self._rows):
             return False
         self._ahead, self._at = self._some(self._at, len(self._rows))
@@ -296,7 +296,7 @@ class Result:
         return rows
 
     def _some(self, at: int, end: int) -> tuple[Iterator[Row], int]:
-        """Rows from byte at on, and the byte where those behind them begin, end at the latest."""
+        """Return rows from byte at on, and the byte where the rows behind them begin, end at the latest."""
         casters = self._casters or self._look_up()
         if is_worth_replay(self._count, len(casters), len(self._rows)):
             end = block_end(self._rows, at, end)
@@ -308,18 +308,18 @@ class Result:
         return map(read, row_starts(self._rows, at, end)), end
 
     def _replayed(self, at: int, end: int) -> list[tuple[Any, ...]] | None:
-        """The values of the rows between two bytes; None if one of them cannot be read this way."""
+        """Return the values of the rows between two bytes; None if one of them cannot be read this way."""
         assert self._columns is not None
         try:
             return replay(self._columns, memoryview(self._rows)[at:end])
         except _UNREADABLE:
-            # So may a signal handler's be: what is unreadable is so a second time.
+            # A signal handler may raise the same. Rows that cannot be read fail a second time; else it goes on.
             if self._is_replayable(at, end):
                 raise
             return None
         except Exception as error:
-            # A program's own caster may raise anything. So may its signal handler, a time limit's say, and what is
-            # not a row's must get through.
+            # A program's own caster may raise anything. So may its signal handler (of a time limit, say); if no row
+            # raises the same again, the exception must reach the program.
             for start in row_starts(self._rows, at, end):
                 try:
                     self._row_at(start)
@@ -355,18 +355,18 @@ def _read(row_class: type[Row], row_casters: list[Caster], rows: bytes, at: int)
 
 @lru_cache(maxsize=COLUMN_LISTS)
 def column_names(columns: bytes) -> tuple[str, ...]:
-    """The names in the body of a RowDescription."""
+    """Return the names in the body of a RowDescription."""
     return parse_columns(columns)[0]
 
 
 @lru_cache(maxsize=COLUMN_LISTS)
 def _shape(columns: bytes) -> tuple[type[Row], tuple[int, ...]]:
-    """The Row class and the type OIDs of these columns."""
+    """Return the Row class and the type OIDs of these columns."""
     names, oids = parse_columns(columns)
     return row_class(names), oids
 
 
 @lru_cache(maxsize=COLUMN_LISTS)
 def _description(columns: bytes) -> tuple[Column, ...]:
-    """What psycopg2 makes of these columns."""
+    """Return psycopg2's description of these columns, as our Columns."""
     return tuple(Column.like(column) for column in describe(columns))

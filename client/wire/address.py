@@ -1,4 +1,4 @@
-"""The broker's address: where it is if nobody says, and what an address may look like.
+"""The broker's address: the default, and the forms that an address may have.
 
 Broker and client ask this module, so both find the same default without any setting. It depends on the user and on the
 file system only, never on the environment: a worker started by cron sees other variables than a login shell does.
@@ -26,17 +26,17 @@ def runtime_dir() -> Path:
 
 
 def folder_trap(folder: Path) -> str | None:
-    """Why somebody else could pose as the broker in the default folder, as text; None if nobody can.
+    """Say why somebody else could pose as the broker in the default folder; None if nobody can.
 
     Everybody may make /tmp/poold-UID before its user does. Once the folder is the user's own, nobody else can change
-    that: what is found here stays so.
+    that, so a check before its use is enough.
     """
     try:
         found = folder.lstat()
     except OSError as error:
         if not is_own(error):
             raise
-        return None  # not there, or out of reach: so is whoever is in it
+        return None  # not there, or out of reach, and so is any socket in it
     if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022:
         return None
     return (
@@ -46,12 +46,12 @@ def folder_trap(folder: Path) -> str | None:
 
 
 def default_address() -> str:
-    """The address `poold start` binds and clients try when none is given."""
+    """The address that `poold start` binds and clients try if none is given."""
     return f"ipc://{runtime_dir()}/poold.sock"
 
 
 def check_address(address: str) -> str:
-    """Return the address if it has a form poold speaks, else raise ValueError that says what is expected."""
+    """Return the address if it has a form that poold knows, else raise ValueError that says what is expected."""
     if address.startswith("ipc://"):
         path = address.removeprefix("ipc://")
         if not path.startswith("/"):

@@ -28,11 +28,11 @@ _CODES: dict[type, int] = {message: code for code, message in MESSAGES.items()}
 
 
 def _rule(message: type, name: str) -> tuple[Callable[[Any], bool], str]:
-    """The rule of a field: of this message's, or of all fields of that name."""
+    """Return a field's rule: the one for this message's field, else the one for all fields of that name."""
     return RULES.get(f"{message.__name__}.{name}") or RULES[name]
 
 
-# Per code: the message and, in order, each field's name and rule. Resolved once, the decoder only walks it.
+# Per code: the message and, in order, each field's name and rule. Resolved once; the decoder only goes through it.
 _INBOUND: dict[int, tuple[type[ToBroker], tuple[tuple[str, Callable[[Any], bool], str], ...]]] = {
     code: (message, tuple((name, *_rule(message, name)) for name in message._fields))  # type: ignore[misc]  # code < 64
     for code, message in MESSAGES.items()
@@ -40,25 +40,25 @@ _INBOUND: dict[int, tuple[type[ToBroker], tuple[tuple[str, Callable[[Any], bool]
 }
 # No message to the broker holds a longer array, a map or an extension: garbage is refused before it becomes objects.
 _MAX_INBOUND_FIELDS = max(len(rules) for _, rules in _INBOUND.values()) + 1
-# Only this one holds an array in its array, the values of its steps.
+# The first bytes of a TransactionMessage, the only one with an array in its array: the values of its steps.
 _TRANSACTION_HEAD = bytes((0x90 | (1 + len(TransactionMessage._fields)), TRANSACTION_CODE))
 
 
-# A Packer keeps its buffer; one at a time is used, by whoever holds the GIL.
+# A Packer keeps its buffer for the next message; the GIL lets only one thread at a time use it.
 _pack = msgpack.Packer().pack
 _QUERY_CODE, _RESULT_CODE = _CODES[Query], _CODES[ResultMessage]
-# Packed steps that a client keeps, and the longest texts it keeps them for.
+# How many packed steps a client keeps, and the longest texts for which it does, in bytes.
 STEPS_KEPT = 256
 LONGEST_STEPS_KEPT = 65536
 
 
 def encode(message: ToBroker | ToClient) -> bytes:
-    """The message as bytes."""
+    """Return the message as bytes."""
     return _pack((_CODES[type(message)], *message))  # type: ignore[no-any-return]  # msgpack is untyped
 
 
 def decode_request(frame: bytes) -> ToBroker:
-    """A message to the broker from a stranger's bytes, fully checked; raises ProtocolViolation."""
+    """Return a message to the broker from a stranger's bytes, fully checked; raises ProtocolViolation."""
     try:
         if len(frame) <= LONGEST_AT_ONCE:
             longest = MAX_STEPS if frame[:2] == _TRANSACTION_HEAD else _MAX_INBOUND_FIELDS
@@ -86,7 +86,7 @@ def decode_request(frame: bytes) -> ToBroker:
 
 
 def split_steps(steps: Iterable[Step | int]) -> tuple[bytes, tuple[bytes, ...]]:
-    """A TransactionMessage's steps and values."""
+    """Return the fields steps and values of a TransactionMessage with these steps."""
     shapes = tuple([step if isinstance(step, int) else (step[0], step[1], *step[3:]) for step in steps])
     values = tuple([step[2] for step in steps if not isinstance(step, int)])
     size = sum([len(shape[0]) for shape in shapes if not isinstance(shape, int)])
@@ -99,7 +99,7 @@ def _packed_steps(shapes: tuple[Any, ...]) -> bytes:
 
 
 def decode_steps(packed: bytes) -> list[Step | int]:
-    """A TransactionMessage's steps, fully checked and with empty values; raises ProtocolViolation."""
+    """Return a TransactionMessage's steps, fully checked and with empty values; raises ProtocolViolation."""
     try:
         shapes = unpack_steps(packed)
     except Exception as error:  # noqa: BLE001  msgpack raises many types, some of them undocumented
@@ -111,10 +111,10 @@ def decode_steps(packed: bytes) -> list[Step | int]:
 
 
 def decode_reply(frame: bytes) -> ToClient:
-    """A message to the client. The broker is trusted; a frame it could not have sent raises ProtocolViolation.
+    """Return a message to the client. The broker is trusted; a frame it could not have sent raises ProtocolViolation.
 
-    A signal handler's exception may arise here, which has to go on as it is: only what cannot be read twice is taken
-    for unreadable.
+    A signal handler's exception may arise here, and has to reach the program unchanged. So a frame counts as unreadable
+    only if reading it fails a second time in the same way.
     """
     try:
         array = msgpack.unpackb(frame, use_list=False)
@@ -123,7 +123,7 @@ def decode_reply(frame: bytes) -> ToClient:
         why = error if isinstance(error, ProtocolViolation) else _why_unreadable(frame)
         if why is error or type(why) is not type(error):
             raise
-        # Not its text: a KeyError's is the key, which may be nested deeper than repr goes.
+        # Without the error's text: a KeyError's is the key, which may be nested deeper than repr goes.
         text = f"the broker sent what this client cannot read: {type(error).__name__}"
         raise ProtocolViolation(text) from error
 
@@ -139,7 +139,7 @@ def _other_reply(array: Any) -> ToClient:
 
 
 def _why_unreadable(frame: bytes) -> Exception | None:
-    """What reading it raises; None if it can be read."""
+    """Return what reading the frame raises; None if it can be read."""
     try:
         array = msgpack.unpackb(frame, use_list=False)
         _ = ResultMessage._make(array[1:]) if array[0] == _RESULT_CODE else _other_reply(array)

@@ -1,6 +1,6 @@
-"""Whether the fields of a message have the types that its class declares: for messages of one's own broker.
+"""Whether the fields of a message have the types that its class declares: for messages from one's own broker.
 
-What strangers send is held against `client.wire.limits`, which knows limits as well.
+Messages from strangers are checked by `client.wire.limits`, against limits as well.
 """
 
 from functools import cache
@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 def fit(message: tuple[Any, ...]) -> bool:
-    """Whether they do, for a NamedTuple; what is in tuples and dicts is not looked at."""
+    """Whether a NamedTuple's fields have their declared types; the contents of tuples and dicts are not checked."""
     return all(map(isinstance, message, _declared(type(message))))
 
 
@@ -19,7 +19,7 @@ def _declared(kind: type) -> tuple[tuple[type, ...], ...]:
 
 
 def _classes(hint: Any) -> tuple[type, ...]:
-    """What isinstance wants to hear."""
+    """Return the classes that isinstance needs for a type hint."""
     if hint is Any:
         return (object,)
     if isinstance(hint, UnionType):

@@ -5,7 +5,7 @@ files in the form that ZeroMQ's own programs read, made by `poold keygen`: NAME.
 other end, NAME.key_secret holds both keys and stays where it is. Keys are 32 bytes, written in 40 characters of Z85
 (https://rfc.zeromq.org/spec/32/).
 
-No error shows anything that stands in a file.
+No error text shows anything of a file's contents.
 """
 
 import os
@@ -28,14 +28,14 @@ _MAX_BYTES = 65536
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """A client's keys: whom it talks to, and who it is."""
+    """A client's keys: they say whom it talks to, and who it is."""
 
     server: str  # the broker's public key
-    secret: str = field(repr=False)  # its own
+    secret: str = field(repr=False)  # the client's own secret key
 
 
 def read_public(path: str | os.PathLike[str]) -> str:
-    """The public key in a file; raises ValueError if there is none, or if a secret one stands beside it."""
+    """Return the public key in a file; raises ValueError if there is none, or if a secret one stands beside it."""
     found = _read(path)
     if "secret" in found:
         raise ValueError(
@@ -46,13 +46,13 @@ def read_public(path: str | os.PathLike[str]) -> str:
 
 
 def read_secret(path: str | os.PathLike[str]) -> str:
-    """The secret key in a file; raises ValueError if there is none, or where other users can read it."""
+    """Return the secret key in a file; raises ValueError if there is none, or if other users can read it."""
     try:
         about = os.stat(path)
     except OSError as error:
         if not is_own(error):
             raise
-        # Reading says the same.
+        # To read the file fails in the same way, with a ValueError.
     else:
         allowed = secret_mode(about)
         if is_exposed(about):
@@ -65,7 +65,7 @@ def read_secret(path: str | os.PathLike[str]) -> str:
 
 
 def secret_mode(about: os.stat_result) -> int:
-    """The widest mode for a file with secrets, as PostgreSQL takes its own keys: root may give one to a group.
+    """The widest mode allowed for a file with secrets, by PostgreSQL's rule for its own: root may give one to a group.
 
     https://www.postgresql.org/docs/current/ssl-tcp.html
     """
@@ -73,12 +73,12 @@ def secret_mode(about: os.stat_result) -> int:
 
 
 def is_exposed(about: os.stat_result) -> bool:
-    """Whether more people can read or write a file than should where it has secrets; pipes and devices are none."""
+    """Whether more users can read or write a file than secrets allow; never true of pipes and devices."""
     return stat.S_ISREG(about.st_mode) and bool(stat.S_IMODE(about.st_mode) & 0o777 & ~secret_mode(about))
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, str]:
-    """What follows `public-key =` and `secret-key =`."""
+    """Return what follows `public-key =` and `secret-key =`, by "public" and "secret"."""
     try:
         with Path(path).open("rb") as file:
             text = file.read(_MAX_BYTES).decode("utf-8", "replace")
@@ -100,7 +100,7 @@ def _key(found: dict[str, str], kind: str, path: str | os.PathLike[str]) -> str:
 
 
 def _is_key(text: str) -> bool:
-    """Whether it stands for 32 bytes: each five characters for four."""
+    """Whether the text stands for 32 bytes: each five characters for four."""
     if len(text) != _KEY_CHARS or not set(text) <= set(_Z85):
         return False
     digits = [_Z85.index(character) for character in text]

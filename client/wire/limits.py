@@ -5,7 +5,7 @@ from typing import Any
 
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
 MAX_RESULT_BYTES = 64 * 1024 * 1024
-# What a reply holds besides its cells; the client's frame limit is the broker's result limit plus this.
+# The most that a reply holds besides its cells; the client's frame limit is the broker's result limit plus this.
 REPLY_OVERHEAD_BYTES = 1024 * 1024
 
 MAX_NAME_CHARS = 128
@@ -14,9 +14,9 @@ MAX_NUMBER = 2**63 - 1
 MAX_TIMEOUT = 366 * 86400.0
 # Bind counts parameters in 16 bits.
 MAX_PARAMETERS = 65535
-# Steps of one transaction message. Beyond it a message is a data load, and the backend is held for long.
+# Steps of one transaction message. A longer one is a data load, and would hold its backend for long.
 MAX_STEPS = 1000
-# References in all of them together.
+# References in all steps of a message together.
 MAX_REFERENCES = 10_000
 MAX_RETRIES = 100
 
@@ -25,12 +25,12 @@ MAX_RETRIES = 100
 RELIED_ON = ("standard_conforming_strings", "client_encoding", "DateStyle", "IntervalStyle")
 # Settings that travel with one request.
 MAX_SETTINGS = 64
-# Who comes first where requests wait: indexes of PRIORITIES.
+# Who is served first if requests wait. On the wire a priority is its index here.
 PRIORITIES = ("interactive", "normal", "batch")
 INTERACTIVE, NORMAL, BATCH = range(3)
-# What a query has to do with a session: nothing; it opens one; it is in one.
+# A query's part in a session: none; it opens one; it is in one.
 NO_SESSION, OPENS_SESSION, IN_SESSION = range(3)
-# What lets another conversation cancel this one's requests: too long to be guessed.
+# Whoever has a conversation's cancel key may cancel its requests from another one, so it is too long to be guessed.
 CANCEL_KEY_BYTES = 16
 
 QUESTIONS = ("ping", "stats", "stop", "stop-now")
@@ -39,7 +39,7 @@ ISOLATIONS = ("read uncommitted", "read committed", "repeatable read", "serializ
 # Steps of a transaction message that are no statements.
 SAVEPOINT = 1
 END_SAVEPOINT = 2
-# The fields of client.wire.messages's Step, without its values, and of Reference, which travel as plain arrays.
+# How many fields a Step, without its values, and a StepReference have; both travel as plain arrays.
 STEP_FIELDS = 6
 REFERENCE_FIELDS = 4
 
@@ -65,7 +65,7 @@ def _types(value: Any) -> bool:
 
 
 def are_settings(value: Any) -> bool:
-    """Whether these are settings as they travel: names, which are not empty, and values, each ended by NUL."""
+    """Whether these are settings as they travel: names, none of them empty, and values, each ended by NUL."""
     if type(value) is not bytes or value[-1:] not in (b"", b"\0"):
         return False
     parts = value.split(b"\0")[:-1]
@@ -73,7 +73,7 @@ def are_settings(value: Any) -> bool:
 
 
 def are_steps(value: Any) -> bool:
-    """Whether these are steps, each as its fields, references looking back and savepoint blocks closed."""
+    """Whether these are steps, each a tuple of its fields, with references to earlier steps and closed savepoints."""
     if type(value) is not tuple or not 0 < len(value) <= MAX_STEPS:
         return False
     depth = 0
@@ -167,7 +167,7 @@ def is_query(
     settings: Any,
     session: Any,
 ) -> bool:
-    """The rules of a Query in one expression: nearly all messages are one. If it is false, the table says why."""
+    """The rules of a Query in one expression, because nearly all messages are one. If false, RULES finds out why."""
     return (
         type(request) is int
         and 0 < request <= MAX_NUMBER

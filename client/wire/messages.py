@@ -1,13 +1,13 @@
 """The language both sides speak: every message and its fields.
 
 One message is one msgpack array, [code, field, field, ...], in one ZeroMQ frame. `MESSAGES` is the whole table: the
-fields of a message are those of its NamedTuple in that order, `client.wire.limits` has each field's type and limit. A
+fields of a message are those of its NamedTuple in that order; `client.wire.limits` has each field's type and limit. A
 change of either is a change of `VERSION` (the golden frames in tests/client/golden prove it).
 
 A conversation begins with Hello and Welcome. After that each request (Query, TransactionMessage, Commit, Rollback,
 Release, Ask) carries a number that its client chose, greater than any before, and gets exactly one final reply with the
-same number: ResultMessage, TransactionResult, Failure or Answer. CancelRequest is a remark about an earlier request and
-has no reply of its own. A Failure with request 0 is about the conversation itself, which is over with it.
+same number: ResultMessage, TransactionResult, Failure or Answer. CancelRequest names an earlier request and has no
+reply of its own. A Failure with request 0 is about the conversation itself, and ends it.
 
 Statements and results travel as PostgreSQL's own protocol has them, so that the broker passes them on unread:
 
@@ -17,10 +17,10 @@ Statements and results travel as PostgreSQL's own protocol has them, so that the
     columns     the body of RowDescription
     rows        DataRow messages one after the other, headers included
 
-Settings travel as name NUL value NUL, one pair after the other; they hold for the statement, or the transaction, alone.
+All numbers in these are big-endian. https://www.postgresql.org/docs/current/protocol-message-formats.html
 
-All numbers in them are big-endian. https://www.postgresql.org/docs/current/protocol-message-formats.html
-`client.wire.codec` makes bytes of messages, and messages of bytes.
+Settings travel as name NUL value NUL, one pair after the other; they hold for the statement, or the transaction, alone.
+`client.wire.codec` turns messages into bytes, and bytes into messages.
 """
 
 from typing import Any, Final, Literal, NamedTuple
@@ -36,7 +36,7 @@ FAILED: Final = "failed"
 EXECUTED: Final = "executed"
 UNKNOWN: Final = "unknown"
 
-# Transaction states in replies: where the client's lease stands now.
+# Transaction states in replies: the state of the client's lease.
 TransactionStatus = Literal["none", "active", "failed", "lost", "broken"]
 TX_NONE: Final = "none"
 TX_ACTIVE: Final = "active"
@@ -63,9 +63,8 @@ class Query(NamedTuple):
     lease 0 is a statement of its own in an autocommit group. Any other number names an interactive transaction, or a
     session, unique per client. begin: BEGIN comes first, which opens the lease of an interactive transaction. session
     is one of client.wire.limits' NO_SESSION, OPENS_SESSION and IN_SESSION; a session is a lease that outlives its
-    transactions and ends with Release. prepare false keeps parameters as literals, always. timeout is what is left of
-    the caller's patience, in seconds. priority is one of
-    client.wire.limits' INTERACTIVE, NORMAL and BATCH.
+    transactions and ends with Release. prepare false keeps parameters as literals, always. timeout bounds waiting and
+    running together, in seconds. priority is one of client.wire.limits' INTERACTIVE, NORMAL and BATCH.
     """
 
     request: int
@@ -86,9 +85,9 @@ class Query(NamedTuple):
 class StepReference(NamedTuple):
     """A parameter whose value an earlier step of the same transaction message returns.
 
-    parameter counts from 0 within its statement, where types has 0 and values NULL in its place. step is the earlier
-    one's place among the steps; column its name, or its number from 0; row counts from 0, None takes all rows as an
-    array.
+    parameter counts from 0 within its statement, which has type 0 and value NULL in its place. step is the earlier
+    step's number, from 0; column is the column's name, or its number from 0; row counts from 0, None takes all rows as
+    an array.
     """
 
     parameter: int
@@ -100,7 +99,7 @@ class StepReference(NamedTuple):
 class Step(NamedTuple):
     """One statement of a transaction message; it must affect, or return, from low to high rows (None: no limit).
 
-    On the wire its values travel apart from the rest.
+    On the wire its values travel apart from its other fields.
     """
 
     statement: bytes
@@ -116,9 +115,9 @@ class TransactionMessage(NamedTuple):
     """A whole transaction.
 
     steps holds Steps, and SAVEPOINT and END_SAVEPOINT in pairs, nested as blocks are; packed by `split_steps`, without
-    the values, which are the Steps' in their order. So both sides need not look twice at what a program sends often.
-    isolation is one of ISOLATIONS; None leaves isolation, read_only and deferrable to the server's defaults. retries is
-    how often the broker may run it again where that is certain to be safe.
+    the Steps' values, which are in values in the same order. So each side can recognise the steps that a program sends
+    often. isolation is one of ISOLATIONS; None leaves isolation, read_only and deferrable to the server's defaults.
+    retries is how often the broker may run the transaction again if that is certain to be safe.
     """
 
     request: int
@@ -159,7 +158,7 @@ class Release(NamedTuple):
 class CancelRequest(NamedTuple):
     """Withdraw a request: drop it, or cancel its statement.
 
-    key is b"" for a request of the conversation that says so; otherwise the cancel_key of the one it belongs to.
+    key is b"" for a request of the same conversation; otherwise the cancel_key of the conversation of the request.
     """
 
     request: int
@@ -174,10 +173,10 @@ class Ask(NamedTuple):
 
 
 class Welcome(NamedTuple):
-    """The broker's answer to Hello. groups maps the name of each group it may use to its
-    autocommit.
+    """The broker's answer to Hello.
 
-    Whoever has cancel_key may cancel this conversation's requests, from another one.
+    groups maps the name of each group that the client may use to the group's autocommit. Whoever has cancel_key may
+    cancel this conversation's requests from another one.
     """
 
     version: int
@@ -220,17 +219,17 @@ class Failure(NamedTuple):
 def plain_failure(
     kind: str, outcome: Outcome, message: str, transaction: TransactionStatus = TX_NONE, sqlstate: str | None = None
 ) -> Failure:
-    """A failure that no server has told of, and that belongs to no request yet."""
+    """Make a failure that no PostgreSQL server reported and that belongs to no request yet."""
     return Failure(0, transaction, kind, outcome, message, sqlstate, {} if sqlstate is None else {"severity": "ERROR"})
 
 
 class TransactionResult(NamedTuple):
     """What became of a transaction message.
 
-    results has one entry per step: the fields of its Result; the fields of its Failure where its savepoint block was
-    undone for it; None for savepoint marks, for what an undone block left, and if the result is not known. failure
-    holds the fields of the Failure that ended the transaction (results is empty then), None if it was committed;
-    step is the step it belongs to, -1 where it is none's. tries counts how often the message was run.
+    results has one entry per step: the fields of its ResultMessage; the fields of its Failure, if its savepoint block
+    was undone for it; None for savepoint marks, for the other steps of an undone block, and if the result is not known.
+    failure holds the fields of the Failure that ended the transaction (results is empty then), None if it was
+    committed; step is the step to which failure belongs, -1 if to none. tries counts how often the message was run.
     """
 
     request: int
@@ -251,7 +250,7 @@ Request = Query | TransactionMessage | Commit | Rollback | Release | Ask
 ToBroker = Hello | Query | TransactionMessage | Commit | Rollback | Release | CancelRequest | Ask
 ToClient = Welcome | ResultMessage | TransactionResult | Failure | Answer
 
-# Where a backend stands after a statement that left it unusable. Never on the wire.
+# The state of a backend that a statement has left unusable. Never on the wire.
 TX_BROKEN: Final = "broken"
 
 TRANSACTION_CODE = 7

@@ -1,4 +1,4 @@
-"""PostgreSQL's error codes that decide something here, under PostgreSQL's own names for them.
+"""PostgreSQL's error codes (SQLSTATEs) that client or broker act on, under PostgreSQL's own names for them.
 
 https://www.postgresql.org/docs/current/errcodes-appendix.html
 """
@@ -6,7 +6,7 @@ https://www.postgresql.org/docs/current/errcodes-appendix.html
 FEATURE_NOT_SUPPORTED = "0A000"
 INVALID_PARAMETER_VALUE = "22023"
 IN_FAILED_SQL_TRANSACTION = "25P02"
-INVALID_SQL_STATEMENT_NAME = "26000"  # no statement is prepared under it
+INVALID_SQL_STATEMENT_NAME = "26000"  # no statement is prepared under that name
 SERIALIZATION_FAILURE = "40001"
 DEADLOCK_DETECTED = "40P01"
 DUPLICATE_PREPARED_STATEMENT = "42P05"

@@ -1,9 +1,9 @@
-"""msgpack of strangers, read item by item: what is kept for it is never much more than what was sent.
+"""msgpack from strangers, read item by item: the memory taken is never much more than the bytes that were sent.
 
-msgpack's own decoder makes objects of whatever comes, to be looked at afterwards. An array of one nil has 2 bytes and
-becomes 56; an array said to have 65,000 items gets room for them from its 3 bytes alone, and so does the one in it.
+msgpack's own decoder makes objects of whatever comes, to be checked afterwards. An array of one nil has 2 bytes and
+becomes 56; an array said to have 65,000 items gets room for them because of 3 bytes alone, and so does an array in it.
 Short messages can do no harm that way and are read at once, which is ten times as fast. In longer ones arrays are only
-opened where the protocol has some: arrays in arrays take msgpack 46 microseconds for each kilobyte.
+opened where the protocol has some: for arrays in arrays msgpack takes 46 microseconds per kilobyte.
 """
 
 from typing import Any
@@ -12,12 +12,12 @@ import msgpack
 
 from client.wire.limits import MAX_REFERENCES, MAX_STEPS, REFERENCE_FIELDS, STEP_FIELDS
 
-# Messages up to this size may become thirty times as much for a moment.
+# Messages up to this size may take thirty times as much memory for a moment.
 LONGEST_AT_ONCE = 4096
 
-# Heads (https://github.com/msgpack/msgpack/blob/master/spec.md) and the bytes of the length behind them: arrays; bytes
-# and text. And heads and the bytes of the value: float, unsigned and signed integers. All others are the item itself,
-# or have their length in them, or are refused by msgpack.
+# An item's first byte, its head (https://github.com/msgpack/msgpack/blob/master/spec.md), and how many bytes of length
+# follow it: for arrays; for bytes and text. _SIZES: how many bytes of value follow the heads of floats, unsigned and
+# signed integers. All other heads are the item itself, or have their length in them, or are refused by msgpack.
 _ARRAY_LENGTHS = {0xDC: 2, 0xDD: 4}
 _BINARY_LENGTHS = {0xC4: 1, 0xC5: 2, 0xC6: 4}
 _TEXT_LENGTHS = {**_BINARY_LENGTHS, 0xD9: 1, 0xDA: 2, 0xDB: 4}
@@ -25,7 +25,7 @@ _SIZES = {0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2
 
 
 def unpack_message(frame: bytes, most_fields: int) -> tuple[Any, ...]:
-    """The fields of a message, of which one may be an array of bytes. ValueError and msgpack's own errors."""
+    """Return a message's fields, one of which may be an array of bytes; raises ValueError and msgpack's own errors."""
     items = _Items(frame)
     fields: list[Any] = []
     for _ in range(items.open_array(most_fields)):
@@ -38,7 +38,7 @@ def unpack_message(frame: bytes, most_fields: int) -> tuple[Any, ...]:
 
 
 def unpack_steps(packed: bytes) -> tuple[Any, ...]:
-    """A Transaction's steps as plain tuples and marks. ValueError and msgpack's own errors."""
+    """Return a TransactionMessage's steps as plain tuples and marks; raises ValueError and msgpack's own errors."""
     items = _Items(packed)
     left = MAX_REFERENCES
     steps: list[Any] = []
@@ -60,19 +60,19 @@ def unpack_steps(packed: bytes) -> tuple[Any, ...]:
 
 
 class _Items:
-    """What is packed in these bytes, one after the other; arrays are opened, or refused."""
+    """Reads the items packed in some bytes, one after the other. Items: numbers, bytes, text, arrays and so on."""
 
     def __init__(self, packed: bytes) -> None:
         self._packed = packed
         self._at = 0
 
     def is_array(self) -> bool:
-        """Whether the next item is one."""
+        """Whether the next item is an array."""
         head = self._head()
         return head & 0xF0 == 0x90 or head in _ARRAY_LENGTHS
 
     def open_array(self, most: int) -> int:
-        """How many items the array has that is next."""
+        """Read the head of an array, which is the next item; return how many items it has, at most most."""
         head = self._head()
         if head & 0xF0 == 0x90:
             count, size = head & 0x0F, 0
@@ -87,11 +87,11 @@ class _Items:
         return count
 
     def plain_tuple(self, most: int) -> tuple[Any, ...]:
-        """The array that is next, of plain values."""
+        """Read an array of items that are no arrays."""
         return tuple([self.next() for _ in range(self.open_array(most))])
 
     def all_bytes(self, most: int) -> tuple[bytes, ...]:
-        """The array that is next, of bytes; there may be very many."""
+        """Read an array of bytes, of which there may be very many."""
         count, packed, at = self.open_array(most), self._packed, self._at
         found = []
         for _ in range(count):
@@ -107,13 +107,13 @@ class _Items:
         return tuple(found)
 
     def next(self) -> Any:
-        """The next item, which is no array."""
+        """Read the next item; raises if it is an array that is not empty."""
         packed, begin, head = self._packed, self._at, self._head()
         if head in _TEXT_LENGTHS:
             body = begin + 1 + _TEXT_LENGTHS[head]
             end = self._at = body + self._length(begin + 1, body)
             if head in _BINARY_LENGTHS and end <= len(packed):
-                return packed[body:end]  # what is large is copied once
+                return packed[body:end]  # large bytes are copied only once
         else:
             end = self._at = begin + 1 + (head & 0x1F if head & 0xE0 == 0xA0 else _SIZES.get(head, 0))
         return msgpack.unpackb(packed[begin:end], max_array_len=0, max_map_len=0, max_ext_len=0)

@@ -2,8 +2,8 @@
 
 ZeroMQ's own protocol (RFC 37/ZMTP, https://rfc.zeromq.org/spec/37/), so that the peer may be libzmq:
 
-    greeting    64 bytes each way: signature, version, mechanism; ours is NULL, which has no authentication (where
-                encryption is asked for, `client.channels.curve` leaves all of this to libzmq)
+    greeting    64 bytes each way: signature, version, mechanism; ours is NULL, which has no authentication (with
+                encryption `client.channels.curve` leaves all of this to libzmq)
     READY       a command each way with the socket's type
     frames      flags, length in 1 or 8 bytes, body; a message is one frame or several, all but the last with MORE
     commands    frames of their own: PING is answered with PONG, ERROR ends the connection
@@ -13,10 +13,10 @@ nothing else distinguishes the two sides. A REQ puts an empty frame before its m
 answer.
 
 Why not libzmq itself: it hands every message to a thread of its own and back, which costs more than everything else of
-a request together, and it hides what both sides need to know at once, that the other is gone.
+a request together, and it does not tell a side that the other is gone, which both need to know at once.
 
-Every length is checked before anything is kept for it. What is absent: messages of several frames, which poold has none
-of and whose frames are dropped as they come; mechanisms with authentication; versions before 3.0.
+Every length is checked before memory is kept for it. What is absent: messages of several frames, which poold does not
+use, so their frames are dropped as they come; mechanisms with authentication; versions before 3.0.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ GREETING = SIGNATURE + b"\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32)
 MAX_COMMAND_BYTES = 4096
 
 CLIENT, SERVER = "DEALER", "ROUTER"
-# By our own socket's type: those it can talk to.
+# The types of sockets that each type can talk to.
 _PEERS = {CLIENT: (b"ROUTER",), SERVER: (b"DEALER", b"REQ")}
 
-# A broker takes so many frames of one client at once: there may be thousands in what it received, and it has others.
+# So many frames of one client a broker takes at once: thousands may have come together, while other clients wait.
 FRAMES_AT_ONCE = 64
 
 _MORE, _LONG, _COMMAND = 1, 2, 4
@@ -51,7 +51,7 @@ class ZmtpRefused(ZmtpError):
 class ZmtpConnection:
     """One connection: `received` takes bytes, `inbox` holds whole messages, `outbox` what must be sent.
 
-    With is_ready the handshake was done by another, and what comes are frames.
+    is_ready means that somebody else (libzmq) did the handshake, and only frames come.
     """
 
     __slots__ = (
@@ -72,13 +72,13 @@ class ZmtpConnection:
     def __init__(self, max_message_bytes: int, role: str = CLIENT, *, is_ready: bool = False) -> None:
         self.max_message_bytes = max_message_bytes
         self.role = role
-        self.peer = b""  # the other socket's type, once it is ready
+        self.peer = b""  # the other socket's type, once READY has come
         self.is_ready = is_ready
-        # Messages of the peer: enter by received, leave by their reader. None is one of several frames, dropped.
+        # Messages of the peer: enter by received, leave by their reader. None is a dropped message of several frames.
         self.inbox: deque[bytes | None] = deque()
         # Bytes to be sent as they are: the handshake and answers to PING; their sender empties it.
         self.outbox = bytearray(b"" if is_ready else GREETING)
-        # Whether there may be more frames in what was received: `received(b"")` goes on with them.
+        # Whether there may be more whole frames in _buffer: `received(b"")` goes on with them.
         self.is_behind = False
         # Received bytes that are no whole greeting or frame yet.
         self._buffer = bytearray()
@@ -86,10 +86,10 @@ class ZmtpConnection:
         # Whether the peer is ready and its messages have one frame: a REQ's have two.
         self._is_single = is_ready
         self._parts = 0  # frames of the message that is coming
-        self._is_several = False  # whether it has more than a delimiter before its last frame
+        self._is_several = False  # whether that message has more than a delimiter before its last frame
 
     def received(self, data: bytes) -> None:
-        """Take what came; raises ZmtpError, after which the connection is of no use."""
+        """Take received bytes; raises ZmtpError, after which the connection is of no use."""
         self._buffer += data
         if not self._is_greeted and not self._take_greeting():
             return
@@ -102,7 +102,7 @@ class ZmtpConnection:
         self.is_behind = False
 
     def only_message(self, data: bytes) -> bytes | None:
-        """The one message that data is, if it is a whole one and nothing else is on its way; else nothing is taken.
+        """Return the message, if data is exactly one and no earlier bytes are pending; else None, and take nothing.
 
         The hot path of both sides.
         """
@@ -121,11 +121,11 @@ class ZmtpConnection:
         return len(self._buffer)
 
     def encoded(self, message: bytes) -> bytes:
-        """The message as bytes for this peer."""
+        """Return the message as bytes for this peer."""
         return self.head(message) + message
 
     def head(self, message: bytes) -> bytes:
-        """What this peer is sent before the message itself; a long one is better not copied."""
+        """Return what is sent before the message, so that a long message need not be copied."""
         return b"\x01\x00" + frame_head(message) if self.peer == b"REQ" else frame_head(message)
 
     def _take_greeting(self) -> bool:
@@ -165,7 +165,7 @@ class ZmtpConnection:
     def _take_part(self, body: bytes, has_more: bool) -> None:
         """Take one frame of a message."""
         if has_more:
-            # A REQ's first frame is its delimiter; any other is one too many.
+            # A REQ's first frame is its empty delimiter; any other with MORE is one too many.
             self._is_several = self._is_several or bool(self._parts) or bool(body) or self.peer != b"REQ"
             self._parts += 1
             return
@@ -218,7 +218,7 @@ def _property(name: bytes, value: bytes) -> bytes:
 
 
 def _properties(body: bytes) -> dict[bytes, bytes]:
-    """READY's properties; their names do not distinguish case."""
+    """Return READY's properties by name in lower case: case does not matter in names."""
     found = {}
     place = 0
     while place < len(body):
@@ -232,25 +232,25 @@ def _properties(body: bytes) -> dict[bytes, bytes]:
 
 
 def command(name: bytes, body: bytes) -> bytes:
-    """A command frame; its body is short here."""
+    """Return a command as a frame; name and body have less than 255 bytes together."""
     return bytes((_COMMAND, 1 + len(name) + len(body), len(name))) + name + body
 
 
-# Asks the peer's ZeroMQ, not its program, whether it is there. Time to live 0: the peer may take its time with ours.
+# Asks whether the peer is there. Its time to live is 0: the peer need not close the connection if we fall silent.
 PING = command(b"PING", b"\0\0")
 
 
 def refusal(reason: str) -> bytes:
-    """All that a peer is told that may not connect. The reason has at most 200 ASCII characters."""
+    """Return all that is sent to a peer that may not connect. The reason has at most 200 ASCII characters."""
     text = reason.encode("ascii")
     return GREETING + command(b"ERROR", bytes((len(text),)) + text)
 
 
 def frame_head(message: bytes) -> bytes:
-    """Flags and length of a message as one frame."""
+    """Return flags and length of a message that is one frame."""
     return bytes((0, len(message))) if len(message) < 256 else b"\x02" + len(message).to_bytes(8, "big")
 
 
 def frame(message: bytes) -> bytes:
-    """A message as one frame."""
+    """Return a message as one frame."""
     return frame_head(message) + message
