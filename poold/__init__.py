@@ -1,7 +1,6 @@
 """poold: one broker process per host owns every PostgreSQL connection of many worker processes.
 
-What workers use stands in the package `client`; `from poold import Handler` finds it as well, and loads nothing of the
-broker.
+Workers use the package `client`; `from poold import Handler` works as well, and loads nothing of the broker.
 """
 
 from importlib.metadata import PackageNotFoundError, version

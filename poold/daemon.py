@@ -1,11 +1,12 @@
-"""The broker process: puts core, frontend and backends together and turns the wheel.
+"""The broker process: puts core, frontend and backends together and runs the broker's turns.
 
 One turn takes all facts that have come, lets the core decide, carries out its effects and goes back to sleep until the
 next fact or deadline:
 
     1. callbacks of ready descriptors give their facts to the core and call `_wake`, which schedules one turn
     2. deadlines that are due
-    3. effects, until there are none, and what they give to backends is sent: some have an immediate answer
+    3. effects, again and again until there are none, as some have an immediate answer; each time what they gave to
+       backends is sent
     4. messages that arrived meanwhile (ZMQ_FD is edge-triggered)
     5. the timer for the next deadline
 
@@ -50,11 +51,11 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def run(config: Config, ready: Callable[[str], None]) -> None:
-    """Serve until stopped by a signal or a client; ready is called with the address when clients may come.
+    """Serve until stopped by a signal or a client; ready is called with the address as soon as clients may connect.
 
-    Raises AddressInUse where another broker serves the address, OSError where it cannot be bound, and BrokerCrashed.
+    Raises AddressInUse if another broker serves the address, OSError if it cannot be bound, and BrokerCrashed.
     """
-    # A broker makes many small objects and few cycles: collecting ten times less often costs nothing to anybody.
+    # A broker makes many small objects and few cycles, so garbage collection ten times less often does no harm.
     gc.set_threshold(7000, 20, 20)
     broker = config.broker
     has_keys = broker.key_file is not None and broker.client_keys is not None
@@ -63,7 +64,7 @@ def run(config: Config, ready: Callable[[str], None]) -> None:
 
 
 class BrokerCrashed(RuntimeError):
-    """The broker ended for an exception that nobody expected; the text says its type only."""
+    """The broker ended because of an exception that nobody expected; the text gives only the exception's type."""
 
 
 class Daemon:
@@ -107,7 +108,7 @@ class Daemon:
             log.info("broker stopped pid=%d", os.getpid())
 
     def _wake(self) -> None:
-        """There are facts: have a turn soon. Facts that come until then share it."""
+        """Schedule a turn, as there are facts. Facts that come until then share it."""
         if not self._is_turn_scheduled:
             self._is_turn_scheduled = True
             self._loop.call_soon(self._turn)
@@ -130,7 +131,7 @@ class Daemon:
             self._arm(deadline)
 
     def _carry_out(self, effect: effects.Effect) -> None:
-        """Hand the effect to who can do it; the most frequent come first."""
+        """Hand the effect to the part that can carry it out; the most frequent effects come first."""
         match effect:
             case effects.Execute():
                 self._backends.execute(effect.backend, effect.unit)
@@ -175,7 +176,7 @@ class Daemon:
         self._wake()
 
     def _answer(self, what: str, peer: Peer) -> dict[str, Any] | Failure:
-        """Answer a question to the broker itself; who may ask it is the core's decision."""
+        """Answer a question to the broker itself; the core decides who may ask it."""
         refused = access.may_not_ask(what, peer.caller(), self._config.broker.admin_uids)
         if refused is not None:
             log.warning("question refused pid=%d uid=%s what=%s", peer.pid, peer.uid, what)
@@ -208,7 +209,7 @@ class Daemon:
 
     def _crashed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        # The context's message is not told: it may show the arguments of the callback that failed.
+        # The context's message is not logged: it may show the arguments of the callback that failed.
         kind = type(error).__name__ if error is not None else "trouble in the event loop"
         log.critical("unexpected error, the broker ends error=%s", kind, exc_info=error)
         if not self._stopped.done():
@@ -216,7 +217,7 @@ class Daemon:
 
 
 def _transport(config: BrokerConfig, poller: Poller, receiver: Receiver) -> Transport:
-    """The transport of the configured address; only the one that is needed is imported."""
+    """Return the transport of the configured address; only the one that is needed is imported."""
     if ipc_path(config.address) is not None:
         from poold.clients.ipc import IpcTransport
 
@@ -227,7 +228,7 @@ def _transport(config: BrokerConfig, poller: Poller, receiver: Receiver) -> Tran
 
 
 def versions() -> dict[str, str]:
-    """The versions of poold and of what it stands on."""
+    """Return the versions of poold and of the libraries that it uses, by name."""
     return {
         "poold": __version__,
         "python": platform.python_version(),

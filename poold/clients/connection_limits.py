@@ -1,6 +1,6 @@
-"""Who may connect over ipc://: by user and group, and by how many there are already.
+"""Who may connect over ipc://: by user and group, and by how many clients there are already.
 
-Nobody keeps all others out by connecting again and again: beyond max_clients there is room for users who have few
+Nobody can keep all others out by connecting again and again: beyond max_clients there is room for users who have few
 connections, so for the administrator's `poold stats` as well.
 """
 
@@ -12,18 +12,18 @@ from collections import Counter
 
 from poold.config.model import BrokerConfig
 
-# Descriptors that are not clients': backends while they are replaced, the loop's own, files being read.
+# Descriptors for anything but clients: backends while they are replaced, the loop's own, files being read.
 SPARE_DESCRIPTORS = 64
-# Clients beyond max_clients, for users with fewer than so many.
+# So many clients may connect beyond max_clients, if their users have fewer than FEW_CLIENTS.
 RESERVED_CLIENTS = 32
 FEW_CLIENTS = 4
-# <asm-generic/socket.h>: all groups of the peer. Python does not name it, and takes at most so many bytes.
+# <asm-generic/socket.h>: all groups of the peer. Python has no name for it, and getsockopt takes at most so many bytes.
 SO_PEERGROUPS = 59
 GROUPS_BYTES = 1024
 
 
 class ConnectionLimits:
-    """Counts the clients there are."""
+    """Counts the connected clients, and says who may not connect."""
 
     def __init__(self, config: BrokerConfig) -> None:
         self._config = config
@@ -32,7 +32,7 @@ class ConnectionLimits:
         self._by_user: Counter[int] = Counter()
 
     def objection(self, connection: socket.socket, uid: int, gid: int) -> tuple[str, str] | None:
-        """Why this user may not have another client: for the log, and for the client. None if nothing is wrong."""
+        """Return why this user may not connect another client, for the log and for the client; None if it may."""
         if not self._has_room(uid):
             return "max_clients", f"it has {self.limit} clients already, see max_clients"
         if not self._is_allowed(connection, uid, gid):
@@ -40,12 +40,12 @@ class ConnectionLimits:
         return None
 
     def enter(self, uid: int) -> None:
-        """A client of this user has come."""
+        """Count a client of this user that has come."""
         self._count += 1
         self._by_user[uid] += 1
 
     def leave(self, uid: int) -> None:
-        """A client has gone."""
+        """Count a client of this user that has gone."""
         self._count -= 1
         self._by_user[uid] -= 1
         if not self._by_user[uid]:
@@ -57,7 +57,7 @@ class ConnectionLimits:
         return self._count < self.limit + RESERVED_CLIENTS and self._by_user[uid] < min(FEW_CLIENTS, self.limit)
 
     def _is_allowed(self, connection: socket.socket, uid: int, gid: int) -> bool:
-        """Whether this user may connect; without lists the mode of the socket file has decided that."""
+        """Whether this user may connect; without lists the mode of the socket file has already decided that."""
         config = self._config
         if not config.allow_uids and not config.allow_gids:
             return True
@@ -73,7 +73,10 @@ class ConnectionLimits:
 
 
 def descriptor_limit(max_clients: int) -> int:
-    """How many clients there may be, 0 for as many as there are descriptors. Raises ValueError for more than that."""
+    """Return how many clients there may be; max_clients 0 is as many as there are descriptors for.
+
+    Raises the soft limit of descriptors to the hard one. Raises ValueError if even that is too low for max_clients.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

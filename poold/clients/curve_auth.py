@@ -1,10 +1,10 @@
-"""Who may connect where the broker has keys: libzmq asks, this answers.
+"""Who may connect to a broker with keys: libzmq asks, this module answers.
 
-With CURVE a client proves that it has the secret key to the public one it shows; whether that one may connect, libzmq
-asks by ZAP (https://rfc.zeromq.org/spec/27/). Facts about libzmq that shape it:
-- Without anybody who answers, any key would do: ZAP_ENFORCE_DOMAIN turns that into a refusal.
-- That, a list that was not asked and a version of libzmq that behaves otherwise all look the same from inside. So
-  before anybody is served the broker knocks at its own door with a key nobody has, and does not start if it opens.
+With CURVE a client proves that it has the secret key to the public one it shows; whether this public key may connect,
+libzmq asks by ZAP (https://rfc.zeromq.org/spec/27/). Facts about libzmq that shape this module:
+- If nobody answers, any key would do: ZAP_ENFORCE_DOMAIN turns that into a refusal.
+- Whether libzmq really asks and refuses cannot be seen from inside. So before anybody is served the broker connects to
+  itself with a key that is in no list, and does not start if that key is let in.
 - ZMQ_FD is edge-triggered: `answer` goes on until there is no question left.
 """
 
@@ -21,12 +21,12 @@ log = logging.getLogger(__name__)
 
 ENDPOINT = "inproc://zeromq.zap.01"
 DOMAIN = b"poold"
-# So often a refusal is logged; a client that tries again and again must not fill the log.
+# Seconds between log lines about refusals: a client that tries again and again must not fill the log.
 LOG_INTERVAL = 1.0
 PROBE_TIMEOUT = 5.0
 _ALLOWED, _REFUSED = b"200", b"400"
 _KEY_BYTES = 32
-# Those before the credentials.
+# How many frames of a question come before the credentials.
 _QUESTION_FRAMES = 6
 _OUTCOMES = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -35,18 +35,18 @@ _OUTCOMES = (
 
 
 class ZapHandler:
-    """Answers the questions of one context's sockets; there before they are bound."""
+    """Answers the questions of one context's sockets; it has to exist before they are bound."""
 
     def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", clients: ClientKeys) -> None:
         self._clients = clients
         self._next_log = 0.0
-        self._probe = ""  # the probe's key, whose refusal is no news
-        self.refused = 0  # connections whose key is not among the clients'
+        self._probe = ""  # the probe's key, whose refusal is not logged
+        self.refused = 0  # connections whose key is not among the clients' keys
         self.socket = context.socket(zmq.REP)
         self.socket.bind(ENDPOINT)
 
     def answer(self) -> None:
-        """Answer what was asked."""
+        """Answer all questions that have come."""
         while True:
             try:
                 question = self.socket.recv_multipart(zmq.NOBLOCK)
@@ -55,7 +55,7 @@ class ZapHandler:
             self.socket.send_multipart(self._answer(question), zmq.NOBLOCK)
 
     def _answer(self, question: list[bytes]) -> list[bytes]:
-        """Yes only to a question that is understood and whose key is listed."""
+        """Return the answer: yes only if the question is understood and its key is listed."""
         if len(question) < _QUESTION_FRAMES:
             return [b"1.0", b"", _REFUSED, b"not understood", b"", b""]
         version, number, domain, address, _identity, mechanism, *credentials = question
@@ -67,7 +67,7 @@ class ZapHandler:
                 self._log_refusal(key, address.decode("ascii", "replace"))
         if name is None:
             return [b"1.0", number, _REFUSED, b"this key may not connect", b"", b""]
-        # libzmq keeps the name and tells it with each of the connection's frames, as User-Id.
+        # libzmq keeps the name and gives it with each of the connection's frames, as User-Id.
         return [b"1.0", number, _ALLOWED, b"OK", name.encode("utf-8", "replace"), b""]
 
     def _log_refusal(self, key: str, address: str) -> None:
@@ -77,7 +77,7 @@ class ZapHandler:
             log.warning("client refused, its key is not listed count=%d key=%s address=%s", self.refused, key, address)
 
     def prove(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, server_key: bytes) -> None:
-        """Knock at address with a random key; raises OSError unless it is refused. Nobody else is served meanwhile."""
+        """Connect to address with a random key; raises OSError unless it is refused. Nobody is served meanwhile."""
         public, secret = zmq.curve_keypair()
         self._probe = public.decode()
         dealer = context.socket(zmq.DEALER)
@@ -100,7 +100,7 @@ class ZapHandler:
             )
 
     def _outcome(self, monitor: "zmq.Socket[bytes]") -> int:
-        """What becomes of the probe's handshake, 0 if nothing does."""
+        """Return the event that ends the probe's handshake, 0 if none comes within PROBE_TIMEOUT."""
         deadline = monotonic() + PROBE_TIMEOUT
         while (left := deadline - monotonic()) > 0:
             ready = dict(zmq.zmq_poll([(self.socket, zmq.POLLIN), (monitor, zmq.POLLIN)], int(left * 1000) + 1))
@@ -112,7 +112,7 @@ class ZapHandler:
 
 
 def ask_for_keys(socket: "zmq.Socket[bytes]", secret: str) -> bytes:
-    """Let the socket, not bound yet, take only clients that the handler allows; the public key of secret."""
+    """Let the socket, not bound yet, take only clients that the handler allows; return the public key of secret."""
     if not zmq.has("curve"):
         raise OSError(
             f"this libzmq ({zmq.zmq_version()}) was built without CURVE, so keys cannot be used; install pyzmq "

@@ -1,6 +1,6 @@
 """The broker's side towards clients: messages in, facts to the core; replies out.
 
-Who carries the messages is a transport (`poold.clients.transport`); what a message means is decided here.
+A transport (`poold.clients.transport`) carries the messages; what a message means is decided here.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ from poold.config.model import Config
 from poold.core.broker import Broker
 from poold.system.rate_limited_log import RateLimitedLog
 
-# Of one client; each is answered, so that whoever writes a client learns what is wrong. From there on none is.
+# So many violations of one client are answered, so that whoever writes a client learns what is wrong. The next one
+# drops the client.
 MAX_VIOLATIONS = 100
 
 log = logging.getLogger(__name__)
@@ -67,11 +68,11 @@ class Frontend:
         self._wake = wake
         # Greeted clients by the core's key: enter with Hello, leave when gone.
         self._peers: dict[int, Peer] = {}
-        # The same by what lets another conversation cancel their requests.
+        # The same clients' keys by their cancel keys, with which another conversation may cancel their requests.
         self._cancel_keys: dict[bytes, int] = {}
         self._last_key = 0
         self._log = RateLimitedLog(log)
-        self.violations = 0  # messages that were none of the protocol
+        self.violations = 0  # messages that broke the protocol
         self.dropped = 0  # replies whose client was gone or did not read
         self._transport = listen(self)
 
@@ -87,7 +88,7 @@ class Frontend:
             self.dropped += 1
 
     def drop(self, key: int, reason: str) -> None:
-        """Disconnect a client, and tell it why."""
+        """Tell a client why it is disconnected, and disconnect it."""
         peer = self._peers.get(key)
         if peer is not None:
             peer.send(encode(plain_failure("connection", NOT_EXECUTED, f"disconnected: {reason}")))
@@ -95,7 +96,7 @@ class Frontend:
             log.info("client disconnected pid=%d reason=%s", peer.pid, reason)
 
     def after_turn(self) -> None:
-        """The turn is over."""
+        """Tell the transport that the turn is over."""
         self._transport.after_turn()
 
     def close(self) -> None:
@@ -105,7 +106,7 @@ class Frontend:
     # Facts, from the transport.
 
     def message(self, peer: Peer, payload: bytes) -> None:
-        """A message of one frame."""
+        """Take a message of one frame."""
         try:
             message = decode_request(payload)
         except ProtocolViolation as violation:
@@ -116,7 +117,7 @@ class Frontend:
         elif isinstance(message, (Query, TransactionMessage, Commit, Rollback, Release)):
             self._broker.request(peer.key, message, monotonic(), len(payload))
         elif isinstance(message, CancelRequest):
-            # A key that nobody has is one whose conversation is over, and its requests with it.
+            # If nobody has the key, its conversation is over, and its requests with it.
             key = self._cancel_keys.get(message.key) if message.key else peer.key
             if key is not None:
                 self._broker.cancel(key, message.request, monotonic())
@@ -130,27 +131,27 @@ class Frontend:
             self.violated(peer, "Hello was said already")
 
     def gone(self, peer: Peer) -> None:
-        """The connection has ended."""
+        """Take note that the connection has ended."""
         if self._peers.pop(peer.key, None) is not None:
             del self._cancel_keys[peer.cancel_key]
             self._broker.client_gone(peer.key, monotonic())
             self._wake()
 
     def stalled(self, peer: Peer) -> None:
-        """The client leaves replies unread."""
+        """Take note that the client leaves replies unread."""
         self._broker.client_stalled(peer.key)
 
     def reads(self, peer: Peer) -> None:
-        """The client has read all replies."""
+        """Take note that the client has read all replies."""
         self._broker.client_reads(peer.key, monotonic())
         self._wake()
 
     def wake(self) -> None:
-        """Messages were taken: there may be effects."""
+        """Schedule a turn: messages were taken, so there may be effects."""
         self._wake()
 
     def violated(self, peer: Peer, why: str) -> None:
-        """Say what was wrong, count it, go on: but not for ever. Of who is gone by then it is what came too late."""
+        """Tell the client what was wrong, and count it; drop the client after too many. Ignored if it is gone."""
         if peer.violations == MAX_VIOLATIONS:
             self.violations += 1
             peer.drop()
@@ -163,7 +164,7 @@ class Frontend:
         self._log.warning("protocol violation count=%d pid=%d reason=%s", self.violations, peer.pid, why)
 
     def _greet(self, peer: Peer, hello: object) -> None:
-        """The first message of a client, which must be Hello in this version."""
+        """Take the first message of a client, which must be Hello with this protocol version, and send Welcome."""
         if not isinstance(hello, Hello):
             self.violated(peer, "expected Hello first")
             return

@@ -4,10 +4,11 @@ libzmq serves a host's clients through a thread of its own, mailboxes and wake-u
 request than its own decisions (scripts/bench measures it). Here a readable descriptor is a client's message, and the
 end of the file is the client's end. Any libzmq DEALER or REQ can connect all the same (`client.wire.zmtp`).
 
-Nobody can hurt the others: a client is read a bounded number of bytes at a time, in turns that end by the clock;
-replies it does not read are kept up to `client_buffer_bytes`, from there on it is not read from, and after
-`client_write_timeout` it is dropped; there is a bound for all together as well (`poold.clients.unread_budget`). So is
-dropped who does not finish its greeting or a message, or says again and again what is no message.
+No client can hurt the others. Of each a bounded number of bytes is read at a time, in turns that end by the clock. If
+a client leaves more than `client_buffer_bytes` of replies unread, nothing more is read from it, and after
+`client_write_timeout` it is dropped; what all clients together leave unread has a bound as well
+(`poold.clients.unread_budget`). A client is also dropped if it does not finish its greeting or a message, or if it
+breaks the protocol again and again.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 # Connections that wait to be accepted: all workers of a host may start in the same second.
 BACKLOG = 1024
-# Without a descriptor for another client, how long to wait for one.
+# How long to wait before accepting again after no descriptor was left for another client.
 ACCEPT_AGAIN = 0.1
 
 
@@ -58,7 +59,7 @@ class IpcTransport:
         self._path = path
         self._door = ConnectionLimits(config)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        # The socket file is made by bind: for the owner and its group, or for all where lists decide.
+        # The socket file is made by bind: for the owner and its group, or for everybody if lists decide.
         mask = os.umask(0o111 if config.allow_uids or config.allow_gids else 0o117)
         try:
             self._listener.bind(str(path))
@@ -76,10 +77,10 @@ class IpcTransport:
         return f"ipc://{self._path}"
 
     def after_turn(self) -> None:
-        """Replies were sent as they came."""
+        """Do nothing: replies were sent as they came."""
 
     def close(self) -> None:
-        """Let go of all clients. What their sockets hold already, they still get."""
+        """Close all connections. Clients still get what their sockets hold already."""
         self.poller.remove_reader(self._listener.fileno())
         self._listener.close()
         for peer in list(self.peers):
@@ -93,7 +94,7 @@ class IpcTransport:
             except BlockingIOError:
                 return
             except OSError as error:
-                # No descriptor or no memory is left; the listener stays readable, so look away for a moment.
+                # No descriptor or no memory is left; the listener stays readable, so it is not watched for a moment.
                 log.warning("accept failed clients=%d error=%s", len(self.peers), error)
                 self.poller.remove_reader(self._listener.fileno())
                 self.loop.call_later(ACCEPT_AGAIN, self._accept_again)
@@ -110,14 +111,14 @@ class IpcTransport:
                 self.peers.add(IpcPeer(self, connection, uid, gid, pid))
 
     def forget(self, peer: IpcPeer) -> None:
-        """Let go of a client that is about to be closed."""
+        """Remove a client that is about to be closed."""
         assert peer.uid is not None
         self.peers.discard(peer)
         self.unfinished.note(peer, 0)
         self._door.leave(peer.uid)
 
     def _refuse(self, connection: socket.socket, reason: str) -> None:
-        """Tell why, and close."""
+        """Tell the client why it may not connect, and close the connection."""
         with connection, contextlib.suppress(OSError):
             connection.send(refusal(reason))
 

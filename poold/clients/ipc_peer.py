@@ -1,4 +1,4 @@
-"""One client of an ipc:// address: what it sends is read in turns, and what it does not read is kept up to a limit."""
+"""One client of an ipc:// address: messages are read in turns, unread replies are kept up to a limit."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from poold.clients.ipc import IpcTransport
 
 RECEIVE_BYTES = 65536
-# How long messages of one client are taken, and connections accepted, in one go: who floods waits for the others
-# between two, and so much longer while they have something to say; and longer still who does not read, for whom nothing
-# is begun anyway.
+# How long messages of one client are taken, and connections accepted, in one go. A client that has sent more waits for
+# its next turn: FLOOD_PAUSE if other clients were read from meanwhile, and UNREAD_PAUSE if it leaves replies unread, as
+# nothing is begun for it then anyway.
 SECONDS_AT_ONCE = 0.0001
 FLOOD_PAUSE = 0.001
 UNREAD_PAUSE = 0.01
@@ -26,16 +26,16 @@ HANDSHAKE_TIMEOUT = 2.0
 
 
 class PeerState(IntEnum):
-    """What becomes of what a client sends."""
+    """Whether a client is read from."""
 
-    READING = 0  # it is read; -> WAITING, HELD, DROPPED, CLOSED
-    WAITING = 1  # messages that are here wait for their turn, and no more is read; -> HELD, DROPPED, CLOSED
+    READING = 0  # it is read from; -> WAITING, HELD, DROPPED, CLOSED
+    WAITING = 1  # messages received already wait for their turn, and no more is read; -> HELD, DROPPED, CLOSED
     HELD = 2  # no more is read: it leaves too much unread, or its turn has come; -> READING, WAITING, DROPPED, CLOSED
-    DROPPED = 3  # to be closed in a turn of its own; nothing is read or sent; -> CLOSED
+    DROPPED = 3  # to be closed in a callback of its own; nothing is read or sent; -> CLOSED
     CLOSED = 4  # gone; no successor
 
 
-# Named for every message; to name a member of an Enum costs five times as much.
+# Plain names, used for every message: to look up a member of an Enum costs five times as much.
 READING, WAITING, HELD, DROPPED, CLOSED = PeerState
 _NEXT = (
     (WAITING, HELD, DROPPED, CLOSED),
@@ -56,18 +56,18 @@ class IpcPeer(Peer):
         self._transport = transport
         self._socket = connection
         self._zmtp = ZmtpConnection(transport.config.max_request_bytes, SERVER)
-        # What the socket did not take; while there is any, the loop watches for room. None until then.
+        # Replies that the socket did not take yet; while there are any, the loop watches for room. Else None.
         self._outgoing: SendBuffer | None = None
-        self.taken_at = 0.0  # when the socket last took something of that
+        self.taken_at = 0.0  # when the socket last took some of these
         self._state = READING
-        self._heard = 0  # the transport's, when it began to wait for its turn
-        # Of the handshake, later of a client that leaves too much unread.
+        self._heard = 0  # transport.heard when the client began to wait for its turn
+        # The time limit of the handshake, later of leaving too much unread.
         self._timer: asyncio.TimerHandle | None = transport.loop.call_later(HANDSHAKE_TIMEOUT, self._handshake_overdue)
         transport.poller.add_reader(connection.fileno(), self._readable)
         self._flush_zmtp()
 
     def send(self, message: bytes) -> bool:
-        """Send the message, or keep what the socket does not take now."""
+        """Send the message, or keep what the socket does not take now; False if the client is gone."""
         if self._state >= DROPPED:
             return False
         if len(message) < COPY_BELOW:
@@ -77,7 +77,7 @@ class IpcPeer(Peer):
         return True
 
     def close(self) -> None:
-        """Let go of the connection; the frontend is told by whoever knows why."""
+        """Close the connection; the caller tells the frontend."""
         transport = self._transport
         if self._state is CLOSED:
             return
@@ -126,7 +126,7 @@ class IpcPeer(Peer):
         self._receive(data)
 
     def _receive(self, data: bytes) -> None:
-        """Hand what came to ZMTP, and on what comes of it."""
+        """Hand received bytes to ZMTP, and take the messages that come of them."""
         zmtp = self._zmtp
         try:
             zmtp.received(data)
@@ -143,7 +143,7 @@ class IpcPeer(Peer):
         self._take()
 
     def _take(self) -> None:
-        """Give the frontend the messages that are whole; of many, some now."""
+        """Give the frontend the messages that are whole, as many as SECONDS_AT_ONCE allows."""
         frontend, inbox = self._transport.frontend, self._zmtp.inbox
         until = monotonic() + SECONDS_AT_ONCE
         while inbox and self._state < DROPPED:
@@ -175,7 +175,7 @@ class IpcPeer(Peer):
                 self._take_more()
 
     def _take_more(self) -> None:
-        """Go on with a client that was held."""
+        """Take messages of a client that was held, and read from it again if it may go on."""
         if self._zmtp.inbox:
             self._take()
         elif self._zmtp.is_behind:
@@ -199,7 +199,7 @@ class IpcPeer(Peer):
             except BlockingIOError:
                 pass
             except OSError:
-                return  # the end of the file follows, and tells the rest
+                return  # the end of the file follows, and is handled there
             if sent == size:
                 return
             self._transport.poller.add_writer(self._socket.fileno(), self._writable)
@@ -249,7 +249,7 @@ class IpcPeer(Peer):
                 self._take_more()
 
     def _is_over(self) -> bool:
-        """Whether more is unread than a client may leave."""
+        """Whether the client leaves more unread than it may."""
         return self._outgoing is not None and self._outgoing.size > self._transport.config.client_buffer_bytes
 
     def _stop_timer(self) -> None:
@@ -263,28 +263,28 @@ class IpcPeer(Peer):
         self.drop()
 
     def drop(self) -> None:
-        """Close it soon, in a turn of its own, and send nothing more."""
+        """Close the connection soon, in a callback of its own, and send nothing more."""
         if self._state < DROPPED:
             self._become(DROPPED)
             self._transport.loop.call_soon(self._end)
 
     @property
     def is_heard(self) -> bool:
-        """Whether what it sends is read, for `PartialMessages`."""
+        """Whether the client is read from, for `PartialMessages`."""
         return self._state is READING
 
     def drop_unfinished(self, size: int, reason: str) -> None:
-        """Drop it for a message that did not end, for `PartialMessages`."""
+        """Drop the client because a message did not end, for `PartialMessages`."""
         self._drop_line("a message of which %d bytes came: %s", size, reason)
         self.drop()
 
     @property
     def unread(self) -> int:
-        """Bytes that it leaves unread; 0 once it is to be dropped."""
+        """Bytes that the client leaves unread; 0 once it is to be dropped."""
         return 0 if self._outgoing is None or self._state >= DROPPED else self._outgoing.size
 
     def drop_unread(self) -> None:
-        """There is too much unread, and of this client much."""
+        """Drop the client because all clients together leave too much unread; forget its replies."""
         assert self._outgoing is not None
         self._leaves_unread(", and all clients more than max_buffered_bytes = %d", self._transport.unread.most)
         self._transport.unread.size -= self._outgoing.size

@@ -1,7 +1,7 @@
-"""Messages of which only a part has come: their clients may not leave it at that, nor make the broker hold very much.
+"""Messages of which only a part has come: they have to be finished in time, and together may not take much memory.
 
-A message is sent in one go, so on this host it is whole within moments however large it is. What is said in any number
-of connections and never ended would be held for ever.
+A message is sent in one go, so on this host it is whole within moments however large it is. Without limits, messages
+that are begun on any number of connections and never finished would be held for ever.
 """
 
 from __future__ import annotations
@@ -14,26 +14,27 @@ from typing import Protocol
 
 # A message has to be whole so many seconds after its first byte.
 MESSAGE_TIMEOUT = 30.0
-# All of them together, in the largest requests there may be: beyond it the one that stands still for longest goes.
+# The limit of all of them together, as a multiple of max_request_bytes. Beyond it the one in which nothing has come for
+# longest is dropped.
 LARGEST_MESSAGES = 8
 SWEEP_INTERVAL = 1.0
-# A sweep that comes so much later than it should was held up, and so were the clients.
+# If a sweep comes so many seconds late, the broker was held up, and so were the clients: nobody is dropped then.
 HELD_UP = 5.0
 
 
 class Sender(Protocol):
-    """A client with such a message."""
+    """A client that has sent a part of a message."""
 
     @property
     def is_heard(self) -> bool:
-        """Whether it is read from; if not, it cannot finish."""
+        """Whether the client is read from; if not, it cannot finish its message."""
 
     def drop_unfinished(self, size: int, reason: str) -> None:
-        """Drop the client: it has been too slow, with so many bytes of a message."""
+        """Drop the client, which has sent size bytes of a message and not finished it."""
 
 
 class PartialMessages:
-    """All of them, the one that has stood still for longest first."""
+    """All partial messages; first the one in which nothing has come for longest."""
 
     def __init__(
         self, max_request_bytes: int, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = monotonic
@@ -41,13 +42,14 @@ class PartialMessages:
         self._most = LARGEST_MESSAGES * max_request_bytes
         self._loop = loop
         self._clock = clock
-        # When it began and how many bytes there are: enters and moves to the end when some have come.
+        # By client: when its message began and how many bytes have come. Enters, and moves to the end, when bytes have
+        # come; leaves when the message is whole or the client is gone.
         self._messages: OrderedDict[Sender, tuple[float, int]] = OrderedDict()
         self._bytes = 0
-        self._next_sweep = 0.0  # 0: nothing is to be swept
+        self._next_sweep = 0.0  # 0: no sweep is scheduled
 
     def note(self, sender: Sender, size: int) -> None:
-        """So many bytes of a message have come from this client and are no whole one yet; 0: there is none."""
+        """Take note that the client has sent size bytes of a message that is not whole yet; 0: there is none."""
         began, before = self._messages.pop(sender, (None, 0))
         self._bytes += size - before
         if not size:

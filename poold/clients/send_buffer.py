@@ -1,18 +1,21 @@
-"""Replies that a client's socket did not take yet."""
+"""Replies that a client's socket has not taken yet."""
 
 from __future__ import annotations
 
 from collections import deque
 from itertools import islice
 
-# From this size on a copy of a reply costs more than sending its head and itself as two buffers.
+# From this size on a copy of a reply costs more than sending the reply and its head as two buffers.
 COPY_BELOW = 65536
 # Buffers of replies given to the system in one call.
 BUFFERS_AT_ONCE = 64
 
 
 class SendBuffer:
-    """Small replies are joined, as an object for each would be larger than they are; large ones are not copied."""
+    """A queue of bytes to send.
+
+    Small replies are joined, as an object for each would be larger than the replies; large ones are not copied.
+    """
 
     __slots__ = ("_buffers", "size")
 
@@ -21,7 +24,7 @@ class SendBuffer:
         self.size = 0  # bytes
 
     def add(self, buffer: bytes) -> None:
-        """Keep it behind the others."""
+        """Append the buffer."""
         buffers = self._buffers
         self.size += len(buffer)
         if len(buffer) >= COPY_BELOW:
@@ -32,11 +35,11 @@ class SendBuffer:
             buffers.append(bytearray(buffer))
 
     def next(self) -> list[bytearray | memoryview]:
-        """What is to be sent next."""
+        """Return the buffers to be sent next, for one sendmsg."""
         return list(islice(self._buffers, BUFFERS_AT_ONCE))
 
     def take_away(self, sent: int) -> None:
-        """The socket took so many bytes."""
+        """Remove the first bytes, which the socket has taken."""
         self.size -= sent
         while sent:
             first = self._buffers.popleft()

@@ -1,14 +1,15 @@
 """Clients over tcp://: a libzmq ROUTER socket on the event loop, with CURVE if the broker has keys (see `curve_auth`).
 
-Facts about libzmq that shape it:
-- ZMQ_FD is edge-triggered: after every send and receive EVENTS must be asked again (`after_turn`), or the loop sleeps
-  on waiting messages. http://api.zeromq.org/master:zmq-getsockopt
-- Without ROUTER_MANDATORY a reply to a client that is gone vanishes; with it the send says EHOSTUNREACH.
+Facts about libzmq that shape this module:
+- ZMQ_FD is edge-triggered: after every send and receive EVENTS must be asked for again (`after_turn`), or the loop
+  sleeps while messages wait. http://api.zeromq.org/master:zmq-getsockopt
+- Without ROUTER_MANDATORY a reply to a client that is gone vanishes; with it the send fails with EHOSTUNREACH.
 - Events of one I/O thread come in order, and a descriptor's DISCONNECTED comes before its number is used again. So the
   monitor is read before a client is registered, and a client whose descriptor is not connected by then is gone already.
-- What a client sent before it went is still given out, even when another has its descriptor. Only a send tells that it
-  is gone, and only when libzmq has taken its threads' commands: asking for EVENTS makes it. So several clients may have
-  one descriptor for a moment, until the first reply to those that are gone fails.
+- libzmq still delivers what a client sent before it went, even if another client has its descriptor by then. Only a
+  send shows that the client is gone, and only after libzmq has handled its threads' commands, which asking for EVENTS
+  makes it do. So several clients may have one descriptor for a moment, until the first reply to those that are gone
+  fails.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from poold.config.client_keys import ClientKeys
 from poold.config.model import BrokerConfig
 from poold.core.clients.access import Caller
 
-# Messages taken in one go: between two, backends get their turn.
+# Messages taken in one go; then backends get their turn.
 RECEIVE_AT_ONCE = 256
 # Connections that wait to be accepted: all workers of a host may start in the same second.
 BACKLOG = 1024
 HANDSHAKE_TIMEOUT_MS = 2000
 # How long replies that were handed to libzmq may take to leave when the broker ends.
 LINGER_MS = 1000
-# Below this copying is cheaper than telling libzmq's thread to hand the memory back.
+# Below this size a copy is cheaper than having libzmq's thread give the memory back.
 COPY_BELOW = 65536
 
 # As plain numbers: pyzmq's own flags are enums, and combining or passing them costs more than the call.
@@ -56,7 +57,7 @@ class TcpPeer(Peer):
         self.descriptor = descriptor
 
     def caller(self) -> Caller:
-        """The client by its key, if the broker has keys."""
+        """Return the client by its key's name, if the broker has keys."""
         return Caller(key=self.key_name)
 
     def send(self, message: bytes) -> bool:
@@ -77,9 +78,9 @@ class TcpTransport:
         # Clients by ROUTER identity and by descriptor: enter with their first message, leave when gone.
         self._by_identity: dict[bytes, TcpPeer] = {}
         self._by_descriptor: dict[int, list[TcpPeer]] = {}
-        # Descriptors of all connections, as the monitor tells.
+        # Descriptors of all connections, as the monitor reports them.
         self._connected: set[int] = set()
-        self._has_sent = False  # since EVENTS was last asked
+        self._has_sent = False  # since EVENTS was last asked for
         self._is_closed = False
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._socket = self._context.socket(zmq.ROUTER)
@@ -90,8 +91,8 @@ class TcpTransport:
             (zmq.BACKLOG, BACKLOG),
             (zmq.HANDSHAKE_IVL, HANDSHAKE_TIMEOUT_MS),
             (zmq.IPV6, 1),
-            # A client whose machine is gone without a word is known after a minute. Not by ZeroMQ's own heartbeats:
-            # a client without keys reads nothing, so answers none, while it waits for no reply.
+            # If a client's machine vanishes, this is known after a minute. ZeroMQ's own heartbeats cannot be used: a
+            # client without keys reads nothing while it waits for no reply, so it would not answer them.
             (zmq.TCP_KEEPALIVE, 1),
             (zmq.TCP_KEEPALIVE_IDLE, 30),
             (zmq.TCP_KEEPALIVE_INTVL, 10),
@@ -111,7 +112,7 @@ class TcpTransport:
         if self._zap is not None:
             self._descriptors.append(int(self._zap.socket.getsockopt(zmq.FD)))
             self._loop.add_reader(self._descriptors[2], self._answer_zap)
-            # Others may have knocked since the probe, unseen by the loop.
+            # Clients may have asked to connect since the probe, unseen by the loop.
             self._loop.call_soon(self._answer_zap)
 
     @property
@@ -120,7 +121,7 @@ class TcpTransport:
         return str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
 
     def _bind(self, config: BrokerConfig) -> None:
-        """Listen; if the broker has keys, not before somebody answers for them, and the probe has been refused."""
+        """Listen. If the broker has keys, questions about them are answered from before on, and the probe is made."""
         server_key = b""
         if config.key_file is not None and config.client_keys is not None:
             self._zap = ZapHandler(self._context, ClientKeys(config.client_keys))
@@ -133,7 +134,7 @@ class TcpTransport:
             self._zap.prove(self._context, self.address, server_key)
 
     def send(self, peer: TcpPeer, message: bytes) -> bool:
-        """Send without waiting; False, and the client is dropped, if it cannot be."""
+        """Send without waiting; if that is impossible, drop the client and return False."""
         try:
             self._has_sent = True
             self._socket.send(peer.identity, _SNDMORE_NOBLOCK)
@@ -146,7 +147,7 @@ class TcpTransport:
         return True
 
     def after_turn(self) -> None:
-        """Ask for what arrived while the turn sent: the descriptor will not tell again."""
+        """Look for messages that arrived while the turn sent: the descriptor does not become readable for them."""
         if self._has_sent:
             self._has_sent = False
             if int(self._socket.getsockopt(_EVENTS)) & _POLLIN:
@@ -172,12 +173,12 @@ class TcpTransport:
             self._zap.answer()
 
     def _receive(self) -> None:
-        """Take the messages that are there; many are taken in turns."""
+        """Take the messages that have come, at most RECEIVE_AT_ONCE in one go."""
         if self._is_closed:
             return
         socket, frontend = self._socket, self._frontend
         for _ in range(RECEIVE_AT_ONCE):
-            # An empty recv asks libzmq for events as well; asking EVENTS before each message costs more.
+            # A recv that finds nothing asks libzmq for events as well; to get EVENTS before each message costs more.
             try:
                 identity = socket.recv(_NOBLOCK)
             except zmq.Again:
@@ -185,7 +186,7 @@ class TcpTransport:
                 break
             peer = self._by_identity.get(identity)
             if peer is None:
-                # Only a frame taken without copying tells where it came from.
+                # Only a frame received without copying says where it came from.
                 frame = socket.recv(_NOBLOCK, copy=False)
                 payload = frame.bytes
                 peer = self._arrived(identity, frame)
@@ -205,13 +206,13 @@ class TcpTransport:
         frontend.wake()
 
     def _arrived(self, identity: bytes, frame: zmq.Frame) -> TcpPeer | None:
-        """A client's first message; None if it is gone already."""
+        """Register a client by its first message; return None if it is gone already."""
         descriptor = int(frame.get(zmq.SRCFD))
         self._read_monitor()
         if descriptor not in self._connected:
             return None
         self._socket.getsockopt(_EVENTS)  # so that the first reply fails if another has its descriptor
-        # Without keys there is no User-Id, with keys libzmq itself sets it to what the ZAP handler has said.
+        # Without keys there is no User-Id; with keys libzmq sets it to the name that the ZAP handler has given.
         key_name = "" if self._zap is None else str(frame.get("User-Id"))
         peer = TcpPeer(self, identity, descriptor, key_name)
         self._by_identity[identity] = peer
@@ -239,7 +240,7 @@ class TcpTransport:
                     self.forget(peer)
 
     def forget(self, peer: TcpPeer) -> None:
-        """The client is gone, or is to be: what its connection still brings is nobody's."""
+        """Remove a client that is gone or dropped: further messages of its connection belong to nobody."""
         if self._by_identity.pop(peer.identity, None) is not None:
             here = self._by_descriptor[peer.descriptor]
             here.remove(peer)

@@ -1,7 +1,7 @@
 """What carries messages between clients and the frontend: `poold.clients.ipc` on a unix socket, `.tcp` with libzmq.
 
-A transport makes a Peer of each client that connects, and tells its receiver, the frontend, what comes from there; the
-frontend sends what goes there.
+A transport makes a Peer of each client that connects, and gives the client's messages to its receiver, the frontend;
+the frontend sends replies through the Peer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from poold.core.clients.access import Caller
 
 
 class Peer:
-    """A client's other end, made by its transport when it connects. uid and gid are None if nobody tells them."""
+    """The broker's end of one client's connection, made by its transport. uid and gid are None if they are unknown."""
 
     __slots__ = ("cancel_key", "gid", "key", "pid", "uid", "violations")
 
@@ -23,10 +23,10 @@ class Peer:
         self.pid = pid
         self.key = 0  # the core's number of the client, from its Hello on
         self.cancel_key = b""  # from its Hello on
-        self.violations = 0  # messages that were none of the protocol
+        self.violations = 0  # messages that broke the protocol
 
     def caller(self) -> Caller:
-        """The client, as decisions about what it may do see it."""
+        """Return who the client is, for decisions about what it may do."""
         return Caller(self.uid, self.uid in (0, os.getuid()))
 
     def send(self, message: bytes) -> bool:
@@ -39,21 +39,21 @@ class Peer:
 
 
 class Transport(Protocol):
-    """What carries messages: it listens from its creation on."""
+    """Carries messages; it listens from its creation on."""
 
     @property
     def address(self) -> str:
         """The address that is bound; for tcp with its real port."""
 
     def after_turn(self) -> None:
-        """The turn has sent what it had to send."""
+        """Called when the turn has sent all that it had to send."""
 
     def close(self) -> None:
         """Send what is still held, then close."""
 
 
 class Receiver(Protocol):
-    """Whom a transport tells what comes from its peers: the frontend."""
+    """Takes what a transport reports of its peers; the frontend is one."""
 
     dropped: int  # replies that no client takes any more
 
@@ -61,7 +61,7 @@ class Receiver(Protocol):
         """A message of one frame has come."""
 
     def violated(self, peer: Peer, why: str) -> None:
-        """What has come is no message of the protocol."""
+        """A message has come that breaks the protocol."""
 
     def gone(self, peer: Peer) -> None:
         """The connection has ended."""

@@ -1,7 +1,8 @@
-"""What all clients together leave unread has a bound, whose reaching costs those who do not read.
+"""A bound for the replies that all clients together leave unread; beyond it clients that do not read are dropped.
 
 Each client may leave a good deal unread, so many clients could fill the memory of a host. Beyond the bound connections
-are dropped: those of the processes that hold most first, and before those from whom the sockets still take something.
+are dropped until there is room: first those whose sockets take nothing any more, and among these first those of the
+processes that hold most.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from typing import Protocol
 from client.wire.limits import REPLY_OVERHEAD_BYTES
 from poold.config.model import BrokerConfig
 
-# What a client leaves unread may become so many of the largest results, besides client_buffer_bytes: then it is dropped
-# without waiting. A client that has one request at a time never comes there.
+# A client that leaves more unread than so many of the largest results, besides client_buffer_bytes, is dropped at once.
+# A client that has one request at a time never comes there.
 UNREAD_RESULTS = 2
-# Who has taken something within so many seconds is reading: the others go first.
+# A client whose socket has taken something within so many seconds is reading: the others are dropped first.
 TAKING = 1.0
-# How much of the bound is left then: to look at all clients for each reply would be slow.
+# Clients are dropped down to this part of the bound: to look at all clients for each reply would be slow.
 LEFT = 0.875
 
 
 class Holder(Protocol):
-    """A connection that may leave something unread."""
+    """A connection that may leave replies unread."""
 
     pid: int
     uid: int | None
@@ -32,24 +33,24 @@ class Holder(Protocol):
 
     @property
     def unread(self) -> int:
-        """Bytes; 0 if it is to be dropped already."""
+        """Bytes left unread; 0 if the connection is to be dropped already."""
 
     def drop_unread(self) -> None:
-        """Drop it, and forget what it leaves."""
+        """Drop the connection, and forget its unread replies."""
 
 
 class UnreadBudget:
-    """The sum, in bytes, and what it may be."""
+    """How much all clients together leave unread, in bytes, and how much they may."""
 
     def __init__(self, config: BrokerConfig) -> None:
         self.size = 0
         self.most_by_one = config.client_buffer_bytes + UNREAD_RESULTS * config.max_result_bytes
-        # Of the largest results at least one must fit.
+        # At least one of the largest results must fit.
         largest = config.client_buffer_bytes + config.max_result_bytes + REPLY_OVERHEAD_BYTES
         self.most = max(config.max_buffered_bytes, largest)
 
     def changed(self, by: int, holders: Iterable[Holder]) -> None:
-        """So many bytes more; of less, who subtracts them himself need not tell."""
+        """Add so many bytes, and make room if that is too much. To take bytes away, subtract them from size."""
         self.size += by
         if self.size > self.most:
             self._make_room([holder for holder in holders if holder.unread])

@@ -1,4 +1,4 @@
-"""The keys of the broker section: its own, and those of the clients that may connect."""
+"""The keys in the configuration's [broker]: the broker's own, and those of the clients that may connect."""
 
 import logging
 import os
@@ -15,17 +15,17 @@ log = logging.getLogger(__name__)
 class ClientKeys:
     """The public keys of a folder's *.key files, or of one file; a change counts from the next connection on.
 
-    Each question costs a look at every file's name and times; the files are read again where one of these has changed.
-    A file that is no key file is passed over and logged.
+    Each look-up checks every file's name, inode, change time and size; the files are read again if one of these has
+    changed. A file that is no key file is ignored and logged.
     """
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
-        self._seen: object = None  # what _look told when the files were last read
+        self._seen: object = None  # what _look returned when the files were last read
         self._names: dict[str, str] = {}
 
     def name_of(self, key: str) -> str | None:
-        """The name of the file with this key, without .key; None if there is none: the key may not connect."""
+        """Return the name of the file with this key, without .key; None if there is none: the key may not connect."""
         seen = self._look()
         if seen != self._seen:
             self._names, problems = read_client_keys(self._path)
@@ -47,7 +47,7 @@ class ClientKeys:
 
 
 def read_client_keys(path: Path) -> tuple[dict[str, str], list[str]]:
-    """The clients' keys with the names of their files, and what is wrong with the files of others."""
+    """Return the names of clients' key files, without .key, by their keys, and what is wrong with other files."""
     names: dict[str, str] = {}
     problems = []
     for file in _files(path):
@@ -70,7 +70,7 @@ def read_client_keys(path: Path) -> tuple[dict[str, str], list[str]]:
 
 
 def key_problems(address: str, key_file: str | None, client_keys: str | None) -> list[str]:
-    """What is wrong with the keys, or with having none."""
+    """Return what is wrong with the keys for this address, or with having none."""
     if ipc_path(address) is not None:
         given = [name for name, value in (("key_file", key_file), ("client_keys", client_keys)) if value is not None]
         wrong = (
@@ -93,18 +93,18 @@ def key_problems(address: str, key_file: str | None, client_keys: str | None) ->
 
 
 def _open_to_everybody(path: Path) -> list[str]:
-    """The folder and the files in which everybody could list a key."""
+    """Return a problem for the folder and each file in which everybody could list a key."""
     problems = []
     for each in {path, *_files(path)}:
         try:
             mode = each.stat().st_mode
         except OSError:
-            continue  # reading says the same
+            continue  # read_client_keys reports it
         if mode & stat.S_IWOTH:
             problems.append(f"{os.fspath(each)!r} has mode {stat.S_IMODE(mode):04o}, so everybody can admit a client")
     return sorted(problems)
 
 
 def _files(path: Path) -> list[Path]:
-    """A folder's key files in a fixed order, or the one file."""
+    """Return a folder's key files in a fixed order, or the one file."""
     return sorted(path.glob(f"*{PUBLIC_SUFFIX}")) if path.is_dir() else [path]

@@ -1,9 +1,9 @@
 """Reads poold's TOML into the frozen dataclasses of poold.config.model, or reports everything that is wrong with it.
 
-The dataclasses are the grammar: a field's annotation and metadata become a Rule, and `check_table` holds any table
-against its rules. A key added to poold.config.model needs no line here; only rules about several keys, or about the
-world outside the file, are functions. Problems are collected, not raised: whoever edits a configuration wants the whole
-list. No problem shows a secret, nor a line of the file, which might contain one.
+The dataclasses are the grammar: a field's annotation and metadata become a Rule, and `check_table` checks a table by
+its rules. A key added to poold.config.model needs no line here; only rules about several keys, or about the world
+outside the file, are functions. Problems are collected, not raised: whoever edits a configuration wants the whole list.
+No problem shows a secret, nor a line of the file, which might contain one.
 """
 
 import difflib
@@ -25,7 +25,7 @@ from poold.config.model import BrokerConfig, Config, EndpointConfig, GroupConfig
 from poold.config.users import resolved_users
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # narrow, because names appear in log lines and metric labels
-MAX_WEIGHT = 1000  # beyond it the others would be starved for all practical purposes
+MAX_WEIGHT = 1000  # with more, the other priorities would hardly ever have a turn
 _SHOWN_CHARS = 80  # of a refused value: enough to recognise it, still one line
 _PASSWORD_KEYS = ("password", "password_file", "password_env")
 _Tables = dict[str, dict[str, Any]]  # the checked values by the table's name
@@ -90,7 +90,7 @@ def parse(source: str | Mapping[str, object], source_name: str) -> Config:
 
 
 def at_address(config: Config, address: str) -> Config:
-    """The configuration at another address; raises ValueError if its keys do not suit that one."""
+    """Return the configuration with another address; raises ValueError if its keys do not suit that address."""
     broker = replace(config.broker, address=address)
     if problems := _broker_problems(asdict(broker)):
         raise ValueError("; ".join(problems))
@@ -98,7 +98,7 @@ def at_address(config: Config, address: str) -> Config:
 
 
 def describe(config: Config) -> dict[str, Any]:
-    """The whole configuration as plain JSON-able values; a secret is '***', one that is not set stays None."""
+    """Return the whole configuration as values for JSON; a secret is '***', one that is not set stays None."""
 
     def plain(section: Any) -> dict[str, Any]:
         values = asdict(section, dict_factory=lambda pairs: {k: list(v) if type(v) is tuple else v for k, v in pairs})
@@ -111,7 +111,7 @@ def describe(config: Config) -> dict[str, Any]:
 
 
 def _fits(value: object) -> bool:
-    """TOML's integers have 64 bits. tomllib lets longer ones through, and repr() or float() of the longest fail."""
+    """Whether it is an integer of 64 bits, as TOML's are. tomllib allows longer ones, for which repr() may fail."""
     return type(value) is int and -(2**63) <= value < 2**63
 
 
@@ -169,7 +169,7 @@ class Rule:
         return text if self.may_be_empty else f"{text} that is not empty"
 
     def objection(self, value: Any) -> str | None:
-        """What was found (`...` is a missing value) and what was expected, or None for a value that will do."""
+        """Return what was found (`...` is a missing value) and what was expected, or None if the value is right."""
         found = "missing" if value is ... else f"found {'a secret (not shown)' if self.secret else shown(value)}"
         if isinstance(value, str) and not clean(value):
             return f"{found}, expected text without NUL characters and lone surrogates"
@@ -185,7 +185,7 @@ class Rule:
 
 
 def rules_of(cls: type) -> dict[str, Rule]:
-    """The rules that a dataclass of poold.config.model carries in its annotations and metadata.
+    """Return the rules that a dataclass of poold.config.model carries in its annotations and metadata.
 
     Required strings and arrays may not be empty: libpq and the code would read that as "left out".
     """
@@ -201,14 +201,14 @@ def rules_of(cls: type) -> dict[str, Rule]:
 _BROKER, _ENDPOINT, _GROUP = rules_of(BrokerConfig), rules_of(EndpointConfig), rules_of(GroupConfig)
 _TOP = {
     "broker": Rule(type=dict, help="one broker process", default={}),
-    # Secret, because a connection string in the place of the tables has the password in it.
+    # Secret, because somebody may write a connection string in the place of the tables, with the password in it.
     "endpoints": Rule(type=dict, secret=True, may_be_empty=False, help="[endpoints.NAME]: one PostgreSQL address"),
     "groups": Rule(type=dict, may_be_empty=False, help="[groups.NAME]: what clients ask for by name"),
 }
 
 
 def check_table(rules: Mapping[str, Rule], where: str, table: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
-    """The usable values of one table, defaults filled in; what is wrong is appended to problems.
+    """Return the usable values of one table, defaults filled in; append what is wrong to problems.
 
     A refused value is absent, so that rules about several keys do not complain about it once more. `where` is the
     table's path in messages; the empty path is the top level of a TOML file, where keys are tables.
@@ -228,19 +228,19 @@ def check_table(rules: Mapping[str, Rule], where: str, table: Mapping[str, Any],
 
 
 def suggestion(word: str, known: Collection[str]) -> str:
-    """The end of a sentence about an unknown word: the nearest known one, or else all of them."""
+    """Return the end of a sentence about an unknown word: the nearest known word, or else all of them."""
     nearest = difflib.get_close_matches(word, known, n=1)
     return f"; did you mean {nearest[0]}?" if nearest else f"; expected one of {', '.join(known)}"
 
 
 def toml_string(text: str) -> str:
-    """The text, which must be `clean`, as a TOML basic string."""
+    """Return the text, which must be `clean`, as a TOML basic string."""
     # JSON's escapes are a subset of TOML's; of the control characters only DEL is legal in JSON and not in TOML.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def quoted_key(name: str) -> str:
-    """The name as a TOML key: bare where that is legal, else quoted; an overlong one is cut."""
+    """Return the name as a TOML key: bare if that is legal, else quoted; an overlong one is cut."""
     return name if NAME.fullmatch(name) and "." not in name else shown(name)
 
 
@@ -250,7 +250,7 @@ def clean(text: str) -> bool:
 
 
 def shown(value: object) -> str:
-    """A refused value for one line of a message: cut when it is long, only its kind when it has parts."""
+    """Return a refused value for one line of a message: cut if it is long, only its kind if it has parts."""
     if isinstance(value, str):
         text = value if len(value) <= _SHOWN_CHARS else value[:_SHOWN_CHARS] + "..."
         return toml_string(text.encode(errors="backslashreplace").decode())
@@ -269,7 +269,7 @@ def _toml(text: str, source_name: str) -> dict[str, Any]:
 
 
 def _entries(kind: str, rules: Mapping[str, Rule], top: Mapping[str, Any], problems: list[str]) -> _Tables:
-    """The checked values of each table `[kind.NAME]`."""
+    """Return the checked values of each table `[kind.NAME]`."""
     entries = {}
     for name, table in top.get(kind, {}).items():
         where = f"[{kind}.{quoted_key(name)}]"
@@ -283,7 +283,7 @@ def _entries(kind: str, rules: Mapping[str, Rule], top: Mapping[str, Any], probl
 
 
 def _broker_problems(values: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the address, or with the keys at it."""
+    """Return what is wrong with the address, or with the keys for it."""
     try:
         address = check_address(values.get("address", default_address()))
     except ValueError as error:

@@ -1,7 +1,7 @@
-"""The configuration as frozen values: what the rest of the program may rely on.
+"""The configuration as frozen values, on which the rest of the program relies.
 
 `poold.config.file` makes them from TOML and has checked them by then. Durations are seconds, sizes are bytes. The text
-in each field's metadata is what the error messages say about the key.
+in each field's metadata is quoted by error messages about the key.
 """
 
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from typing import Any
 from client.wire.address import default_address
 from client.wire.limits import MAX_REQUEST_BYTES, MAX_RESULT_BYTES
 
-# Begins the name of a key among the users of a group.
+# In allow_users an entry that begins so names a client's key.
 KEY_PREFIX = "key:"
 
 
 def setting(help: str, default: Any = ..., minimum: float | None = None, **more: Any) -> Any:
-    """A dataclass field that carries its own rules: help, the least value, and (in more) choices or a pattern."""
+    """Make a dataclass field with its rules: help, the least value, and in more what else a Rule has, as choices."""
     metadata = {"help": help, "minimum": minimum, **more}
     is_shown = not more.get("secret")
     return (
@@ -127,7 +127,7 @@ class GroupConfig:
 class Config:
     """Everything `poold start` needs.
 
-    Each group's `endpoints` is resolved: never empty, all of them known. So is its `allow_users`: numbers and key:NAME.
+    Each group's `endpoints` is resolved: never empty, all of them known. `allow_users` has only numbers and key:NAME.
     """
 
     broker: BrokerConfig

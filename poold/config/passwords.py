@@ -1,6 +1,6 @@
 """Passwords that stand in a file or in the environment.
 
-A file is read at the start, so that a mistake is told then, and again for each connect: whoever changes a password
+A file is read at the start, so that a mistake is reported then, and again for each connect: whoever changes a password
 changes the file as well, and need not restart the broker. A process's environment stays as it was at its start.
 """
 
@@ -15,7 +15,10 @@ from poold.config.model import EndpointConfig
 
 
 def find(key: str, value: str) -> tuple[str, str]:
-    """The password that password_file or password_env names, and what is wrong with it, which shows none of it."""
+    """Return the password that password_file or password_env names, and what is wrong with it or "".
+
+    The second text shows nothing of the password.
+    """
     try:
         if key == "password_env":
             text, expected = os.environ.get(value, ""), "expected a variable that is set and not empty"
@@ -30,7 +33,7 @@ def find(key: str, value: str) -> tuple[str, str]:
 
 
 def current(config: EndpointConfig) -> str | None:
-    """The endpoint's password as it is at this moment; may block. Raises OSError where the file has none."""
+    """Return the endpoint's password as it is at this moment; may block. Raises OSError if the file has none."""
     path = config.password_file
     if path is None or not _is_file(path):
         return config.password
@@ -41,8 +44,8 @@ def current(config: EndpointConfig) -> str | None:
 
 
 def _is_file(path: str) -> bool:
-    """False for a pipe, as from a shell's <(...): it can be read once, and was at the start."""
+    """Whether it is a file and no pipe, as from a shell's <(...), which can be read only once and was at the start."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except OSError:
-        return True  # reading it tells why
+        return True  # reading it says what is wrong

@@ -1,4 +1,4 @@
-"""Files with passwords that others can read: nothing is refused for it, but it is said."""
+"""Files with passwords that others can read: the broker starts all the same, but warns."""
 
 import os
 import stat
@@ -10,7 +10,7 @@ from poold.config.model import Config
 
 
 def exposed_files(config: Config, config_file: Path) -> list[str]:
-    """A line for each file with a password, the configuration's own among them, that is not for its owner alone."""
+    """Return a line for each file with a password, also config_file itself, that others than its owner can read."""
     return [line for path in dict.fromkeys(_files(config, config_file)) if (line := _exposed(path)) is not None]
 
 

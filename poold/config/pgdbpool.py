@@ -1,8 +1,8 @@
 """Turns a pgdbpool configuration into poold's TOML.
 
 The input is JSON, or a Python file with a top-level `config = {...}`. Python is parsed and never run, because a module
-may do anything when it is imported; so the dict has to be a literal. The rules are those of poold.config.file, over
-pgdbpool's keys. Errors show neither passwords nor source text, in which a password may stand.
+may do anything when it is imported; so the dict has to be a literal. It is checked as poold.config.file checks, by
+rules for pgdbpool's keys. Errors show neither passwords nor source text, in which a password may stand.
 """
 
 import ast
@@ -17,7 +17,7 @@ from poold.config.model import EndpointConfig
 
 _ENDPOINT = rules_of(EndpointConfig)
 _TOP = {
-    # Secret, because a connection string in this place has the password in it.
+    # Secret, because somebody may write a connection string here, with the password in it.
     "db": Rule(type=list, secret=True, may_be_empty=False, help="a dict, or a list of dicts, one for each endpoint"),
     "groups": Rule(type=dict, may_be_empty=False, help="a dict of the groups by name"),
     "type": Rule(type=str, help="the threading model", default="threaded", choices=("threaded", "non-threaded")),
@@ -35,13 +35,13 @@ _DB = {
     "session_tmp_buffer": Rule(type=int, help="megabytes", default=None, minimum=1),
     "connection_retry_sleep": Rule(type=float, help="seconds", default=None, minimum=0),
 }
-_FROM_FIRST = {"query_timeout": 5000, "session_tmp_buffer": 128}  # pgdbpool takes them, or these, from the first entry
+_FROM_FIRST = {"query_timeout": 5000, "session_tmp_buffer": 128}  # pgdbpool takes the first entry's, or these defaults
 _GROUP = {
     "connection_count": Rule(type=int, help="connections opened at the start", minimum=1),
     "autocommit": Rule(type=bool, help="whether each statement is its own transaction", default=False),
     "sqlprepare": Rule(type=bool, help="whether SQLPrepare is called on each new connection", default=False),
 }
-# Their values may be named in errors. Beneath any other key an unquoted password may stand where a name is seen.
+# The keys whose values errors may show. Beneath any other key, what looks like a name may be an unquoted password.
 _HARMLESS_KEYS = {"db"} | {key for rules in (_TOP, _DB, _GROUP) for key, rule in rules.items() if not rule.secret}
 _MUTATORS = {"append", "clear", "extend", "insert", "pop", "popitem", "remove", "setdefault", "update"}
 
@@ -51,11 +51,11 @@ class LegacyConfigError(ConfigError):
 
 
 def convert(source_text: str, filename: str) -> str:
-    """Return poold's TOML for a pgdbpool configuration; `poold.config.file.parse` has accepted it.
+    """Return poold's TOML for a pgdbpool configuration; `poold.config.file.parse` has accepted the result.
 
-    A filename in .json or .py says what the text is; otherwise a text that begins with a brace is JSON. Endpoints are
-    named db1, db2, ... in pgdbpool's order. pgdbpool takes query_timeout and session_tmp_buffer of the first entry
-    for all connections, and so does the result; a comment stands where a later entry differs.
+    A filename that ends with .json or .py says what the text is; otherwise a text that begins with a brace is JSON.
+    Endpoints are named db1, db2, ... in pgdbpool's order. pgdbpool takes query_timeout and session_tmp_buffer of the
+    first entry for all connections, and so does the result; it has a comment where a later entry differs.
 
     Raises LegacyConfigError with every problem found in the source, ConfigError if poold refuses the result.
     """
@@ -81,7 +81,7 @@ def _from_json(text: str, filename: str) -> object:
 
 
 def _from_python(text: str, filename: str) -> object:
-    """The value of the last top-level `config = ...`, which is the one an import would leave."""
+    """Return the value of the last top-level `config = ...`, which is the one that an import would leave."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the warning about an escape like "\d" prints the line to stderr
@@ -106,7 +106,7 @@ def _from_python(text: str, filename: str) -> object:
 
 
 def _assignments(module: ast.Module) -> Iterator[tuple[str, ast.expr]]:
-    """Name and value of each top-level assignment, in order."""
+    """Yield name and value of each top-level assignment, in order."""
     for statement in module.body:
         targets: list[ast.expr] = []
         if isinstance(statement, ast.Assign):
@@ -118,7 +118,7 @@ def _assignments(module: ast.Module) -> Iterator[tuple[str, ast.expr]]:
 
 
 def _non_literals(node: ast.expr, key: str) -> Iterator[str]:
-    """What ast.literal_eval would refuse, named without any constant in it. `key` is the dict key above the node."""
+    """Yield a problem for each part that is no literal, without any constant in it; key is the dict key above node."""
     match node:
         case ast.Constant(constant) if constant is ...:
             yield f"line {node.lineno}: found the placeholder ..., expected a value"
@@ -152,11 +152,11 @@ def _named(node: ast.expr) -> str:
 
 
 def _changes(module: ast.Module, definition: ast.expr) -> Iterator[str]:
-    """Module code below the definition that changes config: without running it the result would be another one."""
+    """Yield a problem for module code below the definition that changes config, since that code is not run."""
     nodes: list[ast.AST] = [statement for statement in module.body if statement.lineno > definition.lineno]
     for node in nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
-            continue  # its config may be any other
+            continue  # config may be another variable there
         nodes.extend(ast.iter_child_nodes(node))
         stores = isinstance(getattr(node, "ctx", None), ast.Store | ast.Del)
         mutates = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _MUTATORS
@@ -170,7 +170,7 @@ def _changes(module: ast.Module, definition: ast.expr) -> Iterator[str]:
 def _checked(
     document: Any, problems: list[str]
 ) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, dict[str, Any]]]:
-    """The usable values at the top, of each db entry and of each group; what is wrong is appended to problems."""
+    """Return the usable values at the top, of each db entry and of each group; append what is wrong to problems."""
     if not isinstance(document, Mapping):
         problems.append("found no dict, expected one with db and groups")
         return {}, [], {}

@@ -1,4 +1,4 @@
-"""The users of a group: names become numbers, because numbers are what the kernel tells of a client."""
+"""The users of a group: names become numbers, because the kernel gives a client's user as a number."""
 
 import pwd
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ EXPECTED = "the name of a user, a user's number as text, or key:NAME for the key
 
 
 def resolved_users(entries: Sequence[str], address: str, client_keys: str | None) -> tuple[tuple[str, ...], list[str]]:
-    """Each user as its number, each key as it is, and what is wrong: (the entry, why not)."""
+    """Return each user as its number and each key as it is, and a line for each entry that is wrong."""
     users: dict[str, None] = {}
     problems = []
     for entry in entries:

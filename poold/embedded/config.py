@@ -4,12 +4,12 @@ from poold.config.model import BrokerConfig, Config, EndpointConfig, GroupConfig
 from poold.embedded.server import DATABASE, EmbeddedPostgres
 
 ENDPOINT = "private"
-# Enough for a development machine; a server of one's own is configured by its owner.
+# Enough for a development machine; whoever needs more configures a server of their own.
 MAX_SIZE = 4
 
 
 def private_config(server: EmbeddedPostgres, address: str) -> Config:
-    """The configuration for a started private server: group `default` is autocommit, `transactions` is not."""
+    """Return the configuration for a started private server: group `default` is autocommit, `transactions` is not."""
     endpoint = EndpointConfig(host=str(server.socket_dir), port=server.port, user=server.user, dbname=DATABASE)
     names = (ENDPOINT,)
     return Config(

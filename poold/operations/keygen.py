@@ -38,6 +38,6 @@ def make_pair(name: Path) -> tuple[Path, Path]:
 
 
 def _write(path: Path, text: str, mode: int) -> None:
-    # Readable for its owner from the first byte on, and nobody's file is overwritten: clients would be locked out.
+    # It has its mode from the first byte on, and no existing file is overwritten: clients would be locked out.
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="ascii") as file:
         file.write(text)

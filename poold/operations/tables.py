@@ -13,7 +13,7 @@ from rich.text import Text
 from poold.operations.log_format import printable
 
 WATCH_INTERVAL = 1.0
-# If nobody looks at a terminal, tables are not squeezed into 80 columns.
+# If the output is no terminal, tables are not squeezed into 80 columns.
 PIPED_WIDTH = 160
 
 # Each table fits 80 columns.
@@ -35,7 +35,7 @@ def show(snapshot: dict[str, Any]) -> None:
 
 
 def show_continuously(take: Callable[[], dict[str, Any]]) -> None:
-    """Print the snapshot again and again until Ctrl-C; into a pipe one after the other."""
+    """Show a new snapshot every second until Ctrl-C: in place on a terminal, else one after the other."""
     try:
         if not sys.stdout.isatty():
             while True:
@@ -51,7 +51,7 @@ def show_continuously(take: Callable[[], dict[str, Any]]) -> None:
 
 
 def render(snapshot: dict[str, Any]) -> Group:
-    """The snapshot as tables: groups, then their backends, then what is wrong with endpoints."""
+    """Return the snapshot as tables: groups, their backends, processes, then what is wrong with endpoints."""
     head = Text(
         f"poold {snapshot['version']} at {snapshot['address']}, process {snapshot['pid']}, {snapshot['state']}, "
         f"up {snapshot['uptime_s']:g} s, cpu {snapshot['cpu_s']:g} s, {snapshot['max_memory_kb'] // 1024} MB, "
@@ -80,7 +80,7 @@ def render(snapshot: dict[str, Any]) -> Group:
 
 
 def _processes(snapshot: dict[str, Any]) -> Table:
-    """Whose clients there are, those with most at work first."""
+    """Return the table of clients' processes, in the order of the snapshot: those with most work first."""
     listed = snapshot["processes"]
     left_out = max(0, len(listed) - PROCESSES_SHOWN) + snapshot["processes_not_shown"]
     more = f"; {left_out} more are not shown" if left_out else ""

@@ -1,1 +1,1 @@
-"""The operating system, where it has traps: files, sockets, descriptors, threads."""
+"""Safe use of the operating system where it has traps: files, sockets, descriptors, threads."""

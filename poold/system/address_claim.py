@@ -1,8 +1,8 @@
-"""The broker's claim on its address: one broker per address, a stale socket is no obstacle.
+"""The broker's claim on its address: one broker per address, and a stale socket is no obstacle.
 
-libzmq removes whatever socket is at an ipc path before it binds: a second broker would silently take the clients of the
-first. So the claim is a lock file beside the socket, locked for as long as the broker lives, which the kernel releases
-even after kill -9. A tcp address needs none: there the second bind fails.
+A socket that a killed broker left has to be removed before the path can be bound again, and it looks like one in use: a
+second broker would silently take the clients of the first. So the claim is a lock file beside the socket, locked for as
+long as the broker lives; the kernel releases it even after kill -9. For tcp no lock is needed: the second bind fails.
 
 A tcp address that other machines can reach is only for a broker with keys.
 """
@@ -22,10 +22,13 @@ class AddressInUse(RuntimeError):
 
 
 class AddressClaim:
-    """The lock of an ipc address; a context manager that holds it. For tcp it only asks for keys where they are due."""
+    """A context manager that holds the lock of an ipc address. For tcp it only checks that there are keys if needed.
+
+    Raises AddressInUse, ValueError for tcp without keys, and OSError.
+    """
 
     def __init__(self, address: str, has_keys: bool = False, is_open: bool = False) -> None:
-        """is_open: others than this user's own group may connect, so a folder that has to be made is open to them."""
+        """is_open: users outside this user's group may connect, so a folder that has to be made is open to them."""
         self._address = address
         self._is_open = is_open
         self._has_keys = has_keys
@@ -51,7 +54,7 @@ class AddressClaim:
             self._release(self._path, self._lock)
 
     def _release(self, path: Path, lock: int) -> None:
-        # Removed while still locked; _take_lock notices a file that is no longer the one at the path.
+        # Removed while it is still locked; _take_lock notices if its file is no longer the one at the path.
         lock_path(path).unlink(missing_ok=True)
         os.close(lock)
         self._lock = None
@@ -89,7 +92,7 @@ def is_loopback(address: str) -> bool:
 
 
 def open_network(address: str) -> str:
-    """Why a tcp address that other machines can reach is refused to a broker without keys."""
+    """Say why a broker without keys may not use a tcp address that other machines can reach."""
     return (
         f"address {address!r} can be reached from other machines, and without keys tcp:// neither encrypts nor "
         "authenticates; make keys with `poold keygen` and set key_file and client_keys in [broker], or use "
@@ -98,7 +101,7 @@ def open_network(address: str) -> str:
 
 
 def lock_path(socket: Path) -> Path:
-    """The lock file of a socket."""
+    """Return the lock file of a socket."""
     return socket.with_name(socket.name + ".lock")
 
 
@@ -113,7 +116,7 @@ def is_claimed(address: str) -> bool:
     try:
         lock = open_own(lock_path(path), os.O_RDONLY)
     except OSError:
-        return False  # to an admin, who may stop a broker of another user, its process tells
+        return False  # an admin who stops another user's broker waits for the end of its process instead
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,26 +1,26 @@
-"""Log lines about what strangers do: they must not decide how much is logged."""
+"""Log lines about what strangers do, limited in number: strangers must not decide how much is logged."""
 
 import logging
 from collections.abc import Callable
 from time import monotonic
 
-# Lines at once, and lines per second after that.
+# How many lines may be logged at once, and how many per second after that.
 BURST = 50
 RATE = 5.0
 
 
 class RateLimitedLog:
-    """Warnings, of which only some are logged when there are many; the others are counted."""
+    """Logs warnings; if there are many, only some are logged and the others are counted."""
 
     def __init__(self, log: logging.Logger, clock: Callable[[], float] = monotonic) -> None:
         self._log = log
         self._clock = clock
         self._room = float(BURST)  # lines that may be logged now
-        self._at = clock()  # when that was so
+        self._at = clock()  # when _room was computed
         self._left_out = 0
 
     def warning(self, text: str, *values: object) -> None:
-        """Log it, or count it."""
+        """Log the warning, or only count it."""
         now = self._clock()
         self._room = min(BURST, self._room + (now - self._at) * RATE)
         self._at = now

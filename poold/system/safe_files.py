@@ -1,8 +1,8 @@
-"""Files and folders of this user's own, opened and made where others may write too.
+"""Files and folders of this user's own, opened and made in folders where others may write too.
 
-In a folder like /tmp somebody else may be there first: with a link, symbolic or hard, that leads to a file of ours,
-with a file of their own that they go on writing, with a pipe. The kernel's protections (fs.protected_symlinks and its
-like in man 5 proc_sys_fs) are switched off on some machines, so nothing here relies on them.
+In a folder like /tmp somebody else may have put something at the path before: a link, symbolic or hard, that leads to a
+file of ours; a file of their own that they go on writing; a pipe. The kernel's protections (fs.protected_symlinks and
+its like in man 5 proc_sys_fs) are switched off on some machines, so nothing here relies on them.
 """
 
 import errno
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def open_own(path: Path, flags: int) -> int:
-    """A descriptor of a regular file that is this user's own; with O_CREAT one is made with mode 0600.
+    """Return a descriptor of a regular file that is this user's own; with O_CREAT it may be made, with mode 0600.
 
     Raises PermissionError for anything else at the path, and OSError as os.open does.
     """
@@ -28,7 +28,7 @@ def open_own(path: Path, flags: int) -> int:
             raise PermissionError(f"{path} is a symbolic link, expected a file of user {os.geteuid()}") from None
         raise
     found = os.fstat(descriptor)
-    # One that was removed meanwhile has no name left.
+    # A file that was removed meanwhile has no name left, which is allowed.
     if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink > 1:
         os.close(descriptor)
         raise PermissionError(
@@ -39,10 +39,10 @@ def open_own(path: Path, flags: int) -> int:
 
 
 def make_folder(folder: Path, mode: int = 0o700) -> None:
-    """Make the folder for a broker's socket; raises PermissionError if others could put theirs in its place.
+    """Make the folder for a broker's socket; raises PermissionError if others could replace the socket there.
 
-    The default folder must be this user's alone. In one that was chosen anybody may write as long as nobody can remove
-    what is somebody else's (the sticky bit), which is worth a warning.
+    In the default folder nobody else may write. In another folder anybody may, if nobody can remove files of others
+    (the sticky bit); that is logged as a warning.
     """
     folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     try:
@@ -64,7 +64,7 @@ def make_folder(folder: Path, mode: int = 0o700) -> None:
 
 
 def remove_socket(path: Path) -> None:
-    """Remove the socket that a killed broker left; raises OSError for what is none, and for somebody else's."""
+    """Remove the socket that a killed broker left; raises OSError if it is no socket or cannot be removed."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise FileExistsError(f"{path} is no socket, expected nothing or what a killed broker left; remove it")

@@ -1,8 +1,8 @@
-"""Runs what may block for long, a look-up of a name or the reading of a file, beside the loop.
+"""Runs functions that may block for long, to look up a name or read a file, in threads beside the loop.
 
-Not in the loop's pool of threads, nor in any that is shared: a name server that does not answer would fill it, and what
-others ask would wait behind. Each asker has an `Aside` of its own with very few threads. They are daemons, as nothing
-ends a look-up that hangs, and the broker must end all the same.
+Not in the loop's pool of threads, nor in any other that is shared: a name server that does not answer would fill it,
+and all other work would wait. Each question has an `Aside` of its own with very few threads. They are daemon threads,
+as nothing can end a look-up that hangs, and the broker must be able to end all the same.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Generic, TypeVar
 
 THREADS = 2
-# Who asks within so many seconds of another waits for the same answer.
+# Whoever asks within so many seconds after another waits for the same answer.
 SHARED_FOR = 1.0
 
 
@@ -23,19 +23,19 @@ T = TypeVar("T")
 
 
 class Aside(Generic[T]):
-    """One question, asked again and again, of which few are under way at once."""
+    """One question that is asked again and again; at most THREADS threads look for the answer at once."""
 
     def __init__(self, name: str) -> None:
-        """name is that of its threads."""
+        """name is given to the threads."""
         self._name = name
-        self._asked = 0.0  # when the newest was
-        # Those under way, the newest last: enter with their thread, leave with its end.
+        self._asked = 0.0  # when the newest thread was started
+        # The answers being looked for, the newest last: enter with their thread, leave with its end.
         self._asking: list[asyncio.Future[T | Exception]] = []
 
     async def ask(self, function: Callable[[], T], seconds: float) -> T:
-        """What function gives, or raises; TimeoutError where it does not within so many seconds.
+        """Return or raise what function does, in a thread; raises TimeoutError if that takes longer than seconds.
 
-        Where as many as may be are under way the newest answer has to do.
+        If another call was made a moment ago, or no more threads may be started, its answer is used instead.
         """
         now = monotonic()
         if not self._asking or (len(self._asking) < THREADS and now > self._asked + SHARED_FOR):
@@ -59,7 +59,7 @@ class Aside(Generic[T]):
             answer: T | Exception
             try:
                 answer = function()
-            except Exception as error:  # noqa: BLE001  it is the asker's, who may be gone
+            except Exception as error:  # noqa: BLE001  raised by ask, if anybody still waits
                 answer = error
             with contextlib.suppress(RuntimeError):  # the loop has been closed
                 loop.call_soon_threadsafe(self._end, future, answer)
