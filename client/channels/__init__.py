@@ -1,1 +1,1 @@
-"""Conversations with brokers: one for each thread, on plain sockets or libzmq's."""
+"""Conversations with brokers, on plain sockets or libzmq's, and which of them a call uses."""

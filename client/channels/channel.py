@@ -78,8 +78,8 @@ class Channel:
         self.address = address
         self.pid = os.getpid()
         self.welcome: Welcome
-        # The last error that this channel raised, as another's error may be of the same class. Held weakly: the error's
-        # traceback refers to the channel, and such a circle would keep both until the next garbage collection.
+        # The last error that this channel raised: a caller compares, as other code may raise the same class. Held
+        # weakly: its traceback refers to the channel, and such a cycle would last until the next garbage collection.
         self._error: weakref.ref[DBError] | None = None
         self._last_request = 0
         # The last request of which a byte may have been sent, and the last whose reply was taken.
@@ -176,7 +176,7 @@ class Channel:
         return None
 
     def post(self, message: ToBroker) -> None:
-        """Send a message whose reply nobody waits for; if the broker is gone, the message has no purpose either."""
+        """Send a message that gets no reply; do nothing if the broker is gone, as the message has no purpose then."""
         if not self._is_broken:
             self._is_broken = True  # until all of it has gone out
             try:

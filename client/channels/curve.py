@@ -174,7 +174,7 @@ class CurveSocket:
         """Send the message in one frame; raises OSError if the connection has ended.
 
         With MSG_MORE data is only the frame's head, and the message comes with the next call. A command (PING) is not
-        sent: recv answers it, see there.
+        sent: libzmq asks the broker by itself, and recv gives the channel its answer.
         """
         self._read_monitor()
         if self._has_ended:

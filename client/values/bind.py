@@ -201,7 +201,7 @@ def _template_of_any(statement: Any) -> Template | None:
 
 
 def _split(statement: str | bytes) -> Template | None:
-    """Cut the statement at its placeholders; None leaves it to psycopg2, which finds its mistake or its own meaning.
+    """Cut the statement at its placeholders; None if only psycopg2 knows what it means, or what is wrong with it.
 
     psycopg2 reads bytes, and so does this: a name ends at the first parenthesis.
     """
@@ -290,7 +290,7 @@ def _float(value: float) -> Cell | None:
 
 
 def _decimal(value: Decimal) -> Cell | None:
-    """Return an integer for a whole number, as psycopg2's literal is one."""
+    """Return a parameter, of an integer type for a whole number, as psycopg2's literal is an integer."""
     if not value.is_finite():
         return None  # 'NaN'::numeric, also for infinity: it names its column numeric, which a parameter would not
     if not value and value.is_signed():

@@ -69,8 +69,8 @@ class Column(_SevenItems):
 class Row(tuple[Any, ...]):
     """One row: row[0], row['name'], row.name; iteration gives values, dict(row) the mapping.
 
-    If two columns have the same name, it means the last one, as in psycopg2's DictRow. A column named like one of the
-    methods here (keys, values, items, get) is reached by index or by row['keys'].
+    If two columns have the same name, the name means the last one, as in psycopg2's DictRow. A column named like one of
+    the methods here (keys, values, items, get) is reached by index or by row['keys'].
     """
 
     __slots__ = ()

@@ -121,7 +121,7 @@ class TcpTransport:
         return str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
 
     def _bind(self, config: BrokerConfig) -> None:
-        """Listen. If the broker has keys, questions about them are answered from before on, and the probe is made."""
+        """Listen; if the broker has keys, first make the ZAP handler, and then prove that unlisted keys are refused."""
         server_key = b""
         if config.key_file is not None and config.client_keys is not None:
             self._zap = ZapHandler(self._context, ClientKeys(config.client_keys))

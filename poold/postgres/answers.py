@@ -1,4 +1,4 @@
-"""What a unit's answer consists of: a result for each command that runs something, a description for each prepared."""
+"""What a unit's answer consists of: a result for each command that runs, a description for each one prepared."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from poold.core.effects import Bind, Flush, Plain, Prepare, SimpleQuery, Unit
 from poold.core.facts import StatementResult
 from poold.postgres.errors import WireError
 
-# Of a command tag; PostgreSQL's own have at most 64 (COMPLETION_TAG_BUFSIZE).
+# PostgreSQL's own command tags have at most 64 bytes (COMPLETION_TAG_BUFSIZE).
 MAX_TAG_BYTES = 256
 # Kinds of results of one string of statements; PostgreSQL has some 200 tags.
 MAX_KINDS = 1000
-# Columns that a query has at most (MaxTupleAttributeNumber), each with a name of 63 bytes and 18 more; and as much
-# again for servers built with longer names.
+# The most columns that a query can have (MaxTupleAttributeNumber), each with a name of 63 bytes, its NUL and 18 more;
+# twice that for servers built with longer names.
 MAX_DESCRIPTION_BYTES = 2 * 1664 * (64 + 18)
 _RUNNING = (Bind, Plain, SimpleQuery)
 _result = StatementResult._make  # costs two thirds of StatementResult(...)
@@ -26,7 +26,7 @@ _BIND_COMPLETE, _READY = b"2\0\0\0\4", b"Z\0\0\0\5I"  # ready outside of a trans
 
 
 def next_place(unit: Unit, place: int) -> int:
-    """The place of the command whose result follows that of the one at place, -1 at the begin. Behind the end: none."""
+    """Return the place of the next command behind place (-1 at first) that has a result; len(unit) if there is none."""
     if type(unit[0]) is SimpleQuery:
         return 0  # any number of results
     place += 1
@@ -36,7 +36,7 @@ def next_place(unit: Unit, place: int) -> int:
 
 
 def is_whole(unit: Unit, results: int, descriptions: int) -> bool:
-    """Whether so many of both are all of its answer."""
+    """Whether so many results and descriptions are the unit's whole answer."""
     if type(unit[0]) is SimpleQuery:
         return results > 0
     kinds = [type(command) for command in unit]
@@ -44,7 +44,7 @@ def is_whole(unit: Unit, results: int, descriptions: int) -> bool:
 
 
 def read_tag(tag: bytes) -> tuple[str, int]:
-    """A command tag, and the number of rows it tells or -1."""
+    """Return a command tag as text, and the number of rows in it or -1; raises WireError."""
     if len(tag) > MAX_TAG_BYTES:
         raise WireError(f"the server sent a command tag of {len(tag)} bytes, expected at most {MAX_TAG_BYTES}")
     text = tag.decode("utf-8", "replace")
@@ -56,7 +56,7 @@ def read_tag(tag: bytes) -> tuple[str, int]:
 
 
 def check_sum(descriptions: Iterable[bytes | None], most: int) -> None:
-    """Raise WireError where they have more bytes together."""
+    """Raise WireError if the descriptions together have more than most bytes."""
     size = sum(map(len, filter(None, descriptions)))
     if size > most:
         raise WireError(f"the server described columns of prepared statements in {size} bytes, expected {most} at most")
@@ -64,7 +64,7 @@ def check_sum(descriptions: Iterable[bytes | None], most: int) -> None:
 
 @lru_cache(maxsize=16)
 def check_description(body: bytes) -> None:
-    """Raise WireError for what is no RowDescription, which clients could not read."""
+    """Raise WireError if the body is no RowDescription, which clients could not read."""
     if len(body) > MAX_DESCRIPTION_BYTES:
         raise WireError(f"the server described columns in {len(body)} bytes, expected {MAX_DESCRIPTION_BYTES} at most")
     if not are_columns(body):
@@ -72,7 +72,7 @@ def check_description(body: bytes) -> None:
 
 
 def forget_rows(results: list[StatementResult], kinds: set[tuple[str, bool]]) -> None:
-    """Forget a result of a simple query behind which another comes, but that there was one of its kind."""
+    """Remove the last result of a simple query, as another follows; the first of each kind is kept without its rows."""
     earlier = results.pop()
     kind = kind_of(earlier)
     if kind not in kinds:
@@ -88,7 +88,7 @@ def prepares(unit: Unit, name: bytes) -> bool:
 
 
 def read_types(body: bytes) -> tuple[int, ...]:
-    """The OIDs in a ParameterDescription."""
+    """Return the OIDs in a ParameterDescription; raises WireError."""
     count = len(body) // 4
     if len(body) != 2 + 4 * count:
         raise WireError(f"the server described parameters in {len(body)} bytes")
@@ -96,22 +96,22 @@ def read_types(body: bytes) -> tuple[int, ...]:
 
 
 def kind_of(result: StatementResult) -> tuple[str, bool]:
-    """What tells a result from others, whatever is in it: its tag without numbers, whether it has columns."""
+    """Return a result's kind: its tag without numbers, and whether it has columns."""
     return result.command.rstrip("0123456789 "), result.columns is not None
 
 
 def text_at(unit: Unit, place: int) -> bytes | None:
-    """The text of the unit's command at place, None if there is none."""
+    """Return the text of the unit's command at place, None if there is none."""
     return getattr(unit[place], "sql", None) if place < len(unit) else None
 
 
 def with_notices(result: StatementResult, late: tuple[str, ...]) -> StatementResult:
-    """The last result of a unit with what came behind it: of a string of statements all notices, else the commit's."""
+    """Return a unit's last result with late notices: all of a string of statements, else those of the commit."""
     return result._replace(notices=(*result.notices, *late))
 
 
 def without_rows(result: StatementResult) -> StatementResult:
-    """The result without its rows: that there was such a one."""
+    """Return the result without rows, column descriptions and notices."""
     return result._replace(columns=None if result.columns is None else b"", rows=b"", notices=())
 
 

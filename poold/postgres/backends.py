@@ -2,8 +2,8 @@
 
 Effects of the core come in as method calls, facts go back to it. On the hot path, Execute and its completion, there is
 no coroutine, no task and no thread: units are collected, each backend is written to once per turn, its descriptor
-becomes readable, and what came is cut into completions by `poold.postgres.wire`. Opening a backend and cancelling on
-one are coroutines.
+becomes readable, and the received bytes are cut into completions by `poold.postgres.wire`. Opening a backend and
+cancelling on one are coroutines.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ log = logging.getLogger(__name__)
 
 # Above glibc's mmap threshold of 128 KiB each receive would map and unmap its memory, which costs ten times the call.
 RECEIVE_BYTES = 65536
-# What backends have sent of results that are not whole, as a part of max_buffered_bytes: beyond it only the largest is
-# read on, and PostgreSQL waits with the others.
+# The limit of all results together that are not whole yet, as a part of max_buffered_bytes: beyond it only the backend
+# with the largest is read from, and PostgreSQL waits with the others.
 UNFINISHED_RESULTS = 0.25
-# Cancels under way at once where each blocks a thread for as long as the server takes to answer.
+# Cancels under way at once, if each blocks a thread for as long as the server takes to answer.
 CANCEL_THREADS = 8
 
 
 class Backends:
     """All backends of the broker, by number.
 
-    An effect may name a backend that was lost after the core decided and before the turn came to it. The core has been
-    told by then, and has answered the request; the effect is void.
+    An effect may name a backend that was lost after the core decided and before the effect is carried out. The core has
+    been told of the loss by then, and has answered the request; the effect is ignored.
     """
 
     def __init__(self, config: Config, broker: Broker, wake: Callable[[], None], poller: Poller) -> None:
@@ -56,12 +56,12 @@ class Backends:
         self.poller = poller
         self._open: dict[int, BackendConnection] = {}
         self._opening: dict[int, asyncio.Task[None]] = {}
-        self._looking: dict[int, asyncio.Task[None]] = {}  # for backends, until answered
+        self._looking: dict[int, asyncio.Task[None]] = {}  # questions about backends, until answered
         self._learned = {name: connecting.Learned() for name in config.endpoints}
         # Backends that were given units in this turn: enter by execute, leave by flush.
         self._unflushed: list[BackendConnection] = []
-        # Bytes of results that are not whole, and the backends that are not read until there are fewer: enter when
-        # there are too many, leave when one of those that send is whole, or gone.
+        # Bytes of results that are not whole, and the backends that are not read from until there are fewer: enter when
+        # there are too many, leave when any such result is whole, or its backend is gone.
         self._unfinished = 0
         self._most_unfinished = int(UNFINISHED_RESULTS * config.broker.max_buffered_bytes)
         self._waiting: dict[int, BackendConnection] = {}
@@ -93,7 +93,7 @@ class Backends:
             backend.begin_cancel(self._threads)
 
     def look(self, number: int) -> None:
-        """Ask by another connection what the server does for the backend; the fact comes in any case."""
+        """Ask by another connection what the server does for the backend; the core gets an answer in any case."""
         if (backend := self._open.get(number)) is not None and number not in self._looking:
             self._looking[number] = asyncio.get_running_loop().create_task(self._look(backend))
 
@@ -148,21 +148,21 @@ class Backends:
     # Facts, from the backends.
 
     def opened(self, number: int, server: Server) -> None:
-        """The backend is ready."""
+        """Tell the core that the backend is ready."""
         self._broker.opened(number, monotonic(), server)
         self._wake()
 
     def received(self, backend: BackendConnection, data: bytes) -> None:
-        """Bytes from the server."""
+        """Take bytes from the server, and tell the core of the units that ended with them; raises WireError."""
         broker, number = self._broker, backend.number
         try:
             backend.wire.received(data)
         finally:
-            completions = backend.wire.completed  # where it raises as well: these had ended before
+            completions = backend.wire.completed  # also if it raises: these had ended before
             if completions:
                 if backend.unfinished:
                     self._finished(backend)
-                    backend.wire.completed = []  # nor keep what is large any longer
+                    backend.wire.completed = []  # so that a large result is not kept any longer
                 now = monotonic()
                 for done in completions:
                     broker.completed(number, done, now)
@@ -171,7 +171,7 @@ class Backends:
                 self._goes_on(backend, len(data))
 
     def _goes_on(self, backend: BackendConnection, size: int) -> None:
-        """A result is not whole yet: if all together are too large, only the largest goes on."""
+        """Count bytes of a result that is not whole yet; if all together are too large, only the largest goes on."""
         backend.unfinished += size
         self._unfinished += size
         if self._unfinished > self._most_unfinished:
@@ -181,7 +181,7 @@ class Backends:
                 backend.pause()
 
     def _finished(self, backend: BackendConnection) -> None:
-        """A result that was read for long is whole, or gone."""
+        """Take note that the backend's result is whole, or lost, and read again from those that wait."""
         self._unfinished -= backend.unfinished
         backend.unfinished = 0
         self._waiting.pop(backend.number, None)
@@ -190,12 +190,12 @@ class Backends:
             each.resume()
 
     def cancelled(self, number: int) -> None:
-        """A cancel is settled."""
+        """Tell the core that a cancel is settled."""
         self._broker.cancelled(number, monotonic())
         self._wake()
 
     def lost(self, backend: BackendConnection, error: str) -> None:
-        """The connection is gone."""
+        """Close a connection that is gone, and tell the core."""
         if self._open.pop(backend.number, None) is None:
             return
         backend.close()
@@ -218,7 +218,7 @@ class BackendConnection:
         reported = ParameterStatus(connection.get_parameter_status, config.groups[group].read_only)
         prefix = b"poold_%b_" % secrets.token_hex(8).encode()
         self.wire = Wire(config.broker.max_result_bytes, reported, prefix)
-        # Units of which nothing has been sent: in the wire's outbox, and of what is being sent.
+        # Units of which nothing has been sent: those in the wire's outbox, and those in data not yet begun to be sent.
         self.waiting = 0
         self._untouched = 0
         self.unfinished = 0  # bytes of a result that is not whole
@@ -231,18 +231,18 @@ class BackendConnection:
             self._socket = libpq.EncryptedSocket(connection)
         else:
             self._socket = socket.socket(fileno=self._descriptor)
-        self._remainder: bytes | memoryview = b""  # what the socket did not take
+        self._remainder: bytes | memoryview = b""  # data that the socket did not take yet
         self._is_writing = False
         self._cancelling: asyncio.Task[None] | None = None  # the last cancel
         self._poller.add_reader(self._descriptor, self._readable)
 
     @property
     def unsent(self) -> int:
-        """How many units, the last ones, certainly have not come to the server."""
+        """How many of the last units have certainly not reached the server."""
         return self._untouched + self.waiting
 
     def flush(self) -> None:
-        """Send the wire's outbox, or as much of it as the socket takes now; behind what it has not taken yet."""
+        """Send as much of the wire's outbox as the socket takes now; do nothing while it has not taken earlier data."""
         outbox = self.wire.outbox
         if not outbox or self._remainder:
             return
@@ -262,7 +262,7 @@ class BackendConnection:
             return
         if sent:
             self._untouched = 0
-        # Not a copy: of a large request the socket takes a hundredth at a time.
+        # A view and no copy: of a large request the socket takes a hundredth at a time.
         self._remainder = memoryview(data)[sent:] if sent < len(data) else b""
         if bool(self._remainder) is not self._is_writing:
             self._is_writing = not self._is_writing
@@ -295,7 +295,7 @@ class BackendConnection:
                 self._owner.lost(self, one_line(error))
                 return
             if not (isinstance(self._socket, libpq.EncryptedSocket) and self._socket.pending()):
-                break  # the loop tells when there is more, which it cannot for OpenSSL's buffer
+                break  # the poller tells when more has come, except for what OpenSSL's buffer holds
         if self.wire.outbox:
             self.flush()
 
@@ -305,7 +305,7 @@ class BackendConnection:
             while data := self._socket.recv(RECEIVE_BYTES):
                 self._owner.received(self, data)
         except (OSError, WireError):
-            pass  # there are no more
+            pass  # nothing more can be read
 
     def pause(self) -> None:
         """Read nothing more for now."""
@@ -316,11 +316,11 @@ class BackendConnection:
         self._poller.add_reader(self._descriptor, self._readable)
 
     def begin_cancel(self, threads: ThreadPoolExecutor) -> None:
-        """Cancel what it runs; the core asks for another one only when this is settled."""
+        """Cancel what the backend runs; the core asks for another cancel only when this one is settled."""
         self._cancelling = asyncio.get_running_loop().create_task(self._cancel(threads))
 
     async def _cancel(self, threads: ThreadPoolExecutor) -> None:
-        """Ask the server to cancel; the fact comes when the server has taken it."""
+        """Ask the server to cancel; tell the core when the server has taken it, or it has failed."""
         try:
             await libpq.cancel(self._connection, threads)
         except (libpq.LibpqError, psycopg2.Error, OSError) as error:
@@ -330,7 +330,7 @@ class BackendConnection:
     def close(self) -> None:
         """Close the connection.
 
-        A cancel is on a connection of its own, and a server that does not answer would keep that one open for ever.
+        Also end a cancel: it has a connection of its own, which a server that does not answer would keep open for ever.
         """
         if self._cancelling is not None:
             self._cancelling.cancel()

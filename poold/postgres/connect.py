@@ -20,11 +20,12 @@ from poold.system.side_threads import Aside
 
 log = logging.getLogger(__name__)
 
-# What a look-up or a file may take of connect_timeout: after all of it the core gives up, and knows no reason.
+# The part of connect_timeout that a look-up or a file may take; after all of it the core gives up, without a reason.
 ASIDE_SHARE = 0.9
 
-# The cluster and its timeline; transaction ids mean the same only if both are the same. On a standby nothing is
-# written. Statistics are dropped by a recovery from a crash, and then say so. The functions are for everybody: https://www.postgresql.org/docs/current/functions-info.html
+# The cluster and its timeline, as transaction ids mean the same only if both are the same; on a standby, where nothing
+# is written, "". Then stats_reset, which shows a recovery from a crash, as that drops the statistics. Every role may
+# call the functions: https://www.postgresql.org/docs/current/functions-info.html
 _IDENTITY = (
     "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN '' ELSE pg_catalog.concat(system_identifier, '/', "
     "pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8)) END, "
@@ -36,21 +37,21 @@ _TELLS_OUTCOMES = 130000
 
 
 class UnsuitableServer(OSError):
-    """The server answered, but nobody may be served there; the text says why and what to do."""
+    """The connection must not be used; the text says why and what to do."""
 
 
 class Learned:
-    """What earlier connects to an endpoint have taught, and what is being looked up for it."""
+    """What earlier connects to an endpoint have found out, and what is being looked up for it."""
 
     def __init__(self) -> None:
-        self.refuses_check = False  # client_connection_check_interval
-        self.date_style = ""  # what to ask for where the role's, or the database's, is none that can be read
+        self.refuses_check = False  # whether the server refuses client_connection_check_interval
+        self.date_style = ""  # the DateStyle to ask for if the default of role or database is not ISO
         self.addresses: Aside[list[str]] = Aside("name")
         self.password: Aside[str | None] = Aside("password")
 
 
 async def connect(config: EndpointConfig, group: GroupConfig, learned: Learned | None = None) -> tuple[Any, Server]:
-    """A psycopg2 connection in asynchronous mode, idle, and what its server is.
+    """Return a psycopg2 connection in asynchronous mode, idle, and what its server is.
 
     Raises psycopg2.Error, OSError or UnicodeError.
     """
@@ -74,8 +75,8 @@ async def connect(config: EndpointConfig, group: GroupConfig, learned: Learned |
         except BaseException as error:
             if connection is not None:
                 connection.close()
-            # Servers before 14 do not know it, and others refuse it on platforms without POLLRDHUP: long queries there
-            # outlive a broker that is killed. Whatever language the error is in, it has the name.
+            # Servers before 14 do not know CHECK, and others refuse it on platforms without POLLRDHUP: long queries
+            # there outlive a broker that is killed. The error names the setting, whatever its language.
             if not has_check or not isinstance(error, psycopg2.OperationalError) or startup.CHECK not in str(error):
                 raise
             learned.refuses_check = True
@@ -83,7 +84,7 @@ async def connect(config: EndpointConfig, group: GroupConfig, learned: Learned |
 
 
 async def _parameters(config: EndpointConfig, learned: Learned) -> dict[str, Any]:
-    """psycopg2's parameters. Names are resolved here, off the loop: libpq would block on them."""
+    """Return psycopg2's parameters. Names are resolved here, beside the loop: libpq would block the loop."""
     parameters: dict[str, Any] = {
         "host": config.host,
         "port": config.port,
@@ -103,7 +104,7 @@ async def _parameters(config: EndpointConfig, learned: Learned) -> dict[str, Any
         "keepalives_idle": 30,
         "keepalives_interval": 10,
         "keepalives_count": 3,
-        # Nor do keepalives ask while something sent is not acknowledged; that is given up after as long.
+        # There are no keepalives while sent data is not acknowledged; the connection is given up after as long.
         "tcp_user_timeout": 60_000,
     }
     if not config.host.startswith("/"):
@@ -141,7 +142,7 @@ async def _finish_polling(connection: Any) -> None:
     """Wait until the connection is ready.
 
     While it connects its descriptor may change, even to another file of the same number, so the loop watches it for
-    one event only and lets go of it before libpq may close it.
+    one event only and stops watching before libpq may close it.
     """
     loop = asyncio.get_running_loop()
     while (state := connection.poll()) != extensions.POLL_OK:
@@ -165,7 +166,7 @@ def _set_ready(future: asyncio.Future[None]) -> None:
 
 
 async def is_at_work(config: EndpointConfig, learned: Learned, pid: int) -> bool:
-    """Whether the server process is at work for its client, asked by another connection; also if nobody can tell.
+    """Whether the server process is at work for its client, asked by another connection; True if that is unknown.
 
     Raises as connect does, also if there is no answer within connect_timeout.
     """
@@ -178,7 +179,7 @@ async def is_at_work(config: EndpointConfig, learned: Learned, pid: int) -> bool
     except psycopg2.OperationalError as error:
         if "FATAL" not in str(error):
             raise
-        return True  # it has no room for another connection, but has been heard
+        return True  # the server lets no other connection in, but it answers
     finally:
         if connection is not None:
             connection.close()
@@ -186,7 +187,7 @@ async def is_at_work(config: EndpointConfig, learned: Learned, pid: int) -> bool
 
 
 async def _settings(connection: Any, config: EndpointConfig, group: GroupConfig) -> list[startup.Setting]:
-    """What the session has, and what RESET gives it."""
+    """Return the settings that the session has, and those that RESET gives it."""
     rows = await _ask(connection, startup.QUESTION, (startup.names(config, group),))
     if not all(len(row) == 6 and all(type(cell) in (str, NoneType) for cell in row) for row in rows):
         raise UnsuitableServer("the server was asked for its settings and answered with something else")
@@ -194,7 +195,7 @@ async def _settings(connection: Any, config: EndpointConfig, group: GroupConfig)
 
 
 async def _prepare_session(connection: Any, group: GroupConfig) -> Server:
-    """What each new backend gets before its first client."""
+    """Do what each new backend needs before its first client; return what the server is."""
     names = 0
     if group.sqlprepare:
         await _ask(connection, 'SELECT "SQLPrepare"."PrepareQueries"()')
@@ -210,12 +211,12 @@ async def _prepare_session(connection: Any, group: GroupConfig) -> Server:
 
 
 async def _ask(connection: Any, sql: str, values: tuple[Any, ...] | None = None) -> list[tuple[Any, ...]]:
-    """The rows of an answer."""
+    """Run a statement and return its rows."""
     cursor = connection.cursor()
     cursor.execute(sql, values)
     await _finish_polling(connection)
     try:
         return list(cursor.fetchall())
     except (ValueError, TypeError, ArithmeticError) as error:
-        # psycopg2 casts by the types that the server names, and what it sends need not be of them.
+        # psycopg2 casts by the types that the server names, and a value may not fit its type.
         raise UnsuitableServer(f"the server sent a value that is not of its type ({type(error).__name__})") from None

@@ -1,8 +1,8 @@
 """PostgreSQL's errors and notices as text and fields, as libpq and psycopg2 give them.
 
 The body of ErrorResponse and NoticeResponse is a list of fields, each a letter and a string:
-https://www.postgresql.org/docs/current/protocol-error-fields.html. libpq makes of it the text that psycopg2 shows, with
-the line of the statement where it went wrong and a mark under the place (PQresultErrorMessage, default verbosity).
+https://www.postgresql.org/docs/current/protocol-error-fields.html. From these libpq makes the text that psycopg2 shows,
+with the line of the statement where it went wrong and a mark under the place (PQresultErrorMessage, default verbosity).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NAMES = {
     "L": "source_line",
     "R": "source_function",
 }
-# Characters from 1; no statement has more than ten digits of them.
+# A character's number from 1; in no statement it has more than ten digits.
 _POSITION = re.compile("[1-9][0-9]{0,9}")
 # How much of a long line is shown, and how close to its right end the place may come; libpq's numbers.
 _SHOWN = 60
@@ -41,7 +41,7 @@ _RIGHT = 10
 
 
 def fields(body: bytes) -> dict[str, str]:
-    """The fields of an ErrorResponse or NoticeResponse by psycopg2's names; letters it does not know are left out."""
+    """Return the fields of an ErrorResponse or NoticeResponse by psycopg2's names; unknown letters are left out."""
     found = {}
     for part in body.split(b"\0"):
         name = NAMES.get(chr(part[0])) if part else None
@@ -51,7 +51,7 @@ def fields(body: bytes) -> dict[str, str]:
 
 
 def failure(body: bytes, transaction: TransactionStatus, sql: bytes | None, notices: tuple[str, ...]) -> Failure:
-    """The error for the wire; sql is the statement's text where it is known."""
+    """Return the error as a Failure; sql is the statement's text, None if it is not known."""
     diag = fields(body)
     kind = "connection" if is_fatal(diag) else "query"
     return Failure(0, transaction, kind, FAILED, _text(diag, sql), diag.get("sqlstate"), diag, notices)
@@ -63,12 +63,12 @@ def is_fatal(diag: dict[str, str]) -> bool:
 
 
 def has_position(body: bytes) -> bool:
-    """Whether the error or notice tells a place in the statement's text."""
+    """Whether the error or notice names a position in the statement's text."""
     return b"\0P" in body or body[:1] == b"P"
 
 
 def notice(body: bytes, sql: bytes | None) -> str:
-    """A notice as in psycopg2's connection.notices."""
+    """Return a notice as in psycopg2's connection.notices; sql is the statement's text, None if it is not known."""
     diag = fields(body)
     diag.pop("context", None)  # libpq shows it for errors only
     return f"{diag.get('severity', 'NOTICE')}:  {_text(diag, sql)}"
@@ -100,7 +100,7 @@ def _text(diag: dict[str, str], sql: bytes | None) -> str:
 
 
 def _place(query: str, position: int) -> str:
-    """The line of the query that holds the character at position (from 1), and a mark under it."""
+    """Return the line of the query that holds the character at position (from 1), and a mark under it."""
     place = position - 1
     if place > len(query):
         return ""
@@ -111,7 +111,7 @@ def _place(query: str, position: int) -> str:
     line = query[start : min(ends, default=len(query))].replace("\t", " ")
     at = place - start
     begin, end = 0, len(line)
-    # No character has less than one column: what is further away than that many characters need not be looked at.
+    # Each character has at least one column, so no more than that many characters need to be looked at.
     if columns(line[: _SHOWN + 1]) > _SHOWN:
         # Cut on the right, unless that would bring the place too close to the end; then on the left.
         if columns(line[: min(at, _SHOWN)]) + _RIGHT <= _SHOWN:

@@ -1,4 +1,4 @@
-"""What goes wrong between the broker and a server without being one of PostgreSQL's own errors."""
+"""Errors between the broker and a server that are not PostgreSQL's own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class WireError(Exception):
 
 
 def two_texts(body: bytes) -> tuple[str, str]:
-    """Two strings, each with NUL at its end."""
+    """Return the two strings in the body, each of which has NUL at its end; raises WireError."""
     parts = body.split(b"\0")
     if len(parts) != 3:
         raise WireError(f"the server sent {body!r:.100} where two texts were expected")
@@ -20,12 +20,12 @@ def two_texts(body: bytes) -> tuple[str, str]:
 
 
 def refused(text: str, outcome: Outcome) -> Failure:
-    """For a statement that poold does not run."""
+    """Return the failure of a statement that poold does not run."""
     return plain_failure("statement-refused", outcome, text)
 
 
 def relied_on_changed(outcome: Outcome) -> Failure:
-    """For the statement that changed them, and for those behind it, whose values may be written in another way."""
+    """Return the failure of a statement that changed such a setting, or ran behind it; its values are in doubt."""
     text = (
         f"a statement must not change {', '.join(RELIED_ON)}: the clients' literals and values rely on them; nor "
         f"{READ_ONLY} in a group that is read_only; the connection was closed, an open transaction rolled back"

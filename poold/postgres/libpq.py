@@ -1,11 +1,11 @@
 """The few functions of libpq, and of its OpenSSL, that psycopg2 does not offer: through `pgconn_ptr`, by ctypes.
 
 psycopg2 opens and authenticates a connection; from then on the broker speaks on its socket by itself
-(`poold.postgres.wire`). Needed of libpq are then a cancel that does not block, and the bytes of a connection that is
-encrypted. The symbols are looked up in psycopg2's own extension module: whatever libpq psycopg2 brought along, and
-whatever OpenSSL that uses.
+(`poold.postgres.wire`). From libpq it then needs only a cancel that does not block, and the bytes of a connection that
+is encrypted. The symbols are looked up in psycopg2's own extension module, so they are those of the libpq that psycopg2
+brought along, and of the OpenSSL that this libpq uses.
 
-Where this libpq has no PQcancelStart (before 17), psycopg2's blocking cancel is used, in a thread.
+If this libpq has no PQcancelStart (before 17), psycopg2's blocking cancel is used, in a thread.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _ENCRYPTION = {
     "PQsslStruct": ([c_void_p, c_char_p], c_void_p),  # NULL: not encrypted, or not by this library
 }
 _TEXT = {
-    # https://www.postgresql.org/docs/current/libpq-misc.html does not tell of it; libpq-fe.h: columns of a character
+    # Not in the manual (https://www.postgresql.org/docs/current/libpq-misc.html); libpq-fe.h: columns of a character
     "PQdsplen": ([c_char_p, c_int], c_int),  # 0 for one that combines, -1 for a control character
 }
 _UTF8 = 6  # PG_UTF8; include/mb/pg_wchar.h
@@ -53,7 +53,7 @@ _OPENSSL = {
     # https://docs.openssl.org/master/man3/ERR_clear_error/
     "ERR_clear_error": ([], None),
 }
-# What one record of TLS holds; RFC 8446, section 5.1.
+# The most that one record of TLS holds; RFC 8446, section 5.1.
 RECORD_BYTES = 16384
 
 
@@ -90,7 +90,7 @@ def has_openssl() -> bool:
 
 
 def lacking() -> list[str]:
-    """What this libpq does not have, and what is done instead, for `poold version`."""
+    """Return what this libpq does not have, and what is done instead, for `poold version`."""
     found = []
     if not has_async_cancel():
         found.append(f"libpq {extensions.libpq_version()} has no PQcancelStart: cancels run in threads")
@@ -100,9 +100,9 @@ def lacking() -> list[str]:
 
 
 def columns(text: str) -> int:
-    """How wide libpq takes the text to be on a terminal where it marks a place in it; no character has less than one.
+    """Return how many columns the text has on a terminal according to libpq; each character has at least one.
 
-    Its tables are those of one version of Unicode, Python's those of another: only libpq knows its own.
+    libpq's tables are those of one version of Unicode, Python's those of another, so libpq itself is asked.
     """
     if text.isascii():
         return len(text)
@@ -111,14 +111,14 @@ def columns(text: str) -> int:
 
 
 def is_encrypted(connection: Any) -> bool:
-    """Whether this psycopg2 connection is."""
+    """Whether this psycopg2 connection is encrypted."""
     return hasattr(_library(), "PQsslInUse") and bool(_library().PQsslInUse(connection.pgconn_ptr))
 
 
 async def cancel(connection: Any, threads: ThreadPoolExecutor) -> None:
-    """Ask the server to cancel what the connection runs; returns when the server has taken it.
+    """Ask the server to cancel what the connection runs; return when the server has taken the request.
 
-    Raises LibpqError, or psycopg2.Error where psycopg2's own cancel is used.
+    Raises LibpqError, or psycopg2.Error if psycopg2's own cancel is used.
     """
     loop = asyncio.get_running_loop()
     if not has_async_cancel():
@@ -154,15 +154,16 @@ async def _ready(descriptor: int, status: int) -> None:
 class EncryptedSocket:
     """recv and send of a non-blocking socket, through the OpenSSL object of a libpq connection.
 
-    BlockingIOError where nothing can be read or written now, b"" at the end, OSError where the connection is broken.
+    They raise BlockingIOError if nothing can be read or written now, and OSError if the connection is broken. recv
+    returns b"" at its end.
 
-    Facts about OpenSSL that shape it:
-    - SSL_get_error looks into the thread's queue of errors first, whoever's they are: what a failed handshake of
-      another connection left there would be taken for this one's end. So the queue is emptied before each call.
-    - SSL_write says "nothing" as long as not all is sent. But the records that were sent may have run, and whether
-      something was sent decides whether a statement counts as not executed. So each record is a write of its own.
+    Facts about OpenSSL that shape this class:
+    - SSL_get_error looks into the thread's queue of errors first, whichever connection they belong to: an error left
+      by another connection's failed handshake would be taken for this one's. So the queue is emptied before each call.
+    - SSL_write reports that nothing was sent until all is sent. But statements in the records that were sent may have
+      run, and they count as not executed only if nothing was sent. So each record is a write of its own.
     - A write that blocked has to be repeated with the same bytes, or these and more; libpq has set
-      SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER, so they may be somewhere else.
+      SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER, so they may be at another address.
     """
 
     def __init__(self, connection: Any) -> None:
@@ -173,7 +174,7 @@ class EncryptedSocket:
         self._buffer = ctypes.create_string_buffer(0)
 
     def recv(self, size: int) -> bytes:
-        """What is there, up to size bytes. Call it again while `pending`: no descriptor tells of what OpenSSL holds."""
+        """Return received bytes, at most size. Call again while `pending`: no event comes for what OpenSSL holds."""
         if len(self._buffer) != size:
             self._buffer = ctypes.create_string_buffer(size)
         library, received = self._library, 0
@@ -185,7 +186,7 @@ class EncryptedSocket:
                 continue
             reason = library.SSL_get_error(self._ssl, count)
             if received:
-                break  # where it broke or ended, the next call says so
+                break  # if it broke or ended, the next call says so
             if reason in (_SSL_WANT_READ, _SSL_WANT_WRITE):
                 raise BlockingIOError
             if reason == _SSL_ZERO_RETURN:
@@ -194,7 +195,7 @@ class EncryptedSocket:
         return ctypes.string_at(self._buffer, received)
 
     def pending(self) -> bool:
-        """Whether OpenSSL holds something that recv would return."""
+        """Whether OpenSSL holds bytes that recv would return."""
         return bool(self._library.SSL_pending(self._ssl))
 
     def send(self, data: bytes | memoryview) -> int:
@@ -209,18 +210,18 @@ class EncryptedSocket:
                 continue
             reason = self._library.SSL_get_error(self._ssl, count)
             if sent:
-                break  # where it broke, the next call says so
+                break  # if it broke, the next call says so
             if reason in (_SSL_WANT_READ, _SSL_WANT_WRITE):
                 raise BlockingIOError
             raise BrokenPipeError(_broke(reason))
         return sent
 
     def detach(self) -> int:
-        """Give the descriptor back, as a socket's detach; libpq owns it."""
+        """Do nothing and return -1: the descriptor belongs to libpq."""
         return -1
 
 
 def _broke(reason: int) -> str:
-    """For people: what SSL_get_error said."""
+    """Return the error text for an answer of SSL_get_error."""
     words = {_SSL_ERROR_SSL: "a protocol error, or an end without a word", _SSL_ERROR_SYSCALL: "the network failed"}
     return f"the encrypted connection broke: {words.get(reason, f'SSL_get_error says {reason}')}"

@@ -10,7 +10,7 @@ import struct
 from poold.core.effects import Bind, Command, Deallocate, Flush, Plain, Prepare, SimpleQuery, Unit
 
 SYNC = b"S\0\0\0\4"
-# Execute, of the unnamed portal without a limit of rows.
+# Execute of the unnamed portal, without a limit of rows.
 _EXECUTE = b"E\0\0\0\x09\0\0\0\0\0"
 # The end of Bind, all results as text, and Execute.
 _RESULTS_EXECUTE = b"\0\0" + _EXECUTE
@@ -23,7 +23,7 @@ _parameters = struct.Struct("!HH").pack  # formats that follow (none: all are te
 
 
 def query(sql: bytes) -> bytes:
-    """A simple query."""
+    """Return a simple query."""
     return _message(b"Q", sql + b"\0")
 
 
@@ -53,7 +53,7 @@ def encoded(command: Command, prefix: bytes) -> bytes:
 
 
 def no_data(unit: Unit) -> bytes:
-    """The answer to COPY FROM STDIN in this unit: there is nothing.
+    """Return the answer to COPY FROM STDIN in this unit: there is no data.
 
     In the extended protocol the server waits for another Sync, whose ReadyForQuery is the unit's.
     """

@@ -1,7 +1,7 @@
-"""What a server says besides results. Notices: the last ones, and no more than a reply has room for.
+"""What a server sends besides results: notices and notifications, of which only the last ones are kept.
 
-They are kept as they came and become text when a result is given them: a program in a loop may raise any number, of
-which nobody sees more than the last few.
+Notices are kept as they came and become text when a result takes them, no more than a reply has room for: a program
+in a loop may raise any number, of which nobody sees more than the last few.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from poold.postgres import diagnostics
 
 # For each result; as many as psycopg2 keeps.
 NOTICES_KEPT = 50
-# Characters of all of a unit's: besides its rows a reply has REPLY_OVERHEAD_BYTES (client.wire.limits), and this is a
-# part.
+# Characters of all notices of a unit: a part of the REPLY_OVERHEAD_BYTES (client.wire.limits) that a reply has besides
+# its rows.
 CHARACTERS_KEPT = 262_144
-# Bytes of those that wait to become text. They hold their fields' names and where PostgreSQL raised them as well.
+# Bytes of notices that wait to become text. They also hold their fields' names and where PostgreSQL raised them.
 BYTES_KEPT = 2 * CHARACTERS_KEPT
-# A mark in the statement's text costs a look at all of it: the unit's notices and errors have them as long as the texts
-# looked at are no longer together, then a number. Any single text may have one.
+# To mark a place in a statement its whole text is looked through. The notices and errors of a unit have marks until the
+# texts looked through have so many bytes together, then only the position's number. A single text may be longer.
 MARKED_BYTES = 4_000_000
-# Notifications kept until somebody wants them, and their characters.
+# How many notifications are kept, and their characters.
 NOTIFICATIONS_KEPT = 1000
 NOTIFIED_CHARACTERS_KEPT = 65536
 
 
 class Notifications(deque[tuple[int, str, str]]):
-    """The last ones: the process that sent it, the channel and what it says."""
+    """The last notifications, each as the process that sent it, its channel and its payload."""
 
     def __init__(self) -> None:
         super().__init__(maxlen=NOTIFICATIONS_KEPT)
         self._size = 0
 
     def add(self, process: int, channel: str, payload: str) -> None:
-        """The server passes one on."""
+        """Keep a notification, and forget the oldest ones if there are too many."""
         if len(self) == self.maxlen:
             self._forget()
         self.append((process, channel, payload))
@@ -55,11 +55,11 @@ class Notices:
         # Each with the text of the statement that it is about, if that is known.
         self._kept: deque[tuple[bytes, bytes | None]] = deque()
         self._size = 0
-        self._room = CHARACTERS_KEPT  # what those of earlier results have left
-        self._marked = 0
+        self._room = CHARACTERS_KEPT  # what the notices of the unit's earlier results have left of it
+        self._marked = 0  # bytes of statements looked through for marks
 
     def add(self, body: bytes, sql: bytes | None) -> None:
-        """The server said this."""
+        """Keep a notice, and forget the oldest ones if there are too many; sql is its statement's text, if known."""
         self._kept.append((body, sql))
         self._size += len(body)
         while len(self._kept) > NOTICES_KEPT or self._size > BYTES_KEPT:
@@ -81,7 +81,7 @@ class Notices:
         return tuple(texts)
 
     def marked(self, body: bytes, sql: bytes | None) -> bytes | None:
-        """The statement's text for a mark in it; None if there is none to make, or too much was looked at."""
+        """Return the statement's text to mark a place in it; None if there is no place, or too much was looked at."""
         if sql is None or not diagnostics.has_position(body) or self._marked >= MARKED_BYTES:
             return None
         self._marked += len(sql)

@@ -1,4 +1,4 @@
-"""The settings of which PostgreSQL tells by itself when they change: which the broker watches, and what they are.
+"""The settings whose changes PostgreSQL reports by itself: which of them the broker watches, and their values.
 
 https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-ASYNC
 """
@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 from client.wire.limits import RELIED_ON
 
-# What a session may change for itself: a backend with another value than at first is to be reset.
+# Settings that a session may change for itself: if one differs from its first value, the backend has to be reset.
 READ_ONLY = "default_transaction_read_only"
 REPORTED = ("TimeZone", "application_name", "search_path", "session_authorization", READ_ONLY)
 
-# Of a longer value is kept that it is another one.
+# Of a longer value only the beginning, the length and a hash are kept, to notice that it is another one.
 LONGEST_VALUE = 4096
 
 
@@ -25,15 +25,15 @@ class ParameterStatus:
     def __init__(self, value_of: Callable[[str], str | None], is_read_only: bool = False) -> None:
         """value_of gives a setting as it is when the connection opens, None if the server does not report it.
 
-        is_read_only: whether the connection must not write. PostgreSQL tells of that setting from version 14 on.
+        is_read_only: whether the connection must not write. PostgreSQL reports that setting from version 14 on.
         """
         self._relied_on = (*RELIED_ON, READ_ONLY) if is_read_only else RELIED_ON
         self._initial = {name: value_of(name) for name in (*RELIED_ON, *REPORTED)}
         self._current = dict(self._initial)
-        self.is_changed = False  # whether any is not what it was
+        self.is_changed = False  # whether any differs from its first value
 
     def take(self, name: str, value: str) -> None:
-        """PostgreSQL tells of one."""
+        """Take a setting's value as PostgreSQL reports it."""
         if name in self._initial:
             if len(value) > LONGEST_VALUE:
                 value = f"{value[:LONGEST_VALUE]}... {len(value)} {hash(value)}"
@@ -42,5 +42,5 @@ class ParameterStatus:
 
     @property
     def is_unreliable(self) -> bool:
-        """Whether one is not what it was that clients rely on, or a read-only group."""
+        """Whether a setting has changed on which clients, or a read-only group, rely."""
         return self.is_changed and any(self._current[name] != self._initial[name] for name in self._relied_on)

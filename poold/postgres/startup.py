@@ -1,9 +1,9 @@
 """What a connection asks of PostgreSQL in its startup options, and whether the server has it.
 
 Clients' literals, read_only and query_timeout rest on these settings, and RESET ALL gives them back because they are
-the session's own defaults. But a startup goes through whatever is between: PgBouncer can be told to drop `options`
-(ignore_startup_parameters), and so may any other. So each new connection is asked for what it has, and for what RESET
-gives it; one that lacks something is not used.
+the session's own defaults. But a pooler between broker and server may drop them: PgBouncer can be told to ignore
+`options` (ignore_startup_parameters). So each new connection is asked for the settings that it has, and for those that
+RESET gives it; a connection that lacks one is not used.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from poold.config.model import EndpointConfig, GroupConfig
 CHECK = "client_connection_check_interval"
 CHECK_INTERVAL = "5s"
 _DATE_STYLE = "datestyle"
-# What comes behind the configuration's own options, and wins.
+# Settings that come behind the configuration's own options, and so win.
 _LAST = {"standard_conforming_strings": "on", "IntervalStyle": "postgres"}
 
-# Settings by name, in the order of the array. current_setting knows the few that the function leaves out (role, and
-# those with a dot that no extension has defined).
+# Settings by name, in the order of the array. current_setting knows the few that pg_show_all_settings leaves out (role,
+# and those with a dot that no extension has defined).
 QUESTION = (
     "SELECT n, s.setting, s.unit, s.reset_val, s.source, "
     "CASE WHEN s.name IS NULL THEN pg_catalog.current_setting(n, true) END "
     "FROM pg_catalog.unnest(%s::pg_catalog.text[]) AS n LEFT JOIN pg_catalog.pg_show_all_settings() AS s "
     "ON pg_catalog.lower(s.name) OPERATOR(pg_catalog.=) n"
 )
-# https://www.postgresql.org/docs/current/config-setting.html; in milliseconds and in bytes.
+# Units, in milliseconds and in bytes: https://www.postgresql.org/docs/current/config-setting.html
 _UNITS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "min": 60_000.0, "h": 3_600_000.0, "d": 86_400_000.0}
 _UNITS |= {"B": 1.0, "kB": 1024.0, "MB": 1024.0**2, "GB": 1024.0**3, "TB": 1024.0**4}
 _QUANTITY = re.compile(r"\s*([+-]?[0-9]+(?:\.[0-9]*)?)\s*([A-Za-z]*)\s*", re.ASCII)
@@ -44,11 +44,11 @@ class Setting(NamedTuple):
     unit: str | None
     reset: str | None  # what RESET gives
     source: str | None  # "client": the startup has asked for it
-    hidden: str | None  # the value where the server does not list the setting
+    hidden: str | None  # the value if the server does not list the setting
 
 
 def options(config: EndpointConfig, group: GroupConfig, has_check: bool, date_style: str) -> str:
-    """The startup's options; date_style is "" as long as the server's own may be one that suits."""
+    """Return the startup's options; date_style is "" if the server's own DateStyle may stay."""
     first = {"statement_timeout": str(round(config.query_timeout * 1000)), "temp_buffers": config.temp_buffers}
     if has_check:
         first[CHECK] = CHECK_INTERVAL
@@ -59,12 +59,12 @@ def options(config: EndpointConfig, group: GroupConfig, has_check: bool, date_st
 
 
 def names(config: EndpointConfig, group: GroupConfig) -> list[str]:
-    """What QUESTION is to be asked about."""
+    """Return the names of the settings for QUESTION."""
     return list(dict.fromkeys([*_expected(config, group), CHECK, _DATE_STYLE]))
 
 
 def objections(settings: Iterable[Setting], config: EndpointConfig, group: GroupConfig) -> list[str]:
-    """What is not as asked, each in words."""
+    """Return a text for each setting that is not as it was asked for."""
     found = {each.name: each for each in settings}
     wrong = []
     for name, (expected, is_own) in _expected(config, group).items():
@@ -83,7 +83,7 @@ def objections(settings: Iterable[Setting], config: EndpointConfig, group: Group
 
 
 def iso_for(settings: Iterable[Setting]) -> str:
-    """The DateStyle to ask for where the server's own has another format, with its order of day and month; else ""."""
+    """Return the DateStyle to ask for if the server's own is not ISO, with its order of day and month; else ""."""
     for each in settings:
         if each.name == _DATE_STYLE and each.reset is not None and not _is_iso(each.reset):
             order = each.reset.rpartition(",")[2].strip().upper()
@@ -92,7 +92,7 @@ def iso_for(settings: Iterable[Setting]) -> str:
 
 
 def advice(wrong: list[str], user: str) -> str:
-    """The connect error of a server to which something is to be objected."""
+    """Return the connect error's text for a server with such objections."""
     return (
         f"the server does not have what the startup's options ask for: {'; '.join(wrong)}. Something between poold and "
         "PostgreSQL drops or changes them, as PgBouncer does with ignore_startup_parameters = options: connect to "
@@ -101,7 +101,7 @@ def advice(wrong: list[str], user: str) -> str:
 
 
 def given(options: str) -> dict[str, str]:
-    """What options set by -c name=value or --name=value, by name in lower case; the last one wins."""
+    """Return what options set by -c name=value or --name=value, by name in lower case; the last one wins."""
     found: dict[str, str] = {}
     words = iter(_words(options))
     for word in words:
@@ -116,7 +116,7 @@ def given(options: str) -> dict[str, str]:
 
 
 def _expected(config: EndpointConfig, group: GroupConfig) -> dict[str, tuple[str, bool]]:
-    """By name in lower case what is asked for, and whether RESET must give it back."""
+    """Return what is asked for, by name in lower case, and whether RESET must give it back."""
     expected = {
         "statement_timeout": (f"{round(config.query_timeout * 1000)}ms", True),
         "temp_buffers": (config.temp_buffers, True),
@@ -132,7 +132,7 @@ def _expected(config: EndpointConfig, group: GroupConfig) -> dict[str, tuple[str
 def _holds(setting: Setting, expected: str, is_own: bool) -> bool:
     if is_own:
         return _is(setting.value, expected, setting.unit) and _is(setting.reset, expected, setting.unit)
-    # PostgreSQL itself took it from the startup, in whatever way it is written.
+    # With the source "client" PostgreSQL itself took it from the startup, in whatever form it was written.
     return setting.source == "client" or _is(setting.value or setting.hidden, expected, setting.unit)
 
 
@@ -147,7 +147,7 @@ def _is(value: str | None, expected: str, unit: str | None) -> bool:
 
 
 def _quantity(text: str, unit: str | None) -> float | None:
-    """A number with or without a unit, in milliseconds or bytes; if it has none it is in the setting's."""
+    """Return a number in milliseconds or bytes; if the text has no unit, the setting's holds. None if it is none."""
     found = _QUANTITY.fullmatch(text)
     if found is None or len(text) > 40:
         return None
@@ -157,7 +157,7 @@ def _quantity(text: str, unit: str | None) -> float | None:
 
 
 def _size_of(unit: str | None) -> float:
-    """The size of a unit as PostgreSQL names it: ms, kB, 8kB."""
+    """Return the size of a unit as PostgreSQL names it: ms, kB, 8kB."""
     found = re.fullmatch(r"([0-9]{0,6})([A-Za-z]+)", unit or "", re.ASCII)
     return 1.0 if found is None else float(found[1] or 1) * _UNITS.get(found[2], 1.0)
 
@@ -171,5 +171,5 @@ def _written(settings: dict[str, str]) -> str:
 
 
 def _words(options: str) -> list[str]:
-    """The options as PostgreSQL splits them: at blanks, unless a backslash is before (pg_split_opts)."""
+    """Split options as PostgreSQL does: at blanks that have no backslash before them (pg_split_opts)."""
     return [re.sub(r"\\(.)", r"\1", word, flags=re.DOTALL) for word in re.findall(r"(?:[^\s\\]|\\.)+", options)]

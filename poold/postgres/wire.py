@@ -22,13 +22,13 @@ from poold.postgres.messages import SYNC, bind, bind_head, encoded, no_data, que
 from poold.postgres.notices import Notices, Notifications
 from poold.postgres.parameter_status import ParameterStatus
 
-MAX_MESSAGE_BYTES = 1 << 20  # of one that is neither row nor text: it has 1,664 columns at most
-# Errors and notices are cut there: of the first a client gets text and fields, so about three times as much.
+MAX_MESSAGE_BYTES = 1 << 20  # of a message that is no row, error or notice: columns are at most 1,664
+# Errors and notices are cut to so many bytes. A client gets an error as text and fields, about three times as much.
 LONGEST_TEXT = 1 << 16
 _TAGS_KEPT = 1000
-# Of the columns of all that is prepared on one connection, and of all results of a unit.
+# Bytes of the column descriptions of all that is prepared on one connection, and of all results of a unit.
 MAX_DESCRIPTIONS_BYTES = 16 << 20
-_LARGE = 32768  # what comes in larger pieces is a large result, and no piece of it a whole answer
+_LARGE = 32768  # bytes that come in larger pieces belong to a large result, and no piece is a whole answer
 
 _TRANSACTIONS: dict[bytes, TransactionStatus] = {b"I": TX_NONE, b"T": TX_ACTIVE, b"E": TX_FAILED}
 _length = struct.Struct("!I").unpack_from
@@ -43,37 +43,37 @@ class Wire:
     """One connection's conversation: `send` units, hand what came to `received`, take `outbox`."""
 
     def __init__(self, max_result_bytes: int, reported: ParameterStatus, prefix: bytes = b"poold_") -> None:
-        """prefix goes before the names of prepared statements: one that clients cannot guess, nor replace."""
+        """prefix goes before the names of prepared statements, so that clients cannot guess or replace these."""
         self.outbox: list[bytes] = []
         self._prefix = prefix
         # Units sent and not completed, in order: enter by send, leave with their ReadyForQuery.
         self.units: deque[Unit] = deque()
-        self.fatal: str | None = None  # PostgreSQL's last words, after which it closes the connection
+        self.fatal: str | None = None  # the text of the error with which PostgreSQL closes the connection
         self.notifications = Notifications()
-        # What the last `received` has found; if that has raised, they came before what is wrong.
+        # The completions of the last `received`; if that has raised, these units had ended before.
         self.completed: list[Completion] = []
         self._max_result_bytes = max_result_bytes
         self._reported = reported
         # Columns of the statements that are prepared here, by name: enter when described, leave when deallocated.
         self._columns: dict[bytes, bytes | None] = {}
-        self._heads: dict[bytes, bytes] = {}  # of their Bind messages, likewise
-        self._tags: dict[bytes, tuple[str, int]] = {}  # read already
-        # What came of a message that is not whole yet, and how many bytes it still wants at least.
+        self._heads: dict[bytes, bytes] = {}  # the heads of their Bind messages, likewise
+        self._tags: dict[bytes, tuple[str, int]] = {}  # command tags that were read already
+        # The parts of a message that is not whole yet, and how many bytes of it are missing at least.
         self._chunks: list[bytes] = []
         self._missing = 0
         self._skipping = 0  # bytes of a row too large to keep that are still to come
-        # The answer up to a Flush, which comes ahead of the rest and is looked at together with it.
+        # The part of an answer up to a Flush, which comes ahead of the rest and is read together with it.
         self._ahead = b""
         self._is_fresh = True  # the next message begins a unit's answer, and no setting has changed
         self._begin()
 
     def _begin(self) -> None:
-        """A new unit's answer begins."""
+        """Begin a new unit's answer."""
         self._results: list[StatementResult] = []
         self._notices = Notices()
-        self._held = 0  # bytes of rows in _results, all of which will be wanted
-        self._described_bytes = 0  # of the descriptions of all of them
-        # A simple query's earlier results, by what the core wants to know of them.
+        self._held = 0  # bytes of the rows in _results, which are kept to the unit's end
+        self._described_bytes = 0  # of the descriptions of all results
+        # The kinds of a simple query's earlier results; of each kind one is kept, without its rows.
         self._kinds: set[tuple[str, bool]] = set()
         self._failure: Failure | None = None
         self._prepared: list[bytes | None] = []
@@ -104,7 +104,7 @@ class Wire:
                 head, values = self._heads.get(command.name) or self._make_head(command), command.values
                 outbox.append(bind(head, values))
             else:
-                # One that is parsed anew still has answers on their way, before its new description.
+                # If the unit prepares the name anew, the old columns are for answers that are still on their way.
                 if type(command) is Deallocate and not prepares(unit, command.name):
                     self._columns.pop(command.name, None)
                     self._heads.pop(command.name, None)
@@ -119,7 +119,7 @@ class Wire:
     # Answers.
 
     def received(self, data: bytes) -> list[Completion]:
-        """Take what came; the completions of the units that ended with it. Raises WireError."""
+        """Take received bytes; return the completions of the units that ended with them. Raises WireError."""
         if self._skipping or self._chunks:
             data = self._join(data)
         elif self._ahead:
@@ -151,7 +151,7 @@ class Wire:
                     rows_from = position
                 count = 1
                 position = after
-                # Those behind it: a large result is nothing else.
+                # Count the rows behind it here: a large result has hardly anything else.
                 while position + 5 <= end:
                     kind, length = _head(data, position)
                     if kind != 0x44 or position + length >= end:
@@ -181,7 +181,7 @@ class Wire:
         return done
 
     def _join(self, data: bytes) -> bytes:
-        """What came before and this, or nothing while a message is not whole: joining each chunk would be quadratic."""
+        """Return the kept parts with data, or b"" while the message is not whole: joining each would be quadratic."""
         if self._skipping:
             skipped = min(self._skipping, len(data))
             self._skipping -= skipped
@@ -195,7 +195,7 @@ class Wire:
         return joined
 
     def _begin_long(self, kind: int, data: bytes, position: int, after: int) -> int:
-        """A message that goes on behind data: from where on it is kept until there is more of it."""
+        """Begin a message that goes on behind data; return from where on data is to be kept until more has come."""
         end = len(data)
         self._missing = after - end
         if kind == 0x44 and after - position > self._max_result_bytes:
@@ -216,12 +216,12 @@ class Wire:
         return end
 
     def last_failure(self) -> Failure | None:
-        """The FATAL error of the unit that is being answered, None if there was none."""
+        """Return the FATAL error of the unit that is being answered, None if there was none."""
         is_last = self._failure is not None and self._failure.kind == "connection"
         return self._failure._replace(notices=self._notices.take()) if self._failure and is_last else None
 
     def partial(self) -> list[StatementResult]:
-        """The results so far of the unit that is being answered; nothing comes any more."""
+        """Return the results so far of the unit that is being answered, when nothing more will come."""
         if self._ahead:
             data, self._ahead, self._is_fresh = self._ahead, b"", False
             self.received(data)
@@ -235,7 +235,7 @@ class Wire:
             self._rows.append(rows)
 
     def _take(self, kind: int, body: bytes) -> None:
-        """The messages that are not in every answer."""
+        """Take a message of a kind that is not in every answer."""
         if not self.units and kind not in _UNPROMPTED:
             raise WireError(_UNASKED)
         match chr(kind):
@@ -295,16 +295,16 @@ class Wire:
         if self._failure is None or self._failure.kind != "statement-refused":
             self._failure = diagnostics.failure(body, TX_NONE, self._notices.marked(body, self._sql()), ())
         if self._failure.kind == "connection":
-            # Others whose statements waited behind this one are told as well, so without detail and context, in which
-            # PostgreSQL quotes statements and values.
+            # Clients whose statements waited behind this one get this text as well, so it is without detail and
+            # context, in which PostgreSQL quotes statements and values.
             self.fatal = self._failure.diag.get("message_primary", "the server closed the connection")
 
     def _sql(self) -> bytes | None:
-        """The text of the statement that runs, if it is known."""
+        """Return the text of the statement that runs, None if it is not known."""
         return answers.text_at(self.units[0], self._next_place()) if self.units else None
 
     def _next_place(self) -> int:
-        """The place in its unit of the command whose result comes next."""
+        """Return the place in its unit of the command whose result comes next."""
         return next_place(self.units[0], self._place) if self.units else 0
 
     def _end_result(self, tag: bytes) -> None:
@@ -344,7 +344,7 @@ class Wire:
         if failure is not None:
             failure = failure._replace(transaction=transaction, notices=failure.notices or self._notices.take())
         elif self._results and (late := self._notices.take()):
-            # Raised at the commit, or without any result of its own.
+            # Notices raised at the commit, or by a command without a result of its own.
             self._results[-1] = answers.with_notices(self._results[-1], late)
         described = self._prepared, self._parameters
         done = Completion(transaction, self._results, failure, *described, self._bound, reported.is_changed)
