@@ -17,7 +17,7 @@ from client.values.bind import bind
 from client.values.result import Result
 from client.wire.messages import Ask, CancelRequest, Query
 
-# In seconds: opening a channel in less is not taken off a timeout, of which at least so much is left in any case.
+# In seconds. If opening a channel takes less, a timeout is not shortened by it; at least so much of a timeout is left.
 OPENED_AT_ONCE = 0.01
 # As many as psycopg2 keeps with a connection.
 MAX_NOTICES = 50

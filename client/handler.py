@@ -2,7 +2,7 @@
 
 In an autocommit group each query is a statement of its own, run on any free backend. In a group with autocommit off the
 first query takes a lease, exclusive use of one backend, and begins a transaction there; commit or rollback ends both.
-Which kind a group is stands in the configuration, so the broker says it when the channel opens. A transaction block
+The configuration decides which kind a group is, so the broker says it when the channel opens. A transaction block
 collects its statements and is sent as one message, in a group of either kind.
 """
 

@@ -13,7 +13,7 @@ from client.wire.limits import ISOLATIONS, MAX_RETRIES, MAX_SETTINGS, PRIORITIES
 
 DEFAULT_RETRIES = 3
 DEFAULT_PRIORITY = PRIORITIES[limits.NORMAL]
-# In seconds. A broker cancels an overdue statement and says so; a client gives up so much later, if nothing has come.
+# In seconds. A broker cancels an overdue statement and says so; only if it does not, the client gives up so much later.
 GRACE = 1.0
 
 Settings = Mapping[str, str | int | float | bool]

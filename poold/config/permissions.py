@@ -10,7 +10,7 @@ from poold.config.model import Config
 
 
 def exposed_files(config: Config, config_file: Path) -> list[str]:
-    """Return a line for each file with a password, also config_file itself, that others than its owner can read."""
+    """Return a line for each file with a password, also config_file itself, whose mode lets too many users in."""
     return [line for path in dict.fromkeys(_files(config, config_file)) if (line := _exposed(path)) is not None]
 
 

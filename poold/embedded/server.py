@@ -203,7 +203,10 @@ class EmbeddedPostgres:
             self.log.replace(self.log.with_suffix(".1"))
 
     def _check_owner(self) -> None:
-        """Refuse a data folder that others own or can write to: by links they would decide what is written there."""
+        """Refuse a data folder of another user, or that everybody may write to.
+
+        Whoever can put links into it decides which files this process writes and removes.
+        """
         found = self.data.stat()
         if found.st_uid != os.geteuid() or found.st_mode & stat.S_IWOTH:
             raise EmbeddedError(

@@ -299,7 +299,7 @@ def version(as_json: bool) -> None:
 
 
 def _target(address: str | None) -> str:
-    """Return the address to use; a wrong POOLD_ADDRESS is reported as a wrong option is."""
+    """Return the address to use; a wrong POOLD_ADDRESS is reported as a usage error, like a wrong option."""
     try:
         return broker_address(address)
     except ValueError as error:

@@ -24,7 +24,7 @@ class AddressInUse(RuntimeError):
 class AddressClaim:
     """A context manager that holds the lock of an ipc address. For tcp it only checks that there are keys if needed.
 
-    Raises AddressInUse, ValueError for tcp without keys, and OSError.
+    Entering raises AddressInUse, ValueError for tcp without the keys that it needs, and OSError.
     """
 
     def __init__(self, address: str, has_keys: bool = False, is_open: bool = False) -> None:
