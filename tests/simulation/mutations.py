@@ -198,8 +198,8 @@ def a_cancel_without_effect_is_not_repeated(patch: pytest.MonkeyPatch) -> None:
     def cancelled(original: Any, self: Runs, backend: Any, now: float) -> None:
         original(self, backend, now)
         if backend.request is not None:
-            self._agenda.timers.clear(backend.request)
-            self._agenda.timers.clear(backend)
+            self._timers.clear(backend.request)
+            self._timers.clear(backend)
 
     wrap(patch, Runs, "cancelled", cancelled)
 

@@ -14,6 +14,7 @@ class Accounts:
 
     def __init__(self, agenda: Agenda) -> None:
         self._agenda = agenda
+        self._timers = agenda.timers
         self.bytes = 0  # of all clients' unanswered requests, as they came
 
     def open(self, request: Request) -> None:
@@ -33,7 +34,7 @@ class Accounts:
         del client.requests[request.number]
         client.bytes -= request.size
         self.bytes -= request.size
-        self._agenda.timers.clear(request)
+        self._timers.clear(request)
         if reply is not None and request.state is not WITHDRAWN:
             if type(reply) is Failure:
                 reply = reply._replace(request=request.number)

@@ -19,6 +19,7 @@ class Leases:
 
     def __init__(self, agenda: Agenda, accounts: Accounts) -> None:
         self._agenda = agenda
+        self._timers = agenda.timers
         self._accounts = accounts
 
     def hold(self, backend: Backend, request: Request, lease: Lease, now: float) -> None:
@@ -29,9 +30,9 @@ class Leases:
             if request.group.config.lease_timeout:
                 lease.expires = now + request.group.config.lease_timeout
         if lease.expires is None:
-            self._agenda.timers.clear(lease)
+            self._timers.clear(lease)
         else:
-            self._agenda.timers.set(lease, lease.expires)
+            self._timers.set(lease, lease.expires)
 
     def wait(self, backend: Backend, lease: Lease, now: float) -> None:
         """The lease's backend waits for the next statement of its client."""
@@ -40,13 +41,13 @@ class Leases:
         if lease.group.config.idle_in_transaction_timeout:
             limits.append(now + lease.group.config.idle_in_transaction_timeout)
         if limits:
-            self._agenda.timers.set(lease, min(limits))
+            self._timers.set(lease, min(limits))
 
     def end(self, lease: Lease, reason: str) -> None:
         """The lease is over. Its backend, if it has one, belongs to nobody and comes to rest by itself."""
         client, backend = lease.client, lease.backend
         client.leases.pop(lease.number, None)
-        self._agenda.timers.clear(lease)
+        self._timers.clear(lease)
         lease.backend = None
         while lease.pending:
             request = lease.pending.popleft()

@@ -62,6 +62,7 @@ class Runs:
         generations: Generations,
     ) -> None:
         self._agenda = agenda
+        self._timers = agenda.timers
         self._accounts = accounts
         self._leases = leases
         self._waiting = waiting
@@ -111,15 +112,15 @@ class Runs:
         if request.lease is not None:
             self._leases.hold(backend, request, request.lease, now)
         if request.deadline is None:
-            self._agenda.timers.clear(request)
+            self._timers.clear(request)
         else:
-            self._agenda.timers.set(request, request.deadline + SERVER_GRACE if request.is_timed else request.deadline)
+            self._timers.set(request, request.deadline + SERVER_GRACE if request.is_timed else request.deadline)
         if len(backend.running) == 1:
             pool.move(backend, ACTIVE)
             self._guard(backend, request, now)
         elif not request.is_counted:
             pool.stats.joined += 1
-            pool.watch.arm(self._agenda.timers, now)
+            pool.watch.arm(self._timers, now)
         self._agenda.effects.append(Execute(backend.number, unit))
 
     def count(self, backend: Backend, now: float) -> None:
@@ -133,7 +134,7 @@ class Runs:
         question.started = now
         backend.running.append(question)
         backend.pool.move(backend, ACTIVE)
-        self._agenda.timers.set(backend, now + backend.pool.endpoint.query_timeout + QUESTION_TIMEOUT)
+        self._timers.set(backend, now + backend.pool.endpoint.query_timeout + QUESTION_TIMEOUT)
         self._agenda.effects.append(Execute(backend.number, question.unit))
 
     def ended(self, backend: Backend, done: Completion, now: float) -> None:
@@ -188,20 +189,20 @@ class Runs:
         elif type(follows) is decision.StepAside:
             self._step_aside(follows.request, now)
         if request.verb >= PROBE and request.state is not DONE and (follows is None or follows.request is not request):
-            self._agenda.timers.clear(request)
+            self._timers.clear(request)
             request.become(DONE)
 
     def _inquire(self, follows: decision.Inquire, now: float) -> None:
         request = follows.request
         if request.state is not RequestState.WITHDRAWN:
             request.become(RequestState.IN_DOUBT)
-        self._agenda.timers.clear(request)
+        self._timers.clear(request)
         self._waiting.ask(inquiry_about(request, follows.backend, follows.xid, follows.error, now))
 
     def _next_in_line(self, backend: Backend, request: Request, now: float) -> None:
         """PostgreSQL goes on with the next request in the backend's connection."""
         if backend.state is CANCELLING and request.state is RUNNING:
-            self._agenda.timers.set(backend, now + max(backend.pool.endpoint.query_timeout, CANCEL_TIMEOUT) + GUARD)
+            self._timers.set(backend, now + max(backend.pool.endpoint.query_timeout, CANCEL_TIMEOUT) + GUARD)
         if backend.state is not ACTIVE:
             return
         if request.state is RUNNING:
@@ -209,7 +210,7 @@ class Runs:
             if backend.group.queue.size:
                 self._agenda.serve(backend.group)  # a place in the backend's pipeline is free
         else:
-            self._agenda.timers.set(backend, now + CANCEL_TIMEOUT)
+            self._timers.set(backend, now + CANCEL_TIMEOUT)
             self.send_cancel(backend)
 
     def _guard(self, backend: Backend, request: Request, now: float) -> None:
@@ -217,11 +218,11 @@ class Runs:
         timeout = backend.pool.endpoint.query_timeout
         if timeout:
             statements = 1 if request.script is None else len(request.script.steps)
-            self._agenda.timers.set(backend, now + timeout * statements + GUARD)
+            self._timers.set(backend, now + timeout * statements + GUARD)
         elif request.verb > Verb.QUESTION:
-            self._agenda.timers.set(backend, now + QUESTION_TIMEOUT)  # nobody would miss its answer
+            self._timers.set(backend, now + QUESTION_TIMEOUT)  # nobody would miss its answer
         else:
-            self._agenda.timers.clear(backend)
+            self._timers.clear(backend)
 
     # Cancels.
 
@@ -236,9 +237,9 @@ class Runs:
         request.become(state)
         request.reason = request.reason or reason
         if is_first and request.verb in _CANCELLABLE:
-            self._agenda.timers.clear(request)
+            self._timers.clear(request)
             if backend.request is request:
-                self._agenda.timers.set(backend, now + CANCEL_TIMEOUT)
+                self._timers.set(backend, now + CANCEL_TIMEOUT)
                 self.send_cancel(backend)
 
     def send_cancel(self, backend: Backend) -> None:
@@ -256,7 +257,7 @@ class Runs:
         if request.state is RUNNING:
             request.is_alone = request.is_exposed = True
             request.yields += 1
-            self._agenda.timers.set(backend, now + CANCEL_TIMEOUT)
+            self._timers.set(backend, now + CANCEL_TIMEOUT)
             self.send_cancel(backend)
 
     def cancelled(self, backend: Backend, now: float) -> None:
@@ -269,7 +270,7 @@ class Runs:
             if request.state is RUNNING:
                 self._guard(backend, request, now)  # the cancelled one has ended, this one came after it
             else:
-                self._agenda.timers.set(request, now + CANCEL_AGAIN)
+                self._timers.set(request, now + CANCEL_AGAIN)
 
     # Backends that take too long, or are gone.
 
@@ -287,7 +288,7 @@ class Runs:
                 self._is_not_heard(backend, request, now)
             else:
                 backend.looked_for = request
-                self._agenda.timers.set(backend, now + LOOK_TIMEOUT)
+                self._timers.set(backend, now + LOOK_TIMEOUT)
                 self._agenda.effects.append(Look(backend.number))
         elif request is not None:
             self._give_up(backend, "the server does not answer", now)

@@ -36,20 +36,16 @@ class QueryWork:
     begin = staticmethod(unit_for)
 
     def ended(self, backend: Backend, request: Request, done: Completion, now: float) -> Decision:
-        """Answer it, unless more is to be run or asked first."""
+        """Answer it or run it again, unless more is to be run, or asked, first."""
         if request.then:
             following, request.then = request.then, ()
             if done.failure is None and request.state is RUNNING:
                 request.number_before = outcomes.number_in(done) if request.is_counted else b""
                 return Next(request, following)
             _not_begun(request, done)
-        if request.is_counted and wants_count(request, done):
+        if request.is_counted and request.ended is None and wants_count(request, done):
             request.ended = done
             return Count(request)
-        return self.finished(backend, request, done, now)
-
-    def finished(self, backend: Backend, request: Request, done: Completion, now: float) -> Decision:
-        """The statement has ended, and all is known that can be: answer it, or run it again."""
         group, statement, lease = request.group, request.statement, request.lease
         assert statement is not None
         seconds = now - (request.started if request.started > backend.completed else backend.completed)

@@ -64,7 +64,7 @@ class QuestionWork:
             return None
         assert request.ended is not None
         request.is_in_one_step = is_one_step(request.number_before, number)
-        return self._query.finished(backend, request, request.ended, now)
+        return self._query.ended(backend, request, request.ended, now)
 
     def lost(self, _backend: Backend, _request: Request, _loss: Loss, _is_begun: bool, _now: float) -> Decision:
         """Nobody asks again: the count was this session's."""
@@ -78,4 +78,4 @@ class QuestionWork:
         assert request.ended is not None
         if request.ended.failure is not None:
             request.ended.transaction = TX_BROKEN  # as if the statement itself had left it so
-        return self._query.finished(backend, request, request.ended, now)
+        return self._query.ended(backend, request, request.ended, now)
