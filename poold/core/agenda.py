@@ -1,8 +1,8 @@
-"""What is to be done: by the shell, at some time, and before the fact at hand is over.
+"""What is still to be done: effects for the shell, deadlines, and what `settling` looks after before the fact is over.
 
-The one thing that everybody in the core is handed. A step that changes something does not look after all that follows:
-it says whom the change concerns, and when the steps of a fact are over `settling` looks after those, one by one. So no
-step finds that another was taken in the middle of it.
+All of the core shares one agenda. A step that changes something does not act on the consequences itself: it notes here
+which backend or group the change concerns, and `settling` looks after them one by one when the fact's own steps are
+over. So no step is interrupted by another one.
 """
 
 from __future__ import annotations
@@ -21,31 +21,33 @@ if TYPE_CHECKING:
 
 
 class Agenda:
-    """Effects decided, deadlines, and who is to be looked after."""
+    """Effects decided, deadlines, and the backends and groups to be looked after."""
 
     def __init__(self, chance: Callable[[], float]) -> None:
-        """chance gives random numbers in [0, 1); it is the core's only source."""
+        """chance returns random numbers in [0, 1), the core's only ones."""
         self.chance = chance
         self.state = BrokerState.RUNNING
-        self.turn = 0  # of the shell's: how often it has taken effects
-        # Deadlines of requests, leases, backends, clients, watches and quarantined pools, by the object itself.
+        self.turn = 0  # how often the shell has taken effects
+        # Deadlines of requests, leases, backends, clients, watches and quarantined pools; the key is the object itself.
         self.timers = Timers()
-        self.effects: list[Effect] = []  # since the shell took some, in order
-        # Backends that run nothing and that no cancel is on its way to: what are they for next?
+        self.effects: list[Effect] = []  # since the shell last took them, in order
+        # Backends that wait for their next use: enter when they run nothing and no cancel is on its way, leave by
+        # settling.
         self.resting: deque[Backend] = deque()
-        # Groups where something changed, and whether somebody may be served there; else only more backends be wanted.
+        # Groups in which something changed; True if a waiting request may be served, False if only more backends may
+        # be wanted. Leave when their next step is None.
         self.unsettled: dict[Group, bool] = {}
 
     def serve(self, group: Group) -> None:
-        """Who waits there may be served: a backend is free, or somebody's share."""
+        """Note that a waiting request of the group may be served: a backend, or a place on one, is free."""
         self.unsettled[group] = True
 
     def grow(self, group: Group) -> None:
-        """The group may want more backends than it has."""
+        """Note that the group may want more backends than it has."""
         self.unsettled.setdefault(group, False)
 
     def revoke(self, backend: Backend) -> int:
-        """Take back what the shell has not taken yet of what the backend is to run; returns how many units."""
+        """Take back the backend's units that the shell has not taken yet. Returns how many there were. O(effects)."""
         before = len(self.effects)
         self.effects = [
             effect for effect in self.effects if type(effect) is not Execute or effect.backend != backend.number

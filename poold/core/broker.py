@@ -1,8 +1,8 @@
 """The broker's decisions: facts in, effects out.
 
-A fact is a method call that carries `now`. It finds the owner of what it is about, which takes the steps that follow,
-and ends with settling what they concern; what the shell is to do stands in the agenda, from where it is taken once per
-turn.
+A fact is a method call that carries `now`. The broker passes it to the object that owns the subject, which takes the
+steps that follow; then `settling` looks after everything those steps concern. Effects collect in the agenda, and the
+shell takes them once per turn.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from poold.core.work.probe import Examine
 # Requests of one lease that may wait behind its running statement. A synchronous client has one at most.
 LEASE_PENDING_LIMIT = 16
 
-# Deadlines that belong to no object.
+# Keys of the broker's own deadlines. Every other deadline has the object it belongs to as its key.
 _JANITOR = "janitor"
 _DRAIN = "drain"
 
@@ -59,7 +59,7 @@ class Broker:
     """Clients, requests, leases and backends, and what to do next."""
 
     def __init__(self, config: Config, chance: Callable[[], float], examine: Examine = Examination) -> None:
-        """chance gives random numbers in [0, 1); it is the core's only source. examine reads trees of probes."""
+        """chance returns random numbers in [0, 1), the core's only ones. examine reads the parse trees of probes."""
         self.config = config
         self.endpoints = {
             name: Endpoint(name, each.query_timeout, each.connect_timeout) for name, each in config.endpoints.items()
@@ -82,15 +82,15 @@ class Broker:
         )
         self._admission = Admission(config.broker)
 
-    # What the shell asks.
+    # Questions of the shell.
 
     @property
     def state(self) -> BrokerState:
-        """Whether it takes work."""
+        """Whether the broker takes work."""
         return self.agenda.state
 
     def take(self) -> list[Effect]:
-        """The effects since the last call, in order."""
+        """Return the effects since the last call, in order, and begin a new turn."""
         agenda = self.agenda
         if agenda.state is DRAINING and not any(c.requests or c.leases for c in self.clients.values()):
             agenda.state = BrokerState.STOPPED
@@ -104,7 +104,7 @@ class Broker:
         return self.agenda.timers.next_deadline()
 
     def snapshot(self, now: float, reader: int | None = None) -> dict[str, Any]:
-        """The state as plain values; with the key of a client only the groups that it may use."""
+        """The state as plain values. reader is a client's key: then only the groups that it may use are shown."""
         groups = self.groups if reader is None else self.clients[reader].open_groups
         return {
             "state": self.state.name.lower(),
@@ -116,7 +116,7 @@ class Broker:
     # Facts about the broker itself.
 
     def start(self, now: float) -> None:
-        """The broker begins: backends are opened up to each group's min_size."""
+        """The broker begins: open backends up to each group's min_size."""
         self.agenda.timers.set(_JANITOR, now + janitor.INTERVAL)
         for group in self.groups.values():
             self.agenda.grow(group)
@@ -144,7 +144,7 @@ class Broker:
             self.settling.settle(now)
 
     def drain(self, now: float) -> None:
-        """Take no new work, finish what there is within drain_timeout, then Stop."""
+        """Take no new work and finish what was accepted. Stop follows then, or when drain_timeout is over."""
         if self.state is BrokerState.RUNNING:
             self.agenda.state = BrokerState.DRAINING
             self._admission.is_open = False
@@ -181,7 +181,7 @@ class Broker:
         caller: Caller | None = None,
         now: float = 0.0,
     ) -> Mapping[str, Group]:
-        """A client said Hello; the groups it may use."""
+        """A client said Hello. Returns the groups it may use."""
         groups = open_to(caller or Caller(uid), self.groups)
         client = self.clients[key] = Client(key, pid, name, uid, gid, groups)
         client.heard = now
@@ -197,7 +197,7 @@ class Broker:
         self.agenda.timers.clear(client)
         for request in list(client.requests.values()):
             if request.state is RequestState.DONE:
-                continue  # it went with the request that was to begin its lease
+                continue  # answered in this loop, together with the request that was to open its lease
             request.group.stats.withdrawn += 1
             if request.is_waiting:
                 self.waiting.discard(request, None)
@@ -212,13 +212,13 @@ class Broker:
         self.settling.settle(now)
 
     def client_stalled(self, key: int) -> None:
-        """A client leaves replies unread: until it reads nothing more is begun for it but what its leases wait for."""
+        """A client leaves replies unread. Until it reads them, only requests of its open leases are begun."""
         client = self.clients.get(key)
         if client is not None:
             client.is_stalled = True
 
     def client_reads(self, key: int, now: float) -> None:
-        """The client has read what there was."""
+        """The client has read all its replies: its held requests wait for their turn again."""
         client = self.clients.get(key)
         if client is not None:
             client.is_stalled = False
@@ -238,30 +238,30 @@ class Broker:
         elif request.state is RUNNING:
             self.runs.cancel(request, CANCELLED, "", now)
         elif request.state is RequestState.IN_DOUBT and request.script is not None:
-            request.script.retries = 0  # what became of it is still told
+            request.script.retries = 0  # no other try; the client is still told the outcome of this one
 
     def request(
         self, key: int, message: Query | TransactionMessage | Commit | Rollback | Release, now: float, size: int = 0
     ) -> None:
-        """A client sent a request of so many bytes."""
+        """A client sent a request; size is that of its message in bytes."""
         client = self.clients.get(key)
         if client is None:
             return
         client.heard = now
         if message.request in client.requests:
             text = f"request {message.request} is not answered yet, numbers must be new"
-            self.agenda.effects.append(Reply(key, failures.protocol(text)))  # unnumbered: it is no reply to that one
+            self.agenda.effects.append(Reply(key, failures.protocol(text)))  # unnumbered: no reply to the first one
             return
         reply = self._taken(client, message, now, size)
         if reply is not None:
             self.agenda.effects.append(Reply(key, reply._replace(request=message.request)))
-        if self.agenda.resting or self.agenda.unsettled:  # mostly not
+        if self.agenda.resting or self.agenda.unsettled:  # rarely
             self.settling.settle(now)
 
     def _taken(
         self, client: Client, message: Query | TransactionMessage | Commit | Rollback | Release, now: float, size: int
     ) -> ResultMessage | Failure | None:
-        """Take the message; the reply if there is one at once."""
+        """Take the message. Returns the reply if there is one at once."""
         if isinstance(message, Release):
             return self._release(client, message, now)
         if self.accounts.bytes + size > self._admission.most_bytes and isinstance(message, (Query, TransactionMessage)):
@@ -275,11 +275,14 @@ class Broker:
         if type(admitted) is Failure and admitted.transaction == TX_NONE and type(message) is Query:
             lease = client.leases.get(message.lease)
             if lease is not None:
-                return admitted._replace(transaction=transaction_of(lease))  # it goes on
+                return admitted._replace(transaction=transaction_of(lease))  # the lease goes on
         return admitted  # type: ignore[return-value]  # no request
 
     def _accept(self, request: Request, now: float) -> Failure | None:
-        """Let the request run, or wait: in its group's queue, or behind the statement that its lease runs."""
+        """Let the request run, or wait: in its group's queue, or behind the statement that its lease runs.
+
+        Returns the reply if too many requests of its lease wait already.
+        """
         lease = request.lease
         if lease is not None and not request.opens and len(lease.pending) >= LEASE_PENDING_LIMIT:
             return failures.usage(f"lease {lease.number} has {LEASE_PENDING_LIMIT} requests waiting already")
@@ -293,7 +296,7 @@ class Broker:
         return None
 
     def _release(self, client: Client, message: Release, now: float) -> ResultMessage | Failure:
-        """The client's session is over: nothing of it goes on, and its backend is reset."""
+        """End the client's session: cancel what runs, discard what waits; its backend is reset."""
         lease = client.leases.get(message.lease)
         if lease is None:
             client.lost_leases.pop(message.lease, None)
@@ -339,7 +342,7 @@ class Broker:
             self.settling.settle(now)
 
     def looked(self, number: int, is_at_work: bool, now: float) -> None:
-        """Another connection has asked whether the server is at work for the backend, or could not ask."""
+        """Another connection asked whether the server is at work for the backend; False also if it could not ask."""
         if (backend := self.backends.get(number)) is not None:
             self.runs.looked(backend, is_at_work, now)
             self.settling.settle(now)

@@ -1,4 +1,4 @@
-"""What follows when the time of something has come."""
+"""What follows when a deadline has come."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from poold.core.work import failures
 
 
 class Deadlines:
-    """The steps that time calls for."""
+    """The steps that follow from deadlines."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Deadlines:
             self._lifecycle.endpoint_changed(key.group)
 
     def _request_due(self, request: Request, now: float) -> None:
-        """A pause is over, a wait was too long, a running request must end, or its cancel had no effect."""
+        """End the request's pause or wait, cancel it if it runs, or repeat a cancel that had no effect."""
         if request.verb is Verb.INQUIRY:
             self._inquiry_due(request, now)
         elif request.state is RequestState.PAUSED and (request.deadline is None or now < request.deadline):
@@ -76,7 +76,7 @@ class Deadlines:
             self._runs.send_cancel(request.backend)
 
     def _inquiry_due(self, inquiry: Request, now: float) -> None:
-        """It is to be asked once more, or there is no time left."""
+        """Ask once more after a pause, or conclude that there is no time left."""
         assert inquiry.deadline is not None
         assert inquiry.pool is not None
         if now < inquiry.deadline:
@@ -90,7 +90,7 @@ class Deadlines:
         """The lease was idle, or held, for too long."""
         request = lease.backend.running[-1] if lease.backend is not None and lease.backend.running else None
         if request is not None and request.verb is not Verb.QUERY:
-            return  # it is ending by itself
+            return  # a COMMIT or ROLLBACK is ending the lease
         config = lease.group.config
         if lease.expires is not None and lease.expires <= now:
             reason = f"it was open for longer than lease_timeout = {config.lease_timeout:g} s"
@@ -103,7 +103,7 @@ class Deadlines:
             self._runs.cancel(request, CANCELLED, reason, now)
 
     def _client_due(self, client: Client, now: float) -> None:
-        """The client may have been silent for too long; one that waits for replies has not."""
+        """Drop the client if it was silent for too long; one that waits for replies does not count as silent."""
         timeout = self._config.broker.client_idle_timeout
         if client.requests:
             client.heard = now

@@ -8,7 +8,7 @@ Execute carries a unit: commands that PostgreSQL runs one after the other up to 
 rest of its unit and nothing else, so several units may be on their way to a backend at once; each is answered by one
 completed, in order.
 
-As text they show no statement, no value and no result: what is logged, or shown with an error, is for other eyes.
+The repr of an effect shows no statement, no value and no result, as logs and error reports are read by others.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from client.wire.messages import Failure, ResultMessage, TransactionResult
 
 @dataclass(slots=True)
 class SimpleQuery:
-    """A string of any number of statements, alone in its unit; its result is the last one's."""
+    """A string of any number of statements, alone in its unit."""
 
     sql: bytes = field(repr=False)
 
@@ -34,7 +34,7 @@ class Plain:
 class Prepare:
     """Prepare a statement under a name; it has no result of its own."""
 
-    name: bytes  # the core's; on the backend it stands behind something that nobody can guess
+    name: bytes  # the core's; on the backend it has a prefix that nobody can guess
     sql: bytes = field(repr=False)  # with $1, $2, ...
     types: bytes
 
@@ -65,9 +65,9 @@ Unit = tuple[Command, ...]
 
 
 def in_order(commands: list[Command]) -> Unit:
-    """What is to be forgotten comes first: an error before it would leave it behind.
+    """The commands as a unit, each Deallocate moved to the front: an error before it would skip it.
 
-    What the unit itself uses before stays in its place, between its last use and the next Prepare.
+    A Deallocate of a name that the unit uses before stays in its place, between that use and the next Prepare.
     """
     if Deallocate not in map(type, commands):
         return tuple(commands)
@@ -95,7 +95,7 @@ class Connect:
 
 @dataclass(slots=True)
 class Execute:
-    """Run the unit, after those the backend runs already."""
+    """Run the unit, after those that the backend has already."""
 
     backend: int
     unit: Unit = field(repr=False)
@@ -103,7 +103,7 @@ class Execute:
 
 @dataclass(slots=True)
 class Cancel:
-    """Ask PostgreSQL to cancel what the backend runs. Until cancelled() comes, the cancel may still hit."""
+    """Ask PostgreSQL to cancel what the backend runs. Until cancelled() comes, the cancel may still take effect."""
 
     backend: int
 
@@ -117,7 +117,7 @@ class Look:
 
 @dataclass(slots=True)
 class Close:
-    """Close the backend, whatever it does; no fact about it counts from here on."""
+    """Close the backend, whatever it does; later facts about it are ignored."""
 
     backend: int
     reason: str
@@ -141,7 +141,7 @@ class Drop:
 
 @dataclass(slots=True)
 class Stop:
-    """The drain is over; nothing is left to do."""
+    """End the program: the drain is over, or the broker was stopped."""
 
 
 Effect = Connect | Execute | Cancel | Look | Close | Reply | Drop | Stop

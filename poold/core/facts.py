@@ -24,18 +24,18 @@ class Completion:
     transaction: TransactionStatus  # one of client.wire.messages's TX_NONE, TX_ACTIVE, TX_FAILED, TX_BROKEN
     results: list[StatementResult] = field(default_factory=list, repr=False)
     failure: Failure | None = field(default=None, repr=False)
-    # Columns of the statements that were prepared, in order; fewer than asked for after a failure.
+    # Columns of the statements that were prepared, in order; after a failure fewer than the unit has.
     prepared: list[bytes | None] = field(default_factory=list)
     # The types of their parameters, likewise.
     parameters: list[tuple[int, ...]] = field(default_factory=list)
-    # How many statements got their parameters; one more than there are results where the failure came later.
+    # How many statements got their parameters; one more than there are results if one failed after it got them.
     bound: int = 0
-    # Whether a setting that PostgreSQL reports is not what it was when the backend was opened.
+    # Whether a setting that PostgreSQL reports differs from when the backend was opened.
     is_changed: bool = False
 
     @property
     def is_unbound(self) -> bool:
-        """Where it failed: whether the statement had not got its parameters yet."""
+        """Of a failure: whether the statement that failed had not got its parameters yet."""
         return self.bound <= len(self.results)
 
 
@@ -43,22 +43,22 @@ class Loss(NamedTuple):
     """How a backend's connection was lost."""
 
     error: str
-    unsent: int = 0  # of its units were not written at all
-    partial: Sequence[StatementResult] = ()  # results of the first of the others, as far as they came
-    last: Failure | None = None  # the FATAL error that ended it
+    unsent: int = 0  # how many of the backend's last units were not written at all
+    partial: Sequence[StatementResult] = ()  # results of the first unit, as far as they came
+    last: Failure | None = None  # the FATAL error by which PostgreSQL ended the connection
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
     """The PostgreSQL behind a backend.
 
-    identity names the database cluster and its timeline: transaction ids mean the same only if it is the same.
-    "" if it could not be learned.
+    identity names the database cluster and its timeline, "" if they are not known: on servers of another identity a
+    transaction id means something else.
     """
 
     version: int = 0  # as libpq counts, 160002
     identity: str = ""
-    # Changes with each recovery from a crash: an id that was given to a transaction may be given again after one.
+    # Changes with each recovery from a crash, after which the server may give a transaction's id to another one.
     epoch: str = ""
-    pid: int = 0  # of its process
-    names: int = 0  # prepared statements that the group's own functions have made in the session
+    pid: int = 0  # of the server process
+    names: int = 0  # prepared statements that the session had from its start, made by the group's own functions

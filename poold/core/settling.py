@@ -1,6 +1,6 @@
-"""The end of each fact: who rests goes where it is wanted, who waits is served, what is missing is opened.
+"""The last part of each fact: backends at rest get their next use, waiting requests are served, backends are opened.
 
-One thing at a time, until nothing is left to do: each depends on the one before.
+One step at a time until nothing is left to do, as each step depends on what the one before has changed.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from poold.core.work.probe import Probe
 
 
 class Settling:
-    """Brings backends and those who wait for them together."""
+    """Brings backends and the requests that wait for them together."""
 
     def __init__(
         self, agenda: Agenda, leases: Leases, waiting: Waiting, lifecycle: Lifecycle, runs: Runs, examine: Examination
     ) -> None:
-        """examine reads trees of probes."""
+        """examine reads the parse trees of probes."""
         self._agenda = agenda
         self._leases = leases
         self._waiting = waiting
@@ -36,7 +36,7 @@ class Settling:
         self._examine = examine
 
     def settle(self, now: float) -> None:
-        """Look after all whom the fact concerns."""
+        """Look after all backends that came to rest and all groups in which something changed."""
         resting, unsettled = self._agenda.resting, self._agenda.unsettled
         state = self._agenda.state
         while resting or unsettled:
@@ -58,7 +58,7 @@ class Settling:
             self._waiting.limit(request, now)
             return
         if (not group.queue.size and priority != BATCH) or not group.is_busy_for(request):
-            # One of priority batch takes what is idle; a place behind others it gets in its turn only.
+            # A request of priority batch may take an idle backend here; it joins a pipeline only from the queue.
             may_join = priority != BATCH and routing.may_join(request)
             backend = group.take_sharing(self._agenda.turn, now) if may_join else None
             if backend is None:
@@ -74,7 +74,7 @@ class Settling:
         self._agenda.grow(group)
 
     def _take(self, step: Step, now: float) -> None:
-        """Do what a group wants next."""
+        """Carry out a group's next step."""
         if type(step) is Grant:
             if step.request.verb is INQUIRY and not self._runs.inquiry.can_be_told(step.backend, step.request):
                 self._runs.conclude(step.request, self._runs.inquiry.replaced(step.request, now), now)
@@ -94,7 +94,7 @@ class Settling:
             self._waiting.overdue(step.request, now)
 
     def _rest(self, backend: Backend, now: float) -> None:
-        """The backend runs nothing and no cancel is on its way: what is it for next?"""
+        """Give a backend its next use; it runs nothing and no cancel is on its way to it."""
         if backend.state is CLOSED:
             return
         found, lease = rest.disposition(backend), backend.lease
@@ -121,7 +121,7 @@ class Settling:
                 self._idle(backend, now)
 
     def _idle(self, backend: Backend, now: float) -> None:
-        """The backend is free: for the broker's own questions, for who waits, or for later."""
+        """The backend is free: close it if it is due, else let it serve the broker's questions and waiting requests."""
         group = backend.group
         reason = janitor.reason_to_retire(group, backend, now)
         if reason is not None:

@@ -1,4 +1,4 @@
-"""The core's state as plain values, for `poold stats` and for error reports. Times are in the unit the name says."""
+"""The core's state as plain values, for `poold stats` and error reports. The names of times end with their unit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from poold.core.pools.pool import Pool
 from poold.core.records.client import Client
 from poold.core.state import BackendState
 
-# Of ten thousand processes nobody reads all, and the answer must fit into one reply.
+# Nobody reads ten thousand processes, and the answer must fit into one reply.
 PROCESSES_SHOWN = 100
 
 
@@ -44,7 +44,7 @@ def snapshot_group(group: Group, now: float) -> dict[str, Any]:
 
 
 def snapshot_processes(clients: Iterable[Client]) -> dict[str, Any]:
-    """The processes of clients, those with most at work first; of many not all. O(clients)."""
+    """The clients' processes, at most PROCESSES_SHOWN, those with most leases and requests first. O(clients log n)."""
     processes: dict[tuple[int, int | None, int | None, str], dict[str, Any]] = {}
     for client in clients:
         key = client.pid, client.uid, client.gid, client.name

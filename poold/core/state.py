@@ -2,8 +2,8 @@
 
 A backend runs one statement, or several autocommit ones that wait in its connection one behind the other. Cancelling is
 the one delicate part: PostgreSQL's cancel names the connection, not the statement, so a cancel on its way may hit
-whatever runs there when it arrives. Two facts must come before the backend may be given anything else, that all it runs
-has ended and that the cancel was settled, in either order:
+whatever runs there when it arrives. Before the backend may be given anything else, all that it runs must have ended and
+the cancel must be settled, in either order:
 
     ACTIVE --cancel--> CANCELLING --completed--> SETTLING --cancelled--> at rest
                             \\----cancelled----> ACTIVE   --completed--> at rest
@@ -26,7 +26,7 @@ class BrokerState(IntEnum):
 
 
 class BackendState(IntEnum):
-    """Where a backend is. Each names the collection of its pool that holds it."""
+    """The state of a backend; it names the collection of its pool that holds the backend."""
 
     CONNECTING = 0  # being opened; -> IDLE, CLOSED
     IDLE = 1  # free, no transaction open; -> ACTIVE, CLOSED
@@ -55,7 +55,7 @@ TRANSITIONS: tuple[tuple[BackendState, ...], ...] = (
 
 
 class RequestState(IntEnum):
-    """Where a request is. All that come before RUNNING wait."""
+    """The state of a request. In all states before RUNNING it waits."""
 
     ARRIVED = 0  # nowhere yet, or to be run again; -> QUEUED, PENDING, HELD, ASKING, RUNNING, DONE
     QUEUED = 1  # in its group's queue; -> HELD, RUNNING, DONE
@@ -87,7 +87,7 @@ REQUEST_TRANSITIONS: tuple[tuple[RequestState, ...], ...] = (
 )
 
 
-# What is named for every request, as plain globals: to name a member of an Enum costs five times as much.
+# Members used for every request, as plain globals: reading a member from an Enum costs five times as much.
 IDLE, ACTIVE, CANCELLING = BackendState.IDLE, BackendState.ACTIVE, BackendState.CANCELLING
 CLOSED, DRAINING = BackendState.CLOSED, BrokerState.DRAINING
 QUEUED, RUNNING = RequestState.QUEUED, RequestState.RUNNING

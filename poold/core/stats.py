@@ -27,7 +27,7 @@ class Times:
         self._current[bisect_left(_BOUNDS, seconds) if seconds else 0] += 1
 
     def turn(self, now: float) -> None:
-        """Begin a new window where the last is over."""
+        """Begin a new window if the current one is over."""
         if now - self._turned >= WINDOW:
             self._previous = self._current
             self._current = [0] * (len(_BOUNDS) + 1)
@@ -69,9 +69,9 @@ class GroupStats:
         self.errors = 0  # answered with an error of PostgreSQL, or of a lost connection
         self.refused = 0  # not accepted: max_waiting, draining
         self.timeouts = 0  # left the queue unexecuted at their deadline
-        self.withdrawn = 0  # cancelled by their client, or their client died
-        self.retries = 0  # other tries of transaction messages
-        self.in_doubt = 0  # transaction messages whose COMMIT's outcome could not be found out
+        self.withdrawn = 0  # cancelled by their client, or left by a client that died
+        self.retries = 0  # tries of transaction messages after the first
+        self.in_doubt = 0  # transaction messages for which the outcome of COMMIT could not be found out
         self.wait_times = Times()  # from arrival to start
         self.run_times = Times()  # from start to end
 

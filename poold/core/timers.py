@@ -8,7 +8,7 @@ deadline, has one entry in the heap, not thousands. set and clear are O(log n) a
 import heapq
 from collections.abc import Hashable
 
-# A heap of leftovers is rebuilt when more than half of it are left over, and it is worth the walk.
+# The heap is rebuilt when more than half of its entries are outdated and it has more than so many.
 COMPACT_FROM = 64
 
 
@@ -39,18 +39,18 @@ class Timers:
             self._compact()
 
     def next_deadline(self) -> float | None:
-        """No later than the earliest deadline; None without any. May be early where deadlines were moved."""
+        """A time no later than the earliest deadline, earlier perhaps if deadlines were moved; None without any."""
         return self._heap[0][0] if self._deadlines else None
 
     def pop_due(self, now: float) -> Hashable | None:
-        """The key with the earliest deadline that is not after now, None without any; it has no deadline any more.
+        """Take away the earliest deadline if it is due, and return its key; None if none is due.
 
         One at a time, because acting on one deadline may move or clear another.
         """
         while self._heap and self._heap[0][0] <= now:
             when, _, key = heapq.heappop(self._heap)
             if self._armed.get(key) != when:
-                continue  # the key was armed again for an earlier time, and that entry has done its work
+                continue  # outdated: the key was armed again for an earlier time
             del self._armed[key]
             deadline = self._deadlines.get(key)
             if deadline is None:

@@ -1,1 +1,1 @@
-"""What becomes of a request: where it waits, what it runs, and its one answer."""
+"""The way of a request: how it waits, runs, and gets its one answer."""

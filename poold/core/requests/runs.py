@@ -1,6 +1,6 @@
-"""Requests on backends: begun, run on, ended, cancelled, lost with their backend.
+"""Requests on backends: begun, continued, ended, cancelled, lost with their backend.
 
-What a request runs, and what becomes of it, its kind of work decides. Here that is carried out.
+The kind of work decides what a request runs and what follows (`work.decision`). This module carries the decision out.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from poold.core.work.settings import SERVER_GRACE
 from poold.core.work.time_limits import GUARD, must_have_ended
 from poold.core.work.transaction import TransactionWork
 
-# What the broker asks by itself takes no longer than this, whatever the endpoint's query_timeout; and its questions
-# around a statement no longer beyond that. A server that says nothing for so long is given up.
+# How long a question of the broker's own may take if the endpoint has no query_timeout. The questions around a
+# statement have query_timeout and this on top. A server that says nothing for so long is given up.
 QUESTION_TIMEOUT = 5.0
 # How long the server may take to say whether it is at work.
 LOOK_TIMEOUT = 5.0
-# A cancel that has not ended its statement by then never will: the connection is closed instead.
+# A cancel that has not ended its statement after this time never will: the connection is closed instead.
 CANCEL_TIMEOUT = 5.0
 # PostgreSQL ignores a cancel that comes before its statement. One that had no effect is repeated after this pause.
 CANCEL_AGAIN = 0.05
@@ -87,7 +87,7 @@ class Runs:
         )
 
     def start(self, backend: Backend, request: Request, now: float) -> None:
-        """Run the request on the backend, which is free, or runs only short statements."""
+        """Run the request on the backend, which is free or runs only short statements that it may join."""
         pool, statement = backend.pool, request.statement
         if request.verb is QUERY and statement is not None and statement.state is not PREPARED:
             question = question_before(backend, request, now)
@@ -124,11 +124,11 @@ class Runs:
         self._agenda.effects.append(Execute(backend.number, unit))
 
     def count(self, backend: Backend, now: float) -> None:
-        """Ask the backend, which is at rest, what a request that failed there waits for."""
+        """Ask a backend at rest how many transactions there were, as a request that failed there waits for that."""
         self._put(backend, question_behind(backend, now), now)
 
     def _put(self, backend: Backend, question: Request, now: float) -> None:
-        """Put a question around a statement on its backend."""
+        """Run a question about a statement, before or behind it, on the statement's backend."""
         question.become(RUNNING)
         question.backend = backend
         question.started = now
@@ -142,7 +142,7 @@ class Runs:
         backend.transaction = done.transaction
         running = backend.running
         request = running[0]
-        request.client.heard = now  # who was waiting for this has not been silent
+        request.client.heard = now  # a client that waits for a reply is not silent
         if done.is_changed and done.transaction != TX_BROKEN:
             _was_changed(backend, request)
         follows = self._work[request.verb].ended(backend, request, done, now)
@@ -159,19 +159,22 @@ class Runs:
         if request.priority == BATCH:
             request.group.let_go(backend)
             if request.group.queue.size:
-                self._agenda.serve(request.group)  # others may wait for its priority's share
+                self._agenda.serve(request.group)  # others may wait for their share of backends
         if running:
             self._next_in_line(backend, running[0], now)
         elif backend.state is CANCELLING:
             backend.pool.move(backend, BackendState.SETTLING)
             if backend.transaction == TX_BROKEN and backend.lease is not None:
-                self._leases.broken(backend.lease)  # what waits in it need not wait for the cancel
+                self._leases.broken(backend.lease)  # what waits in the lease need not wait for the cancel
         else:
             backend.is_unused = request.verb is CATALOGS
             self._agenda.resting.append(backend)
 
     def conclude(self, request: Request, follows: Decision, now: float) -> None:
-        """Carry out what follows for the request, or, by what a question of the broker's own was told, for another."""
+        """Carry out the decision.
+
+        If request is a question of the broker's own, the decision may be about another request, the one it asked for.
+        """
         if type(follows) is Answer:
             self._accounts.answer(follows.request, follows.reply)
         elif type(follows) is decision.Again:
@@ -200,7 +203,7 @@ class Runs:
         self._waiting.ask(inquiry_about(request, follows.backend, follows.xid, follows.error, now))
 
     def _next_in_line(self, backend: Backend, request: Request, now: float) -> None:
-        """PostgreSQL goes on with the next request in the backend's connection."""
+        """PostgreSQL goes on with this request, which waited in the backend's connection."""
         if backend.state is CANCELLING and request.state is RUNNING:
             self._timers.set(backend, now + max(backend.pool.endpoint.query_timeout, CANCEL_TIMEOUT) + GUARD)
         if backend.state is not ACTIVE:
@@ -214,22 +217,23 @@ class Runs:
             self.send_cancel(backend)
 
     def _guard(self, backend: Backend, request: Request, now: float) -> None:
-        """How long the server may take for what the backend runs first, before somebody looks what it is at."""
+        """Set the time after which the broker checks whether the server still works on the backend's first request."""
         timeout = backend.pool.endpoint.query_timeout
         if timeout:
             statements = 1 if request.script is None else len(request.script.steps)
             self._timers.set(backend, now + timeout * statements + GUARD)
         elif request.verb > Verb.QUESTION:
-            self._timers.set(backend, now + QUESTION_TIMEOUT)  # nobody would miss its answer
+            self._timers.set(backend, now + QUESTION_TIMEOUT)  # no client waits for its answer
         else:
             self._timers.clear(backend)
 
     # Cancels.
 
     def cancel(self, request: Request, state: RequestState, reason: str, now: float) -> None:
-        """Cancel a running statement. COMMIT and ROLLBACK are left alone: what they do cannot be taken back.
+        """Cancel a running request. COMMIT and ROLLBACK are not cancelled: what they do cannot be taken back.
 
-        One that still waits behind others in its backend's connection is cancelled when its turn comes.
+        A request behind others in its backend's connection is cancelled when its turn comes. state is CANCELLED, or
+        WITHDRAWN if nobody is left to reply to; reason is for the client.
         """
         backend = request.backend
         assert backend is not None
@@ -243,7 +247,7 @@ class Runs:
                 self.send_cancel(backend)
 
     def send_cancel(self, backend: Backend) -> None:
-        """Cancel what the backend runs. A neighbour that is hit instead has failed without effect, and runs again."""
+        """Cancel the backend's first request. A neighbour that is hit instead failed without effect, and runs again."""
         if backend.state is ACTIVE:
             backend.pool.move(backend, CANCELLING)
             for neighbour in itertools.islice(backend.running, 1, None):
@@ -251,7 +255,7 @@ class Runs:
             self._agenda.effects.append(Cancel(backend.number))
 
     def _step_aside(self, request: Request, now: float) -> None:
-        """Cancel what its backend runs first; it runs again by itself. All that the cancel may hit are plain reads."""
+        """Cancel the request, its backend's first, to run it again alone. The cancel can only hit plain reads."""
         backend = request.backend
         assert backend is not None
         if request.state is RUNNING:
@@ -268,21 +272,21 @@ class Runs:
             backend.pool.move(backend, ACTIVE)
             request = backend.running[0]
             if request.state is RUNNING:
-                self._guard(backend, request, now)  # the cancelled one has ended, this one came after it
+                self._guard(backend, request, now)  # the cancelled request has ended, this is the next
             else:
                 self._timers.set(request, now + CANCEL_AGAIN)
 
     # Backends that take too long, or are gone.
 
     def overdue(self, backend: Backend, now: float) -> None:
-        """What the backend is doing takes too long."""
+        """The backend takes too long to connect, to answer, to be cancelled or to be reset."""
         request = backend.request
         if backend.state is BackendState.CONNECTING:
             error = f"no connection within connect_timeout = {backend.pool.endpoint.connect_timeout:g} s"
             self._agenda.effects.append(Close(backend.number, error))
             self._lifecycle.connect_failed(backend, error, now)
         elif request is not None and backend.state is CANCELLING and request.is_exposed:
-            self._give_up(backend, "the server does not take a cancel", now)  # which was not meant to be told
+            self._give_up(backend, "the server does not take a cancel", now)  # its client wanted no cancel
         elif request is not None and request.state is RUNNING and request.verb in _CANCELLABLE:
             if backend.looked_for is request or must_have_ended(request):
                 self._is_not_heard(backend, request, now)
@@ -296,7 +300,7 @@ class Runs:
             self._give_up(backend, f"the server does not answer while {backend.state.name.lower()}", now)
 
     def looked(self, backend: Backend, is_at_work: bool, now: float) -> None:
-        """The server was asked whether it works for the backend; if it does, it knows how long it may."""
+        """The server was asked whether it works for the backend. If so, the statement is left to the server's limit."""
         request, backend.looked_for = backend.looked_for, None
         if request is None or backend.request is not request or request.state is not RUNNING:
             return
@@ -308,16 +312,16 @@ class Runs:
             self._is_not_heard(backend, request, now)
 
     def _is_not_heard(self, backend: Backend, request: Request, now: float) -> None:
-        """The server should have ended the request by itself."""
+        """Cancel the request: the server should have ended it by itself, and seems to be unreachable."""
         timeout = backend.pool.endpoint.query_timeout
         reason = f"the endpoint did not end it after its query_timeout of {timeout:g} s"
         self.cancel(request, CANCELLED, reason, now)
 
     def _give_up(self, backend: Backend, why: str, now: float) -> None:
-        """Close a backend that does not answer, and say so to all who were using it.
+        """Close a backend that does not answer, and tell everybody who was using it.
 
-        Those of its pool that idle may be in the same black hole, and each would cost somebody a request whose fate is
-        unknown: they are opened anew.
+        The idle backends of its pool are closed as well: their connections may be as dead, and each would cost some
+        client a request whose outcome is unknown.
         """
         self._agenda.effects.append(Close(backend.number, why))
         backend.pool.stats.closed += 1
@@ -326,10 +330,10 @@ class Runs:
         self.lose(backend, Loss(why), now)
 
     def lose(self, backend: Backend, loss: Loss, now: float) -> None:
-        """The backend's connection is gone, whoever ended it: say so to all who were using it.
+        """The backend's connection is gone, whoever ended it: decide for every request that was on it.
 
-        What was certainly not begun is run elsewhere and nobody notices: what was not written, and what waited in the
-        connection behind a statement during which PostgreSQL said that it closes the connection.
+        Two kinds of requests were certainly not begun, and may run elsewhere unnoticed: those that were not written,
+        and those behind a statement during which PostgreSQL announced that it closes the connection.
         """
         running, lease = list(backend.running), backend.lease
         unsent = loss.unsent + self._agenda.revoke(backend)
@@ -342,11 +346,11 @@ class Runs:
             self._leases.lose(lease, reason)
             if len(running) > unsent and failures.may_end(running[-1]):
                 lease.client.lease_lost(lease.number, failures.end_unknown(reason))
-        # The last ones first, as each goes to the front of the queue.
+        # The last one first, as each goes to the front of the queue.
         for place in range(len(running) - 1, -1, -1):
             request = running[place]
             is_begun = place < len(running) - unsent and (place == 0 or loss.last is None)
-            its_own = loss if place == 0 else Loss(loss.error)  # what came belongs to the first
+            its_own = loss if place == 0 else Loss(loss.error)  # partial results belong to the first request
             self.conclude(request, self._work[request.verb].lost(backend, request, its_own, is_begun, now), now)
         if backend.counting is not None:
             self.conclude(backend.counting, self.question.unanswered(backend, now), now)
@@ -354,9 +358,12 @@ class Runs:
 
 
 def _was_changed(backend: Backend, request: Request) -> None:
-    """PostgreSQL reports a setting that is not what it was."""
+    """The request changed a setting that PostgreSQL reports: reset the session later, prepare nothing in it until then.
+
+    A statement that was taken to leave nothing in its session is refused preparation from here on.
+    """
     if backend.left is NOTHING and request.statement is not None and request.lease is None:
-        request.statement.refuse()  # whatever was proven of it
+        request.statement.refuse()  # although it was proven harmless
     backend.left = backend.left.joined(UNSEEN)
     if request.lease is not None:
         request.lease.is_altered = True

@@ -1,4 +1,4 @@
-"""Where a request is that does not run: held, queued, behind another one of its lease, paused; and how it leaves."""
+"""Requests that do not run: held, queued, behind another one of their lease, paused, asking; and how they leave."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class Waiting:
         self._leases = leases
 
     def queue(self, request: Request, now: float) -> None:
-        """The request waits for a backend of its group."""
+        """Let the request wait for a backend of its group."""
         request.become(QUEUED)
         request.group.queue.push(request)
         self.limit(request, now)
         self._watch(request, now)
 
     def hold(self, request: Request) -> None:
-        """The request could be begun, but its client does not read its replies."""
+        """Hold the request, as its client leaves replies unread; `release` lets it go on."""
         request.become(RequestState.HELD)
         request.client.held[request] = None
 
     def release(self, client: Client) -> None:
-        """The client reads: what was held for it waits for its turn once more."""
+        """Queue the client's held requests again, as it has read its replies."""
         held = list(client.held)
         client.held.clear()
         for request in held:
@@ -44,14 +44,14 @@ class Waiting:
             self._agenda.serve(request.group)
 
     def follow(self, request: Request, lease: Lease) -> None:
-        """The request waits for those of its lease before it."""
+        """Let the request wait for the requests of its lease before it."""
         request.become(RequestState.PENDING)
         lease.pending.append(request)
         if request.deadline is not None:
             self._agenda.timers.set(request, request.deadline)
 
     def again(self, request: Request, now: float, is_last: bool = False) -> None:
-        """The request is run once more: it is the next of its group, or the last one."""
+        """Run the request once more: as the next one of its group, or if is_last behind those of its process."""
         request.wait_again()
         request.become(QUEUED)
         if is_last:
@@ -63,13 +63,13 @@ class Waiting:
         self._agenda.serve(request.group)
 
     def pause(self, request: Request, until: float) -> None:
-        """The request goes on at that time."""
+        """Let the request wait until the given time."""
         request.become(RequestState.PAUSED)
         request.backend = None
         self._agenda.timers.set(request, until)
 
     def ask(self, question: Request) -> None:
-        """A question of the broker's own waits for a backend of its server."""
+        """Let a question of the broker's own wait for a backend of its server, `question.pool`."""
         assert question.pool is not None
         question.become(RequestState.ASKING)
         if question.verb is INQUIRY:
@@ -81,20 +81,20 @@ class Waiting:
         self._agenda.serve(question.group)
 
     def discard(self, request: Request, reply: ResultMessage | Failure | None) -> None:
-        """A waiting request leaves unexecuted."""
+        """Take a waiting request out, unexecuted, with this reply. If it was to open a lease, the lease is lost."""
         lease = request.lease
         request.group.queue.discard(request)
         request.client.held.pop(request, None)
         if lease is not None and request in lease.pending:
             lease.pending.remove(request)
             if type(reply) is Failure and reply.transaction == TX_NONE:
-                reply = reply._replace(transaction=transaction_of(lease))  # its lease goes on
+                reply = reply._replace(transaction=transaction_of(lease))  # the lease goes on
         self._accounts.answer(request, reply)
         if lease is not None and request.opens:
             self._leases.lose(lease, "its first statement did not run")
 
     def overdue(self, request: Request, now: float) -> None:
-        """The request waited too long: it leaves unexecuted."""
+        """The request waited too long: take it out, unexecuted."""
         request.group.stats.timeouts += 1
         is_own = request.deadline is not None and (request.deadline <= now or is_hopeless(request, now))
         waited = now - request.arrived
@@ -102,12 +102,12 @@ class Waiting:
         self.discard(request, failures.unread(waited) if is_held else request.group.overdue(waited, is_own))
 
     def limit(self, request: Request, now: float) -> None:
-        """It waits for queue_timeout, or as long as its client wants."""
+        """Let the request wait for queue_timeout, but not beyond its own deadline."""
         limit = now + request.group.config.queue_timeout
         self._agenda.timers.set(request, limit if request.deadline is None else min(limit, request.deadline))
 
     def _watch(self, request: Request, now: float) -> None:
-        """Have a look soon at what the backends run that it waits for."""
+        """Let the pools of the group look soon for statements that wait for a lock, as the request waits for them."""
         for pool in request.group.pools:
             if pool.active:
                 pool.watch.arm(self._agenda.timers, now)

@@ -1,4 +1,4 @@
-"""What the broker asks its servers by itself, and what follows from the answers: see `pools.watch`."""
+"""The broker's regular questions to its servers, and what follows from the answers. The reasons: `pools.watch`."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ from poold.core.work.references import only_cell
 
 
 class Watching:
-    """Asks when it is time to."""
+    """Asks the questions when their time has come."""
 
     def __init__(self, agenda: Agenda, waiting: Waiting) -> None:
         self._agenda = agenda
         self._waiting = waiting
 
     def look_at_catalogs(self, pool: Pool, now: float) -> None:
-        """Ask whether the catalogs have changed, where anything rests on that."""
+        """Ask whether the catalogs have changed, if a proof made on this pool's server depends on that."""
         watch = pool.watch
         if watch.catalogs and not watch.is_asking and pool.size > len(pool.connecting):
             watch.is_asking = True
             self._ask(pool, Verb.CATALOGS, (Plain(COUNTS),), now)
 
     def look_at_pipelines(self, watch: Watch, now: float) -> Decision:
-        """Ask who waits for a lock while others wait behind it; who certainly does if nobody can be asked."""
+        """Ask which statements wait for a lock while others wait for them.
+
+        If no backend was free to ask for LOOK_TIMEOUT, a statement that took far longer than expected steps aside.
+        """
         watch.is_armed = watch.has_company()
         if not watch.is_armed:
             return None
@@ -61,11 +64,11 @@ class CatalogsWork:
         self._generations = generations
 
     def begin(self, _backend: Backend, request: Request, _now: float) -> Unit:
-        """The question."""
+        """Return the question."""
         return request.unit
 
     def ended(self, backend: Backend, _request: Request, done: Completion, _now: float) -> Decision:
-        """The answer, or none: then nothing is known to stand still."""
+        """Begin a new generation of statements if the counts have changed, or if there is no answer."""
         watch = backend.pool.watch
         watch.is_asking = False
         rows = done.results[-1].rows if done.failure is None else None
@@ -74,20 +77,20 @@ class CatalogsWork:
         return None
 
     def lost(self, backend: Backend, _request: Request, _loss: Loss, _is_begun: bool, _now: float) -> Decision:
-        """It is asked again when it is time to."""
+        """Note that no question is under way: it is asked again when its time has come."""
         backend.pool.watch.is_asking = False
         return None
 
 
 class LocksWork:
-    """The question who waits for a lock."""
+    """The question which statements wait for a lock."""
 
     def begin(self, _backend: Backend, request: Request, _now: float) -> Unit:
-        """The question."""
+        """Return the question."""
         return request.unit
 
     def ended(self, backend: Backend, _request: Request, done: Completion, now: float) -> Decision:
-        """One that waits steps aside; a cancel costs the server a millisecond: one at a time."""
+        """Let one statement that waits step aside. One at a time, as a cancel costs the server a millisecond."""
         watch = backend.pool.watch
         watch.looked = None
         waiting = pids((done.results[-1].rows if done.failure is None else None) or b"")
@@ -97,6 +100,6 @@ class LocksWork:
         return None
 
     def lost(self, backend: Backend, _request: Request, _loss: Loss, _is_begun: bool, _now: float) -> Decision:
-        """It is asked again when it is time to."""
+        """Note that no question is under way: it is asked again when its time has come."""
         backend.pool.watch.looked = None
         return None
