@@ -1,10 +1,11 @@
 """Who may do what: questions to the broker itself, and groups.
 
-Who a client is, its transport knows: over ipc:// the kernel tells its user, over tcp:// libzmq the name of its key, or
-nobody anything. Root and the broker's own user may do everything. A question that stands in no table is for admins, so
-that a new one is closed to strangers until somebody decides. An admin of the broker is not thereby a user of a group.
+The transport identifies a client: over ipc:// the kernel tells its user, over tcp:// libzmq tells the name of its key,
+if there are keys. Root and the broker's own user may do everything. A question that QUESTIONS does not list is for
+admins, so a new one is closed to strangers until somebody decides. An admin of the broker is not automatically a user
+of a group.
 
-A group that a client may not use does not exist for it: no answer tells the two apart.
+To a client, a group that it may not use looks like one that does not exist: the answers are the same.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ if TYPE_CHECKING:
 
 
 class Caller(NamedTuple):
-    """Who asks."""
+    """Whoever asks, as far as the transport can tell."""
 
-    uid: int | None = None  # None if nobody tells
+    uid: int | None = None  # None if unknown
     is_owner: bool = False  # root, or the broker's own user
-    key: str = ""  # the name of its key file, without .key; empty where it has none
+    key: str = ""  # the name of its key file, without .key; empty if it has none
 
 
 class Audience(IntEnum):
     """Who may ask a question."""
 
-    EVERYBODY = 0  # who may connect
+    EVERYBODY = 0  # all who may connect
     ADMINS = 1  # root, the broker's own user, and admin_uids
 
 
@@ -47,12 +48,12 @@ QUESTIONS: Mapping[str, Audience] = {
 
 
 def is_admin(caller: Caller, admin_uids: Collection[int]) -> bool:
-    """Whether this caller is root, the broker's own user or listed; if nobody tells who asks it is none of them."""
+    """Whether this caller is root, the broker's own user or listed. An unknown caller is none of them."""
     return caller.is_owner or (caller.uid is not None and caller.uid in admin_uids)
 
 
 def may_not_ask(what: str, caller: Caller, admin_uids: Collection[int]) -> Failure | None:
-    """Why this caller is not answered; None if it is."""
+    """Why this caller may not ask the question; None if it may."""
     if QUESTIONS.get(what) is Audience.EVERYBODY or is_admin(caller, admin_uids):
         return None
     who = "this address does not tell who asks" if caller.uid is None else f"you are user {caller.uid}"
@@ -68,6 +69,6 @@ def may_use(caller: Caller, config: GroupConfig) -> bool:
 
 
 def open_to(caller: Caller, groups: Mapping[str, Group]) -> Mapping[str, Group]:
-    """The groups that this caller may use; all of them themselves where that is so, which is what costs nothing."""
+    """The groups that this caller may use. If these are all, it is the mapping itself, so clients share one."""
     found = {name: group for name, group in groups.items() if may_use(caller, group.config)}
     return groups if len(found) == len(groups) else found

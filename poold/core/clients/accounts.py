@@ -10,15 +10,15 @@ from poold.core.state import DONE, WITHDRAWN
 
 
 class Accounts:
-    """What clients wait for, and how many bytes of it there are."""
+    """All requests that a reply is owed to, and their size in bytes."""
 
     def __init__(self, agenda: Agenda) -> None:
         self._agenda = agenda
         self._timers = agenda.timers
-        self.bytes = 0  # of all clients' unanswered requests, as they came
+        self.bytes = 0  # the size of all clients' unanswered requests, as received
 
     def open(self, request: Request) -> None:
-        """From here on the request is owed a reply."""
+        """Note that a reply is owed to the request from here on."""
         group, client = request.group, request.client
         client.requests[request.number] = request
         client.bytes += request.size
@@ -29,7 +29,10 @@ class Accounts:
             group.clients += 1
 
     def answer(self, request: Request, reply: ResultMessage | TransactionResult | Failure | None) -> None:
-        """The request is done; reply is None if nobody is left to hear it. Whoever holds the request forgets it."""
+        """End the request with its reply, None if nobody is left to hear it.
+
+        The caller takes the request out of whatever queue or lease holds it.
+        """
         client = request.client
         del client.requests[request.number]
         client.bytes -= request.size

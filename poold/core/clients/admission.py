@@ -1,7 +1,7 @@
 """Admission: whether a message becomes a request, and why not.
 
-Here a client's message meets what the broker has: the group, its limits, the client's leases. What is admitted is a
-Request that the broker accepts and answers exactly once; what is not gets its one reply at once, and nothing of it is
+A client's message is checked against the broker's state: the group, its limits, the client's leases. If it is admitted
+it becomes a Request, which the broker answers exactly once. If not it gets its one reply at once, and nothing of it is
 kept.
 """
 
@@ -33,20 +33,21 @@ from poold.core.work.transaction_plan import Plan
 
 
 class Admission:
-    """Makes requests of messages."""
+    """Turns messages into requests, or refuses them."""
 
     def __init__(self, config: BrokerConfig) -> None:
-        self.is_open = True  # whether new work is taken; what was begun may always be ended
+        self.is_open = True  # whether new work is taken; an open lease may always be ended
         self._config = config
-        # Of all clients' unanswered requests, before large ones are refused; of the largest two must fit.
+        # Bytes of all clients' unanswered requests from which on a client is limited to its share, at least two of the
+        # largest requests.
         self.most_bytes = max(config.max_buffered_bytes, 2 * config.max_request_bytes)
 
     def request(
         self, client: Client, message: Query | TransactionMessage | Commit | Rollback, now: float, size: int
     ) -> Request | ResultMessage | Failure:
-        """The request, or the reply where there is nothing to do or it is refused. Its number is new.
+        """Return the request, or the reply if the message is refused or there is nothing to do.
 
-        size is the message's, in bytes.
+        The message's number must not be in use. size is the message's, in bytes.
         """
         if client.requests:
             refused = self._too_many(client, message, size)
@@ -85,7 +86,7 @@ class Admission:
                 statement.rendered(message.values)
             except ProtocolViolation as violation:
                 return failures.protocol(str(violation))
-        # What most requests have not is left to the defaults of the class, and not looked at again.
+        # The hot path: what most requests do not have is left to the class's defaults, and not checked again.
         is_special = statement.is_remarkable or message.settings
         refused = _objection(statement, message) if is_special else None
         if refused is None and group.config.read_only:
@@ -144,9 +145,9 @@ class Admission:
     def _too_many(
         self, client: Client, message: Query | TransactionMessage | Commit | Rollback, size: int
     ) -> Failure | None:
-        """Why a client that waits for replies already may not send this, None if it may.
+        """Why a client that waits for replies already may not send this message; None if it may.
 
-        What ends a lease is taken all the same: it makes room.
+        A message that ends a lease is always taken, as it makes room.
         """
         if not isinstance(message, (Query, TransactionMessage)):
             return None
@@ -165,9 +166,10 @@ class Admission:
         return failures.too_many(f"this client has {reason}; wait for replies")
 
     def share_exceeded(self, client: Client, size: int, clients: int) -> Failure | None:
-        """Why the client may not send so many bytes while all together wait with too many; None if it may.
+        """Why the client may not send so many bytes while all clients together have too many; None if it may.
 
-        Each may have its part of them, so who waits with little is not refused for those who wait with much.
+        clients is their number. Each may have an equal share of the limit, so a client with few unanswered bytes is
+        not refused because of others that have many.
         """
         if client.bytes + size <= self.most_bytes // clients:
             return None
@@ -177,7 +179,7 @@ class Admission:
         )
 
     def _no_room(self, group: Group) -> Failure | None:
-        """Why the group takes nothing new at the moment, None if it does."""
+        """Why the group takes no new requests at the moment; None if it does."""
         if not self.is_open:
             group.stats.refused += 1
             return failures.draining()
@@ -191,7 +193,7 @@ class Admission:
         lease = client.leases.get(message.lease)
         if lease is None:
             if verb is Verb.COMMIT:
-                # An earlier COMMIT may have ended it, of which its client, or the one before, has heard nothing.
+                # An earlier COMMIT may have ended the transaction without its client having heard of it.
                 unknown = failures.end_unknown("it had ended already")
                 return client.lost_leases.get(message.lease, unknown)
             client.lost_leases.pop(message.lease, None)
@@ -200,7 +202,7 @@ class Admission:
 
 
 def _wrong_mode(group: Group, message: Query) -> Failure | None:
-    """Where lease and session do not go with how the group runs statements."""
+    """Why the message's lease and session do not fit the group's autocommit setting; None if they do."""
     is_autocommit, has_lease = group.config.autocommit, message.lease != 0
     if (message.session or (message.begin and is_autocommit)) and not has_lease:
         return failures.protocol("what begins or goes on with a session or a transaction has a lease number")
@@ -215,7 +217,7 @@ def _wrong_mode(group: Group, message: Query) -> Failure | None:
 
 
 def _not_in(lease: Lease | None, client: Client, group: Group, message: Query) -> Failure | None:
-    """Why the message is not one of this lease, which it names; None if it is."""
+    """Why the message cannot run in the lease that it names, None if it can; lease is None if it is not open."""
     is_session = message.session != NO_SESSION
     if lease is None:
         return _gone(client, message.lease, is_session)
@@ -226,7 +228,7 @@ def _not_in(lease: Lease | None, client: Client, group: Group, message: Query) -
 
 
 def _objection(statement: Statement, message: Query) -> Failure | None:
-    """Why the statement cannot run outside of a session, or with these settings; None if it can."""
+    """Why the statement may not run, must run in a session, or cannot have these settings; None if it can run."""
     if statement.is_forbidden:
         return failures.relied_on()
     use = statement.use
@@ -242,7 +244,7 @@ def _objection(statement: Statement, message: Query) -> Failure | None:
 
 
 def _would_write(statement: Statement, message: Query, lease: Lease | None) -> Failure | None:
-    """Why the statement cannot run in a group that is read-only, None if it can."""
+    """Why the statement cannot run in a read-only group; None if it can."""
     is_in_block = message.begin or (
         lease is not None
         and (not lease.is_session or (lease.backend is not None and _is_in_block(lease.backend, lease)))
@@ -254,7 +256,7 @@ def _would_write(statement: Statement, message: Query, lease: Lease | None) -> F
 
 
 def _is_in_block(backend: Backend, lease: Lease) -> bool:
-    """Whether the session certainly is inside of a transaction block."""
+    """Whether the lease is certainly inside a transaction block when its next statement runs."""
     return backend.transaction != TX_NONE and not backend.running and not lease.pending
 
 
@@ -269,5 +271,5 @@ def _message_would_write(plan: Plan, message: TransactionMessage) -> Failure | N
 
 
 def _gone(client: Client, number: int, is_session: bool = False) -> Failure:
-    """What became of a lease that is not open."""
+    """The failure that tells what became of a lease that is not open."""
     return client.lost_leases.get(number) or failures.lease_lost("it had ended already", is_session)

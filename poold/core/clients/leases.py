@@ -1,4 +1,4 @@
-"""Leases on their way: given a backend, waiting for their client, ended by it, or lost."""
+"""The steps of leases: given a backend, waiting for their client, ended, lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Leases:
         self._accounts = accounts
 
     def hold(self, backend: Backend, request: Request, lease: Lease, now: float) -> None:
-        """The lease has, or goes on with, this backend: it runs the request."""
+        """Note that the lease's request runs on this backend, which becomes the lease's if the request opens it."""
         if request.opens:
             lease.backend = backend
             backend.lease = lease
@@ -35,7 +35,7 @@ class Leases:
             self._timers.set(lease, lease.expires)
 
     def wait(self, backend: Backend, lease: Lease, now: float) -> None:
-        """The lease's backend waits for the next statement of its client."""
+        """Let the lease's backend wait for the client's next statement."""
         backend.pool.move(backend, BackendState.LEASED)
         limits = [lease.expires] if lease.expires is not None else []
         if lease.group.config.idle_in_transaction_timeout:
@@ -44,7 +44,7 @@ class Leases:
             self._timers.set(lease, min(limits))
 
     def end(self, lease: Lease, reason: str) -> None:
-        """The lease is over. Its backend, if it has one, belongs to nobody and comes to rest by itself."""
+        """End the lease and answer its pending requests. Its backend belongs to nobody and comes to rest by itself."""
         client, backend = lease.client, lease.backend
         client.leases.pop(lease.number, None)
         self._timers.clear(lease)
@@ -60,20 +60,20 @@ class Leases:
             if backend.state is BackendState.LEASED:
                 self._agenda.resting.append(backend)
         if lease.priority == BATCH:
-            self._agenda.serve(lease.group)  # others of its priority may be waiting for their share
+            self._agenda.serve(lease.group)  # others of this priority may wait for their share
 
     def lose(self, lease: Lease, reason: str) -> None:
-        """End a lease whose client did not ask for it, and will want to know why."""
+        """End a lease that its client did not end, and keep the reason for when the client asks."""
         lease.client.lease_lost(lease.number, failures.lease_lost(reason, lease.is_session))
         self.end(lease, reason)
 
     def broken(self, lease: Lease) -> None:
-        """The lease's last statement left its backend unusable."""
+        """Lose the lease, as its last statement left its backend unusable."""
         self.lose(lease, "its last statement left the connection unusable")
 
 
 def transaction_of(lease: Lease) -> TransactionStatus:
-    """The lease's transaction once what runs in it has ended, as far as can be told; by that its client goes."""
+    """The transaction state to report to the client with a failure: that after what runs has ended, if it is known."""
     backend = lease.backend
     if not lease.is_session:
         return TX_ACTIVE

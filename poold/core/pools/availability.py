@@ -1,28 +1,28 @@
 """Whether it is worth connecting to an endpoint, as one group knows it.
 
 A failed connect quarantines the endpoint for a pause that doubles with each failure in a row. After the pause it is
-probed with one connection; a connect that succeeds makes it available again, whatever it was. Backends that are open
-there stay in use, and the probe goes beside them: a server that refuses one more connection (a limit of its role's, of
-its own) serves those that it has. Each group has its own opinion: a connect may fail for what only one group asks of it
-(`sqlprepare`), which must not close it to the others.
+probed with one connection; a connect that succeeds makes it available again from any state. Backends that are open
+there stay in use meanwhile: a server that refuses one more connection (a limit of a role, or its own) still serves
+those that it has. Each group has its own view: a connect may fail because of something that only one group asks for
+(`sqlprepare`), and that must not close the endpoint to the others.
 """
 
 from enum import IntEnum
 
-# The first pause covers PostgreSQL's restart, the longest keeps a returned server from being missed for long. Jitter of
-# 20 % either way keeps the brokers of many hosts from knocking in step.
+# The first pause covers PostgreSQL's restart; the longest limits how long a returned server goes unnoticed. Jitter of
+# 20 % either way keeps the brokers of many hosts from connecting in step.
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 10.0
-# The longest where backends are open: the server is there, and may have room again at any moment.
+# The longest if backends are open there: the server runs, and may have room again at any moment.
 LONGEST_PAUSE_BESIDE = 2.0
 JITTER = 0.2
 
 
 class AvailabilityState(IntEnum):
-    """Whether to connect there."""
+    """Whether to connect to the endpoint."""
 
     AVAILABLE = 0  # connects succeed, or none was tried; -> QUARANTINED
-    QUARANTINED = 1  # a connect failed; no other is tried before `until`; -> PROBING, AVAILABLE
+    QUARANTINED = 1  # a connect failed, none is begun before `until`; -> PROBING, AVAILABLE
     PROBING = 2  # the pause is over, one connect may try; -> AVAILABLE, QUARANTINED
 
 
@@ -60,6 +60,6 @@ class Availability:
         return True
 
     def probe(self) -> None:
-        """The pause is over."""
+        """The pause is over: one connect may try."""
         if self.state is AvailabilityState.QUARANTINED:
             self.state = AvailabilityState.PROBING

@@ -1,4 +1,4 @@
-"""One PostgreSQL address: what is known of it for all groups. Whether each can connect there is `availability`'s."""
+"""One PostgreSQL address: what all groups know of it. Whether a group can connect there: `availability`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True, eq=False)
 class Endpoint:
-    """One PostgreSQL address, and how long its servers are waited for, in seconds (0: for any time)."""
+    """One PostgreSQL address and its time limits in seconds; query_timeout 0 is no limit."""
 
     name: str
     query_timeout: float = 0.0

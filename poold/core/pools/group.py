@@ -36,22 +36,22 @@ class Group:
         self.pools = tuple(Pool(endpoints[each], self) for each in config.endpoints)
         weights = config.weights
         self.queue = Queue((weights.interactive, weights.normal, weights.batch))
-        # Backends that requests of the priority batch may hold at once.
+        # How many backends requests and leases of priority batch may hold at once.
         self.batch_limit = max(1, int(config.max_size * config.batch_share))
-        # Those that they hold: enter when one begins there, leave when `let_go` finds none of them there any more, or
-        # when closed. To count them anew for each request that comes or ends costs more than all else of it.
+        # The backends that they hold: enter when one of them begins there, leave when `let_go` finds none of them left,
+        # or when closed. Kept, as counting them for each request would cost more than the rest of its admission.
         self.batched: set[Backend] = set()
         self.stats = GroupStats()
         self.clients = 0  # connected clients that have used the group
         self.statements = Statements(config.prepare == "auto", config.plans)
         self.plans = Plans(self.statements)
-        # Statements to be probed as soon as a backend is free: enter when seen often enough, leave when probed.
+        # Statements to be probed as soon as a backend is free: enter when seen often enough, leave when one is.
         self.probes: deque[Statement] = deque()
-        # The backend that took the last short statement from rest, and in which turn.
+        # The backend that was last given a short statement while idle, and the turn in which that was.
         self._sharing: Backend | None = None
         self._sharing_turn = 0
         self._sharing_depth = min(SHARING, config.pipeline_depth)
-        self._turn = 0  # the pool whose turn it is
+        self._turn = 0  # counts the idle backends taken; decides which pool is next
         self.respread()
 
     @property
@@ -61,8 +61,8 @@ class Group:
 
     @property
     def has_errands(self) -> bool:
-        """Whether requests of the broker's own wait for a backend: probes, and what the pools' servers are asked."""
-        for pool in self.pools:  # a loop, which costs half of what any() does: it is asked behind every request
+        """Whether requests of the broker's own wait for a backend: probes, inquiries and other questions."""
+        for pool in self.pools:  # asked after every request, and a loop costs half of what any() does
             if pool.inquiries or pool.questions:
                 return True
         return bool(self.probes)
@@ -72,7 +72,7 @@ class Group:
         return sum(len(pool.members[state]) for pool in self.pools)
 
     def respread(self) -> None:
-        """Deal the group's sizes out anew; wanted when an endpoint's state changed."""
+        """Distribute the group's sizes over its pools again; to be called when an endpoint's state has changed."""
         routing.spread(self.pools, self.config.max_size, self.config.min_size)
 
     def take_idle(self) -> Backend | None:
@@ -83,15 +83,15 @@ class Group:
         return backend
 
     def begin_sharing(self, backend: Backend, turn: int) -> None:
-        """A short statement goes to this backend, which was idle."""
+        """Note that a short statement goes to this backend, which was idle."""
         self._sharing = backend
         self._sharing_turn = turn
 
     def take_sharing(self, turn: int, now: float) -> Backend | None:
-        """The backend that was given a short statement in this very turn, for some more of them.
+        """The backend that was given a short statement in this very turn, if another may join it; else None.
 
-        To send, to wake the server's process and to receive cost more than a short statement itself; those of one turn
-        share all three, although another backend may idle.
+        To send, to wake the server's process and to receive cost more than a short statement itself. So the short
+        statements of one turn share all three, even if another backend is idle.
         """
         backend = self._sharing
         if backend is None or self._sharing_turn != turn or backend.state is not ACTIVE or self.probes:
@@ -100,18 +100,19 @@ class Group:
         return backend if is_room and routing.is_company(backend, now) else None
 
     def take_company(self, now: float) -> Backend | None:
-        """The backend whose pipeline a short statement may join, the shortest; None if there is none.
+        """The backend with the shortest pipeline that a short statement may join; None if there is none.
 
-        While a statement waits to be probed nobody joins: it needs a backend that comes to rest.
+        While a statement waits to be probed nothing may join, as the probe needs a backend that comes to rest.
         """
         if self.probes:
             return None
         return routing.backend_to_join(self.pools, self.config.pipeline_depth, now)
 
     def next_step(self, now: float, is_served: bool, is_open: bool) -> Step | None:
-        """What to do next, None if nothing is left to do.
+        """The group's next step; None if nothing is left to do.
 
-        is_served: whether somebody may be served; is_open: whether more backends are wanted for what is still to come.
+        is_served: waiting requests may be served, not only backends opened. is_open: the broker takes new work, so
+        backends are opened even if no request waits.
         """
         if is_served:
             step = self._next_errand() if self.has_errands else None
@@ -126,7 +127,7 @@ class Group:
         return None
 
     def _next_errand(self) -> Step | None:
-        """The broker's own questions come first: they are few and short."""
+        """The step for one of the broker's own questions. These come first, as they are few and short."""
         for pool in self.pools:
             questions = pool.inquiries or pool.questions
             if questions and pool.idle:
@@ -138,10 +139,10 @@ class Group:
         return None
 
     def _next_served(self, now: float) -> Step | None:
-        """The request whose turn it is: begun, or not to be begun.
+        """The step for the request whose turn it is; None if no request can be served.
 
-        Under overload each would wait nearly until its deadline, be begun and be cancelled, and the work be lost: one
-        that cannot end before it, as far as its statement's profile tells, leaves unexecuted.
+        Under overload each request would wait nearly until its deadline, be begun and be cancelled, and its work be
+        lost. So a request that, by its statement's profile, cannot end before its deadline leaves unexecuted.
         """
         request = self.queue.first(self.priorities())
         if request is None:
@@ -160,9 +161,10 @@ class Group:
         return Grant(backend, request)
 
     def next_opening(self) -> Pool | None:
-        """The pool where a backend should be opened now, None if none is needed or allowed.
+        """The pool where a backend should be opened now; None if none is needed or allowed.
 
-        Needed are each pool's floor, and one per waiting request as far as those being opened do not cover them.
+        Needed are backends up to each pool's floor, one for each waiting request that those being opened do not
+        cover, and one for inquiries of a pool that has none.
         """
         if self.size >= self.config.max_size:
             return None
@@ -174,21 +176,21 @@ class Group:
         return pool
 
     def priorities(self) -> int:
-        """How many priorities, from the first on, may be given a backend now: the last one only up to its share."""
+        """How many priorities, counted from the first, may be given a backend now: all, or all but batch."""
         if self.queue.count(BATCH) and self._batch_room() <= 0:
             return BATCH
         return BATCH + 1
 
     def is_busy_for(self, request: Request) -> bool:
-        """Whether the request must wait behind others, or for its priority's share, although a backend may idle."""
+        """Whether the request must wait, even if a backend is idle: behind others, or for its priority's share."""
         queue = self.queue
         if request.priority == BATCH:
             return queue.size > 0 or self._batch_room() <= 0
-        # Where only such wait that may not be served, nobody is overtaken.
+        # If only requests wait that may not be served now, this one overtakes nobody.
         return queue.size > queue.count(BATCH) or (queue.size > 0 and self.priorities() > BATCH)
 
     def let_go(self, backend: Backend) -> None:
-        """A request or a lease of priority batch has ended there."""
+        """A request or a lease of priority batch has ended on this backend: does it still hold the backend?"""
         if backend.lease is not None and backend.lease.priority == BATCH:
             return
         if not any(request.priority == BATCH for request in backend.running):
@@ -199,7 +201,7 @@ class Group:
         return self.batch_limit - len(self.batched)
 
     def _wanted(self) -> int:
-        """How many of those that wait may be given a backend as soon as there is one."""
+        """How many of the waiting requests may be given a backend as soon as there is one."""
         waiting = self.queue.count(BATCH)
         return self.queue.size - waiting + (min(waiting, max(0, self._batch_room())) if waiting else 0)
 
@@ -214,7 +216,7 @@ class Group:
         )
 
     def overdue(self, waited: float, is_own: bool) -> Failure:
-        """The error of a request that waited too long; is_own where its own timeout was the shorter one."""
+        """The failure of a request that waited for so many seconds; is_own if its own timeout was the shorter one."""
         limit = "the request's timeout" if is_own else "queue_timeout"
         unreachable = [pool for pool in self.pools if pool.availability.state is not AvailabilityState.AVAILABLE]
         errors = "; ".join(f"{pool.endpoint.name}: {pool.availability.error}" for pool in unreachable)
@@ -227,7 +229,7 @@ class Group:
         return plain_failure("pool-timeout", NOT_EXECUTED, text)
 
     def full(self) -> Failure:
-        """The error of a request that finds max_waiting others."""
+        """The failure of a request that finds max_waiting others waiting."""
         text = f"group {self.name!r} has max_waiting = {self.config.max_waiting} requests waiting; {self.load()}"
         return failures.too_many(text)
 

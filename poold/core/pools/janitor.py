@@ -1,11 +1,11 @@
-"""When a backend has served long enough: idle beyond need, old, or in the way of one on an endpoint that came back.
+"""When a backend is retired: idle and not needed, old, or in the way of one on an endpoint that came back.
 
-It works in two rhythms, as PgBouncer's does: each backend is looked at when it comes to rest, and all of them once per
-INTERVAL.
+The janitor works in two rhythms, as PgBouncer's does: it looks at each backend when that comes to rest, and at all
+backends once per INTERVAL.
 
-An old backend that its pool needs is replaced beforehand: from REPLACE_AHEAD before its end it no longer counts for the
-pool's floor, so another one is opened, and it stays until that is there. Where the pool may hold no more backends it
-can only be closed first.
+An old backend that its pool needs is replaced first: from REPLACE_AHEAD before its end it no longer counts for the
+pool's floor, so another one is opened, and the old one stays until that is connected. If the pool may hold no more
+backends the old one is closed first.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from poold.core.pools.group import Group
 from poold.core.records.backend import Backend
 
 INTERVAL = 1.0
-# A backend's lifetime is shortened by up to a tenth, at random: those opened together do not all go together.
+# A backend's lifetime is shortened by up to a tenth, at random, so that those opened together do not end together.
 LIFETIME_JITTER = 0.1
-# Long enough for a connect over a network, with TLS and a busy server; two looks at all backends at least.
+# Long enough for a connect over a network, with TLS, to a busy server, and for two rounds of the janitor at least.
 REPLACE_AHEAD = 3.0
 
 
@@ -32,7 +32,7 @@ def reason_to_retire(group: Group, backend: Backend, now: float) -> str | None:
 
 
 def _awaits_replacement(backend: Backend) -> bool:
-    """Whether it stays for another one; where none is being opened yet, the next look at all backends sees to that."""
+    """Whether the backend stays until another one is open, which the janitor's next round sees to if necessary."""
     pool, group = backend.pool, backend.group
     is_needed = pool.size - len(pool.connecting) <= pool.floor
     is_room = group.size < group.config.max_size and pool.may_open()
@@ -40,7 +40,7 @@ def _awaits_replacement(backend: Backend) -> bool:
 
 
 def mark_outdated(group: Group, now: float) -> None:
-    """Find the backends whose end is near."""
+    """Mark the backends whose end is near."""
     if group.config.max_lifetime:
         for pool in group.pools:
             for members in pool.members:
@@ -57,7 +57,8 @@ def mark_outdated(group: Group, now: float) -> None:
 def retirements(group: Group, now: float) -> Iterator[tuple[Backend, str]]:
     """The idle backends to close now, and why. Turns the windows of the group's statistics as well.
 
-    Each is decided on after the one before was closed: of several that are old together those that are needed stay.
+    The caller must close each backend before it asks for the next: so of several that are old together those that are
+    needed stay.
     """
     group.stats.wait_times.turn(now)
     group.stats.run_times.turn(now)
@@ -70,7 +71,7 @@ def retirements(group: Group, now: float) -> Iterator[tuple[Backend, str]]:
             if reason is not None:
                 yield backend, reason
                 if reason == "rebalanced":
-                    break  # one at a time: after it there may be room
+                    break  # one at a time: this one may have made enough room
 
 
 def surplus(group: Group) -> list[tuple[Backend, str]]:

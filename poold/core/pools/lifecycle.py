@@ -1,4 +1,4 @@
-"""A backend's life between requests: opened, reset, closed; and the endpoints that decide where it begins."""
+"""A backend's life between requests: opened, reset, closed; and what follows when an endpoint's state changes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RESET_TIMEOUT = 5.0
 
 
 class Lifecycle:
-    """All backends, and their steps that no request calls for."""
+    """All backends, and the steps of their lives that belong to no request."""
 
     def __init__(self, agenda: Agenda) -> None:
         self._agenda = agenda
@@ -62,17 +62,17 @@ class Lifecycle:
             self._agenda.timers.set(pool, pool.availability.until)
             self.endpoint_changed(pool.group)
         else:
-            self._agenda.grow(pool.group)  # there is room for one elsewhere
+            self._agenda.grow(pool.group)  # there may be room for one elsewhere
 
     def endpoint_changed(self, group: Group) -> None:
-        """An endpoint became worth connecting to, or ceased to be: deal out the group's sizes anew."""
+        """An endpoint became worth connecting to, or ceased to be: distribute the group's sizes again."""
         group.respread()
         for backend, reason in janitor.surplus(group):
             self.close(backend, reason)
         self._agenda.grow(group)
 
     def retire(self, group: Group, now: float) -> None:
-        """Close those of the group that idle and are too old, or not needed."""
+        """Close the group's idle backends that are too old or not needed."""
         janitor.mark_outdated(group, now)
         for backend, reason in janitor.retirements(group, now):
             self.close(backend, reason)
@@ -86,15 +86,15 @@ class Lifecycle:
         self._agenda.grow(backend.group)
 
     def remove(self, backend: Backend) -> None:
-        """The backend is gone, or as good as gone."""
+        """Take the backend out of all collections: it is gone, or being closed."""
         self._agenda.timers.clear(backend)
         del self.backends[backend.number]
         backend.pool.move(backend, BackendState.CLOSED)
         if backend.pool.availability.state is not AvailabilityState.AVAILABLE:
-            backend.group.respread()  # where nothing can be opened its share is what is open
+            backend.group.respread()  # the cap of an endpoint that is away counts its backends
 
     def reset(self, backend: Backend, now: float) -> None:
-        """Roll back what is open, and take away what was left in the session."""
+        """Roll back the open transaction, and take away what was left in the session; if that cannot be done, close."""
         in_transaction = backend.transaction != TX_NONE
         units: tuple[Unit, ...] = (ROLLBACK,)
         if backend.left is not NOTHING:
@@ -109,7 +109,7 @@ class Lifecycle:
             self._agenda.effects.append(Execute(backend.number, unit))
 
     def reset_ended(self, backend: Backend, done: Completion) -> None:
-        """A unit of the reset has ended. One that did not take all away leaves a backend that nobody may use."""
+        """A unit of the reset has ended. If the reset did not take everything away the backend is closed."""
         backend.transaction = done.transaction
         backend.resets -= 1
         if done.failure is not None or (done.is_changed and backend.left is not NOTHING):
@@ -130,7 +130,10 @@ class Lifecycle:
         self._agenda.resting.append(backend)
 
     def _drop_names(self, backend: Backend) -> None:
-        """Prepared statements are not those that the broker made; a group's own cannot be told from the clients'."""
+        """Drop all prepared statements, as some are not the broker's.
+
+        If the group's own functions have made some, these cannot be told from the clients': the backend is closed.
+        """
         if backend.server.names:
             self.close(backend, "its prepared statements are not what they were")
             return

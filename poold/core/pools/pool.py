@@ -16,36 +16,37 @@ from poold.core.stats import PoolStats
 if TYPE_CHECKING:
     from poold.core.pools.group import Group
 
-# Connects under way at once in one pool. A PostgreSQL that is starting or short of memory is not helped by a hundred at
-# once; PgBouncer opens one at a time per pool, two hide the round trip of a remote one.
+# Connects under way at once in one pool: a hundred would hurt a PostgreSQL that is starting or short of memory.
+# PgBouncer opens one at a time per pool; two hide the round trip to a remote server.
 CONNECTING_LIMIT = 2
 
 
 class Pool:
-    """Backends by state: each sits in exactly the collection its state names; `move` is the only way between them."""
+    """Backends by state: each is in exactly the collection its state names, and only `move` changes that."""
 
     def __init__(self, endpoint: Endpoint, group: Group) -> None:
         self.endpoint = endpoint
         self.availability = Availability()
         self.group = group
-        # How many backends the group may have here, and keeps here; `routing.spread` decides.
+        # How many backends the group may have here at most, and keeps here at least; set by `routing.spread`.
         self.cap = 0
         self.floor = 0
         self.members: tuple[dict[int, Backend], ...] = tuple({} for _ in BackendState)
         self.size = 0  # backends in all states but CLOSED
-        self.outdated = 0  # of these, marked by the janitor
+        self.outdated = 0  # how many of these the janitor has marked as old
         self.stats = PoolStats()
         self.idle = self.members[BackendState.IDLE]  # in the order they became idle; the last is taken first
         self.connecting = self.members[BackendState.CONNECTING]
         self.active = self.members[BackendState.ACTIVE]
-        # Inquiries that wait for a backend here: what became of a COMMIT only its own server knows.
+        # Inquiries that wait for a backend here, as only the server of a COMMIT knows what became of it: enter by
+        # `Waiting.ask`, leave when granted a backend or at their deadline.
         self.inquiries: deque[Request] = deque()
-        # Other questions to its server, likewise.
+        # Other questions to this pool's server, likewise but without a deadline.
         self.questions: deque[Request] = deque()
         self.watch = Watch(self)
 
     def add(self, backend: Backend) -> None:
-        """A new backend, CONNECTING."""
+        """Add a new backend, in state CONNECTING."""
         self.connecting[backend.number] = backend
         self.size += 1
 
@@ -64,12 +65,12 @@ class Pool:
 
     @property
     def open(self) -> int:
-        """How many backends are there, those not counted that are being opened."""
+        """How many backends are connected: all but those being opened."""
         return self.size - len(self.connecting)
 
     @property
     def is_below_floor(self) -> bool:
-        """Whether it keeps fewer backends than it should, those whose end is near not counted."""
+        """Whether the pool has fewer backends than it should keep, not counting those whose end is near."""
         return self.size - self.outdated < self.floor
 
     def may_open(self) -> bool:

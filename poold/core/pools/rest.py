@@ -1,4 +1,4 @@
-"""What a backend is for when it runs nothing and no cancel is on its way to it."""
+"""The next use of a backend at rest, that is, one that runs nothing and that no cancel is on its way to."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from poold.core.statements.leftovers import NOTHING
 class Disposition(IntEnum):
     """What is done with a backend at rest."""
 
-    COUNT = 0  # a request that failed there waits for what its server says of it
+    COUNT = 0  # ask it how many transactions there were: a request that failed there waits for that
     LEASED = 1  # its lease goes on
     CLOSE = 2  # nobody can use it
-    RESET = 3  # something of whoever had it is left
+    RESET = 3  # a transaction is open that nobody owns, or something may be left in the session
     IDLE = 4  # it is free
 
 
-# As plain globals: to name a member of an Enum costs five times as much.
+# As plain globals: reading a member from an Enum costs five times as much.
 COUNT, LEASED, CLOSE = Disposition.COUNT, Disposition.LEASED, Disposition.CLOSE
 RESET, IDLE = Disposition.RESET, Disposition.IDLE
 
 
 def disposition(backend: Backend) -> Disposition:
-    """What is done with this backend; in the last three cases its lease, if it has one, is over."""
+    """What is done with this backend at rest; in the last three cases its lease, if it has one, is over."""
     lease, transaction = backend.lease, backend.transaction
     if backend.counting is not None:
         return COUNT

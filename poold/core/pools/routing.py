@@ -1,4 +1,4 @@
-"""Which backend: how a group's are spread over endpoints, where the next one opens, which one a request is given."""
+"""How a group's backends are spread over endpoints, where the next one opens, and which one a request is given."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from poold.core.work.units import runs_prepared
 def spread(pools: Sequence[Pool], max_size: int, min_size: int) -> None:
     """Set each pool's cap and floor: max_size and min_size dealt out in turn to the endpoints worth connecting to.
 
-    A quarantined endpoint keeps what is open there, up to its share; the rest goes to the others meanwhile. One that is
-    being probed gets one backend more.
+    A quarantined endpoint keeps the backends that are open there, up to its share; the rest goes to the others
+    meanwhile. An endpoint that is being probed gets one backend more.
     """
     for pool in pools:
         pool.cap = pool.floor = 0
@@ -34,7 +34,7 @@ def spread(pools: Sequence[Pool], max_size: int, min_size: int) -> None:
 
 
 def _deal(most: list[tuple[Pool, int]], total: int, what: str) -> None:
-    """Deal out total in turn, to each pool no more than the most that goes with it."""
+    """Add total to the pools' attribute `what`, one at a time in turn, to each pool no more than its limit in most."""
     while total > 0 and (pools := [pool for pool, limit in most if getattr(pool, what) < limit]):
         for pool in pools[:total]:
             setattr(pool, what, getattr(pool, what) + 1)
@@ -42,7 +42,7 @@ def _deal(most: list[tuple[Pool, int]], total: int, what: str) -> None:
 
 
 def pool_to_open(pools: Sequence[Pool], below_floor: bool = False) -> Pool | None:
-    """The pool where the next connect begins: the smallest that may open one, the first of them in order."""
+    """The pool where the next connect begins: of those that may open one the smallest, of equal ones the first."""
     chosen: Pool | None = None
     for pool in pools:
         if pool.may_open() and (not below_floor or pool.is_below_floor) and (chosen is None or pool.size < chosen.size):
@@ -51,14 +51,15 @@ def pool_to_open(pools: Sequence[Pool], below_floor: bool = False) -> Pool | Non
 
 
 def needs_room(pools: Sequence[Pool]) -> bool:
-    """Whether an endpoint worth connecting to has fewer backends than it should keep, or none at all."""
+    """Whether a pool that may open a backend has fewer than it should keep, or none at all."""
     return any(pool.size < min(pool.cap, max(pool.floor, 1)) and pool.may_open() for pool in pools)
 
 
 def idle_backend(pools: Sequence[Pool], turn: int) -> Backend | None:
     """An idle backend, beginning with the pool whose turn it is.
 
-    Within a pool the one used last is used again: its caches are warm, and those not needed stay idle until max_idle.
+    Within a pool the backend used last is used again: its caches are warm, and backends that are not needed stay idle
+    and reach max_idle.
     """
     count = len(pools)
     for step in range(count):
@@ -69,7 +70,7 @@ def idle_backend(pools: Sequence[Pool], turn: int) -> Backend | None:
 
 
 def backend_to_join(pools: Sequence[Pool], depth: int, now: float) -> Backend | None:
-    """The backend with the fewest statements on it, below depth, that another short one may join."""
+    """The backend with the fewest statements, fewer than depth, that another short one may join; None without any."""
     found: Backend | None = None
     for pool in pools:
         if pool.size > pool.cap or pool.inquiries or pool.questions:
@@ -86,7 +87,7 @@ def may_join(request: Request) -> bool:
     return (
         statement is not None
         and statement.is_short
-        and statement.generation == request.group.statements.generation  # else it is another one where it runs
+        and statement.generation == request.group.statements.generation  # else its successor runs instead
         and request.lease is None
         and not request.is_alone
         and runs_prepared(request, statement)
@@ -94,10 +95,10 @@ def may_join(request: Request) -> bool:
 
 
 def is_company(backend: Backend, now: float) -> bool:
-    """Whether a short statement may run behind those of this backend, ACTIVE: they are short and prepared as well.
+    """Whether a short statement may run behind the statements of this ACTIVE backend, which are short and prepared too.
 
-    They are few enough, taken to be alike; the one that runs has not outlived its expectation; and the backend need not
-    come to rest, to be replaced or reset.
+    Their expected time, if all take as long as the first, must be small enough; the first must not have run longer
+    than expected; and the backend must not be due for a reset or a replacement, for which it has to come to rest.
     """
     head = backend.running[0]
     statement = head.statement

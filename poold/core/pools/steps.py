@@ -1,4 +1,4 @@
-"""What a group wants done next, one thing at a time: each depends on the one before."""
+"""What a group wants done next. It asks for one step at a time, as each depends on the one before."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 class Grant(NamedTuple):
-    """The backend runs the request: it idles, or runs only what the request may run behind."""
+    """The backend runs the request; it is idle, or runs only statements that the request may run behind."""
 
     backend: Backend
     request: Request
 
 
 class Examine(NamedTuple):
-    """The backend, which idles, is asked whether the statement can be prepared."""
+    """The backend, which is idle, is asked whether the statement can be prepared."""
 
     backend: Backend
     statement: Statement
@@ -38,7 +38,7 @@ class Refuse(NamedTuple):
 
 
 class Open(NamedTuple):
-    """One more backend is wanted here."""
+    """One more backend is wanted in this pool."""
 
     pool: Pool
 

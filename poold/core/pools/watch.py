@@ -1,9 +1,10 @@
 """What the broker asks a pool's server again and again: whether the catalogs have changed, and who waits for locks.
 
-Reads that share a backend's pipeline wait for the first of them. If that waits for a lock, they would wait for somebody
-who may wait for one of them, in a way that PostgreSQL cannot see. So would those that wait for a backend where each one
-waits for a lock: whoever holds the lock may be among them, and reads elsewhere. So what waits for a lock and is a plain
-read lets others go first, each time for twice as long.
+Reads that share a backend's pipeline wait for the first of them. If the first waits for a lock, the client that holds
+the lock may itself wait for a read behind it: a deadlock that PostgreSQL cannot see. The same happens if every backend
+is busy with a read that waits for a lock, and the lock's holder waits for a backend. So a plain read that waits for a
+lock steps aside: it is cancelled, the others go first, and it may then run for twice as long before it steps aside
+again.
 
 https://www.postgresql.org/docs/current/monitoring-stats.html
 """
@@ -25,37 +26,37 @@ if TYPE_CHECKING:
     from poold.core.records.backend import Backend
     from poold.core.records.request import Request
 
-# The first statement in a pipeline is looked at when it has run for so long, and again after as long.
+# The first statement of a backend is looked at when it has run for so long, and again after as long.
 LOOK_AFTER = 0.05
-# If all backends are busy for so long that none can be asked, the oldest is taken to wait.
+# If no backend was free to be asked for so long, a statement may be taken to wait for a lock: see `outlives`.
 LOOK_TIMEOUT = 0.25
 
 
 class Watch:
-    """What is asked of one pool's server, and what it said; also the key of its own deadline."""
+    """What is asked of one pool's server, and what it answered. Also the key of the deadline for the next look."""
 
     __slots__ = ("catalogs", "is_armed", "is_asking", "looked", "pool")
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        self.catalogs = b""  # the counts, b"" before any were told
-        self.is_asking = False  # for them, at the moment
+        self.catalogs = b""  # the catalogs' counts, b"" before the first answer
+        self.is_asking = False  # whether a question for these counts is under way
         self.is_armed = False  # whether pipelines are looked at soon
-        self.looked: float | None = None  # since when it is asked who waits; None while it is not
+        self.looked: float | None = None  # since when a question who waits is under way; None if none is
 
     def arm(self, timers: Timers, now: float) -> None:
-        """Somebody waits: have a look soon at those before him."""
+        """A request waits: look soon at the statements that it waits for."""
         if not self.is_armed:
             self.is_armed = True
             timers.set(self, now + LOOK_AFTER)
 
     def have_changed(self, counts: bytes) -> bool:
-        """The catalogs' counts were told; whether they are not what they were."""
+        """Keep the catalogs' counts. Returns whether they differ from those before, if there were any."""
         before, self.catalogs = self.catalogs, counts
         return before not in (b"", counts)
 
     def suspects(self, now: float) -> list[Backend]:
-        """Backends whose statement runs for long while others wait for it, the one that does for longest first."""
+        """Backends whose first statement, a plain read, runs for long while others wait; the longest one first."""
         are_waiting = self.pool.group.queue.size > 0
         found = [
             each
@@ -67,17 +68,19 @@ class Watch:
         return sorted(found, key=began)
 
     def has_company(self) -> bool:
-        """Whether anybody waits: for a backend, or behind others in one."""
-        members = (self.pool.active, self.pool.members[BackendState.CANCELLING])  # the next one may wait as well
+        """Whether any request waits: for a backend, or behind others on one."""
+        # A statement behind a cancelled one may wait for a lock as well.
+        members = (self.pool.active, self.pool.members[BackendState.CANCELLING])
         return self.pool.group.queue.size > 0 or any(
             len(each.running) > 1 for some in members for each in some.values()
         )
 
 
 def outlives(backend: Backend, now: float) -> bool:
-    """Whether what the backend runs is taken to wait for a lock, if nobody can be asked.
+    """Whether the backend's first statement is taken to wait for a lock although no server could be asked.
 
-    Behind what has company nobody may wait for long. What is merely slow is let be, as to cancel it would be work lost.
+    Yes if others wait behind it, as these must not wait for long. A statement alone that is known to be slow is not
+    cancelled, as its work would be lost.
     """
     head = backend.running[0]
     is_slow = head.statement is None or head.statement.expected > LOOK_AFTER
@@ -85,7 +88,7 @@ def outlives(backend: Backend, now: float) -> bool:
 
 
 def _is_read(request: Request) -> bool:
-    """Whether it may have company, and run again."""
+    """Whether the request is a client's plain read outside of a lease, which may be cancelled and run again."""
     statement = request.statement
     return (
         statement is not None
@@ -96,13 +99,13 @@ def _is_read(request: Request) -> bool:
 
 
 def began(backend: Backend) -> float:
-    """When the first of the backend's statements did."""
+    """When the first of the backend's statements began to run."""
     head = backend.running[0]
     return head.started if head.started > backend.completed else backend.completed
 
 
 def who_waits(backends: Iterable[Backend]) -> Unit:
-    """The question which of these wait for a lock."""
+    """The question which of these backends wait for a lock."""
     pids = ",".join(str(each.server.pid) for each in backends)
     text = (
         "SELECT DISTINCT pid FROM pg_catalog.pg_locks "
@@ -112,7 +115,7 @@ def who_waits(backends: Iterable[Backend]) -> Unit:
 
 
 def pids(rows: bytes) -> set[int]:
-    """The answer, from its DataRow messages; nobody if they are not what was asked for."""
+    """The process ids in the DataRow messages of the answer; none if these are not what was asked for."""
     found, at = set(), 0
     try:
         while at < len(rows):

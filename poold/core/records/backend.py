@@ -47,33 +47,37 @@ class Backend:
         self.group = pool.group
         self.pool = pool
         self.state = BackendState.CONNECTING
-        # The requests it runs, the one that PostgreSQL works on first; the others wait in the connection behind it.
-        # Not empty in the states of a running statement, and only there. Enter by _start, leave when completed.
+        # The requests it runs, first the one that PostgreSQL works on; the others wait in the connection behind it.
+        # Not empty in the states of a running statement, and only there. Enter by `Runs.start`, or as a question of the
+        # broker's around a statement; leave when they have ended.
         self.running: deque[Request] = deque()
         self.prepared = Prepared()
-        # What may have been left in its session since it was opened or reset; nobody is served before a reset.
+        # What may have been left in its session since it was opened or reset; if anything, a reset comes before others
+        # are served.
         self.left = NOTHING
         self.resets = 0  # units of a reset that are still to end
-        # Sequences were used by statements that are harmless otherwise: who may ask for their values must not see it.
+        # Statements that are harmless otherwise have used sequences: their values are discarded before a statement that
+        # could ask for them.
         self.used_sequences = False
         self.server = Server()
-        # The request that took so long that the server is being asked whether it is still at work for it.
+        # The request that takes so long that the server is being asked whether it still works on it.
         self.looked_for: Request | None = None
-        self.completed = 0.0  # when its last unit was
-        # The request that failed here and waits to be told what that means: the server is to be asked, see outcomes.
+        self.completed = 0.0  # when its last request ended
+        # The request that failed here and waits for the server's count of transactions, see `work.outcomes`.
         self.counting: Request | None = None
-        # The lease that holds it: in LEASED always, in the states of a running statement perhaps.
+        # The lease that holds it: always in LEASED, perhaps in the states of a running statement.
         self.lease: Lease | None = None
         # PostgreSQL's transaction state after the last statement.
         self.transaction: TransactionStatus = TX_NONE
         self.idle_since = 0.0
-        self.is_unused = False  # it was only asked about the catalogs since, which keeps no backend that nobody needs
-        self.expires: float | None = None  # max_lifetime, with jitter
-        self.is_outdated = False  # that is near, or past: the janitor's mark
+        # Its last request was only a question about the catalogs, which must not renew idle_since.
+        self.is_unused = False
+        self.expires: float | None = None  # when max_lifetime, shortened by jitter, is over
+        self.is_outdated = False  # marked by the janitor, as that time is near or past
 
     @property
     def request(self) -> Request | None:
-        """The request that PostgreSQL works on."""
+        """The request that PostgreSQL works on; None if it runs nothing."""
         return self.running[0] if self.running else None
 
     def __repr__(self) -> str:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from poold.core.records.lease import Lease
     from poold.core.records.request import Request
 
-# Reasons of lost transactions are kept until their client asks; a client that never does must not grow memory.
+# The reasons why leases were lost are kept until their client asks, at most so many of each client.
 LOST_LEASES_KEPT = 64
 
 
@@ -20,43 +20,44 @@ LOST_LEASES_KEPT = 64
 class Client:
     """A connected client.
 
-    process is what its requests take turns as: those of one process share one, if somebody trustworthy tells of it.
+    process is the unit that takes turns in the queue: all clients of one process share it if the kernel tells the
+    process (ipc); else each client has its own.
     """
 
     key: int
     pid: int
     name: str
-    # None if nobody tells them.
+    # None if the transport does not know them.
     uid: int | None = None
     gid: int | None = None
     # The groups it may use, by name; for nearly all clients the broker's own mapping.
     open_groups: Mapping[str, Group] = field(default_factory=dict)
     # Unanswered requests by number: enter when accepted, leave with their reply.
     requests: dict[int, Request] = field(default_factory=dict)
-    # Open leases by number: enter with the request that begins them, leave when the transaction is over.
+    # Open leases by number: enter with the request that opens them, leave when the transaction or session is over.
     leases: dict[int, Lease] = field(default_factory=dict)
     # What to answer about leases that were lost, by number: enter when lost, leave with the client's rollback or
-    # release, the oldest first when many.
+    # release; if there are too many the oldest leave.
     lost_leases: dict[int, Failure] = field(default_factory=dict)
-    # Groups it has sent requests to.
+    # Groups that it has sent requests to.
     groups: set[Group] = field(default_factory=set)
     heard: float = 0.0  # when it last sent something
-    # Whether it leaves replies unread: nothing more is begun for it until it reads.
+    # Whether it leaves replies unread: until it reads them, only requests of its open leases are begun.
     is_stalled: bool = False
-    # Its requests that could have been begun meanwhile: enter when their turn comes, leave to wait again when it reads,
-    # or unexecuted.
+    # Its requests that could have been begun meanwhile: enter when their turn comes, leave for the queue when it has
+    # read its replies, or unexecuted.
     held: dict[Request, None] = field(default_factory=dict)
-    bytes: int = 0  # of its unanswered requests, as they came
+    bytes: int = 0  # the size of its unanswered requests, as received
     process: Hashable = field(init=False)
 
     def __post_init__(self) -> None:
         self.process = self.key if self.uid is None else (self.pid, self.uid)
 
     def lease_lost(self, number: int, failure: Failure) -> None:
-        """Keep the reason for when the client asks."""
+        """Keep the reason why a lease was lost for when the client asks."""
         self.lost_leases[number] = failure
         if len(self.lost_leases) > LOST_LEASES_KEPT:
             del self.lost_leases[next(iter(self.lost_leases))]
 
 
-NOBODY = Client(0, 0, "")  # whose requests the broker's own are
+NOBODY = Client(0, 0, "")  # the client of the broker's own requests

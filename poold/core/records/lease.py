@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """One client's exclusive use of a backend: for an interactive transaction, or a session, which outlives its own.
+    """One client's exclusive use of a backend, for one interactive transaction or for a session of any number of them.
 
-    backend is None until the request that begins it is granted one, and again when the lease is over: then the backend
-    is no longer the lease's.
+    backend is None until the request that opens the lease is granted one, and again when the lease is over.
     """
 
     client: Client
@@ -29,10 +28,10 @@ class Lease:
     priority: int = NORMAL
     is_session: bool = False
     backend: Backend | None = None
-    expires: float | None = None  # lease_timeout, from the grant on
-    # A statement ran in it that is not proven harmless, or settings: nothing is prepared, or run prepared, any more.
+    expires: float | None = None  # lease_timeout after the grant
+    # Settings were changed in it, or a statement ran that is not proven harmless: all that follows runs with literals.
     is_altered: bool = False
-    # Names may mean something else when it is committed.
+    # A statement ran after whose commit names may mean something else.
     outdates: bool = False
-    # Requests of this lease behind the one that runs, in order.
+    # Requests of this lease that wait behind the one that runs, in order of arrival.
     pending: deque[Request] = field(default_factory=deque)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Verb(IntEnum):
-    """What a request is."""
+    """The kind of a request."""
 
     QUERY = 0  # runs the client's statement
     COMMIT = 1  # ends the lease's transaction
@@ -33,47 +33,49 @@ class Verb(IntEnum):
     # The broker's own, nobody waits for a reply:
     PROBE = 4  # whether a statement can be prepared
     INQUIRY = 5  # what became of a COMMIT whose answer was lost
-    QUESTION = 6  # how many transactions the session has had, see outcomes
+    QUESTION = 6  # how many transactions the session has had, see `work.outcomes`
     CATALOGS = 7  # whether the catalogs have changed
     LOCKS = 8  # who waits for a lock
 
 
-# What is named for every request, as plain globals: to name a member of an Enum costs five times as much.
+# Members used for every request, as plain globals: reading a member from an Enum costs five times as much.
 QUERY, PROBE, INQUIRY, QUESTION, CATALOGS = Verb.QUERY, Verb.PROBE, Verb.INQUIRY, Verb.QUESTION, Verb.CATALOGS
 
 
 class Request:
     """One statement, or one transaction message, on its way through the broker.
 
-    Most fields keep their defaults, which are the class's: to set them all costs more than all else of a request here.
+    The defaults of most fields are class attributes: to set all of them in each request would cost more than everything
+    else that happens to a request here.
     """
 
     tag = ""
     priority = NORMAL
-    size = 0  # in bytes, as it came
+    size = 0  # of its message in bytes, as received
     opens = False  # begins its lease
     begin = False  # runs after a BEGIN
-    settings = b""  # that hold for it alone, as they travel
-    leaves = NOTHING  # what may be left in its session by what it runs
-    is_base = True  # its statement begins in a session as it was opened
+    settings = b""  # settings that hold for this request alone, as they travel
+    leaves = NOTHING  # what may be left in the session by what it runs
+    is_base = True  # nothing ran in its transaction or session before that is not proven harmless
     runner: Runner | None = None  # of a transaction message
     probe: Probe | None = None
-    is_timed = False  # the server itself was told to end it at its deadline
+    is_timed = False  # whether the server was told to end it at its deadline
     statement: Statement | None = None
     values = b""
     prepare = True
     script: Script | None = None
-    # INQUIRY: the request whose outcome is asked for, and where.
+    # INQUIRY: the request whose outcome is asked for. Of this and other questions: the pool whose server is asked, and
+    # for an INQUIRY which server that must be (`facts.Server`).
     about: Request | None = None
     pool: Pool | None = None
     identity = ""
     epoch = ""
     backend: Backend | None = None
     started = 0.0
-    # The unit it runs, and the one that follows when that has succeeded.
+    # The unit that it runs, and the unit that follows if the first one succeeds.
     unit: Unit = ()
     then: Unit = ()
-    # Runs with literals, because its prepared statement turned out to be out of date.
+    # Runs with literals: its prepared statement turned out to be outdated, or its settings decide about plans.
     is_literal = False
     # How often it was given to another backend after one was lost.
     moves = 0
@@ -83,9 +85,10 @@ class Request:
     is_alone = False
     # How often it was cancelled for those that waited for it.
     yields = 0
-    # Why it is to be cancelled, in words for the client.
+    # Why it is to be cancelled, in words for the client; of an INQUIRY, why the answer to COMMIT was lost.
     reason = ""
-    # It may commit by itself: the session's number before, how it ended, and what the two numbers tell (see outcomes).
+    # Of a statement that may commit by itself (see `work.outcomes`): whether it is counted, the session's number before
+    # it, how it ended, and what the numbers before and after it tell.
     is_counted = False
     number_before = b""
     ended: Completion | None = None
@@ -101,7 +104,7 @@ class Request:
         deadline: float | None = None,
         lease: Lease | None = None,
     ) -> None:
-        """deadline is the client's own."""
+        """arrived and deadline are times of the core's clock; the deadline is the client's, None without any."""
         self.client = client
         self.number = number
         self.group = group
@@ -113,7 +116,7 @@ class Request:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it has not begun, or is to begin once more."""
+        """Whether it has not begun, or waits to begin once more."""
         return self.state < RUNNING
 
     def become(self, state: RequestState) -> None:
@@ -123,7 +126,7 @@ class Request:
         self.state = state
 
     def wait_again(self) -> None:
-        """Be run once more: what was noted for its backend and unit does not hold for the next."""
+        """Become ARRIVED again, to be run once more: forget what was noted about its last backend and unit."""
         self.become(RequestState.ARRIVED)
         self.backend = None
         self.unit = self.then = ()

@@ -1,1 +1,1 @@
-"""Who waits, and whose turn it is."""
+"""Waiting requests, and whose turn it is."""

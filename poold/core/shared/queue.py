@@ -2,16 +2,16 @@
 
 Three kinds of order, from the outside in:
 
-    priority    Each class has a line, and lines are served by their weights: with 16 : 4 : 1 the first gets sixteen
+    priority    Each priority has a line, and lines are served by their weights: with 16 : 4 : 1 the first gets sixteen
                 turns while the last gets one. A line that is alone gets all, and no weight is 0, so nobody starves.
-                This is stride scheduling (Waldspurger and Weihl, 1995): whoever has used least of its share is next.
-                Turns that a line did not want, or could not have, are not saved up for later.
-    process     Within a line processes take turns, one request each. One with a thousand requests waiting delays
-                another with a single one by as much as one with two would.
-    arrival     The requests of one process come in their order.
+                This is stride scheduling (Waldspurger and Weihl, 1995): the line that has used least of its share is
+                next. Turns that a line did not want, or could not have, are not saved up for later.
+    process     Within a line processes take turns, one request each. A process with a thousand waiting requests delays
+                another one no more than a process with two would.
+    arrival     The requests of one process are served in the order of their arrival.
 
-Requests that had their turn already, and lost their backend since, come before all of these. Everything is O(1),
-leaving from the middle included (a client that died, a deadline that passed).
+Requests that had their turn already and are to run again come before all of these. Every operation is O(1) unless it
+says otherwise, leaving from the middle included (a client that died, a deadline that passed).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Line:
     def __init__(self, weight: int) -> None:
         self.stride = 1.0 / weight  # what a turn costs
         self.passed = 0.0  # what its turns have cost so far; the line that has paid least is next
-        # Requests by process, in the order of the processes' turns; a process is here while it has any.
-        # OrderedDicts, as a plain dict looks for its first entry in O(n) after deletions at the front.
+        # Requests by process, in the order of the processes' turns; a process is here while it has waiting requests.
+        # OrderedDicts, as a plain dict finds its first entry in O(n) only after deletions at the front.
         self.turns: OrderedDict[Hashable, OrderedDict[Request, None]] = OrderedDict()
         self.size = 0
 
@@ -84,9 +84,9 @@ class Queue:
         """weights are by priority, each at least 1."""
         self.size = 0
         self._lines = tuple(map(Line, weights))
-        # What the line that was served last had paid until then: who comes, or comes back, begins here.
+        # What the line that was served last had paid before: a line that was empty begins here when a request comes.
         self._paid = 0.0
-        # Those that had their turn before.
+        # Requests that had their turn before and are to run again, the next one first.
         self._returned: OrderedDict[Request, None] = OrderedDict()
 
     def __len__(self) -> int:
@@ -99,7 +99,7 @@ class Queue:
             yield from line
 
     def push(self, request: Request) -> None:
-        """Add the request at the end of what its process waits for."""
+        """Add the request behind the waiting requests of its process and priority."""
         line = self._lines[request.priority]
         if not line.turns:
             # While it was empty it saved nothing up: it begins with the others, not before them.
@@ -114,14 +114,14 @@ class Queue:
         self.size += 1
 
     def first(self, priorities: int) -> Request | None:
-        """The request whose turn it is among those of the first so many priorities; None if none of them waits."""
+        """The request whose turn it is among the first so many priorities, and those to run again; None without any."""
         if self._returned:
             return next(iter(self._returned))
         line = self._next_line(priorities)
         return None if line is None else line.first()
 
     def pop(self, priorities: int) -> Request:
-        """Take the request that first tells. There must be one."""
+        """Take out the request that `first` returns. There must be one."""
         self.size -= 1
         if self._returned:
             return self._returned.popitem(last=False)[0]
@@ -147,7 +147,7 @@ class Queue:
         return min((*self._returned, *heads), key=lambda request: request.arrived, default=None)
 
     def count(self, priority: int) -> int:
-        """How many wait in this priority, those that had their turn before not counted."""
+        """How many requests of this priority wait, not counting those that had their turn before."""
         return self._lines[priority].size
 
     def _next_line(self, priorities: int) -> Line | None:
