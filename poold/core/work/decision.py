@@ -1,7 +1,8 @@
-"""What follows when a unit has ended, or its backend was lost; and what kinds of work decide it.
+"""The decisions that may follow when a unit has ended or its backend was lost, and the interface of kinds of work.
 
-Each kind says what a request of its is to run, and what becomes of it then. It changes what it has learned, of its
-statement and in its group's figures, and nothing else: where a request goes is for `requests` to carry out.
+A kind of work decides what its requests run and what follows. It updates what it learns: about the statement, the
+backend's session, the request, and in the group's statistics. It moves no request: `requests.runs` carries its
+decisions out.
 """
 
 from __future__ import annotations
@@ -18,61 +19,61 @@ if TYPE_CHECKING:
 
 
 class Next(NamedTuple):
-    """The request runs on, on the same backend."""
+    """The request goes on with this unit on the same backend."""
 
     request: Request
     unit: Unit
 
 
 class Answer(NamedTuple):
-    """The request is done."""
+    """The request is done, with this reply."""
 
     request: Request
     reply: ResultMessage | TransactionResult | Failure
 
 
 class Again(NamedTuple):
-    """The request is run once more, as the next of its group or as the last one."""
+    """The request is run once more: as the next one of its group, or if is_last behind those of its process."""
 
     request: Request
     is_last: bool = False
 
 
 class Pause(NamedTuple):
-    """The request goes on at that time."""
+    """The request waits until the given time, and is then run once more."""
 
     request: Request
     until: float
 
 
 class Inquire(NamedTuple):
-    """COMMIT's answer was lost with this backend: the request waits for what its server says of the transaction."""
+    """COMMIT's answer was lost with this backend: its server is asked what became of the transaction."""
 
     request: Request
     backend: Backend
-    xid: bytes
-    error: str  # why it was lost
+    xid: bytes  # the transaction's id, in digits
+    error: str  # why the backend was lost
 
 
 class Ask(NamedTuple):
-    """The question waits for another backend of its server."""
+    """The question, an inquiry, waits for another backend of its server."""
 
     request: Request
 
 
 class Count(NamedTuple):
-    """The request cannot be answered before its backend was asked how many transactions there were."""
+    """Before the request can be answered, its backend must be asked how many transactions there were."""
 
     request: Request
 
 
 class StepAside(NamedTuple):
-    """The request waits for a lock, and others wait for its backend: it is run again by itself."""
+    """The request waits for a lock while others wait for it: it is cancelled, and run again alone."""
 
     request: Request
 
 
-# None: nobody waits for an answer, and the request is done.
+# None: the request is one of the broker's own, and done.
 Decision = Next | Answer | Again | Pause | Inquire | Ask | Count | StepAside | None
 
 
@@ -80,10 +81,10 @@ class Work(Protocol):
     """One kind of work."""
 
     def begin(self, backend: Backend, request: Request, now: float) -> Unit:
-        """What the request is to run on this backend first."""
+        """Return the first unit of the request on this backend."""
 
     def ended(self, backend: Backend, request: Request, done: Completion, now: float) -> Decision:
-        """The unit that the request ran has ended."""
+        """The unit that the request ran has ended: decide what follows."""
 
     def lost(self, backend: Backend, request: Request, loss: Loss, is_begun: bool, now: float) -> Decision:
-        """The backend that the request ran on is gone; is_begun: PostgreSQL may have begun with its unit."""
+        """The request's backend is gone: decide what follows. is_begun: PostgreSQL may have begun with its unit."""

@@ -1,7 +1,7 @@
-"""What fails before it runs: the broker's own doing in most cases, which no client gets to see.
+"""Prepared statements that fail before they run, mostly because they are prepared; clients do not see these failures.
 
-A statement with literals has no such failure. So where a prepared one certainly had no effect it is run again with
-literals, by whoever asked; and what the failure tells of the statement is remembered.
+With literals a statement has no such failure. So if a prepared one certainly had no effect, the caller runs it again
+with literals. Here is decided whether that is so, and what the failure tells about the statement is remembered.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from poold.core.facts import Completion
 from poold.core.statements.prepared import FORGOTTEN
 from poold.core.statements.statement import Statement, Statements
 
-# A prepared statement does not fit any more: its tables changed, a type of its parameters is gone.
+# Codes of a prepared statement that does not fit any more: its tables changed, a type of its parameters is gone.
 _OUTDATED = (FEATURE_NOT_SUPPORTED, INTERNAL_ERROR)
-# Classes of codes that say nothing of the statement: the transaction's or the connection's state, lost races, a lack of
-# resources, locks, the operator's doing. https://www.postgresql.org/docs/current/errcodes-appendix.html
+# Classes of codes that say nothing about the statement: the transaction's or the connection's state, lost races, a lack
+# of resources, locks, an operator's intervention. https://www.postgresql.org/docs/current/errcodes-appendix.html
 _TELL_NOTHING = ("08", "25", "40", "53", "55", "57", "58")
 _ABOUT_VALUES = "22"
-# The one line of context that PostgreSQL gives where it cannot read a parameter, in any language: what it says of code
-# that it runs ends otherwise. https://github.com/postgres/postgres/blob/REL_18_STABLE/src/backend/tcop/postgres.c
+# The one line of context that PostgreSQL gives, in any language, if it cannot read a parameter. The context of an error
+# in a function ends otherwise. https://github.com/postgres/postgres/blob/REL_18_STABLE/src/backend/tcop/postgres.c
 _OF_PARAMETER = re.compile(r"[^\n]*\$\d+(?: = '[^\n]*')?\Z")
-# Where PostgreSQL finds, before it plans, that a plan gives other columns than it did, or that there is no such name.
+# PostgreSQL's functions that fail before planning: the columns have changed, or there is no such name.
 # https://github.com/postgres/postgres/blob/REL_18_STABLE/src/backend/utils/cache/plancache.c
 _BEFORE_PLANNING = ("RevalidateCachedQuery", "FetchPreparedStatement")
 
@@ -36,12 +36,14 @@ def is_early(
     done: Completion,
     was_harmless: bool,
 ) -> bool:
-    """Whether the unit failed before anything of a client ran, in this command about this prepared statement.
+    """Whether the unit failed in this command, about this prepared statement, before anything of a client ran.
 
-    Parse runs nobody's functions. Bind may, as PostgreSQL plans then and evaluates what is immutable; but not where it
-    could not read a parameter or had not begun to plan, or the statement is proven harmless, or was when it began: the
-    failure of one before it in the same pipeline may have taken that back since. Without a statement the command is one
-    of the broker's own.
+    failed is the command, None if the failure is not about a prepared statement. statement is None if the command is
+    one of the broker's own.
+
+    Parse runs no functions of users. Bind may, as PostgreSQL plans then and evaluates immutable functions; but not if
+    it could not read a parameter, if it had not begun to plan, or if the statement is proven harmless. was_harmless:
+    it was when it began, as a failure before it in the same pipeline may have taken the proof away since.
     """
     failure = done.failure
     assert failure is not None
@@ -60,7 +62,7 @@ def is_early(
 
 
 def _is_before_planning(failure: Failure) -> bool:
-    """Whether it is of no code that planning runs: that has a context, and no place in the statement."""
+    """Whether the failure came before planning: one of code that planning runs has a context or no position."""
     diag = failure.diag
     if diag.get("context") or diag.get("internal_position"):
         return False
@@ -68,9 +70,9 @@ def _is_before_planning(failure: Failure) -> bool:
 
 
 def _doubt(statements: Statements, statement: Statement, failed: Prepare | Bind, failure: Failure) -> None:
-    """What it tells of the statement that it failed before it ran, in this command.
+    """Forget or refuse the statement if its failure in this command shows that its prepared form does not fit.
 
-    A value that is none of its type tells nothing, nor what befalls any statement.
+    Nothing follows from a value that its type does not allow, or from a failure that any statement may have.
     """
     code = failure.sqlstate or ""
     if code in FORGOTTEN or code.startswith(_TELL_NOTHING):

@@ -1,4 +1,4 @@
-"""COMMIT and ROLLBACK of a lease: what they do cannot be taken back, so they are neither cancelled nor repeated."""
+"""COMMIT and ROLLBACK of a lease. What they do cannot be taken back, so they are neither cancelled nor repeated."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class EndingWork:
         self._max_result_bytes = max_result_bytes
 
     def begin(self, _backend: Backend, request: Request, _now: float) -> Unit:
-        """One word."""
+        """Return the unit of COMMIT or ROLLBACK."""
         return COMMIT if request.verb is Verb.COMMIT else ROLLBACK
 
     def ended(self, backend: Backend, request: Request, done: Completion, now: float) -> Decision:
-        """PostgreSQL answers a COMMIT with ROLLBACK where the transaction had failed before."""
+        """Answer the request. PostgreSQL answers a COMMIT with ROLLBACK if the transaction had failed before."""
         seconds = now - (request.started if request.started > backend.completed else backend.completed)
         request.group.stats.run_times.record(seconds)
         self._query.committed(request, done)
@@ -45,7 +45,7 @@ class EndingWork:
         return Answer(request, reply)
 
     def lost(self, backend: Backend, request: Request, loss: Loss, is_begun: bool, _now: float) -> Decision:
-        """A transaction whose backend is gone is rolled back; of a COMMIT that was sent nobody knows."""
+        """Answer what is known: without its backend a transaction is rolled back, unless a COMMIT had been sent."""
         request.group.stats.errors += 1
         endpoint, lease = backend.pool.endpoint.name, request.lease
         if request.verb is Verb.ROLLBACK:

@@ -1,4 +1,4 @@
-"""The core's own error texts: what a client is told where PostgreSQL has no word in it."""
+"""The core's own failures, with their texts for clients: those that are not PostgreSQL's errors."""
 
 from __future__ import annotations
 
@@ -21,45 +21,45 @@ from poold.core.records.lease import Lease
 from poold.core.records.request import Request, Verb
 from poold.core.statements.leftovers import SETTING
 
-# A statement of a transaction that may have ended it: if one of these words occurs, nobody can tell after a loss.
+# Words of statements that may end their transaction: if the backend is lost behind one, the outcome is unknown.
 _MAY_COMMIT = re.compile(rb"\b(commit|end|prepare|call|do)\b", re.IGNORECASE)
 
 
 def usage(text: str) -> Failure:
-    """A request out of place."""
+    """The client asked for something that is not possible here."""
     return plain_failure("usage", NOT_EXECUTED, text)
 
 
 def protocol(text: str) -> Failure:
-    """A request that no client of ours sends."""
+    """A message breaks the protocol; poold's own client sends none such."""
     return plain_failure("protocol", NOT_EXECUTED, text)
 
 
 def unconfigured_group(name: str, known: list[str]) -> Failure:
-    """No such group, or none for this client: to it these are the same. known are those that it may use."""
+    """There is no such group, or the client may not use it: one text for both. known are the groups that it may use."""
     text = f"the broker has no group {name!r} for this client; it has {', '.join(sorted(known)) or 'none'}"
     return plain_failure("unconfigured-group", NOT_EXECUTED, text)
 
 
 def too_many(text: str) -> Failure:
-    """A limit of requests is reached."""
+    """A limit on waiting or unanswered requests is reached."""
     return plain_failure("too-many-requests", NOT_EXECUTED, text)
 
 
 def unread(waited: float) -> Failure:
-    """A request waited until its time was over for its client to read."""
+    """A held request waited until its time was over, as its client did not read earlier replies."""
     text = f"not begun within {waited:.3g} s: this client leaves earlier replies unread; read them first"
     return plain_failure("pool-timeout", NOT_EXECUTED, text)
 
 
 def draining() -> Failure:
-    """No new work is taken."""
+    """The broker is shutting down and takes no new work."""
     text = "the broker is shutting down and takes no new work; try again when it is back"
     return plain_failure("connection", NOT_EXECUTED, text)
 
 
 def lease_lost(reason: str, is_session: bool = False) -> Failure:
-    """The lease is gone, and with it the transaction or the session that it was for."""
+    """The lease is lost, and with it its transaction or session."""
     if is_session:
         text = f"the session is over, a transaction open in it was rolled back: {reason}; open another"
     else:
@@ -68,12 +68,12 @@ def lease_lost(reason: str, is_session: bool = False) -> Failure:
 
 
 def endpoint_lost(lease: Lease, endpoint: str, error: str) -> Failure:
-    """The lease is gone with its backend."""
+    """The lease is lost with its backend."""
     return lease_lost(f"the connection to endpoint {endpoint!r} was lost ({error})", lease.is_session)
 
 
 def wants_session(leaves: str) -> Failure:
-    """A statement that makes sense only where others of its client follow in the same session."""
+    """The statement makes sense only if others of its client follow in the same session."""
     text = (
         f"this statement leaves {leaves} in its session, which is reset before the next statement may run in it; run "
         "what belongs together in a db.session() block"
@@ -84,14 +84,14 @@ def wants_session(leaves: str) -> Failure:
 
 
 def relied_on() -> Failure:
-    """A statement that changes what all clients' literals and values rely on."""
+    """The statement changes a setting that all clients' literals and values rely on."""
     names = ", ".join(RELIED_ON)
     text = f"a statement must not change {names}: the clients' literals and values rely on them; convert in SQL instead"
     return usage(text)
 
 
 def withdrawn() -> Failure:
-    """Cancelled by its client before it ran."""
+    """The request was cancelled by its client before it ran."""
     return plain_failure("query", NOT_EXECUTED, "canceled before it ran", sqlstate=QUERY_CANCELED)
 
 
@@ -102,7 +102,7 @@ def commit_rolled_back() -> Failure:
 
 
 def left_open() -> Failure:
-    """An autocommit statement began a transaction."""
+    """An autocommit statement left a transaction open."""
     text = (
         "the statement left a transaction open, which was rolled back: this group is autocommit, each statement may "
         "run on another backend; use db.transaction(), db.session() or a group with autocommit = false"
@@ -117,15 +117,15 @@ def may_end(request: Request) -> bool:
 
 
 def end_unknown(reason: str) -> Failure:
-    """The lease is gone, and nobody here knows how its transaction ended."""
+    """The lease is gone, and the broker does not know how its transaction ended."""
     text = f"whether the transaction was committed is not known: {reason}; call rollback() and look for what it did"
     return plain_failure("transaction-lost", UNKNOWN, text, TX_LOST)
 
 
 def connection_lost(request: Request, endpoint: str, error: str, in_transaction: bool) -> Failure:
-    """The backend went away under a running statement; says what can be known of it.
+    """The backend was lost while the statement ran; the failure tells what is known of the outcome.
 
-    in_transaction: whether the statement ran inside one that only COMMIT could have made permanent.
+    in_transaction: whether the statement ran in a transaction block, whose work only COMMIT makes permanent.
     """
     where = f"the connection to endpoint {endpoint!r} was lost"
     lease = request.lease
@@ -138,24 +138,24 @@ def connection_lost(request: Request, endpoint: str, error: str, in_transaction:
 
 
 def not_run(endpoint: str, error: str) -> Failure:
-    """The backend went away before anything could take effect, and there was no other try left."""
+    """The backend was lost before anything could take effect, and no other try is left."""
     text = f"the connection to endpoint {endpoint!r} was lost, nothing was committed: {error}"
     return plain_failure("connection", NOT_EXECUTED, text)
 
 
 def commit_unknown(error: str, why: str) -> Failure:
-    """The answer to COMMIT was lost, and PostgreSQL cannot tell what became of it."""
+    """The answer to COMMIT was lost, and it could not be found out whether it took effect."""
     text = f"the connection was lost during COMMIT ({error}) and {why}: it may have been committed, or not"
     return plain_failure("commit-unknown", UNKNOWN, text)
 
 
 def is_lost_race(failure: Failure) -> bool:
-    """Whether to run the whole transaction again is the answer to this failure."""
+    """Whether the transaction lost a race against others, so that running it again may succeed."""
     return failure.sqlstate in LOST_RACES
 
 
 def ended_early() -> Failure:
-    """A statement of a transaction message ended its transaction."""
+    """A statement of a transaction message ended the transaction."""
     text = "a statement ended the transaction before its end; what it did before that may have been committed"
     return plain_failure("usage", UNKNOWN, text)
 
@@ -168,7 +168,7 @@ def unexpected_count(count: int, low: int, high: int | None) -> Failure:
 
 
 def result_too_large(limit: int) -> Failure:
-    """The statement ran, its result is not kept."""
+    """The statement ran, but its result is too large to keep; limit is in bytes."""
     text = (
         f"the statement was executed, but its result exceeds {limit} bytes (max_result_bytes in [broker]); ask for "
         "less at a time (LIMIT, fewer columns) or raise the limit"
@@ -177,13 +177,13 @@ def result_too_large(limit: int) -> Failure:
 
 
 def timeout_passed(request: Request) -> str:
-    """Why a request is cancelled at its deadline."""
+    """The reason, in words, why a request is cancelled at its deadline."""
     assert request.deadline is not None
     return f"the request's timeout of {request.deadline - request.arrived:g} s has passed"
 
 
 def query_timeout_passed(endpoint: str, timeout: float) -> str:
-    """Why PostgreSQL ended a statement that nobody had cancelled."""
+    """The reason, in words, why the server ended a statement by the endpoint's query_timeout (seconds)."""
     return (
         f"query_timeout = {timeout:g} s of endpoint {endpoint!r}; raise it there, or give what may take longer a limit "
         "of its own: settings={'statement_timeout': '1min'}; timeout=... bounds a call, and does not raise this limit"
@@ -191,5 +191,5 @@ def query_timeout_passed(endpoint: str, timeout: float) -> str:
 
 
 def with_reason(failure: Failure, reason: str) -> Failure:
-    """PostgreSQL's own failure with why the broker cancelled."""
+    """PostgreSQL's failure with the reason of the cancel added; unchanged if the reason is ""."""
     return failure._replace(message=f"{failure.message.rstrip()} ({reason})") if reason else failure

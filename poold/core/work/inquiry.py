@@ -1,4 +1,4 @@
-"""What became of a COMMIT whose answer was lost: only the server that it was sent to knows, by the transaction's id.
+"""The inquiry what became of a COMMIT whose answer was lost. Only its server knows, by the transaction's id.
 
 https://www.postgresql.org/docs/current/functions-info.html, pg_xact_status
 """
@@ -16,16 +16,17 @@ from poold.core.work.decision import Ask, Decision, Pause
 from poold.core.work.references import only_cell
 from poold.core.work.transaction import TransactionWork
 
-# How long PostgreSQL is asked what became of a COMMIT, and how often while it is still at it. A server notices the end
-# of a connection within client_connection_check_interval.
+# For how long PostgreSQL is asked, and the pause before it is asked again if the transaction is still in progress. A
+# server notices the end of a connection within client_connection_check_interval.
 OUTCOME_TIMEOUT = 10.0
 ASK_AGAIN = 0.05
-# pg_xact_status says so of an id that was not given yet: with it a crash has taken all that its transaction did.
+# pg_xact_status fails with this for an id that was not given yet: a crash has undone the transaction and forgotten its
+# id.
 _IN_THE_FUTURE = INVALID_PARAMETER_VALUE
 
 
 def inquiry_about(request: Request, backend: Backend, xid: bytes, error: str, now: float) -> Request:
-    """The question; error is why the answer was lost."""
+    """The inquiry about this request; error is why COMMIT's answer was lost."""
     inquiry = Request(NOBODY, 0, request.group, Verb.INQUIRY, now, now + OUTCOME_TIMEOUT)
     inquiry.about = request
     inquiry.pool = backend.pool
@@ -37,28 +38,28 @@ def inquiry_about(request: Request, backend: Backend, xid: bytes, error: str, no
 
 
 class InquiryWork:
-    """Inquiries. What they are told decides about the transaction that they are about."""
+    """Inquiries. The answer decides what follows for the request that an inquiry is about."""
 
     def __init__(self, transaction: TransactionWork) -> None:
         self._transaction = transaction
 
     def can_be_told(self, backend: Backend, inquiry: Request) -> bool:
-        """Whether this backend's server is the one that the COMMIT was sent to."""
+        """Whether this backend's server, by its identity, is the one that the COMMIT was sent to."""
         return backend.server.identity == inquiry.identity
 
     def begin(self, _backend: Backend, request: Request, _now: float) -> Unit:
-        """The question."""
+        """Return the question."""
         return request.unit
 
     def ended(self, _backend: Backend, request: Request, done: Completion, now: float) -> Decision:
-        """PostgreSQL has answered, or not.
+        """Decide by PostgreSQL's answer, or ask again later if the transaction is in progress.
 
-        After a recovery from a crash the id may have been given again, to another transaction: only if that was not
-        committed either, or has not come yet, is it known that this one was not. A COMMIT that was answered, or could
-        have been, survives any crash.
+        After the recovery from a crash the id may have been given again, to another transaction. So "committed" tells
+        nothing then. Any other status tells that this transaction was not committed, as a COMMIT that may have been
+        answered survives a crash.
         """
         if request.state is DONE:
-            return None  # its time was up
+            return None  # the answer comes after the deadline
         is_recovered = request.backend is not None and request.backend.server.epoch != request.epoch
         if done.failure is not None and done.failure.sqlstate == _IN_THE_FUTURE:
             return self.told(request, "aborted", now)
@@ -75,19 +76,19 @@ class InquiryWork:
         return Pause(request, min(now + ASK_AGAIN, request.deadline))
 
     def lost(self, _backend: Backend, request: Request, _loss: Loss, _is_begun: bool, _now: float) -> Decision:
-        """Another backend may be asked, as long as there is time."""
+        """Ask another backend, unless the deadline has passed."""
         return None if request.state is DONE else Ask(request)
 
     def overdue(self, inquiry: Request, now: float) -> Decision:
-        """PostgreSQL could not be asked in time. If it is being asked, the answer comes too late."""
+        """The deadline has passed. An answer that is still under way comes too late."""
         return self.told(inquiry, f"PostgreSQL could not tell within {OUTCOME_TIMEOUT:g} s", now)
 
     def replaced(self, inquiry: Request, now: float) -> Decision:
-        """Where the server was is another one."""
+        """The endpoint leads to a server with another identity."""
         return self.told(inquiry, "the server is another one now", now)
 
     def told(self, inquiry: Request, status: str, now: float) -> Decision:
-        """Now it is known, as far as it can be, what became of the transaction."""
+        """Conclude the transaction: status is "committed", "aborted", or else the reason why it is unknown."""
         request = inquiry.about
         assert request is not None
         assert request.backend is not None

@@ -1,17 +1,18 @@
-"""Whether a statement that failed had no effect, if it may have committed a part of its work by itself.
+"""Whether a failed statement certainly had no effect, if it may have committed a part of its work by itself.
 
-A statement that PostgreSQL can plan is a part of one transaction, and its failure undoes it. Outside of a transaction
-block everything else may end transactions as it goes: procedures and DO blocks, strings of several statements, CREATE
-INDEX CONCURRENTLY, VACUUM. Nothing in their errors tells. The session's own count of transactions does, the virtual
-transaction number, which pg_locks shows to everybody: asked before, in a unit of its own ahead of the statement, which
-costs no round trip, and again where the statement failed, before its client is told. Each question is a transaction as
-well; one that comes in between, the statement's own, is undone whole, and of more nobody knows what they did.
+A statement that PostgreSQL can plan runs in one transaction, and its failure undoes it. Outside of a transaction block
+all others may end transactions as they run: procedures and DO blocks, strings of several statements, CREATE INDEX
+CONCURRENTLY, VACUUM. Their errors do not tell whether they did. The session's own count of transactions does: the
+virtual transaction number, which pg_locks shows to everybody. It is asked for ahead of the statement, in a unit of its
+own, which costs no round trip, and again if the statement failed, before its client is told. Each question is a
+transaction as well. If there was at most one more in between, it was the statement's, and it was undone as a whole; if
+there were more, nobody knows what they did.
 
-Inside a transaction block there is nothing to ask: CALL and DO cannot commit there, only a string that has COMMIT in
-it can. A lost backend cannot be asked; then the outcome of all of these is unknown.
+Inside a transaction block there is nothing to ask: CALL and DO cannot commit there, only a string that contains COMMIT
+can. A lost backend cannot be asked; then the outcome of all these statements is unknown.
 
-A session that listens, or has to read what others have changed in the catalogs, counts some transactions of its own:
-the error is on the careful side.
+A session that listens, or has to read what others have changed in the catalogs, counts some transactions of its own.
+Then an outcome may be called unknown although the statement had no effect, which is the safe mistake.
 
 https://www.postgresql.org/docs/current/view-pg-locks.html, column virtualtransaction
 """
@@ -31,7 +32,7 @@ from poold.core.statements.statement import Statement
 from poold.core.work import settings
 from poold.core.work.references import only_cell
 
-# Whatever the session's search_path is. The function behind pg_locks: to expand the view costs a quarter of it all.
+# Works under any search_path. Calls the function behind pg_locks: to expand the view costs a quarter of the whole.
 QUESTION = (
     b"SELECT virtualtransaction FROM pg_catalog.pg_lock_status() WHERE locktype OPERATOR(pg_catalog.=) 'virtualxid' "
     b"AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()"
@@ -42,9 +43,10 @@ _ALONE = re.compile(rb"\s*+(?:DELETE|INSERT|MERGE|SELECT|TABLE|UPDATE|VALUES|WIT
 # Verbs that may commit a transaction block, besides PREPARE TRANSACTION.
 _COMMITTING = (b"COMMIT", b"END")
 
-# What has effects that no transaction undoes: DROP DATABASE leaves one that nobody can use, a subscription its slot.
+# Objects of commands with effects that no transaction undoes: an interrupted DROP DATABASE leaves a database that
+# nobody can use, a subscription may leave its slot.
 _OUTSIDE = re.compile(rb"\b(?:DATABASE|SUBSCRIPTION|TABLESPACE|SYSTEM)\b", re.IGNORECASE)
-# Classes of codes that come at any time: no connection, no room, cancelled, no file, a bug.
+# Classes of error codes that may come at any moment: connection, resources, cancel, files, internal errors.
 _INTERRUPTIONS = ("08", "53", "57", "58", "XX")
 
 _CUT_OFF = "what it had done by then outside of its transaction may have stayed"
@@ -53,21 +55,21 @@ _NOT_TOLD = "it may have committed a part of its work before it failed, PostgreS
 
 
 def may_commit(statement: Statement) -> bool:
-    """Whether it may commit by itself outside of a transaction block, as far as its text tells."""
+    """Whether the statement may commit by itself outside of a transaction block, as far as its text tells."""
     found = statement.may_commit
     if found is None:
         text = statement.sql
         found = not (_ALONE.match(text) and b";" not in text.rstrip(b"; \t\r\n"))
         if found:
             traits = statement.examine()
-            is_mark = traits.controls_transaction and not traits.is_several  # BEGIN, COMMIT: nothing of its own
+            is_mark = traits.controls_transaction and not traits.is_several  # BEGIN or COMMIT alone
             found = not (traits.is_plain or traits.is_empty or is_mark) or not traits.is_read
         statement.may_commit = found
     return found
 
 
 def may_end_block(statement: bytes) -> bool:
-    """Whether several statements, one of which may commit the transaction block that they are sent in, or begin."""
+    """Whether these are several statements and one may commit a transaction block; True if too long to read."""
     count, verb, is_committing, is_start = 0, b"", False, True
     read = tokens(statement, is_skimmed=True)
     for kind, text, _, _ in islice(read, MAX_TOKENS):
@@ -84,12 +86,12 @@ def may_end_block(statement: bytes) -> bool:
 
 
 def number_in(done: Completion) -> bytes:
-    """What the last command of the unit, the question, was answered; b"" if it was not."""
+    """The answer to the question, which is the last command of its unit; b"" if the unit failed."""
     return b"" if done.failure is not None else only_cell(done.results[-1].rows or b"")
 
 
 def is_one_step(before: bytes, after: bytes) -> bool | None:
-    """Whether at most one transaction lies between the two that these numbers were asked in; None if nobody knows."""
+    """Whether at most one transaction lies between the questions with these two answers; None if that is unknown."""
     (session, _, first), (other, _, second) = before.partition(b"/"), after.partition(b"/")
     if session != other or not first.isdigit() or not second.isdigit():
         return None
@@ -97,7 +99,10 @@ def is_one_step(before: bytes, after: bytes) -> bool | None:
 
 
 def judged(request: Request, reply: ResultMessage | Failure, done: Completion) -> ResultMessage | Failure:
-    """The reply to a statement that may commit by itself: no effect is claimed only of what had certainly none."""
+    """The reply to a statement that may commit by itself.
+
+    A failure keeps the outcome FAILED, no effect, only if that is certain; else the outcome becomes UNKNOWN.
+    """
     if type(reply) is not Failure or reply.outcome != FAILED:
         return reply
     statement = request.statement
@@ -109,26 +114,29 @@ def judged(request: Request, reply: ResultMessage | Failure, done: Completion) -
     elif may_end_block(statement.sql):
         why = _NOT_TOLD
     elif request.is_counted and done.transaction == TX_BROKEN and not statement.examine().is_several:
-        why = _NOT_TOLD  # code that nobody can read, on a connection that cannot be asked
+        why = _NOT_TOLD  # the connection cannot be asked, and the text does not tell
     else:
         return reply
     return reply._replace(outcome=UNKNOWN, message=f"{reply.message.rstrip()} ({why})")
 
 
 def _is_cut_off(statement: Statement, reply: Failure) -> bool:
-    """Whether it works outside of its transaction, on files or another server, and was ended in the middle of that."""
+    """Whether the statement has effects outside of its transaction and was interrupted in the middle of them."""
     is_outside = statement.examine().verb in ("ALTER", "CREATE", "DROP") and _OUTSIDE.search(statement.sql) is not None
     return is_outside and (reply.sqlstate or "")[:2] in _INTERRUPTIONS
 
 
-# Settings of what may commit by itself.
+# Settings of statements that may commit by themselves.
 
-# A statement of the broker's own, with NUL for its parameters: it lasts until the session is reset.
+# A statement of the broker's own, with NUL for its parameters. The setting lasts until the session is reset.
 SET = b"SELECT pg_catalog.set_config(\0, \0, false)"
 
 
 def settings_before(request: Request) -> Unit:
-    """The unit ahead of a statement that would end a transaction with its settings in it, and the question with it."""
+    """The unit ahead of a statement that may commit by itself: its settings and the question.
+
+    The settings last for the session, as the statement would end a transaction that held them.
+    """
     found = [Plain(literals.render(SET, bytes(8), _sized(pair))) for pair in settings.pairs(request.settings)]
     return (*found, Plain(QUESTION))
 

@@ -1,11 +1,11 @@
 """The probe of a statement: whether it can be prepared, and what PostgreSQL makes of it.
 
-By nobody's request, on an idle backend, the statement is parsed under a name while PostgreSQL tells, as a notice, the
-tree that it has made of it: after views, rules, policies and defaults, before anything is folded or pruned. Then the
+On an idle backend, by no client's request, the statement is parsed under a name while PostgreSQL reports its rewritten
+parse tree as a notice: with views, rules, policies and defaults applied, before anything is folded or pruned. Then the
 catalogs are asked about what the tree names (`poold.core.statements.proofs`). The name stays prepared on that backend.
 
-The tree goes to the server's log as well, as all messages of this level do; `proofs = false` in a group goes without
-it, and without all that a proof allows.
+The tree goes to the server's log as well, as all messages of this level do. `proofs = false` in a group does without
+the tree, and without all that a proof allows.
 
 https://www.postgresql.org/docs/current/runtime-config-logging.html#GUC-DEBUG-PRINT-PARSE
 """
@@ -37,36 +37,37 @@ LOCK_TIMEOUT_MS = 100
 # Questions to the catalogs for one statement.
 MAX_QUESTIONS = 8
 
-# To parse a constant may run code: the checks of domains in it. That may not write, and is reset behind the probe.
+# To parse a constant may run code: the checks of domains. Here that code cannot write, and the session is reset behind
+# the probe unless the statement is proven harmless.
 _QUIET = (
     b"SELECT pg_catalog.set_config('lock_timeout', '%d', true), "
     b"pg_catalog.set_config('transaction_read_only', 'on', true)"
 ) % LOCK_TIMEOUT_MS
-# The last one begins to tell: nothing of this very statement is told.
+# The setting that reports trees comes last, so the tree of this statement is not reported.
 _TELLING = (
     _QUIET + b", "
     b"pg_catalog.set_config('debug_pretty_print', 'off', true), "
     b"pg_catalog.set_config('client_min_messages', 'log', true), "
     b"pg_catalog.set_config('debug_print_rewritten', 'on', true)"
 )
-# What is prepared for all trees is planned once, and soon.
+# The questions to the catalogs are prepared for all trees: plan them once, and quickly.
 _CALM = (
     b"SELECT pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', true), "
     b"pg_catalog.set_config('jit', 'off', true), pg_catalog.set_config('join_collapse_limit', '1', true), "
     b"pg_catalog.set_config('from_collapse_limit', '1', true)"
 )
-# Before the tree, in the notice's text.
+# Precedes the tree in the notice's text.
 _TITLE = "rewritten parse tree:\nDETAIL:  "
-# A statement that was cut off, or waited for a lock: the probe tells nothing.
+# Codes of a probe that was cancelled or waited for a lock: it tells nothing about the statement.
 _INCONCLUSIVE = (QUERY_CANCELED, LOCK_NOT_AVAILABLE)
 
 
 class Examiner(Protocol):
-    """What a probe needs of `poold.core.statements.proofs.Examination`."""
+    """The part of `poold.core.statements.proofs.Examination` that a probe uses."""
 
     @property
     def proof(self) -> Proof:
-        """What is proven, once there is nothing to ask."""
+        """The proof, valid once `question` returns None."""
 
     @property
     def holds_interval(self) -> bool:
@@ -77,10 +78,10 @@ class Examiner(Protocol):
         """Whether the type of a parameter or a constant is a domain or contains one."""
 
     def question(self) -> Question | None:
-        """What to ask next."""
+        """The next question to the catalogs, None if there is none."""
 
     def answered(self, rows: bytes) -> None:
-        """The answer."""
+        """Take the answer to `question`, its DataRow messages."""
 
 
 Examine = Callable[[str, Sequence[int]], Examiner]
@@ -94,24 +95,24 @@ class Probe:
         self.statement = statement
         self._examine = examine
         self._examiner: Examiner | None = None
-        self.counts = b""  # of the catalogs, before it was parsed; b"" if it was not
+        self.counts = b""  # the catalogs' counts before it was parsed; b"" if it was not
         self._columns: bytes | None = None
         self._questions = 0
 
     def start(self, prepared: Prepared, statements: Statements) -> Unit:
-        """The first unit."""
+        """Return the first unit."""
         statement = self.statement
         commands: list[Command] = []
         if statement.settings:
             commands += settings.commands(statements, statement.settings, 0, True, settings.plain)
-        # Known is only what held before the statement was parsed.
+        # The counts come first: a change after them is noticed, even one before the statement is parsed.
         commands.append(Plain(COUNTS))
         commands.append(Plain(_TELLING if self._examine is not None else _QUIET))
         commands += prepared.prepare(statement)
         return in_order(commands)
 
     def advance(self, done: Completion, prepared: Prepared, statements: Statements) -> Unit | None:
-        """A unit has ended: the next one, None when the statement has been told what it is."""
+        """A unit has ended: return the next one, None if the probe is over and the statement knows the result."""
         if self._examiner is None:
             return self._parsed(done, prepared, statements)
         if done.failure is not None:
@@ -124,7 +125,7 @@ class Probe:
         return self._next_question(prepared, statements)
 
     def _parsed(self, done: Completion, prepared: Prepared, statements: Statements) -> Unit | None:
-        """PostgreSQL has parsed it, or not."""
+        """The statement was parsed, or failed to: return the next unit, None if the probe is over."""
         statement = self.statement
         if done.failure is not None:
             if done.failure.sqlstate in _INCONCLUSIVE:
@@ -138,8 +139,8 @@ class Probe:
         types = done.parameters[0] if done.parameters else ()
         tree = _tree(done) if self._examine is not None else None
         if self._examine is None or tree is None:
-            # What own types hold only the catalogs tell, and of which type a constant is only the tree. The literal of
-            # an interval is read by the column's fields, a parameter is not.
+            # Only the catalogs tell what types made by users contain, and only the tree tells the type of a constant.
+            # The literal of an interval is read by the column's fields, a parameter is not.
             if any(each in INTERVALS or each >= FIRST_CATALOG for each in types) or holds_structure(statement.sql):
                 statement.refuse()
             else:
@@ -171,18 +172,18 @@ class Probe:
 
 
 class ProbeWork:
-    """Probes: nobody waits for them but the statement's next runs."""
+    """Probes. No client waits for one."""
 
     def __init__(self, generations: Generations) -> None:
         self._generations = generations
 
     def begin(self, backend: Backend, request: Request, _now: float) -> Unit:
-        """The statement is parsed."""
+        """Return the unit that parses the statement."""
         assert request.probe is not None
         return request.probe.start(backend.prepared, request.group.statements)
 
     def ended(self, backend: Backend, request: Request, done: Completion, _now: float) -> Decision:
-        """The next unit, or none. The catalogs' counts that come with the first one are looked at as well."""
+        """Go on with the next unit, or end the probe. The catalogs' counts in the first unit are compared as well."""
         probe = request.probe
         assert probe is not None
         is_first = not probe.counts
@@ -192,18 +193,18 @@ class ProbeWork:
         if following is not None:
             return Next(request, following)
         if not probe.statement.is_harmless:
-            backend.left = backend.left.joined(UNSEEN)  # by what ran while it was parsed
+            backend.left = backend.left.joined(UNSEEN)  # by code that may have run when it was parsed
         return None
 
     def lost(self, _backend: Backend, request: Request, _loss: Loss, _is_begun: bool, _now: float) -> Decision:
-        """It has told nothing."""
+        """The probe told nothing."""
         assert request.statement is not None
         request.statement.unprobed()
         return None
 
 
 def _tree(done: Completion) -> str | None:
-    """The first tree that PostgreSQL told of."""
+    """The first tree among the notices; None without any."""
     for result in done.results:
         for notice in result.notices:
             _, title, tree = notice.partition(_TITLE)

@@ -1,6 +1,7 @@
-"""One statement of a client's: run, run again where that is safe and helps, answered.
+"""One statement of a client: run, run again if that is safe and helps, answered.
 
-What may commit by itself has two questions around it, in units of their own; see `outcomes` for what they tell.
+A statement that may commit by itself is preceded by a question and, if it fails, followed by another one, in units of
+their own; see `outcomes` for what the answers tell.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class QueryWork:
         self._generations = generations
         self._max_result_bytes = max_result_bytes
 
-    # The statement, or what has to come before it in a unit of its own.
+    # The unit of the statement, or one that has to come before it.
     begin = staticmethod(unit_for)
 
     def ended(self, backend: Backend, request: Request, done: Completion, now: float) -> Decision:
@@ -54,7 +55,7 @@ class QueryWork:
             self._learn(backend, request, statement, done.results, seconds)
             reply = reply_of(request, done, self._max_result_bytes)
         elif self._is_worth_another_run(backend, request, done.failure, done):
-            return Again(request, is_last=request.yields > 0)  # those that waited for it go first
+            return Again(request, is_last=request.yields > 0)  # after those that it was cancelled for
         else:
             reply = done.failure
         if lease is not None:
@@ -69,17 +70,20 @@ class QueryWork:
         return Answer(request, reply)
 
     def committed(self, request: Request, done: Completion) -> None:
-        """A statement of a lease has ended; if its transaction has, what that changed is there for all to see."""
+        """A request of a lease has ended. If its transaction has, what it changed in the schema is visible to all.
+
+        Then all statements begin a new generation if the changes may affect what names mean.
+        """
         lease = request.lease
         if lease is not None and lease.outdates and done.transaction == TX_NONE:
-            # Others have found what was there before it was committed.
+            # Until the commit, other sessions have looked names up in the old schema.
             lease.outdates = False
             self._generations.begin_anew()
 
     def _learn(
         self, backend: Backend, request: Request, statement: Statement, results: list[StatementResult], seconds: float
     ) -> None:
-        """The statement ran: what that tells of it, and of what is prepared on the backend."""
+        """Learn from a successful run: the profile, what is still prepared on the backend, whether to probe."""
         last = results[-1]
         statement.record(seconds, self._max_result_bytes if last.rows is None else len(last.rows))
         if type(request.unit[-1]) is Bind:
@@ -99,7 +103,11 @@ class QueryWork:
             group.probes.append(statement)
 
     def _is_worth_another_run(self, backend: Backend, request: Request, failure: Failure, done: Completion) -> bool:
-        """Whether the failure is the broker's own doing, and the statement certainly had no effect."""
+        """Whether to run the statement again: it certainly had no effect, and failed by the broker's own doing.
+
+        Such reasons are a prepared form that does not fit, a cancel meant for another statement, or a connection that
+        broke before the statement was executed.
+        """
         statement = request.statement
         failed = None if type(request.unit[0]) is SimpleQuery else backend.prepared.failed(request.unit, done)
         is_own = failed is not None and (statement is None or failed.name != statement.name)
@@ -109,12 +117,12 @@ class QueryWork:
         if request.lease is not None or request.state is not RUNNING:
             return False
         if failure.sqlstate == QUERY_CANCELED and request.is_exposed:
-            return True  # only plain reads are
+            return True  # only plain reads are exposed
         request.is_literal = request.is_literal or is_unseen
         return is_unseen or (done.transaction == TX_BROKEN and failure.outcome == NOT_EXECUTED)
 
     def lost(self, backend: Backend, request: Request, loss: Loss, is_begun: bool, _now: float) -> Decision:
-        """Run it again if it was certainly not begun, or may run any number of times; else say what is known."""
+        """Run the request again if it was certainly not begun or is a plain read; else answer with what is known."""
         is_begun = is_begun and not request.then
         may_repeat = not is_begun or _is_plain_read(request)
         if may_repeat and request.lease is None and request.state is RUNNING and request.moves < MAX_MOVES:
@@ -128,24 +136,28 @@ class QueryWork:
             return Answer(request, loss.last)
         if not is_begun and request.lease is not None and not request.then:
             return Answer(request, failures.endpoint_lost(request.lease, endpoint, loss.error))
-        # All of a lease's statements are in a transaction, but those of a session that has begun none.
+        # In a lease all statements are in a transaction, except in a session without an open one.
         is_inside = request.begin or backend.transaction != TX_NONE
         return Answer(request, failures.connection_lost(request, endpoint, loss.error, is_inside))
 
 
 def _not_begun(request: Request, done: Completion) -> None:
-    """What comes first has failed, or nobody wants the statement any more: it is not sent."""
+    """The unit before the statement has failed, or the request was cancelled: the statement is not sent.
+
+    Changes done to the completion of a request that failed in this way.
+    """
     request.is_counted = False
     failure = done.failure or failures.withdrawn()
     if done.transaction == TX_BROKEN:
-        failure = failure._replace(outcome=NOT_EXECUTED)  # whatever befell the backend, this was not sent yet
+        failure = failure._replace(outcome=NOT_EXECUTED)  # whatever happened to the backend, the statement was not sent
     done.failure = failure._replace(transaction=done.transaction)
 
 
 def wants_count(request: Request, done: Completion) -> bool:
-    """Whether the server has to be asked before the request can be answered.
+    """Whether the server has to be asked for its count of transactions before the request can be answered.
 
-    What began a transaction block in a session has to be left as it is.
+    Not after a success that left no transaction open, not if the connection is unusable, and not if the statement
+    left a transaction open in a lease, as the question would disturb it.
     """
     is_open = done.transaction != TX_NONE
     if (done.failure is None and not is_open) or (is_open and request.lease is not None):
@@ -154,7 +166,7 @@ def wants_count(request: Request, done: Completion) -> bool:
 
 
 def _is_plain_read(request: Request) -> bool:
-    """Whether it may run any number of times, by its proof, which is one of the prepared statement."""
+    """Whether the request ran a statement that is proven a plain read; the proof holds for its prepared form only."""
     statement = request.statement
     return statement is not None and statement.proof.is_plain_read and type(request.unit[-1]) is Bind
 

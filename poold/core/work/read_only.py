@@ -1,7 +1,7 @@
-"""What would let a statement write in a group that is read_only, as far as texts can show it.
+"""Refusal of statements that could write in a read_only group, as far as their text shows it.
 
 Each transaction of such a group begins read-only, by default_transaction_read_only, and PostgreSQL lets none become
-READ WRITE once it has run a query. So there are few ways out, and each has a guard:
+READ WRITE once it has run a query. So there are few ways to write, and each has a guard:
 
     SET TRANSACTION or BEGIN ... READ WRITE       refused here
     the two settings, by SET, set_config,         refused here; if the name is put together as it runs, PostgreSQL
@@ -21,7 +21,7 @@ from poold.core.statements.sql import MAX_TOKENS, tokens
 from poold.core.work.settings import pairs
 
 _SETTINGS = (b"transaction_read_only", b"default_transaction_read_only")
-# A statement without any of these has no way out. Of several statements one may end the others' transaction.
+# A statement without any of these cannot write. (With ; there may be several, and one may end the transaction.)
 _SUSPICIOUS = re.compile(rb"write|read_only|set_config|pg_settings|&\s*\"|;|\b(?:CALL|DO)\b", re.IGNORECASE)
 _BEGINNING = (b"BEGIN", b"START")
 _SETTING = (b"SET", b"RESET")
@@ -34,7 +34,7 @@ _GOES_ON = "statements behind a COMMIT or ROLLBACK run in a transaction of their
 
 
 def objection(statement: bytes, values: bytes, is_in_block: bool) -> str:
-    """Why the statement, with NUL for each parameter, cannot run in such a group; "" if it can."""
+    """Why the statement, with NUL for each parameter, cannot run in a read_only group; "" if it can."""
     if not _SUSPICIOUS.search(statement):
         return ""
     reader = _Reader(values.lower())
@@ -57,26 +57,27 @@ def settings_objection(settings: bytes) -> str:
 
 
 class _Reader:
-    """Reads the tokens of a string of statements."""
+    """Reads the tokens of a string of statements; `reason` tells why it is refused."""
 
     def __init__(self, values: bytes) -> None:
         self.reason = ""
         self._values = values
         self._count = 0
-        self._has_ended = False  # a transaction, before the statement that is read
+        self._has_ended = False  # whether a statement before this one may have ended the transaction
         self._was_code = False
         self._begin()
 
     @property
     def is_code(self) -> bool:
-        """Whether it is one CALL or DO; of several statements none can end their transaction."""
+        """Whether it is a single CALL or DO; among several statements these cannot end the transaction."""
         return self._count == 1 and self._was_code
 
     def _begin(self) -> None:
         self._verb = b""
         self._previous = b""
         self._is_first = True
-        self._sets = self._updates = self._is_named = False  # by set_config, by UPDATE; one of the two settings
+        # set_config occurs, UPDATE occurs, one of the two settings is named in a string or a value.
+        self._sets = self._updates = self._is_named = False
 
     def take(self, kind: str, text: bytes) -> None:
         if text == b";":
@@ -92,7 +93,7 @@ class _Reader:
             self._has_ended = self._has_ended or word in _ENDING
             self._was_code = self._was_code or word in (b"CALL", b"DO")
         elif word == b"TO" if self._verb == b"ROLLBACK" else self._previous == b"PREPARE" and word != b"TRANSACTION":
-            self._has_ended = False  # ROLLBACK TO, or a statement that is prepared
+            self._has_ended = False  # ROLLBACK TO, or PREPARE of a statement
         self._look(kind, text, word)
         self._previous = word or text
 

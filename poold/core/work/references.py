@@ -9,7 +9,7 @@ from client.wire.messages import StepReference
 from poold.core.facts import StatementResult
 from poold.core.statements import literals
 
-# Cells that are passed on the way to those referred to, by all references of a statement: half a second.
+# Cells that all references of a statement together may pass over to find theirs: half a second's work.
 MAX_CELLS = 1_000_000
 
 
@@ -20,9 +20,9 @@ class ReferenceMissing(Exception):
 def resolved(
     types: bytes, values: bytes, references: Sequence[StepReference], outcomes: Sequence[StatementResult | None]
 ) -> tuple[bytes, bytes]:
-    """types and values with the referenced cells in place. outcomes are by step; raises ReferenceMissing.
+    """Return types and values with the referenced cells in place. outcomes are by step; raises ReferenceMissing.
 
-    What that may cost is bounded: a stranger chooses how many references there are, and what they refer to.
+    The cost is limited by MAX_REQUEST_BYTES and MAX_CELLS, as clients choose the number and the targets of references.
     """
     type_list = [types[place : place + 4] for place in range(0, len(types), 4)]
     value_list = literals.split_values(values, len(type_list))
@@ -41,12 +41,12 @@ def resolved(
 
 
 def only_cell(rows: bytes) -> bytes:
-    """The cell of a result of one row and one column; b"" for NULL and for no row."""
+    """The first cell of the DataRow messages of a result; b"" for NULL and for no row."""
     return (_cell(rows, 0, 0) if rows else None) or b""
 
 
 class _Table:
-    """An earlier result that is referred to."""
+    """An earlier result that references point to. Raises ReferenceMissing if it cannot be used."""
 
     def __init__(self, result: StatementResult | None) -> None:
         if result is None:
@@ -82,7 +82,7 @@ class _Table:
         return *(as_list or (literals.reference_type(oid, as_array=False), cells[0])), passed
 
     def _column(self, wanted: str | int) -> int:
-        """The number of a column. Where names repeat, the last one, as in the client's rows."""
+        """The number of a column. If names repeat, the last one, as in the client's rows."""
         names = self._names
         if isinstance(wanted, int):
             if wanted < len(names):
@@ -94,7 +94,7 @@ class _Table:
 
 
 def _all_of(oid: int, cells: list[bytes | None]) -> tuple[int, bytes]:
-    """The type to declare and the text for all cells of a column as one array; of arrays it has more dimensions."""
+    """The type to declare and the text for all cells of a column as one array; arrays become its inner dimensions."""
     lists = [None if cell is None else literals.array_reference(oid, cell) for cell in cells]
     found = [each for each in lists if each is not None]
     if not found:
@@ -104,7 +104,7 @@ def _all_of(oid: int, cells: list[bytes | None]) -> tuple[int, bytes]:
 
 
 def _columns(columns: bytes) -> tuple[list[str], list[int]]:
-    """Names and type OIDs."""
+    """The columns' names and type OIDs."""
     names, oids = [], []
     at = 2
     for _ in range(int.from_bytes(columns[:2], "big")):

@@ -1,4 +1,4 @@
-"""The replies to single statements: a result as its client gets it, a failure with what is known of it."""
+"""The replies to single statements: a result as the client gets it, or a failure with what is known about it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def reply_of(request: Request, done: Completion, max_result_bytes: int) -> Resul
 
 
 def lease_lost_meanwhile(backend: Backend, request: Request, done: Completion) -> Failure | None:
-    """Why the statement's lease is gone although it has ended, None if it is not.
+    """The failure to report if the statement's lease was lost while it ran, None if it was not.
 
-    A transaction that its own statement ended is not rolled back; and what a statement did that left its connection
-    unusable, its own failure tells.
+    None as well if the statement itself ended its transaction, so nothing is rolled back, and if the connection is
+    unusable, as the statement's own failure tells why.
     """
     lease = request.lease
     if lease is None or backend.lease is not None or done.transaction in (TX_NONE, TX_BROKEN):
@@ -41,7 +41,10 @@ def lease_lost_meanwhile(backend: Backend, request: Request, done: Completion) -
 def explained(
     backend: Backend, request: Request, reply: Failure, done: Completion, seconds: float, now: float
 ) -> Failure:
-    """The failure with why the broker or the server cancelled the statement, and what is left of its transaction."""
+    """The failure with the reason why the statement was cancelled, if it was, and its transaction's state.
+
+    seconds is how long the statement ran. Counts the error in the group's statistics.
+    """
     request.group.stats.errors += 1
     if reply is done.failure:
         is_cancelled = request.state is CANCELLED
@@ -53,7 +56,7 @@ def explained(
 
 
 def rolled_back(number: int) -> ResultMessage:
-    """The reply to a Rollback whose transaction is gone already."""
+    """The reply to a Rollback if the transaction is gone already."""
     return ResultMessage(number, TX_NONE, "ROLLBACK", -1, None, b"", ())
 
 

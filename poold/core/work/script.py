@@ -1,14 +1,14 @@
-"""One transaction message on its way: which commands next, and what became of it.
+"""The run of one transaction message: its units one by one, and its result.
 
-The steps go out in as few units as can be. A unit ends where the broker has to look before it can go on:
+The steps are sent in as few units as possible. A unit ends where the broker has to look at results before it can go on:
 
-    before a step that refers to a result of the same unit     its value has to be known
+    before a step that refers to a result of the same unit     the value has to be known
     at the end of a savepoint block                            an error in it undoes the block and not the rest
-    before COMMIT, where a row count is expected               if it is not met, nothing may be committed
+    before COMMIT, if a row count is expected                  if it is not met, nothing may be committed
 
-With none of these it is one unit, from BEGIN to COMMIT, and one round trip.
+Without any of these the message is one unit, from BEGIN to COMMIT, and one round trip.
 
-Where the outcome is tracked, the transaction's id is asked for right after BEGIN and flushed ahead of the work: with it
+If the outcome is tracked, the transaction's id is asked for right after BEGIN and flushed ahead of the work: with it
 the server can be asked what became of a COMMIT whose answer was lost.
 """
 
@@ -44,20 +44,24 @@ _UNDO = b"ROLLBACK TO SAVEPOINT poold"
 
 _FLUSH = Flush()
 
-# What a result in a unit belongs to, if it is no step's.
+# What a result in a unit belongs to if not to a step: another statement of the broker's, the question for the
+# transaction's id, COMMIT.
 _OWN, _XID, _COMMIT = -1, -2, -3
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The transaction is over on its backend: committed, or rolled back for a failure of a step (-1: of none)."""
+    """The transaction is over on its backend: committed, or rolled back because of a failure.
+
+    step is the place of the step that failed, -1 if the failure belongs to none.
+    """
 
     failure: Failure | None = field(default=None, repr=False)
     step: int = -1
 
 
 class Script:
-    """The state of one run of the message, and what all its runs have in common."""
+    """The state of the message's current try, and what all tries have in common."""
 
     def __init__(
         self,
@@ -68,17 +72,17 @@ class Script:
         max_result_bytes: int,
         read_only: bool = False,
     ) -> None:
-        """tracked: whether the outcome of its COMMIT is to be found out where the answer is lost.
+        """tracked: whether to find out the outcome of a COMMIT whose answer is lost.
 
-        read_only: whether its group can write nothing.
+        read_only: whether the group is read-only, which holds unless the message says otherwise.
         """
         self.steps = plan.steps
         self.retries = message.retries
         self.tries = 0
         self.is_read_only = read_only if message.read_only is None else message.read_only
-        # Statements seen often enough to be probed: the broker takes them.
+        # Statements seen often enough to be probed: enter here, leave when `work.transaction` hands them to the group.
         self.to_probe: list[Statement] = []
-        # Prepared statements turned out to be out of date, or are not to be used.
+        # Run everything with literals: prepared statements turned out to be outdated, or the settings decide on plans.
         self.literal_only = settings.choose_plans(message.settings)
         self._plan = plan
         self._values = message.values
@@ -91,21 +95,26 @@ class Script:
 
     def _restart(self) -> None:
         self.xid = b""
-        # Whether COMMIT was handed out: from then on a loss leaves the outcome in doubt.
+        # Whether COMMIT is in a unit handed out: from then on a lost backend leaves the outcome in doubt.
         self.commit_sent = False
-        self.is_stale = False  # a prepared statement did not fit any more
+        self.is_stale = False  # whether the try failed as a prepared statement did not fit any more
         self._next = 0  # the step to send next
-        self._sent: list[int] = []  # what each result of the unit on its way belongs to
+        self._sent: list[int] = []  # step, or _OWN, _XID, _COMMIT, of each result of the unit on its way
         self.outcomes: list[StatementResult | None] = [None] * len(self.steps)
         self._held = 0  # bytes of rows and notices in them
         self._contained: dict[int, Failure] = {}  # failures that only undid their savepoint block
-        # The statement of each step that runs with literals now.
+        # By step: statements that run with literals as they are not prepared yet, until their results have come.
         self._literal: dict[int, Statement] = {}
-        self.verdict: Verdict | None = None  # known, once the ROLLBACK on its way has ended
-        self._unresolved: Verdict | None = None  # a reference cannot be resolved, once the unit on its way has ended
+        # How the transaction ended, or will have ended when the ROLLBACK on its way has.
+        self.verdict: Verdict | None = None
+        # A reference that cannot be resolved; it counts if the unit on its way does not fail before.
+        self._unresolved: Verdict | None = None
 
     def start(self, run: Runner, milliseconds: int = 0) -> Unit:
-        """The first unit of another try; each of its statements may take so long, 0: as long as elsewhere."""
+        """Begin another try and return its first unit.
+
+        milliseconds is the statement_timeout of its statements, 0 for the session's own.
+        """
         self._restart()
         self.tries += 1
         commands: list[Command] = []
@@ -122,13 +131,13 @@ class Script:
             commands += settings.commands(self._statements, self._settings, 0, self.literal_only, run.own)
             self._sent += [_OWN] * settings.count(self._settings)
         if milliseconds:
-            # No query, as set_config is one: SET TRANSACTION may still follow.
+            # SET instead of set_config, which is a query: no SET TRANSACTION could follow it.
             commands.append(Plain(b"SET LOCAL statement_timeout = %d" % milliseconds))
             self._sent.append(_OWN)
         return self._whole_unit(commands, run) if self._plan.is_whole else self._rest_of_unit(commands, run)
 
     def _is_proven(self) -> bool:
-        """Whether all its statements are proven harmless, as far as their types are known."""
+        """Whether all statements are proven harmless; with a reference, whose type is not known yet, none is."""
         steps = enumerate(self.steps)
         return not self.literal_only and all(
             isinstance(step, int) or (step.prepare and not step.references and self._statement(place).is_harmless)
@@ -136,7 +145,7 @@ class Script:
         )
 
     def _statement(self, place: int) -> Statement:
-        """The statement of this step, if no reference changes its types."""
+        """The statement of this step. Its types are those of the message: references may change them later."""
         if not self._settings:
             return self._plan.statement(place)
         step = self.steps[place]
@@ -144,7 +153,7 @@ class Script:
         return self._statements.find(step.statement, step.types, self._settings)
 
     def _whole_unit(self, commands: list[Command], run: Runner) -> Unit:
-        """The hot path: nothing to look at before COMMIT."""
+        """The hot path: the unit of a message in which nothing has to be looked at before COMMIT."""
         steps, sent = self.steps, self._sent
         find = self._statement if self._settings else self._plan.statement
         for place, values in enumerate(self._values):
@@ -162,7 +171,7 @@ class Script:
         return in_order(commands)
 
     def _own(self, text: bytes, run: Runner) -> list[Command]:
-        """A statement of the broker's."""
+        """The commands that run a statement of the broker's own."""
         return run.own(self._statements.own(text), b"", self.literal_only)
 
     def _add(
@@ -176,7 +185,7 @@ class Script:
         commands += added
 
     def advance(self, done: Completion, run: Runner) -> Unit | Verdict:
-        """A unit has ended: the next one, or what became of the transaction."""
+        """A unit has ended: return the next one, or how the transaction ended."""
         if self.verdict is not None:
             return self.verdict
         failure, step = self._take(done.results)
@@ -203,33 +212,36 @@ class Script:
         return self._rest_of_unit(commands, run)
 
     def stop(self, done: Completion, cancelled: Failure) -> Verdict:
-        """A unit has ended of a message that is to be cancelled: no other follows, unless all is done."""
+        """A unit has ended, and the message is to be cancelled: return how its transaction ended, or fail it.
+
+        cancelled is the failure if PostgreSQL gave none that ended the transaction.
+        """
         if self.verdict is None:
             self._take(done.results)
         return self.verdict or Verdict(cancelled if self._is_contained(done) else done.failure or cancelled)
 
     def values(self) -> Iterator[tuple[Statement, bytes]]:
-        """The message's statements with their values, those of references not in place."""
+        """The message's statements with their values as sent, that is, without the values of references."""
         for place, at in enumerate(self._plan.places):
             if at >= 0:
                 yield self._statement(place), self._values[at]
 
     def is_own(self, command: Prepare | Bind) -> bool:
-        """Whether it runs, or prepares, a statement of the broker's."""
+        """Whether the command runs or prepares a statement of the broker's own."""
         return self._statements.is_own(command.name)
 
     def is_special(self, number: int) -> bool:
-        """Whether the broker itself reads the values of this statement: for references, or for literals."""
+        """Whether the broker itself reads the values of this statement, counted from 0: for references or literals."""
         step = self.steps[self._plan.places.index(number)]
         return isinstance(step, Step) and (bool(step.references) or not step.prepare)
 
     def lost(self, partial: list[StatementResult]) -> None:
-        """The backend is gone; these results of the unit on its way had come."""
+        """The backend is gone: keep the results that had come of the unit on its way."""
         if self.verdict is None:
             self._take(partial)
 
     def result(self, request: int, verdict: Verdict, committed_unseen: bool = False) -> TransactionResult:
-        """The reply. committed_unseen: PostgreSQL was asked, so results may be missing."""
+        """The reply. Results that were lost with the backend are None."""
         if verdict.failure is not None:
             return TransactionResult(request, self.tries, (), tuple(verdict.failure), verdict.step)
         entries: list[tuple[object, ...] | None] = []
@@ -245,15 +257,16 @@ class Script:
         return TransactionResult(request, self.tries, tuple(entries), None, -1)
 
     def _rest_of_unit(self, commands: list[Command], run: Runner) -> Unit:
-        """Add steps until the broker has to look at results."""
+        """Add steps to the commands until the broker has to look at results, or up to COMMIT; return the unit."""
         first = len(self._sent)
         is_checked = False
-        is_altered = False  # by a step of this unit
+        is_altered = False  # whether a step of this unit may have changed a setting
         while self._next < len(self.steps):
             step = self.steps[self._next]
             if step == SAVEPOINT:
                 if is_checked and self._plan.block[self._next] is not None:
-                    # A count that is not met undoes the block around this one, and its name would mean this one.
+                    # A count that is not met undoes the block around this one; as all savepoints have the same name,
+                    # ROLLBACK TO would undo only this one.
                     return in_order(commands)
                 commands += self._own(_SAVEPOINT, run)
                 self._sent.append(_OWN)
@@ -295,7 +308,7 @@ class Script:
         return any(each >= 0 for each in self._sent[first:])
 
     def _take(self, results: list[StatementResult]) -> tuple[Failure | None, int]:
-        """Keep the results; the first row count that was not expected, as its failure and step."""
+        """Keep the results. Returns the failure and the step of the first unexpected row count, else None and -1."""
         unexpected: tuple[Failure | None, int] = None, -1
         for what, result in zip(self._sent, results, strict=False):
             if what == _COMMIT:
@@ -326,7 +339,7 @@ class Script:
         return result
 
     def _append_notices(self, late: tuple[str, ...]) -> None:
-        """What was raised at the commit (deferred triggers) comes behind the last step's own, if it still fits."""
+        """Add the notices raised at COMMIT (by deferred triggers) to those of the last result, if they still fit."""
         self._held += sum(map(len, late))
         if self._held > self._max_result_bytes:
             return
@@ -342,7 +355,7 @@ class Script:
         return (SimpleQuery(b"ROLLBACK"),)
 
     def _is_contained(self, done: Completion) -> bool:
-        """Whether the unit failed in a savepoint block, and not by a cancel: that does not end the transaction."""
+        """Whether the unit failed in a savepoint block and not by a cancel, so its failure is not the transaction's."""
         at = len(done.results)
         step = self._sent[at] if at < len(self._sent) else -1
         return (
@@ -353,7 +366,7 @@ class Script:
         )
 
     def _undo(self, block: int, step: int, failure: Failure) -> None:
-        """The savepoint block that begins at this step is undone; go on after it."""
+        """Note that the block that begins at step `block` is undone by the failure of `step`; go on after its end."""
         end = self._plan.block_end[block]
         for place in range(block, end):
             self.outcomes[place] = None
@@ -363,9 +376,10 @@ class Script:
 
 
 def _is_ambiguous(statement: Statement, values: bytes) -> bool:
-    """Whether its literals mean something else where a setting that all rely on is not as it was.
+    """Whether the statement's literals would mean something else if a setting that literals rely on was changed.
 
-    PostgreSQL tells of those at the end of a unit; so such a statement is in another one than what may have set them.
+    PostgreSQL reports such changes at the end of a unit; so the statement goes into another unit than a statement that
+    may have made one.
     """
     return AMBIGUOUS.search(values) is not None or AMBIGUOUS.search(statement.sql) is not None
 

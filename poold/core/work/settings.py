@@ -1,11 +1,11 @@
-"""Settings that hold for one statement, or one transaction, alone: those that travel with a request; its deadline.
+"""Settings for one statement or one transaction alone: those that travel with a request, and its deadline.
 
-PostgreSQL has `SET LOCAL` for it, which wants a transaction block. `set_config(..., true)` does the same in the
-implicit transaction that all commands up to one Sync share, so a single statement can have settings as well, in the
-same round trip; they are gone with its end, whatever that is.
+PostgreSQL's `SET LOCAL` needs a transaction block. `set_config(..., true)` does the same in the implicit transaction
+that all commands up to one Sync share. So a single statement can have settings as well, in the same round trip, and
+they end with it, however it ends.
 
-The deadline of a request is one of them: what is left until then becomes statement_timeout, if that is shorter than
-the endpoint's own. So a statement ends in time even if the broker is gone, or its cancel is late.
+The deadline of a request is sent as such a setting: the time left until then becomes statement_timeout, if it is
+shorter than the endpoint's own. So a statement ends in time even if the broker is gone, or its cancel is late.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from poold.core.statements.statement import Statement, Statements, plain_command
 # A statement of the broker's own, with NUL for its parameters.
 SET_LOCAL = b"SELECT pg_catalog.set_config(\0, \0, true)"
 _TYPES = bytes(8)  # undeclared; they become text
-# The server is given so much time to end a statement by itself before it is cancelled.
+# Seconds beyond its deadline that the server has to end a statement by itself before the broker cancels it.
 SERVER_GRACE = 0.1
 
-# As PostgreSQL reads it; https://www.postgresql.org/docs/current/config-setting.html
+# A time as PostgreSQL reads it: https://www.postgresql.org/docs/current/config-setting.html
 _TIME = re.compile(rb"\s*([0-9]{1,12}(?:\.[0-9]{0,12})?)\s*(us|ms|s|min|h|d|)\s*")
 _SECONDS = {b"us": 1e-6, b"ms": 0.001, b"": 0.001, b"s": 1.0, b"min": 60.0, b"h": 3600.0, b"d": 86400.0}
 
-# Commands that run a statement with these values, as literals or not.
+# Makes the commands that run a statement with these values; the bool asks for literals.
 Run = Callable[[Statement, bytes, bool], list[Command]]
 
 
@@ -38,7 +38,7 @@ def pairs(settings: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def objection(settings: bytes) -> str:
-    """Why these settings cannot be taken, "" if they can; PostgreSQL itself looks at the rest."""
+    """Why these settings cannot travel with a request, "" if they can; PostgreSQL itself checks the values."""
     for name, _ in pairs(settings):
         if name.lower() in RELIED_ON_WORDS:
             return f"the setting {name.decode(errors='replace')} cannot travel with a request: values rely on it"
@@ -46,7 +46,7 @@ def objection(settings: bytes) -> str:
 
 
 def choose_plans(settings: bytes) -> bool:
-    """Whether they decide how prepared statements are planned, which statements with literals do not notice."""
+    """Whether they decide how prepared statements are planned; then the statement runs with literals."""
     return b"plan_cache_mode" in settings.lower()
 
 
@@ -56,7 +56,7 @@ def plain(statement: Statement, values: bytes, _: bool) -> list[Command]:
 
 
 def own_timeout(settings: bytes, otherwise: float) -> float:
-    """The statement_timeout among these settings in seconds, 0 for none; otherwise where they have no such value."""
+    """The statement_timeout among these settings in seconds, 0 for no limit; `otherwise` if there is none to read."""
     for name, value in reversed(pairs(settings)):
         if name.lower() == b"statement_timeout":
             found = _TIME.fullmatch(value)
@@ -65,7 +65,10 @@ def own_timeout(settings: bytes, otherwise: float) -> float:
 
 
 def until(deadline: float | None, now: float, query_timeout: float) -> int:
-    """The statement_timeout in milliseconds that the deadline asks for; 0 if the endpoint's own is as good."""
+    """The statement_timeout in milliseconds that the deadline asks for; 0 if there is none or query_timeout is shorter.
+
+    query_timeout, in seconds, is the limit that holds anyway; 0 for no limit.
+    """
     if deadline is None:
         return 0
     left = deadline - now
@@ -75,7 +78,10 @@ def until(deadline: float | None, now: float, query_timeout: float) -> int:
 
 
 def commands(statements: Statements, settings: bytes, milliseconds: int, is_literal: bool, run: Run) -> list[Command]:
-    """What makes them hold: one command for each that has a result, in order, and what prepares it."""
+    """The commands that make the settings hold, and a statement_timeout of so many milliseconds if not 0.
+
+    For each setting, in order, one command that has a result, preceded by those that prepare it.
+    """
     found: list[Command] = []
     given = pairs(settings) if settings else []
     if milliseconds:
@@ -88,10 +94,10 @@ def commands(statements: Statements, settings: bytes, milliseconds: int, is_lite
 
 
 def count(settings: bytes) -> int:
-    """How many of them there are."""
+    """How many settings there are."""
     return settings.count(b"\0") // 2
 
 
 def sized(value: bytes) -> bytes:
-    """The value as it travels."""
+    """The value as it travels among parameters: its length in 4 bytes, and the bytes."""
     return len(value).to_bytes(4, "big") + value

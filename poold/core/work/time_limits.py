@@ -1,4 +1,4 @@
-"""What time limits tell of a request: whether it can still be begun, and which of them ended it."""
+"""Time limits of requests: whether a request can still be begun, and which limit ended it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from poold.core.records.request import Request
 from poold.core.statements.statement import AHEAD_SECONDS, TRUSTED_AFTER, TRUSTED_FOR
 from poold.core.work import failures
 
-# What a running statement may take beyond its endpoint's query_timeout before the broker itself cancels it: the
-# server's statement_timeout comes first unless the server cannot be heard any more.
+# Seconds that a running statement may take beyond its endpoint's query_timeout before the broker acts: the server's
+# own statement_timeout comes first, unless the server is not heard any more.
 GUARD = 5.0
-# The server's clock began before the broker's, and both have their own pace.
+# Share of query_timeout from which on a cancel is taken to be the server's own: the two clocks are not the same.
 EARLY = 0.95
 
 
 def is_hopeless(request: Request, now: float) -> bool:
-    """Whether the request cannot count on ending before its deadline, as far as its statement's profile tells.
+    """Whether the request is not likely to end before its deadline, by its statement's profile.
 
-    Where requests wait until just before their deadlines, what takes its mean ends too late every other time; so they
-    must have time for what it rarely exceeds, and, if it may, for running behind others. A profile that no run has
-    renewed for long tells nothing: without that a statement that was slow once might never run again.
+    Under overload requests begin just before their deadlines, and with time for the mean every other one would end too
+    late. So the time left must cover what the statement rarely exceeds and, if it may join a pipeline, the statements
+    ahead. A profile is trusted only for a while after the last run began: otherwise a statement that was slow once
+    might never run again.
     """
     deadline, statement = request.deadline, request.statement
     return (
@@ -34,15 +35,15 @@ def is_hopeless(request: Request, now: float) -> bool:
 
 
 def out_of_time(request: Request, failure: Failure, now: float) -> str:
-    """Why the server cancelled it, if it was to do so at the request's deadline; "" otherwise."""
+    """The reason of the failure, if the server cancelled the request at its deadline; "" otherwise."""
     is_late = request.is_timed and request.deadline is not None and request.deadline <= now
     return failures.timeout_passed(request) if is_late and failure.sqlstate == QUERY_CANCELED else ""
 
 
 def by_query_timeout(backend: Backend, request: Request, failure: Failure, seconds: float) -> str:
-    """Why the server cancelled it, if it ran as long as its endpoint lets it; "" otherwise.
+    """The reason of the failure, if the server cancelled the request by the endpoint's query_timeout; "" otherwise.
 
-    PostgreSQL says it in words of any language, so time has to tell.
+    PostgreSQL's message may be in any language, so this is told by the seconds that the request ran.
     """
     endpoint = backend.pool.endpoint
     if failure.sqlstate != QUERY_CANCELED or not endpoint.query_timeout or "user request" in failure.message:
@@ -56,9 +57,9 @@ def by_query_timeout(backend: Backend, request: Request, failure: Failure, secon
 def must_have_ended(request: Request) -> bool:
     """Whether the endpoint's query_timeout certainly held for the request.
 
-    It may have a longer one: by its settings, by SET in its lease or its own text, by a function that anything called.
-    Each statement of a string has one of its own, and what comes with a commit (deferred triggers, standbys that are
-    waited for) has none.
+    A request may have a longer limit: by its settings, by SET in its lease or its own text, or by a function that it
+    calls. Each statement of a string has the limit for itself, and what happens at a commit (deferred triggers, waiting
+    for standbys) has none.
     """
     statement = request.statement
     if request.lease is not None or statement is None or b"statement_timeout" in request.settings.lower():

@@ -1,4 +1,4 @@
-"""Transaction messages: unit after unit, tried again where that is safe, asked for where COMMIT's answer was lost."""
+"""Transaction messages: run unit by unit, tried again if that is safe, inquired about if COMMIT's answer was lost."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from poold.core.work.script import Script, Verdict
 from poold.core.work.time_limits import by_query_timeout, out_of_time
 from poold.core.work.units import Runner, server_timeout
 
-# Pauses before the next try of a transaction that lost a race: doubled each time, with jitter, so that those that
-# raced do not meet again.
+# Pauses in seconds before the next try of a transaction that lost a race (a serialization failure or a deadlock):
+# doubled each time, with jitter, so that the same transactions do not collide again.
 FIRST_PAUSE = 0.005
 LONGEST_PAUSE = 0.5
 
@@ -31,7 +31,7 @@ class TransactionWork:
     """Transaction messages of clients."""
 
     def __init__(self, generations: Generations, chance: Callable[[], float]) -> None:
-        """chance gives random numbers in [0, 1)."""
+        """chance returns random numbers in [0, 1)."""
         self._generations = generations
         self._chance = chance
 
@@ -45,7 +45,7 @@ class TransactionWork:
         return unit
 
     def ended(self, backend: Backend, request: Request, done: Completion, now: float) -> Decision:
-        """A unit of the message has ended: the next one, or what became of this try."""
+        """A unit of the message has ended: go on with the next one, or conclude this try."""
         script, runner = request.script, request.runner
         assert script is not None
         assert runner is not None
@@ -67,7 +67,7 @@ class TransactionWork:
         return self._concluded(request, script, verdict, now)
 
     def lost(self, backend: Backend, request: Request, loss: Loss, is_begun: bool, now: float) -> Decision:
-        """Run it again, unless COMMIT was sent: then only PostgreSQL knows whether there is anything to run."""
+        """Run the message again, unless COMMIT was sent: then PostgreSQL has to be asked whether it took effect."""
         script = request.script
         assert script is not None
         script.lost(list(loss.partial))
@@ -84,7 +84,7 @@ class TransactionWork:
         return self.elsewhere(backend, request, loss.error, now)
 
     def _in_doubt(self, backend: Backend, request: Request, script: Script, error: str, now: float) -> Decision:
-        """The backend was lost after COMMIT was sent."""
+        """The backend was lost after COMMIT was sent: inquire, or run again a message that only reads."""
         if _only_reads(request, script):
             return self.elsewhere(backend, request, error, now)
         if not script.xid.isdigit() or not backend.server.identity:
@@ -99,7 +99,7 @@ class TransactionWork:
         return Answer(request, request.script.result(request.number, Verdict()))
 
     def elsewhere(self, backend: Backend, request: Request, error: str, now: float) -> Decision:
-        """Run a message of which nothing was committed on another backend, or say that nothing was."""
+        """Nothing of the message was committed: run it on another backend, or answer that it was not run."""
         script = request.script
         assert script is not None
         if self._may_try_again(request, script, now):
@@ -108,24 +108,25 @@ class TransactionWork:
         return self._failed(request, Verdict(failures.not_run(backend.pool.endpoint.name, error)), now)
 
     def unknown(self, request: Request, error: str, why: str, now: float) -> Decision:
-        """Nobody can tell what became of its COMMIT."""
+        """Nobody can tell whether the COMMIT took effect: answer that, with the reason why."""
         request.group.stats.in_doubt += 1
         return self._failed(request, Verdict(failures.commit_unknown(error, why)), now)
 
     def _note_stale(self, backend: Backend, request: Request, script: Script, done: Completion) -> None:
-        """The unit failed: was it about a prepared statement that does not fit, before any step had run unproven?
+        """Note in the script whether the unit failed because of a prepared statement that does not fit any more.
 
-        What is prepared runs only behind what is proven harmless; so the whole message may be tried again.
+        Prepared statements run only behind statements that are proven harmless, so the whole message may be tried
+        again, with literals.
         """
         failed = backend.prepared.failed(request.unit, done)
         found = None
         if failed is not None and request.runner is not None and not script.is_own(failed):
-            # By the name: since then another generation may have begun.
+            # By name, as another generation may have begun since the unit was made.
             found = request.runner.needed.get(failed.name)
         script.is_stale = is_early(request.group.statements, found, failed, done, request.leaves is NOTHING)
 
     def _concluded(self, request: Request, script: Script, verdict: Verdict, now: float) -> Decision:
-        """Known is what became of this try: answer, or try again."""
+        """This try is over: answer, or try again."""
         if verdict.failure is None:
             if request.leaves is not NOTHING:
                 self._generations.forget_outdated(script.outcomes)
@@ -147,7 +148,7 @@ class TransactionWork:
         return is_wanted and in_time and script.tries <= script.retries
 
     def _next_pause(self, script: Script) -> float:
-        """The mean of the pause before the next try."""
+        """The mean of the pause before the next try, in seconds."""
         return float(min(FIRST_PAUSE * 2 ** min(script.tries - 1, 16), LONGEST_PAUSE))
 
     def _failed(self, request: Request, verdict: Verdict, now: float) -> Decision:
@@ -165,7 +166,7 @@ class TransactionWork:
 
 
 def _take_probes(request: Request, script: Script) -> None:
-    """Statements that the message ran often enough are to be probed."""
+    """Hand statements that have run often enough over to the group, to be probed."""
     if script.to_probe:
         if request.group.config.prepare == "auto":
             request.group.probes.extend(script.to_probe)
@@ -173,16 +174,19 @@ def _take_probes(request: Request, script: Script) -> None:
 
 
 def _only_reads(request: Request, script: Script) -> bool:
-    """Whether the message, all of it in the unit with its COMMIT, may run any number of times.
+    """Whether all statements of the message are plain reads and ran prepared in its last unit, so it may run again.
 
-    A proof is one of the prepared statement.
+    Proofs hold for the prepared form only.
     """
     prepared = {command.name for command in request.unit if type(command) is Bind}
     return all(statement.proof.is_plain_read and statement.name in prepared for statement, _ in script.values())
 
 
 def refusal(script: Script) -> Failure | None:
-    """Why these values cannot be taken, None if they can. Those of prepared statements PostgreSQL looks at."""
+    """Why the message's values cannot be taken, None if they can.
+
+    PostgreSQL itself checks the values of statements that run prepared.
+    """
     for place, (statement, values) in enumerate(script.values()):
         if statement.state is not StatementState.PREPARED or script.is_special(place):
             try:

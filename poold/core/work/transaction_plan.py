@@ -1,7 +1,7 @@
-"""What the steps of a transaction message come to, found out once for all messages that differ in their values only.
+"""The plan of a transaction message: what follows from its steps alone, found out once for all its values.
 
-A program sends the same few transactions again and again. Their steps travel packed, apart from the values, so that a
-message is known by those bytes: decoding, checking and reading its statements happens when it is first seen.
+A program sends the same few transactions again and again. The steps travel packed, apart from the values, and their
+bytes are the plan's key: they are decoded and checked, and their statements read, only when they are first seen.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from poold.core.statements.sql import MAX_TOKENS
 from poold.core.statements.statement import Statement, Statements
 from poold.core.work import failures
 
-# Plans known per group, and their packed steps in bytes; the least recently used go.
+# Plans kept per group, and the bytes of their packed steps; the least recently used leave.
 PLANS_KEPT = 2000
 BYTES_KEPT = 16 * 1024 * 1024
-# What all of a message's statements have together: they are read for what they do, in 0.1 s at most.
+# Tokens of all statements of a message together: to read so many takes 0.1 s at most.
 MESSAGE_TOKENS = 10 * MAX_TOKENS
-# Text of one statement, its parameters not counted.
+# Bytes of one statement's text, parameters not counted.
 MAX_TEXT = 1024 * 1024
 
 
@@ -28,31 +28,31 @@ class Plan:
     """The steps, and what follows from them alone."""
 
     def __init__(self, packed: bytes, statements: Statements) -> None:
-        """Raises ProtocolViolation for what are no steps."""
+        """Raises ProtocolViolation if packed does not hold valid steps."""
         self.steps: list[Step | int] = [step if isinstance(step, int) else _step(step) for step in decode_steps(packed)]
-        # Where the values of each step are among the message's; -1 for a mark.
+        # By step: the index of its values in the message's, -1 for a savepoint mark.
         self.places: list[int] = []
-        # The savepoint mark that each step is directly inside of, None outside; and the end of each block.
+        # By step: the savepoint mark that it is directly inside of, None if outside. By mark: the end of its block.
         self.block, self.block_end = _blocks(self.steps)
         self.count = 0  # of statements
         for step in self.steps:
             self.places.append(-1 if isinstance(step, int) else self.count)
             self.count += self.places[-1] >= 0
-        # Whether it is one unit, from BEGIN to COMMIT: the broker need not look at anything before.
+        # Whether it is one unit from BEGIN to COMMIT, as the broker need not look at any result before COMMIT.
         self.is_whole = all(
             isinstance(step, Step) and not step.references and step.low == 0 and step.high is None
             for step in self.steps
         )
         self._statements = statements
         self._found: list[Statement | None] = [None] * len(self.steps)
-        # Why it cannot be run, "" if it can; whether it may write.
+        # Why the message cannot be run, "" if it can; whether it may write.
         self.obstacle = ""
         self.writes = False
         self.begins_with_set = False
         self._read()
 
     def statement(self, place: int) -> Statement:
-        """The statement of this step, if no reference changes its types."""
+        """The statement of this step. Its types are those of the message: references may change them later."""
         found = self._found[place]
         if found is None or found.is_forgotten or found.generation != self._statements.generation:
             step = self.steps[place]
@@ -61,7 +61,7 @@ class Plan:
         return found
 
     def _read(self) -> None:
-        """Look through the statements."""
+        """Read the statements: what they do, and whether one of them cannot be run."""
         tokens = 0
         for place, step in enumerate(self.steps):
             if isinstance(step, int) or self.obstacle:
@@ -72,7 +72,7 @@ class Plan:
             else:
                 traits = self.statement(place).examine()
                 tokens += traits.tokens
-                # SET TRANSACTION must come before any query, so also before the one that asks for the transaction's id.
+                # SET TRANSACTION must come before any query, and the one for the transaction's id would come before it.
                 self.begins_with_set = self.begins_with_set or (place == 0 and traits.verb == "SET")
                 self.writes = self.writes or traits.writes
                 if not traits.is_read or tokens > MESSAGE_TOKENS:
@@ -101,7 +101,7 @@ class Plans:
 
     def __init__(self, statements: Statements) -> None:
         self._statements = statements
-        # By packed steps: enter when first asked for, leave when many others were asked for since.
+        # By packed steps, the least recently used first: enter when first asked for, leave when there are too many.
         self._known: OrderedDict[bytes, Plan] = OrderedDict()
         self._bytes = 0
 
@@ -109,7 +109,7 @@ class Plans:
         return len(self._known)
 
     def find(self, packed: bytes) -> Plan:
-        """The plan, known or new; raises ProtocolViolation."""
+        """Return the plan, known or new; raises ProtocolViolation if packed does not hold valid steps."""
         found = self._known.get(packed)
         if found is not None:
             self._known.move_to_end(packed)
@@ -127,7 +127,7 @@ def _step(step: Step) -> Step:
 
 
 def _blocks(steps: list[Step | int]) -> tuple[list[int | None], dict[int, int]]:
-    """For each step its innermost savepoint mark; for each mark the step that ends it."""
+    """For each step the innermost savepoint mark around it; for each mark the step that ends its block."""
     inside: list[int | None] = []
     ends: dict[int, int] = {}
     stack: list[int] = []

@@ -1,12 +1,12 @@
-"""What a backend is given to do for a request: the unit, command by command.
+"""The units that run a request's statement, command by command.
 
-A statement runs in one of three forms. By itself and with literals it is a simple query, which may hold several
-statements. Prepared it is Bind and Execute, after its Parse where this backend has not seen it. With settings of its
-own it shares their implicit transaction, prepared or with literals; then it must be a single one.
+A statement runs in one of three forms. With literals and alone it is a simple query, which may hold several statements.
+Prepared it is Bind and Execute, after its Parse if this backend has not prepared it yet. With settings of its own it
+shares an implicit transaction with them, prepared or with literals; then it must be a single statement.
 
-Prepared is only what begins in a session as it was opened: what is parsed elsewhere means what the settings, roles and
-names of that moment make of it, for whoever runs it later. So behind anything in the same transaction or session that
-is not proven harmless all runs with literals.
+A statement is prepared only in a session that is as it was opened. Parsed under other settings, roles or names it would
+keep the meaning that these give it, for whoever runs it later. So behind anything in the same transaction or session
+that is not proven harmless, all statements run with literals.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from poold.core.work.outcomes import settings_before
 COMMIT: Unit = (SimpleQuery(b"COMMIT"),)
 ROLLBACK: Unit = (SimpleQuery(b"ROLLBACK"),)
 BEGIN: Unit = (SimpleQuery(b"BEGIN"),)
-# Before anything that may ask for the values of sequences, where others have used some.
+# Comes before a statement that may ask for the values of sequences, if others have used sequences in the session.
 DISCARD_SEQUENCES = b"DISCARD SEQUENCES"
-# Before a transaction it has one of its own: behind it PostgreSQL refuses to change the isolation.
+# Before a transaction it runs in one of its own, as PostgreSQL refuses to change the isolation level behind it.
 DISCARD_BEFORE_BEGIN = (b"BEGIN", DISCARD_SEQUENCES, b"COMMIT")
 
 
 def unit_for(backend: Backend, request: Request, now: float) -> Unit:
-    """The first unit of a statement on this backend.
+    """Return the first unit of the request's statement on this backend.
 
-    Notes in the request what follows it, who watches its time, and what it may leave in the session.
+    Notes in the request the unit that follows, whether the server watches its deadline, and what it may leave in the
+    session.
     """
     statement, lease = request.statement, request.lease
     assert statement is not None
@@ -74,7 +75,7 @@ def unit_for(backend: Backend, request: Request, now: float) -> Unit:
     literal = _literal(statement, request.values)
     if not request.begin and not before:
         return (literal,)
-    # What comes before must have succeeded before a simple query, which no earlier error would skip.
+    # A unit of its own for what comes before: an error in it would not keep PostgreSQL from running a simple query.
     request.then = (literal,)
     if not before:
         return BEGIN
@@ -102,7 +103,10 @@ def _unit_with_settings(
 
 
 def _before(backend: Backend, request: Request, statement: Statement) -> list[Command]:
-    """What has to come first: where sequences were used, and who comes may ask for their values, it must not see it."""
+    """The command to discard values of sequences, if the statement may ask for values that others have left; or none.
+
+    Notes in the backend whether sequences are used from here on.
+    """
     was_used, is_proven = backend.used_sequences, request.leaves is NOTHING
     may_ask = request.opens or (request.lease is None and not is_proven)
     if may_ask:
@@ -113,9 +117,11 @@ def _before(backend: Backend, request: Request, statement: Statement) -> list[Co
 
 
 def server_timeout(backend: Backend, request: Request, now: float) -> int:
-    """The milliseconds after which the server itself is to end it; 0 if the endpoint's limit comes first.
+    """The milliseconds after which the server is to end a statement itself, 0 for none of its own.
 
-    Notes in the request whether the server watches its time.
+    0 without a deadline, and if a query_timeout or a statement_timeout that travels with the request is shorter.
+
+    Notes in the request whether the server watches its deadline.
     """
     limit = backend.pool.endpoint.query_timeout
     if request.settings:
@@ -126,16 +132,16 @@ def server_timeout(backend: Backend, request: Request, now: float) -> int:
 
 
 class Runner:
-    """How the statements of one transaction are run on a backend: prepared as long as that means the same."""
+    """Makes the commands for one transaction on a backend: prepared as long as that means the same as literals."""
 
     __slots__ = ("_backend", "_prepared", "is_base", "leaves", "needed")
 
     def __init__(self, backend: Backend, is_base: bool = True) -> None:
         self._backend = backend
         self._prepared = backend.prepared.commands
-        self.is_base = is_base  # all so far was proven harmless
-        self.leaves = NOTHING  # what may be left in the session by what was not
-        # What the transaction ran prepared, by its name: none of its own commands may drop it.
+        self.is_base = is_base  # whether all statements so far are proven harmless
+        self.leaves = NOTHING  # what the others may leave in the session
+        # Statements that the transaction runs prepared, by name: none of its commands may drop these names.
         self.needed: dict[bytes, Statement] = {}
 
     def __call__(self, statement: Statement, values: bytes, is_literal: bool) -> list[Command]:
@@ -159,7 +165,7 @@ class Runner:
 
     @property
     def used_sequences(self) -> bool:
-        """Whether what is harmless otherwise has used sequences on the backend since their values were discarded."""
+        """As `Backend.used_sequences`."""
         return self._backend.used_sequences
 
     @used_sequences.setter
@@ -185,5 +191,5 @@ def _literal(statement: Statement, values: bytes) -> SimpleQuery:
     try:
         return literal_command(statement, values)
     except ProtocolViolation:
-        # Refused where it arrived, unless the statement was prepared then: PostgreSQL refuses it for what it is.
+        # Such values are refused on arrival, unless the statement was prepared then: an empty query is sent instead.
         return SimpleQuery(b"")
