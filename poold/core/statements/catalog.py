@@ -1,8 +1,8 @@
 """The question whether anything in the catalogs has changed.
 
-A proof holds as long as the catalogs stand still, and so does what names mean. Each catalog counts the rows that were
-inserted, updated and deleted; while the sum is the same nobody has made, altered or dropped anything. A session reports
-its counts when it comes to rest, and within ten seconds if it does so again and again.
+Proofs hold, and names mean the same, as long as the catalogs do not change. PostgreSQL counts the rows of each catalog
+that were inserted, updated and deleted; while the sum is the same nothing was created, altered or dropped. A session
+reports its counts when it becomes idle, with a delay of up to ten seconds if it does so again and again.
 
 https://www.postgresql.org/docs/current/monitoring-stats.html
 """
@@ -14,7 +14,8 @@ _CATALOGS = (
     "{1259,1249,1255,1247,2617,2605,2606,2620,2618,3256,2610,2611,2604,2615,2600,2616,2602,2603,3501,3541,3456,3350,"
     "2753,3079,1260,1261}"
 )
-# A standby counts nothing of what it replays: there all is asked again from time to time.
+# Seconds. A standby does not count what it replays: there the answer changes once in this time, and so all is proven
+# again.
 STANDBY_INTERVAL = 10
 COUNTS = (
     "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.floor(pg_catalog.date_part('epoch', "

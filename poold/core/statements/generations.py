@@ -1,4 +1,4 @@
-"""What names mean, in all groups: some may share a database."""
+"""Generations of statements. In all groups a new one begins at once, as groups may share a database."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from poold.core.statements.statement import Statements
 
 
 class Generations:
-    """The statements of all groups, which begin anew together."""
+    """The statements of all groups, which begin a new generation together."""
 
     def __init__(self, statements: Iterable[Statements]) -> None:
         self._statements = tuple(statements)
 
     def begin_anew(self) -> None:
-        """Names may mean something else than before."""
+        """Begin a new generation, as names may mean something else than before."""
         for each in self._statements:
             each.forget_all()
 
     def forget_outdated(self, results: Iterable[StatementResult | None]) -> bool:
-        """Let all statements begin anew if these may have changed what others mean. Returns whether so."""
+        """Begin a new generation if these results tell of a change to what names mean. Returns whether they do."""
         if not schema.outdates(results):
             return False
         self.begin_anew()

@@ -1,9 +1,9 @@
 """Which statements lose nothing by a generic plan, as their trees tell.
 
-INSERT ... VALUES has nothing to plan, unless ON CONFLICT or a subquery is in it. A statement on one plain table whose
-WHERE clause is nothing but `column = value`, for all columns of a unique index, finds one row by that index whatever
-the values are. For anything else the values may decide, as they do with literals. That there is such an index is for
-the catalogs to say.
+INSERT ... VALUES has nothing to plan, unless it contains ON CONFLICT or a subquery. A statement on one plain table
+whose WHERE clause is nothing but `column = value` for all columns of a unique index finds one row by that index,
+whatever the values are. For any other statement the best plan may depend on the values. The catalogs are asked whether
+there is such an index.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from poold.core.statements.proof_query import Equality
 
 
 def _is_plain(query: Node) -> bool:
-    """No subquery, WITH, policy or check option takes part."""
+    """Whether no subquery, WITH, set operation, policy, check option or grouping set takes part."""
     fields = query.fields
     return all(fields.get(flag) == "false" for flag in ("hasSubLinks", "hasRowSecurity", "hasModifyingCTE")) and all(
         fields.get(part, NULL) == NULL for part in ("cteList", "setOperations", "withCheckOptions", "groupingSets")
@@ -21,7 +21,7 @@ def _is_plain(query: Node) -> bool:
 
 
 def is_plain_insert(query: Node) -> bool:
-    """INSERT ... VALUES without ON CONFLICT: there is nothing to plan."""
+    """Whether the query is an INSERT ... VALUES without ON CONFLICT, which has nothing to plan."""
     fields, entries = query.fields, query.fields.get("rtable")
     if fields.get("commandType") != "3" or fields.get("onConflict") != NULL or not _is_plain(query):
         return False
@@ -32,7 +32,7 @@ def is_plain_insert(query: Node) -> bool:
 
 
 def equality(query: Node) -> Equality | None:
-    """The equality that is all of the WHERE clause of a query on one table, if it is."""
+    """The equality that is the whole WHERE clause of a query on one table; None if it is anything else."""
     fields, entries, tree = query.fields, query.fields.get("rtable"), query.fields.get("jointree")
     if fields.get("commandType") not in ("1", "2", "4") or not _is_plain(query) or not isinstance(tree, Node):
         return None
@@ -71,7 +71,7 @@ def equality(query: Node) -> Equality | None:
 
 
 def _column(value: Value) -> int:
-    """The number of the table's column that this is; 0 for a parameter or a constant, -1 for anything else."""
+    """The number of the table's column that the value is; 0 for a parameter or a constant, -1 for anything else."""
     if isinstance(value, Node) and value.kind == "RELABELTYPE":
         value = value.fields.get("arg", NULL)
     if not isinstance(value, Node):

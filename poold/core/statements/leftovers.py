@@ -1,16 +1,16 @@
-"""What may be left in a session, and how that is taken away before the backend serves anybody else.
+"""What a statement may leave in its session, and how that is taken away before the backend serves anybody else.
 
 Settings, temporary tables, prepared statements, channels, advisory locks, values of sequences and cursors WITH HOLD
-outlive a transaction, and the next client on the backend would find them. What leaves something cannot be listed, as
-views, operators, casts and triggers may call any function. So behind every statement the backend is reset, unless it is
-proven harmless (`poold.core.statements.proofs`).
+outlive a transaction, and the next client on the backend would find them. The statements that leave something cannot be
+listed, as views, operators, casts and triggers may call any function. So the backend is reset after every statement
+that is not proven harmless (`poold.core.statements.proofs`).
 
-The text tells a few things besides. If a statement makes sense only if others follow in the same session, its client
-is told so instead of being surprised. And what nothing takes away but the end of the connection, as a library that was
-loaded, is not left to anybody else.
+The text tells two more things. If a statement makes sense only if others follow in the same session, it is refused
+outside of one, with the reason. And if only the end of the connection takes away what a statement leaves, as with a
+loaded library, the connection is closed instead of reset.
 
-Prepared statements stay, as they are the broker's own, unless there are others: PostgreSQL tells those apart that
-clients have made by PREPARE, in a function as well. Then all of them go.
+Prepared statements of the broker's own stay. PostgreSQL tells which ones were made by PREPARE, also in a function; if
+clients have made any, all prepared statements are dropped.
 
 https://www.postgresql.org/docs/current/sql-discard.html
 """
@@ -25,14 +25,14 @@ from poold.core.effects import SimpleQuery, Unit
 from poold.core.facts import Server
 from poold.core.statements.sql import MAX_BYTES, MAX_TOKENS, tokens
 
-# Most statements are one of these, without a word that could tell anything, and need not be read.
+# Most statements begin with one of these, contain none of the words below, and need not be read.
 _INNOCENT = re.compile(rb"\s*+(?:SELECT|INSERT|UPDATE|DELETE|WITH|VALUES|MERGE|TABLE)\b", re.IGNORECASE)
 _SUSPICIOUS = (b"advisory", b"temp", b"currval", b"lastval", b"setseed", b"replication", b"dblink_connect", b"u&")
 
 SETTING = "a setting"
-# Session-level locks; those of a transaction (pg_advisory_xact_lock) go with it.
+# Session-level locks; those of a transaction (pg_advisory_xact_lock) end with it.
 _LOCKS = re.compile(rb"pg_(?:try_)?advisory_lock(?:_shared)?")
-# What only the end of the connection takes away; slots perhaps.
+# Functions that leave what only the end of the connection takes away; of slots only temporary ones.
 _LASTING = {
     b"pg_replication_origin_session_setup": "a replication origin",
     b"pg_create_physical_replication_slot": "a replication slot",
@@ -43,9 +43,9 @@ _LASTING = {
     b"dblink_connect_u": "a connection of dblink",
 }
 _TEMPORARY = (b"TEMP", b"TEMPORARY")
-# What may stand between CREATE and it.
+# Words that may stand before TEMPORARY in a CREATE.
 _BEFORE_TEMPORARY = (b"CREATE", b"OR", b"REPLACE", b"GLOBAL", b"LOCAL")
-# After SET: what holds for the transaction only.
+# Words after SET for a setting that holds for the transaction only.
 _LOCAL = (b"LOCAL", b"TRANSACTION", b"CONSTRAINTS")
 
 
@@ -54,14 +54,14 @@ class Use:
     """What a statement, or several, may leave in a session."""
 
     leaves: str = ""  # in words for its client; "" if nothing is known
-    is_lasting: bool = False  # nothing takes it away but the end of the connection
-    # Whether it is one statement that makes sense only where others of its client are in the same session.
+    is_lasting: bool = False  # only the end of the connection takes it away
+    # Whether it is one statement that makes sense only if others of its client run in the same session.
     wants_session: bool = False
-    # Whether the same transaction will not do.
+    # Whether a transaction is not enough for that.
     wants_no_transaction: bool = False
 
     def joined(self, other: Use) -> Use:
-        """What both may leave."""
+        """What both together may leave."""
         if self is NOTHING or other is self:
             return other
         if other is NOTHING:
@@ -72,24 +72,24 @@ class Use:
         )
 
 
-# How many prepared statements were made by PREPARE, in a block as well, and how many there are. Who replaces one of the
-# broker's can only do it so.
+# How many prepared statements were made by PREPARE, also in a DO block, and how many there are. A client can replace
+# one of the broker's only by PREPARE.
 _NAMES_HELD = (
     b"SELECT pg_catalog.concat(pg_catalog.count(*) FILTER (WHERE from_sql), ' ', pg_catalog.count(*)) "
     b"FROM pg_catalog.pg_prepared_statement()"
 )
 DEALLOCATE_ALL: Unit = (SimpleQuery(b"DEALLOCATE ALL"),)
 
-# The one Use of statements whose text tells nothing, and of backends in which nothing was left; compared by identity.
+# The one Use of statements whose text tells nothing, and of backends in which nothing is left; compared by identity.
 NOTHING = Use()
-# Nobody knows what, as after any statement that is not proven harmless.
+# Something unknown, as after any statement that is not proven harmless.
 UNSEEN = Use("something")
-# Prepared statements are not what they were, and have to go.
+# Prepared statements that are not the broker's; all of them are being dropped.
 NAMES = Use("prepared statements")
 
 
 def use_of(statement: bytes) -> Use:
-    """What the text of the statement, with NUL for each parameter, tells. Linear; NOTHING after a glance for most."""
+    """What the statement may leave by its text, which has NUL for each parameter; NOTHING for most. Linear."""
     if _INNOCENT.match(statement) and b";" not in statement.rstrip(b"; \t\r\n"):
         lower = statement.lower()
         if not any(word in lower for word in _SUSPICIOUS):
@@ -98,20 +98,21 @@ def use_of(statement: bytes) -> Use:
     read = tokens(statement, len(statement) > MAX_BYTES or 0 not in statement)
     for kind, text, _, _ in islice(read, MAX_TOKENS):
         reader.take(kind, text)
-    # What is too long to be read may be any code.
+    # A text that is too long to be read may do anything.
     return reader.use() if next(read, None) is None else reader.use().joined(UNSEEN)
 
 
 def left_by(use: Use) -> Use:
-    """What is left by a statement that is not proven harmless, whose text tells this."""
+    """What a statement that is not proven harmless may leave, if its text tells this use."""
     return UNSEEN if use is NOTHING else use
 
 
 def reset(use: Use, in_transaction: bool, seed: float) -> tuple[Unit, ...]:
-    """The units that take it away, and roll back what is open; () where only the end of the connection does.
+    """The units that roll back an open transaction and take away what was left; () if only closing takes it away.
 
-    Two, each a transaction of its own: the second reads tables, and must not do so under what SET SESSION
-    CHARACTERISTICS has left, which may let it wait for others. seed, from -1 to 1, is for random().
+    There are two, each a transaction of its own. The second reads tables, so it must begin after the first has reset
+    what SET SESSION CHARACTERISTICS may have left, under which it might wait for others. seed, from -1 to 1, is for
+    random().
     """
     if use.is_lasting:
         return ()
@@ -126,19 +127,19 @@ def reset(use: Use, in_transaction: bool, seed: float) -> tuple[Unit, ...]:
 
 
 def names_held(server: Server, own: int) -> bytes:
-    """What the last result of a reset tells where all prepared statements are the broker's own, so many."""
+    """The last result of a reset if the session holds only its first prepared statements and `own` of the broker's."""
     return b"%d %d" % (server.names, server.names + own)
 
 
 class _Reader:
-    """Reads the tokens of a string of statements."""
+    """Reads the tokens of a string of statements; `use` tells what they may leave."""
 
     def __init__(self) -> None:
         self._count = 0  # of statements
         self._use = NOTHING
         self._is_seeding = False
         self._depth = 0  # parentheses
-        # Of the statement being read: its keywords so far, as many as tell what it is; and the last token.
+        # Of the statement being read: its words and names outside of parentheses so far, and its last token.
         self._words: list[bytes] = []
         self._previous = b""
         self._name = b""  # the last token, if it is a name
@@ -151,7 +152,7 @@ class _Reader:
         word = text.upper() if kind == "word" else b""
         if not self._previous:
             self._count += 1
-        if text[:1] == b"(":  # what is skimmed begins with it as well
+        if text[:1] == b"(":  # a skimmed token may begin with it as well
             self._function(self._name)
         self._name = text.lower().strip(b'"') if kind in ("word", "name") else b""
         if self._name == b"pg_temp" and (self._words[:1] == [b"CREATE"] or self._previous == b"INTO"):
@@ -162,7 +163,7 @@ class _Reader:
         self._previous = word or text
 
     def use(self) -> Use:
-        """What was found."""
+        """What the statements read so far may leave."""
         use = self._use
         wants = use.leaves not in ("", UNSEEN.leaves) and self._count == 1
         return replace(use, wants_session=True, wants_no_transaction=self._is_seeding) if wants else use

@@ -1,7 +1,7 @@
-"""The tokens of a statement as PostgreSQL reads them: quotes taken off, escapes and parts put together.
+"""The tokens of a statement as PostgreSQL reads them: quotes taken off, escapes decoded, parts of strings joined.
 
-What a constant or a name says cannot be looked for in the text: 'now' is written E'n\\x6fw', U&'n\\006fw', $$now$$, or
-in two parts on two lines as well.
+The value of a constant or a name cannot be searched for in the text: 'now' may also be written E'n\\x6fw',
+U&'n\\006fw', $$now$$, or in two parts on two lines.
 
 https://www.postgresql.org/docs/current/sql-syntax-lexical.html
 """
@@ -18,7 +18,7 @@ from poold.core.statements.sql import MAX_TOKENS, tokens
 WORD, NAME, STRING, OTHER = "word", "name", "string", "other"
 _UESCAPE = (WORD, b"uescape")
 
-# Moments that PostgreSQL puts in place of these words where it reads a constant.
+# Words in a constant that PostgreSQL replaces by a point in time when it reads the constant.
 _MOMENT = re.compile(rb"(?<![a-z])(?:now|today|tomorrow|yesterday)(?![a-z])", re.IGNORECASE)
 # Settings on which every literal and every value relies; `names` is SET's other word for client_encoding.
 RELIED_ON_WORDS = tuple(name.lower().encode() for name in RELIED_ON)
@@ -38,10 +38,10 @@ _LINE_BREAK = re.compile(rb"(?=[^\n\r]*+[\n\r])(?:\s|--[^\n\r]*+)*+")
 
 def lexemes(statement: bytes) -> Iterator[tuple[str, bytes]]:
     """Kind and text of each token, of MAX_TOKENS at most: words in lower case, names and strings without quotes."""
-    kind, end = "", -1  # of the one that may go on
-    parts: list[bytes] = []  # its text: joined at its end, as each part more would copy all before
+    kind, end = "", -1  # of the string or name that may go on
+    parts: list[bytes] = []  # its text, joined only at its end: joining at each part would copy all before
     is_unicode = False
-    before: list[tuple[str, bytes, int]] = []  # U and &, which may begin one
+    before: list[tuple[str, bytes, int]] = []  # U and &, which may begin a string or name
     for token, raw, begin, after in islice(tokens(statement), MAX_TOKENS):
         this = NAME if token == "name" else STRING if token in ("string", "escaped") else OTHER
         if this != OTHER:
@@ -75,17 +75,17 @@ def lexemes(statement: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def names_moment(statement: bytes) -> bool:
-    """Whether a constant in it may stand for the moment at which it is read."""
+    """Whether a constant in the statement may stand for the moment at which it is read."""
     if b"'" not in statement and b"$" not in statement:
         return False
-    # With UESCAPE any sign may take the place of the backslash.
+    # With UESCAPE any character may take the place of the backslash.
     return any(
         _MOMENT.search(text) if kind == STRING else (kind, text) == _UESCAPE for kind, text in lexemes(statement)
     )
 
 
 def holds_structure(statement: bytes) -> bool:
-    """Whether a constant in it may be an array, a row or a range: to read one may run the checks of a domain in it."""
+    """Whether a constant in the statement may be an array, a row or a range: reading one may run checks of domains."""
     if b"'" not in statement and b"$" not in statement:
         return False
     return any(
@@ -95,7 +95,7 @@ def holds_structure(statement: bytes) -> bool:
 
 
 def sets_relied_on(statement: bytes) -> bool:
-    """Whether it changes, as far as its text shows, a setting that literals and values rely on."""
+    """Whether the statement changes, as far as its text shows, a setting that literals and values rely on."""
     if not _MAY_SET.search(statement) or not _MAY_NAME.search(statement):
         return False
     is_named = is_hidden = may_set = has_target = is_update = False
@@ -107,7 +107,7 @@ def sets_relied_on(statement: bytes) -> bool:
             before = previous = b""
             continue
         if kind in (WORD, NAME):
-            # In UPDATE and ON CONFLICT DO UPDATE it is a column.
+            # In UPDATE and ON CONFLICT DO UPDATE a name after SET is a column.
             is_target = not is_update and (previous == b"set" or (before == b"set" and previous in _SCOPES))
             if is_target and (word in RELIED_ON_WORDS or (kind == WORD and word == b"names")):
                 return True
@@ -115,7 +115,7 @@ def sets_relied_on(statement: bytes) -> bool:
             is_update = is_update or (kind == WORD and word == b"update")
             may_set = may_set or (word == b"pg_settings" and is_update)
             has_target = has_target or is_target
-        # With UESCAPE any name may be written so that nothing of it can be seen.
+        # With UESCAPE any name may be written unrecognizably.
         is_hidden = is_hidden or (kind, text) == _UESCAPE
         is_named = is_named or (kind == STRING and _RELIED_ON.search(text) is not None)
         before, previous = previous, word
@@ -123,7 +123,7 @@ def sets_relied_on(statement: bytes) -> bool:
 
 
 def _body(token: str, raw: bytes) -> bytes:
-    """What is in the quotes of one part."""
+    """The text in the quotes of one part, escapes of E'...' decoded."""
     if raw[:1] == b"$":
         tag = raw[: raw.index(b"$", 1) + 1]
         return raw[len(tag) :].removesuffix(tag)

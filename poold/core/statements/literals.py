@@ -1,14 +1,14 @@
 """Parameters as literals: the inverse of client.values.bind, byte for byte as psycopg2 writes them.
 
 A statement travels with NUL for each parameter and runs in one of two forms, which must mean the same: with the values
-as literals in its text, or prepared, with $1, $2, ... and the values apart. So a literal has to have the very type that
-is declared for its parameter. A bare number has the type that PostgreSQL finds by its size, ARRAY[...] the one that its
-items have in common; if that is not the declared one, text in quotes with a cast is written instead. psycopg2 has no
-such values, but referenced cells are (the int8 5, the empty text[]).
+as literals in its text, or prepared, with $1, $2, ... and the values apart. So a literal must have the very type that
+is declared for its parameter. PostgreSQL gives a number without quotes a type by its size, and ARRAY[...] the type that
+its items have in common; if that is not the declared type, text in quotes with a cast is written instead. psycopg2
+binds no such values, but referenced cells may be such (the int8 5, the empty text[]).
 
-The values come from strangers. In quotes nothing ends a literal but a quote, which is doubled, and backslashes mean
-nothing, as backends keep standard_conforming_strings on; what stands without quotes must match a pattern. Nothing but
-ProtocolViolation is raised here.
+Values come from clients and are not trusted. In quotes only a quote ends a literal, and quotes are doubled; backslashes
+have no meaning, as backends keep standard_conforming_strings on. A value without quotes must match a pattern. Nothing
+but ProtocolViolation is raised here.
 """
 
 import re
@@ -44,12 +44,12 @@ _INTEGERS = (_INT2, _INT4, _INT8)
 _NUMBERS = (*_INTEGERS, _NUMERIC, _FLOAT4, _FLOAT8)
 # The types, as they travel, whose values may stand without quotes.
 UNQUOTED = frozenset(oid.to_bytes(4, "big") for oid in _NUMBERS)
-# "char", name, text, char(n), varchar: as parameters they stay undeclared and become what their place asks for, which
-# is what happens to a quoted literal.
+# "char", name, text, char(n), varchar: such parameters stay undeclared and get the type that their place asks for, as a
+# quoted literal does.
 _TEXTS = (18, 19, _TEXT, 1042, 1043)
 _ARRAYS = frozenset((_TEXT_ARRAY, *(array for _, array in _TYPES.values())))
-# Arrays that psycopg2 reads as lists of text, and so binds as ARRAY['a', ...], a text[], whatever they were: "char",
-# name, char(n), varchar, inet, cidr, macaddr. What it does not know (enums, domains) it reads as text.
+# Arrays that psycopg2 reads as lists of str, and so binds as ARRAY['a', ...], which is a text[]: those of "char", name,
+# char(n), varchar, inet, cidr, macaddr. Arrays of types that it does not know (enums, domains) it reads as one str.
 _READ_AS_TEXTS = frozenset((1002, 1003, 1014, 1015, 1041, 651, 1040))
 _OID_ARRAY, _INT4_ARRAY, _INT8_ARRAY = 1028, 1007, 1016
 
@@ -71,7 +71,7 @@ def split_values(values: bytes, count: int) -> list[bytes | None]:
             found.append(None)
         else:
             raise ProtocolViolation(f"values: a parameter's length is {size}; expected -1 for NULL, or a size in bytes")
-    # A length that leads beyond the end, or is itself cut off, shows here: at never goes back.
+    # Finds a length that leads beyond the end or is itself cut off, as `at` never goes back.
     if at != len(values):
         raise ProtocolViolation(
             f"values: expected {at} bytes for {count} parameters with these lengths, got {len(values)}"
@@ -112,9 +112,9 @@ def reference_type(oid: int, as_array: bool) -> int:
 def array_reference(oid: int, text: bytes) -> tuple[int, bytes] | None:
     """The type to declare and the text for a cell that is an array; None if psycopg2 does not read it as a list.
 
-    Arrays of the types that are declared keep theirs, and their bounds. Others are what a program binds that reads the
-    cell with psycopg2: a list has no bounds, and one without a value is '{}' or '{NULL}', which becomes what its place
-    asks for.
+    Arrays of types that may be declared keep their type and their bounds. Any other array becomes what a program would
+    bind that read the cell with psycopg2: a list, which has no bounds. A list without a value is '{}' or '{NULL}',
+    which gets the type that its place asks for.
     """
     if oid in _ARRAYS and oid not in _READ_AS_TEXTS:
         return oid, text
@@ -129,7 +129,7 @@ def array_reference(oid: int, text: bytes) -> tuple[int, bytes] | None:
 
 
 def without_bounds(text: bytes) -> bytes:
-    """The array's text without what PostgreSQL writes before it where its items do not count from 1."""
+    """The array's text without the bounds that PostgreSQL writes before it if its items do not count from 1."""
     bounds = _BOUNDS.match(text)
     return text[bounds.end() :] if bounds else text
 
@@ -143,7 +143,7 @@ def array_text(cells: Sequence[bytes | None]) -> bytes:
 
 
 def parse_array(text: bytes) -> Array:
-    """The items of an array in PostgreSQL's text. Linear.
+    """The items of an array in PostgreSQL's text; raises ProtocolViolation if it is malformed. Linear.
 
     Spaces between items, which PostgreSQL reads but never writes, are refused.
     """
@@ -178,8 +178,8 @@ def parse_array(text: bytes) -> Array:
     return whole[0]  # type: ignore[no-any-return]  # an Array
 
 
-# An item in quotes, an item without, or a mark. It is matched where the last one ended, never searched for: after an
-# opening quote without an end the search would begin again at each of the quotes behind it.
+# An item in quotes, an item without, or a mark. It is matched at the end of the last one, never searched for: after an
+# opening quote without an end a search would begin again at each of the quotes behind it.
 _ARRAY_TOKEN = re.compile(rb'"((?:[^"\\]++|\\(?:.|\Z))*+)"|([^\s"\\{},]++)|([{},])', re.DOTALL)
 _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
 _BARE_ITEM = re.compile(rb"[0-9A-Za-z_.:+-]+")
@@ -247,7 +247,7 @@ def _bare_type(text: bytes, declared: int) -> int:
 
 
 def _signed(text: bytes) -> bytes:
-    # The space keeps two signs from becoming the beginning of a remark.
+    # The space keeps two minus signs from becoming the beginning of a comment.
     return b" " + text if text.startswith(b"-") else text
 
 
@@ -257,7 +257,7 @@ def _number_writer(oid: int) -> Writer:
 
 
 def _array_writer(oid: int, name: bytes, write: Writer) -> Writer:
-    """For arrays of this type, name for its casts, write for the items."""
+    """The writer for arrays with items of this type. name is the type's in casts, write the writer of its items."""
     with_cast = _with_cast(name + b"[]")
 
     def write_array(text: bytes) -> bytes:
@@ -270,7 +270,7 @@ def _array_writer(oid: int, name: bytes, write: Writer) -> Writer:
     return write_array
 
 
-# What PostgreSQL writes before an array whose items do not count from 1.
+# The bounds that PostgreSQL writes before an array whose items do not count from 1.
 _BOUNDS = re.compile(rb"(?:\[-?[0-9]{1,10}:-?[0-9]{1,10}\]){1,6}=")
 
 
@@ -289,7 +289,7 @@ def _leaves(array: Array) -> Iterator[bytes | None]:
 
 
 def _array_literal(array: Array, write: Writer) -> bytes | None:
-    """ARRAY[...]; None if some array in it has nothing but NULL, from which PostgreSQL would not know its type."""
+    """ARRAY[...]; None if some array in it holds nothing but NULL, as PostgreSQL could not tell its type."""
     parts: list[bytes] = []
     for item in array:
         part = b"NULL" if item is None else _array_literal(item, write) if type(item) is list else write(item)
@@ -308,9 +308,9 @@ _numeric_special = _with_cast(b"numeric")
 
 
 def _text_array(text: bytes) -> bytes:
-    """A text[]; without the parser, which takes a hundred times as long, if all its items are in quotes."""
-    # Escaped characters give way to what is in no text. Then quotes are only around items, and a backslash is before
-    # something that needs none.
+    """A text[]. If all its items are in quotes, without the parser, which takes a hundred times as long."""
+    # Escaped backslashes and quotes are replaced by NUL and a letter, as no text contains NUL. Then quotes are only
+    # around items. A backslash that is left escapes another character: that is for the parser.
     plain = text.replace(b"\\\\", b"\0b").replace(b'\\"', b"\0q")
     items = plain[2:-2]
     rest = items.replace(b'","', b"")
@@ -324,7 +324,7 @@ _any_text_array = _array_writer(_TEXT, b"text", _quoted)
 
 
 def _int4_array(text: bytes) -> bytes:
-    """An int4[]; without the parser, which takes ten times as long, if there are only short integers in a row."""
+    """An int4[]. If it is one row of short integers, without the parser, which takes ten times as long."""
     items = text[1:-1]
     if text == b"{" + items + b"}" and all(map(_SHORT_INTEGER.fullmatch, items.split(b","))):
         return b"ARRAY[" + items.replace(b"-", b" -") + b"]"
@@ -336,7 +336,7 @@ _any_int4_array = _array_writer(_INT4, b"int4", _number_in_array)
 
 
 def _writers() -> Iterator[tuple[int, Writer]]:
-    """By type: what writes the literal. Any other type is written as one of unknown type."""
+    """The writer of literals for each type. Values of any other type are written as literals of unknown type."""
     for oid, (name, array) in _TYPES.items():
         write = _bool if oid == _BOOL else _number_writer(oid) if oid in _NUMBERS else _with_cast(name)
         yield oid, write

@@ -2,13 +2,13 @@
 
 The format is that of PostgreSQL's `nodeToString` (src/backend/nodes/outfuncs.c): a node is `{KIND :field value ...}`, a
 list `( ... )`, NULL `<>`, a constant's bytes `4 [ 1 0 0 0 ]`. Words end at blanks, braces and parentheses; a backslash
-takes the meaning from the character behind it. Words may begin with a colon (an alias may): what is a field's name and
-what its value, only the position tells.
+escapes the character behind it. A word may begin with a colon (an alias, for example): only the position tells a
+field's name from its value.
 
-All of it is a whitelist. A kind, a field or a shape that is not known here raises, because what nobody has looked at
-may call anything. KINDS has the fields of PostgreSQL 13 to 18; those of one version are those of all.
+The reader is a whitelist. A kind, a field or a shape that it does not know raises, as such a part may call anything.
+KINDS has the fields of PostgreSQL 13 to 18 together, whatever the version of the server.
 
-A tree is read without recursion, and its size is bounded before it is read: nobody else is served meanwhile.
+A tree is read without recursion, and its size is limited before it is read, as nobody else is served meanwhile.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _PIECE = re.compile(
 _LONGEST_WORD = 76
 _LONGEST_WIDE_WORD = 18  # of characters with up to four bytes
 
-# Where OIDs stand, and what of: f functions, o operators, t types of values that exist already, m types of values that
-# are made there (so that input functions and the checks of domains may run).
+# The fields of each kind, and which of them hold OIDs: f of functions, o of operators, t of types of values that exist
+# already, m of types of values that are made there (so that input functions and checks of domains may run).
 _FIELDS = """
 AGGREF aggfnoid=f aggtype=m aggcollid inputcollid aggtranstype aggargtypes=t aggdirectargs args aggorder aggdistinct
   aggfilter aggstar aggvariadic aggkind aggpresorted agglevelsup aggsplit aggno aggtransno location
@@ -112,7 +112,7 @@ WINDOWCLAUSE name refname partitionClause orderClause frameOptions startOffset e
 WINDOWFUNC winfnoid=f wintype=m wincollid inputcollid args aggfilter runCondition winref winstar winagg location
 WITHCHECKOPTION kind relname polname qual cascaded
 """
-# What older versions call some kinds.
+# Names of some kinds in older versions.
 _OLD_NAMES = {
     "ARRAY": "ARRAYEXPR", "CASE": "CASEEXPR", "COALESCE": "COALESCEEXPR", "COLLATE": "COLLATEEXPR",
     "MINMAX": "MINMAXEXPR", "ROW": "ROWEXPR", "ROWCOMPARE": "ROWCOMPAREEXPR", "RTE": "RANGETBLENTRY",
@@ -121,11 +121,11 @@ _OLD_NAMES = {
 
 
 class UnreadableTree(Exception):
-    """The text is no tree that this module knows; its text says why, for an operator."""
+    """The text is no tree that this module can read; the exception's text tells an operator why."""
 
 
 class Node:
-    """A node. Its fields hold words (str), nodes, and lists of these."""
+    """A node of a tree. Its fields hold words (str), nodes, and lists of these."""
 
     __slots__ = ("fields", "kind")
 
@@ -141,7 +141,7 @@ Value = str | Node | list["Value"]
 
 
 def _known(text: str) -> tuple[Mapping[str, frozenset[str]], Mapping[str, tuple[tuple[str, str], ...]]]:
-    """The fields of each kind, and those of them that hold OIDs with what they are."""
+    """By kind: its fields, and those fields that hold OIDs with the letter that tells of what."""
     fields, oids = {}, {}
     for entry in re.sub(r"\n +", " ", text).strip().splitlines():
         kind, *words = entry.split(" ")
@@ -157,11 +157,12 @@ KINDS, OIDS = _known(_FIELDS)
 def unwrapped(detail: str) -> str:
     """The tree in a log message's DETAIL, whose lines the server has wrapped; raises UnreadableTree.
 
-    A newline stands for a blank, except in a word that is longer than a line. Which it was cannot be told then.
+    A newline stands for a blank, except inside a word that is longer than a line. As the two cannot be told apart, such
+    a word raises.
     """
     if len(detail) > MAX_CHARACTERS:
         raise UnreadableTree("its tree is too large to be examined")
-    # A backslash before a newline: a blank or a newline in a name. What stands on both sides is one word.
+    # A backslash before a newline is a blank or a newline in a name: both sides are one word.
     longest = max(map(len, detail.replace("\\\n", "__").replace("\n", " ").split(" ")))
     if longest > (_LONGEST_WORD if detail.isascii() else _LONGEST_WIDE_WORD):
         raise UnreadableTree("its tree has a word that is longer than a line of the server's log")
@@ -169,7 +170,7 @@ def unwrapped(detail: str) -> str:
 
 
 def read(text: str) -> tuple[list[Value], list[Node]]:
-    """What stands in the text (one value, if it is whole), and all nodes in it; raises UnreadableTree."""
+    """Return a list of the one value that the text holds, and all nodes in it; raises UnreadableTree."""
     if len(text) > MAX_CHARACTERS or text.count("{") > MAX_NODES:
         raise UnreadableTree("its tree is too large to be examined")
     kinds, old_names = KINDS, _OLD_NAMES

@@ -19,15 +19,15 @@ FORGOTTEN = (INVALID_SQL_STATEMENT_NAME, DUPLICATE_PREPARED_STATEMENT)
 class Prepared:
     """The statements that are prepared on one backend, the least recently used first.
 
-    A function that a client calls can drop them all, and no completion tells of it. Once that has happened the backend
-    is doubted: what is to be prepared there is dropped first, which is no error where it is not there.
+    A function that a client calls can drop them all, and no completion tells. Once that was noticed the backend is
+    doubted: each name is dropped before it is prepared, which is no error if it does not exist.
     """
 
     __slots__ = ("_held", "_is_doubted")
 
     def __init__(self) -> None:
-        # By name, with the runs that are left until it is parsed anew. Enter with their Prepare, leave with Deallocate,
-        # when that failed, or all at once.
+        # By name: how many runs are left until it is parsed anew. Enter with their Prepare; leave with a Deallocate, if
+        # the Prepare failed, or all at once.
         self._held: dict[bytes, int] = {}
         self._is_doubted = False
 
@@ -38,15 +38,15 @@ class Prepared:
         return len(self._held)
 
     def commands(self, statement: Statement, values: bytes, among: Collection[bytes] = ()) -> list[Command]:
-        """Run the prepared statement, after preparing it where that has not been done here, or not lately.
+        """The commands that run the prepared statement, after those that prepare it, or prepare it anew, if needed.
 
-        among: names that the same unit needs as well.
+        among: names that the same unit needs, which must not be dropped.
         """
         name, held = statement.name, self._held
         bound = Bind(name, statement.count, values)
         left = held.get(name)
         if left:
-            if len(held) > PREPARED_KEPT // 2:  # before, nobody is going to leave
+            if len(held) > PREPARED_KEPT // 2:  # the order matters only when some may have to leave
                 del held[name]
             held[name] = left - 1
             return [bound]
@@ -60,7 +60,7 @@ class Prepared:
         return found
 
     def prepare(self, statement: Statement, among: Collection[bytes] = ()) -> list[Command]:
-        """Prepare the statement here; it is held only when the caller says so."""
+        """The commands that prepare the statement here. The caller notes that it is held."""
         found = self._room(among)
         if self._is_doubted:
             found.append(Deallocate(statement.name))
@@ -68,7 +68,7 @@ class Prepared:
         return found
 
     def _room(self, among: Collection[bytes] = ()) -> list[Command]:
-        """Forget what was not used for long, until there is room for another name; but none of those among."""
+        """Drop the least recently used names until there is room for another one, but none in `among`."""
         found: list[Command] = []
         if len(self._held) >= PREPARED_KEPT:
             excess = len(self._held) - PREPARED_KEPT + 1
@@ -82,17 +82,17 @@ class Prepared:
         self._held[statement.name] = statement.runs_per_parse
 
     def failed(self, unit: Unit, done: Completion) -> Prepare | Bind | None:
-        """The unit failed: what it was to prepare after the failure is not.
+        """The unit failed: forget the statements that it was to prepare after the failure.
 
-        What it was to parse anew behind a use of its own is as it was: the failure skipped its Deallocate as well.
-        Returns the command that failed where it is about a prepared statement.
+        A name that the unit used before, and was to parse anew, still exists, as the failure skipped its Deallocate as
+        well. Returns the command that failed if it is about a prepared statement.
         """
         found = _culprit(unit, done)
         assert done.failure is not None
         if found is not None and done.failure.sqlstate in FORGOTTEN and found.name in self._held:
             self._held.clear()
             self._is_doubted = True
-        left, kept = len(done.prepared), set()  # Prepares that took place; names that were there before, or are since
+        left, kept = len(done.prepared), set()  # Prepares that took place; names known to exist
         for command in unit:
             if type(command) is Prepare:
                 left -= 1
@@ -107,7 +107,7 @@ class Prepared:
         return found
 
     def clear(self) -> None:
-        """None is any more."""
+        """Forget all names: nothing is prepared here any more."""
         self._held.clear()
         self._is_doubted = False
 

@@ -1,37 +1,39 @@
-"""The questions to the catalogs that a proof rests on: each is one statement, with the OIDs of a tree in it.
+"""The questions to the catalogs that a proof rests on: each is one statement, with the OIDs of a tree as its values.
 
-It works on PostgreSQL 13 to 18, for every role, on standbys, and under any search_path: all names are qualified, and
-operators too. The text below is written with plain operators; `_qualified` makes the rest.
+A question works on PostgreSQL 13 to 18, for every role, on standbys, and under any search_path, as all names and
+operators are qualified. The text below is written with plain names and operators; `_qualified` adds the schemas.
 
-Its rows are (kind, detail); the detail is the name of an object, for an operator, or the text of a tree:
+Its rows are (kind, detail). The detail is the name of an object, to be shown to an operator, an OID, or the text of a
+tree:
 
-    F  a function that nobody can see into: neither built in nor an allowed function of an extension, or not found
+    F  a function of unknown effect: neither built in nor an allowed function of an extension, or not found
     B  a built-in function that leaves something, or that runs whatever is named to it
     S  nextval
     P  a built-in function that a plain read does not call
     T  a type, D a domain, M an access method, K a foreign key's action, G a trigger, R a relation: not provable
-    f, o, m  a function, operator, or type of a written column, by OID, that is found behind what was asked about
-    H  a relation that has children or partitions, and what is done to it; A the parent of a partition that is written
+    f, o, m  the OID of a function, operator, or type of a written column that what was asked about leads to
+    H  a relation that has children or partitions, and its events; A the parent of a partition that is written
     L  more relations or types than MAX_RELATIONS or MAX_TYPES
     X  the tree of a check, generated column, index, statistics object or partition key, which needs a proof as well
     U  the equality names all columns of a unique index
     I  a parameter's type is interval or contains it, O it is a domain or contains one
 
-Built in is what has an OID below 16384 (FirstNormalObjectId). What is harmless:
-- A built-in function is, if it is not volatile or in VOLATILE, not in REFUSED, and takes no cstring and no internal:
-  `domain_in('x', 'some.domain'::regtype, -1)` would run a check that the tree does not show. It returns no void, which
-  nobody calls but for an effect, and no trigger.
-- A function of an extension is, if it is in C or internal and IMMUTABLE. STABLE ones in C may run any SQL (crosstab of
-  tablefunc does), so they are not, but those of pg_trgm and unaccent are (they read a setting, or a dictionary), and
-  those in internal (PostgreSQL's own code, as citextrecv). VOLATILE ones are not but for pgcrypto and uuid-ossp, which
-  have them for chance and time alone.
-- An aggregate is what its functions are. Functions in SQL and all other languages are not.
-Built-in functions reach others by catalog: comparison of arrays and records reaches operator classes, to_json reaches
-casts to json, output of a row reaches the output functions of its columns. Hence the closures.
+An object is built in if its OID is below 16384 (FirstNormalObjectId). Harmless functions are:
+- A built-in function that is not volatile, or is in VOLATILE; that is not in REFUSED; and that takes no cstring and no
+  internal: `domain_in('x', 'some.domain'::regtype, -1)` would run a check that the tree does not show. It must not
+  return trigger, nor void, as functions that return void are called for an effect only.
+- A function of an extension in C or internal that is IMMUTABLE. STABLE ones in C are not, as they may run any SQL
+  (crosstab of tablefunc does), except those of pg_trgm and unaccent, which read a setting or a dictionary. STABLE ones
+  in internal are, as they are PostgreSQL's own code (citextrecv). VOLATILE ones are not, except those of pgcrypto and
+  uuid-ossp, which are volatile only as they use randomness and time.
+- An aggregate whose functions are harmless. Functions in SQL and all other languages are not.
+Built-in functions find others by the catalogs: comparison of arrays and records finds operator classes, to_json finds
+casts to json, output of a row finds the output functions of its columns. So the questions follow these as well.
 
-A plain read calls immutable functions and stable ones that depend on nothing but data, time and settings. No list says
-which these are: they are parallel safe, have arguments, neither take nor return names and OIDs of objects (oid, name,
-reg*, xid, snapshots), and their names do not begin with pg_ or has_; PLAIN are exempt, NOT_PLAIN is not of them.
+A plain read calls immutable functions, and stable ones that depend on nothing but data, time and settings. As no list
+tells which these are, a stable function must be parallel safe, have arguments, neither take nor return names and OIDs
+of objects (oid, name, reg*, xid, snapshots), and its name must not begin with pg_ or has_. Those in PLAIN pass anyway,
+those in NOT_PLAIN do not.
 """
 
 from __future__ import annotations
@@ -44,11 +46,11 @@ from poold.core.statements.parsetree import UnreadableTree
 
 MAX_RELATIONS = 1_000  # with partitions and children
 MAX_TYPES = 2_000
-# Bytes of an answer: trees of checks and indexes are most of it.
+# Bytes of an answer, most of which are trees of checks and indexes.
 MAX_ANSWER = 400_000
 
 INTERVALS = (1186, 1187)  # interval and interval[]
-FIRST_CATALOG = 10_000  # types below have no parts but the elements of arrays, and none is a domain
+FIRST_CATALOG = 10_000  # types below this OID have no parts except elements of arrays, and none is a domain
 _FIRST_USER = 16_384  # FirstNormalObjectId
 
 INSERT, DELETE, UPDATE = 4, 8, 16  # as in pg_trigger.tgtype
@@ -73,8 +75,8 @@ _NAMES = {
     "CHECKS": "1644,1645,1648,1649,1654,1655,1250",
 }  # fmt: skip
 
-# If an OID of a function, a relation or a type leads to others, they are not joined but returned, to be asked about
-# next: few statements get that far, and one question that could do it all takes the planner ten times as long.
+# If an OID leads to others, these are returned, to be asked about next, instead of joined: few statements need that,
+# and to plan one question that could do everything takes ten times as long.
 _RELATIONS = """
 few AS MATERIALIZED (SELECT i.oid, i.ev, 0 AS num
     FROM ROWS FROM (unnest($relations::oid[]), unnest($events::int4[])) i(oid, ev))"""
@@ -165,7 +167,7 @@ UNION ALL SELECT 'I', '' FROM tys y WHERE y.tag = 'p' AND y.oid = 1186
 UNION ALL SELECT 'O', '' FROM tys y JOIN :pg_type t ON t.oid = y.oid WHERE y.tag = ANY ('{p,c}') AND (t.typtype = 'd'
 OR EXISTS (SELECT FROM :pg_range r JOIN :pg_opclass o ON o.oid = r.rngsubopc
     JOIN :pg_amproc p ON p.amprocfamily = o.opcfamily WHERE r.rngtypid = t.oid AND p.amproc::oid >= 16384))"""
-# Default operator classes for the types, which functions on arrays, records and ranges find by themselves.
+# Functions of the types' default operator classes, which functions on arrays, records and ranges find by themselves.
 _CLASSES_OF_TYPES = """
 SELECT DISTINCT 'f', p.amproc::oid::text FROM :pg_opclass o JOIN :pg_amproc p ON p.amprocfamily = o.opcfamily
 WHERE o.oid >= 16384 AND o.opcdefault AND o.opcintype = ANY ($classes::oid[]) AND p.amproc::oid >= 16384"""
@@ -195,7 +197,7 @@ OR f.prorettype = ANY ('{EFFECTS}') OR f.proargtypes::oid[] && '{INNER}')),
 OR f.oid = ANY ('{PLAIN}') OR f.provolatile = 's' AND f.proparallel = 's' AND f.pronargs > 0
 AND f.oid <> ALL ('{NOT_PLAIN}') AND NOT (f.proargtypes::oid[] && '{OBJECTS}') AND f.prorettype <> ALL ('{OBJECTS}')
 AND f.proname::text !~ '^(pg|has)_'))) x(kind, holds) WHERE x.holds"""
-# What the planner and the executor find by an operator: its families' functions and operators.
+# The functions and operators that the planner and the executor find by an operator: those of its families.
 _IN_OPERATORS = """
 SELECT DISTINCT 'f', p.amproc::oid::text FROM :pg_amop m JOIN :pg_amproc p ON p.amprocfamily = m.amopfamily
 WHERE m.amopopr = ANY ($operators::oid[]) AND p.amproc::oid >= 16384
@@ -210,7 +212,7 @@ a.aggtransfn::oid, a.aggfinalfn, a.aggcombinefn, a.aggserialfn, a.aggdeserialfn,
 a.aggmfinalfn]) x(oid) WHERE a.aggfnoid::oid = ANY ($functions::oid[]) AND a.aggfnoid::oid >= 16384 AND x.oid <> 0
 UNION ALL SELECT DISTINCT 'o', a.aggsortop::text FROM :pg_aggregate a
 WHERE a.aggfnoid::oid = ANY ($functions::oid[]) AND a.aggfnoid::oid >= 16384 AND a.aggsortop <> 0"""
-# A column's place in a unique index, and its equality with the index's operator and collation.
+# Whether the equality names all columns of a unique index, each with the index's operator and collation.
 _UNIQUE = """
 SELECT 'U', '' FROM :pg_index i JOIN :pg_class k ON k.oid = i.indrelid
 JOIN :pg_class n ON n.oid = i.indexrelid
@@ -237,8 +239,8 @@ class Equality(NamedTuple):
 class Question(NamedTuple):
     """A statement and its values.
 
-    What trees name differs, but there are few questions: to plan one takes ten times as long as to answer it, so it is
-    worth to be prepared.
+    The values differ from tree to tree, but there are few templates. To plan one takes ten times as long as to answer
+    it, so they are worth preparing.
     """
 
     template: bytes  # with NUL for each parameter
@@ -246,13 +248,13 @@ class Question(NamedTuple):
 
     @property
     def text(self) -> bytes:
-        """With literals in place."""
+        """The statement with literals in place."""
         first, *others = self.template.split(b"\0")
         return first + b"".join(b"'%b'%b" % pair for pair in zip(self.values, others, strict=True))
 
 
 def _qualified(text: str) -> str:
-    """The text with the schema of each relation, type, function and operator in it."""
+    """The text with constants and OIDs filled in and all relations, types, functions and operators qualified."""
     text = text.replace("$max_relations", str(MAX_RELATIONS)).replace("$max_types", str(MAX_TYPES))
     for name, oids in _NAMES.items():
         text = re.sub(rf"\b{name}\b", oids, text)
@@ -280,8 +282,11 @@ def question(
     with_children: bool,
     equality: Equality | None,
 ) -> Question:
-    """The question. types are with r (read), m (made or written), p (a parameter's) or
-    c (a constant's); relations with what is done."""
+    """The question about these OIDs.
+
+    types come with r (read), m (made or written), p (a parameter's) or c (a constant's); relations with their events.
+    with_children: include the relations' children and partitions.
+    """
     closed = [(oid, tag) for oid, tag in types if oid >= FIRST_CATALOG]
     plain = [oid for oid, tag in types if oid < FIRST_CATALOG and tag not in ("p", "c")]
     values: dict[str, str] = {

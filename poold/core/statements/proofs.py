@@ -1,16 +1,16 @@
-"""What a statement is: proven from its rewritten parse tree and the catalogs, or not proven.
+"""Proofs of what a statement does, from its rewritten parse tree and the catalogs.
 
-Names prove nothing (every extension brings its own `=`), a plan proves nothing (it hides what is folded or pruned). The
-tree that PostgreSQL logs for debug_print_rewritten has OIDs, after views, rules, policies and defaults, before constant
-folding. An `Examination` reads it, asks the catalogs about all that it names, reads the trees of what the statement
-writes (checks, generated columns, expressions of indexes and partition keys), and asks about what is new in them or
-found behind the first answer: nearly always once or twice. `proof_query` says what passes.
+Names prove nothing (every extension brings its own `=`), and a plan proves nothing (it hides what is folded or pruned).
+The tree that PostgreSQL logs for debug_print_rewritten has OIDs, with views, rules, policies and defaults applied, and
+before constant folding. An `Examination` reads it and asks the catalogs about everything that it names. Then it reads
+the trees of the relations (checks, generated columns, expressions of indexes and partition keys), and asks about what
+is new in these or in the answer: nearly always there are one or two questions. `proof_query` says what passes.
 
-Reading a relation counts the expressions of its checks and indexes too: the planner runs IMMUTABLE functions in them if
-their arguments are constant. So reading a table with an index on a user's function is not proven.
+A relation that is only read is examined with its checks and indexes too, as the planner runs IMMUTABLE functions in
+their expressions if the arguments are constant. So reading a table with an index on a user's function is not proven.
 
-A proof is of the catalogs as they were when asked. It says nothing of what the planner's hooks or other code in the
-server does, which a superuser has loaded.
+A proof holds for the catalogs as they were when asked. It says nothing about the planner's hooks or other code that a
+superuser has loaded into the server.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from poold.core.statements.proof_query import DELETE, FIRST_CATALOG, INSERT, INT
 
 # Different OIDs in one tree; a report over ten tables names a hundred.
 MAX_OIDS = 500
-# Questions: relations, the types of their columns, these types' functions, what these are made of.
+# Questions for one statement: relations, the types of their columns, these types' functions, what these name.
 MAX_ROUNDS = 4
 
 _FIRST_USER = 16_384  # FirstNormalObjectId
-# A constant's type, wherever it stands in a tree, also in one that cannot be read.
+# The types of constants, found by their text as even a tree that cannot be read must tell them.
 _CONSTANTS = re.compile(r":consttype (\d+)")
 _SAMPLERS = ("3313", "3314")  # bernoulli, system
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What is known of a statement. Whatever is False is not proven."""
+    """What is proven about a statement. A field that is False is not proven."""
 
-    # Behind it nothing is left in the session but sequences' values, and nothing foreign was called.
+    # It leaves nothing in the session but sequences' values, and calls no unknown code.
     is_harmless: bool = False
     # Harmless; it writes nothing, locks no rows, and asks for no locks, transaction ids or the server's own state.
     is_plain_read: bool = False
     # Harmless but for nextval, also by serial and identity columns: currval and lastval of the session change.
     uses_sequences: bool = False
-    # A generic plan is as good as one for these values: see `generic_plans`.
+    # A generic plan is as good as one for given values: see `generic_plans`.
     may_be_generic: bool = False
-    # It may call a function that nobody can see into: neither built in nor an allowed C function.
+    # It may call a function of unknown effect: neither built in nor an allowed C function.
     calls_unknown: bool = False
-    # Why it is not harmless or, if it is, why no plain read; for an operator.
+    # Tells an operator why it is not harmless or, if it is, why it is no plain read.
     why: str = ""
 
 
@@ -81,7 +81,7 @@ class Examination:
         self._equality: Equality | None = None
         self._named = _Named()
         self._asked = _Named()
-        self._parents: dict[int, int] = {}  # relations with children, and what is done to them; to be asked about
+        self._parents: dict[int, int] = {}  # relations whose children are to be asked about, with events
         self._rounds = 0
         types = set(parameter_types)
         self._has_interval = bool(types & set(INTERVALS))
@@ -100,7 +100,7 @@ class Examination:
 
     @property
     def proof(self) -> Proof:
-        """What is proven. Valid once `question()` is None; until then nothing is."""
+        """What is proven; nothing (UNPROVEN) until `question()` is None."""
         if self._question is not None:
             return UNPROVEN
         if self._why:
@@ -122,8 +122,9 @@ class Examination:
     def has_domain(self) -> bool:
         """Whether the type of a parameter or a constant is or contains a domain; True while unknown.
 
-        Its checks run on input, which is that of a constant when the statement is parsed; so do the functions that
-        compare for a range. And a cast cuts a literal to the length of what is below a domain, but no parameter.
+        A domain's checks run when a value is read, and a constant is read when the statement is parsed; the same holds
+        for the comparison functions of a range. Besides, a cast to a domain cuts a literal to the length of its base
+        type, but not a parameter.
         """
         return self._has_domain or self._question is not None
 
@@ -132,7 +133,7 @@ class Examination:
         return self._question
 
     def answered(self, rows: bytes) -> None:
-        """The DataRow messages that answer `question()`, headers included."""
+        """Take the answer to `question()`: its DataRow messages, headers included."""
         self._question = None
         self._rounds += 1
         trees: list[str] = []
@@ -172,7 +173,7 @@ class Examination:
             oid, events = map(int, detail.split(" "))
             self._parents[oid] = events
         elif kind == "A":
-            # Its partition key is part of its partitions' constraint.
+            # A parent's partition key is part of its partitions' constraints.
             self._named.relate(detail, 0)
         elif kind == "U":
             self._generic = True
@@ -184,7 +185,7 @@ class Examination:
             raise UnreadableTree("the catalogs gave an answer that poold does not know")
 
     def _ask(self) -> None:
-        """Decide what to ask next, if anything."""
+        """Set the next question, None if nothing is left to ask."""
         if self._why:
             self._named = _Named()
         new = self._named.without(self._asked)
@@ -211,7 +212,7 @@ class Examination:
         )
 
     def _refuse(self, why: str) -> None:
-        """Not harmless, for a reason that keeps everything else from being looked at."""
+        """Note that the statement is not harmless, for a reason that ends the examination."""
         self._why = self._why or why
         self._calls_unknown = True
 
@@ -219,7 +220,7 @@ class Examination:
         self._why_not_plain = self._why_not_plain or why
 
     def _read(self, tree: str) -> None:
-        """Collect what the statement names."""
+        """Collect the OIDs that the statement's tree names."""
         (queries,), nodes = parsetree.read(parsetree.unwrapped(tree))
         if not isinstance(queries, list) or not queries:
             raise UnreadableTree("does nothing that could be examined")
@@ -232,7 +233,7 @@ class Examination:
             self._equality = generic_plans.equality(queries[0])
 
     def _read_expressions(self, trees: Sequence[str]) -> None:
-        """Collect what checks, generated columns, indexes and partition keys name."""
+        """Collect the OIDs that the trees of checks, generated columns, indexes and partition keys name."""
         if sum(map(len, trees)) > parsetree.MAX_CHARACTERS:
             raise UnreadableTree("writes tables with too many checks and indexes to be examined")
         for tree in trees:
@@ -272,7 +273,7 @@ class Examination:
         entries = fields.get("rtable")
         if not isinstance(entries, list):
             raise UnreadableTree("its tree is not in the form that poold knows")
-        # PostgreSQL 17 and 18 name the target of MERGE twice, which differ if it is a view.
+        # PostgreSQL 17 and 18 name the target of MERGE twice; the two differ if it is a view.
         targets = {*numbers(fields.get("resultRelation", NULL)), *numbers(fields.get("mergeTargetRelation", NULL))}
         if not targets:
             raise UnreadableTree("its tree is not in the form that poold knows")
@@ -283,7 +284,7 @@ class Examination:
             kind = entry.fields.get("relkind")
             if kind not in ("r", "p"):
                 raise UnreadableTree("writes what is no table")
-            # An UPDATE moves rows between partitions: it deletes and inserts there.
+            # An UPDATE may move rows between partitions, by deleting and inserting them.
             done = events | INSERT | DELETE if kind == "p" and events & UPDATE else events
             self._named.relate(entry.fields.get("relid", NULL), done)
 
@@ -296,8 +297,8 @@ class Examination:
 
     def _relation(self, fields: dict[str, Value]) -> None:
         kind = fields.get("relkind")
-        # Views that are read stand in the tree as subqueries; an entry is that of a view that is written through. c has
-        # EXCLUDED of ON CONFLICT, which is the table that is written.
+        # v: a view that is written through, as views that are read are subqueries in the tree. c: EXCLUDED of ON
+        # CONFLICT, which stands for the table that is written.
         if kind in ("v", "c"):
             return
         if kind == "f":
@@ -329,7 +330,10 @@ _SPECIAL = {
 
 
 class _Named:
-    """OIDs that a tree names: functions, operators, types with r or m, relations with what is done to them."""
+    """OIDs that a tree names: functions, operators, types with r (read) or m (made), relations with their events.
+
+    Events are what is done to a relation, as bits of pg_trigger.tgtype; 0 if it is only read.
+    """
 
     __slots__ = ("functions", "operators", "relations", "types")
 
@@ -364,7 +368,7 @@ class _Named:
 
 
 def _events(fields: dict[str, Value]) -> int:
-    """What a query that writes does to its table, as bits of pg_trigger.tgtype."""
+    """The events of a query that writes: what it does to its table, as bits of pg_trigger.tgtype."""
     command = fields.get("commandType")
     if command == "2":
         return UPDATE
@@ -374,7 +378,7 @@ def _events(fields: dict[str, Value]) -> int:
         conflict = fields.get("onConflict")
         updates = isinstance(conflict, Node) and conflict.fields.get("action") != "1"
         return INSERT | UPDATE if updates else INSERT
-    # 5 is a utility statement before PostgreSQL 15, which has a utilityStmt.
+    # 5 is MERGE from PostgreSQL 15 on. Before, it is a utility statement, which `_query` has refused.
     if command == "5" and fields.get("mergeActionList", NULL) != NULL:
         return INSERT | UPDATE | DELETE
     raise UnreadableTree("is a kind of statement that poold does not know")

@@ -1,8 +1,9 @@
-"""What the broker needs to know of a statement before it may prepare it, told from its lexical structure alone.
+"""What the broker needs to know about a statement before it may prepare it, from its lexical structure alone.
 
 A statement comes with NUL in place of each parameter. At first it runs with literals there, as psycopg2 sends it; later
-it may run prepared, with $1, $2 and so on, and must mean the same. PostgreSQL itself refuses most of what cannot be
-prepared, and then nothing is lost. What is looked for here is the rest, if both are accepted and differ:
+it may run prepared, with $1, $2 and so on, and must mean the same. PostgreSQL itself refuses most statements that
+cannot be prepared, and then nothing is lost. This module looks for the others, of which both forms are accepted but
+differ in meaning:
 
     utility statements     they take no parameters, or they change what prepared statements rest on
     hidden parameters      interval '\\0 days': the literal is part of a string, $1 would be text in it
@@ -10,8 +11,8 @@ prepared, and then nothing is lost. What is looked for here is the rest, if both
     column positions       ORDER BY \\0: the literal 1 is the first column, $1 a constant
 
 This is no parser: one pass over the tokens knows a few keywords and counts parentheses. In doubt it finds an obstacle,
-or a write. What functions do it cannot see. Nothing raises or recurses; time is linear, two microseconds per token, and
-after MAX_TOKENS it ends: nobody else is served meanwhile.
+or a write. It cannot see what functions do. Nothing raises or recurses. Time is linear, two microseconds per token, and
+limited by MAX_TOKENS, as nobody else is served meanwhile.
 """
 
 import re
@@ -19,11 +20,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import repeat
 
-# Beyond these a statement is a bulk load, and the next one's length is another.
+# Beyond these limits a statement is a bulk load, and the next one will differ in length: not worth preparing.
 MAX_BYTES = 100_000
 MAX_PARAMETERS = 1_000
-# Beyond these a text is not read to its end: nothing is known of it, and it runs with literals. An ORM's largest have
-# hundreds. Constants in a row are few, so bulk loads are read, but those few take long: each counts as up to so many.
+# Beyond so many tokens a text is not read to its end: nothing is known about it, and it runs with literals. An ORM's
+# largest statements have hundreds. If a text is skimmed, a row of constants is one token, so bulk loads are read; as
+# such a token takes longer, it counts as one more for every DULL_BYTES, up to DULL_TOKENS.
 MAX_TOKENS = 5_000
 DULL_TOKENS, DULL_BYTES = 10, 64
 
@@ -32,18 +34,20 @@ _READING = frozenset(b"EXPLAIN SELECT SHOW TABLE VALUES WITH".split())
 _MODIFYING = frozenset(b"ANALYSE ANALYZE DELETE INSERT MERGE UPDATE".split())  # in EXPLAIN and WITH, columns' names too
 _TRANSACTION = frozenset(b"ABORT BEGIN COMMIT END RELEASE ROLLBACK SAVEPOINT START".split())  # and PREPARE TRANSACTION
 
-# What may be written as a whole number without quotes: int8, int2, int4, numeric.
+# Types whose values may be written as a whole number without quotes: int8, int2, int4, numeric.
 _NUMBERS = frozenset(oid.to_bytes(4, "big") for oid in (20, 21, 23, 1700))
-# Words behind which commas, within the same parentheses, divide something else than a list's columns.
+# Words after which commas, within the same parentheses, no longer divide the elements of such a list.
 _ENDING = (b"SELECT", b"RETURNING")
-# Words that make what stands before them part of a longer expression.
+# Words that make the number before them part of a longer expression.
 _CONTINUING = frozenset(b"AND AT BETWEEN COLLATE ILIKE IN IS ISNULL LIKE NOT NOTNULL OPERATOR OR SIMILAR".split())
-# Words at the begin of an element behind which it still begins: GROUP BY DISTINCT ROLLUP (1).
+# Words that may stand before an element, which still begins after them: GROUP BY DISTINCT ROLLUP (1).
 _GROUPING = frozenset(b"ALL CUBE DISTINCT GROUPING ROLLUP SETS".split())
 
-# Tokens with standard_conforming_strings on, as all backends have it. A doubled quote makes two, ending as one would.
+# Tokens with standard_conforming_strings on, as in all backends. A string with a doubled quote is read as two strings,
+# which end where the one would.
 # https://www.postgresql.org/docs/current/sql-syntax-lexical.html
-# Possessive repeats keep time linear; of a group only if its body never fails half-way: Python 3.11.2 errs there.
+# Possessive repeats keep time linear. A group is repeated so only if its body never fails half-way, as Python 3.11.2
+# has an error there.
 _IN_WORD = rb"[A-Za-z0-9_$\x80-\xff]"
 _WORD = rb"[A-Za-z_\x80-\xff]" + _IN_WORD + rb"*+"
 _ESCAPED = rb"'(?:[^'\\]++|\\(?:.|\Z))*+'?"
@@ -52,7 +56,7 @@ _ANY = (
     rb"|(?P<string>'[^']*'?)|(?P<name>\"[^\"]*\"?)|(?P<line>--[^\n\r]*)|(?P<block>/\*)|(?P<parameter>\$[0-9]+)"
     rb"|(?P<dollar>\$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*+)?\$)|(?P<mark>.)"
 )
-# What fills the rows of a bulk INSERT; a cast with its type, an E'...' only if no second part can follow it.
+# What fills the rows of a bulk INSERT: constants, casts, and E'...' if no second part can follow it.
 _CONSTANT = (
     rb"(?:[\s,=<>+*%|!~#\[\]\0]++|[0-9]++(?:\.[0-9]*+)?|\.(?=[0-9])|-(?!-)|/(?!\*)|'[^']*+'|::\s*+" + _WORD + rb"(?!')"
     rb"|[eE]'(?>(?:[^'\\]++|\\.|''){0,99})'(?=\s*+[,)\]:])"
@@ -62,7 +66,7 @@ _DULL = rb"(?P<dull>(?>(?:" + _CONSTANT + rb"|\((?>" + _CONSTANT + rb"{0,999})\)
 _TOKEN = re.compile(rb"\s*+(?:" + _ANY + rb")", re.DOTALL)
 _SKIMMED = re.compile(rb"\s*+(?:" + _DULL + rb"|" + _ANY + rb")", re.DOTALL)
 _CONTINUED, _COMMENT_EDGE = re.compile(_ESCAPED, re.DOTALL), re.compile(rb"/\*|\*/")
-# What a literal may hold that means something else under other settings than all backends have.
+# Bytes in a literal whose meaning depends on a setting that all backends share.
 AMBIGUOUS = re.compile(rb"[\\\x80-\xff]")
 _NEAR = rb"[A-Za-z0-9_$'\".\x80-\xff\0]"
 _GLUED = re.compile(rb"\0(?:" + _NEAR + rb"|(?<=" + _NEAR + rb"\0)|(?<=[uU]&\0)(?<!" + _IN_WORD + rb"[uU]&\0))")
@@ -70,7 +74,7 @@ _GLUED = re.compile(rb"\0(?:" + _NEAR + rb"|(?<=" + _NEAR + rb"\0)|(?<=[uU]&\0)(
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What can be told from a statement's text."""
+    """What a statement's text shows."""
 
     verb: str  # the first statement's first keyword in upper case, parentheses skipped; "" if there is none
     obstacle: str  # why it cannot be prepared with the same meaning; "" if nothing speaks against trying
@@ -80,18 +84,18 @@ class Traits:
     is_empty: bool  # nothing but blanks, comments and ';'
     controls_transaction: bool  # some statement begins, divides or ends a transaction: see _TRANSACTION
     tokens: int = field(default=0, compare=False)  # how many were read
-    is_read: bool = True  # False if there are more tokens than anybody reads: nothing is known of the rest
+    is_read: bool = True  # False if it has more than MAX_TOKENS: nothing is known of the rest
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is a single statement, of those that may share a transaction with others."""
+        """Whether it is a single statement that PostgreSQL can plan, so it may share a transaction with others."""
         return self.is_read and not self.is_several and self.verb.encode() in _PREPARABLE
 
 
 def examine(statement: bytes, types: bytes) -> Traits:
     """The traits of a statement with NUL for each parameter; types holds 4 bytes of type OID for each."""
     statements, positions, previous = _Statements(), _Positions(types), b""
-    # Where nothing can be prepared nobody asks for the places of its parameters.
+    # If the text cannot be prepared anyway, or has no parameters, it need not be known where parameters are.
     is_skimmed = len(statement) > MAX_BYTES or 0 not in statement or statement.count(0) > MAX_PARAMETERS
     count = 0
     for kind, text, _, _ in tokens(statement, is_skimmed):
@@ -122,9 +126,9 @@ def tokens(statement: bytes, is_skimmed: bool = False) -> Iterator[tuple[str, by
     """The tokens in order, without blanks and comments: kind, text, begin, end.
 
     Kinds: word (keywords and names), name ("quoted"), number, parameter ($1), string ('...' and $$...$$; U&, N, B and X
-    are tokens before it), escaped (E'...'), mark (any other byte). What is not closed goes to the end. is_skimmed makes
-    one token, dull, of as many constants, commas and operators as it can. Behind comments that nest too often come more
-    than MAX_TOKENS, and no end.
+    are tokens before it), escaped (E'...'), mark (any other byte). An unclosed token goes to the end of the text. With
+    is_skimmed, constants, commas and operators in a row are one token of kind dull. If comments are nested too often,
+    more than MAX_TOKENS marks follow, so that the text counts as too long.
     """
     end, escapes = 0, False  # escapes: the last token is an E'...', which a quote would continue
     while found := (_SKIMMED if is_skimmed and not escapes else _TOKEN).match(statement, end):
@@ -146,7 +150,7 @@ def tokens(statement: bytes, is_skimmed: bool = False) -> Iterator[tuple[str, by
 
 
 def _comment_end(statement: bytes, begin: int) -> int:
-    """Where the comment that begins there ends; comments nest. -1 where that takes too long to find."""
+    """The end of the comment that begins there; comments nest. -1 if it takes too long to find."""
     depth = 0
     for number, edge in enumerate(_COMMENT_EDGE.finditer(statement, begin)):
         depth += 1 if edge[0] == b"/*" else -1
@@ -158,10 +162,10 @@ def _comment_end(statement: bytes, begin: int) -> int:
 
 
 class _Statements:
-    """Tells the statements of a string apart, and notes what their verbs and words say."""
+    """Tells the statements of a string apart, and notes what their verbs and words show."""
 
     def __init__(self) -> None:
-        self.count = 0  # those that are not empty
+        self.count = 0  # statements that are not empty
         self.verb = b""  # the first one's
         self.writes = self.is_copy = self.controls_transaction = False
         self.makes_table = self.changes_settings = self.has_own_parameters = False
@@ -206,8 +210,8 @@ class _Statements:
 class _Positions:
     """Looks for a number that is a whole element of an ORDER BY, GROUP BY or DISTINCT ON list.
 
-    PostgreSQL folds parentheses around it, and a minus before a negative number. Lists in OVER (...) and array_agg(...)
-    have no column positions; they count all the same, for nobody writes a number there.
+    PostgreSQL ignores parentheses around the number, and folds a minus into it. Lists in OVER (...) and array_agg(...)
+    have no column positions but are treated alike, as nobody writes a number there.
     """
 
     def __init__(self, types: bytes) -> None:
@@ -255,14 +259,14 @@ class _Positions:
             self._is_start = is_start and word in _GROUPING
 
 
-# A literal's text is read by the fields: '5'::interval day is five days, and $1::interval day five seconds.
+# The fields decide how a literal is read: '5'::interval day is five days, but $1::interval day is five seconds.
 _FIELDS = re.compile(rb"\binterval\s+(?:year|month|day|hour|minute|second)\b", re.IGNORECASE)
 
 
 def _obstacle(statement: bytes, statements: _Statements, positions: _Positions, is_read: bool) -> str:
     parameters = statement.count(0)
     if len(statement) > MAX_BYTES:
-        return "too long to keep"  # nor is it looked at any further
+        return "too long to keep"  # so it is not looked at any further
     if not is_read:
         return "too long to be read"
     obstacles = (

@@ -1,18 +1,19 @@
 """What the broker knows of each statement: what it is, how long it takes, and whether it is prepared.
 
 A statement is a template, its parameters' types, and the settings that travel with it. psycopg2 binds parameters as
-literals, and programs rely on what that means; so a statement begins as literals in place (LITERAL). Seen a few times,
-it is probed once, by nobody's request (PROBING, `poold.core.work.probe`). If PostgreSQL accepts it and describes the
+literals, and programs rely on what that means; so a statement first runs with literals (LITERAL). Seen a few times, it
+is probed once, by no client's request (PROBING, `poold.core.work.probe`). If PostgreSQL accepts it and describes the
 very columns that the literals gave, it is from then on prepared at first use on each backend (PREPARED); otherwise it
-stays with literals (REFUSED). So nobody sees a probe fail, and what can only be told by a difference in the columns is
-told.
+keeps running with literals (REFUSED). So no client sees a probe fail, and a difference in meaning that shows in the
+columns is found.
 
-The probe brings a proof as well: what PostgreSQL makes of the statement, from its rewritten parse tree. Only what is
-proven harmless leaves its session as it was, and only plain reads may share a backend's pipeline.
+The probe brings a proof as well: what PostgreSQL makes of the statement, from its rewritten parse tree. Only a
+statement that is proven harmless is taken to leave its session as it was, and only a plain read may share a backend's
+pipeline.
 
-A prepared name is parsed anew after five runs on a backend: so many plans PostgreSQL makes for the values given, later
-ones perhaps for none in particular, which literals never get. Proven statements whose plan does not depend on values
-are exempt.
+A prepared name is parsed anew after five runs on a backend. PostgreSQL plans the first five runs for their values;
+later it may use one generic plan, which statements with literals never get. Proven statements whose plan does not
+depend on values are exempt.
 
 When names may mean something else than before, as after CREATE or ALTER, all statements begin anew: a generation ends.
 They keep their profiles, and are probed again after one run with literals.
@@ -35,26 +36,26 @@ from poold.core.statements.leftovers import NOTHING
 from poold.core.statements.lexemes import names_moment, sets_relied_on
 from poold.core.statements.proofs import UNPROVEN, Proof
 
-# Runs with literals before a statement is probed: a statement that comes once is not worth a name on every backend.
+# Runs with literals before a statement is probed: a rare statement is not worth a name on every backend.
 PROBE_AFTER = 3
-# Statements known per group, and their text in bytes; the least recently used go.
+# Statements kept per group, and the bytes of their text; the least recently used leave.
 STATEMENTS_KEPT = 5000
 TEXT_KEPT = 16 * 1024 * 1024
-# Plans that PostgreSQL makes for the values given before it may make one for all values (plancache.c).
+# Custom plans that PostgreSQL makes for given values before it may choose a generic one (plancache.c).
 CUSTOM_PLANS = 5
-# Stands for no limit of runs: more than any backend lives to see.
+# No limit: more runs than any backend ever has.
 _UNLIMITED = 1 << 62
-# Runs until the profile is trusted, and for how many seconds after the last of them.
+# Runs until the profile is trusted, and for how many seconds after the last run began it may refuse a request.
 TRUSTED_AFTER = 5
 TRUSTED_FOR = 10.0
-# What may share a pipeline: a neighbour waits this long at most, as far as the profile can tell, and the broker does
-# not read a large result while small ones wait behind it.
+# Limits for sharing a pipeline: by its profile a statement keeps its neighbours waiting for less than this time, and
+# its result is small, so that no large result is read while others wait behind it.
 SHORT_SECONDS = 0.010
 SHORT_BYTES = 16384
-# A statement joins a pipeline only where those before it take no longer than this, all together: to keep the server
-# busy between two statements takes less, and who comes later waits for all of them, however urgent (scripts/overload).
+# A statement joins a pipeline only if all those before it together are expected to take less than this. Less is enough
+# to keep the server busy between two statements, and whatever comes later waits for all of them (scripts/overload).
 AHEAD_SECONDS = 0.005
-# A statement that takes longer than this, and than its profile lets expect, gets no company any more.
+# A statement that runs for longer than twice this, and than twice its expected time, is not joined by others any more.
 PATIENCE_SECONDS = 0.005
 _CAST = re.compile(rb"\0\s*::")
 # The weights of a new observation: RFC 6298's.
@@ -70,7 +71,7 @@ class StatementState(IntEnum):
     REFUSED = 3  # runs with literals as long as its generation lasts; no successor
 
 
-# What is named for every request, as plain globals: to name a member of an Enum costs five times as much.
+# Members used for every request, as plain globals: reading a member from an Enum costs five times as much.
 LITERAL, PREPARED = StatementState.LITERAL, StatementState.PREPARED
 
 
@@ -115,26 +116,26 @@ class Statement:
         self.settings = settings  # as they travel
         self.generation = generation
         self.count = len(types) // 4
-        self.name = b"%d" % number  # on each backend behind something that nobody can guess (`poold.postgres.wire`)
+        self.name = b"%d" % number  # on each backend with a prefix that nobody can guess (`poold.postgres.wire`)
         self.numbered = b""  # with $1, $2, ...; made when it is to be prepared
         self.state = LITERAL
         self.traits: sql.Traits | None = None  # looked up when first wanted
-        self.use = leftovers.use_of(template)  # what its text tells of what it leaves in its session
-        self.is_forbidden = sets_relied_on(template)  # nobody may run it
-        self.is_remarkable = self.is_forbidden or self.use is not NOTHING  # its text tells something
-        self.may_commit: bool | None = None  # by itself, see outcomes; None until somebody has looked
+        self.use = leftovers.use_of(template)  # what it leaves in its session, by its text
+        self.is_forbidden = sets_relied_on(template)  # it changes what all rely on, so nobody may run it
+        self.is_remarkable = self.is_forbidden or self.use is not NOTHING  # whether one of these two tells something
+        self.may_commit: bool | None = None  # whether by itself, see `work.outcomes`; None until first asked
         self.proof = UNPROVEN  # of its prepared form
-        self.is_harmless = False  # the proof's
-        self.runs_per_parse = CUSTOM_PLANS  # on one backend
+        self.is_harmless = False  # as in the proof
+        self.runs_per_parse = CUSTOM_PLANS  # runs on one backend until it is parsed anew
         # The columns that its literals gave; b"" before the first run.
         self.columns: bytes | None = b""
-        self.has_cast = _CAST.search(template) is not None  # of a parameter, by ::
+        self.has_cast = _CAST.search(template) is not None  # whether :: follows a parameter
         self.sightings = 0  # runs with literals
-        self.is_forgotten = False  # no longer among the known: whoever holds it finds another
+        self.is_forgotten = False  # replaced among the known statements: look it up again
         self.runs = 0
-        self.begun = 0.0  # when it was begun last
+        self.begun = 0.0  # when its last run began
         self.mean = self.deviation = self.recent = 0.0  # seconds
-        self.expected = 0.0  # seconds that it rarely exceeds
+        self.expected = 0.0  # seconds that a run rarely exceeds
         self.size = 0.0  # mean bytes of its results
         self.is_short = False
         self.patience = PATIENCE_SECONDS
@@ -143,7 +144,7 @@ class Statement:
         return f"<Statement {self.name.decode()} {self.state.name.lower()} runs={self.runs}>"
 
     def examine(self) -> sql.Traits:
-        """What its text tells."""
+        """The traits that its text shows."""
         if self.traits is None:
             self.traits = sql.examine(self.sql, self.types)
         return self.traits
@@ -189,7 +190,7 @@ class Statement:
         return True
 
     def probed(self, columns: bytes | None, proof: Proof) -> None:
-        """The probe is back: PostgreSQL accepted it, with these columns."""
+        """The probe succeeded with these columns: prepare the statement from here on, or refuse if they differ."""
         if columns != self.columns:
             self.refuse(proof)
             return
@@ -200,20 +201,20 @@ class Statement:
             self.runs_per_parse = _UNLIMITED
 
     def unprobed(self) -> None:
-        """The probe told nothing: it was cut off. Wait for some more runs."""
+        """The probe told nothing, as it was interrupted: probe again after some more runs."""
         if self.state is StatementState.PROBING:
             self.state = LITERAL
             self.sightings = 0
 
     def refuse(self, proof: Proof = UNPROVEN) -> None:
-        """Run with literals from here on: prepared the statement is not the same, or cannot be."""
+        """Run with literals from here on, as the statement cannot be prepared or would mean something else."""
         self.state = StatementState.REFUSED
         self.is_harmless = False
         self.is_short = False
         self.proof = proof
 
     def successor(self, number: int, generation: int) -> Statement:
-        """The same statement in another generation: what it is has to be found out again, its profile stays."""
+        """The same statement in another generation: it is probed again, but keeps its profile."""
         made = Statement(number, self.sql, self.types, self.settings, generation)
         made.traits = self.traits
         made.sightings = min(self.sightings, PROBE_AFTER - 1)
@@ -223,23 +224,23 @@ class Statement:
         return made
 
     def runs_prepared(self, values: bytes) -> bool:
-        """Whether it means the same with these values prepared and with literals."""
+        """Whether it runs prepared with these values: it is PREPARED and means the same as with literals."""
         # With a literal -5::text is -(5::text), which PostgreSQL refuses.
         return self.state is PREPARED and not (self.has_cast and b"-" in values and self._has_sign(values))
 
     def _has_sign(self, values: bytes) -> bool:
-        """Whether a number without quotes has a minus: dates, UUIDs and texts are in quotes."""
+        """Whether a value that is written without quotes, a number, has a minus."""
         try:
             found = literals.split_values(values, self.count)
         except ProtocolViolation:
-            return True  # and refused as literals
+            return True  # such values are refused when they are written as literals
         return any(
             value is not None and value[:1] == b"-" and self.types[4 * place : 4 * place + 4] in literals.UNQUOTED
             for place, value in enumerate(found)
         )
 
     def rendered(self, values: bytes) -> bytes:
-        """The text with its literals in place; raises ProtocolViolation for values that are none."""
+        """The text with literals in place; raises ProtocolViolation for values that cannot be literals."""
         return literals.render(self.sql, self.types, values) if self.count else self.sql
 
 
@@ -247,12 +248,13 @@ class Statements:
     """The statements of one group."""
 
     def __init__(self, is_prepared: bool = True, plans: str = "custom") -> None:
-        """is_prepared: whether the broker's own statements may be. plans: as the group's setting."""
+        """is_prepared: whether the broker's own statements may be prepared. plans: the group's setting."""
         self._own_state = PREPARED if is_prepared else StatementState.REFUSED
         self._runs_per_parse = _UNLIMITED if plans == "auto" else CUSTOM_PLANS
         # Counts how often names may have come to mean something else.
         self.generation = 0
-        # By template, types and settings: enter when first asked for, leave when many others were asked for since.
+        # By template, types and settings, the least recently used first: enter when first asked for, leave when there
+        # are too many.
         self._known: OrderedDict[tuple[bytes, bytes, bytes], Statement] = OrderedDict()
         self._text = 0
         self._numbers = itertools.count(1)
@@ -266,7 +268,7 @@ class Statements:
         return itertools.chain(self._known.values())
 
     def find(self, template: bytes, types: bytes, settings: bytes = b"") -> Statement:
-        """The statement, known or new."""
+        """The statement, known or new, in the current generation."""
         key = (template, types, settings)
         found = self._known.get(key)
         if found is not None:
@@ -286,13 +288,13 @@ class Statements:
         return made
 
     def current(self, statement: Statement) -> Statement:
-        """This statement, or what it is in this generation."""
+        """This statement, or its successor in the current generation."""
         if statement.generation == self.generation and not statement.is_forgotten:
             return statement
         return self.find(statement.sql, statement.types, statement.settings)
 
     def own(self, template: bytes, types: bytes = b"") -> Statement:
-        """A statement of the broker's; their number is small."""
+        """A statement of the broker's own. There are few, so all are kept."""
         found = self._own.get(template)
         if found is None:
             found = self._own[template] = Statement(next(self._numbers), template, types)
@@ -304,14 +306,14 @@ class Statements:
         return found
 
     def is_own(self, name: bytes) -> bool:
-        """Whether it is the name of a statement of the broker's; these are few."""
+        """Whether this is the name of a statement of the broker's own. O(n), but these are few."""
         return any(each.name == name for each in self._own.values())
 
     def forget(self, statement: Statement) -> None:
         """Forget a statement whose tables have changed.
 
-        Who asks next gets a new one, with a new name, that begins with literals; who asked before, and waits, runs it
-        with literals.
+        Whoever looks it up next gets a new one, with a new name, that begins with literals. Requests that have it
+        already run it with literals.
         """
         statement.is_forgotten = True
         statement.refuse()
@@ -325,7 +327,7 @@ class Statements:
         self.generation += 1
 
     def counts(self) -> dict[str, int]:
-        """How many there are in each state, by its name; of those that are prepared, what is proven."""
+        """How many statements are in each state, by the state's name, and how many are proven. O(n)."""
         found = dict.fromkeys((state.name.lower() for state in StatementState), 0)
         found |= {"harmless": 0, "plain_reads": 0}
         for statement in self._known.values():
@@ -345,4 +347,4 @@ def plain_command(statement: Statement, values: bytes) -> Plain:
     try:
         return Plain(statement.rendered(values))
     except ProtocolViolation:
-        return Plain(b"")  # as literal commands: PostgreSQL refuses it for what it is
+        return Plain(b"")  # as `units` does for a simple query with such values
