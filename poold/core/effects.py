@@ -1,4 +1,4 @@
-"""What the core wants done: small values, taken by the shell once per turn and carried out in order.
+"""Effects: what the core wants done, as small values that the shell takes once per turn and carries out in order.
 
 A backend is named by its number, a client by the number its frontend gave it. The shell answers with facts: Connect
 with opened or connect_failed; Execute with completed or lost; Cancel with cancelled; Drop with client_gone. Close,

@@ -1,1 +1,1 @@
-"""Who may do what, and what becomes a request."""
+"""Permissions of clients, admission of their messages, replies owed, and leases."""

@@ -83,7 +83,7 @@ class Request:
     is_exposed = False
     # It waited for a lock while others waited behind it: it runs by itself.
     is_alone = False
-    # How often it was cancelled for those that waited for it.
+    # How often it was cancelled, while it waited for a lock, to let others go first.
     yields = 0
     # Why it is to be cancelled, in words for the client; of an INQUIRY, why the answer to COMMIT was lost.
     reason = ""

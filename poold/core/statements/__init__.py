@@ -1,1 +1,1 @@
-"""What a statement is: by its text, by what PostgreSQL tells, and by how it ran."""
+"""What the broker knows about statements: from their texts, from PostgreSQL, and from earlier runs."""

@@ -95,7 +95,7 @@ class Traits:
 def examine(statement: bytes, types: bytes) -> Traits:
     """The traits of a statement with NUL for each parameter; types holds 4 bytes of type OID for each."""
     statements, positions, previous = _Statements(), _Positions(types), b""
-    # If the text cannot be prepared anyway, or has no parameters, it need not be known where parameters are.
+    # The places of parameters matter only if the text has any and may be prepared.
     is_skimmed = len(statement) > MAX_BYTES or 0 not in statement or statement.count(0) > MAX_PARAMETERS
     count = 0
     for kind, text, _, _ in tokens(statement, is_skimmed):

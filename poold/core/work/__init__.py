@@ -1,1 +1,1 @@
-"""What a backend is given to do for a request, and what its answers mean."""
+"""Kinds of work: the units that a backend runs for a request, and the meaning of its answers."""
