@@ -191,5 +191,5 @@ def _literal(statement: Statement, values: bytes) -> SimpleQuery:
     try:
         return literal_command(statement, values)
     except ProtocolViolation:
-        # Such values are refused on arrival, unless the statement was prepared then: an empty query is sent instead.
+        # Such values are refused on arrival, unless the statement was prepared then. An empty query fails as well.
         return SimpleQuery(b"")
