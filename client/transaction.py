@@ -158,8 +158,8 @@ class Transaction:
         # Each open savepoint block still needs its end.
         if len(self._steps) + len(self._open) + more > MAX_STEPS:
             raise UsageError(
-                f"this {what} is one too many: a transaction block holds at most {MAX_STEPS} steps, where a savepoint "
-                "block counts two; split the transaction, or let one statement do the work of many"
+                f"this {what} is one too many: a transaction block holds at most {MAX_STEPS} steps, and a savepoint "
+                "block counts as two; split the transaction, or let one statement do the work of many"
             )
 
     def _on_the_wire(self, parameter: int, reference: Reference) -> messages.StepReference:

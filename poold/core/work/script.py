@@ -240,7 +240,7 @@ class Script:
         if self.verdict is None:
             self._take(partial)
 
-    def result(self, request: int, verdict: Verdict, committed_unseen: bool = False) -> TransactionResult:
+    def result(self, request: int, verdict: Verdict) -> TransactionResult:
         """The reply. Results that were lost with the backend are None."""
         if verdict.failure is not None:
             return TransactionResult(request, self.tries, (), tuple(verdict.failure), verdict.step)
