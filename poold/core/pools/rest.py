@@ -27,6 +27,8 @@ RESET, IDLE = Disposition.RESET, Disposition.IDLE
 def disposition(backend: Backend) -> Disposition:
     """What is done with this backend at rest; in the last three cases its lease, if it has one, is over."""
     lease, transaction = backend.lease, backend.transaction
+    if transaction == TX_NONE and lease is None and backend.left is NOTHING and backend.counting is None:
+        return IDLE  # nearly always
     if backend.counting is not None:
         return COUNT
     if transaction == TX_BROKEN:
