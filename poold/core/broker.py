@@ -299,7 +299,7 @@ class Broker:
         """End the client's session: cancel what runs, discard what waits; its backend is reset."""
         lease = client.leases.get(message.lease)
         if lease is None:
-            client.lost_leases.pop(message.lease, None)
+            client.forget_lost(message.lease)
         elif not lease.is_session:
             return failures.usage(f"lease {lease.number} is a transaction, which ends with a commit or a rollback")
         else:

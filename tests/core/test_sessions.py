@@ -619,6 +619,21 @@ def test_a_session_that_is_gone_is_not_opened_again_unseen() -> None:
     assert "had ended" in refused(world, ask(world)).message
 
 
+def test_a_lost_session_whose_loss_is_known_commits_nothing() -> None:
+    world = World()
+    world.client()
+    world.broker.lost(session(world), Loss("reset by peer"), world.now)
+    for _ in range(2):
+        assert isinstance(world.reply_to(world.end(Rollback, lease=1)), ResultMessage)
+        for request in (ask(world), world.end(Commit, lease=1)):
+            failed = refused(world, request)
+            assert (failed.kind, failed.outcome, failed.transaction) == ("transaction-lost", NOT_EXECUTED, TX_LOST)
+            assert "session" in failed.message
+    release(world)
+    assert not world.broker.clients[1].lost_leases
+    assert not world.broker.clients[1].lost_sessions
+
+
 def test_a_statement_of_a_session_whose_backend_is_lost_may_have_taken_effect() -> None:
     world = World()
     world.client()

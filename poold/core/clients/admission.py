@@ -196,7 +196,11 @@ class Admission:
                 # An earlier COMMIT may have ended the transaction without its client having heard of it.
                 unknown = failures.end_unknown("it had ended already")
                 return client.lost_leases.get(message.lease, unknown)
-            client.lost_leases.pop(message.lease, None)
+            if message.lease in client.lost_sessions:
+                # The client knows of the loss. Whatever else it asks of this session is not executed.
+                client.lost_leases[message.lease] = failures.lease_lost("it had ended already", is_session=True)
+            else:
+                client.forget_lost(message.lease)
             return rolled_back(message.request)
         return Request(client, message.request, lease.group, verb, now, lease=lease)
 

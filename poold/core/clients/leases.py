@@ -64,7 +64,8 @@ class Leases:
 
     def lose(self, lease: Lease, reason: str) -> None:
         """End a lease that its client did not end, and keep the reason for when the client asks."""
-        lease.client.lease_lost(lease.number, failures.lease_lost(reason, lease.is_session))
+        lost = failures.lease_lost(reason, lease.is_session)
+        lease.client.lease_lost(lease.number, lost, lease.is_session)
         self.end(lease, reason)
 
     def broken(self, lease: Lease) -> None:

@@ -36,9 +36,11 @@ class Client:
     requests: dict[int, Request] = field(default_factory=dict)
     # Open leases by number: enter with the request that opens them, leave when the transaction or session is over.
     leases: dict[int, Lease] = field(default_factory=dict)
-    # What to answer about leases that were lost, by number: enter when lost, leave with the client's rollback or
-    # release; if there are too many the oldest leave.
+    # What to answer about leases that were lost, by number: enter when lost, leave with the client's release of a
+    # session, or its rollback of a transaction; if there are too many the oldest leave.
     lost_leases: dict[int, Failure] = field(default_factory=dict)
+    # Those of them that are sessions: a rollback does not end one, so more may be asked of it.
+    lost_sessions: set[int] = field(default_factory=set)
     # Groups that it has sent requests to.
     groups: set[Group] = field(default_factory=set)
     heard: float = 0.0  # when it last sent something
@@ -53,11 +55,18 @@ class Client:
     def __post_init__(self) -> None:
         self.process = self.key if self.uid is None else (self.pid, self.uid)
 
-    def lease_lost(self, number: int, failure: Failure) -> None:
+    def lease_lost(self, number: int, failure: Failure, is_session: bool) -> None:
         """Keep the reason why a lease was lost for when the client asks."""
         self.lost_leases[number] = failure
+        if is_session:
+            self.lost_sessions.add(number)
         if len(self.lost_leases) > LOST_LEASES_KEPT:
-            del self.lost_leases[next(iter(self.lost_leases))]
+            self.forget_lost(next(iter(self.lost_leases)))
+
+    def forget_lost(self, number: int) -> None:
+        """The client knows that this lease is lost, and asks nothing more about it."""
+        self.lost_leases.pop(number, None)
+        self.lost_sessions.discard(number)
 
 
 NOBODY = Client(0, 0, "")  # the client of the broker's own requests
