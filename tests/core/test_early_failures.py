@@ -20,7 +20,7 @@ from units import (
 from world import OK, S, World, failure
 
 from client.wire.limits import END_SAVEPOINT, IN_SESSION, OPENS_SESSION, SAVEPOINT
-from client.wire.messages import TX_ACTIVE, TX_FAILED, TX_NONE, Failure, StepReference
+from client.wire.messages import NOT_EXECUTED, TX_ACTIVE, TX_FAILED, TX_NONE, Failure, StepReference
 from poold.core import effects
 from poold.core.effects import Bind
 from poold.core.facts import Completion
@@ -152,6 +152,16 @@ def test_a_bind_behind_a_parse_that_failed_is_repeated_although_the_proof_is_gon
         assert is_running_with_literals(world)
         answer(world, backend)
     assert [world.outcome(request) for request in requests] == [OK, OK]
+
+
+def test_who_cancelled_a_bind_behind_a_parse_that_failed_is_told_no_more_than_that() -> None:
+    world, backend, requests = sharing(2)
+    world.broker.cancel(1, requests[1], world.now)
+    answer(world, backend, fails=b"PREPARE " + SHORT, error=failure("42P01"))
+    answer(world, backend, fails=SHORT, error=failure("26000"), is_bound=False)
+    told = world.reply_to(requests[1])
+    assert isinstance(told, Failure)
+    assert (told.sqlstate, told.outcome) == ("57014", NOT_EXECUTED)
 
 
 @pytest.mark.parametrize("proof", [UNPROVEN, HARMLESS])

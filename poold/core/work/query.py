@@ -12,7 +12,7 @@ from poold.core.effects import Bind, SimpleQuery
 from poold.core.facts import Completion, Loss, StatementResult
 from poold.core.records.backend import Backend
 from poold.core.records.request import Request
-from poold.core.state import RUNNING
+from poold.core.state import CANCELLED, RUNNING
 from poold.core.statements.generations import Generations
 from poold.core.statements.leftovers import NOTHING
 from poold.core.statements.statement import Statement
@@ -115,6 +115,9 @@ class QueryWork:
         is_unseen = is_early(
             request.group.statements, None if is_own else statement, failed, done, request.leaves is NOTHING
         )
+        if request.state is CANCELLED and request.lease is None and is_unseen:
+            # Nobody wants it any more, and what failed was no statement of the client's.
+            done.failure = failures.withdrawn()._replace(transaction=done.transaction)
         if request.lease is not None or request.state is not RUNNING:
             return False
         if failure.sqlstate == QUERY_CANCELED and request.is_exposed:

@@ -54,6 +54,8 @@ class TransactionWork:
         is_late = done.failure is not None and out_of_time(request, done.failure, now) != ""
         if request.state is not RUNNING or is_late:
             verdict = script.stop(done, failures.withdrawn())
+            if script.is_stale and verdict.failure is done.failure and not is_late:
+                verdict = Verdict(failures.withdrawn())  # what failed was no statement of the client's
         else:
             following = script.advance(done, runner)
             request.leaves = runner.leaves
