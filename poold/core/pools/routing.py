@@ -102,7 +102,7 @@ def is_company(backend: Backend, now: float) -> bool:
     """
     head = backend.running[0]
     statement = head.statement
-    began = head.started if head.started > backend.completed else backend.completed
+    began = backend.begun(head)
     return (
         statement is not None
         and statement.is_short

@@ -100,8 +100,7 @@ def _is_read(request: Request) -> bool:
 
 def began(backend: Backend) -> float:
     """When the first of the backend's statements began to run."""
-    head = backend.running[0]
-    return head.started if head.started > backend.completed else backend.completed
+    return backend.begun(backend.running[0])
 
 
 def who_waits(backends: Iterable[Backend]) -> Unit:

@@ -80,5 +80,9 @@ class Backend:
         """The request that PostgreSQL works on; None if it runs nothing."""
         return self.running[0] if self.running else None
 
+    def begun(self, request: Request) -> float:
+        """When PostgreSQL began with this request's unit: when it was given, or when the one before it had ended."""
+        return request.started if request.started > self.completed else self.completed
+
     def __repr__(self) -> str:
         return f"<Backend {self.number} {self.pool.endpoint.name} {self.state.name.lower()}>"

@@ -27,7 +27,7 @@ class EndingWork:
 
     def ended(self, backend: Backend, request: Request, done: Completion, now: float) -> Decision:
         """Answer the request. PostgreSQL answers a COMMIT with ROLLBACK if the transaction had failed before."""
-        seconds = now - (request.started if request.started > backend.completed else backend.completed)
+        seconds = now - backend.begun(request)
         request.group.stats.run_times.record(seconds)
         self._query.committed(request, done)
         reply: ResultMessage | Failure

@@ -50,7 +50,7 @@ class QueryWork:
             return Count(request)
         group, statement, lease = request.group, request.statement, request.lease
         assert statement is not None
-        seconds = now - (request.started if request.started > backend.completed else backend.completed)
+        seconds = now - backend.begun(request)
         group.stats.run_times.record(seconds)
         if done.failure is None:
             self._learn(backend, request, statement, done.results, seconds)

@@ -161,7 +161,7 @@ class TransactionWork:
         is_cancelled = request.state is CANCELLED
         why = request.reason if is_cancelled else out_of_time(request, failure, now)
         if not why and not is_cancelled and (backend := request.backend) is not None:
-            why = by_query_timeout(backend, request, failure, now - max(request.started, backend.completed))
+            why = by_query_timeout(backend, request, failure, now - backend.begun(request))
         failure = failures.with_reason(failure, why)
         verdict = Verdict(failure._replace(request=request.number, transaction=TX_NONE), verdict.step)
         return Answer(request, script.result(request.number, verdict))
