@@ -32,6 +32,7 @@ import psycopg2.extensions
 import uvloop
 import zmq
 
+from client.compiled import describe, load
 from client.wire.address import ipc_path
 from client.wire.messages import Failure
 from poold import __version__
@@ -47,6 +48,7 @@ from poold.system.poller import Poller
 
 log = logging.getLogger(__name__)
 
+_LANE = load("poold.lane.lane")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -88,7 +90,7 @@ class Daemon:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(self._crashed)
         self._stopped = self._loop.create_future()
-        poller = Poller()
+        poller = Poller(None if _LANE is None else _LANE.Lane())
         self._backends = Backends(self._config, self._broker, self._wake, poller)
         self._frontend = Frontend(
             self._config, self._broker, self._answer, self._wake, partial(_transport, self._config.broker, poller)
@@ -198,6 +200,7 @@ class Daemon:
         return {
             "pid": os.getpid(),
             "version": __version__,
+            "lane": describe(),
             "address": self._frontend.address,
             "uptime_s": round(monotonic() - self._started, 1),
             "cpu_s": round(usage.ru_utime + usage.ru_stime, 3),
@@ -231,6 +234,7 @@ def versions() -> dict[str, str]:
     """Return the versions of poold and of the libraries that it uses, by name."""
     return {
         "poold": __version__,
+        "lane": describe(),
         "python": platform.python_version(),
         "psycopg2": version("psycopg2-binary"),
         "libpq": str(psycopg2.extensions.libpq_version()),

@@ -10,16 +10,26 @@ from __future__ import annotations
 import asyncio
 import select
 from collections.abc import Callable
+from functools import partial
+from typing import Protocol
 
 _READ, _WRITE = select.EPOLLIN | select.EPOLLRDHUP, select.EPOLLOUT
 _FAILED = select.EPOLLERR | select.EPOLLHUP
 
 
+class Lane(Protocol):
+    """Serves descriptors of its own, which are watched here as well."""
+
+    def wait(self, epoll: int) -> list[tuple[int, int]]:
+        """Serve what is ready; return descriptors that are others', each with its events."""
+
+
 class Poller:
     """Watches descriptors, with methods like an event loop's; level-triggered."""
 
-    def __init__(self) -> None:
+    def __init__(self, lane: Lane | None = None) -> None:
         self._epoll = select.epoll()
+        self._wait = partial(self._epoll.poll, 0) if lane is None else partial(lane.wait, self._epoll.fileno())
         # Callbacks by descriptor: enter by add_reader and add_writer, leave by remove_reader and remove_writer.
         self._readers: dict[int, Callable[[], None]] = {}
         self._writers: dict[int, Callable[[], None]] = {}
@@ -62,7 +72,7 @@ class Poller:
 
     def _ready(self) -> None:
         readers, writers = self._readers, self._writers
-        for descriptor, events in self._epoll.poll(0):
+        for descriptor, events in self._wait():
             # An earlier callback may have removed this one.
             if events & ~_WRITE and (reader := readers.get(descriptor)) is not None:
                 reader()

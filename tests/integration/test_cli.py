@@ -723,7 +723,7 @@ def test_version_tells_what_poold_stands_on() -> None:
     found = json.loads(poold("version", "--json").stdout)
     assert found["poold"] == __version__
     assert found.pop("lacking") == []
-    assert set(found) == {"poold", "python", "psycopg2", "libpq", "pyzmq", "libzmq", "msgpack", "uvloop"}
+    assert set(found) == {"poold", "lane", "python", "psycopg2", "libpq", "pyzmq", "libzmq", "msgpack", "uvloop"}
     text = poold("version")
     assert (text.returncode, text.stdout) == (0, "".join(f"{name} {number}\n" for name, number in found.items()))
 

@@ -1,0 +1,53 @@
+"""Modules that are compiled where a compiler is: found, or the reason why they are not used.
+
+Each is a shorter way for what Python code does as well; without it that code does all. So nothing depends on a
+compiler, and POOLD_PURE=1 turns them off. `setup.py` builds them, and reads their list here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import zlib
+from pathlib import Path
+from types import ModuleType
+
+PURE_VARIABLE = "POOLD_PURE"
+# By the name of each module; its source is the .pyx of that name.
+COMPILED = ("poold.lane.lane",)
+# Where the sources are: a module may include declarations of the others.
+_FOLDERS = ("client/lane", "poold/lane")
+# Why each module that was asked for is not used, by name; "" if it is.
+_reasons: dict[str, str] = {}
+
+
+def load(name: str) -> ModuleType | None:
+    """Return the compiled module of this name, None if it is not to be used or cannot be; `describe` tells why."""
+    module, reason = None, f"{PURE_VARIABLE} is set" if os.environ.get(PURE_VARIABLE, "0") not in ("", "0") else ""
+    if not reason:
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError:
+            reason = "not built"
+        except ImportError as error:
+            reason = f"not loaded: {error}"
+        else:
+            is_current = sources() in (0, module.SOURCES)
+            reason = "" if is_current else "built of other sources; build it again: scripts/setup, or pip install"
+    _reasons[name] = reason
+    return None if reason else module
+
+
+def describe() -> str:
+    """Return whether the compiled modules that were asked for are used, in words."""
+    reasons = sorted(set(filter(None, _reasons.values())))
+    return f"pure Python ({'; '.join(reasons)})" if reasons else "compiled"
+
+
+def sources(root: Path = Path(__file__).parent.parent) -> int:
+    """Return a checksum of the sources of compiled modules below root, 0 if there are none, as in a wheel."""
+    found = 0
+    for folder in _FOLDERS:
+        for file in sorted((root / folder).glob("*.p[yx][xd]")):
+            found = zlib.crc32(file.read_bytes(), found)
+    return found

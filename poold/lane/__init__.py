@@ -1,0 +1,1 @@
+"""The short way of most requests, compiled: `lane`."""

@@ -1,0 +1,4 @@
+SOURCES: int
+
+class Lane:
+    def wait(self, epoll: int) -> list[tuple[int, int]]: ...
