@@ -57,6 +57,11 @@ def encode(message: ToBroker | ToClient) -> bytes:
     return _pack((_CODES[type(message)], *message))  # type: ignore[no-any-return]  # msgpack is untyped
 
 
+def packed(*fields: object) -> bytes:
+    """Return the fields as a message has them, one behind the other."""
+    return b"".join(map(_pack, fields))
+
+
 def decode_request(frame: bytes) -> ToBroker:
     """Return a message to the broker from a stranger's bytes, fully checked; raises ProtocolViolation."""
     try:

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 class Agenda:
     """Effects decided, deadlines, and the backends and groups to be looked after."""
 
-    def __init__(self, chance: Callable[[], float]) -> None:
-        """chance returns random numbers in [0, 1), the core's only ones."""
+    def __init__(self, chance: Callable[[], float], has_lane: bool = False) -> None:
+        """chance returns random numbers in [0, 1), the core's only ones. has_lane: whether backends may be lent."""
         self.chance = chance
+        self.has_lane = has_lane
         self.state = BrokerState.RUNNING
         self.turn = 0  # how often the shell has taken effects
         # Deadlines of requests, leases, backends, clients, watches and quarantined pools; the key is the object itself.

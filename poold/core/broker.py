@@ -7,7 +7,7 @@ shell takes them once per turn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from client.wire.messages import (
@@ -27,7 +27,7 @@ from poold.core.clients.accounts import Accounts
 from poold.core.clients.admission import Admission
 from poold.core.clients.leases import Leases, transaction_of
 from poold.core.deadlines import Deadlines
-from poold.core.effects import Effect, Reply, Stop
+from poold.core.effects import Effect, Reply, Stop, Unit
 from poold.core.facts import Completion, Loss, Server
 from poold.core.pools import janitor
 from poold.core.pools.endpoint import Endpoint
@@ -35,7 +35,9 @@ from poold.core.pools.group import Group
 from poold.core.pools.lifecycle import Lifecycle
 from poold.core.records.backend import Backend
 from poold.core.records.client import Client
+from poold.core.records.flow import Flight
 from poold.core.records.request import Request
+from poold.core.requests.handover import HandOver
 from poold.core.requests.runs import Runs
 from poold.core.requests.waiting import Waiting
 from poold.core.requests.watching import Watching
@@ -58,8 +60,13 @@ _DRAIN = "drain"
 class Broker:
     """Clients, requests, leases and backends, and what to do next."""
 
-    def __init__(self, config: Config, chance: Callable[[], float], examine: Examine = Examination) -> None:
-        """chance returns random numbers in [0, 1), the core's only ones. examine reads the parse trees of probes."""
+    def __init__(
+        self, config: Config, chance: Callable[[], float], examine: Examine = Examination, has_lane: bool = False
+    ) -> None:
+        """chance returns random numbers in [0, 1), the core's only ones. examine reads the parse trees of probes.
+
+        has_lane: whether the shell has a lane, to which backends may be lent.
+        """
         self.config = config
         self.endpoints = {
             name: Endpoint(name, each.query_timeout, each.connect_timeout) for name, each in config.endpoints.items()
@@ -67,7 +74,7 @@ class Broker:
         self.groups = {name: Group(name, each, self.endpoints) for name, each in config.groups.items()}
         # Connected clients: enter by client_arrived, leave by client_gone.
         self.clients: dict[int, Client] = {}
-        self.agenda = agenda = Agenda(chance)
+        self.agenda = agenda = Agenda(chance, has_lane)
         self.generations = Generations(group.statements for group in self.groups.values())
         self.accounts = Accounts(agenda)
         self.leases = Leases(agenda, self.accounts)
@@ -76,11 +83,12 @@ class Broker:
         self.backends: Mapping[int, Backend] = self.lifecycle.backends
         self.runs = Runs(config, agenda, self.accounts, self.leases, self.waiting, self.lifecycle, self.generations)
         self.watching = Watching(agenda, self.waiting)
-        self.settling = Settling(agenda, self.leases, self.waiting, self.lifecycle, self.runs, examine)
+        self.hand_over = HandOver(config, agenda, self.accounts, self.waiting, self.runs)
+        self.settling = Settling(agenda, self.leases, self.waiting, self.lifecycle, self.runs, self.hand_over, examine)
         self.deadlines = Deadlines(
             config, agenda, self.leases, self.waiting, self.lifecycle, self.runs, self.watching, self.settling
         )
-        self._admission = Admission(config.broker)
+        self.admission = Admission(config.broker)
 
     # Questions of the shell.
 
@@ -147,15 +155,18 @@ class Broker:
         """Take no new work and finish what was accepted. Stop follows then, or when drain_timeout is over."""
         if self.state is BrokerState.RUNNING:
             self.agenda.state = BrokerState.DRAINING
-            self._admission.is_open = False
+            self.admission.is_open = self.agenda.has_lane = False
             self.agenda.timers.set(_DRAIN, now + self.config.broker.drain_timeout)
+            for backend in self.backends.values():
+                if backend.state is BackendState.LENT:
+                    self.lifecycle.recall(backend, at_once=True)
 
     def stop(self, now: float) -> None:
         """Stop at once: whatever runs is lost."""
         if self.state is BrokerState.STOPPED:
             return
         self.agenda.state = BrokerState.STOPPED
-        self._admission.is_open = False
+        self.admission.is_open = False
         for backend in list(self.backends.values()):
             self.runs.lose(backend, Loss("the broker was stopped"), now)
         for client in self.clients.values():
@@ -264,11 +275,11 @@ class Broker:
         """Take the message. Returns the reply if there is one at once."""
         if isinstance(message, Release):
             return self._release(client, message, now)
-        if self.accounts.bytes + size > self._admission.most_bytes and isinstance(message, (Query, TransactionMessage)):
-            refused = self._admission.share_exceeded(client, size, len(self.clients))
+        if self.accounts.bytes + size > self.admission.most_bytes and isinstance(message, (Query, TransactionMessage)):
+            refused = self.admission.share_exceeded(client, size, len(self.clients))
             if refused is not None:
                 return refused
-        admitted: Request | ResultMessage | Failure | None = self._admission.request(client, message, now, size)
+        admitted: Request | ResultMessage | Failure | None = self.admission.request(client, message, now, size)
         if type(admitted) is Request:
             admitted.size = size
             admitted = self._accept(admitted, now)
@@ -334,6 +345,27 @@ class Broker:
             else:
                 self.lifecycle.reset_ended(backend, done)
             self.settling.settle(now)
+
+    def lent_back(self, number: int, now: float) -> None:
+        """The lane has given back a backend that runs nothing."""
+        if (backend := self.backends.get(number)) is not None:
+            self.hand_over.lent_back(backend)
+            self.settling.settle(now)
+
+    def handed_over(self, number: int, now: float) -> list[Unit]:
+        """The lane has given back a backend with all that it runs. Returns the units that were sent and not completed.
+
+        For each of them completed or lost follows, as if the core had had them executed.
+        """
+        backend = self.backends[number]
+        units = self.hand_over.handed_over(backend, now)
+        self.settling.settle(now)
+        return units
+
+    def queued(self, flights: Sequence[Flight], now: float) -> None:
+        """These requests of the lane's, which wait in their groups' queues, are the core's from here on."""
+        self.hand_over.queued(flights, now)
+        self.settling.settle(now)
 
     def cancelled(self, number: int, now: float) -> None:
         """The backend's cancel is settled: PostgreSQL has delivered it, or it failed; it cannot hit anything later."""

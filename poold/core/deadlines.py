@@ -107,7 +107,7 @@ class Deadlines:
         timeout = self._config.broker.client_idle_timeout
         if client.requests:
             client.heard = now
-        if now < client.heard + timeout:
-            self._agenda.timers.set(client, client.heard + timeout)
+        if now < client.last_heard() + timeout:
+            self._agenda.timers.set(client, client.last_heard() + timeout)
         else:
             self._agenda.effects.append(Drop(client.key, f"it sent nothing for client_idle_timeout = {timeout:g} s"))

@@ -11,9 +11,15 @@ completed, in order.
 The repr of an effect shows no statement, no value and no result, as logs and error reports are read by others.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from client.wire.messages import Failure, ResultMessage, TransactionResult
+
+if TYPE_CHECKING:
+    from poold.core.records.flow import Flow
 
 
 @dataclass(slots=True)
@@ -140,8 +146,37 @@ class Drop:
 
 
 @dataclass(slots=True)
+class Teach:
+    """The lane may run messages of this flow."""
+
+    flow: Flow = field(repr=False)
+
+
+@dataclass(slots=True)
+class Lend:
+    """The backend, which is idle, is the lane's until lent_back or handed_over."""
+
+    backend: int
+
+
+@dataclass(slots=True)
+class Recall:
+    """The lane is to give the backend back: at once with all that it runs, or when it rests."""
+
+    backend: int
+    at_once: bool
+
+
+@dataclass(slots=True)
+class Poke:
+    """The lane is to give back a backend of the group, one that rests or the next that does."""
+
+    group: str
+
+
+@dataclass(slots=True)
 class Stop:
     """End the program: the drain is over, or the broker was stopped."""
 
 
-Effect = Connect | Execute | Cancel | Look | Close | Reply | Drop | Stop
+Effect = Connect | Execute | Cancel | Look | Close | Reply | Drop | Teach | Lend | Recall | Poke | Stop

@@ -62,3 +62,4 @@ class Server:
     epoch: str = ""
     pid: int = 0  # of the server process
     names: int = 0  # prepared statements that the session had from its start, made by the group's own functions
+    is_encrypted: bool = False  # what passes between it and the broker

@@ -6,17 +6,20 @@ One step at a time until nothing is left to do, as each step depends on what the
 from __future__ import annotations
 
 from client.wire.limits import BATCH
+from poold.core import effects
 from poold.core.agenda import Agenda
 from poold.core.clients.leases import Leases
 from poold.core.pools import janitor, rest, routing
+from poold.core.pools.group import Group
 from poold.core.pools.lifecycle import Lifecycle
-from poold.core.pools.steps import Examine, Grant, Hold, Open, Refuse, Step
+from poold.core.pools.steps import Adopt, Examine, Grant, Hold, Lend, Open, Poke, Recall, Refuse, Step
 from poold.core.records.backend import Backend
 from poold.core.records.client import NOBODY
 from poold.core.records.request import INQUIRY, Request, Verb
+from poold.core.requests.handover import HandOver
 from poold.core.requests.runs import Runs
 from poold.core.requests.waiting import Waiting
-from poold.core.state import CLOSED, IDLE, BrokerState
+from poold.core.state import CLOSED, IDLE, LENT, BrokerState
 from poold.core.work.probe import Examine as Examination
 from poold.core.work.probe import Probe
 
@@ -25,7 +28,14 @@ class Settling:
     """Brings backends and the requests that wait for them together."""
 
     def __init__(
-        self, agenda: Agenda, leases: Leases, waiting: Waiting, lifecycle: Lifecycle, runs: Runs, examine: Examination
+        self,
+        agenda: Agenda,
+        leases: Leases,
+        waiting: Waiting,
+        lifecycle: Lifecycle,
+        runs: Runs,
+        hand_over: HandOver,
+        examine: Examination,
     ) -> None:
         """examine reads the parse trees of probes."""
         self._agenda = agenda
@@ -33,6 +43,7 @@ class Settling:
         self._waiting = waiting
         self._lifecycle = lifecycle
         self._runs = runs
+        self._hand_over = hand_over
         self._examine = examine
 
     def settle(self, now: float) -> None:
@@ -48,7 +59,7 @@ class Settling:
                 if step is None or (type(step) is Open and state is BrokerState.STOPPED):
                     del unsettled[group]
                 else:
-                    self._take(step, now)
+                    self._take(step, group, now)
 
     def dispatch(self, request: Request, now: float) -> None:
         """Give the request a backend, or let it wait for one."""
@@ -73,7 +84,7 @@ class Settling:
         self._waiting.queue(request, now)
         self._agenda.grow(group)
 
-    def _take(self, step: Step, now: float) -> None:
+    def _take(self, step: Step, group: Group, now: float) -> None:
         """Carry out a group's next step."""
         if type(step) is Grant:
             if step.request.verb is INQUIRY and not self._runs.inquiry.can_be_told(step.backend, step.request):
@@ -83,7 +94,6 @@ class Settling:
         elif type(step) is Open:
             self._lifecycle.open(step.pool, now)
         elif type(step) is Examine:
-            group = step.backend.group
             request = Request(NOBODY, 0, group, Verb.PROBE, now)
             request.statement = step.statement
             request.probe = Probe(step.statement, self._examine if group.config.proofs else None)
@@ -92,6 +102,15 @@ class Settling:
             self._waiting.hold(step.request)
         elif type(step) is Refuse:
             self._waiting.overdue(step.request, now)
+        elif type(step) is Lend:
+            self._lend(step.backend)
+        elif type(step) is Adopt:
+            self._hand_over.queued([step.flight], now)
+        elif type(step) is Poke:
+            group.is_poked = True
+            self._agenda.effects.append(effects.Poke(group.name))
+        elif type(step) is Recall:
+            self._lifecycle.recall(step.backend)
 
     def _rest(self, backend: Backend, now: float) -> None:
         """Give a backend its next use; it runs nothing and no cancel is on its way to it."""
@@ -134,3 +153,9 @@ class Settling:
         backend.pool.move(backend, IDLE)
         if group.queue.size or group.has_errands:
             self._agenda.serve(group)
+        elif backend.is_wanted and self._agenda.has_lane and routing.may_be_lent(backend):
+            self._lend(backend)
+
+    def _lend(self, backend: Backend) -> None:
+        backend.pool.move(backend, LENT)
+        self._agenda.effects.append(effects.Lend(backend.number))

@@ -64,14 +64,15 @@ def snapshot_pool(pool: Pool, now: float) -> dict[str, Any]:
     """One pool: whether its endpoint can be reached, how many backends are in each state, and its counters."""
     members, availability = pool.members, pool.availability
     is_away = availability.state is not AvailabilityState.AVAILABLE
+    busy = sum(1 for backend in pool.lent.values() if backend.flights)
     return {
         "state": availability.state.name.lower(),
         "failures": availability.failures,
         "error": availability.error if is_away else None,
         "next_try_ms": round(max(0.0, availability.until - now) * 1000) if is_away else None,
         "size": pool.size,
-        "idle": len(members[BackendState.IDLE]),
-        "active": len(members[BackendState.ACTIVE]),
+        "idle": len(members[BackendState.IDLE]) + len(pool.lent) - busy,
+        "active": len(members[BackendState.ACTIVE]) + busy,
         "leased": len(members[BackendState.LEASED]),
         "connecting": len(members[BackendState.CONNECTING]),
         "cancelling": len(members[BackendState.CANCELLING]) + len(members[BackendState.SETTLING]),

@@ -10,6 +10,9 @@ the cancel must be settled, in either order:
 
 A neighbour of the cancelled statement that was hit instead has failed without effect, and is run again.
 
+An idle backend may be lent to the lane (LENT), which gives requests to it and takes their answers by itself. It comes
+back at rest, or with all that it runs.
+
 At rest a backend goes to IDLE, to LEASED (its lease goes on), to ACTIVE (its lease has a next statement), to RESETTING
 (a transaction is open that nobody owns) or is closed.
 """
@@ -29,13 +32,14 @@ class BackendState(IntEnum):
     """The state of a backend; it names the collection of its pool that holds the backend."""
 
     CONNECTING = 0  # being opened; -> IDLE, CLOSED
-    IDLE = 1  # free, no transaction open; -> ACTIVE, CLOSED
+    IDLE = 1  # free, no transaction open; -> ACTIVE, LENT, CLOSED
     ACTIVE = 2  # runs requests' statements, or a probe of the broker's; -> at rest, CANCELLING
     LEASED = 3  # inside a lease, waits for its client's next statement; -> ACTIVE, RESETTING, IDLE, CLOSED
     CANCELLING = 4  # runs a statement that a cancel is on its way to; -> SETTLING, ACTIVE, CLOSED
     SETTLING = 5  # runs nothing, a cancel may still arrive; -> at rest
     RESETTING = 6  # runs the broker's ROLLBACK; -> IDLE, CLOSED
-    CLOSED = 7  # gone, in no collection; no successor
+    LENT = 7  # the lane's, which may run requests on it; -> IDLE, ACTIVE, CLOSED
+    CLOSED = 8  # gone, in no collection; no successor
 
 
 _S = BackendState
@@ -44,12 +48,13 @@ _AT_REST = (_S.IDLE, _S.LEASED, _S.ACTIVE, _S.RESETTING, _S.CLOSED)
 # Indexed by state: its legal successors.
 TRANSITIONS: tuple[tuple[BackendState, ...], ...] = (
     (_S.IDLE, _S.CLOSED),
-    (_S.ACTIVE, _S.CLOSED),
+    (_S.ACTIVE, _S.LENT, _S.CLOSED),
     (*_AT_REST, _S.CANCELLING),
     (_S.ACTIVE, _S.RESETTING, _S.IDLE, _S.CLOSED),
     (_S.SETTLING, _S.ACTIVE, _S.CLOSED),
     _AT_REST,
     (_S.IDLE, _S.CLOSED),
+    (_S.IDLE, _S.ACTIVE, _S.CLOSED),
     (),
 )
 
@@ -89,6 +94,6 @@ REQUEST_TRANSITIONS: tuple[tuple[RequestState, ...], ...] = (
 
 # Members used for every request, as plain globals: reading a member from an Enum costs five times as much.
 IDLE, ACTIVE, CANCELLING = BackendState.IDLE, BackendState.ACTIVE, BackendState.CANCELLING
-CLOSED, DRAINING = BackendState.CLOSED, BrokerState.DRAINING
+LENT, CLOSED, DRAINING = BackendState.LENT, BackendState.CLOSED, BrokerState.DRAINING
 QUEUED, RUNNING = RequestState.QUEUED, RequestState.RUNNING
 CANCELLED, WITHDRAWN, DONE = RequestState.CANCELLED, RequestState.WITHDRAWN, RequestState.DONE

@@ -5,10 +5,11 @@ costs one bisect. Two windows take turns, so what is shown covers the last one t
 """
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from itertools import accumulate
 
 # Upper bounds of the buckets in seconds, from 10 microseconds to about 9 minutes; a last bucket takes the rest.
-_BOUNDS = tuple(1e-5 * 1.2**step for step in range(98))
+BOUNDS = tuple(1e-5 * 1.2**step for step in range(98))
 WINDOW = 60.0
 
 
@@ -18,19 +19,23 @@ class Times:
     __slots__ = ("_current", "_previous", "_turned")
 
     def __init__(self) -> None:
-        self._current = [0] * (len(_BOUNDS) + 1)
-        self._previous = [0] * (len(_BOUNDS) + 1)
+        self._current = [0] * (len(BOUNDS) + 1)
+        self._previous = [0] * (len(BOUNDS) + 1)
         self._turned = 0.0
 
     def record(self, seconds: float) -> None:
         """Count one time."""
-        self._current[bisect_left(_BOUNDS, seconds) if seconds else 0] += 1
+        self._current[bisect_left(BOUNDS, seconds) if seconds else 0] += 1
+
+    def add(self, counts: Sequence[int]) -> None:
+        """Count what somebody else has counted: how many times, by bucket."""
+        self._current = [own + more for own, more in zip(self._current, counts, strict=True)]
 
     def turn(self, now: float) -> None:
         """Begin a new window if the current one is over."""
         if now - self._turned >= WINDOW:
             self._previous = self._current
-            self._current = [0] * (len(_BOUNDS) + 1)
+            self._current = [0] * (len(BOUNDS) + 1)
             self._turned = now
 
     def percentiles_ms(self) -> dict[str, float | None]:
@@ -45,7 +50,7 @@ def _percentile_ms(counts: list[int], share: float) -> float | None:
         return None
     place = bisect_left(list(accumulate(counts)), share * total)
     # The middle of the bucket, in the geometric sense.
-    middle: float = _BOUNDS[min(place, len(_BOUNDS) - 1)] / 1.2**0.5
+    middle: float = BOUNDS[min(place, len(BOUNDS) - 1)] / 1.2**0.5
     return round(middle * 1000, 4)
 
 

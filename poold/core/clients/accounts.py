@@ -15,7 +15,7 @@ class Accounts:
     def __init__(self, agenda: Agenda) -> None:
         self._agenda = agenda
         self._timers = agenda.timers
-        self.bytes = 0  # the size of all clients' unanswered requests, as received
+        self.bytes = 0  # the size of all clients' unanswered requests in the core, as received
 
     def open(self, request: Request) -> None:
         """Note that a reply is owed to the request from here on."""
@@ -27,6 +27,12 @@ class Accounts:
         if group not in client.groups:
             client.groups.add(group)
             group.clients += 1
+
+    def take_over(self, request: Request) -> None:
+        """A reply is owed to the request already, by the lane so far."""
+        request.client.requests[request.number] = request
+        request.client.bytes += request.size
+        self.bytes += request.size
 
     def answer(self, request: Request, reply: ResultMessage | TransactionResult | Failure | None) -> None:
         """End the request with its reply, None if nobody is left to hear it.

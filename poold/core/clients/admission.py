@@ -7,6 +7,8 @@ kept.
 
 from __future__ import annotations
 
+from typing import cast
+
 from client.wire.limits import NO_SESSION, OPENS_SESSION
 from client.wire.messages import (
     TX_NONE,
@@ -22,6 +24,7 @@ from poold.config.model import BrokerConfig
 from poold.core.pools.group import Group
 from poold.core.records.backend import Backend
 from poold.core.records.client import Client
+from poold.core.records.flow import MAX_MESSAGE_BYTES, Flight
 from poold.core.records.lease import Lease
 from poold.core.records.request import QUERY, Request, Verb
 from poold.core.statements.statement import PREPARED, Statement
@@ -154,9 +157,9 @@ class Admission:
         config, count = self._config, len(client.requests)
         if 0 < config.max_client_requests <= count:
             reason = f"{count} unanswered requests, max_client_requests = {config.max_client_requests}"
-        elif 0 < config.max_client_bytes < client.bytes + size:
+        elif 0 < config.max_client_bytes < _unanswered_bytes(client, config.max_client_bytes - size) + size:
             reason = (
-                f"unanswered requests of {client.bytes} bytes and this one has {size}, "
+                f"unanswered requests of {_unanswered_bytes(client, 0)} bytes and this one has {size}, "
                 f"max_client_bytes = {config.max_client_bytes}"
             )
         else:
@@ -203,6 +206,14 @@ class Admission:
                 client.forget_lost(message.lease)
             return rolled_back(message.request)
         return Request(client, message.request, lease.group, verb, now, lease=lease)
+
+
+def _unanswered_bytes(client: Client, most: int) -> int:
+    """The bytes of the client's unanswered requests, or fewer if they are certainly not more than most."""
+    if client.bytes + MAX_MESSAGE_BYTES * len(client.requests) <= most:
+        return client.bytes
+    flights = (cast(Flight, each) for each in client.requests.values() if each.is_in_lane)
+    return client.bytes + sum(len(each.message) for each in flights)
 
 
 def _wrong_mode(group: Group, message: Query) -> Failure | None:

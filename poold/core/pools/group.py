@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from typing import cast
 
 from client.wire.limits import BATCH
 from client.wire.messages import NOT_EXECUTED, Failure, plain_failure
@@ -12,8 +13,9 @@ from poold.core.pools import routing
 from poold.core.pools.availability import AvailabilityState
 from poold.core.pools.endpoint import Endpoint
 from poold.core.pools.pool import Pool
-from poold.core.pools.steps import Examine, Grant, Hold, Open, Refuse, Step
+from poold.core.pools.steps import Adopt, Examine, Grant, Hold, Lend, Open, Poke, Recall, Refuse, Step
 from poold.core.records.backend import Backend
+from poold.core.records.flow import Flight
 from poold.core.records.request import Request
 from poold.core.shared.queue import Queue
 from poold.core.state import ACTIVE, BackendState
@@ -51,7 +53,9 @@ class Group:
         self._sharing: Backend | None = None
         self._sharing_turn = 0
         self._sharing_depth = min(SHARING, config.pipeline_depth)
-        self._turn = 0  # counts the idle backends taken; decides which pool is next
+        self.turn = 0  # counts the idle backends taken; decides which pool is next
+        # Whether the lane was told that one of its backends here is wanted, and has not given one back yet.
+        self.is_poked = False
         self.respread()
 
     @property
@@ -71,15 +75,20 @@ class Group:
         """Backends in that state over all endpoints."""
         return sum(len(pool.members[state]) for pool in self.pools)
 
+    @property
+    def has_lent(self) -> bool:
+        """Whether the lane has any backend of the group."""
+        return any(pool.lent for pool in self.pools)
+
     def respread(self) -> None:
         """Distribute the group's sizes over its pools again; to be called when an endpoint's state has changed."""
         routing.spread(self.pools, self.config.max_size, self.config.min_size)
 
     def take_idle(self) -> Backend | None:
         """An idle backend for a request; endpoints take turns. It stays IDLE until moved."""
-        backend = routing.idle_backend(self.pools, self._turn)
+        backend = routing.idle_backend(self.pools, self.turn)
         if backend is not None:
-            self._turn += 1
+            self.turn += 1
         return backend
 
     def begin_sharing(self, backend: Backend, turn: int) -> None:
@@ -117,9 +126,11 @@ class Group:
         if is_served:
             step = self._next_errand() if self.has_errands else None
             if step is None and self.queue.size:
-                step = self._next_served(now)
+                step = self._next_served(now, is_open)
             if step is not None:
                 return step
+        if (self.queue.size or self.probes) and self._is_to_be_poked():
+            return Poke()
         if is_open or self.queue.size or any(pool.inquiries for pool in self.pools):
             pool = self.next_opening()
             if pool is not None:
@@ -132,13 +143,15 @@ class Group:
             questions = pool.inquiries or pool.questions
             if questions and pool.idle:
                 return Grant(next(reversed(pool.idle.values())), questions.popleft())
+            if questions and pool.lent and not any(each.is_recalled for each in pool.lent.values()):
+                return Recall(next(iter(pool.lent.values())))
         while self.probes and (free := self.take_idle()) is not None:
             statement = self.probes.popleft()
             if statement.state is StatementState.PROBING and statement.generation == self.statements.generation:
                 return Examine(free, statement)
         return None
 
-    def _next_served(self, now: float) -> Step | None:
+    def _next_served(self, now: float, is_open: bool) -> Step | None:
         """The step for the request whose turn it is; None if no request can be served.
 
         Under overload each request would wait nearly until its deadline, be begun and be cancelled, and its work be
@@ -147,6 +160,8 @@ class Group:
         request = self.queue.first(self.priorities())
         if request is None:
             return None
+        if request.is_in_lane:
+            return self._next_of_lane(cast(Flight, request), is_open)
         if request.client.is_stalled:
             self.queue.discard(request)
             return Hold(request)
@@ -159,6 +174,20 @@ class Group:
             return None
         self.queue.pop(self.priorities())
         return Grant(backend, request)
+
+    def _next_of_lane(self, flight: Flight, is_open: bool) -> Step | None:
+        """The step for a request of the lane's: lend a backend, or leave it to the lane while it has one here."""
+        backend = routing.idle_backend(self.pools, self.turn)
+        if backend is not None and is_open and routing.may_be_lent(backend):
+            return Lend(backend)
+        return None if self.has_lent and backend is None else Adopt(flight)
+
+    def _is_to_be_poked(self) -> bool:
+        """Whether the lane has backends here, does not know that one is wanted, and it is for none of its own."""
+        if self.is_poked or not self.has_lent:
+            return False
+        first = self.queue.first(self.priorities())
+        return bool(self.probes) or (first is not None and not first.is_in_lane)
 
     def next_opening(self) -> Pool | None:
         """The pool where a backend should be opened now; None if none is needed or allowed.
@@ -236,7 +265,8 @@ class Group:
     def load(self) -> str:
         """The group's state in words, for error texts."""
         opening = self.count(BackendState.CONNECTING)
-        busy = self.size - self.count(BackendState.IDLE) - opening
+        resting = sum(not each.flights for pool in self.pools for each in pool.lent.values())
+        busy = self.size - self.count(BackendState.IDLE) - resting - opening
         return (
             f"of {self.config.max_size} backends {busy} busy, {opening} connecting; {len(self.queue)} requests waiting"
         )

@@ -6,7 +6,7 @@ import itertools
 
 from client.wire.messages import TX_NONE
 from poold.core.agenda import Agenda
-from poold.core.effects import Close, Connect, Execute, Unit
+from poold.core.effects import Close, Connect, Execute, Recall, Unit
 from poold.core.facts import Completion, Server
 from poold.core.pools import janitor
 from poold.core.pools.availability import AvailabilityState
@@ -67,13 +67,26 @@ class Lifecycle:
     def endpoint_changed(self, group: Group) -> None:
         """An endpoint became worth connecting to, or ceased to be: distribute the group's sizes again."""
         group.respread()
+        for pool in group.pools:
+            for lent in pool.lent.values():
+                self.recall(lent)
         for backend, reason in janitor.surplus(group):
             self.close(backend, reason)
         self._agenda.grow(group)
 
+    def recall(self, backend: Backend, at_once: bool = False) -> None:
+        """Have the lane give the backend back, at once or when it rests; do nothing if it is to do so already."""
+        if at_once or not backend.is_recalled:
+            backend.is_recalled = True
+            self._agenda.effects.append(Recall(backend.number, at_once))
+
     def retire(self, group: Group, now: float) -> None:
-        """Close the group's idle backends that are too old or not needed."""
+        """Close the group's idle backends that are too old or not needed, and have those back that are lent."""
         janitor.mark_outdated(group, now)
+        for pool in group.pools:
+            for backend in pool.lent.values():
+                if backend.is_outdated:
+                    self.recall(backend)
         for backend, reason in janitor.retirements(group, now):
             self.close(backend, reason)
         self._agenda.grow(group)

@@ -38,6 +38,7 @@ class Pool:
         self.idle = self.members[BackendState.IDLE]  # in the order they became idle; the last is taken first
         self.connecting = self.members[BackendState.CONNECTING]
         self.active = self.members[BackendState.ACTIVE]
+        self.lent = self.members[BackendState.LENT]
         # Inquiries that wait for a backend here, as only the server of a COMMIT knows what became of it: enter by
         # `Waiting.ask`, leave when granted a backend or at their deadline.
         self.inquiries: deque[Request] = deque()

@@ -81,6 +81,11 @@ def backend_to_join(pools: Sequence[Pool], depth: int, now: float) -> Backend | 
     return found
 
 
+def may_be_lent(backend: Backend) -> bool:
+    """Whether the lane may have this idle backend: it writes to its socket, and leaves alone what is to be replaced."""
+    return not backend.server.is_encrypted and not backend.is_outdated
+
+
 def may_join(request: Request) -> bool:
     """Whether the request may run behind others: a prepared autocommit statement that is known to be short."""
     statement = request.statement

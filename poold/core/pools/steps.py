@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from poold.core.pools.pool import Pool
     from poold.core.records.backend import Backend
+    from poold.core.records.flow import Flight
     from poold.core.records.request import Request
     from poold.core.statements.statement import Statement
 
@@ -43,4 +44,26 @@ class Open(NamedTuple):
     pool: Pool
 
 
-Step = Grant | Examine | Hold | Refuse | Open
+class Lend(NamedTuple):
+    """The backend, which is idle, is for a request that waits and is the lane's."""
+
+    backend: Backend
+
+
+class Adopt(NamedTuple):
+    """The request that waits is the lane's, which has no backend here; it becomes the core's."""
+
+    flight: Flight
+
+
+class Poke(NamedTuple):
+    """Somebody who is the core's waits, and the lane has backends here: it is to give one back."""
+
+
+class Recall(NamedTuple):
+    """A question to this backend's server waits; the backend is lent."""
+
+    backend: Backend
+
+
+Step = Grant | Examine | Hold | Refuse | Open | Lend | Adopt | Poke | Recall

@@ -12,7 +12,10 @@ from poold.core.statements.leftovers import NOTHING
 from poold.core.statements.prepared import Prepared
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from poold.core.pools.pool import Pool
+    from poold.core.records.flow import Flight
     from poold.core.records.lease import Lease
     from poold.core.records.request import Request
 
@@ -24,10 +27,13 @@ class Backend:
         "completed",
         "counting",
         "expires",
+        "flights",
         "group",
         "idle_since",
         "is_outdated",
+        "is_recalled",
         "is_unused",
+        "is_wanted",
         "lease",
         "left",
         "looked_for",
@@ -51,6 +57,8 @@ class Backend:
         # Not empty in the states of a running statement, and only there. Enter by `Runs.start`, or as a question of the
         # broker's around a statement; leave when they have ended.
         self.running: deque[Request] = deque()
+        # LENT: what the lane runs here, likewise; the lane's own list.
+        self.flights: Sequence[Flight] = ()
         self.prepared = Prepared()
         # What may have been left in its session since it was opened or reset; if anything, a reset comes before others
         # are served.
@@ -72,6 +80,10 @@ class Backend:
         self.idle_since = 0.0
         # Its last request was only a question about the catalogs, which must not renew idle_since.
         self.is_unused = False
+        # Its last request was one that the lane may run, so it is lent when it is idle.
+        self.is_wanted = False
+        # LENT: the lane gives it nothing more and gives it back when it rests.
+        self.is_recalled = False
         self.expires: float | None = None  # when max_lifetime, shortened by jitter, is over
         self.is_outdated = False  # marked by the janitor, as that time is near or past
 

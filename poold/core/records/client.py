@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from client.wire.messages import Failure
     from poold.core.pools.group import Group
+    from poold.core.records.flow import Line
     from poold.core.records.lease import Lease
     from poold.core.records.request import Request
 
@@ -43,17 +44,23 @@ class Client:
     lost_sessions: set[int] = field(default_factory=set)
     # Groups that it has sent requests to.
     groups: set[Group] = field(default_factory=set)
-    heard: float = 0.0  # when it last sent something
+    heard: float = 0.0  # when it last sent something to the core
+    # The lane's half of it, None without one; it tells as `heard` when the lane last heard of the client.
+    line: Line | None = None
     # Whether it leaves replies unread: until it reads them, only requests of its open leases are begun.
     is_stalled: bool = False
     # Its requests that could have been begun meanwhile: enter when their turn comes, leave for the queue when it has
     # read its replies, or unexecuted.
     held: dict[Request, None] = field(default_factory=dict)
-    bytes: int = 0  # the size of its unanswered requests, as received
+    bytes: int = 0  # the size of its unanswered requests in the core, as received
     process: Hashable = field(init=False)
 
     def __post_init__(self) -> None:
         self.process = self.key if self.uid is None else (self.pid, self.uid)
+
+    def last_heard(self) -> float:
+        """When it last sent something."""
+        return self.heard if self.line is None else max(self.heard, self.line.heard)
 
     def lease_lost(self, number: int, failure: Failure, is_session: bool) -> None:
         """Keep the reason why a lease was lost for when the client asks."""

@@ -49,6 +49,7 @@ class Request:
     else that happens to a request here.
     """
 
+    is_in_lane = False
     tag = ""
     priority = NORMAL
     size = 0  # of its message in bytes, as received

@@ -18,6 +18,7 @@ from poold.core.facts import Completion, Loss
 from poold.core.pools.lifecycle import Lifecycle
 from poold.core.records.backend import Backend
 from poold.core.records.request import CATALOGS, PROBE, QUERY, Request, Verb
+from poold.core.requests.flows import Flows
 from poold.core.requests.waiting import Waiting
 from poold.core.requests.watching import CatalogsWork, LocksWork
 from poold.core.state import ACTIVE, CANCELLED, CANCELLING, DONE, RUNNING, BackendState, RequestState
@@ -73,6 +74,7 @@ class Runs:
         self.inquiry = InquiryWork(self.transaction)
         self.question = QuestionWork(self.query)
         ending = EndingWork(self.query, limit)
+        self._flows = Flows(agenda)
         # By verb.
         self._work: tuple[Work, ...] = (
             self.query,
@@ -151,6 +153,7 @@ class Runs:
             self._agenda.effects.append(Execute(backend.number, follows.unit))
             return
         running.popleft()
+        backend.is_wanted = self._agenda.has_lane and done.failure is None and self._flows.learn(request, now)
         if type(follows) is Answer and follows.request is request:  # the hot path
             self._accounts.answer(request, follows.reply)
         else:
@@ -226,6 +229,13 @@ class Runs:
             self._timers.set(backend, now + QUESTION_TIMEOUT)  # no client waits for its answer
         else:
             self._timers.clear(backend)
+
+    def go_on(self, backend: Backend, now: float) -> None:
+        """The backend was the lane's and comes with all that it runs: look after its requests from here on."""
+        backend.pool.move(backend, ACTIVE)
+        self._guard(backend, backend.running[0], now)
+        if len(backend.running) > 1:
+            backend.pool.watch.arm(self._timers, now)
 
     # Cancels.
 

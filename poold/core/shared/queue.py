@@ -18,7 +18,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
+from typing import cast
 
+from poold.core.records.flow import Flight
 from poold.core.records.request import Request
 
 
@@ -63,6 +65,12 @@ class Line:
         self.passed += self.stride
         self.size -= 1
         return request
+
+    def replace(self, flight: Flight, request: Request) -> None:
+        """Put the request in the flight's place. O(requests of its process)."""
+        turns, process = self.turns, request.client.process
+        before: list[Request | Flight] = list(turns[process])
+        turns[process] = OrderedDict((request if each is flight else cast(Request, each), None) for each in before)
 
     def discard(self, request: Request) -> bool:
         """Take this request out; False if it is not here."""
@@ -132,6 +140,10 @@ class Queue:
             # Nor does a line that may not be served save up: it would have all turns as soon as it may.
             held.passed = max(held.passed, line.passed)
         return line.pop()
+
+    def replace(self, flight: Flight, request: Request) -> None:
+        """Put the request in the place of a flight, which waits here. O(requests of its process)."""
+        self._lines[request.priority].replace(flight, request)
 
     def discard(self, request: Request) -> None:
         """Take this request out, if it is here."""

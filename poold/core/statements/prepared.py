@@ -37,6 +37,11 @@ class Prepared:
     def __len__(self) -> int:
         return len(self._held)
 
+    @property
+    def held(self) -> dict[bytes, int]:
+        """By name: how many runs are left until it is parsed anew."""
+        return self._held
+
     def commands(self, statement: Statement, values: bytes, among: Collection[bytes] = ()) -> list[Command]:
         """The commands that run the prepared statement, after those that prepare it, or prepare it anew, if needed.
 

@@ -28,6 +28,7 @@ import itertools
 import re
 from collections import OrderedDict
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 from client.wire.messages import ProtocolViolation
 from poold.core.effects import Plain, SimpleQuery
@@ -35,6 +36,9 @@ from poold.core.statements import leftovers, literals, sql
 from poold.core.statements.leftovers import NOTHING
 from poold.core.statements.lexemes import names_moment, sets_relied_on
 from poold.core.statements.proofs import UNPROVEN, Proof
+
+if TYPE_CHECKING:
+    from poold.core.records.flow import Flow
 
 # Runs with literals before a statement is probed: a rare statement is not worth a name on every backend.
 PROBE_AFTER = 3
@@ -59,7 +63,7 @@ AHEAD_SECONDS = 0.005
 PATIENCE_SECONDS = 0.005
 _CAST = re.compile(rb"\0\s*::")
 # The weights of a new observation: RFC 6298's.
-_ALPHA, _BETA = 1 / 8, 1 / 4
+ALPHA, BETA = 1 / 8, 1 / 4
 
 
 class StatementState(IntEnum):
@@ -84,6 +88,7 @@ class Statement:
         "count",
         "deviation",
         "expected",
+        "flow",
         "generation",
         "has_cast",
         "is_forbidden",
@@ -139,6 +144,7 @@ class Statement:
         self.size = 0.0  # mean bytes of its results
         self.is_short = False
         self.patience = PATIENCE_SECONDS
+        self.flow: Flow | None = None  # by which the lane runs it
 
     def __repr__(self) -> str:
         return f"<Statement {self.name.decode()} {self.state.name.lower()} runs={self.runs}>"
@@ -157,9 +163,9 @@ class Statement:
             self.mean, self.deviation, self.size = seconds, seconds / 2, float(size)
         else:
             error = seconds - self.mean
-            self.deviation += _BETA * ((error if error > 0 else -error) - self.deviation)
-            self.mean += _ALPHA * error
-            self.size += _ALPHA * (size - self.size)
+            self.deviation += BETA * ((error if error > 0 else -error) - self.deviation)
+            self.mean += ALPHA * error
+            self.size += ALPHA * (size - self.size)
         self.expected = expected = self.mean + 2 * self.deviation
         self.is_short = (
             expected < SHORT_SECONDS

@@ -31,10 +31,9 @@ from client.wire.messages import (
 from client.wire.sqlstates import QUERY_CANCELED
 from poold.core.effects import Bind, Command, Flush, Plain, Prepare, SimpleQuery, Unit, in_order
 from poold.core.facts import Completion, StatementResult
-from poold.core.statements.sql import AMBIGUOUS
 from poold.core.statements.statement import Statement, Statements
 from poold.core.work import failures, references, settings
-from poold.core.work.transaction_plan import Plan
+from poold.core.work.transaction_plan import Plan, begin_text, is_ambiguous
 from poold.core.work.units import DISCARD_BEFORE_BEGIN, Runner
 
 XID = b"SELECT pg_catalog.pg_current_xact_id()"
@@ -84,12 +83,14 @@ class Script:
         self.to_probe: list[Statement] = []
         # Run everything with literals: prepared statements turned out to be outdated, or the settings decide on plans.
         self.literal_only = settings.choose_plans(message.settings)
-        self._plan = plan
+        # From group to steps, as the message has them.
+        self.shape = message[1:7]
+        self.plan = plan
         self._values = message.values
         self._settings = message.settings
         self._max_result_bytes = max_result_bytes
         self._statements = statements
-        self._begin_text = _begin(message)
+        self.begin_text = begin_text(message)
         self._is_tracked = tracked and plan.writes and not self.is_read_only and not plan.begins_with_set
         self._restart()
 
@@ -122,7 +123,7 @@ class Script:
             run.used_sequences = False
             commands += map(Plain, DISCARD_BEFORE_BEGIN)
         self._sent = [_OWN] * (len(commands) + 1)
-        commands += self._own(self._begin_text, run)
+        commands += self._own(self.begin_text, run)
         if self._is_tracked:
             commands += self._own(XID, run)
             commands.append(_FLUSH)
@@ -134,7 +135,26 @@ class Script:
             # SET instead of set_config, which is a query: no SET TRANSACTION could follow it.
             commands.append(Plain(b"SET LOCAL statement_timeout = %d" % milliseconds))
             self._sent.append(_OWN)
-        return self._whole_unit(commands, run) if self._plan.is_whole else self._rest_of_unit(commands, run)
+        return self._whole_unit(commands, run) if self.plan.is_whole else self._rest_of_unit(commands, run)
+
+    def begun(self) -> None:
+        """Take note that the whole message was sent as one unit: each statement prepared, from BEGIN to COMMIT."""
+        self._restart()
+        self.tries += 1
+        self._sent = [_OWN, *range(len(self.steps)), _COMMIT]
+        self._next = len(self.steps)
+        self.commit_sent = True
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its one unit holds nothing but BEGIN, its steps, which may be prepared, and COMMIT."""
+        return (
+            self.plan.is_whole
+            and not self._settings
+            and not self._is_tracked
+            and not self.literal_only
+            and all(step.prepare for step in self.steps)  # type: ignore[union-attr]  # no marks in a whole one
+        )
 
     def _is_proven(self) -> bool:
         """Whether all statements are proven harmless; with a reference, whose type is not known yet, none is."""
@@ -147,7 +167,7 @@ class Script:
     def _statement(self, place: int) -> Statement:
         """The statement of this step. Its types are those of the message: references may change them later."""
         if not self._settings:
-            return self._plan.statement(place)
+            return self.plan.statement(place)
         step = self.steps[place]
         assert isinstance(step, Step)
         return self._statements.find(step.statement, step.types, self._settings)
@@ -155,10 +175,10 @@ class Script:
     def _whole_unit(self, commands: list[Command], run: Runner) -> Unit:
         """The hot path: the unit of a message in which nothing has to be looked at before COMMIT."""
         steps, sent = self.steps, self._sent
-        find = self._statement if self._settings else self._plan.statement
+        find = self._statement if self._settings else self.plan.statement
         for place, values in enumerate(self._values):
             statement = find(place)
-            if not run.is_base and _is_ambiguous(statement, values):
+            if not run.is_base and is_ambiguous(statement, values):
                 self._next = place
                 return in_order(commands)
             is_literal = self.literal_only or not steps[place].prepare  # type: ignore[union-attr]  # no marks here
@@ -203,7 +223,7 @@ class Script:
                 return Verdict(failures.ended_early())
             self._sent = []
             return self._rest_of_unit([], run)
-        block = self._plan.block[step] if step >= 0 else None
+        block = self.plan.block[step] if step >= 0 else None
         if block is None or self.is_stale or failures.is_lost_race(failure) or done.transaction == TX_NONE:
             return self._abort(Verdict(failure, step), done.transaction)
         self._undo(block, step, failure)
@@ -222,7 +242,7 @@ class Script:
 
     def values(self) -> Iterator[tuple[Statement, bytes]]:
         """The message's statements with their values as sent, that is, without the values of references."""
-        for place, at in enumerate(self._plan.places):
+        for place, at in enumerate(self.plan.places):
             if at >= 0:
                 yield self._statement(place), self._values[at]
 
@@ -232,7 +252,7 @@ class Script:
 
     def is_special(self, number: int) -> bool:
         """Whether the broker itself reads the values of this statement, counted from 0: for references or literals."""
-        step = self.steps[self._plan.places.index(number)]
+        step = self.steps[self.plan.places.index(number)]
         return isinstance(step, Step) and (bool(step.references) or not step.prepare)
 
     def lost(self, partial: list[StatementResult]) -> None:
@@ -264,7 +284,7 @@ class Script:
         while self._next < len(self.steps):
             step = self.steps[self._next]
             if step == SAVEPOINT:
-                if is_checked and self._plan.block[self._next] is not None:
+                if is_checked and self.plan.block[self._next] is not None:
                     # A count that is not met undoes the block around this one; as all savepoints have the same name,
                     # ROLLBACK TO would undo only this one.
                     return in_order(commands)
@@ -279,7 +299,7 @@ class Script:
                 assert isinstance(step, Step)
                 if any(each.step in self._sent[first:] for each in step.references):
                     return in_order(commands)
-                values = self._values[self._plan.places[self._next]]
+                values = self._values[self.plan.places[self._next]]
                 if step.references:
                     try:
                         types, values = references.resolved(step.types, values, step.references, self.outcomes)
@@ -290,7 +310,7 @@ class Script:
                     statement = self._statements.find(step.statement, types, self._settings)
                 else:
                     statement = self._statement(self._next)
-                if is_altered and _is_ambiguous(statement, values):
+                if is_altered and is_ambiguous(statement, values):
                     return in_order(commands)
                 self._add(commands, self._next, statement, values, self.literal_only or not step.prepare, run)
                 is_altered = not run.is_base
@@ -362,34 +382,14 @@ class Script:
             done.failure is not None
             and done.failure.sqlstate != QUERY_CANCELED
             and step >= 0
-            and self._plan.block[step] is not None
+            and self.plan.block[step] is not None
         )
 
     def _undo(self, block: int, step: int, failure: Failure) -> None:
         """Note that the block that begins at step `block` is undone by the failure of `step`; go on after its end."""
-        end = self._plan.block_end[block]
+        end = self.plan.block_end[block]
         for place in range(block, end):
             self.outcomes[place] = None
             self._contained.pop(place, None)
         self._contained[step] = failure
         self._next = end + 1
-
-
-def _is_ambiguous(statement: Statement, values: bytes) -> bool:
-    """Whether the statement's literals would mean something else if a setting that literals rely on was changed.
-
-    PostgreSQL reports such changes at the end of a unit; so the statement goes into another unit than a statement that
-    may have made one.
-    """
-    return AMBIGUOUS.search(values) is not None or AMBIGUOUS.search(statement.sql) is not None
-
-
-def _begin(message: TransactionMessage) -> bytes:
-    words = ["BEGIN"]
-    if message.isolation is not None:
-        words.append(f"ISOLATION LEVEL {message.isolation.upper()}")
-    if message.read_only is not None:
-        words.append("READ ONLY" if message.read_only else "READ WRITE")
-    if message.deferrable is not None:
-        words.append("DEFERRABLE" if message.deferrable else "NOT DEFERRABLE")
-    return " ".join(words).encode()

@@ -10,8 +10,9 @@ from collections import OrderedDict
 
 from client.wire.codec import decode_steps
 from client.wire.limits import END_SAVEPOINT, SAVEPOINT
-from client.wire.messages import Step, StepReference
-from poold.core.statements.sql import MAX_TOKENS
+from client.wire.messages import Step, StepReference, TransactionMessage
+from poold.core.records.flow import Flow
+from poold.core.statements.sql import AMBIGUOUS, MAX_TOKENS
 from poold.core.statements.statement import Statement, Statements
 from poold.core.work import failures
 
@@ -47,6 +48,8 @@ class Plan:
         self._found: list[Statement | None] = [None] * len(self.steps)
         # Why the message cannot be run, "" if it can; whether it may write.
         self.obstacle = ""
+        # By which the lane runs it, by the messages' fields from group to steps.
+        self.flows: dict[tuple[object, ...], Flow] = {}
         self.writes = False
         self.begins_with_set = False
         self._read()
@@ -138,3 +141,24 @@ def _blocks(steps: list[Step | int]) -> tuple[list[int | None], dict[int, int]]:
         if step == SAVEPOINT:
             stack.append(place)
     return inside, ends
+
+
+def is_ambiguous(statement: Statement, values: bytes) -> bool:
+    """Whether the statement's literals would mean something else if a setting that literals rely on was changed.
+
+    PostgreSQL reports such changes at the end of a unit; so the statement goes into another unit than a statement that
+    may have made one.
+    """
+    return AMBIGUOUS.search(values) is not None or AMBIGUOUS.search(statement.sql) is not None
+
+
+def begin_text(message: TransactionMessage) -> bytes:
+    """The BEGIN of the message's transaction."""
+    words = ["BEGIN"]
+    if message.isolation is not None:
+        words.append(f"ISOLATION LEVEL {message.isolation.upper()}")
+    if message.read_only is not None:
+        words.append("READ ONLY" if message.read_only else "READ WRITE")
+    if message.deferrable is not None:
+        words.append("DEFERRABLE" if message.deferrable else "NOT DEFERRABLE")
+    return " ".join(words).encode()
