@@ -25,6 +25,7 @@ def extensions() -> list[Extension]:
             name,
             [f"{name.replace('.', '/')}.pyx"],
             define_macros=[("POOLD_SOURCES", str(compiled.sources(ROOT)))],
+            depends=[str(file.relative_to(ROOT)) for file in compiled.source_files(ROOT)],
         )
         for name in compiled.COMPILED
     ]

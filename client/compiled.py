@@ -14,7 +14,7 @@ from types import ModuleType
 
 PURE_VARIABLE = "POOLD_PURE"
 # By the name of each module; its source is the .pyx of that name.
-COMPILED = ("poold.lane.lane",)
+COMPILED = ("poold.lane.records", "poold.lane.pipelines", "poold.lane.lane")
 # Where the sources are: a module may include declarations of the others.
 _FOLDERS = ("client/lane", "poold/lane")
 # Why each module that was asked for is not used, by name; "" if it is.
@@ -47,7 +47,11 @@ def describe() -> str:
 def sources(root: Path = Path(__file__).parent.parent) -> int:
     """Return a checksum of the sources of compiled modules below root, 0 if there are none, as in a wheel."""
     found = 0
-    for folder in _FOLDERS:
-        for file in sorted((root / folder).glob("*.p[yx][xd]")):
-            found = zlib.crc32(file.read_bytes(), found)
+    for file in source_files(root):
+        found = zlib.crc32(file.read_bytes(), found)
     return found
+
+
+def source_files(root: Path) -> list[Path]:
+    """Return the sources of compiled modules below root, in order."""
+    return [file for folder in _FOLDERS for file in sorted((root / folder).glob("*.p[yx][xd]"))]

@@ -74,7 +74,9 @@ class Daemon:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._broker = Broker(config, random.random)
+        self._has_lane = _LANE is not None and ipc_path(config.broker.address) is not None
+        self._broker = Broker(config, random.random, has_lane=self._has_lane)
+        self._lane: Any = None
         self._frontend: Frontend
         self._backends: Backends
         self._started = monotonic()
@@ -90,11 +92,14 @@ class Daemon:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(self._crashed)
         self._stopped = self._loop.create_future()
-        poller = Poller(None if _LANE is None else _LANE.Lane())
+        if _LANE is not None and self._has_lane:
+            self._lane = _LANE.Lane(self._broker, self._loop.call_later)
+        poller = Poller(self._lane)
         self._backends = Backends(self._config, self._broker, self._wake, poller)
-        self._frontend = Frontend(
-            self._config, self._broker, self._answer, self._wake, partial(_transport, self._config.broker, poller)
-        )
+        if self._lane is not None:
+            self._lane.attach(self._backends)
+        listen = partial(_transport, self._config.broker, poller)
+        self._frontend = Frontend(self._config, self._broker, self._answer, self._wake, listen, self._release)
         for number in STOP_SIGNALS:
             self._loop.add_signal_handler(number, self._signalled, number)
         try:
@@ -149,9 +154,31 @@ class Daemon:
                 self._backends.close(effect.backend, effect.reason)
             case effects.Drop():
                 self._frontend.drop(effect.client, effect.reason)
+            case effects.Lend():
+                self._lend(effect.backend)
+            case effects.Teach():
+                self._lane.teach(effect.flow)
+            case effects.Recall():
+                self._lane.recall(effect.backend, effect.at_once)
+            case effects.Poke():
+                self._lane.poke(self._broker.groups[effect.group])
             case effects.Stop():
                 if not self._stopped.done():
                     self._stopped.set_result(None)
+
+    def _lend(self, number: int) -> None:
+        """Lend a backend to the lane, or tell the core that the lane cannot have it."""
+        found = self._backends.lendable(number)
+        if found is not None:
+            descriptor, wire = found
+            self._lane.lend(descriptor, self._broker.backends[number], wire)
+        else:
+            self._broker.lent_back(number, monotonic())
+
+    def _release(self, key: int) -> None:
+        """Give the core all of a client's requests that the lane has."""
+        if self._lane is not None:
+            self._lane.release(self._broker.clients[key])
 
     def _arm(self, deadline: float | None) -> None:
         if self._timer is not None:
@@ -172,6 +199,8 @@ class Daemon:
 
     def _begin_stop(self, at_once: bool) -> None:
         if at_once:
+            if self._lane is not None:
+                self._lane.release_all()
             self._broker.stop(monotonic())
         else:
             self._broker.drain(monotonic())
@@ -195,12 +224,14 @@ class Daemon:
         raise AssertionError(f"a question of client.wire.limits without an answer: {what}")
 
     def _stats(self, peer: Peer) -> dict[str, Any]:
+        if self._lane is not None:
+            self._lane.fold()
         reader = None if access.is_admin(peer.caller(), self._config.broker.admin_uids) else peer.key
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return {
             "pid": os.getpid(),
             "version": __version__,
-            "lane": describe(),
+            "lane": {"state": describe(), **(self._lane.counts if self._lane is not None else {})},
             "address": self._frontend.address,
             "uptime_s": round(monotonic() - self._started, 1),
             "cpu_s": round(usage.ru_utime + usage.ru_stime, 3),

@@ -23,6 +23,9 @@ class Poller:
     def remove_reader(self, descriptor: int) -> None:
         self.readers.remove(descriptor)
 
+    def leave(self, _: int) -> None:
+        """There is no lane."""
+
 
 class Loop:
     """Calls nobody back."""

@@ -116,6 +116,11 @@ class ZmtpConnection:
         return None
 
     @property
+    def is_quiet(self) -> bool:
+        """Whether no part of a message is here, and the peer's next message will have one frame."""
+        return self._is_single and not self._buffer and not self._parts and not self.inbox and not self.outbox
+
+    @property
     def unfinished(self) -> int:
         """How many bytes have come of a greeting or frame that is not whole yet."""
         return len(self._buffer)

@@ -56,16 +56,19 @@ class Frontend:
         ask: Callable[[str, Peer], dict[str, Any] | Failure],
         wake: Callable[[], None],
         listen: Callable[[Receiver], Transport],
+        release: Callable[[int], None],
     ) -> None:
         """Listen for clients.
 
         ask answers questions to the broker itself; wake is called after each fact given to broker; listen makes the
-        transport that is to tell this frontend of clients and their messages.
+        transport that is to tell this frontend of clients and their messages; release is called before the core is
+        told to end something of a client's, so that all of it is in the core.
         """
         self._config = config
         self._broker = broker
         self._ask = ask
         self._wake = wake
+        self._release = release
         # Greeted clients by the core's key: enter with Hello, leave when gone.
         self._peers: dict[int, Peer] = {}
         # The same clients' keys by their cancel keys, with which another conversation may cancel their requests.
@@ -120,6 +123,7 @@ class Frontend:
             # If nobody has the key, its conversation is over, and its requests with it.
             key = self._cancel_keys.get(message.key) if message.key else peer.key
             if key is not None:
+                self._release(key)
                 self._broker.cancel(key, message.request, monotonic())
         elif isinstance(message, Ask):
             answer = self._ask(message.what, peer)
@@ -134,6 +138,7 @@ class Frontend:
         """Take note that the connection has ended."""
         if self._peers.pop(peer.key, None) is not None:
             del self._cancel_keys[peer.cancel_key]
+            self._release(peer.key)
             self._broker.client_gone(peer.key, monotonic())
             self._wake()
 
@@ -196,3 +201,4 @@ class Frontend:
             peer.cancel_key,
         )
         peer.send(encode(welcome))
+        peer.greeted(self._broker.clients[peer.key])

@@ -76,6 +76,19 @@ class IpcPeer(Peer):
             self._write(self._zmtp.head(message), message)
         return True
 
+    def greeted(self, client: object) -> None:
+        """Let the lane serve the client."""
+        self._transport.poller.enter(self._socket.fileno(), self, client)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the lane may read the next message and send its reply: nothing else is under way."""
+        return self._state is READING and self._outgoing is None and self._timer is None and self._zmtp.is_quiet
+
+    def keep(self, data: bytes) -> None:
+        """Send the rest of what the lane could not send."""
+        self._write(data)
+
     def close(self) -> None:
         """Close the connection; the caller tells the frontend."""
         transport = self._transport
@@ -89,6 +102,7 @@ class IpcPeer(Peer):
         if self._outgoing is not None:
             transport.unread.size -= self._outgoing.size
             transport.poller.remove_writer(descriptor)
+        transport.poller.leave(descriptor)
         self._socket.close()
 
     def _become(self, state: PeerState) -> None:
@@ -114,6 +128,10 @@ class IpcPeer(Peer):
             return
         except OSError:
             data = b""
+        self.received(data)
+
+    def received(self, data: bytes) -> None:
+        """Take received bytes; none at the end of the file."""
         if not data:
             self.drop()
             return

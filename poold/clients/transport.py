@@ -33,6 +33,9 @@ class Peer:
         """Send without waiting; False if the client is gone."""
         raise NotImplementedError
 
+    def greeted(self, client: object) -> None:
+        """Take note that Hello and Welcome were said; client is what the core knows it by."""
+
     def drop(self) -> None:
         """End the conversation soon, as if the client had done so; what was sent before still arrives."""
         raise NotImplementedError

@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
-import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
-from typing import Any
 
 import psycopg2
 
@@ -23,17 +20,15 @@ from poold.config.model import Config
 from poold.core.broker import Broker
 from poold.core.effects import Unit
 from poold.core.facts import Loss, Server
+from poold.core.records.flow import Flight
 from poold.postgres import connect as connecting
 from poold.postgres import libpq
-from poold.postgres.errors import WireError
-from poold.postgres.parameter_status import ParameterStatus
+from poold.postgres.backend import BackendConnection, one_line
 from poold.postgres.wire import Wire
 from poold.system.poller import Poller
 
 log = logging.getLogger(__name__)
 
-# Above glibc's mmap threshold of 128 KiB each receive would map and unmap its memory, which costs ten times the call.
-RECEIVE_BYTES = 65536
 # The limit of all results together that are not whole yet, as a part of max_buffered_bytes: beyond it only the backend
 # with the largest is read from, and PostgreSQL waits with the others.
 UNFINISHED_RESULTS = 0.25
@@ -97,6 +92,13 @@ class Backends:
         if (backend := self._open.get(number)) is not None and number not in self._looking:
             self._looking[number] = asyncio.get_running_loop().create_task(self._look(backend))
 
+    def lendable(self, number: int) -> tuple[int, Wire] | None:
+        """Return what the lane needs of the backend: its descriptor and its wire; None if it cannot have it now."""
+        backend = self._open.get(number)
+        if backend is None or not backend.is_at_rest:
+            return None
+        return backend.descriptor, backend.wire
+
     def close(self, number: int, reason: str) -> None:
         """Close a backend, open or still opening."""
         task = self._opening.pop(number, None)
@@ -143,6 +145,30 @@ class Backends:
         finally:
             self._looking.pop(backend.number, None)
         self._broker.looked(backend.number, is_at_work, monotonic())
+        self._wake()
+
+    # Facts, from the lane.
+
+    def lent_back(self, number: int) -> None:
+        """Tell the core that the lane has given back a backend that runs nothing."""
+        self._broker.lent_back(number, monotonic())
+        self._wake()
+
+    def handed_over(self, number: int, unread: bytes, unsent: bytes, untouched: int) -> None:
+        """Take back a backend with all that it runs.
+
+        unread is what came and was not taken; unsent is what the socket did not take, and untouched how many of the
+        last units are wholly in it.
+        """
+        backend = self._open[number]
+        units = self._broker.handed_over(number, monotonic())
+        if backend.take_over(units, unsent, untouched) and unread:
+            backend.take(unread)
+        self._wake()
+
+    def queued(self, flights: Sequence[Flight]) -> None:
+        """Tell the core that requests of the lane wait for too long."""
+        self._broker.queued(flights, monotonic())
         self._wake()
 
     # Facts, from the backends.
@@ -204,144 +230,3 @@ class Backends:
         last = wire.last_failure()
         self._broker.lost(backend.number, Loss(wire.fatal or error, backend.unsent, wire.partial(), last), monotonic())
         self._wake()
-
-
-class BackendConnection:
-    """One open connection to PostgreSQL."""
-
-    def __init__(
-        self, number: int, connection: Any, config: Config, group: str, owner: Backends, endpoint: str = ""
-    ) -> None:
-        self.number = number
-        self.endpoint = endpoint
-        self.pid = int(connection.get_backend_pid())
-        reported = ParameterStatus(connection.get_parameter_status, config.groups[group].read_only)
-        prefix = b"poold_%b_" % secrets.token_hex(8).encode()
-        self.wire = Wire(config.broker.max_result_bytes, reported, prefix)
-        # Units of which nothing has been sent: those in the wire's outbox, and those in data not yet begun to be sent.
-        self.waiting = 0
-        self._untouched = 0
-        self.unfinished = 0  # bytes of a result that is not whole
-        self._connection = connection
-        self._owner = owner
-        self._poller = owner.poller
-        self._descriptor: int = connection.fileno()
-        self._socket: socket.socket | libpq.EncryptedSocket
-        if libpq.is_encrypted(connection):
-            self._socket = libpq.EncryptedSocket(connection)
-        else:
-            self._socket = socket.socket(fileno=self._descriptor)
-        self._remainder: bytes | memoryview = b""  # data that the socket did not take yet
-        self._is_writing = False
-        self._cancelling: asyncio.Task[None] | None = None  # the last cancel
-        self._poller.add_reader(self._descriptor, self._readable)
-
-    @property
-    def unsent(self) -> int:
-        """How many of the last units have certainly not reached the server."""
-        return self._untouched + self.waiting
-
-    def flush(self) -> None:
-        """Send as much of the wire's outbox as the socket takes now; do nothing while it has not taken earlier data."""
-        outbox = self.wire.outbox
-        if not outbox or self._remainder:
-            return
-        data = outbox[0] if len(outbox) == 1 else b"".join(outbox)
-        outbox.clear()
-        self._untouched, self.waiting = self.waiting, 0
-        self._send(data)
-
-    def _send(self, data: bytes | memoryview) -> None:
-        try:
-            sent = self._socket.send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            self._last_words()
-            self._owner.lost(self, one_line(error))
-            return
-        if sent:
-            self._untouched = 0
-        # A view and no copy: of a large request the socket takes a hundredth at a time.
-        self._remainder = memoryview(data)[sent:] if sent < len(data) else b""
-        if bool(self._remainder) is not self._is_writing:
-            self._is_writing = not self._is_writing
-            if self._is_writing:
-                self._poller.add_writer(self._descriptor, self._writable)
-            else:
-                self._poller.remove_writer(self._descriptor)
-
-    def _writable(self) -> None:
-        self._send(self._remainder)
-        if not self._remainder:
-            self.flush()
-
-    def _readable(self) -> None:
-        """The server sent something, or closed the connection."""
-        while True:
-            try:
-                data = self._socket.recv(RECEIVE_BYTES)
-            except BlockingIOError:
-                break
-            except OSError as error:
-                self._owner.lost(self, one_line(error))
-                return
-            if not data:
-                self._owner.lost(self, "server closed the connection unexpectedly")
-                return
-            try:
-                self._owner.received(self, data)
-            except WireError as error:
-                self._owner.lost(self, one_line(error))
-                return
-            if not (isinstance(self._socket, libpq.EncryptedSocket) and self._socket.pending()):
-                break  # the poller tells when more has come, except for what OpenSSL's buffer holds
-        if self.wire.outbox:
-            self.flush()
-
-    def _last_words(self) -> None:
-        """Read what the server sent before it closed the connection: it may say why."""
-        try:
-            while data := self._socket.recv(RECEIVE_BYTES):
-                self._owner.received(self, data)
-        except (OSError, WireError):
-            pass  # nothing more can be read
-
-    def pause(self) -> None:
-        """Read nothing more for now."""
-        self._poller.remove_reader(self._descriptor)
-
-    def resume(self) -> None:
-        """Read again."""
-        self._poller.add_reader(self._descriptor, self._readable)
-
-    def begin_cancel(self, threads: ThreadPoolExecutor) -> None:
-        """Cancel what the backend runs; the core asks for another cancel only when this one is settled."""
-        self._cancelling = asyncio.get_running_loop().create_task(self._cancel(threads))
-
-    async def _cancel(self, threads: ThreadPoolExecutor) -> None:
-        """Ask the server to cancel; tell the core when the server has taken it, or it has failed."""
-        try:
-            await libpq.cancel(self._connection, threads)
-        except (libpq.LibpqError, psycopg2.Error, OSError) as error:
-            log.warning("cancel failed backend=%d error=%s", self.number, one_line(error))
-        self._owner.cancelled(self.number)
-
-    def close(self) -> None:
-        """Close the connection.
-
-        Also end a cancel: it has a connection of its own, which a server that does not answer would keep open for ever.
-        """
-        if self._cancelling is not None:
-            self._cancelling.cancel()
-        self._poller.remove_reader(self._descriptor)
-        if self._is_writing:
-            self._is_writing = False
-            self._poller.remove_writer(self._descriptor)
-        self._socket.detach()
-        self._connection.close()
-
-
-def one_line(error: BaseException) -> str:
-    """The error's text on one line, for logs and for `poold stats`."""
-    return " ".join(str(error).split()) or type(error).__name__

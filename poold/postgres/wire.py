@@ -116,6 +116,17 @@ class Wire:
         head = self._heads[command.name] = bind_head(self._prefix + command.name, command.count)
         return head
 
+    def prepared(self, name: bytes, count: int) -> tuple[bytes, bytes | None] | None:
+        """Return the head of Bind and the columns of a prepared statement, None if it was not described here."""
+        if name not in self._columns:
+            return None
+        return self._heads.get(name) or self._make_head(Bind(name, count, b"")), self._columns[name]
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing is on its way, and no part of a message has come."""
+        return self._is_fresh and not (self.units or self.outbox or self._chunks or self._skipping or self._ahead)
+
     # Answers.
 
     def received(self, data: bytes) -> list[Completion]:

@@ -11,7 +11,7 @@ import asyncio
 import select
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 _READ, _WRITE = select.EPOLLIN | select.EPOLLRDHUP, select.EPOLLOUT
 _FAILED = select.EPOLLERR | select.EPOLLHUP
@@ -23,12 +23,22 @@ class Lane(Protocol):
     def wait(self, epoll: int) -> list[tuple[int, int]]:
         """Serve what is ready; return descriptors that are others', each with its events."""
 
+    def enter(self, descriptor: int, peer: Any, client: Any) -> None:
+        """Serve a client, too, while its connection is quiet."""
+
+    def cool(self, descriptor: int) -> None:
+        """The connection is not quiet any more."""
+
+    def leave(self, descriptor: int) -> None:
+        """The connection is being closed."""
+
 
 class Poller:
     """Watches descriptors, with methods like an event loop's; level-triggered."""
 
     def __init__(self, lane: Lane | None = None) -> None:
         self._epoll = select.epoll()
+        self._lane = lane
         self._wait = partial(self._epoll.poll, 0) if lane is None else partial(lane.wait, self._epoll.fileno())
         # Callbacks by descriptor: enter by add_reader and add_writer, leave by remove_reader and remove_writer.
         self._readers: dict[int, Callable[[], None]] = {}
@@ -41,15 +51,29 @@ class Poller:
         self._readers[descriptor] = callback
         self._change(descriptor, is_new=descriptor not in self._writers)
 
+    def leave(self, descriptor: int) -> None:
+        """Let the lane forget a client whose connection is being closed."""
+        if self._lane is not None:
+            self._lane.leave(descriptor)
+
     def remove_reader(self, descriptor: int) -> None:
         """Stop watching for something to read; to be called before the descriptor is closed."""
         if self._readers.pop(descriptor, None) is not None:
             self._change(descriptor)
+            if self._lane is not None:
+                self._lane.cool(descriptor)
 
     def add_writer(self, descriptor: int, callback: Callable[[], None]) -> None:
         """Call callback whenever something can be written, or the connection has failed."""
         self._writers[descriptor] = callback
         self._change(descriptor, is_new=descriptor not in self._readers)
+        if self._lane is not None:
+            self._lane.cool(descriptor)
+
+    def enter(self, descriptor: int, peer: Any, client: Any) -> None:
+        """Let the lane, if there is one, serve a client while its peer says that its connection is quiet."""
+        if self._lane is not None:
+            self._lane.enter(descriptor, peer, client)
 
     def remove_writer(self, descriptor: int) -> None:
         """Stop watching for room to write; to be called before the descriptor is closed."""

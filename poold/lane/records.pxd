@@ -1,0 +1,98 @@
+"""What the lane keeps of flows, requests, clients and backends, beside the core's own records.
+
+What is counted here is told to the core's records by `fold`, from time to time and before somebody looks.
+"""
+
+from poold.lane.messages cimport MOST_STEPS
+
+cdef enum:
+    BUCKETS = 99  # of `poold.core.stats.Times`
+
+
+cdef class Way:
+    cdef readonly object flow
+    cdef object statement  # the one of a query
+    cdef tuple names  # of prepared statements
+    cdef long counts[MOST_STEPS + 2]  # of parameters
+    cdef int steps
+    cdef bint is_transaction
+    cdef bint is_limited  # whether names are parsed anew after some runs
+    cdef bint uses_sequences
+    cdef long generation
+    cdef double rests_until
+    cdef Fleet fleet
+    cdef int surprises, counted
+    # The profile of the statement of a query, as `poold.core.statements.statement.Statement` has it.
+    cdef bint may_be_short, is_short
+    cdef double mean, deviation, recent, expected, size, patience, begun
+    cdef long runs, known_runs  # since the last fold; those of the statement at that time
+
+    cdef went_well(self)
+    cdef surprised(self, double now)
+    cdef record(self, double seconds, long size)
+    cdef load(self)
+    cdef fold(self)
+
+
+cdef class Flight:
+    cdef readonly object client, number
+    cdef readonly bytes message
+    cdef readonly int priority
+    cdef readonly double arrived, began
+    cdef public bint is_waiting
+    cdef Way way
+    cdef Line line
+
+
+cdef class Line:
+    cdef int descriptor  # -1 when it is closed
+    cdef bint is_hot
+    cdef readonly double heard
+    cdef readonly object peer, client
+    cdef dict requests  # its client's
+    cdef Fleet fleet  # of the last request; its client may use it and has done so
+
+
+cdef class Lent:
+    cdef int descriptor
+    cdef readonly int number
+    cdef object backend, pool, wire
+    cdef int place  # of its pool in the group
+    cdef Fleet fleet
+    cdef list flights
+    cdef dict ready  # by way: for each step the head of its Bind and its columns
+    cdef bytes partial  # of an answer
+    cdef char *out
+    cdef long out_size, out_room
+    cdef int unflushed  # requests in out
+    cdef double completed  # when its last request ended
+    cdef double expires
+    cdef bint is_here  # False when it was given back
+    cdef bint is_idle, is_recalled
+    cdef long requests, joined  # since the last fold
+
+    cdef char *room(self, long size) except NULL
+    cdef fold(self)
+
+
+cdef class Fleet:
+    cdef object group, queue, stats, statements
+    cdef list idle, active, pools
+    cdef int count  # of backends
+    cdef int depth, sharing_depth
+    cdef long most, most_waiting
+    cdef bint is_poked  # the next backend that rests is to be given back
+    cdef Lent sharing  # the backend that was last given a short statement while idle, and in which turn
+    cdef unsigned long sharing_turn
+    cdef list ways
+    # Since the last fold.
+    cdef long requests, waits, runs
+    cdef long wait_times[BUCKETS]
+    cdef long run_times[BUCKETS]
+
+    cdef waited(self, double seconds)
+    cdef ran(self, double seconds)
+    cdef fold(self)
+
+
+cdef void leave_out(list some, Lent lent)

@@ -1,0 +1,281 @@
+"""What the lane keeps of flows, requests, clients and backends, beside the core's own records."""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdlib cimport free, malloc, realloc
+
+from poold.lane.messages cimport Message, read_message
+
+from client.wire.codec import decode_request
+from poold.core.effects import Bind
+from poold.core.pools.group import SHARING
+from poold.core.statements import statement as statements
+from poold.core.stats import BOUNDS
+
+cdef extern from *:
+    unsigned long POOLD_SOURCES
+
+SOURCES = POOLD_SOURCES  # the checksum of the sources that this was built of
+
+# A flow that surprises so often in so many runs is left to the core for REST seconds.
+cdef int MOST_SURPRISES = 3
+cdef int RUNS_COUNTED = 100
+cdef double REST = 10.0
+# More runs than a name ever has: such names are not parsed anew.
+_UNLIMITED = 1 << 32
+
+# As in `poold.core.statements.statement`.
+cdef double ALPHA = statements.ALPHA
+cdef double BETA = statements.BETA
+cdef double SHORT_SECONDS = statements.SHORT_SECONDS
+cdef double SHORT_BYTES = statements.SHORT_BYTES
+cdef long TRUSTED_AFTER = statements.TRUSTED_AFTER
+cdef double PATIENCE_SECONDS = statements.PATIENCE_SECONDS
+
+cdef double bounds[BUCKETS - 1]
+assert len(BOUNDS) == BUCKETS - 1
+for _place, _bound in enumerate(BOUNDS):
+    bounds[_place] = _bound
+
+
+cdef int bucket_of(double seconds) noexcept:
+    """The bucket of `poold.core.stats.Times` that counts this time."""
+    cdef int low = 0, high = BUCKETS - 1, middle
+    while low < high:
+        middle = (low + high) // 2
+        if bounds[middle] < seconds:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+cdef void leave_out(list some, Lent lent):
+    """Take the backend out of the list, if it is in it; it is likely to be at its end."""
+    cdef Py_ssize_t place = len(some) - 1
+    while place >= 0:
+        if some[place] is lent:
+            del some[place]
+            return
+        place -= 1
+
+
+cdef class Way:
+    """How messages of a flow are run."""
+
+    def __init__(self, flow, Fleet fleet):
+        self.flow = flow
+        self.fleet = fleet
+        self.generation = flow.generation
+        self.rests_until = flow.rests_until
+        self.names = tuple([each.name for each in flow.statements])
+        self.steps = len(self.names)
+        self.is_transaction = flow.plan is not None
+        for place, each in enumerate(flow.statements):
+            self.counts[place] = each.count
+        self.is_limited = any([each.runs_per_parse < _UNLIMITED for each in flow.statements])
+        self.uses_sequences = any([each.proof.uses_sequences for each in flow.statements])
+        if not self.is_transaction:
+            self.statement = flow.statements[0]
+            self.may_be_short = self.statement.proof.is_plain_read
+            self.load()
+
+    cdef went_well(self):
+        """One more run has ended well."""
+        self.counted += 1
+        if self.counted == RUNS_COUNTED:
+            self.counted = self.surprises = 0
+
+    cdef surprised(self, double now):
+        """A run did not go as usual: if that happens too often the flow is left to the core for a while."""
+        self.surprises += 1
+        if self.surprises == MOST_SURPRISES:
+            self.counted = self.surprises = 0
+            self.flow.rests_until = self.rests_until = now + REST
+
+    cdef load(self):
+        """Take the statement's profile, if somebody else has run it."""
+        statement = self.statement
+        if statement is not None and statement.runs != self.known_runs:
+            self.mean = statement.mean
+            self.deviation = statement.deviation
+            self.recent = statement.recent
+            self.expected = statement.expected
+            self.size = statement.size
+            self.patience = statement.patience
+            self.begun = statement.begun
+            self.is_short = statement.is_short
+            statement.runs += self.runs
+            self.known_runs = statement.runs
+            self.runs = 0
+
+    cdef record(self, double seconds, long size):
+        """Update the profile after one run; as `Statement.record`."""
+        cdef double error = seconds - self.mean
+        self.runs += 1
+        self.recent = seconds
+        self.deviation += BETA * ((error if error > 0 else -error) - self.deviation)
+        self.mean += ALPHA * error
+        self.size += ALPHA * (size - self.size)
+        self.expected = self.mean + 2 * self.deviation
+        self.is_short = (
+            self.may_be_short
+            and self.expected < SHORT_SECONDS
+            and self.size < SHORT_BYTES
+            and self.known_runs + self.runs >= TRUSTED_AFTER
+        )
+        self.patience = 2 * self.expected if self.expected > PATIENCE_SECONDS else 2 * PATIENCE_SECONDS
+
+    cdef fold(self):
+        """Tell the statement its profile."""
+        statement = self.statement
+        if not self.runs or statement is None:
+            return
+        statement.runs += self.runs
+        statement.mean = self.mean
+        statement.deviation = self.deviation
+        statement.recent = self.recent
+        statement.expected = self.expected
+        statement.size = self.size
+        statement.patience = self.patience
+        statement.begun = self.begun
+        statement.is_short = self.is_short and statement.state is statements.PREPARED
+        self.known_runs = statement.runs
+        self.runs = 0
+
+
+cdef class Flight:
+    """A request of the lane's; see `poold.core.records.flow.Flight`."""
+
+    is_in_lane = True
+    lease = None
+
+    @property
+    def flow(self):
+        """What it runs."""
+        return self.way.flow
+
+    @property
+    def tag(self):
+        """The client's name for it."""
+        return decode_request(self.message).tag
+
+    def unit(self):
+        """The unit that was sent for it."""
+        cdef Message found
+        cdef Way way = self.way
+        cdef int place, at
+        read_message(PyBytes_AS_STRING(self.message), PyBytes_GET_SIZE(self.message), &found)
+        commands = []
+        for place in range(way.steps):
+            at = place - way.is_transaction
+            values = b""
+            if 0 <= at < found.count:
+                values = PyBytes_FromStringAndSize(found.values[at].at, found.values[at].size)
+            commands.append(Bind(way.names[place], way.counts[place], values))
+        return tuple(commands)
+
+
+cdef class Line:
+    """The connection of one client. It is hot while nothing but whole messages comes and all replies are taken."""
+
+    def __init__(self, int descriptor, peer, client):
+        self.descriptor = descriptor
+        self.peer = peer
+        self.client = client
+        self.requests = client.requests
+        self.heard = client.heard
+        client.line = self
+
+
+cdef class Lent:
+    """A backend that is the lane's."""
+
+    def __cinit__(self):
+        self.out_room = 4096
+        self.out = <char *>malloc(self.out_room)
+        if self.out == NULL:
+            raise MemoryError
+
+    def __init__(self, int descriptor, backend, wire, Fleet fleet):
+        self.descriptor = descriptor
+        self.number = backend.number
+        self.backend = backend
+        self.flights = backend.flights = []
+        self.pool = backend.pool
+        self.wire = wire
+        self.place = fleet.pools.index(backend.pool)
+        self.fleet = fleet
+        self.ready = {}
+        self.completed = backend.completed
+        self.expires = float("inf") if backend.expires is None else backend.expires
+        self.is_here = True
+
+    def __dealloc__(self):
+        free(self.out)
+
+    cdef char *room(self, long size) except NULL:
+        """Return where so many bytes can be added to out; the caller adds them to out_size."""
+        cdef long wanted = self.out_size + size
+        cdef char *moved
+        if wanted > self.out_room:
+            moved = <char *>realloc(self.out, 2 * wanted)
+            if moved == NULL:
+                raise MemoryError
+            self.out = moved
+            self.out_room = 2 * wanted
+        return self.out + self.out_size
+
+    cdef fold(self):
+        """Tell the backend's records what happened on it."""
+        if self.requests:
+            self.backend.completed = self.completed
+            self.pool.stats.requests += self.requests
+            self.pool.stats.joined += self.joined
+            self.requests = self.joined = 0
+
+
+cdef class Fleet:
+    """The backends of one group that are the lane's, by pool: at rest, and running."""
+
+    def __init__(self, group):
+        self.group = group
+        self.queue = group.queue
+        self.stats = group.stats
+        self.statements = group.statements
+        self.pools = list(group.pools)
+        self.idle = [[] for _ in self.pools]
+        self.active = [[] for _ in self.pools]
+        self.ways = []
+        self.depth = group.config.pipeline_depth
+        self.sharing_depth = min(SHARING, self.depth)
+        self.most = group.config.max_size
+        self.most_waiting = group.config.max_waiting
+
+    cdef waited(self, double seconds):
+        """Count how long a request has waited for its backend."""
+        self.waits += 1
+        self.wait_times[bucket_of(seconds)] += 1
+
+    cdef ran(self, double seconds):
+        """Count how long a request has run."""
+        self.runs += 1
+        self.run_times[bucket_of(seconds)] += 1
+
+    cdef fold(self):
+        """Tell the group's records what was counted."""
+        cdef int place
+        if self.requests:
+            self.stats.requests += self.requests
+            self.requests = 0
+        if self.waits:
+            self.stats.wait_times.add([self.wait_times[place] for place in range(BUCKETS)])
+            self.waits = 0
+            for place in range(BUCKETS):
+                self.wait_times[place] = 0
+        if self.runs:
+            self.stats.run_times.add([self.run_times[place] for place in range(BUCKETS)])
+            self.runs = 0
+            for place in range(BUCKETS):
+                self.run_times[place] = 0
+            for way in self.ways:
+                (<Way>way).fold()

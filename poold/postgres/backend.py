@@ -1,0 +1,195 @@
+"""One open connection to PostgreSQL on the loop: bytes to the wire and from it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+
+from poold.config.model import Config
+from poold.core.effects import Unit
+from poold.postgres import libpq
+from poold.postgres.errors import WireError
+from poold.postgres.parameter_status import ParameterStatus
+from poold.postgres.wire import Wire
+
+if TYPE_CHECKING:
+    from poold.postgres.backends import Backends
+
+log = logging.getLogger(__name__)
+
+# Above glibc's mmap threshold of 128 KiB each receive would map and unmap its memory, which costs ten times the call.
+RECEIVE_BYTES = 65536
+
+
+class BackendConnection:
+    """One open connection to PostgreSQL."""
+
+    def __init__(
+        self, number: int, connection: Any, config: Config, group: str, owner: Backends, endpoint: str = ""
+    ) -> None:
+        self.number = number
+        self.endpoint = endpoint
+        self.pid = int(connection.get_backend_pid())
+        reported = ParameterStatus(connection.get_parameter_status, config.groups[group].read_only)
+        prefix = b"poold_%b_" % secrets.token_hex(8).encode()
+        self.wire = Wire(config.broker.max_result_bytes, reported, prefix)
+        # Units of which nothing has been sent: those in the wire's outbox, and those in data not yet begun to be sent.
+        self.waiting = 0
+        self._untouched = 0
+        self.unfinished = 0  # bytes of a result that is not whole
+        self._connection = connection
+        self._owner = owner
+        self._poller = owner.poller
+        self._descriptor: int = connection.fileno()
+        self._socket: socket.socket | libpq.EncryptedSocket
+        if libpq.is_encrypted(connection):
+            self._socket = libpq.EncryptedSocket(connection)
+        else:
+            self._socket = socket.socket(fileno=self._descriptor)
+        self._remainder: bytes | memoryview = b""  # data that the socket did not take yet
+        self._is_writing = False
+        self._cancelling: asyncio.Task[None] | None = None  # the last cancel
+        self._poller.add_reader(self._descriptor, self._readable)
+
+    @property
+    def descriptor(self) -> int:
+        """The connection's descriptor."""
+        return self._descriptor
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing is on its way in either direction, on a connection without encryption."""
+        return self.wire.is_at_rest and not self._remainder and type(self._socket) is socket.socket
+
+    def take_over(self, units: list[Unit], unsent: bytes, untouched: int) -> bool:
+        """Go on with units that were sent but for the bytes unsent, in which the last untouched ones are wholly.
+
+        Returns False if the connection turns out to be lost.
+        """
+        self.wire.units.extend(units)
+        self._untouched = untouched
+        return not unsent or self._send(unsent)
+
+    @property
+    def unsent(self) -> int:
+        """How many of the last units have certainly not reached the server."""
+        return self._untouched + self.waiting
+
+    def flush(self) -> None:
+        """Send as much of the wire's outbox as the socket takes now; do nothing while it has not taken earlier data."""
+        outbox = self.wire.outbox
+        if not outbox or self._remainder:
+            return
+        data = outbox[0] if len(outbox) == 1 else b"".join(outbox)
+        outbox.clear()
+        self._untouched, self.waiting = self.waiting, 0
+        self._send(data)
+
+    def _send(self, data: bytes | memoryview) -> bool:
+        """Send as much as the socket takes now; False if the connection is lost."""
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._last_words()
+            self._owner.lost(self, one_line(error))
+            return False
+        if sent:
+            self._untouched = 0
+        # A view and no copy: of a large request the socket takes a hundredth at a time.
+        self._remainder = memoryview(data)[sent:] if sent < len(data) else b""
+        if bool(self._remainder) is not self._is_writing:
+            self._is_writing = not self._is_writing
+            if self._is_writing:
+                self._poller.add_writer(self._descriptor, self._writable)
+            else:
+                self._poller.remove_writer(self._descriptor)
+        return True
+
+    def _writable(self) -> None:
+        self._send(self._remainder)
+        if not self._remainder:
+            self.flush()
+
+    def _readable(self) -> None:
+        """The server sent something, or closed the connection."""
+        while True:
+            try:
+                data = self._socket.recv(RECEIVE_BYTES)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                self._owner.lost(self, one_line(error))
+                return
+            if not data:
+                self._owner.lost(self, "server closed the connection unexpectedly")
+                return
+            if not self.take(data):
+                return
+            if not (isinstance(self._socket, libpq.EncryptedSocket) and self._socket.pending()):
+                break  # the poller tells when more has come, except for what OpenSSL's buffer holds
+        if self.wire.outbox:
+            self.flush()
+
+    def take(self, data: bytes) -> bool:
+        """Take bytes from the server; False if the connection is lost for what they are."""
+        try:
+            self._owner.received(self, data)
+        except WireError as error:
+            self._owner.lost(self, one_line(error))
+            return False
+        return True
+
+    def _last_words(self) -> None:
+        """Read what the server sent before it closed the connection: it may say why."""
+        try:
+            while data := self._socket.recv(RECEIVE_BYTES):
+                self._owner.received(self, data)
+        except (OSError, WireError):
+            pass  # nothing more can be read
+
+    def pause(self) -> None:
+        """Read nothing more for now."""
+        self._poller.remove_reader(self._descriptor)
+
+    def resume(self) -> None:
+        """Read again."""
+        self._poller.add_reader(self._descriptor, self._readable)
+
+    def begin_cancel(self, threads: ThreadPoolExecutor) -> None:
+        """Cancel what the backend runs; the core asks for another cancel only when this one is settled."""
+        self._cancelling = asyncio.get_running_loop().create_task(self._cancel(threads))
+
+    async def _cancel(self, threads: ThreadPoolExecutor) -> None:
+        """Ask the server to cancel; tell the core when the server has taken it, or it has failed."""
+        try:
+            await libpq.cancel(self._connection, threads)
+        except (libpq.LibpqError, psycopg2.Error, OSError) as error:
+            log.warning("cancel failed backend=%d error=%s", self.number, one_line(error))
+        self._owner.cancelled(self.number)
+
+    def close(self) -> None:
+        """Close the connection.
+
+        Also end a cancel: it has a connection of its own, which a server that does not answer would keep open for ever.
+        """
+        if self._cancelling is not None:
+            self._cancelling.cancel()
+        self._poller.remove_reader(self._descriptor)
+        if self._is_writing:
+            self._is_writing = False
+            self._poller.remove_writer(self._descriptor)
+        self._socket.detach()
+        self._connection.close()
+
+
+def one_line(error: BaseException) -> str:
+    """The error's text on one line, for logs and for `poold stats`."""
+    return " ".join(str(error).split()) or type(error).__name__
