@@ -231,7 +231,7 @@ class Daemon:
         return {
             "pid": os.getpid(),
             "version": __version__,
-            "lane": {"state": describe(), **(self._lane.counts if self._lane is not None else {})},
+            "lane": self._lane_in_words(),
             "address": self._frontend.address,
             "uptime_s": round(monotonic() - self._started, 1),
             "cpu_s": round(usage.ru_utime + usage.ru_stime, 3),
@@ -240,6 +240,11 @@ class Daemon:
             "dropped_replies": self._frontend.dropped,
             **self._broker.snapshot(monotonic(), reader),
         }
+
+    def _lane_in_words(self) -> dict[str, Any]:
+        if self._lane is None:
+            return {"state": describe() if _LANE is None else "not over tcp"}
+        return {"state": describe(), **self._lane.counts}
 
     def _crashed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")

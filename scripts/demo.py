@@ -14,7 +14,7 @@ from functools import partial
 from random import Random
 
 import click
-from benchmark.broker import STATEMENTS, TRANSACTIONS, Broker
+from benchmark.broker import STATEMENTS, Broker
 from benchmark.crew import START_METHOD, START_METHODS, Crew, CrewError, Tally, Window, Work, end_helpers, percentile_ms
 from benchmark.service import ServiceError
 from benchmark.tables import ACCOUNTS, SELECT, loading, random_account, random_transfer
@@ -29,6 +29,8 @@ from poold.embedded.server import EmbeddedError, EmbeddedPostgres
 # Backends that have run a statement since a point in time, as PostgreSQL counts them.
 SERVING = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND query_start >= %s"
 COUNT_INTERVAL = 0.5
+# Branches: transactions on the same one wait for each other.
+SCALE = 4
 BOOKS = """
     SELECT (SELECT sum(abalance) FROM pgbench_accounts) AS accounts,
            (SELECT sum(tbalance) FROM pgbench_tellers) AS tellers,
@@ -43,25 +45,25 @@ BOOKS = """
 
 
 def connect(address: str) -> Handler:
-    """Begin a worker's life; the Handler is for the single statements."""
+    """Begin a worker's life."""
     Connection.init({"address": address})
     return Handler(STATEMENTS)
 
 
 def read_balance(db: Handler, chance: Random) -> None:
     """A point select: one row by its key."""
-    db.query(SELECT, (random_account(1, chance),)).fetchone()
+    db.query(SELECT, (random_account(SCALE, chance),)).fetchone()
 
 
-def transfer(_: Handler, chance: Random) -> None:
-    """pgbench's TPC-B transaction, committed when the block ends."""
-    what = random_transfer(1, chance)
-    with Handler(TRANSACTIONS) as db:
-        db.query("UPDATE pgbench_accounts SET abalance = abalance + %(delta)s WHERE aid = %(aid)s", what)
-        db.query("SELECT abalance FROM pgbench_accounts WHERE aid = %(aid)s", what).fetchone()
-        db.query("UPDATE pgbench_tellers SET tbalance = tbalance + %(delta)s WHERE tid = %(tid)s", what)
-        db.query("UPDATE pgbench_branches SET bbalance = bbalance + %(delta)s WHERE bid = %(bid)s", what)
-        db.query(
+def transfer(db: Handler, chance: Random) -> None:
+    """pgbench's TPC-B transaction: the block collects it, and its end sends it as one message and commits."""
+    what = random_transfer(SCALE, chance)
+    with db.transaction() as tx:
+        tx.query("UPDATE pgbench_accounts SET abalance = abalance + %(delta)s WHERE aid = %(aid)s", what)
+        tx.query("SELECT abalance FROM pgbench_accounts WHERE aid = %(aid)s", what)
+        tx.query("UPDATE pgbench_tellers SET tbalance = tbalance + %(delta)s WHERE tid = %(tid)s", what)
+        tx.query("UPDATE pgbench_branches SET bbalance = bbalance + %(delta)s WHERE bid = %(bid)s", what)
+        tx.query(
             "INSERT INTO pgbench_history (tid, bid, aid, delta, mtime) "
             "VALUES (%(tid)s, %(bid)s, %(aid)s, %(delta)s, CURRENT_TIMESTAMP)",
             what,
@@ -99,7 +101,7 @@ def main(seconds: float, workers: int, backends: int, start_method: str) -> None
             try:
                 phases = [
                     perform(crew, "point selects", read_balance, STATEMENTS, seconds, console),
-                    perform(crew, "TPC-B transactions", transfer, TRANSACTIONS, seconds, console),
+                    perform(crew, "TPC-B transactions", transfer, STATEMENTS, seconds, console),
                 ]
             except (CrewError, DBError):
                 broker.check()  # its end explains more than what workers make of it
@@ -125,9 +127,10 @@ def set_up(workspace: Workspace, backends: int, console: Console) -> Broker:
         broker = Broker(workspace.folder, server.dsn(), backends)
         workspace.launch(broker.launch, broker.stop)
     Connection.init({"address": broker.address})
-    with timed(f"{ACCOUNTS:,} accounts, 10 tellers, 1 branch, filled in through the broker", console):
+    what = f"{SCALE * ACCOUNTS:,} accounts, {10 * SCALE} tellers, {SCALE} branches, filled in through the broker"
+    with timed(what, console):
         db = Handler(STATEMENTS)
-        for statement in loading(scale=1):
+        for statement in loading(scale=SCALE):
             db.query(statement)
     return broker
 
@@ -194,7 +197,7 @@ def show_phases(phases: list[Phase], workers: int, console: Console) -> None:
     most = max(phase.backends for phase in phases)
     console.print(
         f"\nPostgreSQL counted {most} connections at work for {workers} workers; with pools of their own these would "
-        f"have held at least {workers}. (Each of the transactions updates the same row, that of the only branch.)"
+        f"have held at least {workers}. (Each of the transactions updates the row of one of {SCALE} branches.)"
     )
 
 

@@ -81,7 +81,14 @@ def test_stats_shows_names_of_clients_as_they_are_and_steers_no_terminal() -> No
         "leases": 0,
     }
     general = {"version": "0", "pid": 1, "state": "running", "address": "a", "uptime_s": 1.0, "cpu_s": 0.1}
-    snapshot = {**general, "max_memory_kb": 1, "clients": 1, "groups": {}, "processes": [process]}
+    snapshot = {
+        **general,
+        "lane": {"state": "compiled"},
+        "max_memory_kb": 1,
+        "clients": 1,
+        "groups": {},
+        "processes": [process],
+    }
     from rich.console import Console
 
     console = Console(width=160, file=StringIO())

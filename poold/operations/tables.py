@@ -50,12 +50,22 @@ def show_continuously(take: Callable[[], dict[str, Any]]) -> None:
         return
 
 
+def _lane(lane: dict[str, Any]) -> str:
+    """Return in words what the lane has done."""
+    if "requests" not in lane:
+        return f"no lane: {lane['state']}"
+    return (
+        f"lane: {lane['state']}, {lane['requests']} requests, "
+        f"{lane['handed_over']} backends handed over with what they ran, {lane['given_back']} given back"
+    )
+
+
 def render(snapshot: dict[str, Any]) -> Group:
     """Return the snapshot as tables: groups, their backends, processes, then what is wrong with endpoints."""
     head = Text(
         f"poold {snapshot['version']} at {snapshot['address']}, process {snapshot['pid']}, {snapshot['state']}, "
         f"up {snapshot['uptime_s']:g} s, cpu {snapshot['cpu_s']:g} s, {snapshot['max_memory_kb'] // 1024} MB, "
-        f"{snapshot['clients']} clients"
+        f"{snapshot['clients']} clients\n{_lane(snapshot['lane'])}"
     )
     work = _table(WORK, "requests since the start, and those waiting now")
     times = _table(TIMES, "milliseconds, over the last one to two minutes")
