@@ -14,7 +14,7 @@ from types import ModuleType
 
 PURE_VARIABLE = "POOLD_PURE"
 # By the name of each module; its source is the .pyx of that name.
-COMPILED = ("poold.lane.records", "poold.lane.pipelines", "poold.lane.lane")
+COMPILED = ("poold.lane.queue", "poold.lane.records", "poold.lane.pipelines", "poold.lane.lane")
 # Where the sources are: a module may include declarations of the others.
 _FOLDERS = ("client/lane", "poold/lane")
 # Why each module that was asked for is not used, by name; "" if it is.

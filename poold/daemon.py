@@ -42,6 +42,7 @@ from poold.config.model import BrokerConfig, Config
 from poold.core import effects
 from poold.core.broker import Broker
 from poold.core.clients import access
+from poold.core.shared.queue import Queue
 from poold.postgres.backends import Backends
 from poold.system.address_claim import AddressClaim
 from poold.system.poller import Poller
@@ -75,7 +76,8 @@ class Daemon:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._has_lane = _LANE is not None and ipc_path(config.broker.address) is not None
-        self._broker = Broker(config, random.random, has_lane=self._has_lane)
+        make_queue = _LANE.Queue if _LANE is not None and self._has_lane else Queue
+        self._broker = Broker(config, random.random, has_lane=self._has_lane, make_queue=make_queue)
         self._lane: Any = None
         self._frontend: Frontend
         self._backends: Backends

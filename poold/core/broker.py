@@ -42,6 +42,7 @@ from poold.core.requests.runs import Runs
 from poold.core.requests.waiting import Waiting
 from poold.core.requests.watching import Watching
 from poold.core.settling import Settling
+from poold.core.shared.queue import Queue
 from poold.core.snapshot import snapshot_group, snapshot_processes
 from poold.core.state import CANCELLED, DRAINING, RUNNING, WITHDRAWN, BackendState, BrokerState, RequestState
 from poold.core.statements.generations import Generations
@@ -61,17 +62,23 @@ class Broker:
     """Clients, requests, leases and backends, and what to do next."""
 
     def __init__(
-        self, config: Config, chance: Callable[[], float], examine: Examine = Examination, has_lane: bool = False
+        self,
+        config: Config,
+        chance: Callable[[], float],
+        examine: Examine = Examination,
+        has_lane: bool = False,
+        make_queue: type[Queue] = Queue,
     ) -> None:
         """chance returns random numbers in [0, 1), the core's only ones. examine reads the parse trees of probes.
 
-        has_lane: whether the shell has a lane, to which backends may be lent.
+        has_lane: whether the shell has a lane, to which backends may be lent. make_queue: the lane's queue, which does
+        what `Queue` does.
         """
         self.config = config
         self.endpoints = {
             name: Endpoint(name, each.query_timeout, each.connect_timeout) for name, each in config.endpoints.items()
         }
-        self.groups = {name: Group(name, each, self.endpoints) for name, each in config.groups.items()}
+        self.groups = {name: Group(name, each, self.endpoints, make_queue) for name, each in config.groups.items()}
         # Connected clients: enter by client_arrived, leave by client_gone.
         self.clients: dict[int, Client] = {}
         self.agenda = agenda = Agenda(chance, has_lane)

@@ -6,8 +6,10 @@ from poold.core.pools.group import Group
 from poold.core.records.backend import Backend
 from poold.core.records.client import Client
 from poold.core.records.flow import Flow
+from poold.lane import queue
 
 SOURCES: int
+Queue = queue.Queue
 
 class Lane:
     def __init__(self, broker: Broker, later: Callable[..., object]) -> None: ...

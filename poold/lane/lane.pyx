@@ -23,13 +23,14 @@ from poold.lane.records cimport Fleet, Flight, Lent, Line, Way
 from poold.lane.sockets cimport MSG_DONTWAIT, epoll_event, epoll_wait, is_nothing_yet, lane_clock, recv
 
 from poold.core.records.flow import MAX_MESSAGE_BYTES
-from poold.lane import pipelines, records
+from poold.lane import pipelines, queue, records
 
 cdef extern from *:
     unsigned long POOLD_SOURCES
 
 SOURCES = POOLD_SOURCES  # the checksum of the sources that this was built of
-if not SOURCES == pipelines.SOURCES == records.SOURCES:
+Queue = queue.Queue
+if not SOURCES == pipelines.SOURCES == queue.SOURCES == records.SOURCES:
     raise ImportError("its parts were built of different sources: run scripts/setup, or pip install")
 
 cdef enum:
@@ -379,7 +380,7 @@ cdef class Lane:
             self.pipelines.start(lent, flight, &found)
         else:
             flight.is_waiting = True
-            fleet.queue.push(flight)
+            fleet.queue.add(flight, line.process, flight.priority)
             self.pipelines.waiting.append(flight)
             if is_queue:
                 self.pipelines.serve_queue(fleet)

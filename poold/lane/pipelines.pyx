@@ -17,6 +17,7 @@ from poold.lane.replies cimport REPLY_HEAD, RESULT_HEAD, write_reply
 from poold.lane.records cimport Fleet, Flight, Lent, Line, Way, leave_out
 from poold.lane.sockets cimport MSG_DONTWAIT, MSG_NOSIGNAL, is_nothing_yet, recv, send
 
+from client.wire import limits
 from poold.core.statements.statement import AHEAD_SECONDS
 
 cdef extern from *:
@@ -27,6 +28,7 @@ SOURCES = POOLD_SOURCES  # the checksum of the sources that this was built of
 cdef enum:
     ROOM = 65536  # bytes received at once, and the longest answer
 
+cdef int BATCH = limits.BATCH
 cdef double AHEAD = AHEAD_SECONDS
 # Behind the values: all results as text; Execute of the unnamed portal without a limit of rows. Then the unit's end.
 cdef bytes _END_OF_BIND = b"\0\0E\0\0\0\x09\0\0\0\0\0"
@@ -192,8 +194,10 @@ cdef class Pipelines:
         cdef Lent lent
         cdef Message message
         cdef list some
+        cdef int priorities
         while fleet.queue.size:
-            priorities = fleet.group.priorities()
+            # Priority batch may have less than all backends, which only the core can tell.
+            priorities = fleet.group.priorities() if fleet.queue.count(BATCH) else BATCH + 1
             first = fleet.queue.first(priorities)
             if type(first) is not Flight:
                 for some in fleet.idle:

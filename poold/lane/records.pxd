@@ -4,6 +4,7 @@ What is counted here is told to the core's records by `fold`, from time to time 
 """
 
 from poold.lane.messages cimport MOST_STEPS
+from poold.lane.queue cimport Queue
 
 cdef enum:
     BUCKETS = 99  # of `poold.core.stats.Times`
@@ -49,6 +50,7 @@ cdef class Line:
     cdef bint is_hot
     cdef readonly double heard
     cdef readonly object peer, client
+    cdef object process  # whose turn it is when a request waits
     cdef dict requests  # its client's
     cdef Fleet fleet  # of the last request; its client may use it and has done so
 
@@ -76,7 +78,8 @@ cdef class Lent:
 
 
 cdef class Fleet:
-    cdef object group, queue, stats, statements
+    cdef object group, stats, statements
+    cdef Queue queue
     cdef list idle, active, pools
     cdef int count  # of backends
     cdef int depth, sharing_depth

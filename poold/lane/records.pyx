@@ -182,6 +182,7 @@ cdef class Line:
         self.descriptor = descriptor
         self.peer = peer
         self.client = client
+        self.process = client.process
         self.requests = client.requests
         self.heard = client.heard
         client.line = self

@@ -32,10 +32,12 @@ from poold.core.broker import Broker
 from poold.core.effects import Bind, Unit
 from poold.core.facts import Loss, Server
 from poold.core.records.backend import Backend
+from poold.core.shared.queue import Queue
 from poold.core.state import BackendState
 from poold.core.statements.literals import numbered
 from poold.core.statements.proofs import Proof
 from poold.core.statements.statement import Statement, StatementState
+from poold.lane import lane
 from poold.lane.lane import Lane
 from poold.postgres.errors import WireError
 from poold.postgres.messages import bind, bind_head
@@ -241,7 +243,7 @@ class Stage:
             groups={"default": GroupConfig(endpoints=("main",), **group)},
         )
         self.now = 100.0
-        self.broker = Broker(self.config, lambda: 0.5, has_lane=has_lane)
+        self.broker = Broker(self.config, lambda: 0.5, has_lane=has_lane, make_queue=lane.Queue if has_lane else Queue)
         self.later: list[Callable[[], None]] = []
         self.lane = Lane(self.broker, lambda _seconds, call: self.later.append(call)) if has_lane else None
         if self.lane is not None:

@@ -32,12 +32,14 @@ SHARING = 4
 class Group:
     """One group over its endpoints, a pool on each."""
 
-    def __init__(self, name: str, config: GroupConfig, endpoints: Mapping[str, Endpoint]) -> None:
+    def __init__(
+        self, name: str, config: GroupConfig, endpoints: Mapping[str, Endpoint], make_queue: type[Queue] = Queue
+    ) -> None:
         self.name = name
         self.config = config
         self.pools = tuple(Pool(endpoints[each], self) for each in config.endpoints)
         weights = config.weights
-        self.queue = Queue((weights.interactive, weights.normal, weights.batch))
+        self.queue = make_queue((weights.interactive, weights.normal, weights.batch))
         # How many backends requests and leases of priority batch may hold at once.
         self.batch_limit = max(1, int(config.max_size * config.batch_share))
         # The backends that they hold: enter when one of them begins there, leave when `let_go` finds none of them left,

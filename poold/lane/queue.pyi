@@ -1,0 +1,5 @@
+from poold.core.shared import queue
+
+SOURCES: int
+
+class Queue(queue.Queue): ...
