@@ -37,7 +37,7 @@ cdef enum:
     AT_ONCE = 256  # events taken in one go
     ROOM = 16384  # bytes received at once from a client, so that the others have their turn
 
-# What is older than PATIENCE is the core's. That is looked for every TICK, and begins a tick ahead.
+# What runs for longer than PATIENCE is the core's. That is looked for every TICK, and begins a tick ahead.
 cdef double PATIENCE = 0.020
 cdef double TICK = 0.005
 # How long backends are kept that nobody uses.
@@ -201,7 +201,7 @@ cdef class Lane:
             self.later(TICK, self.tick)
 
     def check(self, double now):
-        """Hand over what will be older than PATIENCE at the next tick; give back backends that were not used for long."""
+        """Hand over what will run or wait for too long at the next tick; give back backends that nobody uses."""
         cdef Lent lent
         cdef Flight flight
         self.pipelines.now = now
@@ -210,7 +210,6 @@ cdef class Lane:
             if lent.flights:
                 flight = lent.flights[0]
                 if now - max(flight.began, lent.completed) > PATIENCE - TICK:
-                    flight.way.surprised(now)
                     self.pipelines.hand_over(lent, b"")
             elif now - self.used > KEPT:
                 self.pipelines.give_back(lent)
@@ -218,7 +217,7 @@ cdef class Lane:
         old = []
         while self.pipelines.waiting:
             flight = self.pipelines.waiting[0]
-            if flight.is_waiting and now - flight.arrived <= PATIENCE - TICK:
+            if flight.is_waiting and now - flight.arrived <= flight.way.fleet.longest_wait - TICK:
                 break
             self.pipelines.waiting.popleft()
             if flight.is_waiting:
@@ -341,7 +340,7 @@ cdef class Lane:
         for place in range(found.count):
             if not are_values(found.values[place].at, found.values[place].size, way.counts[place + way.is_transaction]):
                 return False
-        if way.generation != fleet.statements.generation:
+        if not way.is_valid():
             self._forget(way)
             return False
         if way.rests_until > self.pipelines.now:

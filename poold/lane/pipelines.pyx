@@ -98,12 +98,16 @@ cdef class Pipelines:
         return best
 
     cdef bint may_wait(self, Fleet fleet, Way way) except -1:
-        """Whether a request that got no backend waits for one of the lane's: all that the group may have are there.
+        """Whether a request that got no backend waits for one as the lane's.
 
-        Else the core may have one, or open one.
+        Not if the core may have one for it, open one, or let it join another.
         """
-        if fleet.count < fleet.most or fleet.is_poked:
-            return False
+        if fleet.count < fleet.most:
+            if fleet.group.size < fleet.most or (way.is_short and not fleet.queue.size):
+                return False
+            for pool in fleet.pools:
+                if pool.idle:
+                    return False
         return not 0 < fleet.most_waiting <= fleet.queue.size
 
     cdef list _heads(self, Lent lent, Way way):

@@ -23,11 +23,13 @@ cdef class Way:
     cdef double rests_until
     cdef Fleet fleet
     cdef int surprises, counted
+    cdef bint is_doubted  # something went wrong since it was looked whether its statements still run prepared
     # The profile of the statement of a query, as `poold.core.statements.statement.Statement` has it.
     cdef bint may_be_short, is_short
     cdef double mean, deviation, recent, expected, size, patience, begun
     cdef long runs, known_runs  # since the last fold; those of the statement at that time
 
+    cdef bint is_valid(self) except -1
     cdef went_well(self)
     cdef surprised(self, double now)
     cdef record(self, double seconds, long size)
@@ -84,6 +86,7 @@ cdef class Fleet:
     cdef int count  # of backends
     cdef int depth, sharing_depth
     cdef long most, most_waiting
+    cdef double longest_wait  # in seconds; a request that waits for longer is the core's
     cdef bint is_poked  # the next backend that rests is to be given back
     cdef Lent sharing  # the backend that was last given a short statement while idle, and in which turn
     cdef unsigned long sharing_turn

@@ -20,10 +20,14 @@ SOURCES = POOLD_SOURCES  # the checksum of the sources that this was built of
 cdef int MOST_SURPRISES = 3
 cdef int RUNS_COUNTED = 100
 cdef double REST = 10.0
+# How long a request waits here at most. It has to be less than any timeout that a message of the lane's may have; but
+# long enough that the lane goes on where the group has more to do than it can: the core would be slower.
+cdef double LONGEST_WAIT = 0.5
 # More runs than a name ever has: such names are not parsed anew.
 _UNLIMITED = 1 << 32
 
 # As in `poold.core.statements.statement`.
+cdef object PREPARED = statements.PREPARED
 cdef double ALPHA = statements.ALPHA
 cdef double BETA = statements.BETA
 cdef double SHORT_SECONDS = statements.SHORT_SECONDS
@@ -79,6 +83,21 @@ cdef class Way:
             self.may_be_short = self.statement.proof.is_plain_read
             self.load()
 
+    cdef bint is_valid(self) except -1:
+        """Whether its statements still run prepared, and mean what they meant.
+
+        Of a transaction's this is looked at only when something has gone wrong: one that does not fit any more fails,
+        which is a surprise, and is run again by the core.
+        """
+        if self.generation != self.fleet.statements.generation:
+            return False
+        if self.statement is not None:
+            return self.statement.state is PREPARED
+        if self.is_doubted:
+            self.is_doubted = False
+            return all([each.state is PREPARED for each in self.flow.statements])
+        return True
+
     cdef went_well(self):
         """One more run has ended well."""
         self.counted += 1
@@ -88,6 +107,7 @@ cdef class Way:
     cdef surprised(self, double now):
         """A run did not go as usual: if that happens too often the flow is left to the core for a while."""
         self.surprises += 1
+        self.is_doubted = True
         if self.surprises == MOST_SURPRISES:
             self.counted = self.surprises = 0
             self.flow.rests_until = self.rests_until = now + REST
@@ -138,7 +158,7 @@ cdef class Way:
         statement.size = self.size
         statement.patience = self.patience
         statement.begun = self.begun
-        statement.is_short = self.is_short and statement.state is statements.PREPARED
+        statement.is_short = self.is_short and statement.state is PREPARED
         self.known_runs = statement.runs
         self.runs = 0
 
@@ -251,6 +271,7 @@ cdef class Fleet:
         self.sharing_depth = min(SHARING, self.depth)
         self.most = group.config.max_size
         self.most_waiting = group.config.max_waiting
+        self.longest_wait = min(LONGEST_WAIT, group.config.queue_timeout / 2)
 
     cdef waited(self, double seconds):
         """Count how long a request has waited for its backend."""

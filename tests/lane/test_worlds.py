@@ -21,6 +21,7 @@ from poold.core.statements.proofs import Proof
 STEPS = 500
 SEEDS = 60
 PATIENCE = 0.020
+LONGEST_WAIT = 0.5
 COLD = b"SELECT 1 AS cold, \0"
 SPECIFIC = Proof(is_harmless=True, is_plain_read=True)
 NOTICE = message(b"N", b"SNOTICE\0VNOTICE\0C00000\0Mlook\0\0")
@@ -232,7 +233,7 @@ class World:
             assert number in stage.servers
         for each in stage.group.queue:
             assert id(each) in flying
-            assert not (each.is_in_lane and stage.now - each.arrived > PATIENCE)
+            assert not (each.is_in_lane and stage.now - each.arrived > LONGEST_WAIT)
         for client in broker.clients.values():
             own = [each for each in client.requests.values() if not each.is_in_lane]
             assert client.bytes == sum(each.size for each in own)

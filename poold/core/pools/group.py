@@ -178,11 +178,11 @@ class Group:
         return Grant(backend, request)
 
     def _next_of_lane(self, flight: Flight, is_open: bool) -> Step | None:
-        """The step for a request of the lane's: lend a backend, or leave it to the lane while it has one here."""
+        """The step for a request of the lane's: lend it the backend that is idle. One that is busy may be lent later."""
         backend = routing.idle_backend(self.pools, self.turn)
-        if backend is not None and is_open and routing.may_be_lent(backend):
-            return Lend(backend)
-        return None if self.has_lent and backend is None else Adopt(flight)
+        if not is_open or (backend is not None and not routing.may_be_lent(backend)):
+            return Adopt(flight)
+        return None if backend is None else Lend(backend)
 
     def _is_to_be_poked(self) -> bool:
         """Whether the lane has backends here, does not know that one is wanted, and it is for none of its own."""
