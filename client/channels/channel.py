@@ -86,7 +86,6 @@ class Channel:
         self._asked = self._answered = 0
         self._is_broken = False
         self._heard = 0.0  # when the broker last sent something
-        self._wait = 0.0  # the socket's longest wait, in seconds
         # Until Welcome tells the broker's own limit.
         self._max_request_bytes = MAX_REQUEST_BYTES
         self._zmtp = ZmtpConnection(REPLY_OVERHEAD_BYTES, is_ready=keys is not None)
@@ -137,7 +136,7 @@ class Channel:
             if patience is None:
                 self._send(message)
                 # The hot path: the reply comes alone and whole.
-                reply = self._quick_reply(request) if self._wait == PING_AFTER else None
+                reply = self._quick_reply(request)
                 if reply is None:
                     reply = self._reply_to(request, None)
             else:
@@ -159,7 +158,7 @@ class Channel:
         if zmtp.inbox:
             return None
         try:
-            data = self._socket.recv(RECEIVE_BYTES)
+            data = self._socket.receive(RECEIVE_BYTES, PING_AFTER)
         except OSError as error:
             if not is_own(error):
                 raise
@@ -310,11 +309,8 @@ class Channel:
     def _receive(self, deadline: float | None) -> None:
         """Take what comes within PING_AFTER or until the deadline, if anything does."""
         wait = PING_AFTER if deadline is None else min(PING_AFTER, max(0.001, deadline - time.monotonic()))
-        if wait != self._wait:
-            self._wait = wait
-            self._socket.wait_at_most(wait)
         try:
-            data = self._socket.recv(RECEIVE_BYTES)
+            data = self._socket.receive(RECEIVE_BYTES, wait)
         except OSError as error:
             if not is_own(error):
                 raise
@@ -366,7 +362,7 @@ class Channel:
         """Take what came while nobody waited: an end of the connection, a PING, a late reply, the broker's goodbye."""
         self._is_broken = True  # until what came was taken
         try:
-            data: bytes | None = self._socket.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
+            data: bytes | None = self._socket.receive(RECEIVE_BYTES, 0.0)
         except OSError as error:
             if not is_own(error):
                 raise

@@ -94,7 +94,6 @@ class CurveSocket:
     def __init__(self, address: str, numeric: str, keys: Keys) -> None:
         self._address = address
         self._pid = os.getpid()
-        self._timeout_ms = int(timeouts.PING_AFTER * 1000)
         self._has_ended = False
         self._is_closed = False
         self._is_asked = False  # whether the channel's PING has no answer yet
@@ -142,16 +141,11 @@ class CurveSocket:
             raise
         self._inode = _inode_of(self._descriptor)
 
-    def wait_at_most(self, seconds: float) -> None:
-        """Set how many seconds recv waits before it raises BlockingIOError."""
-        self._timeout_ms = max(1, int(seconds * 1000))
-
-    def recv(self, _size: int, flags: int = 0) -> bytes:
+    def receive(self, _size: int, seconds: float) -> bytes:
         """Return the next message as one frame, b"" at the end; raises BlockingIOError if none comes in time."""
         if self._is_closed:
             return b""
-        timeout_ms = 0 if flags & socket.MSG_DONTWAIT else self._timeout_ms
-        deadline = time.monotonic() + timeout_ms / 1000
+        deadline = time.monotonic() + seconds
         while True:
             # The monitor first: if it reports the end, all messages that came before the end can be received by now.
             self._read_monitor()
@@ -174,7 +168,7 @@ class CurveSocket:
         """Send the message in one frame; raises OSError if the connection has ended.
 
         With MSG_MORE data is only the frame's head, and the message comes with the next call. A command (PING) is not
-        sent: libzmq asks the broker by itself, and recv gives the channel its answer.
+        sent: libzmq asks the broker by itself, and receive gives the channel its answer.
         """
         self._read_monitor()
         if self._has_ended:

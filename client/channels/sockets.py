@@ -12,6 +12,7 @@ import select
 import socket
 import struct
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from client.channels.timeouts import CONNECT_AGAIN, CONNECT_TIMEOUT, GONE_AFTER
@@ -24,16 +25,34 @@ from client.wire.messages import NOT_EXECUTED
 if TYPE_CHECKING:
     from client.channels.curve import CurveSocket
 
+# Bound here, because gevent and eventlet may take it away later. Under eventlet it is missing from the beginning, and a
+# GreenSocket is used, which does not need it.
+_poll: Any = getattr(select, "poll", None)
 # BlockingIOError is a broker whose backlog is full for the moment.
 _NOBODY_THERE = (ConnectionRefusedError, FileNotFoundError, BlockingIOError)
 
 
 class PlainSocket(socket.socket):
-    """A blocking socket."""
+    """A blocking socket.
 
-    def wait_at_most(self, seconds: float) -> None:
-        """Set how many seconds recv waits before it raises BlockingIOError."""
-        self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
+    A thread that waits in recv on a unix socket is woken twice per request: also when the peer reads what was sent, as
+    the kernel tells all who sleep on a socket that there is room for writing. One that waits in poll is woken once.
+    """
+
+    def __init__(self, family: int) -> None:
+        super().__init__(family)
+        poller = _poll()
+        poller.register(self.fileno(), select.POLLIN)
+        self._wait_ms: Callable[[float], list[Any]] = poller.poll
+
+    def receive(self, size: int, seconds: float) -> bytes:
+        """Return what comes first, at most size bytes, b"" at the end; raises BlockingIOError if nothing comes in time.
+
+        seconds may be 0.
+        """
+        if not self._wait_ms(seconds * 1000):
+            raise BlockingIOError
+        return self.recv(size, socket.MSG_DONTWAIT)
 
     def send_by(self, data: bytes, deadline: float) -> None:
         """Send all of data; raises BlockingIOError if the peer has not taken it by the deadline."""
@@ -54,49 +73,36 @@ class PlainSocket(socket.socket):
 class GreenSocket(socket.socket):
     """A blocking socket of gevent's or eventlet's class, which waits in its hub.
 
-    That class knows neither SO_RCVTIMEO nor MSG_DONTWAIT; its own timeout ends a wait.
+    That class knows neither SO_SNDTIMEO nor MSG_DONTWAIT; its own timeout ends a wait.
     """
 
-    def wait_at_most(self, seconds: float) -> None:
-        """Set how many seconds recv waits before it raises BlockingIOError."""
-        self.settimeout(seconds)
+    def receive(self, size: int, seconds: float) -> bytes:
+        """Return what comes first, at most size bytes, b"" at the end; raises BlockingIOError if nothing comes in time.
 
-    def recv(self, size: int, flags: int = 0) -> bytes:
-        """Receive as a blocking socket would with the timeout as its SO_RCVTIMEO."""
-        return self._within(flags, super().recv, size)  # type: ignore[no-any-return]  # recv gives bytes
+        seconds may be 0.
+        """
+        return self._within(seconds, super().recv, size)  # type: ignore[no-any-return]  # recv gives bytes
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         """Send as a blocking socket would with GONE_AFTER as its SO_SNDTIMEO."""
-        before = self.gettimeout()
-        if not flags & socket.MSG_DONTWAIT:
-            self.settimeout(GONE_AFTER)
-        try:
-            self._within(flags, super().sendall, data)
-        finally:
-            self.settimeout(before)
+        at_most = 0.0 if flags & socket.MSG_DONTWAIT else GONE_AFTER
+        self._within(at_most, super().sendall, data, flags & ~socket.MSG_DONTWAIT)
 
     def send_by(self, data: bytes, deadline: float) -> None:
         """Send all of data; raises BlockingIOError if the peer has not taken it by the deadline."""
-        before = self.gettimeout()
-        self.settimeout(max(0.001, deadline - time.monotonic()))
-        try:
-            self._within(0, super().sendall, data)
-        finally:
-            self.settimeout(before)
+        self._within(max(0.001, deadline - time.monotonic()), super().sendall, data)
 
-    def _within(self, flags: int, work: Any, argument: Any) -> Any:
+    def _within(self, seconds: float, work: Any, *arguments: Any) -> Any:
         before = self.gettimeout()
-        if flags & socket.MSG_DONTWAIT:
-            self.settimeout(0.0)
+        self.settimeout(seconds)
         try:
-            return work(argument, flags & ~socket.MSG_DONTWAIT)
+            return work(*arguments)
         except TimeoutError as error:
             if not is_own(error):
                 raise
             raise BlockingIOError(error.errno, "timed out") from None
         finally:
-            if flags & socket.MSG_DONTWAIT:
-                self.settimeout(before)
+            self.settimeout(before)
 
     def __del__(self) -> None:
         self.close()
@@ -109,7 +115,7 @@ _SOCKET: type[Any] = PlainSocket if issubclass(socket.socket, _socket.socket) el
 def _wait_for_room(plain: PlainSocket, deadline: float) -> None:
     """Wait until the peer takes more."""
     left_ms = int((deadline - time.monotonic()) * 1000) + 1
-    poller = select.poll()
+    poller = _poll()
     poller.register(plain, select.POLLOUT)
     if left_ms <= 0 or not poller.poll(left_ms):
         raise BlockingIOError
