@@ -20,12 +20,13 @@ def extensions() -> list[Extension]:
     assert spec.loader is not None
     compiled = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(compiled)
+    sources = [str(file.relative_to(ROOT)) for file in compiled.source_files(ROOT)]
     made = [
         Extension(
             name,
             [f"{name.replace('.', '/')}.pyx"],
             define_macros=[("POOLD_SOURCES", str(compiled.sources(ROOT)))],
-            depends=[str(file.relative_to(ROOT)) for file in compiled.source_files(ROOT)],
+            depends=sources,  # of all modules: each holds the checksum of them all
         )
         for name in compiled.COMPILED
     ]

@@ -24,7 +24,8 @@ from client.handler import Handler
 from client.pending import PendingResult, Savepoint
 from client.session import Session
 from client.transaction import Transaction
-from client.values.result import Result, Row
+from client.values.result import Result
+from client.values.row import Row
 
 __all__ = [
     "Handler",

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from client.channels.begun import Begun
 from client.channels.channel import Channel
 from client.channels.registry import give_back
 from client.errors import DBConnectionError, DBError, UnconfiguredGroupError
@@ -41,7 +42,7 @@ class Calls:
         """Return a channel for one call, and how many seconds are left to wait for its reply."""
         raise NotImplementedError
 
-    def _ask(self, channel: Channel, message: Query | messages.TransactionMessage, waits: float | None) -> Any:
+    def _ask(self, channel: Channel, message: Query | messages.TransactionMessage | Begun, waits: float | None) -> Any:
         """Return the reply to a message outside of leases, and give its channel back for the next call.
 
         This is the hot path, so the code of `_call` is repeated here.

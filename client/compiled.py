@@ -8,13 +8,29 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 import zlib
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 PURE_VARIABLE = "POOLD_PURE"
 # By the name of each module; its source is the .pyx of that name.
-COMPILED = ("poold.lane.queue", "poold.lane.records", "poold.lane.pipelines", "poold.lane.lane")
+COMPILED = (
+    "client.lane.conversions",
+    "client.lane.exchange",
+    "client.lane.parameters",
+    "client.lane.records",
+    "client.lane.replies",
+    "client.lane.requests",
+    "client.lane.rows",
+    "client.lane.steps",
+    "client.lane.texts",
+    "poold.lane.queue",
+    "poold.lane.records",
+    "poold.lane.pipelines",
+    "poold.lane.lane",
+)
 # Where the sources are: a module may include declarations of the others.
 _FOLDERS = ("client/lane", "poold/lane")
 # Why each module that was asked for is not used, by name; "" if it is.
@@ -22,20 +38,29 @@ _reasons: dict[str, str] = {}
 
 
 def load(name: str) -> ModuleType | None:
-    """Return the compiled module of this name, None if it is not to be used or cannot be; `describe` tells why."""
-    module, reason = None, f"{PURE_VARIABLE} is set" if os.environ.get(PURE_VARIABLE, "0") not in ("", "0") else ""
-    if not reason:
-        try:
-            module = importlib.import_module(name)
-        except ModuleNotFoundError:
-            reason = "not built"
-        except ImportError as error:
-            reason = f"not loaded: {error}"
-        else:
-            is_current = sources() in (0, module.SOURCES)
-            reason = "" if is_current else "built of other sources; build it again: scripts/setup, or pip install"
-    _reasons[name] = reason
-    return None if reason else module
+    """Return the compiled module of this name, None if it is not to be used or cannot be; `describe` tells why.
+
+    Those of one package are used together or not at all, since they know each other's memory.
+    """
+    if _reasons.get(name) != "":
+        package = name.rpartition(".")[0]
+        together = [each for each in COMPILED if each.rpartition(".")[0] == package]
+        is_off = os.environ.get(PURE_VARIABLE, "0") not in ("", "0")
+        reasons = [f"{PURE_VARIABLE} is set"] if is_off else map(partial(_why_not, sources()), (name, *together))
+        _reasons[name] = next(filter(None, reasons), "")
+    return None if _reasons[name] else sys.modules[name]
+
+
+def _why_not(current: int, name: str) -> str:
+    """Return why the module is not to be used, "" if it is; current is the checksum of the sources."""
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError:
+        return "not built"
+    except ImportError as error:
+        return f"not loaded: {error}"
+    is_current = current in (0, module.SOURCES)
+    return "" if is_current else "built of other sources; build it again: scripts/setup, or pip install"
 
 
 def describe() -> str:

@@ -7,16 +7,22 @@ from types import TracebackType
 from typing import Any, Self
 
 from client.calls import Calls
-from client.channels.channel import Channel
-from client.channels.registry import channel_to, give_back
+from client.channels.begun import Begun
+from client.channels.channel import TRUSTED_FOR, Channel
+from client.channels.registry import FREE_KEPT, channel_to, free_channels, give_back
+from client.compiled import load
 from client.errors import DBError, UsageError
 from client.interruptions import is_own
 from client.lease import ClientLease
 from client.options import Settings, checked_prepare, checked_priority, packed_settings, patience
+from client.values import bind as binding
 from client.values.bind import bind
 from client.values.result import Result
 from client.wire.messages import Ask, CancelRequest, Query
 
+# Does the usual requests in compiled code, where it is.
+_REQUESTS, _PARAMETERS = load("client.lane.requests"), load("client.lane.parameters")
+_CONVERSIONS = load("client.lane.conversions")
 # In seconds. If opening a channel takes less, a timeout is not shortened by it; at least so much of a timeout is left.
 OPENED_AT_ONCE = 0.01
 # As many as psycopg2 keeps with a connection.
@@ -30,6 +36,8 @@ class Executor(Calls):
     _prepare: bool
     _priority: int
     _settings: bytes
+    # The short way of statements that need no lease; None if there is none.
+    _lane: Any
 
     def _share(self, other: "Executor") -> None:
         """Take over the group and the options of the other, with notices and a lease of one's own."""
@@ -45,6 +53,11 @@ class Executor(Calls):
         self.notices = deque(maxlen=MAX_NOTICES)
         self._lease = self._new_lease()
         self._calls = {}
+        self._lane = None if _REQUESTS is None or self._keys is not None else self._new_lane()
+
+    def _new_lane(self) -> Any:
+        """Return the short way of statements that need no lease, None if all do."""
+        return None
 
     @property
     def autocommit(self) -> bool:
@@ -71,6 +84,11 @@ class Executor(Calls):
         transaction to its end. If prepare, priority or settings is None, the Handler's is used. Raises the errors of
         `client.errors`; a PostgreSQL error is also its psycopg2.errors class.
         """
+        is_plain = timeout is None and prepare is None and priority is None and settings is None
+        if is_plain and self._lane is not None:
+            result: Result | None = self._lane.query(self, statement, params)
+            if result is not None:
+                return result
         sql, types, values, references = bind(statement, params)
         if references:
             raise UsageError(
@@ -178,3 +196,9 @@ class Executor(Calls):
         autocommit = self._check_group(channel)
         give_back(channel, self._address, self._keys)
         return autocommit
+
+
+if _REQUESTS is not None and _PARAMETERS is not None and _CONVERSIONS is not None:
+    _REQUESTS.use(free_channels, FREE_KEPT, TRUSTED_FOR, Begun, Result)
+    _PARAMETERS.use(binding._template_of_str)
+    _CONVERSIONS.use(binding.cell_of)

@@ -12,7 +12,7 @@ from typing import Any
 
 from client.channels.registry import broker_address, broker_keys
 from client.errors import UsageError
-from client.executor import Executor
+from client.executor import _REQUESTS, Executor
 from client.lease import ClientLease
 from client.options import (
     DEFAULT_PRIORITY,
@@ -31,11 +31,12 @@ from client.options import (
 from client.session import Session
 from client.transaction import Transaction
 from client.values.result import Result
-from client.wire import messages
-from client.wire.codec import split_steps
-from client.wire.messages import Commit, Rollback, Step, TransactionResult
+from client.wire.codec import encode_around, split_steps
+from client.wire.messages import Commit, Query, Rollback, Step, TransactionMessage, TransactionResult
 
 DEFAULT_GROUP = "default"
+# Of so many combinations of a transaction's options the encoded bytes are kept.
+FORMS_KEPT = 64
 
 
 class Handler(Executor):
@@ -76,6 +77,14 @@ class Handler(Executor):
         self._settings = packed_settings(settings)
         self._begin_anew()
         self._is_autocommit()
+
+    def _new_lane(self) -> Any:
+        assert _REQUESTS is not None
+        self._forms: dict[Options, tuple[bytes, bytes]] = {}
+        usual = Query(
+            0, self._group, 0, False, b"", b"", b"", self._prepare, None, self._tag, self._priority, self._settings
+        )
+        return _REQUESTS.Lane(self._address, self._group, encode_around(usual, "statement", "values"))
 
     def _new_lease(self) -> ClientLease:
         """Return the lease of interactive transactions, not open yet."""
@@ -127,7 +136,8 @@ class Handler(Executor):
             self._priority if priority is None else checked_priority(priority),
             self._settings if settings is None else packed_settings(settings),
         )
-        return Transaction(self._send_transaction, options, self._prepare)
+        short = self._send_collected if self._lane is not None and timeout is None else None
+        return Transaction(self._send_transaction, options, self._prepare, short)
 
     def run(self, statements: Iterable[Any], **options: Any) -> list[Result]:
         """Run these statements as one transaction and return their results.
@@ -167,7 +177,7 @@ class Handler(Executor):
         timeout = options.timeout
         channel, waits = self._channel(None if timeout is None else patience(timeout))
         self._check_group(channel)
-        message = messages.TransactionMessage(
+        message = TransactionMessage(
             channel.next_request(),
             self._group,
             *options[:4],
@@ -177,8 +187,26 @@ class Handler(Executor):
             options.priority,
             options.settings,
         )
-        reply = self._ask(channel, message, waits)
-        assert isinstance(reply, TransactionResult)
+        return self._noted(self._ask(channel, message, waits))
+
+    def _send_collected(self, options: Options, collector: Any) -> TransactionResult | int | None:
+        """Send what compiled code has collected; return what became of it, None if nothing was sent.
+
+        A number is how often it was run: it was committed, and its results are where they belong.
+        """
+        form = self._forms.get(options)
+        if form is None:
+            if len(self._forms) >= FORMS_KEPT:
+                self._forms.clear()
+            usual = TransactionMessage(
+                0, self._group, *options[:4], b"", (), None, self._tag, options.priority, options.settings
+            )
+            form = self._forms[options] = encode_around(usual, "steps", "values")
+        reply = self._lane.transaction(self, collector, form)
+        return self._noted(reply) if isinstance(reply, TransactionResult) else reply
+
+    def _noted(self, reply: TransactionResult) -> TransactionResult:
+        """Return the reply; its notices are kept."""
         for fields in (*reply.results, reply.failure):
             if fields is not None:
                 self.notices.extend(fields[-1])  # notices are the last field of both ResultMessage and Failure

@@ -6,12 +6,14 @@ give the values themselves. Deliberately nothing here waits for a result; readin
 """
 
 from collections.abc import Iterator
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
+from client.compiled import load
 from client.errors import DBError, UsageError
 from client.interruptions import is_own
 from client.values.bind import Reference
-from client.values.result import Column, Result, Row
+from client.values.result import Column, Result
+from client.values.row import Row
 from client.wire import messages
 from client.wire.limits import MAX_NUMBER
 
@@ -25,7 +27,14 @@ TOO_EARLY = (
 RESULT_FIELDS = len(messages.ResultMessage._fields)
 
 
-class PendingResult:
+if TYPE_CHECKING:
+    _Fields = object
+else:
+    # Compiled code, where it is, works on the fields too.
+    _Fields = getattr(load("client.lane.records"), "PendingFields", object)
+
+
+class PendingResult(_Fields):
     """The result of one statement of a transaction block; after the block it reads like a Result.
 
     Inside the block result['id'], result[0]['id'] and result.column('id') are parameters for later statements, and any
@@ -34,7 +43,7 @@ class PendingResult:
     that says so.
     """
 
-    __slots__ = ("_known", "around")
+    __slots__ = ("_known", "around") if _Fields is object else ()
 
     def __init__(self, around: "Savepoint | None") -> None:
         # The innermost savepoint block around the statement.

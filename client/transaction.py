@@ -17,6 +17,7 @@ from enum import Enum
 from types import TracebackType
 from typing import Any, Self
 
+from client.compiled import load
 from client.errors import DBError, UsageError, connection_error, error_from, kind_of, place_of
 from client.options import Options, checked_prepare
 from client.pending import RESULT_FIELDS, PendingResult, Savepoint
@@ -40,6 +41,9 @@ Expectation = int | tuple[int, int | None] | None
 
 # Sends a message of these steps and waits for what became of it.
 Send = Callable[[Options, tuple[Step | int, ...]], TransactionResult]
+# The same for steps that compiled code has collected: see Handler._send_collected.
+SendCollected = Callable[[Options, Any], TransactionResult | int | None]
+_STEPS = load("client.lane.steps")
 
 
 class Phase(Enum):
@@ -58,13 +62,18 @@ class Transaction:
     outcome says otherwise.
     """
 
-    def __init__(self, send: Send, options: Options, prepare: bool) -> None:
+    def __init__(
+        self, send: Send, options: Options, prepare: bool, send_collected: SendCollected | None = None
+    ) -> None:
         # How often the message was run; 0 if it was not sent or its answer did not come.
         self.tries = 0
         self._send = send
         self._options = options
         self._prepare = prepare
         self._phase = Phase.NEW
+        # As long as all is usual, compiled code has the statements, and there are none here.
+        self._send_collected = send_collected
+        self._collector: Any = None
         self._steps: list[Step | int] = []
         # Each statement among the steps, in their order, with its step.
         self._statements: dict[PendingResult, int] = {}
@@ -84,6 +93,12 @@ class Transaction:
         expect=1 wants exactly one row affected or returned, expect=(1, 10) from 1 to 10, expect=(1, None) at least one;
         any other count is an ExpectationFailed. Raises what psycopg2 raises for parameters that do not fit.
         """
+        if self._collector is not None:
+            if expect is prepare is None:
+                collected: PendingResult | None = self._collector.add(statement, params)
+                if collected is not None:
+                    return collected
+            self._take_over()
         if self._phase is not Phase.OPEN:
             self._check_open()
         low, high = _NO_LIMITS if expect is None else _row_limits(expect)
@@ -104,6 +119,7 @@ class Transaction:
     def savepoint(self) -> Iterator[Savepoint]:
         """A block of statements that succeed or fail together: an error in it does not end the transaction."""
         self._check_open()
+        self._take_over()
         self._need_room(2, "savepoint block")
         savepoint = Savepoint(len(self._steps), self._innermost)
         self._savepoints.append(savepoint)
@@ -127,19 +143,23 @@ class Transaction:
         if self._phase is not Phase.NEW:
             raise UsageError("a transaction's block is entered only once; call transaction() for another")
         self._phase = Phase.OPEN
+        if self._send_collected is not None and _STEPS is not None:
+            self._collector = _STEPS.Collector(self._prepare)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._phase = Phase.ENDED
+        if self._collector is not None and (error is not None or not self._collector.pending):
+            self._take_over()
         if error is not None:
             self._give_up(_unsent("transaction", error))
         elif self._open:
             misuse = UsageError("the transaction's block ends inside a savepoint block; leave the savepoint's first")
             self._give_up(_unsent("transaction", misuse))
             raise misuse
-        elif self._steps:
+        elif self._steps or self._collector is not None:
             self._run()
         else:
             self._settle(())
@@ -184,13 +204,28 @@ class Transaction:
         del self._steps[outermost.mark :]
         del self._open[self._open.index(outermost) :]
 
+    def _take_over(self) -> None:
+        """Go on with the statements that compiled code has collected."""
+        if self._collector is not None:
+            steps: list[Step | int] = []
+            statements: dict[PendingResult, int] = {}
+            for sql, types, values, pending in self._collector.contents():
+                statements[pending] = len(steps)
+                steps.append(Step(sql, types, values, self._prepare, (), *_NO_LIMITS))
+            # If an exception interrupts this, all is done again.
+            self._steps, self._statements = steps, statements
+            self._collector = None
+
     def _run(self) -> None:
         """Send the message, and tell the results and savepoint blocks what became of it."""
         try:
-            reply = self._send(self._options, tuple(self._steps))
+            reply = self._sent()
         except BaseException as error:
+            self._take_over()
             self._give_up(_after(error))
             raise
+        if reply is None:
+            return
         self.tries = reply.tries
         if reply.failure is None:
             self._settle(reply.results)
@@ -202,6 +237,18 @@ class Transaction:
                 pending.settle(failed)
         self._give_up(_after(failed))
         raise failed
+
+    def _sent(self) -> TransactionResult | None:
+        """Send the message and return what became of it; None if all is told already."""
+        if self._collector is not None and self._send_collected is not None:
+            reply = self._send_collected(self._options, self._collector)
+            if isinstance(reply, int):
+                self.tries, self._collector = reply, None
+                return None
+            self._take_over()
+            if reply is not None:
+                return reply
+        return self._send(self._options, tuple(self._steps))
 
     def _give_up(self, error: DBError) -> None:
         """Settle everything with this error: there are no results, and reading one raises it."""
@@ -287,3 +334,7 @@ def _no_result(text: str, outcome: Outcome, cause: BaseException) -> DBError:
     error = UsageError(text, plain_failure(kind_of(UsageError), outcome, text))
     error.__cause__ = cause
     return error
+
+
+if _STEPS is not None:
+    _STEPS.use(PendingResult)

@@ -1,6 +1,7 @@
 """The import rules of ARCHITECTURE.md, executed: layers look one way, the core touches nothing."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import poold
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted([*ROOT.glob("client/**/*.py"), *ROOT.glob("poold/**/*.py")])
+# Compiled modules, and what they tell each other.
 COMPILED = sorted([*ROOT.glob("client/**/*.p[yx][xd]"), *ROOT.glob("poold/**/*.p[yx][xd]")])
 
 # What the core may import besides itself: values, and libraries that only compute.
@@ -24,8 +26,9 @@ CORE_MAY_IMPORT = (
 # and is not named here may import what it needs, as long as no circle comes of it.
 ROOMS = {
     "client.wire": ["client.interruptions"],
-    "client.values": ["client.interruptions", "client.wire"],
-    "client.channels": ["client.errors", "client.interruptions", "client.wire"],
+    "client.lane": [],
+    "client.values": ["client.compiled", "client.interruptions", "client.wire"],
+    "client.channels": ["client.compiled", "client.errors", "client.interruptions", "client.wire"],
     "poold.system": ["client.wire"],
     "poold.config": ["client.wire", "poold.system"],
     "poold.embedded": ["client.wire", "poold.config", "poold.system"],
@@ -91,6 +94,8 @@ KNOWN_BY = {
     "poold.clients.tcp": ("poold/daemon.py",),
     "poold.postgres.backends": ("poold/daemon.py", "poold/postgres/backend.py"),
 }
+# What compiled code of the client may import besides its own room: what it needs of the client it is given.
+LANE_MAY_IMPORT = ("client.lane", "cpython", "datetime", "decimal", "libc", "posix", "psycopg2", "uuid")
 MAX_LINES = 400
 
 
@@ -180,10 +185,13 @@ def test_each_module_says_its_job_and_stays_a_ten_minute_read(path: Path) -> Non
 
 
 @pytest.mark.parametrize("path", COMPILED, ids=relative)
-def test_each_compiled_module_says_its_job_and_stays_a_ten_minute_read(path: Path) -> None:
+def test_each_compiled_module_says_its_job_stays_a_ten_minute_read_and_imports_only_what_it_may(path: Path) -> None:
     text = path.read_text()
     assert text.startswith('"""'), f"{relative(path)} has no docstring"
     assert len(text.splitlines()) <= MAX_LINES, f"{relative(path)} asks for a second noun"
+    if path.is_relative_to(ROOT / "client"):
+        for name in re.findall(r"^\s*(?:from|c?import)\s+([\w.]+)", text, re.MULTILINE):
+            assert any(is_within(name, allowed) for allowed in LANE_MAY_IMPORT), f"{relative(path)} imports {name}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=relative)

@@ -19,23 +19,25 @@ the descriptor: it would keep the connection open, and the broker would not noti
 
 import os
 import socket
-import sys
 import time
 import weakref
-from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, NoReturn
 
-from client.channels.sockets import connected
+from client.channels.begun import Begun
+from client.channels.forks import let_go_after_fork
+from client.channels.hello import hello
+from client.channels.sockets import PlainSocket, connected
 from client.channels.timeouts import GONE_AFTER, PING_AFTER, WELCOME_TIMEOUT
+from client.compiled import load
 from client.errors import DBConnectionError, DBError, UsageError, connection_error, error_from
-from client.interruptions import is_own, suppressed
+from client.interruptions import is_own
 from client.wire.address import ipc_path
 from client.wire.codec import decode_reply, encode
 from client.wire.keyfiles import Keys
-from client.wire.limits import MAX_NAME_CHARS, MAX_REQUEST_BYTES, REPLY_OVERHEAD_BYTES
+from client.wire.limits import MAX_REQUEST_BYTES, REPLY_OVERHEAD_BYTES
 from client.wire.messages import (
     NOT_EXECUTED,
     UNKNOWN,
-    VERSION,
     Answer,
     Failure,
     Hello,
@@ -57,18 +59,14 @@ RECEIVE_BYTES = 65536
 # From this size on a copy of the request costs more than another system call.
 COPY_BELOW = 65536
 
-# The client's version, for Hello. Looked up once, here: the look-up swallows exceptions, even a signal handler's.
-try:
-    _RELEASE = version("poold")
-except PackageNotFoundError:
-    _RELEASE = "0+unknown"
-
-# Channels of this process by descriptor, so that the child of a fork can close them. A closed channel stays until its
-# descriptor is used again. The references have no callbacks, in which a signal handler's exception would be lost.
-_channels: "dict[int, weakref.ref[Channel]]" = {}
+if TYPE_CHECKING:
+    _Fields = object
+else:
+    # Compiled code, where it is, works on the fields too.
+    _Fields = getattr(load("client.lane.records"), "ChannelFields", object)
 
 
-class Channel:
+class Channel(_Fields):
     """A conversation with the broker at address; raises DBConnectionError within a second if none is there.
 
     patience bounds the wait for the broker's Welcome, in seconds, if it is shorter than WELCOME_TIMEOUT.
@@ -86,16 +84,21 @@ class Channel:
         self._asked = self._answered = 0
         self._is_broken = False
         self._heard = 0.0  # when the broker last sent something
+        # False if it has to be looked up whether all that came was taken.
+        self._is_drained = False
         # Until Welcome tells the broker's own limit.
         self._max_request_bytes = MAX_REQUEST_BYTES
         self._zmtp = ZmtpConnection(REPLY_OVERHEAD_BYTES, is_ready=keys is not None)
         self._socket = connected(address, keys)
         try:
-            _channels[self._socket.fileno()] = weakref.ref(self)
+            let_go_after_fork(self._socket)
             self.welcome = self._greet(WELCOME_TIMEOUT if patience is None else min(patience, WELCOME_TIMEOUT))
         except BaseException:
             self.close()
             raise
+        # For compiled code, which uses plain sockets only: the descriptor, and whether a group has autocommit.
+        self._descriptor = self._socket.fileno() if type(self._socket) is PlainSocket else -1
+        self._groups = self.welcome.groups
         self._max_request_bytes = self.welcome.max_request_bytes
         self._zmtp.max_message_bytes = self.welcome.max_result_bytes + REPLY_OVERHEAD_BYTES
 
@@ -121,8 +124,10 @@ class Channel:
         """Whether the reply to this request was taken."""
         return self._answered >= request
 
-    def call(self, message: Request, patience: float | None = None) -> ResultMessage | TransactionResult | Answer:
-        """Send the request and wait for its reply; a Failure is raised as its error.
+    def call(
+        self, message: Request | Begun, patience: float | None = None
+    ) -> ResultMessage | TransactionResult | Answer:
+        """Send the request, or go on with it, and wait for its reply; a Failure is raised as its error.
 
         patience bounds sending and waiting together, in seconds; the broker enforces its own limits, so patience only
         has to cover a broker that hangs. If a request that may have been sent ends without its reply, the channel is
@@ -131,9 +136,10 @@ class Channel:
         request = message[0]
         reply: ResultMessage | TransactionResult | Answer | Failure | None
         try:
-            if self._asked != self._answered:
-                self.close()  # an earlier call was interrupted before it could close the channel
-            if patience is None:
+            if isinstance(message, Begun):
+                self._go_on(message)
+                reply = self._reply_to(request, None)
+            elif patience is None:
                 self._send(message)
                 # The hot path: the reply comes alone and whole.
                 reply = self._quick_reply(request)
@@ -171,6 +177,7 @@ class Channel:
         reply = self._decoded(payload)
         if reply[0] == request and type(reply) is not Welcome:
             return reply  # type: ignore[return-value]  # no Welcome
+        self._is_drained = False
         zmtp.inbox.append(payload)
         return None
 
@@ -207,7 +214,7 @@ class Channel:
         reply: ToClient | None = None
         try:
             if self._shake_hands(deadline):
-                self._send(Hello(VERSION, self.pid, _application_name(), _RELEASE), deadline)
+                self._send(hello(self.pid), deadline)
                 reply = self._next_reply(deadline)
         except DBConnectionError as error:
             if error is not self.error:
@@ -237,7 +244,19 @@ class Channel:
             self._receive(deadline)
         return True
 
+    def _go_on(self, begun: Begun) -> None:
+        """Send what is left of a request, and take what has come."""
+        if begun.unsent:
+            try:
+                self._socket.sendall(begun.unsent)
+            except OSError as error:
+                self._not_sent(error)
+        if begun.received is not None:
+            self._take(begun.received)
+
     def _send(self, message: ToBroker, deadline: float | None = None) -> None:
+        if self._asked != self._answered:
+            self.close()  # an earlier call was interrupted before it could close the channel
         encoded = encode(message)
         if len(encoded) > self._max_request_bytes:
             raise self._own(
@@ -257,13 +276,16 @@ class Channel:
                 self._socket.sendall(frame_head(encoded), socket.MSG_MORE)
                 self._socket.sendall(encoded)
         except OSError as error:
-            if not is_own(error):
-                raise
-            # The broker does not run a request that is incomplete.
-            self._is_broken = True
-            what = "took no more of the request in time" if isinstance(error, BlockingIOError) else "went away"
-            text = f"broker at {self.address} {what} before the request was sent ({error.strerror or error})"
-            raise self._own(connection_error(text, NOT_EXECUTED)) from None
+            self._not_sent(error)
+
+    def _not_sent(self, error: OSError) -> NoReturn:
+        """Raise what tells that a request was not sent as a whole; the broker does not run one that is incomplete."""
+        if not is_own(error):
+            raise error
+        self._is_broken = True
+        what = "took no more of the request in time" if isinstance(error, BlockingIOError) else "went away"
+        text = f"broker at {self.address} {what} before the request was sent ({error.strerror or error})"
+        raise self._own(connection_error(text, NOT_EXECUTED)) from None
 
     def _reply_to(
         self, request: int, patience: float | None, deadline: float | None = None
@@ -322,6 +344,7 @@ class Channel:
 
     def _take(self, data: bytes) -> bool:
         """Hand received bytes to ZMTP; return False if the connection has ended (no bytes)."""
+        self._is_drained = False
         self._heard = time.monotonic()
         if not data:
             self._is_broken = True
@@ -373,22 +396,3 @@ class Channel:
             is_over = isinstance(reply, Failure) and reply.request == 0
         self._heard = time.monotonic()
         self._is_broken = is_over
-
-
-def _application_name() -> str:
-    """What `poold stats` shows for this client: the program's file name."""
-    name = os.path.basename(sys.argv[0] if sys.argv else "")
-    return os.fsencode(name).decode("utf-8", "replace")[:MAX_NAME_CHARS]
-
-
-def _after_fork_in_child() -> None:
-    """Let go of the parent's connections without a word to the broker."""
-    for found in list(_channels.values()):
-        channel = found()
-        if channel is not None:
-            with suppressed(OSError):
-                channel._socket.close()
-    _channels.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -157,6 +157,12 @@ def channel_to(address: str, keys: Keys | None = None, patience: float | None = 
     return Channel(address, keys, patience)
 
 
+def free_channels(address: str) -> FreeChannels | None:
+    """Return this thread's free channels to a broker without keys, None if there never was one. For compiled code."""
+    channels = _per_thread.channels if _settings.threaded else _per_process
+    return channels.get(address)
+
+
 def give_back(channel: Channel, address: str, keys: Keys | None = None) -> None:
     """Keep the channel, which no call may be using, for this thread's next call."""
     channels = _per_thread.channels if _settings.threaded else _per_process

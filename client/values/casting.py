@@ -28,8 +28,6 @@ from client.wire.messages import ProtocolViolation
 
 Caster = Callable[[bytes | None, Any], Any]
 
-# Programs have few distinct column lists; a generated one in a loop must not grow memory for ever.
-COLUMN_LISTS = 512
 # So many bytes of rows are replayed at once: enough to make a replay's own cost vanish, little enough for the socket's
 # buffer (Linux allows 416 kB unless told otherwise), and for memory: decoded they take up to ten times as much.
 BLOCK_BYTES = 256 * 1024

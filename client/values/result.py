@@ -1,24 +1,23 @@
-"""What a query gives back: a Result, and its Rows.
-
-A Row is a tuple whose class knows the column names, so it answers to index, name and attribute and costs no more than a
-tuple. The class is made once per list of names.
+"""What a query gives back: a Result.
 
 A Result keeps PostgreSQL's messages as they came; nothing in them is looked at before a row is read. The first row is
 read by itself, since many programs want no other. The rows behind it are read one by one too or, if there are many
-cells, a block at a time by psycopg2 itself (`client.values.casting`). Only one block is held decoded.
+cells, a block at a time by psycopg2 itself (`client.values.casting`). Compiled code reads all of them, where it is and
+all columns' casters are psycopg2's own. Unless all rows are wanted, only one block is held decoded.
 """
 
 from array import array
-from collections.abc import ItemsView, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import chain, islice
-from typing import Any, NamedTuple, Self, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, overload
 
 import psycopg2
 
+from client.compiled import load
 from client.interruptions import is_own
 from client.values.casting import (
-    COLUMN_LISTS,
+    BLOCK_BYTES,
     Caster,
     block_end,
     cast_row,
@@ -30,8 +29,12 @@ from client.values.casting import (
     row_end,
     row_starts,
 )
+from client.values.offline import _nowhere
+from client.values.row import COLUMN_LISTS, Row, row_class
 from client.wire import messages
 
+# Read rows and make results in compiled code, where it is.
+_ROWS, _REPLIES = load("client.lane.rows"), load("client.lane.replies")
 # What psycopg2 raises for a cell that it cannot read: no UTF-8, beyond the calendar, beyond its type.
 _UNREADABLE = (psycopg2.Error, ValueError, OverflowError)
 _NO_ROWS: Iterator[Any] = iter(())
@@ -66,87 +69,14 @@ class Column(_SevenItems):
         return made
 
 
-class Row(tuple[Any, ...]):
-    """One row: row[0], row['name'], row.name; iteration gives values, dict(row) the mapping.
-
-    If two columns have the same name, the name means the last one, as in psycopg2's DictRow. A column named like one of
-    the methods here (keys, values, items, get) is reached by index or by row['keys'].
-    """
-
-    __slots__ = ()
-    _names: tuple[str, ...] = ()
-    _index: dict[str, int] = {}  # noqa: RUF012  replaced in each subclass, never changed
-
-    def __getitem__(self, key: Any) -> Any:
-        if type(key) is str:
-            try:
-                key = self._index[key]
-            except KeyError as error:
-                if not is_own(error):
-                    raise
-                raise KeyError(f"no column {key!r}; this row has {', '.join(self._names)}") from None
-        return tuple.__getitem__(self, key)
-
-    def __getattr__(self, name: str) -> Any:
-        # Only reached if the class has no such attribute: for names that begin with an underscore, and for mistakes.
-        if name in self._index:
-            return tuple.__getitem__(self, self._index[name])
-        raise AttributeError(f"no column {name!r}; this row has {', '.join(self._names)}")
-
-    def __eq__(self, other: object) -> bool:
-        return tuple.__eq__(self, tuple(other) if isinstance(other, list) else other)
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    __hash__ = tuple.__hash__
-
-    def keys(self) -> tuple[str, ...]:
-        """The column names."""
-        return self._names
-
-    def values(self) -> tuple[Any, ...]:
-        """The values."""
-        return tuple(self)
-
-    def items(self) -> ItemsView[str, Any]:
-        """Pairs of name and value."""
-        return {name: tuple.__getitem__(self, place) for name, place in self._index.items()}.items()
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """The value of that column, or default."""
-        return self[name] if name in self._index else default
-
-    def __repr__(self) -> str:
-        return f"Row({', '.join(f'{name}={value!r}' for name, value in zip(self._names, self, strict=True))})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _revive, (self._names, tuple(self))
+if TYPE_CHECKING:
+    _Fields = object
+else:
+    # Compiled code, where it is, works on the fields too.
+    _Fields = getattr(load("client.lane.records"), "ResultFields", object)
 
 
-def _revive(names: tuple[str, ...], values: tuple[Any, ...]) -> Row:
-    return row_class(names)(values)
-
-
-_METHODS = frozenset(("keys", "values", "items", "get"))
-
-
-@lru_cache(maxsize=COLUMN_LISTS)
-def row_class(names: tuple[str, ...]) -> type[Row]:
-    """Make the Row class of these column names. A name wins over tuple's own attributes: row.count is the column."""
-    index = {name: place for place, name in enumerate(names)}
-    body: dict[str, Any] = {"__slots__": (), "_names": names, "_index": index}
-    for name, place in index.items():
-        if not name.startswith("_") and name not in _METHODS:
-            body[name] = property(_value_at(place))
-    return type("Row", (Row,), body)
-
-
-def _value_at(place: int) -> Any:
-    return lambda row: tuple.__getitem__(row, place)
-
-
-class Result:
+class Result(_Fields):
     """The result of one statement, read like a psycopg2 cursor.
 
     Iteration and fetchone/fetchmany/fetchall move one common position and end with the last row, as a cursor's do;
@@ -157,8 +87,8 @@ class Result:
     notices are PostgreSQL's messages to the client, as in psycopg2's connection.notices.
     """
 
-    __slots__ = (
-        "_ahead", "_at", "_casters", "_columns", "_count", "_row", "_rows", "_starts",
+    __slots__ = () if _Fields is not object else (
+        "_ahead", "_at", "_casters", "_columns", "_count", "_reader", "_row", "_rows", "_starts",
         "arraysize", "notices", "rowcount", "statusmessage",
     )  # fmt: skip
 
@@ -173,6 +103,7 @@ class Result:
         self._ahead: Iterator[Row] = _NO_ROWS
         self._at = 0
         self._casters: list[Caster] | None = None  # looked up when the first row is read, like the Row class
+        self._reader: Any = None  # the compiled one, looked up too
         self._row: type[Row] = Row
         self._starts: array[int] | None = None  # where each row begins, once one is asked for by its number
 
@@ -193,6 +124,8 @@ class Result:
 
     def fetchone(self) -> Row | None:
         """The next row, None after the last."""
+        if _ROWS is not None and (first := _ROWS.first_row(self)) is not None:
+            return first  # type: ignore[no-any-return]  # it is of the Row class
         for row in self._ahead:
             return row
         if self._at == 0 and self._rows:  # the hot path: the first row
@@ -209,6 +142,8 @@ class Result:
 
     def fetchall(self) -> list[Row]:
         """All remaining rows."""
+        if _ROWS is not None and (rows := _ROWS.all_rows(self)) is not None:
+            return rows  # type: ignore[no-any-return]  # they are of the Row class
         self._need_rows()
         return self._take(self._all_ahead())
 
@@ -297,6 +232,10 @@ class Result:
 
     def _some(self, at: int, end: int) -> tuple[Iterator[Row], int]:
         """Return rows from byte at on, and the byte where the rows behind them begin, end at the latest."""
+        if (reader := self._reader or self._find_reader()) is not None and reader.is_own:
+            rows, behind = reader.read(self._rows, at, end, BLOCK_BYTES)
+            if rows:
+                return iter(rows), behind
         casters = self._casters or self._look_up()
         if is_worth_replay(self._count, len(casters), len(self._rows)):
             end = block_end(self._rows, at, end)
@@ -337,10 +276,24 @@ class Result:
         return True
 
     def _row_at(self, at: int) -> Row:
+        if (reader := self._reader or self._find_reader()) is not None and reader.is_own:
+            row: Row | None = reader.row(self._rows, at)
+            if row is not None:
+                return row
         casters = self._casters
         if casters is None:
             casters = self._look_up()
         return self._row(cast_row(casters, self._rows, at))
+
+    def _find_reader(self) -> Any:
+        """Return the compiled reader of these columns; None if there is no compiled code."""
+        if _ROWS is None or (known := _ROWS.reader_of(self)) is not None:
+            return None if _ROWS is None else known
+        assert self._columns is not None
+        row_class, oids = _shape(self._columns)
+        self._reader = _ROWS.Reader(row_class, oids, casters(oids), _nowhere())
+        _ROWS.keep(self._columns, self._reader)
+        return self._reader
 
     def _look_up(self) -> list[Caster]:
         assert self._columns is not None
@@ -370,3 +323,8 @@ def _shape(columns: bytes) -> tuple[type[Row], tuple[int, ...]]:
 def _description(columns: bytes) -> tuple[Column, ...]:
     """Return psycopg2's description of these columns, as our Columns."""
     return tuple(Column.like(column) for column in describe(columns))
+
+
+if _ROWS is not None and _REPLIES is not None:
+    _ROWS.use(_NO_ROWS)
+    _REPLIES.use(Result, Row, _NO_ROWS)

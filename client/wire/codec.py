@@ -62,6 +62,16 @@ def packed(*fields: object) -> bytes:
     return b"".join(map(_pack, fields))
 
 
+def encode_around(message: Query | TransactionMessage, first: str, last: str) -> tuple[bytes, bytes]:
+    """Return what is the same in all such messages, for compiled code: what is before these fields, and behind them.
+
+    Of the first part the request, which comes behind two bytes, is left out.
+    """
+    begin, end = message._fields.index(first), message._fields.index(last) + 1
+    before = encode(message)[:2] + b"".join(map(_pack, message[1:begin]))
+    return before, b"".join(map(_pack, message[end:]))
+
+
 def decode_request(frame: bytes) -> ToBroker:
     """Return a message to the broker from a stranger's bytes, fully checked; raises ProtocolViolation."""
     try:

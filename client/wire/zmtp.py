@@ -116,9 +116,9 @@ class ZmtpConnection:
         return None
 
     @property
-    def is_quiet(self) -> bool:
-        """Whether no part of a message is here, and the peer's next message will have one frame."""
-        return self._is_single and not self._buffer and not self._parts and not self.inbox and not self.outbox
+    def is_drained(self) -> bool:
+        """Whether all that has come was taken, all that had to be sent was, and only messages of one frame come."""
+        return self._is_single and not (self.inbox or self.outbox or self._buffer or self._parts)
 
     @property
     def unfinished(self) -> int:

@@ -83,7 +83,7 @@ class IpcPeer(Peer):
     @property
     def is_quiet(self) -> bool:
         """Whether the lane may read the next message and send its reply: nothing else is under way."""
-        return self._state is READING and self._outgoing is None and self._timer is None and self._zmtp.is_quiet
+        return self._state is READING and self._outgoing is None and self._timer is None and self._zmtp.is_drained
 
     def keep(self, data: bytes) -> None:
         """Send the rest of what the lane could not send."""

@@ -1,4 +1,4 @@
-"""Results: PostgreSQL's messages in, rows of Python's values out, one by one and by replay."""
+"""Results: PostgreSQL's messages in, rows of Python's values out: one by one, by replay, and by compiled code."""
 
 import gc
 import io
@@ -11,7 +11,7 @@ import sys
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import date
 from decimal import Decimal
 from functools import partial
@@ -27,7 +27,8 @@ from waiting import wait_until
 
 from client.values import casting, offline
 from client.values import result as rows
-from client.values.result import Column, Result, Row, column_names
+from client.values.result import Column, Result, column_names
+from client.values.row import Row
 from client.wire import messages as protocol
 from client.wire.messages import ProtocolViolation
 
@@ -94,7 +95,7 @@ def seen(value: Any) -> Any:
 
 @contextmanager
 def replaying(always: bool) -> Iterator[list[int]]:
-    """Replay every result that is not read by its first row, or none; what was replayed, in bytes."""
+    """Replay every result that is not read by its first row, or none, by Python code; what was replayed, in bytes."""
     replayed: list[int] = []
     replay = casting.replay
 
@@ -105,17 +106,32 @@ def replaying(always: bool) -> Iterator[list[int]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows, "is_worth_replay", lambda count, width, size: always)
         patch.setattr(rows, "replay", noted)
+        patch.setattr(rows, "_ROWS", None)
         yield replayed
 
 
-@pytest.fixture(params=[False, True], ids=["one by one", "replayed"])
+WAYS: dict[str, Callable[[], Any]] = {"one by one": partial(replaying, False), "replayed": partial(replaying, True)}
+if rows._ROWS is not None:
+    WAYS["compiled"] = nullcontext
+
+
+@pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Both ways to read rows."""
-    with replaying(request.param):
+    """Each way to read rows."""
+    with WAYS[request.param]():
         yield
 
 
-both_ways = pytest.mark.usefixtures("way")
+all_ways = pytest.mark.usefixtures("way")
+
+
+@pytest.fixture
+def pure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns compiled code off, for what happens only without it."""
+    monkeypatch.setattr(rows, "_ROWS", None)
+
+
+without_compiled = pytest.mark.usefixtures("pure")
 
 
 @pytest.fixture
@@ -202,7 +218,7 @@ def test_columns_with_odd_names_are_reached_by_them() -> None:
     assert isinstance(row, Row)
 
 
-@both_ways
+@all_ways
 def test_a_row_can_be_pickled() -> None:
     row = result_of(NUMBERED, numbered(3)).fetchall()[2]
     again = pickle.loads(pickle.dumps(row))
@@ -212,7 +228,7 @@ def test_a_row_can_be_pickled() -> None:
 # Reading
 
 
-@both_ways
+@all_ways
 def test_all_ways_of_reading_share_one_position() -> None:
     result = result_of(NUMBERED, numbered(12))
     expected = values_of(12)
@@ -236,7 +252,7 @@ def test_all_ways_of_reading_share_one_position() -> None:
         next(result)
 
 
-@both_ways
+@all_ways
 def test_an_iterator_goes_on_where_others_read_on_into_the_next_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(casting, "BLOCK_BYTES", 100)  # four rows
     result = result_of(NUMBERED, numbered(20))
@@ -245,7 +261,7 @@ def test_an_iterator_goes_on_where_others_read_on_into_the_next_block(monkeypatc
     assert read == values_of(20)
 
 
-@both_ways
+@all_ways
 def test_arraysize_is_how_many_rows_fetchmany_gives() -> None:
     result = result_of(NUMBERED, numbered(5))
     assert result.arraysize == 1
@@ -253,7 +269,7 @@ def test_arraysize_is_how_many_rows_fetchmany_gives() -> None:
     assert [len(result.fetchmany()), len(result.fetchmany())] == [3, 2]
 
 
-@both_ways
+@all_ways
 def test_looking_at_a_row_does_not_move_the_position() -> None:
     result = result_of(NUMBERED, numbered(9))
     result.fetchone()
@@ -271,7 +287,7 @@ def test_looking_at_a_row_does_not_move_the_position() -> None:
 PLACES = [None, 0, 1, 4, 6, 7, 99, -1, -3, -7, -99]
 
 
-@both_ways
+@all_ways
 @pytest.mark.parametrize("block", [30, 90, casting.BLOCK_BYTES])
 def test_a_slice_is_what_it_is_of_a_list(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     monkeypatch.setattr(casting, "BLOCK_BYTES", block)
@@ -306,7 +322,7 @@ def test_a_statement_without_rows_has_nothing_to_fetch() -> None:
         next(result)
 
 
-@both_ways
+@all_ways
 def test_a_result_may_have_no_rows_or_rows_without_cells() -> None:
     empty = result_of(NUMBERED, [])
     assert (empty.fetchone(), empty.fetchall(), list(empty), len(empty)) == (None, [], [], 0)
@@ -316,7 +332,7 @@ def test_a_result_may_have_no_rows_or_rows_without_cells() -> None:
     assert bare.fetchall() == [(), ()]
 
 
-@both_ways
+@all_ways
 def test_a_closed_result_has_no_rows_left() -> None:
     for read in (0, 1, 2):
         result = result_of(NUMBERED, numbered(5))
@@ -380,11 +396,11 @@ def tables(draw: st.DrawFn) -> tuple[Spec, list[Cells]]:
 
 @examples(100)
 @given(tables(), st.integers(1, 12))
-def test_any_cells_come_as_psycopg2_casts_them_in_both_ways(table: tuple[Spec, list[Cells]], size: int) -> None:
+def test_any_cells_come_as_psycopg2_casts_them_in_all_ways(table: tuple[Spec, list[Cells]], size: int) -> None:
     reply = reply_of(*table)
     expected = outcome(lambda: plain_values(table[0], reply.rows))
-    for always in (False, True):
-        with replaying(always):
+    for way in WAYS.values():
+        with way():
             assert outcome(Result(reply).fetchall) == expected
             assert outcome(lambda: Result(reply)) == expected
             assert outcome(lambda: Result(reply)[:]) == expected
@@ -421,6 +437,7 @@ def test_a_large_result_is_replayed_and_is_what_it_is_one_by_one() -> None:
     assert max(replayed) <= casting.BLOCK_BYTES
 
 
+@without_compiled
 @pytest.mark.parametrize(
     ("count", "width", "cell", "expected"),
     [
@@ -451,7 +468,7 @@ def test_a_wrong_count_of_rows_does_no_harm() -> None:
         assert result.fetchall() == values_of(100)
 
 
-@both_ways
+@all_ways
 def test_a_cell_of_5_mb_arrives_between_small_ones() -> None:
     long = b"x" * 5_000_000
     table: list[Cells] = [*numbered(50), (b"50", long), *numbered(49, 51)]
@@ -461,7 +478,7 @@ def test_a_cell_of_5_mb_arrives_between_small_ones() -> None:
     assert result.fetchall() == expected
 
 
-@both_ways
+@all_ways
 def test_dates_beyond_pythons_calendar_come_as_postgresqls_text() -> None:
     spec: Spec = [("day", DATE), ("days", 1182)]
     near: Cells = (b"2024-02-29", b"{2024-02-29,NULL}")
@@ -473,7 +490,7 @@ def test_dates_beyond_pythons_calendar_come_as_postgresqls_text() -> None:
     assert [result[i] for i in range(5)] == expected
 
 
-@both_ways
+@all_ways
 def test_a_cell_that_is_no_utf8_raises_when_its_row_is_read() -> None:
     table = numbered(5)
     table[2] = (b"2", b"\xff")
@@ -487,7 +504,7 @@ def test_a_cell_that_is_no_utf8_raises_when_its_row_is_read() -> None:
         result[2]
 
 
-@both_ways
+@all_ways
 def test_rows_before_one_that_cannot_be_read_are_not_lost() -> None:
     for read in (Result.fetchall, lambda result: result.fetchmany(4)):
         table = numbered(5)
@@ -498,7 +515,7 @@ def test_rows_before_one_that_cannot_be_read_are_not_lost() -> None:
         assert result.fetchall() == [*values_of(2), *values_of(2, 3)]
 
 
-@both_ways
+@all_ways
 def test_a_first_row_that_cannot_be_read_does_not_bar_the_others() -> None:
     result = result_of(NUMBERED, [(b"0", b"\xff"), *numbered(3, 1)])
     with pytest.raises(UnicodeDecodeError):
@@ -543,7 +560,7 @@ def test_a_description_is_psycopg2s() -> None:
 # Programs' own casters
 
 
-@both_ways
+@all_ways
 @pytest.mark.usefixtures("registrations")
 def test_a_caster_counts_from_when_it_is_registered() -> None:
     reply = reply_of([("at", POINT), ("price", NUMERIC)], [(b"(1,2)", b"1.5")] * 3)
@@ -554,7 +571,7 @@ def test_a_caster_counts_from_when_it_is_registered() -> None:
     assert late.fetchall() == Result(reply)[:] == [("(1,2)!", 1.5)] * 3
 
 
-@both_ways
+@all_ways
 @pytest.mark.usefixtures("registrations")
 def test_a_caster_is_given_text_or_none_and_a_cursor_of_psycopg2() -> None:
     given = []
@@ -563,7 +580,7 @@ def test_a_caster_is_given_text_or_none_and_a_cursor_of_psycopg2() -> None:
     assert given == [("(1,ä)", 5, extensions.cursor), (None, 5, extensions.cursor)]
 
 
-@both_ways
+@all_ways
 @pytest.mark.usefixtures("registrations")
 def test_a_caster_may_make_something_of_null() -> None:
     register(POINT, lambda text, _: text or "nowhere")
@@ -577,7 +594,7 @@ class MyError(Exception):
     """What only a program knows."""
 
 
-@both_ways
+@all_ways
 @pytest.mark.usefixtures("registrations")
 @pytest.mark.parametrize("raised", [MyError, KeyError, struct.error, OSError, psycopg2.InterfaceError])
 def test_a_caster_that_fails_raises_its_own_error_when_its_row_is_read(raised: type[Exception]) -> None:
@@ -594,7 +611,7 @@ def test_a_caster_that_fails_raises_its_own_error_when_its_row_is_read(raised: t
     assert result.fetchall() == [("c",)]
 
 
-@both_ways
+@all_ways
 @pytest.mark.usefixtures("registrations")
 def test_a_caster_may_read_results_itself() -> None:
     inner = reply_of(NUMBERED, numbered(100))
@@ -604,7 +621,7 @@ def test_a_caster_may_read_results_itself() -> None:
     ]
 
 
-@both_ways
+@all_ways
 @pytest.mark.usefixtures("registrations")
 def test_an_interrupt_in_a_caster_gets_through_and_nothing_is_lost() -> None:
     interrupts = [KeyboardInterrupt()]
@@ -633,6 +650,7 @@ def test_a_caster_that_closes_the_connection_only_costs_time() -> None:
             assert result_of(NUMBERED, numbered(9)).fetchall() == values_of(9)
 
 
+@without_compiled
 def test_a_time_limit_that_ends_a_replay_gets_through(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any) -> Any:
         raise MyError("time limit")
@@ -669,7 +687,7 @@ WRONG_ROWS = {
 }
 
 
-@both_ways
+@all_ways
 @pytest.mark.parametrize("wrong", WRONG_ROWS)
 @pytest.mark.parametrize("read", [lambda result: [result.fetchone() for _ in range(9)], Result.fetchall, list])
 def test_rows_that_are_none_are_an_error_and_never_waited_for(wrong: str, read: Callable[[Result], Any]) -> None:
@@ -687,7 +705,7 @@ def test_a_first_row_that_is_none_is_an_error(wrong: str) -> None:
         result.fetchone()
 
 
-@both_ways
+@all_ways
 @pytest.mark.parametrize("size", [0, 1, 2, 5, 20, 30])
 def test_columns_that_are_none_are_an_error(size: int) -> None:
     reply = reply_of(NUMBERED, numbered(3))
@@ -705,6 +723,7 @@ def close_replays() -> None:
         casting._idle.pop().close()
 
 
+@without_compiled
 def test_threads_read_at_the_same_time() -> None:
     def read(first: int) -> None:
         for _ in range(5):
@@ -765,6 +784,7 @@ def libpq_fails() -> Any:
 
 
 # What the system refuses is raised where it is asked, so not by a function of this module.
+@without_compiled
 @pytest.mark.parametrize("fail", [partial(os.close, -1), libpq_fails])
 def test_without_a_replay_rows_are_read_one_by_one(monkeypatch: pytest.MonkeyPatch, fail: Callable[[], Any]) -> None:
     close_replays()
@@ -772,6 +792,7 @@ def test_without_a_replay_rows_are_read_one_by_one(monkeypatch: pytest.MonkeyPat
     assert result_of(NUMBERED, numbered(1000)).fetchall() == values_of(1000)
 
 
+@without_compiled
 @pytest.mark.parametrize("size", [1, 50_000, 100_000])
 def test_a_socket_that_takes_little_at_once_is_enough(size: int) -> None:
     server = casting._Replay()
@@ -803,7 +824,7 @@ def test_reading_some_rows_of_a_large_result_takes_the_memory_of_a_block() -> No
     assert peak < 15 * casting.BLOCK_BYTES
 
 
-@both_ways
+@all_ways
 def test_a_result_that_nobody_holds_any_more_is_gone_at_once() -> None:
     reply = reply_of(NUMBERED, numbered(500))
     references = sys.getrefcount(reply.rows)
@@ -847,6 +868,7 @@ def in_child(run: Callable[[], None]) -> None:
     assert said == b"good", said.decode()
 
 
+@without_compiled
 def test_a_child_reads_by_replays_of_its_own_and_leaves_the_parents_alone() -> None:
     def read() -> None:
         assert not inherited & descriptors()
@@ -870,6 +892,7 @@ def test_a_child_reads_by_replays_of_its_own_and_leaves_the_parents_alone() -> N
     assert result.fetchall() == values_of(4999, 1)
 
 
+@without_compiled
 def test_a_replay_of_another_process_is_not_used_even_where_python_did_not_see_the_fork(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

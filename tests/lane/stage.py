@@ -177,7 +177,7 @@ class Client:
 
     @property
     def is_quiet(self) -> bool:
-        return not (self.is_gone or self._unsent) and self._zmtp.is_quiet
+        return not (self.is_gone or self._unsent) and self._zmtp.is_drained
 
     def received(self, data: bytes) -> None:
         if not data:

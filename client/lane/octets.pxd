@@ -1,0 +1,135 @@
+"""Numbers as bytes, msgpack's heads, and bytes that are being put together."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy
+
+# Numbers, big-endian as in msgpack, ZMTP and PostgreSQL's protocol.
+
+
+cdef inline uint16_t get16(const uint8_t *at) noexcept nogil:
+    return <uint16_t>(at[0] << 8 | at[1])
+
+
+cdef inline uint32_t get32(const uint8_t *at) noexcept nogil:
+    return <uint32_t>at[0] << 24 | <uint32_t>at[1] << 16 | <uint32_t>at[2] << 8 | at[3]
+
+
+cdef inline uint64_t get64(const uint8_t *at) noexcept nogil:
+    return <uint64_t>get32(at) << 32 | get32(at + 4)
+
+
+cdef inline void set32(uint8_t *at, uint32_t number) noexcept nogil:
+    at[0] = <uint8_t>(number >> 24)
+    at[1] = <uint8_t>(number >> 16)
+    at[2] = <uint8_t>(number >> 8)
+    at[3] = <uint8_t>number
+
+
+cdef inline void set64(uint8_t *at, uint64_t number) noexcept nogil:
+    set32(at, <uint32_t>(number >> 32))
+    set32(at + 4, <uint32_t>number)
+
+
+# Bytes that are being put together: in the room that the caller gives, mostly on its stack, and from malloc if they
+# outgrow it. Each is begun, and dropped in every case.
+
+cdef struct Octets:
+    uint8_t *data
+    Py_ssize_t size
+    Py_ssize_t room
+    uint8_t *given  # the caller's room
+
+
+cdef inline void begin(Octets *octets, uint8_t *given, Py_ssize_t room) noexcept nogil:
+    octets.data = octets.given = given
+    octets.size = 0
+    octets.room = room
+
+
+cdef inline void drop(Octets *octets) noexcept nogil:
+    if octets.data != octets.given:
+        free(octets.data)
+    octets.data = octets.given
+    octets.size = octets.room = 0
+
+
+cdef inline uint8_t *more(Octets *octets, Py_ssize_t size) except NULL:
+    """Return room for so many bytes behind those that are there; who writes them adds to octets.size."""
+    cdef Py_ssize_t room = octets.room
+    cdef uint8_t *data
+    if size > room - octets.size:
+        room = 2 * (octets.size + size)
+        if octets.data == octets.given:
+            data = <uint8_t *>malloc(room)
+            if data != NULL:
+                memcpy(data, octets.data, octets.size)
+        else:
+            data = <uint8_t *>realloc(octets.data, room)
+        if data == NULL:
+            raise MemoryError
+        octets.data, octets.room = data, room
+    return octets.data + octets.size
+
+
+cdef inline int put(Octets *octets, const void *data, Py_ssize_t size) except -1:
+    memcpy(more(octets, size), data, size)
+    octets.size += size
+    return 0
+
+
+cdef inline int put_number(Octets *octets, uint64_t number) except -1:
+    """Put a number as msgpack's Packer does, in the fewest bytes."""
+    cdef uint8_t *at = more(octets, 9)
+    if number < 0x80:
+        at[0] = <uint8_t>number
+        octets.size += 1
+    elif number < 0x100:
+        at[0], at[1] = 0xCC, <uint8_t>number
+        octets.size += 2
+    elif number < 0x10000:
+        at[0], at[1], at[2] = 0xCD, <uint8_t>(number >> 8), <uint8_t>number
+        octets.size += 3
+    elif number < 0x100000000:
+        at[0] = 0xCE
+        set32(at + 1, <uint32_t>number)
+        octets.size += 5
+    else:
+        at[0] = 0xCF
+        set64(at + 1, number)
+        octets.size += 9
+    return 0
+
+
+cdef inline int put_bytes_head(Octets *octets, Py_ssize_t size) except -1:
+    """Put the head of msgpack's bytes."""
+    cdef uint8_t *at = more(octets, 5)
+    if size < 0x100:
+        at[0], at[1] = 0xC4, <uint8_t>size
+        octets.size += 2
+    elif size < 0x10000:
+        at[0], at[1], at[2] = 0xC5, <uint8_t>(size >> 8), <uint8_t>size
+        octets.size += 3
+    else:
+        at[0] = 0xC6
+        set32(at + 1, <uint32_t>size)
+        octets.size += 5
+    return 0
+
+
+cdef inline int put_bytes(Octets *octets, const void *data, Py_ssize_t size) except -1:
+    """Put msgpack's bytes."""
+    put_bytes_head(octets, size)
+    return put(octets, data, size)
+
+
+cdef inline int put_array_head(Octets *octets, Py_ssize_t count) except -1:
+    """Put the head of msgpack's array of at most 65535 items."""
+    cdef uint8_t *at = more(octets, 3)
+    if count < 0x10:
+        at[0] = <uint8_t>(0x90 | count)
+        octets.size += 1
+    else:
+        at[0], at[1], at[2] = 0xDC, <uint8_t>(count >> 8), <uint8_t>count
+        octets.size += 3
+    return 0

@@ -1,0 +1,6 @@
+from typing import Any
+
+SOURCES: int
+
+def use(result_class: type[Any], row_class: type[Any], no_rows: Any) -> None: ...
+def result_of(frame: bytes, request: int) -> Any: ...

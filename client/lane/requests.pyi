@@ -1,0 +1,19 @@
+from collections.abc import Callable
+from typing import Any
+
+from client.lane.steps import Collector
+
+SOURCES: int
+
+def use(
+    free_channels: Callable[[str], list[Any] | None],
+    free_kept: int,
+    trusted_for: float,
+    begun: type[Any],
+    result_class: type[Any],
+) -> None: ...
+
+class Lane:
+    def __init__(self, address: str, group: str, query: tuple[bytes, bytes]) -> None: ...
+    def query(self, calls: Any, statement: Any, params: Any) -> Any | None: ...
+    def transaction(self, calls: Any, collector: Collector, form: tuple[bytes, bytes]) -> Any | None: ...
