@@ -19,6 +19,7 @@ PURE_VARIABLE = "POOLD_PURE"
 COMPILED = (
     "client.lane.conversions",
     "client.lane.exchange",
+    "client.lane.methods",
     "client.lane.parameters",
     "client.lane.records",
     "client.lane.replies",

@@ -22,7 +22,7 @@ from client.wire.messages import Ask, CancelRequest, Query
 
 # Does the usual requests in compiled code, where it is.
 _REQUESTS, _PARAMETERS = load("client.lane.requests"), load("client.lane.parameters")
-_CONVERSIONS = load("client.lane.conversions")
+_CONVERSIONS, _METHODS = load("client.lane.conversions"), load("client.lane.methods")
 # In seconds. If opening a channel takes less, a timeout is not shortened by it; at least so much of a timeout is left.
 OPENED_AT_ONCE = 0.01
 # As many as psycopg2 keeps with a connection.
@@ -84,11 +84,6 @@ class Executor(Calls):
         transaction to its end. If prepare, priority or settings is None, the Handler's is used. Raises the errors of
         `client.errors`; a PostgreSQL error is also its psycopg2.errors class.
         """
-        is_plain = timeout is None and prepare is None and priority is None and settings is None
-        if is_plain and self._lane is not None:
-            result: Result | None = self._lane.query(self, statement, params)
-            if result is not None:
-                return result
         sql, types, values, references = bind(statement, params)
         if references:
             raise UsageError(
@@ -202,3 +197,5 @@ if _REQUESTS is not None and _PARAMETERS is not None and _CONVERSIONS is not Non
     _REQUESTS.use(free_channels, FREE_KEPT, TRUSTED_FOR, Begun, Result)
     _PARAMETERS.use(binding._template_of_str)
     _CONVERSIONS.use(binding.cell_of)
+if _METHODS is not None:
+    Executor.query = _METHODS.before_query(Executor.query)  # type: ignore[method-assign]

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from client.channels.registry import broker_address, broker_keys
+from client.compiled import load
 from client.errors import UsageError
 from client.executor import _REQUESTS, Executor
 from client.lease import ClientLease
@@ -35,6 +36,7 @@ from client.wire.codec import encode_around, split_steps
 from client.wire.messages import Commit, Query, Rollback, Step, TransactionMessage, TransactionResult
 
 DEFAULT_GROUP = "default"
+_STEPS = load("client.lane.steps")
 # Of so many combinations of a transaction's options the encoded bytes are kept.
 FORMS_KEPT = 64
 
@@ -75,6 +77,7 @@ class Handler(Executor):
         self._prepare = checked_prepare(prepare)
         self._priority = checked_priority(priority)
         self._settings = packed_settings(settings)
+        self._usual_options = Options(priority=self._priority, settings=self._settings)
         self._begin_anew()
         self._is_autocommit()
 
@@ -124,20 +127,25 @@ class Handler(Executor):
         transaction, in seconds; priority and settings are those of `query`, for the whole transaction. See
         `client.transaction.Transaction`.
         """
-        self._check_no_lease()
+        if self._lease.number:
+            self._check_no_lease()
         if timeout is not None:
             patience(timeout)
-        options = Options(
-            checked_isolation(isolation),
-            checked_choice("read_only", read_only),
-            checked_choice("deferrable", deferrable),
-            checked_retries(retries),
-            timeout,
-            self._priority if priority is None else checked_priority(priority),
-            self._settings if settings is None else packed_settings(settings),
-        )
-        short = self._send_collected if self._lane is not None and timeout is None else None
-        return Transaction(self._send_transaction, options, self._prepare, short)
+        # Most transactions have none of these options. DEFAULT_RETRIES is a small number, of which there is one object.
+        is_usual = isolation is None and read_only is None and deferrable is None and retries is DEFAULT_RETRIES
+        if is_usual and timeout is None and priority is None and settings is None:
+            options = self._usual_options
+        else:
+            options = Options(
+                checked_isolation(isolation),
+                checked_choice("read_only", read_only),
+                checked_choice("deferrable", deferrable),
+                checked_retries(retries),
+                timeout,
+                self._priority if priority is None else checked_priority(priority),
+                self._settings if settings is None else packed_settings(settings),
+            )
+        return Transaction(self._send_transaction, options, self._prepare, self._collector(options))
 
     def run(self, statements: Iterable[Any], **options: Any) -> list[Result]:
         """Run these statements as one transaction and return their results.
@@ -189,11 +197,10 @@ class Handler(Executor):
         )
         return self._noted(self._ask(channel, message, waits))
 
-    def _send_collected(self, options: Options, collector: Any) -> TransactionResult | int | None:
-        """Send what compiled code has collected; return what became of it, None if nothing was sent.
-
-        A number is how often it was run: it was committed, and its results are where they belong.
-        """
+    def _collector(self, options: Options) -> Any:
+        """Return what collects a transaction's statements in compiled code, None if Python code has to."""
+        if self._lane is None or options.timeout is not None or _STEPS is None:
+            return None
         form = self._forms.get(options)
         if form is None:
             if len(self._forms) >= FORMS_KEPT:
@@ -202,8 +209,7 @@ class Handler(Executor):
                 0, self._group, *options[:4], b"", (), None, self._tag, options.priority, options.settings
             )
             form = self._forms[options] = encode_around(usual, "steps", "values")
-        reply = self._lane.transaction(self, collector, form)
-        return self._noted(reply) if isinstance(reply, TransactionResult) else reply
+        return _STEPS.Collector(self._lane, self, form, self._prepare)
 
     def _noted(self, reply: TransactionResult) -> TransactionResult:
         """Return the reply; its notices are kept."""

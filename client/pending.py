@@ -27,6 +27,8 @@ TOO_EARLY = (
 RESULT_FIELDS = len(messages.ResultMessage._fields)
 
 
+_METHODS = load("client.lane.methods")
+
 if TYPE_CHECKING:
     _Fields = object
 else:
@@ -170,6 +172,10 @@ class PendingResult(_Fields):
             if not is_own(error):
                 raise
             raise IndexError(f"no row {place}: the statement gave {len(result)} rows ({result!r})") from None
+
+
+if _METHODS is not None:
+    PendingResult.result = _METHODS.before_result(PendingResult.result)  # type: ignore[method-assign]
 
 
 class PendingRow:

@@ -41,9 +41,7 @@ Expectation = int | tuple[int, int | None] | None
 
 # Sends a message of these steps and waits for what became of it.
 Send = Callable[[Options, tuple[Step | int, ...]], TransactionResult]
-# The same for steps that compiled code has collected: see Handler._send_collected.
-SendCollected = Callable[[Options, Any], TransactionResult | int | None]
-_STEPS = load("client.lane.steps")
+_STEPS, _METHODS = load("client.lane.steps"), load("client.lane.methods")
 
 
 class Phase(Enum):
@@ -62,17 +60,16 @@ class Transaction:
     outcome says otherwise.
     """
 
-    def __init__(
-        self, send: Send, options: Options, prepare: bool, send_collected: SendCollected | None = None
-    ) -> None:
+    def __init__(self, send: Send, options: Options, prepare: bool, collector: Any = None) -> None:
         # How often the message was run; 0 if it was not sent or its answer did not come.
         self.tries = 0
         self._send = send
         self._options = options
         self._prepare = prepare
         self._phase = Phase.NEW
-        # As long as all is usual, compiled code has the statements, and there are none here.
-        self._send_collected = send_collected
+        # Compiled code that collects the statements, until the block begins; and from then on as long as all is usual.
+        # There are none here then.
+        self._collector_to_be = collector
         self._collector: Any = None
         self._steps: list[Step | int] = []
         # Each statement among the steps, in their order, with its step.
@@ -94,10 +91,6 @@ class Transaction:
         any other count is an ExpectationFailed. Raises what psycopg2 raises for parameters that do not fit.
         """
         if self._collector is not None:
-            if expect is prepare is None:
-                collected: PendingResult | None = self._collector.add(statement, params)
-                if collected is not None:
-                    return collected
             self._take_over()
         if self._phase is not Phase.OPEN:
             self._check_open()
@@ -143,8 +136,7 @@ class Transaction:
         if self._phase is not Phase.NEW:
             raise UsageError("a transaction's block is entered only once; call transaction() for another")
         self._phase = Phase.OPEN
-        if self._send_collected is not None and _STEPS is not None:
-            self._collector = _STEPS.Collector(self._prepare)
+        self._collector, self._collector_to_be = self._collector_to_be, None
         return self
 
     def __exit__(
@@ -218,14 +210,20 @@ class Transaction:
 
     def _run(self) -> None:
         """Send the message, and tell the results and savepoint blocks what became of it."""
+        reply: Any = None
         try:
-            reply = self._sent()
+            if self._collector is not None:
+                reply = self._collector.send()
+                if isinstance(reply, int):
+                    self.tries, self._collector = reply, None
+                    return  # all is told already
+                self._take_over()
+            if reply is None:
+                reply = self._send(self._options, tuple(self._steps))
         except BaseException as error:
             self._take_over()
             self._give_up(_after(error))
             raise
-        if reply is None:
-            return
         self.tries = reply.tries
         if reply.failure is None:
             self._settle(reply.results)
@@ -237,18 +235,6 @@ class Transaction:
                 pending.settle(failed)
         self._give_up(_after(failed))
         raise failed
-
-    def _sent(self) -> TransactionResult | None:
-        """Send the message and return what became of it; None if all is told already."""
-        if self._collector is not None and self._send_collected is not None:
-            reply = self._send_collected(self._options, self._collector)
-            if isinstance(reply, int):
-                self.tries, self._collector = reply, None
-                return None
-            self._take_over()
-            if reply is not None:
-                return reply
-        return self._send(self._options, tuple(self._steps))
 
     def _give_up(self, error: DBError) -> None:
         """Settle everything with this error: there are no results, and reading one raises it."""
@@ -338,3 +324,5 @@ def _no_result(text: str, outcome: Outcome, cause: BaseException) -> DBError:
 
 if _STEPS is not None:
     _STEPS.use(PendingResult)
+if _METHODS is not None:
+    Transaction.query = _METHODS.before_add(Transaction.query)  # type: ignore[method-assign]

@@ -95,7 +95,7 @@ KNOWN_BY = {
     "poold.postgres.backends": ("poold/daemon.py", "poold/postgres/backend.py"),
 }
 # What compiled code of the client may import besides its own room: what it needs of the client it is given.
-LANE_MAY_IMPORT = ("client.lane", "cpython", "datetime", "decimal", "libc", "posix", "psycopg2", "uuid")
+LANE_MAY_IMPORT = ("client.lane", "cpython", "datetime", "decimal", "functools", "libc", "posix", "psycopg2", "uuid")
 MAX_LINES = 400
 
 

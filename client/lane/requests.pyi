@@ -1,8 +1,6 @@
 from collections.abc import Callable
 from typing import Any
 
-from client.lane.steps import Collector
-
 SOURCES: int
 
 def use(
@@ -16,4 +14,4 @@ def use(
 class Lane:
     def __init__(self, address: str, group: str, query: tuple[bytes, bytes]) -> None: ...
     def query(self, calls: Any, statement: Any, params: Any) -> Any | None: ...
-    def transaction(self, calls: Any, collector: Collector, form: tuple[bytes, bytes]) -> Any | None: ...
+    def transaction(self, calls: Any, collector: Any, form: tuple[bytes, bytes]) -> Any | None: ...

@@ -12,7 +12,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.list cimport PyList_Append, PyList_Size
 from cpython.object cimport PyObject
-from cpython.weakref cimport PyWeakref_NewRef
+from cpython.weakref cimport PyWeakref_GetObject, PyWeakref_NewRef
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from posix.unistd cimport getpid
 
@@ -27,6 +27,7 @@ from client.lane.steps cimport Collector
 
 cdef extern from "Python.h":
     PyObject *PyList_GetItem(object, Py_ssize_t) except NULL
+    unsigned long PyThread_get_thread_ident()
     int PyList_SetSlice(object, Py_ssize_t, Py_ssize_t, PyObject *) except -1
 
 cdef extern from *:
@@ -45,13 +46,15 @@ cdef enum:
 # client.channels' function that finds this thread's free channels, how many are kept, for how many seconds one is
 # trusted, and what it takes over from here; client.values' Result.
 cdef object _free_channels = None, _begun = None, _result_class = None
+cdef dict _registry = None  # the names of the function's module, in which _settings are replaced if they change
 cdef Py_ssize_t _free_kept = 0
 cdef double _trusted_for = 0.0
 
 
 def use(free_channels, Py_ssize_t free_kept, double trusted_for, begun, result_class):
     """Take what client.channels has, its function for the free channels and its limits, and the class of results."""
-    global _free_channels, _free_kept, _trusted_for, _begun, _result_class
+    global _free_channels, _free_kept, _trusted_for, _begun, _result_class, _registry
+    _registry = free_channels.__globals__
     _free_channels, _free_kept, _trusted_for, _begun = free_channels, free_kept, trusted_for, begun
     _result_class = result_class
 
@@ -60,17 +63,15 @@ cdef class Lane:
     """The usual requests of one Handler.
 
     query is a Query without its request number, and without its statement, types and values: what comes before these
-    and what comes behind, as encoded bytes. The forms of transactions are such pairs too.
+    and what comes behind, as encoded bytes. The forms of transactions are such pairs too. The free channels are a
+    thread's; they are known here until another thread asks, or they are gone with their thread.
     """
-
-    cdef str _address, _group
-    cdef bytes _query_before, _query_behind
 
     def __init__(self, str address not None, str group not None, query):
         self._address, self._group = address, group
         self._query_before, self._query_behind = query
 
-    def query(self, calls, statement, params):
+    cpdef query(self, calls, statement, params):
         """Return the statement's Result; None if it has to be sent by Python code, and nothing was sent here."""
         cdef Template template = template_of(statement, params)
         cdef Octets types, values, frame
@@ -85,7 +86,7 @@ cdef class Lane:
         try:
             if not put_parameters(template, params, &types, &values) or calls._lease.number:
                 return None
-            free = _free_channels(self._address)
+            free = self._free_channels()
             channel = self._taken(free, True)
             if channel is None:
                 return None
@@ -101,10 +102,11 @@ cdef class Lane:
             drop(&values)
             drop(&frame)
 
-    def transaction(self, calls, Collector collector not None, form):
+    cpdef transaction(self, calls, Collector collector, tuple form):
         """Send a block; return how often it was run, or the reply that the channel's Python code got.
 
-        In the first case the pending results have what they wait for. Returns None if nothing was sent.
+        In the first case the pending results have what they wait for. Returns None if nothing was sent. calls notes the
+        notices of the reply.
         """
         cdef Octets frame
         cdef uint8_t frame_room[4096]
@@ -112,7 +114,7 @@ cdef class Lane:
         before, behind = form
         if calls._lease.number:
             return None
-        free = _free_channels(self._address)
+        free = self._free_channels()
         channel = self._taken(free, False)
         if channel is None:
             return None
@@ -123,9 +125,23 @@ cdef class Lane:
             put_array_head(&frame, len(collector.pending))
             put(&frame, collector.values.data, collector.values.size)
             put(&frame, PyBytes_AS_STRING(behind), PyBytes_GET_SIZE(behind))
-            return self._asked(calls, channel, free, &frame, None, collector)
+            reply = self._asked(calls, channel, free, &frame, None, collector)
+            return reply if reply is None or type(reply) is int else calls._noted(reply)
         finally:
             drop(&frame)
+
+    cdef _free_channels(self):
+        """Return this thread's free channels, None if there never was one."""
+        cdef unsigned long thread = PyThread_get_thread_ident()
+        cdef PyObject *settings = PyDict_GetItemWithError(_registry, "_settings")
+        cdef object free = None
+        if self._thread == thread and self._free is not None and settings == <PyObject *>self._settings:
+            free = <object>PyWeakref_GetObject(self._free)
+        if free is None:
+            free = _free_channels(self._address)
+            self._thread, self._settings = thread, <object>settings
+            self._free = None if free is None else PyWeakref_NewRef(free, None)
+        return free
 
     cdef ChannelFields _taken(self, free, bint wants_autocommit):
         """Take a channel that can be used without further ado out of the free ones; None if none is there."""
@@ -160,9 +176,7 @@ cdef class Lane:
         PyList_Append(free, channel)
         return None
 
-    cdef object _asked(
-        self, calls, ChannelFields channel, free, Octets *frame, Template template, Collector collector
-    ):
+    cdef _asked(self, calls, ChannelFields channel, free, Octets *frame, Template template, Collector collector):
         """Send a request and return what came of it; the channel is free again then, if it can be."""
         cdef uint64_t request = channel._last_request
         cdef Py_ssize_t begin = _finish_head(frame), size = frame.size - begin, sent = 0, came

@@ -93,11 +93,11 @@ cpdef reader_of(ResultFields result):
     return result._reader
 
 
-def all_rows(ResultFields result not None):
+cpdef all_rows(ResultFields result):
     """Return all rows of a result of which none was read; None if that is not so, or they cannot be read here."""
     cdef Reader reader
     cdef Py_ssize_t size
-    if result._ahead is not _no_rows or result._at != 0:
+    if result is None or result._ahead is not _no_rows or result._at != 0:
         return None
     reader = reader_of(result)
     if reader is None or not reader.is_own:
@@ -110,10 +110,10 @@ def all_rows(ResultFields result not None):
     return rows
 
 
-def first_row(ResultFields result not None):
+cpdef first_row(ResultFields result):
     """Return the first row of a result of which none was read; None if that is not so, or it cannot be read here."""
     cdef Reader reader
-    if result._ahead is not _no_rows or result._at != 0:
+    if result is None or result._ahead is not _no_rows or result._at != 0:
         return None
     reader = reader_of(result)
     if reader is None or not reader.is_own:
@@ -128,15 +128,8 @@ cdef class Reader:
     """Reads rows of some columns as long as psycopg2's casters for them are those that it has found.
 
     row_class is a class of tuples. casters are client.values.casting's, for cells whose text is not plain, and cursor is
-    what they are called with. is_own is false if a program has registered one of them: then nothing can be read here.
+    what they are called with. What was found are psycopg2's casters by column, None if it has none. is_own is false if a program has registered one of them: then nothing can be read here.
     """
-
-    cdef readonly bint is_own
-    cdef object _row_class, _cursor
-    cdef tuple _oids, _casters
-    cdef list _found  # psycopg2's casters by column, None if it has none for the type
-    cdef Py_ssize_t _width
-    cdef int *_kinds
 
     def __init__(self, row_class, oids, casters, cursor):
         cdef Py_ssize_t place
@@ -161,7 +154,7 @@ cdef class Reader:
     def __dealloc__(self):
         PyMem_Free(self._kinds)
 
-    def is_current(self):
+    cpdef bint is_current(self) except -1:
         """Whether psycopg2 would use the same casters still."""
         cdef Py_ssize_t place
         cdef PyObject *found
@@ -171,22 +164,23 @@ cdef class Reader:
                 return False
         return True
 
-    def row(self, bytes rows not None, Py_ssize_t at):
+    cpdef row(self, bytes rows, Py_ssize_t at):
         """Return the row that begins at byte at; None if it is not sound or cannot be read."""
-        if not 0 <= at <= PyBytes_GET_SIZE(rows):
+        if rows is None or not 0 <= at <= PyBytes_GET_SIZE(rows):
             return None
         return self._row(<const uint8_t *>PyBytes_AS_STRING(rows) + at, PyBytes_GET_SIZE(rows) - at)
 
-    def read(self, bytes rows not None, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t most):
+    cpdef tuple read(self, bytes rows, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t most):
         """Return the rows between two bytes, as many as are in most bytes or one, and the byte behind them.
 
         There are fewer if one of them is not sound or cannot be read, and none if they do not end at byte end.
         """
-        cdef const uint8_t *data = <const uint8_t *>PyBytes_AS_STRING(rows)
+        cdef const uint8_t *data
         cdef Py_ssize_t at = begin
         cdef list found = []
-        if not 0 <= begin <= end <= PyBytes_GET_SIZE(rows):
+        if rows is None or not 0 <= begin <= end <= PyBytes_GET_SIZE(rows):
             return found, at
+        data = <const uint8_t *>PyBytes_AS_STRING(rows)
         end = _end_of_block(data, begin, end, most)
         while at < end:
             row = self._row(data + at, end - at)

@@ -19,5 +19,8 @@ cdef class Collector:
     cdef list ends
     cdef readonly list pending
     cdef bint _is_prepared
+    cdef object _lane, _calls
+    cdef tuple _form
     cdef uint8_t _room[1024]
+    cpdef add(self, statement, params)
     cdef bytes packed_steps(self)

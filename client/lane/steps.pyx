@@ -56,20 +56,23 @@ cdef class Node:
 
 
 cdef class Collector:
-    """Collects the statements of one block. ends are the bytes in values where those of each statement end."""
+    """Collects the statements of one block, and sends them.
+
+    lane, calls and form are what Lane.transaction wants. ends are the bytes in values where those of each statement end.
+    """
 
     def __cinit__(self):
         begin(&self.values, self._room, sizeof(self._room))
 
-    def __init__(self, bint is_prepared):
-        self._is_prepared = is_prepared
+    def __init__(self, lane, calls, tuple form, bint is_prepared):
+        self._lane, self._calls, self._form, self._is_prepared = lane, calls, form, is_prepared
         self.node = _root(is_prepared)
         self.pending, self.ends = [], []
 
     def __dealloc__(self):
         drop(&self.values)
 
-    def add(self, statement, params):
+    cpdef add(self, statement, params):
         """Add a statement and return its pending result; None if it is not usual, and nothing was added."""
         cdef Template template = template_of(statement, params)
         cdef Py_ssize_t before = self.values.size
@@ -94,6 +97,10 @@ cdef class Collector:
         self.pending.append(pending)
         self.node = node
         return pending
+
+    def send(self):
+        """Send the block; see Lane.transaction."""
+        return self._lane.transaction(self._calls, self, self._form)
 
     def contents(self):
         """Return the statements, each as its text, types, values and pending result."""

@@ -34,7 +34,7 @@ from client.values.row import COLUMN_LISTS, Row, row_class
 from client.wire import messages
 
 # Read rows and make results in compiled code, where it is.
-_ROWS, _REPLIES = load("client.lane.rows"), load("client.lane.replies")
+_ROWS, _REPLIES, _METHODS = (load(f"client.lane.{name}") for name in ("rows", "replies", "methods"))
 # What psycopg2 raises for a cell that it cannot read: no UTF-8, beyond the calendar, beyond its type.
 _UNREADABLE = (psycopg2.Error, ValueError, OverflowError)
 _NO_ROWS: Iterator[Any] = iter(())
@@ -124,8 +124,6 @@ class Result(_Fields):
 
     def fetchone(self) -> Row | None:
         """The next row, None after the last."""
-        if _ROWS is not None and (first := _ROWS.first_row(self)) is not None:
-            return first  # type: ignore[no-any-return]  # it is of the Row class
         for row in self._ahead:
             return row
         if self._at == 0 and self._rows:  # the hot path: the first row
@@ -142,8 +140,6 @@ class Result(_Fields):
 
     def fetchall(self) -> list[Row]:
         """All remaining rows."""
-        if _ROWS is not None and (rows := _ROWS.all_rows(self)) is not None:
-            return rows  # type: ignore[no-any-return]  # they are of the Row class
         self._need_rows()
         return self._take(self._all_ahead())
 
@@ -328,3 +324,6 @@ def _description(columns: bytes) -> tuple[Column, ...]:
 if _ROWS is not None and _REPLIES is not None:
     _ROWS.use(_NO_ROWS)
     _REPLIES.use(Result, Row, _NO_ROWS)
+if _METHODS is not None:
+    Result.fetchone = _METHODS.before_fetchone(Result.fetchone)  # type: ignore[method-assign]
+    Result.fetchall = _METHODS.before_fetchall(Result.fetchall)  # type: ignore[method-assign]

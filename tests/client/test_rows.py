@@ -106,8 +106,15 @@ def replaying(always: bool) -> Iterator[list[int]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows, "is_worth_replay", lambda count, width, size: always)
         patch.setattr(rows, "replay", noted)
-        patch.setattr(rows, "_ROWS", None)
+        turn_off_compiled_code(patch)
         yield replayed
+
+
+def turn_off_compiled_code(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(rows, "_ROWS", None)
+    for name in ("fetchone", "fetchall"):
+        method = getattr(Result, name)
+        patch.setattr(Result, name, getattr(method, "__wrapped__", method))
 
 
 WAYS: dict[str, Callable[[], Any]] = {"one by one": partial(replaying, False), "replayed": partial(replaying, True)}
@@ -128,7 +135,7 @@ all_ways = pytest.mark.usefixtures("way")
 @pytest.fixture
 def pure(monkeypatch: pytest.MonkeyPatch) -> None:
     """Turns compiled code off, for what happens only without it."""
-    monkeypatch.setattr(rows, "_ROWS", None)
+    turn_off_compiled_code(monkeypatch)
 
 
 without_compiled = pytest.mark.usefixtures("pure")
