@@ -178,7 +178,7 @@ class Group:
         return Grant(backend, request)
 
     def _next_of_lane(self, flight: Flight, is_open: bool) -> Step | None:
-        """The step for a request of the lane's: lend it the backend that is idle. One that is busy may be lent later."""
+        """The step for a request of the lane: lend it the backend that is idle. A busy one may be lent later."""
         backend = routing.idle_backend(self.pools, self.turn)
         if not is_open or (backend is not None and not routing.may_be_lent(backend)):
             return Adopt(flight)
