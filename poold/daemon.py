@@ -173,7 +173,7 @@ class Daemon:
         found = self._backends.lendable(number)
         if found is not None:
             descriptor, wire = found
-            self._lane.lend(descriptor, self._broker.backends[number], wire)
+            self._lane.lend(descriptor, self._broker.backends[number], wire, monotonic())
         else:
             self._broker.lent_back(number, monotonic())
 

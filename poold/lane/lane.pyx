@@ -97,16 +97,16 @@ cdef class Lane:
             self.ways[flow.key] = way = Way(flow, fleet)
             (<Fleet>fleet).ways.append(way)
 
-    def lend(self, int descriptor, backend, connection):
-        """Take a backend that rests; connection is what the owner knows it by."""
+    def lend(self, int descriptor, backend, wire, double now):
+        """Take a backend that rests; wire knows what is prepared there."""
         cdef Fleet fleet = self.fleets.get(backend.group)
-        cdef Lent lent = Lent(descriptor, backend, connection, fleet)
+        cdef Lent lent = Lent(descriptor, backend, wire, fleet)
         self.pipelines.lent[lent.number] = lent
         self._own(descriptor, lent)
         fleet.count += 1
         for way in fleet.ways:
             (<Way>way).load()  # the core has run one of them
-        self._begin_turn(lane_clock())
+        self._begin_turn(now)
         self._work()
         self.pipelines.rest(lent)
         self.pipelines.flush()

@@ -381,7 +381,8 @@ class Stage:
                 descriptor = self._ends[effect.backend].fileno()
                 self.servers[effect.backend].read()
                 self.servers[effect.backend].received = b""
-                self.lane.lend(descriptor, self.broker.backends[effect.backend], self._wires[effect.backend])
+                backend, wire = self.broker.backends[effect.backend], self._wires[effect.backend]
+                self.lane.lend(descriptor, backend, wire, self.now)
             case effects.Recall():
                 assert self.lane is not None
                 self.lane.recall(effect.backend, effect.at_once)
