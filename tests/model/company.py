@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from model.books import Books, Job
 from model.kinds import kind_of
 from model.leftovers import is_reset
 from model.postgres import Order
 from poold.core.effects import Bind, Deallocate, Prepare, SimpleQuery, Unit
-from poold.core.records.backend import Backend
+from poold.core.pools.group import Group
+from poold.core.statements.statement import Statement
 
 
-def check_company(backend: Backend, orders: Collection[Order], unit: Unit, job: Job | None, books: Books) -> None:
-    """A unit goes behind others; those of a reset do so by themselves."""
+def check_company(
+    group: Group,
+    statements: Sequence[Statement | None],
+    orders: Collection[Order],
+    unit: Unit,
+    job: Job | None,
+    books: Books,
+) -> None:
+    """A unit goes behind others; those of a reset do so by themselves. statements are what runs, this one included."""
     if job is None and _is_reset(unit):
         assert all(order.owner is None and _is_reset(order.unit) for order in orders), "a reset behind what it resets"
         return
-    assert len(orders) < backend.group.config.pipeline_depth
+    assert len(orders) < group.config.pipeline_depth
     assert job is not None
     assert job.kind == "query"
     for each in (job, *(found for order in orders for found in books.of(order.owner))):
@@ -33,7 +41,7 @@ def check_company(backend: Backend, orders: Collection[Order], unit: Unit, job: 
     for order in orders:
         assert isinstance(order.owner, int), "only autocommit statements share a backend"
     for place in (0, len(orders)):
-        statement = backend.running[place].statement
+        statement = statements[place]
         assert statement is not None
         assert statement.is_short, "only short statements share a backend"
 

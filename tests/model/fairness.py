@@ -12,6 +12,7 @@ from model.books import Books, Job
 from model.turns import WatchedQueue
 from poold.core.broker import Broker
 from poold.core.pools.group import Group
+from poold.core.records.flow import Flight
 from poold.core.records.request import Request
 from poold.core.state import BackendState as S
 
@@ -56,6 +57,16 @@ class Fairness:
             held = self._held_by_batch(group)
             assert held <= group.batch_limit, f"batch holds {held} backends of {group.name}"
         self._count(group, request.priority)
+
+    def given_by_lane(self, flight: Flight, job: Job) -> None:
+        """The lane has begun a request: in its turn, or as nobody waits."""
+        job.was_given = True
+        group = flight.flow.group
+        assert isinstance(group.queue, WatchedQueue)
+        if not group.queue.is_begun_in_turn(flight):
+            group.queue.check_nobody_waits(flight)
+        assert not flight.client.is_stalled, f"request {flight.number} is begun, whose client reads nothing"
+        self._count(group, flight.priority)
 
     def _count(self, group: Group, served: int) -> None:
         queue, overtaken, weights = group.queue, self._overtaken[group.name], group.config.weights

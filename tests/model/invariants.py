@@ -7,7 +7,10 @@ Those of effects, of what is given to whom, are in `model.shell`; those of repli
 from __future__ import annotations
 
 from client.wire.limits import BATCH
+from typing import cast
+
 from model.books import Books
+from model.lending import Lending
 from model.lines import Line
 from model.shell import Shell
 from poold.core.broker import Broker
@@ -15,6 +18,7 @@ from poold.core.pools.availability import AvailabilityState
 from poold.core.pools.group import Group
 from poold.core.records.backend import Backend
 from poold.core.records.client import Client
+from poold.core.records.flow import Flight
 from poold.core.records.lease import Lease
 from poold.core.records.request import Request, Verb
 from poold.core.state import BackendState as S
@@ -46,6 +50,7 @@ class Invariants:
         self.check_lines()
         self.check_deadlines()
         self.check_inquiries()
+        self.check_lane()
 
     # Groups.
 
@@ -65,7 +70,9 @@ class Invariants:
         for pool in group.pools:
             size += pool.size
             is_idle = is_idle or bool(pool.idle)
-            assert not ((pool.inquiries or pool.questions) and pool.idle)
+            if pool.inquiries or pool.questions:
+                assert not pool.idle
+                assert not pool.lent or any(each.is_recalled for each in pool.lent.values()), "nobody is recalled"
         self.shell.lifetimes.check_floor(group)
         assert size <= group.config.max_size
         assert len(group.queue) == sum(1 for _ in group.queue)
@@ -74,6 +81,8 @@ class Invariants:
                 assert group.queue.first(group.priorities()) is None, f"one waits in {group.name} while a backend idles"
             assert size or self.broker.agenda.timers.next_deadline() is not None
             self._check_growth(group)
+        if isinstance(self.shell, Lending):
+            self.shell.check_nobody_idles(group)
 
     def _check_growth(self, group: Group) -> None:
         """Where some wait and the group may have more backends, one is being opened, or will be tried soon."""
@@ -107,7 +116,7 @@ class Invariants:
     def check_probes(self, group: Group) -> None:
         """A statement is probing only while a probe is on its way."""
         coming = set(group.probes)
-        requests = [each for client in self.broker.clients.values() for each in client.requests.values()]
+        requests = [each for client in self.broker.clients.values() for each in _own(client)]
         for backend in self.broker.backends.values():
             requests += backend.running
         for request in requests:
@@ -128,7 +137,10 @@ class Invariants:
         assert self.books.owed[key] == client.requests.keys()
         for request in client.requests.values():
             assert request.client is client
-            self._check_request(request)
+            if request.is_in_lane:
+                self._check_flight(cast(Flight, request))
+            else:
+                self._check_request(request)
         for lease in client.leases.values():
             self._check_lease(client, lease)
         assert client.is_stalled or not client.held, f"client {key} reads, and is kept waiting"
@@ -136,17 +148,18 @@ class Invariants:
 
     def _check_limits(self, client: Client) -> None:
         """Of its requests there are not too many; its silence will be noticed."""
-        config, requests = self.broker.config.broker, client.requests.values()
+        config, requests = self.broker.config.broker, _own(client)
         assert client.bytes == sum(request.size for request in requests)
         if config.max_client_requests:
             asking = sum(request.verb in (Verb.QUERY, Verb.TRANSACTION) for request in requests)
+            asking += len(client.requests) - len(requests)
             assert asking <= config.max_client_requests, f"client {client.key} has {asking} requests"
         if config.max_client_bytes and len(requests) > 1:
             assert client.bytes <= config.max_client_bytes + max(request.size for request in requests)
         if config.client_idle_timeout and client.key not in self.shell.dropped:
             due = self.broker.agenda.timers._deadlines.get(client)
             assert due is not None, f"client {client.key} may be silent for ever"
-            assert due <= client.heard + config.client_idle_timeout
+            assert due <= client.last_heard() + config.client_idle_timeout
 
     def _check_request(self, request: Request) -> None:
         held = self.broker.agenda.timers._deadlines
@@ -172,6 +185,13 @@ class Invariants:
         else:
             assert state is RequestState.IN_DOUBT, f"{request} is not answered"
 
+    def _check_flight(self, flight: Flight) -> None:
+        """A request of the lane's: it waits in its group's queue, or runs on a backend of the lane's."""
+        backends = self.broker.backends.values()
+        places = sum(flight in each.flights for each in backends if each.state is S.LENT)
+        is_queued = flight in flight.flow.group.queue  # type: ignore[comparison-overlap]  # stands where requests do
+        assert (places, is_queued) == ((0, True) if flight.is_waiting else (1, False)), f"{flight.number} is nowhere"
+
     def _check_lease(self, client: Client, lease: Lease) -> None:
         assert lease.client is client
         backend = lease.backend
@@ -190,7 +210,7 @@ class Invariants:
         for group in self.broker.groups.values():
             assert group.clients == sum(group in client.groups for client in clients.values())
             for request in group.queue:
-                assert request.state is RequestState.QUEUED
+                assert request.is_in_lane or request.state is RequestState.QUEUED
                 assert clients.get(request.client.key) is request.client, f"the client of {request} is gone"
                 assert request.client.requests.get(request.number) is request
 
@@ -202,8 +222,10 @@ class Invariants:
         state = backend.state
         assert not line.is_closed
         assert (state is S.CONNECTING) is (line.session is None)
-        assert bool(line.orders) is (state in _BUSY)
-        assert len(backend.running) == (0 if state is S.RESETTING else len(line.orders))
+        assert not line.orders or state in (*_BUSY, S.LENT)
+        assert line.orders or state not in _BUSY
+        assert len(backend.running) == (0 if state in (S.RESETTING, S.LENT) else len(line.orders))
+        assert len(backend.flights) == (len(line.orders) if state is S.LENT else 0)
         assert bool(line.cancel) is (state in _CANCELLING)
         if state is S.IDLE:
             _check_idle(backend, line)
@@ -214,7 +236,7 @@ class Invariants:
             assert lease.backend is backend
             assert lease.client.leases.get(lease.number) is lease
             assert self.broker.clients.get(lease.client.key) is lease.client, "leased to a client that is gone"
-        if state is not S.IDLE and state is not S.LEASED:
+        if state not in (S.IDLE, S.LEASED, S.LENT):
             held = self.broker.agenda.timers._deadlines
             is_unlimited = backend.pool.endpoint.query_timeout == 0 and state is S.ACTIVE
             assert is_unlimited or backend in held or backend.request in held, f"{backend} could stay so for ever"
@@ -241,9 +263,20 @@ class Invariants:
         held = self.broker.agenda.timers._deadlines
         asked = {key.about for key in held if isinstance(key, Request) and key.verb is Verb.INQUIRY}
         for client in self.broker.clients.values():
-            for request in client.requests.values():
+            for request in _own(client):
                 if request.state is RequestState.IN_DOUBT:
                     assert request in asked, f"nobody asks what became of {request}"
+
+    def check_lane(self) -> None:
+        """The lane has what the core has lent, and nothing for long."""
+        if isinstance(self.shell, Lending):
+            self.shell.check_owners()
+            self.shell.check_age()
+
+
+def _own(client: Client) -> list[Request]:
+    """The client's requests that are the core's."""
+    return [each for each in client.requests.values() if not each.is_in_lane]
 
 
 def _check_idle(backend: Backend, line: Line) -> None:

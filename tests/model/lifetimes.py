@@ -111,6 +111,12 @@ class Lifetimes:
         assert len(joined) == 1, f"{request} joins others on {backend}, which is past its end"
         self._look_at_rest(backend, now)
 
+    def given_by_lane(self, backend: Backend, now: float) -> None:
+        """The lane has begun a request on the backend."""
+        if backend.expires is not None and now >= backend.expires:
+            assert len(backend.flights) == 1, f"one joins others on {backend}, which is past its end"
+            self._look_at_rest(backend, now)
+
     def told(self, now: float, is_tick: bool) -> None:
         """The core has been told."""
         if is_tick and now >= self._looked + INTERVAL:

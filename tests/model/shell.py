@@ -66,15 +66,16 @@ class Shell:
 
     # The core decides.
 
-    def fact(self, call: Callable[..., None], *args: Any, **more: Any) -> None:
+    def fact(self, call: Callable[..., Any], *args: Any, **more: Any) -> Any:
         """Tell the core, and look at what it decides."""
         self.fairness.fact()
         self.lifetimes.fact()
         # Groups in which somebody waited for a backend: in the same fact they may be told that it was too long.
         self._waited = {name for name, group in self.broker.groups.items() if group.queue.size}
-        call(*args, **more)
+        told = call(*args, **more)
         self.observe()
         self.lifetimes.told(self.world.now, is_tick=call == self.broker.tick)
+        return told
 
     def observe(self) -> None:
         """Check the effects that the last fact has led to."""
@@ -132,29 +133,42 @@ class Shell:
         return None if is_over else True
 
     def _given(self, line: Line, unit: Unit) -> None:
-        session = line.session
-        assert session is not None, "only an open backend runs anything"
-        assert not line.is_closed
-        assert not line.cancel, "a cancel on its way would hit what is given"
+        self._check_line(line)
         job = self._whose(line, unit)
+        backend = self.broker.backends.get(line.number)
         if job is not None:
-            assert not job.is_withdrawn, f"{job} was withdrawn before"
-            assert job.client in self.books.owed, f"the client of {job} is gone"
-            assert not job.is_over, f"{job} has had its time"
-            assert not job.is_refused, f"{job} wants a session"
-            if job.lease is not None:
-                is_its_own = job.lease.line in (0, line.number)
-                assert is_its_own, f"{job} runs in {line.number}, its lease was in {job.lease.line}"
-                job.lease.line = line.number
-            job.given_at = self.world.now
-            backend = self.broker.backends.get(line.number)
+            self._check_job(line, job)
             for request in () if backend is None else backend.running:  # several may have joined at once
                 if request.number == job.number:
                     job.is_proven = _is_proven(request)
                     self.fairness.given(request, job)
                     self.lifetimes.given(backend, request, self.world.now)
         if line.orders and not is_question(line.orders[-1].unit):
-            check_company(self.broker.backends[line.number], line.orders, unit, job, self.books)
+            backend = self.broker.backends[line.number]
+            statements = [each.statement for each in backend.running]
+            check_company(backend.group, statements, line.orders, unit, job, self.books)
+        self._ordered(line, unit, job)
+
+    def _check_line(self, line: Line) -> None:
+        assert line.session is not None, "only an open backend runs anything"
+        assert not line.is_closed
+        assert not line.cancel, "a cancel on its way would hit what is given"
+
+    def _check_job(self, line: Line, job: Job) -> None:
+        assert not job.is_withdrawn, f"{job} was withdrawn before"
+        assert job.client in self.books.owed, f"the client of {job} is gone"
+        assert not job.is_over, f"{job} has had its time"
+        assert not job.is_refused, f"{job} wants a session"
+        if job.lease is not None:
+            is_its_own = job.lease.line in (0, line.number)
+            assert is_its_own, f"{job} runs in {line.number}, its lease was in {job.lease.line}"
+            job.lease.line = line.number
+        job.given_at = self.world.now
+
+    def _ordered(self, line: Line, unit: Unit, job: Job | None) -> Order:
+        """The unit goes to the line, behind those that it has."""
+        session = line.session
+        assert session is not None
         line.given += 1
         order = Order(unit, line.given, None if job is None else job.owner)
         counting = self.broker.backends[line.number].counting if line.number in self.broker.backends else None
@@ -166,6 +180,7 @@ class Shell:
                 session.promised.setdefault(command.name, []).append(line.given)
             elif type(command) is Deallocate:
                 session.told_gone.setdefault(command.name, []).append(line.given - 1)
+        return order
 
     def _whose(self, line: Line, unit: Unit) -> Job | None:
         """By the value that a statement in the unit carries; where none does, the one that runs."""
@@ -255,6 +270,8 @@ class Shell:
                     self._drop(client)
                 case effects.Stop():
                     self._stop()
+                case _:
+                    self._carry_out_other(effect)
 
     def turn(self) -> None:
         """Take and carry out all there is."""
@@ -281,6 +298,9 @@ class Shell:
 
     def _drop(self, client: int) -> None:
         raise NotImplementedError
+
+    def _carry_out_other(self, effect: effects.Effect) -> None:
+        pass  # about what is not there any more
 
     def _stop(self) -> None:
         pass
@@ -357,6 +377,9 @@ class Shell:
             self._tell_schema(line, order)
         for name in self._told_gone(session, order, done):
             session.told_gone.setdefault(name, []).append(line.given)
+        self._tell_end(line, done)
+
+    def _tell_end(self, line: Line, done: Completion) -> None:
         self.fact(self.broker.completed, line.number, done, self.world.now)
 
     def _job_of(self, order: Order) -> Job | None:

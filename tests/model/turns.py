@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from poold.core.records.client import Client
+from poold.core.records.flow import Flight
 from poold.core.records.request import Request
 from poold.core.shared.queue import Queue
 
@@ -52,13 +53,17 @@ class WatchedQueue(Queue):
         self._is_again.discard(request)
         self._turns[request.priority].left(request)
 
-    def is_begun_in_turn(self, request: Request) -> bool:
+    def replace(self, flight: Flight, request: Request) -> None:
+        super().replace(flight, request)
+        self._turns[request.priority].replace(flight, request)
+
+    def is_begun_in_turn(self, request: Request | Flight) -> bool:
         """Whether it is given to a backend as it was its turn, after it had waited."""
         is_in_turn = request in self._popped
-        self._popped.discard(request)
+        self._popped.discard(request)  # type: ignore[arg-type]  # where it stands flights do
         return is_in_turn
 
-    def check_nobody_waits(self, request: Request) -> None:
+    def check_nobody_waits(self, request: Request | Flight) -> None:
         """It is given to a backend without having waited: nobody of its priority waits."""
         self._turns[request.priority].check_nobody_waits(request)
 
@@ -103,7 +108,14 @@ class _Turns:
         if not requests and self._waiting.pop(process, None) is not None:
             del self._since[process]
 
-    def check_nobody_waits(self, request: Request) -> None:
+    def replace(self, flight: Flight, request: Request) -> None:
+        """The request stands for the flight, in its place."""
+        requests = self._waiting[_process(request.client)]
+        before = list(requests)
+        requests.clear()
+        requests.update((request if each is flight else each, None) for each in before)
+
+    def check_nobody_waits(self, request: Request | Flight) -> None:
         for process, since in self._since.items():
             assert since > self._before, f"{request} is begun before {process}, which waits"
             break

@@ -128,7 +128,8 @@ class Asking:
             return f"request {job.number} of client {client.key}, which was dropped"
         world.books.add(job)
         size = world.random.choice((50, 500, 5000))
-        world.network.about_client(client.key, world.broker.request, message, world.now, size)
+        if not world.network.takes(client.key, message):
+            world.network.about_client(client.key, world.broker.request, message, world.now, size)
         return f"request {job.number} of client {client.key}"
 
     def withdraw(self, number: int) -> str | None:
@@ -147,5 +148,6 @@ class Asking:
         world = self._world
         if job.number in world.books.owed.get(client.key, ()):
             job.is_withdrawn = True
+        world.network.release(client.key)
         world.network.about_client(client.key, world.broker.cancel, job.number, world.now)
         return f"cancel of {job.number}"

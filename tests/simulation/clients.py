@@ -29,6 +29,10 @@ from simulation.asking import Client
 from simulation.sessions import Sessions
 
 
+# The steps of messages that are sent again and again; two of them run one statement twice.
+PLAIN_MESSAGES = ((0,), (0, 1), (0, 0), (1, 2, 0), (2, 2))
+
+
 class Clients(Sessions):
     """All of them, and the requests on their way."""
 
@@ -77,6 +81,7 @@ class Clients(Sessions):
         world = self._world
         if client.key not in world.books.owed:
             return None  # it was dropped before
+        world.network.release(client.key)
         del world.books.owed[client.key]
         world.network.about_client(client.key, world.broker.client_gone, world.now)
         return f"client {client.key} is gone"
@@ -127,6 +132,8 @@ class Clients(Sessions):
                 return self._query_in_lease(client, LOCK)
             case "message":
                 return "; ".join(self._message(client) for _ in range(1 + random.randrange(self._burst()) // 4))
+            case "plain message":
+                return self._plain_message(client)
             case _:
                 return self._query_in_lease(client, self._template())
 
@@ -195,6 +202,18 @@ class Clients(Sessions):
         message = TransactionMessage(job.number, group, isolation, read_only, None, *rest)
         self._send(client, job, message, timeout)
         return f"client {client.key} sends message {job.number} to {group}: {kinds}"
+
+    def _plain_message(self, client: Client) -> str:
+        """One of few transaction messages, as a program sends them again and again."""
+        random = self._world.random
+        kinds = random.choice(PLAIN_MESSAGES)
+        timeout = self._timeout()
+        job = self._job(client, "message")
+        job.retries = 1
+        steps, values = split_steps(steps_of(job, kinds, prepare=True))
+        rest = (None, None, None, job.retries, steps, values, timeout, "", client.priority)
+        self._send(client, job, TransactionMessage(job.number, "default", *rest), timeout)
+        return f"client {client.key} sends message {job.number} to default: {kinds}"
 
     def _kind(self) -> int | str | bytes:
         """Of a step."""

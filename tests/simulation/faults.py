@@ -186,7 +186,7 @@ class Faults:
 
         def spoil(backend: Backend) -> None:
             world.tally["withdrawn in company"] += 1
-            world.clients.withdraw(backend.running[0].number)
+            world.clients.withdraw((*backend.running, *backend.flights)[0].number)
 
         world.network.spoiler = spoil
         return "the next in company will be withdrawn"

@@ -93,15 +93,12 @@ class Network(Turns):
 
     def _tell_waylayers(self, wire: Wire, is_done: bool) -> None:
         backend = self.broker.backends.get(wire.number)
-        if backend is None or backend.request is None or wire.is_reset:
+        if backend is None or not (backend.running or backend.flights) or wire.is_reset:
             return
-        request = backend.request
-        if self.spoiler is not None and len(backend.running) > 1 and not is_done:
+        if self.spoiler is not None and max(len(backend.running), len(backend.flights)) > 1 and not is_done:
             spoiler, self.spoiler = self.spoiler, None
             spoiler(backend)
-        if self.ambush is None:
-            return
-        if request.verb is Verb.COMMIT or (request.script is not None and request.script.commit_sent):
+        if self.ambush is not None and _commits(backend):
             self.ambush(wire, is_done)
 
     def _go_there(self, wire: Wire, order: Order) -> None:
@@ -110,8 +107,9 @@ class Network(Turns):
 
     def commits_for(self, wire: Wire) -> int:
         """The client whose COMMIT runs there."""
-        request = self.broker.backends[wire.number].request
-        return 0 if request is None else request.client.key
+        backend = self.broker.backends[wire.number]
+        first = next(iter((*backend.running, *backend.flights)), None)
+        return 0 if first is None else first.client.key
 
     def _cancel(self, line: Line) -> None:
         assert isinstance(line, Wire)
@@ -374,3 +372,11 @@ class Network(Turns):
                     order.is_sent = True
                     self._go_there(wire, order)
         return f"{wire.number} was a black hole and is none"
+
+
+def _commits(backend: Backend) -> bool:
+    """Whether a COMMIT was sent with the first that runs there, the lane's or the core's."""
+    if backend.flights:
+        return backend.flights[0].flow.plan is not None
+    request = backend.running[0]
+    return request.verb is Verb.COMMIT or (request.script is not None and request.script.commit_sent)

@@ -66,10 +66,17 @@ class Scenario:
         return next(iter(self.config.endpoints.values())).query_timeout
 
 
+def has_lane(seed: int, kind: str = "") -> bool:
+    """Whether the broker of this world has a lane; nothing is drawn for it, so that all else is as it is without."""
+    return kind == LANE or seed % 3 == 0
+
+
 def draw(random: Random, kind: str = "") -> Scenario:
     """A scenario: anything, or one of those in which what is rare and delicate happens often; or one of a kind."""
     found = _draw_anything(random)
     which = random.randrange(len(KINDS) + 1)
+    if kind == LANE:
+        return with_lane(random, found)
     if kind:
         return KINDS[kind](random, found)
     return list(KINDS.values())[which](random, found) if which < len(KINDS) else found
@@ -255,6 +262,37 @@ def _with_sequences(random: Random, found: Scenario) -> Scenario:
     )
 
 
+def with_lane(random: Random, found: Scenario) -> Scenario:
+    """Whatever it is, most of it is what a lane may run: short, plain, prepared, of clients that wait for long."""
+    choice = random.choice
+    limits = {"prepare": "auto", "proofs": True, "track_outcome": False, "plans": choice(("auto", "auto", "custom"))}
+    limits |= {"max_size": choice((1, 2, 3)), "pipeline_depth": choice((2, 4, 16)), "queue_timeout": 3.0}
+    return replace(
+        found,
+        config=_with_groups(found.config, **limits),
+        clients=choice((2, 4, 8)),
+        habits=(("query", "burst"), ("plain message", "query"), ("plain message",), ("query",), choice(found.habits)),
+        burst=choice((2, 4)),
+        think=choice((0.001, 0.005, 0.02)),
+        impatience=min(found.impatience, 0.1),
+        latency=choice((0.00005, 0.00005, 0.0005)),
+        short=choice((0.0002, 0.0002, 0.002)),
+        write=choice((0.0005, 0.002)),
+        slow=choice((0.0, 0.01)),
+        writes=0.2,
+        others=min(found.others, 0.05),
+        settings=0.0,
+        leaves=min(found.leaves, 0.1),
+        changes_schema=False,
+        mishaps=choice((0.0, 0.2, min(found.mishaps, 1.0))),
+        fault_every=choice((50, 300, 1000)),
+        favourite=choice((found.favourite, "")),
+        priorities=choice(((NORMAL,), (INTERACTIVE, NORMAL), (NORMAL, NORMAL, NORMAL, BATCH))),
+        prepared_kept=choice((prepared.PREPARED_KEPT, prepared.PREPARED_KEPT, 8)),
+        is_seasoned=True,
+    )
+
+
 def _with_groups(config: Config, **settings: Any) -> Config:
     return replace(config, groups={name: replace(group, **settings) for name, group in config.groups.items()})
 
@@ -345,6 +383,8 @@ def _group(
     )
 
 
+# The kind of those worlds that are to have a lane and make use of it; it is not among those that are drawn.
+LANE = "lane"
 KINDS: dict[str, Callable[[Random, Scenario], Scenario]] = {
     "old backends": _with_old_backends,
     "company": _with_company,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from model.shell import Shell
+from model.lending import Lending
+from model.lent import Flight, Lent
 
 from client.wire.messages import Failure
 from poold.core import effects
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from simulation.world import World
 
 
-class Turns(Shell):
+class Turns(Lending):
     """The shell in time, and what it notes for the trace and for the checks."""
 
     def __init__(self, world: World) -> None:
@@ -29,11 +30,12 @@ class Turns(Shell):
         self._armed: float | None = None
         self._arming = 0  # of the timer: an event of an earlier one is void
 
-    def fact(self, call: Callable[..., None], *args: Any, **more: Any) -> None:
+    def fact(self, call: Callable[..., Any], *args: Any, **more: Any) -> Any:
         """Tell the core, look at what it decides, and have a turn soon."""
         self.sim.facts += 1
-        super().fact(call, *args, **more)
+        told = super().fact(call, *args, **more)
         self.wake()
+        return told
 
     def about(self, number: int, call: Callable[..., None], *args: Any) -> None:
         """A fact about a backend."""
@@ -93,6 +95,41 @@ class Turns(Shell):
         self._has_turn = True
         return self.turn_of_shell()
 
+    # The lane.
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call then."""
+        self.sim.tell_at(self.sim.now + seconds, self._lane_looks, call)
+
+    def _lane_looks(self, call: Callable[[], None]) -> str | None:
+        call()
+        return "the lane looks" if self.said else None
+
+    def starts(self, lent: Lent, flight: Flight) -> bool:
+        """Send the flight's unit to its backend."""
+        self._noted("starts", lent.backend.number, [flight])
+        return super().starts(lent, flight)
+
+    def tells(self, text: str, call: Callable[..., Any], *args: Any) -> None:
+        """Tell the core of this."""
+        if isinstance(args[0], int):
+            self._noted(text, args[0], self.lane_flights(args[0]))
+        else:
+            self._noted(text, 0, args[0])
+        super().tells(text, call, *args)
+
+    def lane_flights(self, number: int) -> list[Any]:
+        """What runs on this backend and is, or was a moment ago, the lane's."""
+        return list(self.broker.backends[number].flights)
+
+    def _noted(self, text: str, number: int, flights: list[Flight]) -> None:
+        """The lane does this: for the trace, the tally and the checks."""
+        requests = " ".join(str(each.number) for each in flights)
+        self.said.append(f"lane {text} {number} {requests}".rstrip())
+        self.sim.tally[f"lane {text}"] += 1
+        self.touched.append(number)
+        self.touched_clients.extend(each.client.key for each in flights)
+
     def _is_lease_open(self, number: int) -> bool | None:
         # Where many deadlines come at once, what is told about the first is seen after the last.
         return None if self.has_ticked else super()._is_lease_open(number)
@@ -121,5 +158,12 @@ class Turns(Shell):
             case effects.Drop(client, reason):
                 self.said.append(f"drop {client} {reason}")
                 self.touched_clients.append(client)
+            case effects.Lend(number):
+                self.said.append(f"lend {number}")
+                self.touched.append(number)
+            case effects.Recall(number, at_once):
+                self.said.append(f"recall {number} {at_once}")
+            case effects.Poke(group):
+                self.said.append(f"poke {group}")
             case effects.Stop():
                 self.said.append("stop")

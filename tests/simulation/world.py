@@ -53,7 +53,10 @@ class World(Agenda, Invariants):
         super().__init__()
         self.random = Random(seed)
         self.scenario = scenario.draw(self.random, kind)
-        self.broker = Broker(self.scenario.config, self.random.random, Examiner)
+        has_lane = scenario.has_lane(seed, kind)
+        if has_lane and seed % 2:
+            self.scenario = scenario.with_lane(Random(seed), self.scenario)
+        self.broker = Broker(self.scenario.config, self.random.random, Examiner, has_lane)
         self.books = Books(self.scenario.query_timeout)
         self.servers = {name: Server(self, name) for name in self.scenario.config.endpoints}
         self.network = self.shell = Network(self)
@@ -137,6 +140,7 @@ class World(Agenda, Invariants):
         if self.is_stopped:
             return
         network.check_blocked(is_awake=not self.is_suspended)
+        self.check_lane()
         is_periodic = self.steps % self._check_every == 0
         if is_periodic:
             self.broker.snapshot(self.now)  # must not fail, whatever the state
@@ -197,6 +201,7 @@ class World(Agenda, Invariants):
                 self.network.fact(self.broker.drain, self.now)
                 self._note("drain at the end")
             else:
+                self.network.lane.release_all()
                 self.network.fact(self.broker.stop, self.now)
                 self._note("stop")
             self._until(lambda: self.is_stopped)

@@ -1,0 +1,142 @@
+"""What the model's lane keeps of flows, requests, clients and backends, beside the core's own records."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from client.wire.messages import Query, TransactionMessage
+from poold.core.effects import Bind, Unit
+from poold.core.pools.group import Group
+from poold.core.records.backend import Backend
+from poold.core.records.client import Client
+from poold.core.records.flow import Flow
+from poold.core.stats import Times
+
+# A flow that surprises so often in so many runs is left to the core for REST seconds.
+MOST_SURPRISES, RUNS_COUNTED, REST = 3, 100, 10.0
+
+Message = Query | TransactionMessage
+
+
+@dataclass(eq=False)
+class Half:
+    """The lane's half of a client."""
+
+    heard: float
+
+
+@dataclass(eq=False)
+class Way:
+    """How messages of a flow are run, and how often that has gone wrong."""
+
+    flow: Flow
+    fleet: Fleet
+    counted: int = 0
+    surprises: int = 0
+
+    def went_well(self) -> None:
+        """One more run has ended well."""
+        self.counted += 1
+        if self.counted == RUNS_COUNTED:
+            self.counted = self.surprises = 0
+
+    def surprised(self, now: float) -> None:
+        """A run did not go as usual."""
+        self.surprises += 1
+        if self.surprises == MOST_SURPRISES:
+            self.counted = self.surprises = 0
+            self.flow.rests_until = now + REST
+
+
+class Flight:
+    """A request of the lane's; it has what `poold.core.records.flow.Flight` has, and no more that the core sees."""
+
+    is_in_lane = True
+    lease = None
+
+    def __init__(self, client: Client, message: Message, encoded: bytes, way: Way, now: float) -> None:
+        self.client = client
+        self.number = message.request
+        self.tag = message.tag
+        self.priority = message.priority
+        self.message = encoded
+        self.flow = way.flow
+        self.arrived = now
+        self.began = 0.0
+        self.is_waiting = False
+        self.way = way
+        values = (b"", *message.values, b"") if isinstance(message, TransactionMessage) else (message.values,)
+        commands = zip(way.flow.statements, values, strict=True)
+        self._unit = tuple(Bind(each.name, each.count, own) for each, own in commands)
+
+    def unit(self) -> Unit:
+        """The unit that was sent for it."""
+        return self._unit
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it may share a backend."""
+        return self.flow.plan is None and self.flow.statements[0].is_short
+
+
+@dataclass(eq=False)
+class Lent:
+    """A backend that is the lane's."""
+
+    backend: Backend
+    fleet: Fleet
+    flights: list[Flight] = field(default_factory=list)
+    completed: float = 0.0
+    is_recalled: bool = False
+    requests: int = 0  # begun here and not told to the core's records yet
+    joined: int = 0
+
+    @property
+    def age_from(self) -> float:
+        """When its first flight began to run."""
+        return max(self.flights[0].began, self.completed)
+
+    def has_prepared(self, flow: Flow) -> bool:
+        """Whether it can run the flow's names as they are, and has runs of each left."""
+        held, wanted = self.backend.prepared.held, Counter(each.name for each in flow.statements)
+        return all(held.get(name, 0) >= count for name, count in wanted.items())
+
+    def fold(self) -> None:
+        """Tell the core's records what was counted since the last time."""
+        self.backend.completed = self.completed
+        self.backend.pool.stats.requests += self.requests
+        self.backend.pool.stats.joined += self.joined
+        self.requests = self.joined = 0
+
+
+@dataclass(eq=False)
+class Fleet:
+    """The backends of one group that are the lane's, the one that rested last at the end."""
+
+    group: Group
+    lents: list[Lent] = field(default_factory=list)
+    is_poked: bool = False
+    sharing: Lent | None = None  # was given a short statement while idle, at that moment
+    sharing_at: float = -1.0
+    requests: int = 0  # accepted and not told to the core's records yet
+    wait_times: Times = field(default_factory=Times)  # likewise
+    run_times: Times = field(default_factory=Times)
+
+    def idle(self) -> Lent | None:
+        """The one to be used next; endpoints take turns."""
+        pools = self.group.pools
+        for step in range(len(pools)):
+            pool = pools[(self.group.turn + step) % len(pools)]
+            found = [each for each in self.lents if each.backend.pool is pool and not each.flights]
+            if found:
+                return found[-1]
+        return None
+
+    def fold(self) -> None:
+        """Tell the core's records what was counted since the last time."""
+        stats = self.group.stats
+        stats.requests += self.requests
+        stats.wait_times.add(self.wait_times._current)
+        stats.run_times.add(self.run_times._current)
+        self.requests, self.wait_times, self.run_times = 0, Times(), Times()
