@@ -8,7 +8,7 @@ shell takes them once per turn.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from client.wire.messages import (
     TX_NONE,
@@ -174,6 +174,7 @@ class Broker:
             return
         self.agenda.state = BrokerState.STOPPED
         self.admission.is_open = False
+        self._take_over(now)
         for backend in list(self.backends.values()):
             self.runs.lose(backend, Loss("the broker was stopped"), now)
         for client in self.clients.values():
@@ -186,6 +187,14 @@ class Broker:
                     self.waiting.discard(request, failures.draining())
         self.settling.settle(now)
         self.agenda.effects.append(Stop())
+
+    def _take_over(self, now: float) -> None:
+        """Make all that is the lane's the core's. A drain may be over before the lane has heard that it has begun."""
+        for backend in self.backends.values():
+            if backend.flights:
+                self.hand_over.handed_over(backend, now)
+        for group in self.groups.values():
+            self.hand_over.queued([cast(Flight, each) for each in group.queue if each.is_in_lane], now)
 
     # Facts about clients.
 
@@ -364,7 +373,9 @@ class Broker:
 
         For each of them completed or lost follows, as if the core had had them executed.
         """
-        backend = self.backends[number]
+        backend = self.backends.get(number)
+        if backend is None:  # the broker has stopped
+            return []
         units = self.hand_over.handed_over(backend, now)
         self.settling.settle(now)
         return units
