@@ -85,3 +85,15 @@ def test_the_end_of_a_drain_finds_what_the_lane_runs() -> None:
     assert world.broker.handed_over(backend.number, world.now) == []  # and now it has
     world.broker.lent_back(backend.number, world.now)
     assert len(world.taken(effects.Stop)) == 1
+
+
+def test_what_the_lane_gives_back_was_not_idle_meanwhile() -> None:
+    world = Lending(max_size=1, max_idle=5.0)
+    backend = world.lent()
+    world.pass_time(60.0)
+    backend.completed = world.now - 1.0  # the lane's last request ended then
+    world.broker.lent_back(backend.number, world.now)
+    world.pass_time(3.0)
+    assert world.state(backend.number) is S.IDLE
+    world.pass_time(3.0)
+    assert backend.state is S.CLOSED

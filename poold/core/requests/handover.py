@@ -36,7 +36,8 @@ class HandOver:
 
     def lent_back(self, backend: Backend) -> None:
         """The backend rests."""
-        backend.is_unused = True  # idle since the lane has used it last
+        backend.is_unused = True  # idle since the lane has used it last:
+        backend.idle_since = max(backend.idle_since, backend.completed)
         backend.is_wanted = False
         self._is_back(backend)
         self._agenda.resting.append(backend)
