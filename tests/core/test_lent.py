@@ -97,3 +97,17 @@ def test_what_the_lane_gives_back_was_not_idle_meanwhile() -> None:
     assert world.state(backend.number) is S.IDLE
     world.pass_time(3.0)
     assert backend.state is S.CLOSED
+
+
+def test_a_read_that_waits_for_a_lock_steps_aside_although_the_lane_began_it() -> None:
+    world = Lending(max_size=1)
+    backend = world.lent()
+    first = world.runs(backend)
+    world.query(statement=b"SELECT 1")  # waits for a backend; who holds the lock may have sent it
+    world.pass_time(0.02)
+    world.broker.handed_over(backend.number, world.now)
+    world.pass_time(1.0)
+    assert world.taken(effects.Cancel) == [effects.Cancel(backend.number)]
+    world.broker.completed(backend.number, Completion(TX_NONE, [], failure("57014")), world.now)
+    world.broker.cancelled(backend.number, world.now)
+    assert not world.is_answered(first.number)

@@ -234,7 +234,7 @@ class Runs:
         """The backend was the lane's and comes with all that it runs: look after its requests from here on."""
         backend.pool.move(backend, ACTIVE)
         self._guard(backend, backend.running[0], now)
-        if len(backend.running) > 1:
+        if len(backend.running) > 1 or backend.group.queue.size:
             backend.pool.watch.arm(self._timers, now)
 
     # Cancels.
