@@ -33,7 +33,7 @@ from poold.core.facts import Completion, StatementResult
 from poold.core.pools.group import Group
 from poold.core.records.backend import Backend
 from poold.core.records.flow import Flow
-from poold.core.state import BackendState
+from poold.core.state import BackendState, BrokerState
 from poold.core.statements.leftovers import NOTHING
 from poold.core.statements.statement import PREPARED
 
@@ -45,6 +45,7 @@ class Lending(Shell):
         super().__init__(world, books)
         self.lane = Lane(self, lambda: self.world.now)
         self.heard: dict[int, float] = {}  # when the lane last took a message of this client's
+        self.used: dict[int, float] = {}  # when a request of the lane's last ended on this backend
 
     # Clients.
 
@@ -120,7 +121,8 @@ class Lending(Shell):
         if call != self.broker.handed_over:
             self.fact(call, *args)
             return
-        sent = [order.unit for order in self.lines[args[0]].orders]
+        is_void = args[0] not in self.broker.backends
+        sent = [] if is_void else [order.unit for order in self.lines[args[0]].orders]
         told = self.fact(call, *args)
         assert told == sent, f"the core is given {told}, sent was {sent}"
 
@@ -133,6 +135,9 @@ class Lending(Shell):
                 self._check_taught(flow)
             case effects.Lend(number):
                 self._check_lent(self.broker.backends[number], self.lines[number])
+            case effects.Close(number, "max_idle"):
+                due = self.used.get(number, 0.0) + self.broker.groups[self.lines[number].group].config.max_idle
+                assert due <= self.world.now, f"{number} is closed as idle, where the lane has just used it"
             case effects.Drop(client):
                 due = self.heard.get(client, 0.0) + self.broker.config.broker.client_idle_timeout
                 assert due <= self.world.now, f"client {client} is dropped, which the lane has heard"
@@ -187,6 +192,7 @@ class Lending(Shell):
     def _tell_end(self, line: Line, done: Completion) -> None:
         if line.number in self.lane.lent:
             self.fairness.fact()
+            self.used[line.number] = self.world.now
             self.lane.ended(line.number, done)
         else:
             super()._tell_end(line, done)
@@ -200,7 +206,9 @@ class Lending(Shell):
     # What must hold.
 
     def check_owners(self) -> None:
-        """The lane has what the core has lent, and nothing else."""
+        """The lane has what the core has lent, and nothing else; when the broker stops it may not have heard of it."""
+        if self.broker.state is BrokerState.STOPPED:
+            return
         todo = (*self.todo, *self.broker.agenda.effects)
         coming = {each.backend for each in todo if type(each) is effects.Lend}
         backends = self.broker.backends

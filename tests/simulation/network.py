@@ -18,8 +18,10 @@ from model.postgres import Order
 from client.wire.messages import FAILED, TX_NONE, Failure
 from poold.core.effects import Flush
 from poold.core.facts import Completion, Server, StatementResult
+from poold.core.pools.watch import LOOK_AFTER
 from poold.core.records.backend import Backend
 from poold.core.records.request import Verb
+from poold.core.state import RequestState
 from simulation.servers import Process
 from simulation.turns import Turns
 
@@ -279,14 +281,32 @@ class Network(Turns):
     def check_blocked(self, is_awake: bool) -> None:
         """Nobody waits for long behind a statement that waits for a lock, where the broker and the server can act."""
         for wire in self.lines.values():
-            if len(wire.orders) < 2 or not self._is_blocked(wire) or not is_awake:
+            if not self._keeps_waiting(wire) or not self._is_blocked(wire) or not is_awake:
                 wire.blocked_from = None
             elif wire.blocked_from is None:
                 wire.blocked_from = self.sim.now
             else:
                 seconds = self.sim.now - wire.blocked_from
-                limit = BLOCKED_FOR + 10 * self.sim.scenario.latency
+                limit = BLOCKED_FOR * self._patience(wire) + 10 * self.sim.scenario.latency
                 assert seconds < limit, f"{len(wire.orders) - 1} wait behind a lock on {wire.number}"
+
+    def _keeps_waiting(self, wire: Wire) -> bool:
+        """Whether others wait for what runs there: behind it, or for a backend where it is a short plain read."""
+        if len(wire.orders) > 1:
+            return True
+        backend = self.broker.backends.get(wire.number)
+        if backend is None or not backend.running or not backend.group.queue.size:
+            return False
+        request = backend.running[0]
+        is_read = request.verb is Verb.QUERY and request.lease is None and request.state is RequestState.RUNNING
+        statement = request.statement
+        return is_read and statement is not None and statement.proof.is_plain_read and statement.expected < LOOK_AFTER
+
+    def _patience(self, wire: Wire) -> int:
+        """How many times as long as others the first there may keep them waiting, as it has gone behind them before."""
+        backend = self.broker.backends.get(wire.number)
+        is_alone = backend is not None and len(backend.running) == 1
+        return 2 ** backend.running[0].yields if is_alone and backend is not None else 1
 
     def stood_still(self) -> None:
         """So did all processes: nobody could act."""

@@ -266,10 +266,16 @@ def with_lane(random: Random, found: Scenario) -> Scenario:
     """Whatever it is, most of it is what a lane may run: short, plain, prepared, of clients that wait for long."""
     choice = random.choice
     limits = {"prepare": "auto", "proofs": True, "track_outcome": False, "plans": choice(("auto", "auto", "custom"))}
-    limits |= {"max_size": choice((1, 2, 3)), "pipeline_depth": choice((2, 4, 16)), "queue_timeout": 3.0}
+    limits |= {
+        "max_size": choice((1, 2, 3)),
+        "max_idle": choice((0.5, 20.0)),
+        "pipeline_depth": choice((2, 4, 16)),
+        "queue_timeout": 3.0,
+    }
+    broker = replace(found.config.broker, drain_timeout=choice((0.0, 0.5, 30.0)))
     return replace(
         found,
-        config=_with_groups(found.config, **limits),
+        config=_with_groups(replace(found.config, broker=broker), **limits),
         clients=choice((2, 4, 8)),
         habits=(("query", "burst"), ("plain message", "query"), ("plain message",), ("query",), choice(found.habits)),
         burst=choice((2, 4)),

@@ -112,17 +112,12 @@ class Turns(Lending):
 
     def tells(self, text: str, call: Callable[..., Any], *args: Any) -> None:
         """Tell the core of this."""
-        if isinstance(args[0], int):
-            self._noted(text, args[0], self.lane_flights(args[0]))
-        else:
-            self._noted(text, 0, args[0])
+        number = args[0] if isinstance(args[0], int) else 0
+        backend = self.broker.backends.get(number)
+        self._noted(text, number, list(args[0] if not number else () if backend is None else backend.flights))
         super().tells(text, call, *args)
 
-    def lane_flights(self, number: int) -> list[Any]:
-        """What runs on this backend and is, or was a moment ago, the lane's."""
-        return list(self.broker.backends[number].flights)
-
-    def _noted(self, text: str, number: int, flights: list[Flight]) -> None:
+    def _noted(self, text: str, number: int, flights: list[Any]) -> None:
         """The lane does this: for the trace, the tally and the checks."""
         requests = " ".join(str(each.number) for each in flights)
         self.said.append(f"lane {text} {number} {requests}".rstrip())
