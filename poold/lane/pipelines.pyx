@@ -129,10 +129,10 @@ cdef class Pipelines:
         """Whether the backend can run the way's names as they are."""
         if self._heads(lent, way) is None:
             return False
-        if way.is_limited:
+        if way.limited:
             held = lent.backend.prepared.held
-            for name in way.names:
-                if not held.get(name):
+            for name, count in way.limited:
+                if held.get(name, 0) < count:
                     return False
         return True
 
@@ -174,10 +174,10 @@ cdef class Pipelines:
             way.begun = self.now
         memcpy(lent.room(5), PyBytes_AS_STRING(_SYNC), 5)
         lent.out_size += 5
-        if way.is_limited:
+        if way.limited:
             held = lent.backend.prepared.held
-            for name in way.names:
-                held[name] -= 1
+            for name, count in way.limited:
+                held[name] -= count
         if way.uses_sequences:
             lent.backend.used_sequences = True
 

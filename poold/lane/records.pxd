@@ -17,7 +17,7 @@ cdef class Way:
     cdef long counts[MOST_STEPS + 2]  # of parameters
     cdef int steps
     cdef bint is_transaction
-    cdef bint is_limited  # whether names are parsed anew after some runs
+    cdef list limited  # those of names that are parsed anew after some runs, each with its runs in one request
     cdef bint uses_sequences
     cdef long generation
     cdef double rests_until

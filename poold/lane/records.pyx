@@ -3,6 +3,8 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdlib cimport free, malloc, realloc
 
+from collections import Counter
+
 from poold.lane.messages cimport Message, read_message
 
 from client.wire.codec import decode_request
@@ -76,7 +78,7 @@ cdef class Way:
         self.is_transaction = flow.plan is not None
         for place, each in enumerate(flow.statements):
             self.counts[place] = each.count
-        self.is_limited = any([each.runs_per_parse < _UNLIMITED for each in flow.statements])
+        self.limited = list(Counter([each.name for each in flow.statements if each.runs_per_parse < _UNLIMITED]).items())
         self.uses_sequences = any([each.proof.uses_sequences for each in flow.statements])
         if not self.is_transaction:
             self.statement = flow.statements[0]

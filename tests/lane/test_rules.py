@@ -1,0 +1,58 @@
+"""The lane keeps to what the core has found out since it was taught, and to what holds of the core's own requests."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from stage import INT, PREFIX, READ, WRITE, Client, Stage, is_right
+
+from poold.core.statements.proofs import Proof
+
+LIMITED = Proof(is_harmless=True)
+
+
+@pytest.fixture
+def make() -> Iterator[Any]:
+    made: list[Stage] = []
+
+    def make(**settings: Any) -> Stage:
+        made.append(Stage(**settings))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def bound(stage: Stage, sql: bytes) -> bytes:
+    """How a Bind of the statement, as it is known now, begins."""
+    return b"\0" + PREFIX + stage.group.statements.find(sql, INT).name + b"\0"
+
+
+def warm(stage: Stage, client: Client, sql: bytes = READ) -> None:
+    """The statement has gone well once, and its backend is lent."""
+    stage.query(client, sql)
+    stage.turn(client)
+    stage.answer_all()
+    assert stage.lent() == [1]
+
+
+def test_a_statement_that_a_transaction_runs_twice_is_parsed_anew_after_five_runs(make: Any) -> None:
+    stage = make(max_size=1)
+    client = stage.client()
+    stage.promote(WRITE, proof=LIMITED)
+    runs = parsed = 0
+    for _ in range(10):
+        stage.transaction(client, WRITE, WRITE)
+        stage.turn(client)
+        for unit in list(stage.servers[1].units):
+            for kind, body in unit:
+                if kind == b"P" and b"UPDATE" in body:
+                    runs, parsed = 0, parsed + 1
+                elif kind == b"B" and bound(stage, WRITE) in body:
+                    runs += 1
+                    assert runs <= 5, "a sixth plan may be one for any values"
+        stage.answer_all()
+    assert parsed > 3
+    assert stage.lane.counts["requests"] > 3
+    assert [is_right(reply, reply.request, [WRITE, WRITE]) for reply in client.replies] == [True] * 10
