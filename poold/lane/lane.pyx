@@ -93,6 +93,8 @@ cdef class Lane:
         fleet = self.fleets.get(flow.group)
         if fleet is None:
             fleet = self.fleets[flow.group] = Fleet(flow.group)
+        if flow.key in self.ways:
+            self._forget(self.ways[flow.key])
         if len(flow.statements) <= MOST_STEPS + 2:
             self.ways[flow.key] = way = Way(flow, fleet)
             (<Fleet>fleet).ways.append(way)
@@ -340,7 +342,7 @@ cdef class Lane:
         for place in range(found.count):
             if not are_values(found.values[place].at, found.values[place].size, way.counts[place + way.is_transaction]):
                 return False
-        if not way.is_valid():
+        if not way.holds():
             self._forget(way)
             return False
         if way.rests_until > self.pipelines.now:
@@ -386,7 +388,7 @@ cdef class Lane:
         return True
 
     cdef _forget(self, Way way):
-        """Names have changed their meaning since the flow was taught."""
+        """The flow is not as it was taught any more."""
         way.fold()
         del self.ways[way.flow.key]
         way.fleet.ways.remove(way)

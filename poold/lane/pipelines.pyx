@@ -210,6 +210,9 @@ cdef class Pipelines:
                         break
                 return
             flight = first
+            if not flight.way.holds():
+                self.hand_over_waiting([flight])
+                continue
             lent = self.backend_for(fleet, flight.way)
             if lent is None:
                 if self.unprepared is not None:

@@ -13,6 +13,7 @@ cdef enum:
 cdef class Way:
     cdef readonly object flow
     cdef object statement  # the one of a query
+    cdef tuple clients  # its statements but for the broker's own
     cdef tuple names  # of prepared statements
     cdef long counts[MOST_STEPS + 2]  # of parameters
     cdef int steps
@@ -23,13 +24,12 @@ cdef class Way:
     cdef double rests_until
     cdef Fleet fleet
     cdef int surprises, counted
-    cdef bint is_doubted  # something went wrong since it was looked whether its statements still run prepared
     # The profile of the statement of a query, as `poold.core.statements.statement.Statement` has it.
     cdef bint may_be_short, is_short
     cdef double mean, deviation, recent, expected, size, patience, begun
     cdef long runs, known_runs  # since the last fold; those of the statement at that time
 
-    cdef bint is_valid(self) except -1
+    cdef bint holds(self) except -1
     cdef went_well(self)
     cdef surprised(self, double now)
     cdef record(self, double seconds, long size)

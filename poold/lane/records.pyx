@@ -80,24 +80,19 @@ cdef class Way:
             self.counts[place] = each.count
         self.limited = list(Counter([each.name for each in flow.statements if each.runs_per_parse < _UNLIMITED]).items())
         self.uses_sequences = any([each.proof.uses_sequences for each in flow.statements])
+        self.clients = flow.statements[1:-1] if self.is_transaction else flow.statements
         if not self.is_transaction:
             self.statement = flow.statements[0]
             self.may_be_short = self.statement.proof.is_plain_read
             self.load()
 
-    cdef bint is_valid(self) except -1:
-        """Whether its statements still run prepared, and mean what they meant.
-
-        Of a transaction's this is looked at only when something has gone wrong: one that does not fit any more fails,
-        which is a surprise, and is run again by the core.
-        """
+    cdef bint holds(self) except -1:
+        """Whether it is as it was taught: names mean what they did, and its statements are to be prepared."""
         if self.generation != self.fleet.statements.generation:
             return False
-        if self.statement is not None:
-            return self.statement.state is PREPARED
-        if self.is_doubted:
-            self.is_doubted = False
-            return all([each.state is PREPARED for each in self.flow.statements])
+        for statement in self.clients:
+            if statement.state is not PREPARED:  # nor is one that was forgotten
+                return False
         return True
 
     cdef went_well(self):
@@ -109,7 +104,6 @@ cdef class Way:
     cdef surprised(self, double now):
         """A run did not go as usual: if that happens too often the flow is left to the core for a while."""
         self.surprises += 1
-        self.is_doubted = True
         if self.surprises == MOST_SURPRISES:
             self.counted = self.surprises = 0
             self.flow.rests_until = self.rests_until = now + REST

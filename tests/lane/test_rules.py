@@ -56,3 +56,37 @@ def test_a_statement_that_a_transaction_runs_twice_is_parsed_anew_after_five_run
     assert parsed > 3
     assert stage.lane.counts["requests"] > 3
     assert [is_right(reply, reply.request, [WRITE, WRITE]) for reply in client.replies] == [True] * 10
+
+
+def test_what_waits_in_the_lane_while_names_change_runs_by_its_new_name(make: Any) -> None:
+    stage = make(max_size=1, pipeline_depth=1)
+    client = stage.client()
+    stage.promote(READ)
+    warm(stage, client)
+    stage.query(client)
+    stage.turn(client)
+    stage.query(client)
+    stage.turn(client)  # waits, as the one before runs
+    old = bound(stage, READ)
+    stage.broker.generations.begin_anew()
+    stage.answer(1)
+    assert not any(old in body for unit in stage.servers[1].units for kind, body in unit if kind == b"B")
+    stage.answer_all()
+    assert [is_right(reply, reply.request, [READ]) for reply in client.replies] == [True] * 3
+
+
+@pytest.mark.parametrize("how", ["refuse", "forget"])
+def test_a_statement_that_is_not_to_be_prepared_any_more_is_the_cores(make: Any, how: str) -> None:
+    stage = make(max_size=1)
+    client = stage.client()
+    statement = stage.promote(READ)
+    warm(stage, client)
+    if how == "refuse":
+        statement.refuse()
+    else:
+        stage.group.statements.forget(statement)
+    stage.query(client)
+    stage.turn(client)
+    assert not stage.backend(1).flights
+    stage.answer_all()
+    assert [is_right(reply, reply.request, [READ]) for reply in client.replies] == [True] * 2
