@@ -210,7 +210,7 @@ cdef class Pipelines:
                         break
                 return
             flight = first
-            if not flight.way.holds():
+            if flight.client.is_stalled or not flight.way.holds():
                 self.hand_over_waiting([flight])
                 continue
             lent = self.backend_for(fleet, flight.way)

@@ -90,3 +90,25 @@ def test_a_statement_that_is_not_to_be_prepared_any_more_is_the_cores(make: Any,
     assert not stage.backend(1).flights
     stage.answer_all()
     assert [is_right(reply, reply.request, [READ]) for reply in client.replies] == [True] * 2
+
+
+def test_a_client_that_reads_nothing_has_nothing_begun_that_waits_in_the_lane(make: Any) -> None:
+    stage = make(max_size=1, pipeline_depth=1)
+    client, other = stage.client(), stage.client()
+    stage.promote(READ)
+    warm(stage, client)
+    stage.query(other)
+    stage.turn(other)
+    stage.answer_all()
+    stage.query(other)
+    stage.turn(other)
+    waiting = stage.query(client)
+    stage.turn(client)
+    stage.broker.client_stalled(client.key)
+    stage.answer(1)
+    assert not stage.servers[1].units
+    assert [each.number for each in stage.broker.clients[client.key].held] == [waiting]
+    stage.broker.client_reads(client.key, stage.now)
+    stage.settle()
+    stage.answer_all()
+    assert [is_right(reply, reply.request, [READ]) for reply in client.replies] == [True] * 2
