@@ -182,6 +182,8 @@ class Invariants:
             is_counted = request.backend.counting is request
             assert (request in request.backend.running) is not is_counted, f"{request} runs nowhere"
             assert self.broker.backends.get(request.backend.number) is request.backend
+            is_timed = request.deadline is not None and state is RequestState.RUNNING and not is_counted
+            assert request in held or not is_timed, f"{request} may run beyond its deadline"
         else:
             assert state is RequestState.IN_DOUBT, f"{request} is not answered"
 

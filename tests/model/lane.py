@@ -22,7 +22,7 @@ from poold.core.records.backend import Backend
 from poold.core.records.client import Client
 from poold.core.records.flow import MAX_MESSAGE_BYTES, Flow
 from poold.core.records.request import Request
-from poold.core.statements.statement import AHEAD_SECONDS, PREPARED
+from poold.core.statements.statement import AHEAD_SECONDS
 
 # What is older than PATIENCE is the core's. That is looked for every TICK, and begins a tick ahead.
 PATIENCE, TICK = 0.020, 0.005
@@ -115,8 +115,8 @@ class Lane:
         fleet, requests = way.fleet, client.requests
         if fleet.group not in client.groups or message.request in requests or not self._has_room(client, len(encoded)):
             return False
-        lent, is_first = None, not fleet.group.queue.size
-        if is_first:
+        lent = None
+        if _nobody_waits(fleet.group):
             lent, unprepared = self._backend_for(way)
             if unprepared is not None:
                 self._give_back(unprepared)
@@ -148,14 +148,12 @@ class Lane:
         client.line.heard = self._now()
 
     def _may_run(self, way: Way) -> bool:
-        """Whether what the flow was taught for holds still."""
+        """Whether a message of the flow is the lane's at the moment."""
         flow = way.flow
-        if flow.generation != flow.group.statements.generation:
-            if self.ways.get(flow.key) is way:
-                del self.ways[flow.key]
+        if not way.holds():
+            del self.ways[flow.key]
             return False
-        is_as_it_was = all(each.state is PREPARED and not each.is_forgotten for each in flow.statements)
-        return is_as_it_was and flow.rests_until <= self._now()
+        return flow.rests_until <= self._now()
 
     def _has_room(self, client: Client, size: int) -> bool:
         """Whether the client may have one request more."""
@@ -209,24 +207,21 @@ class Lane:
 
     def _start(self, lent: Lent, flight: Flight) -> None:
         """Give the request to the backend, which is idle or runs what it may join."""
-        flow, held = flight.flow, lent.backend.prepared.held
+        flow = flight.flow
         flight.is_waiting = False
         flight.began = self._now()
         lent.joined += bool(lent.flights)
         lent.requests += 1
         lent.flights.append(flight)
         lent.fleet.wait_times.record(flight.began - flight.arrived)
-        for each in flow.statements:
-            held[each.name] -= 1
+        lent.note_runs(flow)
         if flow.plan is None:
             flow.statements[0].begun = flight.began
-        if any(each.proof.uses_sequences for each in flow.statements):
-            lent.backend.used_sequences = True
         if not self._shell.starts(lent, flight):
             self.hand_over(lent.backend.number)
 
     def _serve_queue(self, fleet: Fleet) -> None:
-        """Begin requests that wait, as long as those whose turn it is are the lane's and there are backends for them."""
+        """Begin requests that wait, as long as the first is the lane's and there is a backend for it."""
         queue = fleet.group.queue
         while queue.size:
             priorities = fleet.group.priorities()
@@ -236,7 +231,7 @@ class Lane:
                 if first is not None and idle is not None:
                     self._give_back(idle)  # it is for the core's request
                 return
-            if first.client.is_stalled or not self._may_run(first.way):
+            if first.client.is_stalled or not first.way.holds():
                 self._gives_up([first])
                 continue
             lent, unprepared = self._backend_for(first.way)
@@ -262,7 +257,7 @@ class Lane:
     # Answers.
 
     def is_surprised(self, number: int, done: Completion) -> bool:
-        """Whether the answer to the backend's first request is another than expected: the backend is the core's then."""
+        """Whether the answer to the backend's first request is another than expected, and so the core's to take."""
         lent = self.lent[number]
         way = lent.flights[0].way
         results = done.results
@@ -366,6 +361,11 @@ class Lane:
         lent.fleet.lents.remove(lent)
         del self.lent[lent.backend.number]
         return lent
+
+
+def _nobody_waits(group: Group) -> bool:
+    """Whether whoever comes now overtakes nobody."""
+    return not group.queue.size
 
 
 def _is_plain(message: Message) -> bool:

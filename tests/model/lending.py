@@ -168,6 +168,7 @@ class Lending(Shell):
                 self._lend(number)
             case effects.Recall(number, at_once):
                 self.lane.recall(number, at_once)
+                assert not at_once or number not in self.lane.lent, f"the lane keeps {number}, which is wanted at once"
             case effects.Poke(group):
                 self.lane.poke(self.broker.groups[group])
 

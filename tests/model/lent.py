@@ -11,6 +11,7 @@ from poold.core.pools.group import Group
 from poold.core.records.backend import Backend
 from poold.core.records.client import Client
 from poold.core.records.flow import Flow
+from poold.core.statements.statement import PREPARED
 from poold.core.stats import Times
 
 # A flow that surprises so often in so many runs is left to the core for REST seconds.
@@ -34,6 +35,11 @@ class Way:
     fleet: Fleet
     counted: int = 0
     surprises: int = 0
+
+    def holds(self) -> bool:
+        """Whether it is as it was taught: names mean what they did, and its statements are to be prepared."""
+        is_of_today = self.flow.generation == self.flow.group.statements.generation
+        return is_of_today and all(each.state is PREPARED and not each.is_forgotten for each in self.flow.statements)
 
     def went_well(self) -> None:
         """One more run has ended well."""
@@ -101,6 +107,14 @@ class Lent:
         """Whether it can run the flow's names as they are, and has runs of each left."""
         held, wanted = self.backend.prepared.held, Counter(each.name for each in flow.statements)
         return all(held.get(name, 0) >= count for name, count in wanted.items())
+
+    def note_runs(self, flow: Flow) -> None:
+        """A request of the flow is begun here: note what its statements have used."""
+        held = self.backend.prepared.held
+        for each in flow.statements:
+            held[each.name] -= 1
+            if each.proof.uses_sequences:
+                self.backend.used_sequences = True
 
     def fold(self) -> None:
         """Tell the core's records what was counted since the last time."""

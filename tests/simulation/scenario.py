@@ -286,7 +286,7 @@ def with_lane(random: Random, found: Scenario) -> Scenario:
         write=choice((0.0005, 0.002)),
         slow=choice((0.0, 0.01)),
         writes=0.2,
-        others=min(found.others, 0.05),
+        others=choice((0.0, 0.05, 0.3)),
         settings=0.0,
         leaves=min(found.leaves, 0.1),
         changes_schema=False,
