@@ -23,15 +23,13 @@ from poold.lane.records cimport Fleet, Flight, Lent, Line, Way
 from poold.lane.sockets cimport MSG_DONTWAIT, epoll_event, epoll_wait, is_nothing_yet, lane_clock, recv
 
 from poold.core.records.flow import MAX_MESSAGE_BYTES
-from poold.lane import pipelines, queue, records
+from poold.lane import queue
 
 cdef extern from *:
     unsigned long POOLD_SOURCES
 
 SOURCES = POOLD_SOURCES  # the checksum of the sources that this was built of
 Queue = queue.Queue
-if not SOURCES == pipelines.SOURCES == queue.SOURCES == records.SOURCES:
-    raise ImportError("its parts were built of different sources: run scripts/setup, or pip install")
 
 cdef enum:
     AT_ONCE = 256  # events taken in one go

@@ -6,9 +6,9 @@ Those of effects, of what is given to whom, are in `model.shell`; those of repli
 
 from __future__ import annotations
 
-from client.wire.limits import BATCH
 from typing import cast
 
+from client.wire.limits import BATCH
 from model.books import Books
 from model.lending import Lending
 from model.lines import Line

@@ -28,7 +28,6 @@ from client.wire.messages import (
 from simulation.asking import Client
 from simulation.sessions import Sessions
 
-
 # The steps of messages that are sent again and again; two of them run one statement twice.
 PLAIN_MESSAGES = ((0,), (0, 1), (0, 0), (1, 2, 0), (2, 2))
 
