@@ -249,7 +249,7 @@ class Broker:
         client = self.clients.get(key)
         if client is not None:
             client.is_stalled = False
-            self.waiting.release(client)
+            self.waiting.release(client, now)
             self.settling.settle(now)
 
     def cancel(self, key: int, number: int, now: float) -> None:
@@ -384,6 +384,10 @@ class Broker:
         """These requests of the lane's, which wait in their groups' queues, are the core's from here on."""
         self.hand_over.queued(flights, now)
         self.settling.settle(now)
+
+    def waits(self, group: Group, now: float) -> None:
+        """A request of the lane's begins to wait in the group's queue, perhaps for what runs in the core."""
+        self.waiting.watch(group, now)
 
     def cancelled(self, number: int, now: float) -> None:
         """The backend's cancel is settled: PostgreSQL has delivered it, or it failed; it cannot hit anything later."""

@@ -83,7 +83,7 @@ cdef class Lane:
     # What the shell gives and takes.
 
     def attach(self, owner):
-        """Tell owner of what is given back: by lent_back, handed_over and queued. To be called before anything else."""
+        """Tell owner what is given back, by lent_back, handed_over and queued, and who waits. To be called first."""
         self.pipelines.owner = owner
 
     def teach(self, flow):
@@ -186,7 +186,7 @@ cdef class Lane:
     # Time.
 
     cdef _work(self):
-        """Take note that there is work: look from time to time for what takes too long."""
+        """There is work: look from time to time for what takes too long."""
         self.used = self.pipelines.now
         if not self.is_ticking:
             self.is_ticking = True
@@ -381,12 +381,13 @@ cdef class Lane:
             flight.is_waiting = True
             fleet.queue.add(flight, line.process, flight.priority)
             self.pipelines.waiting.append(flight)
+            if fleet.count < fleet.most:
+                self.pipelines.owner.waits(fleet.group)
             if is_queue:
                 self.pipelines.serve_queue(fleet)
         return True
 
     cdef _forget(self, Way way):
-        """The flow is not as it was taught any more."""
         way.fold()
         del self.ways[way.flow.key]
         way.fleet.ways.remove(way)

@@ -20,6 +20,7 @@ from poold.config.model import Config
 from poold.core.broker import Broker
 from poold.core.effects import Unit
 from poold.core.facts import Loss, Server
+from poold.core.pools.group import Group
 from poold.core.records.flow import Flight
 from poold.postgres import connect as connecting
 from poold.postgres import libpq
@@ -169,6 +170,11 @@ class Backends:
     def queued(self, flights: Sequence[Flight]) -> None:
         """Tell the core that requests of the lane wait for too long."""
         self._broker.queued(flights, monotonic())
+        self._wake()
+
+    def waits(self, group: Group) -> None:
+        """Tell the core that a request of the lane's begins to wait."""
+        self._broker.waits(group, monotonic())
         self._wake()
 
     # Facts, from the backends.

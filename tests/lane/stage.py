@@ -452,6 +452,9 @@ class Stage:
     def queued(self, flights: Sequence[Any]) -> None:
         self.broker.queued(flights, self.now)
 
+    def waits(self, group: Any) -> None:
+        self.broker.waits(group, self.now)
+
     def check_sent(self, number: int, units: Sequence[Unit]) -> None:
         """The units of what was handed over, encoded, are the last bytes that the server got."""
         server = self.servers[number]

@@ -26,11 +26,17 @@ from poold.core.statements.statement import AHEAD_SECONDS
 
 # What is older than PATIENCE is the core's. That is looked for every TICK, and begins a tick ahead.
 PATIENCE, TICK = 0.020, 0.005
+LONGEST_WAIT = 0.5
 # How long backends are kept that nobody uses.
 KEPT = 1.0
 # A shorter timeout wants a closer look.
 LEAST_TIMEOUT = 1.0
 MAX_ANSWER_BYTES = 64 * 1024
+
+
+def longest_wait(flight: Any) -> float:
+    """How long the request may wait in the lane, in seconds."""
+    return min(LONGEST_WAIT, float(flight.flow.group.config.queue_timeout) / 2)
 
 
 class LaneShell(Protocol):
@@ -121,7 +127,7 @@ class Lane:
             if unprepared is not None:
                 self._give_back(unprepared)
                 return False
-        if lent is None and not self._may_wait(fleet):
+        if lent is None and not self._may_wait(way):
             return False
         flight = Flight(client, message, encoded, way, self._now())
         self._open(flight, requests)
@@ -131,6 +137,7 @@ class Lane:
             flight.is_waiting = True
             fleet.group.queue.push(flight)  # type: ignore[arg-type]  # stands where the core's requests do
             self.waiting.append(flight)
+            self._broker.waits(fleet.group, self._now())
             self._serve_queue(fleet)
         return True
 
@@ -164,12 +171,17 @@ class Lane:
             return False
         return not (count and 0 < config.max_client_bytes < client.bytes + MAX_MESSAGE_BYTES * (count + 1))
 
-    def _may_wait(self, fleet: Fleet) -> bool:
-        """Whether a request that got no backend waits for one of the lane's: all that the group may have are there."""
-        config = fleet.group.config
-        if len(fleet.lents) < config.max_size or fleet.is_poked:
-            return False
-        return not 0 < config.max_waiting <= fleet.group.queue.size
+    def _may_wait(self, way: Way) -> bool:
+        """Whether a request that got no backend waits as the lane's: the core has none for it, nor may it open one."""
+        group = way.fleet.group
+        config = group.config
+        if len(way.fleet.lents) < config.max_size:
+            is_short = way.flow.plan is None and way.flow.statements[0].is_short
+            if group.size < config.max_size or (is_short and not group.queue.size):
+                return False
+            if any(pool.idle for pool in group.pools):
+                return False
+        return not 0 < config.max_waiting <= group.queue.size
 
     # Who is given a backend.
 
@@ -314,7 +326,7 @@ class Lane:
                 self._give_back(lent)
         self.fold()
         self.waiting = deque(each for each in self.waiting if each.is_waiting)
-        self._gives_up([each for each in self.waiting if now - each.arrived > PATIENCE - TICK])
+        self._gives_up([each for each in self.waiting if now - each.arrived > longest_wait(each) - TICK])
         if self.lent or any(each.is_waiting for each in self.waiting):
             self._work()
 

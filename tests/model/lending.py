@@ -23,7 +23,7 @@ from client.wire.messages import Failure, ResultMessage, TransactionResult
 from model.books import Books
 from model.company import check_company
 from model.kinds import is_clients, kind_of
-from model.lane import PATIENCE, Lane
+from model.lane import PATIENCE, Lane, longest_wait
 from model.lent import Flight, Lent
 from model.lines import Line
 from model.postgres import Order, Session
@@ -230,7 +230,9 @@ class Lending(Shell):
         for lent in lane.lent.values():
             assert not lent.flights or now - lent.age_from <= PATIENCE, f"{lent.backend} is kept for too long"
         for flight in waiting:
-            assert now - flight.arrived <= PATIENCE, f"request {flight.number} waits in the lane for too long"
+            assert now - flight.arrived <= longest_wait(flight), (
+                f"request {flight.number} waits in the lane for too long"
+            )
 
     def check_nobody_idles(self, group: Group) -> None:
         """Who is the core's does not wait while a backend of the lane's rests."""

@@ -120,6 +120,8 @@ class Runs:
         if len(backend.running) == 1:
             pool.move(backend, ACTIVE)
             self._guard(backend, request, now)
+            if request.group.queue.size:
+                pool.watch.arm(self._timers, now)  # who waits may have come when nothing ran here
         elif not request.is_counted:
             pool.stats.joined += 1
             pool.watch.arm(self._timers, now)

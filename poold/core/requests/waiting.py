@@ -6,6 +6,7 @@ from client.wire.messages import TX_NONE, Failure, ResultMessage
 from poold.core.agenda import Agenda
 from poold.core.clients.accounts import Accounts
 from poold.core.clients.leases import Leases, transaction_of
+from poold.core.pools.group import Group
 from poold.core.records.client import Client
 from poold.core.records.lease import Lease
 from poold.core.records.request import INQUIRY, Request
@@ -27,20 +28,21 @@ class Waiting:
         request.become(QUEUED)
         request.group.queue.push(request)
         self.limit(request, now)
-        self._watch(request, now)
+        self.watch(request.group, now)
 
     def hold(self, request: Request) -> None:
         """Hold the request, as its client leaves replies unread; `release` lets it go on."""
         request.become(RequestState.HELD)
         request.client.held[request] = None
 
-    def release(self, client: Client) -> None:
+    def release(self, client: Client, now: float) -> None:
         """Queue the client's held requests again, as it has read its replies."""
         held = list(client.held)
         client.held.clear()
         for request in held:
             request.become(QUEUED)
             request.group.queue.push(request)
+            self.watch(request.group, now)
             self._agenda.serve(request.group)
 
     def follow(self, request: Request, lease: Lease) -> None:
@@ -59,7 +61,7 @@ class Waiting:
         else:
             request.group.queue.push_front(request)
         self.limit(request, now)
-        self._watch(request, now)
+        self.watch(request.group, now)
         self._agenda.serve(request.group)
 
     def pause(self, request: Request, until: float) -> None:
@@ -106,8 +108,8 @@ class Waiting:
         limit = now + request.group.config.queue_timeout
         self._agenda.timers.set(request, limit if request.deadline is None else min(limit, request.deadline))
 
-    def _watch(self, request: Request, now: float) -> None:
-        """Let the pools of the group look soon for statements that wait for a lock, as the request waits for them."""
-        for pool in request.group.pools:
+    def watch(self, group: Group, now: float) -> None:
+        """Let the group's pools look soon for statements that wait for a lock, as a request waits for them."""
+        for pool in group.pools:
             if pool.active:
                 pool.watch.arm(self._agenda.timers, now)
