@@ -8,7 +8,7 @@ shell takes them once per turn.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from client.wire.messages import (
     TX_NONE,
@@ -164,9 +164,7 @@ class Broker:
             self.agenda.state = BrokerState.DRAINING
             self.admission.is_open = self.agenda.has_lane = False
             self.agenda.timers.set(_DRAIN, now + self.config.broker.drain_timeout)
-            for backend in self.backends.values():
-                if backend.state is BackendState.LENT:
-                    self.lifecycle.recall(backend, at_once=True)
+            self.lifecycle.recall_all()
 
     def stop(self, now: float) -> None:
         """Stop at once: whatever runs is lost."""
@@ -174,7 +172,7 @@ class Broker:
             return
         self.agenda.state = BrokerState.STOPPED
         self.admission.is_open = False
-        self._take_over(now)
+        self.hand_over.everything(self.backends.values(), self.groups.values(), now)
         for backend in list(self.backends.values()):
             self.runs.lose(backend, Loss("the broker was stopped"), now)
         for client in self.clients.values():
@@ -187,14 +185,6 @@ class Broker:
                     self.waiting.discard(request, failures.draining())
         self.settling.settle(now)
         self.agenda.effects.append(Stop())
-
-    def _take_over(self, now: float) -> None:
-        """Make all that is the lane's the core's. A drain may be over before the lane has heard that it has begun."""
-        for backend in self.backends.values():
-            if backend.flights:
-                self.hand_over.handed_over(backend, now)
-        for group in self.groups.values():
-            self.hand_over.queued([cast(Flight, each) for each in group.queue if each.is_in_lane], now)
 
     # Facts about clients.
 

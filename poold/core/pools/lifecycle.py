@@ -80,6 +80,12 @@ class Lifecycle:
             backend.is_recalled = True
             self._agenda.effects.append(Recall(backend.number, at_once))
 
+    def recall_all(self) -> None:
+        """Have the lane give back all backends at once."""
+        for backend in self.backends.values():
+            if backend.state is BackendState.LENT:
+                self.recall(backend, at_once=True)
+
     def retire(self, group: Group, now: float) -> None:
         """Close the group's idle backends that are too old or not needed, and have those back that are lent."""
         janitor.mark_outdated(group, now)

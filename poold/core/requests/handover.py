@@ -7,6 +7,7 @@ Request there, in the state that it would have if the core had given it its unit
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import cast
 
 from client.wire.codec import decode_request
 from client.wire.messages import Query, TransactionMessage
@@ -14,6 +15,7 @@ from poold.config.model import Config
 from poold.core.agenda import Agenda
 from poold.core.clients.accounts import Accounts
 from poold.core.effects import Unit
+from poold.core.pools.group import Group
 from poold.core.records.backend import Backend
 from poold.core.records.flow import Flight
 from poold.core.records.request import QUERY, Request, Verb
@@ -74,6 +76,14 @@ class HandOver:
             request.group.queue.replace(flight, request)
             self._waiting.limit(request, request.arrived)
             self._agenda.serve(request.group)
+
+    def everything(self, backends: Iterable[Backend], groups: Iterable[Group], now: float) -> None:
+        """All that is the lane's is the core's. A drain may be over before the lane has heard that it has begun."""
+        for backend in backends:
+            if backend.flights:
+                self.handed_over(backend, now)
+        for group in groups:
+            self.queued([cast(Flight, each) for each in group.queue if each.is_in_lane], now)
 
     def _is_back(self, backend: Backend) -> None:
         backend.is_recalled = False
