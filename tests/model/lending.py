@@ -88,7 +88,7 @@ class Lending(Shell):
 
     def starts(self, lent: Lent, flight: Flight) -> bool:
         """Send the flight's unit to its backend; False if the connection does not take it now."""
-        line, job, unit = self.lines[lent.backend.number], self.books.jobs[flight.number], flight.unit()
+        line, job, unit = self.lines[lent.backend.number], self.books.jobs[flight.number], flight.commands
         self._check_line(line)
         self._check_job(line, job)
         self._check_flow(lent.backend, flight.flow)

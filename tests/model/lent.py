@@ -74,11 +74,11 @@ class Flight:
         self.way = way
         values = (b"", *message.values, b"") if isinstance(message, TransactionMessage) else (message.values,)
         commands = zip(way.flow.statements, values, strict=True)
-        self._unit = tuple(Bind(each.name, each.count, own) for each, own in commands)
+        self.commands = tuple(Bind(each.name, each.count, own) for each, own in commands)
 
     def unit(self) -> Unit:
         """The unit that was sent for it."""
-        return self._unit
+        return self.commands
 
     @property
     def is_short(self) -> bool:

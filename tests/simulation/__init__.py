@@ -9,8 +9,10 @@
     world       all of it: one step after the other, what must hold after each, the end
     audit       what was answered against what is in the databases
     runner      many worlds
-    mutations   mistakes put into the core, each of which has to be found; more in mutations_of_sessions, _of_pools and
-                _of_statements
+    mutations   mistakes put into the core, each of which has to be found; more in mutations_of_sessions, _of_pools,
+                _of_statements and _of_the_lane
+
+Every third world has a lane (`model.lane`), and every other of these is one in which most requests are the lane's.
 
 A step is one event: a message arrives, a statement ends, a deadline comes, a fault strikes, the shell has its turn.
 Nothing but the seed decides what happens, so a seed and a step number name a moment that can be seen again: nothing
@@ -25,5 +27,6 @@ answers mean; a session's answers in `model.sessions`), another effect in `model
 `network` (how long it takes), another configuration key in `scenario`, another fault in `faults`, another command that
 a server runs in `servers`, another kind of statement in `model.kinds`, something else that one leaves in its session in
 `model.leftovers`, a setting that travels in `model.marks`, another rule of whose turn it is in `model.fairness` or
-`model.turns`, of how long backends live in `model.lifetimes`, and a mistake in each of them in `mutations`.
+`model.turns`, of how long backends live in `model.lifetimes`, of what a lane may do in `model.lending`, and a mistake
+in each of them in `mutations`.
 """

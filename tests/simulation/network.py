@@ -127,6 +127,7 @@ class Network(Turns):
         self.sim.clients.drop(client)
 
     def _stop(self) -> None:
+        super()._stop()
         self.sim.is_stopped = True
 
     def close_all(self) -> None:

@@ -59,6 +59,7 @@ class Scenario:
     prepared_kept: int
     is_seasoned: bool  # the broker has served for long: it knows the statements
     has_identity: bool  # whether servers tell who they are
+    drains: float = 0.15  # the share of worlds in which the broker is drained before the end
 
     @property
     def query_timeout(self) -> float:
@@ -267,24 +268,25 @@ def with_lane(random: Random, found: Scenario) -> Scenario:
     choice = random.choice
     limits = {"prepare": "auto", "proofs": True, "track_outcome": False, "plans": choice(("auto", "auto", "custom"))}
     limits |= {
-        "max_size": choice((1, 2, 3)),
-        "max_idle": choice((0.5, 20.0)),
-        "pipeline_depth": choice((2, 4, 16)),
+        "max_size": choice((1, 1, 2, 3)),
+        "max_idle": choice((0.5, 2.0, 20.0)),
+        "pipeline_depth": choice((1, 2, 16)),
         "queue_timeout": 3.0,
     }
-    broker = replace(found.config.broker, drain_timeout=choice((0.0, 0.5, 30.0)))
+    timeouts = {"drain_timeout": choice((0.0, 0.0, 0.5, 30.0)), "client_idle_timeout": choice((0.0, 0.3))}
+    broker = replace(found.config.broker, **timeouts)
     return replace(
         found,
         config=_with_groups(replace(found.config, broker=broker), **limits),
         clients=choice((2, 4, 8)),
         habits=(("query", "burst"), ("plain message", "query"), ("plain message",), ("query",), choice(found.habits)),
-        burst=choice((2, 4)),
+        burst=choice((2, 8)),
         think=choice((0.001, 0.005, 0.02)),
         impatience=min(found.impatience, 0.1),
         latency=choice((0.00005, 0.00005, 0.0005)),
         short=choice((0.0002, 0.0002, 0.002)),
         write=choice((0.0005, 0.002)),
-        slow=choice((0.0, 0.01)),
+        slow=choice((0.0, 0.01, 0.05)),
         writes=0.2,
         others=choice((0.0, 0.05, 0.3)),
         settings=0.0,
@@ -292,10 +294,11 @@ def with_lane(random: Random, found: Scenario) -> Scenario:
         changes_schema=False,
         mishaps=choice((0.0, 0.2, min(found.mishaps, 1.0))),
         fault_every=choice((50, 300, 1000)),
-        favourite=choice((found.favourite, "")),
+        favourite=choice((found.favourite, "", "client reads nothing", "reset")),
         priorities=choice(((NORMAL,), (INTERACTIVE, NORMAL), (NORMAL, NORMAL, NORMAL, BATCH))),
         prepared_kept=choice((prepared.PREPARED_KEPT, prepared.PREPARED_KEPT, 8)),
         is_seasoned=True,
+        drains=0.5,
     )
 
 

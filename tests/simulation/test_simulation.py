@@ -15,8 +15,9 @@ from click.testing import CliRunner
 from examples import seeds
 
 from simulation import runner
-from simulation.mutations_of_pools import MUTATIONS
 from simulation.mutations_of_statements import SHOWN_IN
+from simulation.mutations_of_the_lane import MUTATIONS, SHOWN_IN_LANES
+from simulation.scenario import LANE
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "simulate.py"
 # For each seed: 204,000 in all.
@@ -55,6 +56,15 @@ def test_a_run_meets_every_kind_of_outcome_and_fault() -> None:
     assert len(summary.tally) >= 22
 
 
+@pytest.mark.parametrize("seed", seeds(2))
+def test_all_holds_in_every_world_with_a_lane(seed: int) -> None:
+    summary = runner.run(seed, STEPS, kind=LANE)
+    assert summary.tally["lane starts"] > 500
+    assert summary.tally["lane hands over"] > 10
+    assert summary.tally["lane gives back"] > 100
+    assert summary.tally["lane gives up"]
+
+
 def test_the_same_seed_makes_the_same_world_in_any_process() -> None:
     shown = [_simulated("7", "--steps", "10000", hash_seed=each) for each in ("1", "2")]
     assert shown[0] == shown[1]
@@ -72,7 +82,7 @@ def _simulated(*arguments: str, hash_seed: str) -> str:
 def test_a_mistake_in_the_core_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     MUTATIONS[name](monkeypatch)
     with pytest.raises(runner.Broken):
-        runner.run(1, STEPS_UNTIL_FOUND, kind=SHOWN_IN.get(name, ""))
+        runner.run(1, STEPS_UNTIL_FOUND, kind=({**SHOWN_IN, **SHOWN_IN_LANES}).get(name, ""))
 
 
 def test_what_does_not_hold_is_shown_with_the_command_that_shows_it_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,7 @@ class World(Agenda, Invariants):
     def _go(self, steps: int) -> None:
         """Steps with faults, until there are enough or the broker has stopped."""
         every, random = self.scenario.fault_every, self.random.random
-        drain_at = self.random.randrange(steps) if random() < 0.15 else steps
+        drain_at = self.random.randrange(steps) if random() < self.scenario.drains else steps
         while self.steps < steps and not self.is_stopped:
             if random() * every < 1.0:
                 self._note(self.faults.strike())
