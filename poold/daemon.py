@@ -170,12 +170,14 @@ class Daemon:
 
     def _lend(self, number: int) -> None:
         """Lend a backend to the lane, or tell the core that the lane cannot have it."""
-        found = self._backends.lendable(number)
+        found, backend = self._backends.lendable(number), self._broker.backends.get(number)
+        if backend is None:
+            return  # the broker has stopped
         if found is not None:
             descriptor, wire = found
-            self._lane.lend(descriptor, self._broker.backends[number], wire, monotonic())
+            self._lane.lend(descriptor, backend, wire, monotonic())
         else:
-            self._broker.lent_back(number, monotonic())
+            self._broker.lent_back(number, monotonic(), is_refused=True)
 
     def _release(self, key: int) -> None:
         """Give the core all of a client's requests that the lane has."""

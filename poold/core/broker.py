@@ -352,9 +352,10 @@ class Broker:
                 self.lifecycle.reset_ended(backend, done)
             self.settling.settle(now)
 
-    def lent_back(self, number: int, now: float) -> None:
-        """The lane has given back a backend that runs nothing."""
+    def lent_back(self, number: int, now: float, is_refused: bool = False) -> None:
+        """The lane has given back a backend that runs nothing, or could not have it (is_refused)."""
         if (backend := self.backends.get(number)) is not None:
+            backend.is_refused = is_refused
             self.hand_over.lent_back(backend)
             self.settling.settle(now)
 

@@ -15,7 +15,7 @@ from psycopg2 import extensions
 from poold.config import passwords
 from poold.config.model import EndpointConfig, GroupConfig
 from poold.core.facts import Server
-from poold.postgres import startup
+from poold.postgres import libpq, startup
 from poold.system.side_threads import Aside
 
 log = logging.getLogger(__name__)
@@ -207,7 +207,7 @@ async def _prepare_session(connection: Any, group: GroupConfig) -> Server:
         except (psycopg2.ProgrammingError, ValueError) as error:
             log.info("outcomes of COMMIT cannot be tracked error=%s", " ".join(str(error).split()))
     pid = int(connection.get_backend_pid())
-    return Server(connection.server_version, str(identity), str(epoch), pid, names)
+    return Server(connection.server_version, str(identity), str(epoch), pid, names, libpq.is_encrypted(connection))
 
 
 async def _ask(connection: Any, sql: str, values: tuple[Any, ...] | None = None) -> list[tuple[Any, ...]]:

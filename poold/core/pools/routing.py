@@ -83,7 +83,7 @@ def backend_to_join(pools: Sequence[Pool], depth: int, now: float) -> Backend | 
 
 def may_be_lent(backend: Backend) -> bool:
     """Whether the lane may have this idle backend: it writes to its socket, and leaves alone what is to be replaced."""
-    return not backend.server.is_encrypted and not backend.is_outdated
+    return not (backend.server.is_encrypted or backend.is_outdated or backend.is_refused)
 
 
 def may_join(request: Request) -> bool:

@@ -32,6 +32,7 @@ class Backend:
         "idle_since",
         "is_outdated",
         "is_recalled",
+        "is_refused",
         "is_unused",
         "is_wanted",
         "lease",
@@ -84,6 +85,8 @@ class Backend:
         self.is_wanted = False
         # LENT: the lane gives it nothing more and gives it back when it rests.
         self.is_recalled = False
+        # The lane could not have it: it is not lent before it has run something.
+        self.is_refused = False
         self.expires: float | None = None  # when max_lifetime, shortened by jitter, is over
         self.is_outdated = False  # marked by the janitor, as that time is near or past
 

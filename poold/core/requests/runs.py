@@ -119,6 +119,7 @@ class Runs:
             self._timers.set(request, request.deadline + SERVER_GRACE if request.is_timed else request.deadline)
         if len(backend.running) == 1:
             pool.move(backend, ACTIVE)
+            backend.is_refused = False
             self._guard(backend, request, now)
             if request.group.queue.size:
                 pool.watch.arm(self._timers, now)  # who waits may have come when nothing ran here
