@@ -38,8 +38,7 @@ cdef enum:
 # What runs for longer than PATIENCE is the core's. That is looked for every TICK, and begins a tick ahead.
 cdef double PATIENCE = 0.020
 cdef double TICK = 0.005
-# How long backends are kept that nobody uses.
-cdef double KEPT = 1.0
+cdef double KEPT = 1.0  # how long backends are kept that nobody uses
 # How long events are waited for in a row, while there is nothing else to do.
 cdef double STAY = 0.003
 cdef long LONGEST_MESSAGE = MAX_MESSAGE_BYTES
@@ -146,6 +145,7 @@ cdef class Lane:
         """The connection is being closed."""
         self.cool(descriptor)
         if descriptor < len(self.owners) and type(self.owners[descriptor]) is Line:
+            self.owners[descriptor].client.line = None  # each would keep the other, and what the peer holds
             self.owners[descriptor] = None
 
     def release(self, client):
@@ -237,7 +237,7 @@ cdef class Lane:
     def wait(self, int epoll):
         """Serve what is ready, and what becomes ready in the next moment if all of that is the lane's.
 
-        Returns descriptors that are others', each with its events.
+        Returns others' descriptors, each with its events.
         """
         cdef epoll_event events[AT_ONCE]
         cdef int ready, place, descriptor, wait_ms = 0
