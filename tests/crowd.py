@@ -50,10 +50,8 @@ class Crowd:
 
     def answer(self, place: int) -> Result | DBError:
         """What became of one question."""
-        channel, number = self._channels[place], self._requests[place]
         try:
-            reply = channel._reply_to(number, PATIENCE)
-            channel._answered = number
+            reply = self._channels[place]._reply_to(self._requests[place], PATIENCE)
         except DBError as error:
             return error
         return error_from(reply) if isinstance(reply, Failure) else Result(reply)

@@ -136,6 +136,8 @@ class Channel(_Fields):
         request = message[0]
         reply: ResultMessage | TransactionResult | Answer | Failure | None
         try:
+            if self._asked != self._answered and not isinstance(message, Begun):
+                self.close()  # an earlier call was interrupted before it could close the channel
             if isinstance(message, Begun):
                 self._go_on(message)
                 reply = self._reply_to(request, None)
@@ -255,8 +257,6 @@ class Channel(_Fields):
             self._take(begun.received)
 
     def _send(self, message: ToBroker, deadline: float | None = None) -> None:
-        if self._asked != self._answered:
-            self.close()  # an earlier call was interrupted before it could close the channel
         encoded = encode(message)
         if len(encoded) > self._max_request_bytes:
             raise self._own(
