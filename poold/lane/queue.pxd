@@ -1,29 +1,35 @@
 """The queue of `poold.core.shared.queue`, compiled: the same order, for requests of the core's and of the lane's."""
 
 
-cdef class Place:
+cdef class Node:
+    cdef Node before, behind
+
+
+cdef class Chain(Node):
+    cdef Node first, last
+
+    cdef append(self, Node node)
+    cdef remove(self, Node node)
+
+
+cdef class Place(Node):
     cdef object request
     cdef Turn turn  # None if it is to run again
-    cdef Place before, behind
 
 
-cdef class Turn:
+cdef class Turn(Chain):
     cdef object process
     cdef Row row
-    cdef Place first, last
-    cdef Turn before, behind
 
 
-cdef class Row:
+cdef class Row(Chain):
     cdef double stride, passed
     cdef readonly long size
     cdef dict turns  # by process
-    cdef Turn first, last
 
     cdef push(self, Place place, process)
     cdef leave(self, Place place)
     cdef to_end(self, Turn turn)
-    cdef _unlink(self, Turn turn)
 
 
 cdef class Queue:

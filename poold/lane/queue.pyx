@@ -10,16 +10,45 @@ cdef extern from *:
 SOURCES = POOLD_SOURCES  # the checksum of the sources that this was built of
 
 
-cdef class Place:
+cdef class Node:
+    """What may be in a chain."""
+
+
+cdef class Chain(Node):
+    """A linked list."""
+
+    cdef append(self, Node node):
+        """Put the node, which is in no chain, at the end."""
+        node.before = self.last
+        if self.last is None:
+            self.first = node
+        else:
+            self.last.behind = node
+        self.last = node
+
+    cdef remove(self, Node node):
+        """Take the node out, which is in this chain."""
+        if node.before is None:
+            self.first = node.behind
+        else:
+            node.before.behind = node.behind
+        if node.behind is None:
+            self.last = node.before
+        else:
+            node.behind.before = node.before
+        node.before = node.behind = None
+
+
+cdef class Place(Node):
     """Where a request waits."""
 
 
-cdef class Turn:
-    """The waiting requests of one process in a row."""
+cdef class Turn(Chain):
+    """The waiting requests of one process in a row: their places."""
 
 
-cdef class Row:
-    """The waiting requests of one priority."""
+cdef class Row(Chain):
+    """The waiting requests of one priority: the turns of their processes."""
 
     def __init__(self, weight):
         self.stride = 1.0 / weight
@@ -31,57 +60,26 @@ cdef class Row:
             turn = self.turns[process] = Turn()
             turn.process = process
             turn.row = self
-            turn.before = self.last
-            if self.last is None:
-                self.first = turn
-            else:
-                self.last.behind = turn
-            self.last = turn
+            self.append(turn)
         place.turn = turn
-        place.before = turn.last
-        if turn.last is None:
-            turn.first = place
-        else:
-            turn.last.behind = place
-        turn.last = place
+        turn.append(place)
         self.size += 1
 
     cdef leave(self, Place place):
         """Take the request out; its turn goes with the last one."""
         cdef Turn turn = place.turn
-        if place.before is None:
-            turn.first = place.behind
-        else:
-            place.before.behind = place.behind
-        if place.behind is None:
-            turn.last = place.before
-        else:
-            place.behind.before = place.before
-        place.before = place.behind = None
+        turn.remove(place)
         place.turn = None
         self.size -= 1
         if turn.first is None:
-            self._unlink(turn)
+            self.remove(turn)
             del self.turns[turn.process]
 
     cdef to_end(self, Turn turn):
         """The turn of this process comes again after those of the others."""
         if self.last is not turn:
-            self._unlink(turn)
-            turn.before = self.last
-            self.last.behind = turn
-            self.last = turn
-
-    cdef _unlink(self, Turn turn):
-        if turn.before is None:
-            self.first = turn.behind
-        else:
-            turn.before.behind = turn.behind
-        if turn.behind is None:
-            self.last = turn.before
-        else:
-            turn.behind.before = turn.before
-        turn.before = turn.behind = None
+            self.remove(turn)
+            self.append(turn)
 
 
 cdef class Queue:
@@ -128,7 +126,7 @@ cdef class Queue:
         if self._returned:
             return (<Place>self._returned[len(self._returned) - 1]).request
         row = self._next_row(priorities)
-        return None if row is None else row.first.first.request
+        return None if row is None else (<Place>(<Turn>row.first).first).request
 
     cpdef pop(self, int priorities):
         """Take out the request that `first` returns. There must be one."""
@@ -146,8 +144,8 @@ cdef class Queue:
         for number in range(priorities, len(self._rows)):
             held = self._rows[number]
             held.passed = max(held.passed, row.passed)  # nor does a row that may not be served save up
-        turn = row.first
-        place = turn.first
+        turn = <Turn>row.first
+        place = <Place>turn.first
         row.leave(place)
         if turn.first is not None:
             row.to_end(turn)
@@ -178,10 +176,10 @@ cdef class Queue:
         cdef Turn turn
         found = [(<Place>place).request for place in reversed(self._returned)]
         for row in self._rows:
-            turn = row.first
+            turn = <Turn>row.first
             while turn is not None:
-                found.append(turn.first.request)
-                turn = turn.behind
+                found.append((<Place>turn.first).request)
+                turn = <Turn>turn.behind
         return min(found, key=_arrived, default=None)
 
     cpdef long count(self, int priority):
