@@ -75,9 +75,10 @@ class Daemon:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._has_lane = _LANE is not None and ipc_path(config.broker.address) is not None
-        make_queue = _LANE.Queue if _LANE is not None and self._has_lane else Queue
-        self._broker = Broker(config, random.random, has_lane=self._has_lane, make_queue=make_queue)
+        # The compiled modules of the lane, None without one.
+        self._compiled = _LANE if ipc_path(config.broker.address) is not None else None
+        make_queue = Queue if self._compiled is None else self._compiled.Queue
+        self._broker = Broker(config, random.random, has_lane=self._compiled is not None, make_queue=make_queue)
         self._lane: Any = None
         self._frontend: Frontend
         self._backends: Backends
@@ -94,8 +95,8 @@ class Daemon:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(self._crashed)
         self._stopped = self._loop.create_future()
-        if _LANE is not None and self._has_lane:
-            self._lane = _LANE.Lane(self._broker, self._loop.call_later)
+        if self._compiled is not None:
+            self._lane = self._compiled.Lane(self._broker, self._loop.call_later)
         poller = Poller(self._lane)
         self._backends = Backends(self._config, self._broker, self._wake, poller)
         if self._lane is not None:
