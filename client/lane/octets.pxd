@@ -1,34 +1,110 @@
-"""Numbers as bytes, msgpack's heads, and bytes that are being put together."""
+"""Numbers as bytes, msgpack's heads, frames' heads, and bytes that are being put together."""
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
 
+cdef enum:
+    HEAD = 9  # bytes of the longest head of a frame
+    SHORT_HEAD = 2
+    LONG = 2  # the flag of a frame whose length has 8 bytes
+
 # Numbers, big-endian as in msgpack, ZMTP and PostgreSQL's protocol.
 
 
-cdef inline uint16_t get16(const uint8_t *at) noexcept nogil:
+cdef inline uint16_t get16(const void *data) noexcept nogil:
+    cdef const uint8_t *at = <const uint8_t *>data
     return <uint16_t>(at[0] << 8 | at[1])
 
 
-cdef inline uint32_t get32(const uint8_t *at) noexcept nogil:
+cdef inline uint32_t get32(const void *data) noexcept nogil:
+    cdef const uint8_t *at = <const uint8_t *>data
     return <uint32_t>at[0] << 24 | <uint32_t>at[1] << 16 | <uint32_t>at[2] << 8 | at[3]
 
 
-cdef inline uint64_t get64(const uint8_t *at) noexcept nogil:
-    return <uint64_t>get32(at) << 32 | get32(at + 4)
+cdef inline uint64_t get64(const void *data) noexcept nogil:
+    return <uint64_t>get32(data) << 32 | get32(<const uint8_t *>data + 4)
 
 
-cdef inline void set32(uint8_t *at, uint32_t number) noexcept nogil:
+cdef inline void set16(void *data, uint16_t number) noexcept nogil:
+    cdef uint8_t *at = <uint8_t *>data
+    at[0] = <uint8_t>(number >> 8)
+    at[1] = <uint8_t>number
+
+
+cdef inline void set32(void *data, uint32_t number) noexcept nogil:
+    cdef uint8_t *at = <uint8_t *>data
     at[0] = <uint8_t>(number >> 24)
     at[1] = <uint8_t>(number >> 16)
     at[2] = <uint8_t>(number >> 8)
     at[3] = <uint8_t>number
 
 
-cdef inline void set64(uint8_t *at, uint64_t number) noexcept nogil:
-    set32(at, <uint32_t>(number >> 32))
-    set32(at + 4, <uint32_t>number)
+cdef inline void set64(void *data, uint64_t number) noexcept nogil:
+    set32(data, <uint32_t>(number >> 32))
+    set32(<uint8_t *>data + 4, <uint32_t>number)
+
+
+# Written where the caller has room. Each returns how many bytes it has written.
+
+
+cdef inline int write_number(void *data, uint64_t number) noexcept nogil:
+    """Write a number as msgpack's Packer does, in the fewest bytes, at most 9."""
+    cdef uint8_t *at = <uint8_t *>data
+    if number < 0x80:
+        at[0] = <uint8_t>number
+        return 1
+    if number < 0x100:
+        at[0], at[1] = 0xCC, <uint8_t>number
+        return 2
+    if number < 0x10000:
+        at[0] = 0xCD
+        set16(at + 1, <uint16_t>number)
+        return 3
+    if number >> 32 == 0:
+        at[0] = 0xCE
+        set32(at + 1, <uint32_t>number)
+        return 5
+    at[0] = 0xCF
+    set64(at + 1, number)
+    return 9
+
+
+cdef inline int write_bytes_head(void *data, size_t size) noexcept nogil:
+    """Write the head of msgpack's bytes, at most 5 bytes."""
+    cdef uint8_t *at = <uint8_t *>data
+    if size < 0x100:
+        at[0], at[1] = 0xC4, <uint8_t>size
+        return 2
+    if size < 0x10000:
+        at[0] = 0xC5
+        set16(at + 1, <uint16_t>size)
+        return 3
+    at[0] = 0xC6
+    set32(at + 1, <uint32_t>size)
+    return 5
+
+
+cdef inline int write_array_head(void *data, size_t count) noexcept nogil:
+    """Write the head of msgpack's array of at most 65535 items, at most 3 bytes."""
+    cdef uint8_t *at = <uint8_t *>data
+    if count < 0x10:
+        at[0] = <uint8_t>(0x90 | count)
+        return 1
+    at[0] = 0xDC
+    set16(at + 1, <uint16_t>count)
+    return 3
+
+
+cdef inline int write_frame_head(void *data, size_t size) noexcept nogil:
+    """Write the head of a frame before its message, which begins at HEAD; return where the frame begins."""
+    cdef uint8_t *at = <uint8_t *>data
+    if size < 0x100:
+        at[HEAD - SHORT_HEAD], at[HEAD - 1] = 0, <uint8_t>size
+        return HEAD - SHORT_HEAD
+    at[0] = LONG
+    set64(at + 1, size)
+    return 0
 
 
 # Bytes that are being put together: in the room that the caller gives, mostly on its stack, and from malloc if they
@@ -79,41 +155,12 @@ cdef inline int put(Octets *octets, const void *data, Py_ssize_t size) except -1
 
 
 cdef inline int put_number(Octets *octets, uint64_t number) except -1:
-    """Put a number as msgpack's Packer does, in the fewest bytes."""
-    cdef uint8_t *at = more(octets, 9)
-    if number < 0x80:
-        at[0] = <uint8_t>number
-        octets.size += 1
-    elif number < 0x100:
-        at[0], at[1] = 0xCC, <uint8_t>number
-        octets.size += 2
-    elif number < 0x10000:
-        at[0], at[1], at[2] = 0xCD, <uint8_t>(number >> 8), <uint8_t>number
-        octets.size += 3
-    elif number < 0x100000000:
-        at[0] = 0xCE
-        set32(at + 1, <uint32_t>number)
-        octets.size += 5
-    else:
-        at[0] = 0xCF
-        set64(at + 1, number)
-        octets.size += 9
+    octets.size += write_number(more(octets, 9), number)
     return 0
 
 
 cdef inline int put_bytes_head(Octets *octets, Py_ssize_t size) except -1:
-    """Put the head of msgpack's bytes."""
-    cdef uint8_t *at = more(octets, 5)
-    if size < 0x100:
-        at[0], at[1] = 0xC4, <uint8_t>size
-        octets.size += 2
-    elif size < 0x10000:
-        at[0], at[1], at[2] = 0xC5, <uint8_t>(size >> 8), <uint8_t>size
-        octets.size += 3
-    else:
-        at[0] = 0xC6
-        set32(at + 1, <uint32_t>size)
-        octets.size += 5
+    octets.size += write_bytes_head(more(octets, 5), size)
     return 0
 
 
@@ -124,12 +171,5 @@ cdef inline int put_bytes(Octets *octets, const void *data, Py_ssize_t size) exc
 
 
 cdef inline int put_array_head(Octets *octets, Py_ssize_t count) except -1:
-    """Put the head of msgpack's array of at most 65535 items."""
-    cdef uint8_t *at = more(octets, 3)
-    if count < 0x10:
-        at[0] = <uint8_t>(0x90 | count)
-        octets.size += 1
-    else:
-        at[0], at[1], at[2] = 0xDC, <uint8_t>(count >> 8), <uint8_t>count
-        octets.size += 3
+    octets.size += write_array_head(more(octets, 3), count)
     return 0

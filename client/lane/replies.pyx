@@ -8,7 +8,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp
 
-from client.lane.octets cimport get16, get32, get64
+from client.lane.octets cimport HEAD, LONG, SHORT_HEAD, get16, get32, get64
 from client.lane.parameters cimport Template
 from client.lane.records cimport ResultFields
 
@@ -28,7 +28,6 @@ SOURCES = POOLD_SOURCES
 cdef enum:
     RESULT_CODE = 65
     RESULT_FIELDS = 7
-    LONG = 2  # the flag of a frame whose length has 8 bytes
     LONGEST_COMMAND = 64
 
 # The classes of results and of rows, and the iterator of no rows: client.values.result's.
@@ -125,11 +124,11 @@ cdef bint open_message(const uint8_t *data, Py_ssize_t size, Reader *reader) noe
     if size < 2:
         return False
     if data[0] == 0:
-        head = 2
+        head = SHORT_HEAD
         if size - head != data[1]:
             return False
-    elif data[0] == LONG and size >= 9:
-        head = 9
+    elif data[0] == LONG and size >= HEAD:
+        head = HEAD
         if <uint64_t>(size - head) != get64(data + 1):
             return False
     else:
@@ -204,11 +203,7 @@ cdef bint _read_text(Reader *reader, const uint8_t **data, Py_ssize_t *size) noe
         head, length = 2, at[1]
     else:
         return False
-    if length > left - head:
-        return False
-    data[0], size[0] = at + head, length
-    reader.at += head + length
-    return True
+    return _take(reader, head, length, data, size)
 
 
 cdef bint _read_bytes(Reader *reader, const uint8_t **data, Py_ssize_t *size) noexcept:
@@ -225,8 +220,15 @@ cdef bint _read_bytes(Reader *reader, const uint8_t **data, Py_ssize_t *size) no
         head, length = 5, get32(at + 1)
     else:
         return False
-    if length > left - head:
+    return _take(reader, head, length, data, size)
+
+
+cdef bint _take(
+    Reader *reader, Py_ssize_t head, Py_ssize_t length, const uint8_t **data, Py_ssize_t *size
+) noexcept:
+    """Take a piece of this length behind its head, if it is there as a whole."""
+    if length > reader.end - reader.at - head:
         return False
-    data[0], size[0] = at + head, length
+    data[0], size[0] = reader.at + head, length
     reader.at += head + length
     return True

@@ -17,7 +17,9 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from posix.unistd cimport getpid
 
 from client.lane.exchange cimport exchange, is_silent, now
-from client.lane.octets cimport Octets, begin, drop, more, put, put_array_head, put_bytes, put_number, set64
+from client.lane.octets cimport (
+    HEAD, Octets, begin, drop, more, put, put_array_head, put_bytes, put_number, write_frame_head,
+)
 from client.lane.parameters cimport Template, put_parameters, template_of
 from client.lane.records cimport ChannelFields, PendingFields, ResultFields
 from client.lane.replies cimport (
@@ -36,9 +38,6 @@ cdef extern from *:
 SOURCES = POOLD_SOURCES
 
 cdef enum:
-    HEAD = 9  # the longest head of a frame
-    SHORT_HEAD = 2
-    LONG = 2  # the flag of a frame whose length has 8 bytes
     LONGEST = 65535  # in bytes; longer requests are sent in two pieces
     TRANSACTION_RESULT_CODE = 68
     TRANSACTION_RESULT_FIELDS = 5
@@ -179,7 +178,8 @@ cdef class Lane:
     cdef _asked(self, calls, ChannelFields channel, free, Octets *frame, Template template, Collector collector):
         """Send a request and return what came of it; the channel is free again then, if it can be."""
         cdef uint64_t request = channel._last_request
-        cdef Py_ssize_t begin = _finish_head(frame), size = frame.size - begin, sent = 0, came
+        cdef Py_ssize_t begin = write_frame_head(frame.data, frame.size - HEAD)
+        cdef Py_ssize_t size = frame.size - begin, sent = 0, came
         cdef dict waiting = calls._calls
         cdef object mine = PyWeakref_NewRef(channel, None)
         if frame.size - HEAD > min(LONGEST, channel._max_request_bytes):
@@ -223,18 +223,6 @@ cdef int _put_head(Octets *frame, bytes before, ChannelFields channel) except -1
     channel._last_request += 1
     put_number(frame, channel._last_request)
     return put(frame, PyBytes_AS_STRING(before) + 2, PyBytes_GET_SIZE(before) - 2)
-
-
-cdef Py_ssize_t _finish_head(Octets *frame) noexcept:
-    """Write the frame's head; return the byte where the frame begins."""
-    cdef Py_ssize_t size = frame.size - HEAD
-    if size < 256:
-        frame.data[HEAD - SHORT_HEAD] = 0
-        frame.data[HEAD - 1] = <uint8_t>size
-        return HEAD - SHORT_HEAD
-    frame.data[0] = LONG
-    set64(frame.data + 1, size)
-    return 0
 
 
 cdef object _results_in(const uint8_t *data, Py_ssize_t size, uint64_t request, Collector collector):

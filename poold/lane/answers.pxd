@@ -2,7 +2,7 @@
 
 from libc.string cimport memcmp
 
-from poold.lane.bytes cimport get32
+from client.lane.octets cimport get32
 
 cdef enum:
     LONGEST_TAG = 64  # PostgreSQL's own have no more

@@ -16,7 +16,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, malloc
 
-from poold.lane.bytes cimport get64
+from client.lane.octets cimport HEAD, LONG, SHORT_HEAD, get64
 from poold.lane.messages cimport MOST_STEPS, Message, are_values, read_message
 from poold.lane.pipelines cimport Pipelines
 from poold.lane.records cimport Fleet, Flight, Lent, Line, Way
@@ -39,8 +39,7 @@ cdef enum:
 cdef double PATIENCE = 0.020
 cdef double TICK = 0.005
 cdef double KEPT = 1.0  # how long backends are kept that nobody uses
-# How long events are waited for in a row, while there is nothing else to do.
-cdef double STAY = 0.003
+cdef double STAY = 0.003  # how long events are waited for in a row, while there is nothing else to do
 cdef long LONGEST_MESSAGE = MAX_MESSAGE_BYTES
 
 
@@ -124,12 +123,7 @@ cdef class Lane:
     def poke(self, group):
         """Give back a backend of the group that rests, if there is one; else the next one that does is given back."""
         cdef Fleet fleet = self.fleets.get(group)
-        cdef list some
-        if fleet is not None:
-            for some in fleet.idle:
-                if some:
-                    self.pipelines.give_back(some[len(some) - 1])
-                    return
+        if fleet is not None and not self.pipelines.give_back_idle(fleet):
             fleet.is_poked = fleet.count > 0
 
     def enter(self, int descriptor, peer, client):
@@ -138,14 +132,16 @@ cdef class Lane:
 
     def cool(self, int descriptor):
         """Something about the client's connection is not plain: leave it alone until its peer says otherwise."""
-        if descriptor < len(self.owners) and type(self.owners[descriptor]) is Line:
-            (<Line>self.owners[descriptor]).is_hot = False
+        owner = self._owner(descriptor)
+        if type(owner) is Line:
+            (<Line>owner).is_hot = False
 
     def leave(self, int descriptor):
         """The connection is being closed."""
-        self.cool(descriptor)
-        if descriptor < len(self.owners) and type(self.owners[descriptor]) is Line:
-            self.owners[descriptor].client.line = None  # each would keep the other, and what the peer holds
+        owner = self._owner(descriptor)
+        if type(owner) is Line:
+            (<Line>owner).is_hot = False
+            (<Line>owner).client.line = None  # each would keep the other, and what the peer holds
             self.owners[descriptor] = None
 
     def release(self, client):
@@ -168,6 +164,10 @@ cdef class Lane:
         while len(self.owners) <= descriptor:
             self.owners.append(None)
         self.owners[descriptor] = owner
+
+    cdef _owner(self, int descriptor):
+        """Whose the descriptor is, None if it is not the lane's."""
+        return self.owners[descriptor] if descriptor < len(self.owners) else None
 
     cdef _begin_turn(self, double now):
         self.pipelines.now = now
@@ -255,8 +255,7 @@ cdef class Lane:
             self._begin_turn(lane_clock())
             for place in range(ready):
                 descriptor = events[place].data.fd
-                owner = self.owners[descriptor] if descriptor < len(self.owners) else None
-                if owner is None or not self._serve(owner):
+                if not self._serve(self._owner(descriptor)):
                     others.append((descriptor, events[place].events))
             self.pipelines.flush()
             if others or self.pipelines.has_called or not self.pipelines.lent:
@@ -270,13 +269,15 @@ cdef class Lane:
     def readable(self, int descriptor, double now):
         """Serve one descriptor as `wait` does. Returns whether it is the lane's."""
         self._begin_turn(now)
-        is_own = descriptor < len(self.owners) and self.owners[descriptor] is not None and self._serve(self.owners[descriptor])
+        is_own = self._serve(self._owner(descriptor))
         self.pipelines.flush()
         return is_own
 
     cdef bint _serve(self, owner) except -1:
-        """Serve who is readable; False if that is not the lane's at the moment."""
+        """Serve who is readable; False if that is nobody, or not the lane's at the moment."""
         cdef Line line
+        if owner is None:
+            return False
         if type(owner) is Lent:
             self.pipelines.take_answers(owner)
             return True
@@ -296,16 +297,15 @@ cdef class Lane:
         cdef long at = 0, begin, size
         if got < 0 and is_nothing_yet():
             return
-        if got < 0:
-            got = 0
+        got = max(got, 0)
         while at < got:
             if got - at < 2:
                 break
             if self.into[at] == 0:
-                begin = at + 2
+                begin = at + SHORT_HEAD
                 size = <unsigned char>self.into[at + 1]
-            elif self.into[at] == 2 and got - at > 9:
-                begin = at + 9
+            elif self.into[at] == LONG and got - at > HEAD:
+                begin = at + HEAD
                 if get64(self.into + at + 1) > <uint64_t>LONGEST_MESSAGE:
                     break
                 size = <long>get64(self.into + at + 1)
@@ -351,7 +351,7 @@ cdef class Lane:
             line.fleet = fleet
         requests = line.requests
         number = found.number
-        if requests and (number in requests or not self._has_room(line.client, size)):
+        if requests and (number in requests or not self._has_room(line.client)):
             return False
         if self.accounts.bytes + size > self.admission.most_bytes:
             return False
@@ -392,7 +392,7 @@ cdef class Lane:
         del self.ways[way.flow.key]
         way.fleet.ways.remove(way)
 
-    cdef bint _has_room(self, client, long size) except -1:
+    cdef bint _has_room(self, client) except -1:
         """Whether a client that waits for replies may have one request more."""
         cdef Py_ssize_t count = len(client.requests)
         if 0 < self.most_requests <= count:

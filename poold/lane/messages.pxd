@@ -3,7 +3,8 @@
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
-from poold.lane.bytes cimport get32, get64, read_bytes, read_number, skip_text
+from client.lane.octets cimport get16, get32, get64
+from poold.lane.bytes cimport read_bytes, read_number, skip_text
 
 cdef enum:
     MOST_STEPS = 64  # of a transaction that the lane runs
@@ -62,7 +63,7 @@ cdef inline bint read_message(const char *at, long size, Message *found) noexcep
             found.count = at[0] & 15
             at += 1
         elif <unsigned char>at[0] == 0xdc and end - at > 3:
-            found.count = (<unsigned char>at[1] << 8) + <unsigned char>at[2]
+            found.count = get16(at + 1)
             at += 3
         else:
             return False

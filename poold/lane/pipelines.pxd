@@ -28,7 +28,9 @@ cdef class Pipelines:
     cdef take_answers(self, Lent lent)
     cdef flush(self)
     cdef give_back(self, Lent lent)
+    cdef bint give_back_idle(self, Fleet fleet) except -1
     cdef hand_over(self, Lent lent, bytes unread)
+    cdef _hand_over(self, Lent lent, bytes unread, bytes unsent, int untouched)
     cdef hand_over_waiting(self, list flights)
     cdef list _heads(self, Lent lent, Way way)
     cdef bint _is_usable(self, Lent lent, Way way) except -1

@@ -11,7 +11,7 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
 
 from poold.lane.answers cimport NOT_WHOLE, StatementAnswer, read_answer
-from poold.lane.bytes cimport put32, put64
+from client.lane.octets cimport HEAD, set32, write_frame_head
 from poold.lane.messages cimport MOST_STEPS, Message, read_message
 from poold.lane.replies cimport REPLY_HEAD, RESULT_HEAD, write_reply
 from poold.lane.records cimport Fleet, Flight, Lent, Line, Way, leave_out
@@ -155,7 +155,6 @@ cdef class Pipelines:
         if lent.flights:
             lent.joined += 1
         else:
-            lent.is_idle = False
             leave_out(fleet.idle[lent.place], lent)
             (<list>fleet.active[lent.place]).append(lent)
         lent.flights.append(flight)
@@ -186,7 +185,7 @@ cdef class Pipelines:
         cdef long head_size = PyBytes_GET_SIZE(head)
         cdef char *at = lent.room(5 + head_size + size + 12)
         at[0] = c"B"
-        put32(at + 1, <unsigned>(6 + head_size + size))
+        set32(at + 1, <unsigned>(6 + head_size + size))
         memcpy(at + 5, PyBytes_AS_STRING(head), head_size)
         memcpy(at + 5 + head_size, values, size)
         memcpy(at + 5 + head_size + size, PyBytes_AS_STRING(_END_OF_BIND), 12)
@@ -197,17 +196,14 @@ cdef class Pipelines:
         cdef Flight flight
         cdef Lent lent
         cdef Message message
-        cdef list some
         cdef int priorities
         while fleet.queue.size:
             # Priority batch may have less than all backends, which only the core can tell.
             priorities = fleet.group.priorities() if fleet.queue.count(BATCH) else BATCH + 1
             first = fleet.queue.first(priorities)
             if type(first) is not Flight:
-                for some in fleet.idle:
-                    if first is not None and some:
-                        self.give_back(some[len(some) - 1])  # it is for the core's request
-                        break
+                if first is not None:
+                    self.give_back_idle(fleet)  # it is for the core's request
                 return
             flight = first
             if flight.client.is_stalled or not flight.way.holds():
@@ -226,12 +222,10 @@ cdef class Pipelines:
     cdef rest(self, Lent lent):
         """The backend runs nothing: give it what waits, or give it back if it is wanted."""
         cdef Fleet fleet = lent.fleet
-        cdef list active = fleet.active[lent.place]
-        leave_out(active, lent)
+        leave_out(fleet.active[lent.place], lent)
         if lent.is_recalled or fleet.is_poked:
             self.give_back(lent)
             return
-        lent.is_idle = True
         (<list>fleet.idle[lent.place]).append(lent)
         if fleet.queue.size:
             self.serve_queue(fleet)
@@ -284,7 +278,7 @@ cdef class Pipelines:
         self.served += 1
         heads = self._heads(lent, way)
         self._make_room(heads, way.is_transaction, way.steps - way.is_transaction, answers)
-        size = write_reply(self._reply + 9, flight.number, way.is_transaction, heads, way.steps, answers)
+        size = write_reply(self._reply + HEAD, flight.number, way.is_transaction, heads, way.steps, answers)
         del lent.flights[0]
         if not way.is_transaction:
             if lent.completed > flight.began:
@@ -296,17 +290,10 @@ cdef class Pipelines:
         line.heard = self.now
         del line.requests[flight.number]
         if not line.is_hot:
-            line.peer.send(PyBytes_FromStringAndSize(self._reply + 9, size))
+            line.peer.send(PyBytes_FromStringAndSize(self._reply + HEAD, size))
             return
-        if size < 256:
-            at = 7
-            self._reply[7] = 0
-            self._reply[8] = <char>size
-        else:
-            at = 0
-            self._reply[0] = 2
-            put64(self._reply + 1, size)
-        size += 9 - at
+        at = write_frame_head(self._reply, size)
+        size += HEAD - at
         sent = send(line.descriptor, self._reply + at, size, MSG_DONTWAIT | MSG_NOSIGNAL)
         if sent < size:
             if sent < 0:
@@ -348,10 +335,8 @@ cdef class Pipelines:
             if sent == lent.out_size:
                 lent.out_size = lent.unflushed = 0
             else:
-                self._remove(lent)
-                self.has_called = True
                 rest = PyBytes_FromStringAndSize(lent.out + max(sent, 0), lent.out_size - max(sent, 0))
-                self.owner.handed_over(lent.number, lent.partial or b"", rest, lent.unflushed if sent <= 0 else 0)
+                self._hand_over(lent, b"", rest, lent.unflushed if sent <= 0 else 0)
 
     # Back to the core.
 
@@ -362,6 +347,15 @@ cdef class Pipelines:
         self.given_back_count += 1
         self.owner.lent_back(lent.number)
 
+    cdef bint give_back_idle(self, Fleet fleet) except -1:
+        """Give back a backend that rests; False if there is none."""
+        cdef list some
+        for some in fleet.idle:
+            if some:
+                self.give_back(some[len(some) - 1])
+                return True
+        return False
+
     cdef hand_over(self, Lent lent, bytes unread):
         """Give back a backend with all that it runs, and what has come and was not read."""
         if not lent.is_here:
@@ -370,12 +364,16 @@ cdef class Pipelines:
             self.flush()
             if not lent.is_here:
                 return
+        self._hand_over(lent, unread, b"", 0)
+
+    cdef _hand_over(self, Lent lent, bytes unread, bytes unsent, int untouched):
+        """Give it back with what the socket did not take, in which the last untouched units are wholly."""
         if lent.partial is not None:
             unread = lent.partial + unread
         self._remove(lent)
         self.has_called = True
         self.handed_over_count += 1
-        self.owner.handed_over(lent.number, unread, b"", 0)
+        self.owner.handed_over(lent.number, unread, unsent, untouched)
 
     cdef hand_over_waiting(self, list flights):
         """Give requests that wait to the core."""

@@ -48,7 +48,7 @@ cdef class Flight:
 
 
 cdef class Line:
-    cdef int descriptor  # -1 when it is closed
+    cdef int descriptor
     cdef bint is_hot
     cdef readonly double heard
     cdef readonly object peer, client
@@ -72,7 +72,7 @@ cdef class Lent:
     cdef double completed  # when its last request ended
     cdef double expires
     cdef bint is_here  # False when it was given back
-    cdef bint is_idle, is_recalled
+    cdef bint is_recalled
     cdef long requests, joined  # since the last fold
 
     cdef char *room(self, long size) except NULL

@@ -80,7 +80,8 @@ cdef class Way:
             self.counts[place] = each.count
         self.limited = list(Counter([each.name for each in flow.statements if each.runs_per_parse < _UNLIMITED]).items())
         self.uses_sequences = any([each.proof.uses_sequences for each in flow.statements])
-        self.clients = flow.statements[1:-1] if self.is_transaction else flow.statements
+        # Those of a transaction are between BEGIN and COMMIT.
+        self.clients = flow.statements[1 : self.steps - 1] if self.is_transaction else flow.statements
         if not self.is_transaction:
             self.statement = flow.statements[0]
             self.may_be_short = self.statement.proof.is_plain_read

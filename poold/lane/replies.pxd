@@ -3,8 +3,10 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint64_t
 
+from libc.string cimport memcpy
+
+from client.lane.octets cimport write_array_head, write_bytes_head, write_number
 from poold.lane.answers cimport StatementAnswer
-from poold.lane.bytes cimport write_array, write_bytes, write_count, write_number, write_text
 
 cdef enum:
     # Bytes that a reply has at most before its results, a frame's head included; and a result beside columns and rows.
@@ -24,9 +26,11 @@ cdef inline long write_reply(
     cdef StatementAnswer *answer
     at[0] = <char>(0x96 if is_transaction else 0x98)
     at[1] = 68 if is_transaction else 65
-    at = write_number(at + 2, number)
+    at += 2
+    at += write_number(at, number)
     if is_transaction:
-        at = write_array(write_number(at, 1), steps - 2)  # one try
+        at += write_number(at, 1)  # one try
+        at += write_array_head(at, steps - 2)
     for place in range(is_transaction, steps - is_transaction):
         answer = &answers[place]
         columns = (<tuple>heads[place])[1]
@@ -34,18 +38,49 @@ cdef inline long write_reply(
             at[0] = <char>0x97
             at[1] = 0
             at += 2
-        at = write_text(at, b"none", 4)
-        at = write_text(at, answer.tag, answer.tag_size)
+        at = _write_text(at, b"none", 4)
+        at = _write_text(at, answer.tag, answer.tag_size)
         if columns is None:
-            at = write_count(at, answer.told)
+            at = _write_count(at, answer.told)
             at[0] = <char>0xc0
             at += 1
         else:
-            at = write_count(at, answer.count)
-            at = write_bytes(at, PyBytes_AS_STRING(columns), PyBytes_GET_SIZE(columns))
-        at = write_array(write_bytes(at, answer.rows, answer.rows_size), 0)
+            at = _write_count(at, answer.count)
+            at = _write_bytes(at, PyBytes_AS_STRING(columns), PyBytes_GET_SIZE(columns))
+        at = _write_bytes(at, answer.rows, answer.rows_size)
+        at += write_array_head(at, 0)
     if is_transaction:
         at[0] = <char>0xc0  # no failure, in no step
         at[1] = <char>0xff
         at += 2
     return at - start
+
+
+# Fields; each returns where it ends.
+
+
+cdef inline char *_write_count(char *at, long long value) noexcept nogil:
+    """A number that is -1 or not negative."""
+    if value < 0:
+        at[0] = <char>0xff
+        return at + 1
+    return at + write_number(at, <uint64_t>value)
+
+
+cdef inline char *_write_bytes(char *at, const char *data, size_t size) noexcept nogil:
+    at += write_bytes_head(at, size)
+    memcpy(at, data, size)
+    return at + size
+
+
+cdef inline char *_write_text(char *at, const char *data, size_t size) noexcept nogil:
+    """A text of at most 255 bytes of ASCII."""
+    if size < 32:
+        at[0] = <char>(0xa0 | size)
+        at += 1
+    else:
+        at[0] = <char>0xd9
+        at[1] = <char>size
+        at += 2
+    memcpy(at, data, size)
+    return at + size

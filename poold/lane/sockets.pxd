@@ -3,7 +3,7 @@
 cdef extern from *:
     """
     #include <time.h>
-    static double lane_clock(void) {
+    static inline double lane_clock(void) {
         struct timespec now;
         clock_gettime(CLOCK_MONOTONIC, &now);
         return now.tv_sec + now.tv_nsec * 1e-9;
