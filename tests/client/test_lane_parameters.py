@@ -2,7 +2,6 @@
 
 import math
 import uuid
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import IntEnum
@@ -126,18 +125,7 @@ def test_odd_statements_and_parameters_that_do_not_fit_are_left_to_bind(statemen
     assert parameters.bound(statement, params) is None
 
 
-@pytest.fixture
-def adapters() -> Iterator[None]:
-    """Takes back what a test registers."""
-    before = dict(extensions.adapters)
-    try:
-        yield
-    finally:
-        extensions.adapters.clear()
-        extensions.adapters.update(before)
-
-
-@pytest.mark.usefixtures("adapters")
+@pytest.mark.usefixtures("registrations")
 @pytest.mark.parametrize("value", [None, True, 1, 1.5, Decimal(1), "a", b"a", date.max, time.max, datetime.max, [1]])
 def test_a_programs_adapter_counts_from_when_it_is_registered(value: Any) -> None:
     assert parameters.bound("SELECT %s", (value,)) is not None

@@ -5,7 +5,6 @@ The judge is psycopg2's own mogrify, by way of client.values.offline.render.
 
 import math
 from collections import OrderedDict, UserList, namedtuple
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum, IntEnum
@@ -431,17 +430,6 @@ def test_a_reference_may_stand_in_a_tuple() -> None:
 def test_a_reference_elsewhere_is_refused_with_a_text_that_helps(statement: str, params: Any) -> None:
     with pytest.raises(TypeError, match=r"has no value yet.*: use it as a parameter of its own"):
         bind(statement, params)
-
-
-@pytest.fixture
-def registrations() -> Iterator[None]:
-    """Takes back what a test registers."""
-    before = dict(extensions.adapters)
-    try:
-        yield
-    finally:
-        extensions.adapters.clear()
-        extensions.adapters.update(before)
 
 
 @pytest.mark.usefixtures("registrations")

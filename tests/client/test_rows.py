@@ -141,17 +141,6 @@ def pure(monkeypatch: pytest.MonkeyPatch) -> None:
 without_compiled = pytest.mark.usefixtures("pure")
 
 
-@pytest.fixture
-def registrations() -> Iterator[None]:
-    """Takes back what a test registers."""
-    before = dict(extensions.string_types)
-    try:
-        yield
-    finally:
-        extensions.string_types.clear()
-        extensions.string_types.update(before)
-
-
 def register(oid: int, read: Callable[[Any, Any], Any]) -> None:
     extensions.register_type(extensions.new_type((oid,), "MINE", read))
 
