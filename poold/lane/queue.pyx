@@ -106,6 +106,8 @@ cdef class Queue:
         cdef Row row = self._rows[priority]
         cdef Place place = Place.__new__(Place)
         place.request = request
+        if not self.size:
+            self._paid = max([(<Row>each).passed for each in self._rows])  # nobody waits: all begin anew
         if row.first is None and row.passed < self._paid:
             row.passed = self._paid  # while it was empty it saved nothing up
         row.push(place, process)

@@ -110,6 +110,19 @@ def test_turns_of_long_ago_do_not_count_against_who_had_them() -> None:
     assert INTERACTIVE in [waiting.pop(ALL).priority for _ in range(2)]
 
 
+@pytest.mark.parametrize("turns", [1, 2, 7])
+@pytest.mark.parametrize("lonely", [INTERACTIVE, NORMAL, BATCH])
+def test_who_waited_alone_does_not_wait_behind_others_for_it(lonely: int, turns: int) -> None:
+    one = Asker(1)
+    waiting = queue(weights=(16, 4, 1))
+    for _ in range(turns):
+        waiting.push(one.ask(lonely))
+        waiting.pop(ALL)
+    for priority in (BATCH, NORMAL, INTERACTIVE):
+        waiting.push(one.ask(priority))
+    assert [request.priority for request in drained(waiting)] == [INTERACTIVE, NORMAL, BATCH]
+
+
 def test_a_priority_that_could_not_be_served_has_saved_nothing_up() -> None:
     one = Asker(1)
     waiting = queue(*[one.ask(priority) for priority in (NORMAL, BATCH) for _ in range(1000)], weights=(1, 1, 1))

@@ -5,7 +5,8 @@ Three kinds of order, from the outside in:
     priority    Each priority has a line, and lines are served by their weights: with 16 : 4 : 1 the first gets sixteen
                 turns while the last gets one. A line that is alone gets all, and no weight is 0, so nobody starves.
                 This is stride scheduling (Waldspurger and Weihl, 1995): the line that has used least of its share is
-                next. Turns that a line did not want, or could not have, are not saved up for later.
+                next. Turns that a line did not want, or could not have, are not saved up for later, and when nobody
+                waits any more all lines begin anew.
     process     Within a line processes take turns, one request each. A process with a thousand waiting requests delays
                 another one no more than a process with two would.
     arrival     The requests of one process are served in the order of their arrival.
@@ -109,6 +110,8 @@ class Queue:
     def push(self, request: Request) -> None:
         """Add the request behind the waiting requests of its process and priority."""
         line = self._lines[request.priority]
+        if not self.size:
+            self._paid = max(each.passed for each in self._lines)
         if not line.turns:
             # While it was empty it saved nothing up: it begins with the others, not before them.
             line.passed = max(line.passed, self._paid)
