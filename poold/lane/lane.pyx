@@ -41,6 +41,7 @@ cdef double TICK = 0.005
 cdef double KEPT = 1.0  # how long backends are kept that nobody uses
 cdef double STAY = 0.003  # how long events are waited for in a row, while there is nothing else to do
 cdef long LONGEST_MESSAGE = MAX_MESSAGE_BYTES
+cdef int MOST_WAYS = 1000  # of programs that make ever new transactions the core teaches the used ones again
 
 
 cdef class Lane:
@@ -91,9 +92,10 @@ cdef class Lane:
             fleet = self.fleets[flow.group] = Fleet(flow.group)
         if flow.key in self.ways:
             self._forget(self.ways[flow.key])
+        elif len(self.ways) == MOST_WAYS:
+            self._forget(next(iter(self.ways.values())))
         if len(flow.statements) <= MOST_STEPS + 2:
-            self.ways[flow.key] = way = Way(flow, fleet)
-            (<Fleet>fleet).ways.append(way)
+            self.ways[flow.key] = Way(flow, fleet)
 
     def lend(self, int descriptor, backend, wire, double now):
         """Take a backend that rests; wire knows what is prepared there."""
@@ -102,7 +104,7 @@ cdef class Lane:
         self.pipelines.lent[lent.number] = lent
         self._own(descriptor, lent)
         fleet.count += 1
-        for way in fleet.ways:
+        for way in fleet.queries:
             (<Way>way).load()  # the core has run one of them
         self._begin_turn(now)
         self._work()
@@ -205,8 +207,7 @@ cdef class Lane:
         cdef Lent lent
         cdef Flight flight
         self.pipelines.now = now
-        for each in list(self.pipelines.lent.values()):
-            lent = each
+        for lent in list(self.pipelines.lent.values()):
             if lent.flights:
                 flight = lent.flights[0]
                 if now - max(flight.began, lent.completed) > PATIENCE - TICK:
@@ -388,9 +389,8 @@ cdef class Lane:
         return True
 
     cdef _forget(self, Way way):
-        way.fold()
         del self.ways[way.flow.key]
-        way.fleet.ways.remove(way)
+        way.end()
 
     cdef bint _has_room(self, client) except -1:
         """Whether a client that waits for replies may have one request more."""

@@ -30,6 +30,7 @@ cdef class Way:
     cdef long runs, known_runs  # since the last fold; those of the statement at that time
 
     cdef bint holds(self) except -1
+    cdef end(self)
     cdef went_well(self)
     cdef surprised(self, double now)
     cdef record(self, double seconds, long size)
@@ -90,7 +91,7 @@ cdef class Fleet:
     cdef bint is_poked  # the next backend that rests is to be given back
     cdef Lent sharing  # the backend that was last given a short statement while idle, and in which turn
     cdef unsigned long sharing_turn
-    cdef list ways
+    cdef list queries  # those of ways that are no transactions
     # Since the last fold.
     cdef long requests, waits, runs
     cdef long wait_times[BUCKETS]

@@ -86,6 +86,14 @@ cdef class Way:
             self.statement = flow.statements[0]
             self.may_be_short = self.statement.proof.is_plain_read
             self.load()
+            fleet.queries.append(self)
+
+    cdef end(self):
+        """No more messages are run by it."""
+        self.flow.is_taught = False
+        if self.statement is not None:
+            self.fold()
+            self.fleet.queries.remove(self)
 
     cdef bint holds(self) except -1:
         """Whether it is as it was taught: names mean what they did, and its statements are to be prepared."""
@@ -110,9 +118,9 @@ cdef class Way:
             self.flow.rests_until = self.rests_until = now + REST
 
     cdef load(self):
-        """Take the statement's profile, if somebody else has run it."""
+        """Take the profile of a query's statement, if somebody else has run it."""
         statement = self.statement
-        if statement is not None and statement.runs != self.known_runs:
+        if statement.runs != self.known_runs:
             self.mean = statement.mean
             self.deviation = statement.deviation
             self.recent = statement.recent
@@ -143,9 +151,9 @@ cdef class Way:
         self.patience = 2 * self.expected if self.expected > PATIENCE_SECONDS else 2 * PATIENCE_SECONDS
 
     cdef fold(self):
-        """Tell the statement its profile."""
+        """Tell a query's statement its profile."""
         statement = self.statement
-        if not self.runs or statement is None:
+        if not self.runs:
             return
         statement.runs += self.runs
         statement.mean = self.mean
@@ -263,7 +271,7 @@ cdef class Fleet:
         self.pools = list(group.pools)
         self.idle = [[] for _ in self.pools]
         self.active = [[] for _ in self.pools]
-        self.ways = []
+        self.queries = []
         self.depth = group.config.pipeline_depth
         self.sharing_depth = min(SHARING, self.depth)
         self.most = group.config.max_size
@@ -296,5 +304,5 @@ cdef class Fleet:
             self.runs = 0
             for place in range(BUCKETS):
                 self.run_times[place] = 0
-            for way in self.ways:
+            for way in self.queries:
                 (<Way>way).fold()

@@ -8,6 +8,7 @@ from stage import INT, PREFIX, READ, WRITE, Client, Stage, is_right
 
 from poold.core.statements.proofs import Proof
 
+MOST_WAYS = 1000  # as in poold.lane.lane
 LIMITED = Proof(is_harmless=True)
 
 
@@ -112,3 +113,28 @@ def test_a_client_that_reads_nothing_has_nothing_begun_that_waits_in_the_lane(ma
     stage.settle()
     stage.answer_all()
     assert [is_right(reply, reply.request, [READ]) for reply in client.replies] == [True] * 2
+
+
+def test_what_the_lane_forgets_it_is_taught_again_if_it_is_used_again(make: Any) -> None:
+    stage = make(max_size=1)
+    client = stage.client()
+    texts = [READ + b" -- %d" % number for number in range(MOST_WAYS + 20)]
+    for sql in texts:
+        stage.promote(sql)
+        stage.query(client, sql)
+        stage.turn(client)
+        stage.answer_all()
+    flows = [stage.group.statements.find(sql, INT).flow for sql in texts]
+    assert [flow.is_taught for flow in flows] == [False] * 20 + [True] * MOST_WAYS
+
+    def served_by_lane(sql: bytes) -> bool:
+        before = stage.lane.counts["requests"]
+        stage.query(client, sql)
+        stage.turn(client)
+        stage.answer_all()
+        return bool(stage.lane.counts["requests"] > before)
+
+    assert not served_by_lane(texts[0])
+    assert flows[0].is_taught
+    assert not flows[20].is_taught
+    assert served_by_lane(texts[0])

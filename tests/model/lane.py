@@ -29,6 +29,7 @@ PATIENCE, TICK = 0.020, 0.005
 LONGEST_WAIT = 0.5
 # How long backends are kept that nobody uses: as short, against the compiled lane's, as all durations in a world are.
 KEPT = 0.2
+MOST_WAYS = 6  # as few, too
 # A shorter timeout wants a closer look.
 LEAST_TIMEOUT = 1.0
 MAX_ANSWER_BYTES = 64 * 1024
@@ -76,6 +77,10 @@ class Lane:
     def teach(self, flow: Flow) -> None:
         """Run messages of this flow from here on."""
         fleet = self.fleets.setdefault(flow.group, Fleet(flow.group))
+        if flow.key in self.ways:
+            self._forget(self.ways[flow.key].flow)
+        elif len(self.ways) == MOST_WAYS:
+            self._forget(next(iter(self.ways.values())).flow)
         self.ways[flow.key] = Way(flow, fleet)
 
     def lend(self, backend: Backend) -> None:
@@ -154,11 +159,15 @@ class Lane:
             client.line = Half(0.0)
         client.line.heard = self._now()
 
+    def _forget(self, flow: Flow) -> None:
+        del self.ways[flow.key]
+        flow.is_taught = False
+
     def _may_run(self, way: Way) -> bool:
         """Whether a message of the flow is the lane's at the moment."""
         flow = way.flow
         if not way.holds():
-            del self.ways[flow.key]
+            self._forget(flow)
             return False
         return flow.rests_until <= self._now()
 

@@ -36,6 +36,7 @@ class Flow:
     generation: int  # of its statements; in another one they may mean something else
     plan: Plan | None = None  # of a transaction
     rests_until: float = 0.0  # the lane leaves it to the core until then, as it was surprised too often
+    is_taught: bool = False  # the lane has it; it forgets those that hold no longer, and the oldest of very many
 
 
 class Line(Protocol):

@@ -34,10 +34,11 @@ class Flows:
             return None
         if statement.expected >= SHORT_SECONDS or not _may_run(statement, group):
             return None
-        if statement.flow is None:
+        flow = statement.flow
+        if flow is None:
             key = packed(group.name, 0, False, statement.sql, statement.types)
-            statement.flow = self._teach(Flow(key, group, (statement,), statement.generation))
-        return statement.flow
+            flow = statement.flow = Flow(key, group, (statement,), statement.generation)
+        return self._taught(flow)
 
     def _of_transaction(self, request: Request, script: Script) -> Flow | None:
         group, plan = request.group, script.plan
@@ -51,11 +52,12 @@ class Flows:
             own = group.statements.own
             statements = (own(script.begin_text), *found, own(b"COMMIT"))
             flow = Flow(packed(*script.shape), group, statements, group.statements.generation, plan)
-            plan.flows[script.shape] = self._teach(flow)
-        return flow
+            plan.flows[script.shape] = flow
+        return self._taught(flow)
 
-    def _teach(self, flow: Flow) -> Flow:
-        if len(flow.key) < MAX_MESSAGE_BYTES:
+    def _taught(self, flow: Flow) -> Flow:
+        if not flow.is_taught and len(flow.key) < MAX_MESSAGE_BYTES:
+            flow.is_taught = True
             self._agenda.effects.append(Teach(flow))
         return flow
 
