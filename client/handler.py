@@ -36,7 +36,7 @@ from client.wire.codec import encode_around, split_steps
 from client.wire.messages import Commit, Query, Rollback, Step, TransactionMessage, TransactionResult
 
 DEFAULT_GROUP = "default"
-_STEPS = load("client.lane.steps")
+_STEPS, _METHODS = load("client.lane.steps"), load("client.lane.methods")
 # Of so many combinations of a transaction's options the encoded bytes are kept.
 FORMS_KEPT = 64
 
@@ -87,7 +87,8 @@ class Handler(Executor):
         usual = Query(
             0, self._group, 0, False, b"", b"", b"", self._prepare, None, self._tag, self._priority, self._settings
         )
-        return _REQUESTS.Lane(self._address, self._group, encode_around(usual, "statement", "values"))
+        query = encode_around(usual, "statement", "values")
+        return _REQUESTS.Lane(self._address, self._group, query, self._form(self._usual_options))
 
     def _new_lease(self) -> ClientLease:
         """Return the lease of interactive transactions, not open yet."""
@@ -201,6 +202,10 @@ class Handler(Executor):
         """Return what collects a transaction's statements in compiled code, None if Python code has to."""
         if self._lane is None or options.timeout is not None or _STEPS is None:
             return None
+        return _STEPS.Collector(self._lane, self, self._form(options), self._prepare)
+
+    def _form(self, options: Options) -> tuple[bytes, bytes]:
+        """Return a transaction message with these options, as bytes before its steps and behind its values."""
         form = self._forms.get(options)
         if form is None:
             if len(self._forms) >= FORMS_KEPT:
@@ -209,7 +214,7 @@ class Handler(Executor):
                 0, self._group, *options[:4], b"", (), None, self._tag, options.priority, options.settings
             )
             form = self._forms[options] = encode_around(usual, "steps", "values")
-        return _STEPS.Collector(self._lane, self, form, self._prepare)
+        return form
 
     def _noted(self, reply: TransactionResult) -> TransactionResult:
         """Return the reply; its notices are kept."""
@@ -225,3 +230,7 @@ class Handler(Executor):
                 "this Handler's interactive transaction is open, and a transaction block would run on another backend, "
                 "beside it; call commit() or rollback() first"
             )
+
+
+if _METHODS is not None:
+    Handler.transaction = _METHODS.before(Handler.transaction)  # type: ignore[method-assign]

@@ -175,7 +175,8 @@ class PendingResult(_Fields):
 
 
 if _METHODS is not None:
-    PendingResult.result = _METHODS.before_result(PendingResult.result)  # type: ignore[method-assign]
+    for _name in ("result", "fetchone", "fetchall"):
+        setattr(PendingResult, _name, _METHODS.before(getattr(PendingResult, _name)))
 
 
 class PendingRow:

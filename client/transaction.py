@@ -15,7 +15,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from client.compiled import load
 from client.errors import DBError, UsageError, connection_error, error_from, kind_of, place_of
@@ -43,6 +43,12 @@ Expectation = int | tuple[int, int | None] | None
 Send = Callable[[Options, tuple[Step | int, ...]], TransactionResult]
 _STEPS, _METHODS = load("client.lane.steps"), load("client.lane.methods")
 
+if TYPE_CHECKING:
+    _Fields = object
+else:
+    # Compiled code, where it is, works on the fields too.
+    _Fields = getattr(load("client.lane.records"), "BlockFields", object)
+
 
 class Phase(Enum):
     """Where the block stands."""
@@ -52,13 +58,18 @@ class Phase(Enum):
     ENDED = "ended"
 
 
-class Transaction:
+class Transaction(_Fields):
     """The block of `Handler.transaction`. It belongs to one thread and is entered once.
 
     Nothing is sent before the end of the block, and nothing at all if an exception leaves it or it holds no statement.
     The end of the block raises the error that ended the transaction; nothing was committed then, unless the error's
     outcome says otherwise.
     """
+
+    __slots__ = () if _Fields is not object else (
+        "_collector", "_collector_to_be", "_open", "_options", "_phase", "_prepare", "_savepoints", "_send",
+        "_statements", "_steps", "tries",
+    )  # fmt: skip
 
     def __init__(self, send: Send, options: Options, prepare: bool, collector: Any = None) -> None:
         # How often the message was run; 0 if it was not sent or its answer did not come.
@@ -68,7 +79,7 @@ class Transaction:
         self._prepare = prepare
         self._phase = Phase.NEW
         # Compiled code that collects the statements, until the block begins; and from then on as long as all is usual.
-        # There are none here then.
+        # Nothing that follows is used then.
         self._collector_to_be = collector
         self._collector: Any = None
         self._steps: list[Step | int] = []
@@ -143,16 +154,15 @@ class Transaction:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._phase = Phase.ENDED
-        if self._collector is not None and (error is not None or not self._collector.pending):
-            self._take_over()
+        self._take_over()
         if error is not None:
             self._give_up(_unsent("transaction", error))
         elif self._open:
             misuse = UsageError("the transaction's block ends inside a savepoint block; leave the savepoint's first")
             self._give_up(_unsent("transaction", misuse))
             raise misuse
-        elif self._steps or self._collector is not None:
-            self._run()
+        elif self._steps:
+            self._run(None)
         else:
             self._settle(())
 
@@ -205,24 +215,17 @@ class Transaction:
                 statements[pending] = len(steps)
                 steps.append(Step(sql, types, values, self._prepare, (), *_NO_LIMITS))
             # If an exception interrupts this, all is done again.
-            self._steps, self._statements = steps, statements
+            self._steps, self._statements, self._savepoints, self._open = steps, statements, [], []
             self._collector = None
 
-    def _run(self) -> None:
-        """Send the message, and tell the results and savepoint blocks what became of it."""
-        reply: Any = None
+    def _run(self, reply: TransactionResult | None) -> None:
+        """Tell the results and savepoint blocks what became of the message; send it, if there is no reply yet."""
         try:
-            if self._collector is not None:
-                reply = self._collector.send()
-                if isinstance(reply, int):
-                    self.tries, self._collector = reply, None
-                    return  # all is told already
-                self._take_over()
+            self._take_over()
             if reply is None:
                 reply = self._send(self._options, tuple(self._steps))
         except BaseException as error:
-            self._take_over()
-            self._give_up(_after(error))
+            self._fail(error)
             raise
         self.tries = reply.tries
         if reply.failure is None:
@@ -235,6 +238,11 @@ class Transaction:
                 pending.settle(failed)
         self._give_up(_after(failed))
         raise failed
+
+    def _fail(self, error: BaseException) -> None:
+        """Settle everything after an exception that left the call."""
+        self._take_over()
+        self._give_up(_after(error))
 
     def _give_up(self, error: DBError) -> None:
         """Settle everything with this error: there are no results, and reading one raises it."""
@@ -325,4 +333,6 @@ def _no_result(text: str, outcome: Outcome, cause: BaseException) -> DBError:
 if _STEPS is not None:
     _STEPS.use(PendingResult)
 if _METHODS is not None:
-    Transaction.query = _METHODS.before_add(Transaction.query)  # type: ignore[method-assign]
+    _METHODS.use(Transaction, Phase.NEW, Phase.OPEN, Phase.ENDED)
+    for _name in ("__enter__", "query", "__exit__"):
+        setattr(Transaction, _name, _METHODS.before(getattr(Transaction, _name)))

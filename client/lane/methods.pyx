@@ -6,7 +6,7 @@ either. Each has the name, the text and the signature of the one that it calls i
 
 from functools import update_wrapper
 
-from client.lane.records cimport PendingFields, ResultFields
+from client.lane.records cimport BlockFields, PendingFields, ResultFields, poold_new
 from client.lane.requests cimport Lane
 from client.lane.rows cimport all_rows, first_row
 from client.lane.steps cimport Collector
@@ -16,43 +16,24 @@ cdef extern from *:
 
 SOURCES = POOLD_SOURCES
 
-# The Python functions.
-cdef object _query = None, _add = None, _fetchall = None, _fetchone = None, _result = None
+# The Python functions, by their qualified names.
+cdef dict _python = {}
+# The class of transaction blocks, client.transaction's, and where a block stands.
+cdef object _block_class = None, _new = None, _open = None, _ended = None
 
 
-def before_query(python):
-    """Return what is to be Handler.query."""
-    global _query
-    _query = python
-    return update_wrapper(query, python)
+def before(python):
+    """Return the compiled function that is to be in the place of this method."""
+    _python[python.__qualname__] = python
+    return update_wrapper(_compiled[python.__qualname__], python)
 
 
-def before_add(python):
-    """Return what is to be Transaction.query."""
-    global _add
-    _add = python
-    return update_wrapper(add, python)
-
-
-def before_fetchall(python):
-    """Return what is to be Result.fetchall."""
-    global _fetchall
-    _fetchall = python
-    return update_wrapper(fetchall, python)
-
-
-def before_fetchone(python):
-    """Return what is to be Result.fetchone."""
-    global _fetchone
-    _fetchone = python
-    return update_wrapper(fetchone, python)
-
-
-def before_result(python):
-    """Return what is to be PendingResult.result."""
-    global _result
-    _result = python
-    return update_wrapper(result, python)
+def use(block_class, new, open, ended):
+    """Take the class of transaction blocks, and their phases."""
+    global _block_class, _new, _open, _ended
+    if not issubclass(block_class, BlockFields):
+        raise TypeError(f"{block_class!r} has not the fields of a transaction block")
+    _block_class, _new, _open, _ended = block_class, new, open, ended
 
 
 def query(self, statement, params=None, timeout=None, *, prepare=None, priority=None, settings=None):
@@ -62,29 +43,105 @@ def query(self, statement, params=None, timeout=None, *, prepare=None, priority=
             found = (<Lane?>lane).query(self, statement, params)
             if found is not None:
                 return found
-    return _query(self, statement, params, timeout, prepare=prepare, priority=priority, settings=settings)
+    return _python["Executor.query"](
+        self, statement, params, timeout, prepare=prepare, priority=priority, settings=settings
+    )
+
+
+def transaction(self, **options):
+    lane = self._lane
+    if options or lane is None or self._lease.number:
+        return _python["Handler.transaction"](self, **options)
+    return _block(self, <Lane?>lane)
+
+
+cdef _block(calls, Lane lane):
+    """Return a new block with the usual options, as Transaction makes it."""
+    cdef BlockFields made = <BlockFields>poold_new(_block_class, ())
+    cdef Collector collector = Collector.__new__(Collector)
+    made.tries = 0
+    made._send = calls._send_transaction
+    made._options = calls._usual_options
+    made._prepare = calls._prepare
+    made._phase = _new
+    made._collector_to_be = collector
+    collector.begin(lane, calls, lane._block_form, made._prepare)
+    return made
+
+
+def enter(self):
+    cdef BlockFields block = <BlockFields?>self
+    if block._phase is not _new or block._collector_to_be is None:
+        return _python["Transaction.__enter__"](self)
+    block._phase = _open
+    block._collector = block._collector_to_be
+    block._collector_to_be = None
+    return self
 
 
 def add(self, statement, params=None, expect=None, prepare=None):
-    if expect is None and prepare is None:
-        collector = self._collector
-        if collector is not None:
-            pending = (<Collector?>collector).add(statement, params)
-            if pending is not None:
-                return pending
-    return _add(self, statement, params, expect, prepare)
+    collector = (<BlockFields?>self)._collector
+    if collector is not None and expect is None and prepare is None:
+        pending = (<Collector?>collector).add(statement, params)
+        if pending is not None:
+            return pending
+    return _python["Transaction.query"](self, statement, params, expect, prepare)
+
+
+def leave(self, kind, error, trace):
+    cdef BlockFields block = <BlockFields?>self
+    collector = block._collector
+    if collector is None or error is not None or not (<Collector?>collector).pending:
+        return _python["Transaction.__exit__"](self, kind, error, trace)
+    block._phase = _ended
+    try:
+        reply = (<Collector>collector).send()
+    except BaseException as failure:
+        self._fail(failure)
+        raise
+    if type(reply) is int:
+        block.tries = reply
+        block._collector = None
+    else:
+        self._run(reply)
+
+
+def pending_result(self):
+    known = (<PendingFields?>self)._known
+    return known if isinstance(known, ResultFields) else _python["PendingResult.result"](self)
+
+
+def pending_fetchall(self):
+    known = (<PendingFields?>self)._known
+    rows = all_rows(<ResultFields>known) if isinstance(known, ResultFields) else None
+    return _python["PendingResult.fetchall"](self) if rows is None else rows
+
+
+def pending_fetchone(self):
+    known = (<PendingFields?>self)._known
+    row = first_row(<ResultFields>known) if isinstance(known, ResultFields) else None
+    return _python["PendingResult.fetchone"](self) if row is None else row
 
 
 def fetchall(self):
     rows = all_rows(<ResultFields?>self)
-    return _fetchall(self) if rows is None else rows
+    return _python["Result.fetchall"](self) if rows is None else rows
 
 
 def fetchone(self):
     row = first_row(<ResultFields?>self)
-    return _fetchone(self) if row is None else row
+    return _python["Result.fetchone"](self) if row is None else row
 
 
-def result(self):
-    known = (<PendingFields?>self)._known
-    return known if isinstance(known, ResultFields) else _result(self)
+cdef dict _compiled = {
+    "Executor.query": query,
+    "Handler.transaction": transaction,
+    "Transaction.__enter__": enter,
+    "Transaction.query": add,
+    "Transaction.__exit__": leave,
+    "PendingResult.result": pending_result,
+    "PendingResult.fetchall": pending_fetchall,
+    "PendingResult.fetchone": pending_fetchone,
+    "Result.fetchall": fetchall,
+    "Result.fetchone": fetchone,
+}

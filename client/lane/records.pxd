@@ -2,6 +2,15 @@
 
 from libc.stdint cimport uint8_t, uint64_t
 
+cdef extern from *:
+    """
+    /* A new object of this class, without its __init__. */
+    static CYTHON_INLINE PyObject *poold_new(PyObject *kind, PyObject *nothing) {
+        return ((PyTypeObject *)kind)->tp_new((PyTypeObject *)kind, nothing, NULL);
+    }
+    """
+    object poold_new(object, tuple)
+
 
 cdef class ChannelFields:
     cdef object __weakref__
@@ -22,3 +31,8 @@ cdef class ResultFields:
 
 cdef class PendingFields:
     cdef public object around, _known
+
+
+cdef class BlockFields:
+    cdef public object tries, _send, _options, _prepare, _phase, _collector, _collector_to_be
+    cdef public object _steps, _statements, _savepoints, _open

@@ -1,4 +1,4 @@
-"""The fields of the objects that compiled code and Python code both work on: a channel, a result, one not known yet.
+"""The fields of the objects that compiled and Python code both work on: channels, results, those not known yet, blocks.
 
 The classes derived from these are in Python, and what the fields mean is said there. To compiled code a field is a
 place in memory; through Python's attributes each would cost a look-up.
@@ -25,3 +25,7 @@ cdef class ResultFields:
 
 cdef class PendingFields:
     """Fields of `client.pending.PendingResult`."""
+
+
+cdef class BlockFields:
+    """Fields of `client.transaction.Transaction`."""

@@ -10,16 +10,9 @@ from libc.string cimport memcmp
 
 from client.lane.octets cimport HEAD, LONG, SHORT_HEAD, get16, get32, get64
 from client.lane.parameters cimport Template
-from client.lane.records cimport ResultFields
+from client.lane.records cimport ResultFields, poold_new
 
 cdef extern from *:
-    """
-    /* A new object of this class, without its __init__. */
-    static PyObject *poold_new(PyObject *kind, PyObject *nothing) {
-        return ((PyTypeObject *)kind)->tp_new((PyTypeObject *)kind, nothing, NULL);
-    }
-    """
-    object poold_new(object, tuple)
     object PyUnicode_FromStringAndSize(const char *, Py_ssize_t)
     unsigned long POOLD_SOURCES
 

@@ -9,6 +9,7 @@ from client.lane.steps cimport Collector
 cdef class Lane:
     cdef str _address, _group
     cdef bytes _query_before, _query_behind
+    cdef tuple _block_form
     cdef unsigned long _thread
     cdef object _settings, _free
     cpdef query(self, calls, statement, params)

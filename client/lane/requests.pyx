@@ -62,12 +62,12 @@ cdef class Lane:
     """The usual requests of one Handler.
 
     query is a Query without its request number, and without its statement, types and values: what comes before these
-    and what comes behind, as encoded bytes. The forms of transactions are such pairs too. The free channels are a
-    thread's; they are known here until another thread asks, or they are gone with their thread.
+    and what comes behind, as encoded bytes. The forms of transactions are such pairs too; block is the usual one. The
+    free channels are a thread's; they are known here until another thread asks, or they are gone with their thread.
     """
 
-    def __init__(self, str address not None, str group not None, query):
-        self._address, self._group = address, group
+    def __init__(self, str address not None, str group not None, query, tuple block not None):
+        self._address, self._group, self._block_form = address, group, block
         self._query_before, self._query_behind = query
 
     cpdef query(self, calls, statement, params):

@@ -22,5 +22,7 @@ cdef class Collector:
     cdef object _lane, _calls
     cdef tuple _form
     cdef uint8_t _room[1024]
-    cpdef add(self, statement, params)
+    cdef begin(self, lane, calls, tuple form, bint is_prepared)
+    cdef add(self, statement, params)
+    cdef send(self)
     cdef bytes packed_steps(self)

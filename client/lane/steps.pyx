@@ -13,16 +13,9 @@ from libc.string cimport memcmp
 
 from client.lane.octets cimport Octets, begin, drop, put, put_array_head, put_bytes
 from client.lane.parameters cimport Template, put_parameters, template_of
-from client.lane.records cimport PendingFields
+from client.lane.records cimport PendingFields, poold_new
 
 cdef extern from *:
-    """
-    /* A new object of this class, without its __init__. */
-    static PyObject *poold_new(PyObject *kind, PyObject *nothing) {
-        return ((PyTypeObject *)kind)->tp_new((PyTypeObject *)kind, nothing, NULL);
-    }
-    """
-    object poold_new(object, tuple)
     unsigned long POOLD_SOURCES
 
 SOURCES = POOLD_SOURCES
@@ -64,7 +57,10 @@ cdef class Collector:
     def __cinit__(self):
         begin(&self.values, self._room, sizeof(self._room))
 
-    def __init__(self, lane, calls, tuple form, bint is_prepared):
+    def __init__(self, lane, calls, tuple form not None, bint is_prepared):
+        self.begin(lane, calls, form, is_prepared)
+
+    cdef begin(self, lane, calls, tuple form, bint is_prepared):
         self._lane, self._calls, self._form, self._is_prepared = lane, calls, form, is_prepared
         self.node = _root(is_prepared)
         self.pending, self.ends = [], []
@@ -72,7 +68,7 @@ cdef class Collector:
     def __dealloc__(self):
         drop(&self.values)
 
-    cpdef add(self, statement, params):
+    cdef add(self, statement, params):
         """Add a statement and return its pending result; None if it is not usual, and nothing was added."""
         cdef Template template = template_of(statement, params)
         cdef Py_ssize_t before = self.values.size
@@ -98,7 +94,7 @@ cdef class Collector:
         self.node = node
         return pending
 
-    def send(self):
+    cdef send(self):
         """Send the block; see Lane.transaction."""
         return self._lane.transaction(self._calls, self, self._form)
 

@@ -325,5 +325,5 @@ if _ROWS is not None and _REPLIES is not None:
     _ROWS.use(_NO_ROWS)
     _REPLIES.use(Result, Row, _NO_ROWS)
 if _METHODS is not None:
-    Result.fetchone = _METHODS.before_fetchone(Result.fetchone)  # type: ignore[method-assign]
-    Result.fetchall = _METHODS.before_fetchall(Result.fetchall)  # type: ignore[method-assign]
+    for _name in ("fetchone", "fetchall"):
+        setattr(Result, _name, _METHODS.before(getattr(Result, _name)))
