@@ -1,12 +1,16 @@
 """The lane keeps to what the core has found out since it was taught, and to what holds of the core's own requests."""
 
+import gc
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from stage import INT, PREFIX, READ, WRITE, Client, Stage, is_right
 
+from poold.core.statements import statement
 from poold.core.statements.proofs import Proof
+from poold.core.work import transaction_plan
 
 MOST_WAYS = 1000  # as in poold.lane.lane
 LIMITED = Proof(is_harmless=True)
@@ -138,3 +142,36 @@ def test_what_the_lane_forgets_it_is_taught_again_if_it_is_used_again(make: Any)
     assert flows[0].is_taught
     assert not flows[20].is_taught
     assert served_by_lane(texts[0])
+
+
+@pytest.mark.parametrize("is_query", [True, False], ids=["statements", "transactions"])
+def test_what_core_and_lane_have_forgotten_is_freed_at_once(
+    make: Any, monkeypatch: pytest.MonkeyPatch, is_query: bool
+) -> None:
+    monkeypatch.setattr(statement, "STATEMENTS_KEPT", 20)
+    monkeypatch.setattr(transaction_plan, "PLANS_KEPT", 10)
+    stage = make(max_size=1)
+    client = stage.client()
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(MOST_WAYS + 200):
+            steps = [
+                READ + b" -- %d" % (number if is_query else number >> bit & 1) for bit in range(1 if is_query else 11)
+            ]
+            for sql in set(steps):
+                stage.promote(sql)
+            if is_query:
+                stage.query(client, *steps)
+            else:
+                stage.transaction(client, *steps)
+            stage.turn(client)
+            stage.answer_all()
+            stage.effects.clear()
+            client.replies.clear()
+        kept = Counter(type(each).__name__ for each in gc.get_objects())
+    finally:
+        gc.enable()
+    assert MOST_WAYS <= kept["Flow"] <= MOST_WAYS + 20
+    assert kept["Plan"] <= MOST_WAYS + 20
+    assert kept["Statement"] <= MOST_WAYS + 50

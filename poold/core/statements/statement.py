@@ -282,6 +282,7 @@ class Statements:
             if found.generation == self.generation:
                 return found
             found.is_forgotten = True
+            found.flow = None
             made = self._known[key] = found.successor(next(self._numbers), self.generation)
             made.runs_per_parse = self._runs_per_parse
             return made
@@ -290,6 +291,7 @@ class Statements:
         self._text += len(template) + len(settings)
         while len(self._known) > STATEMENTS_KEPT or (self._text > TEXT_KEPT and len(self._known) > 1):
             _, old = self._known.popitem(last=False)
+            old.flow = None  # it keeps the statement, as long as the lane has it
             self._text -= len(old.sql) + len(old.settings)
         return made
 
@@ -322,6 +324,7 @@ class Statements:
         already run it with literals.
         """
         statement.is_forgotten = True
+        statement.flow = None
         statement.refuse()
         key = (statement.sql, statement.types, statement.settings)
         if self._known.get(key) is statement:

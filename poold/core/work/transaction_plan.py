@@ -120,8 +120,9 @@ class Plans:
         made = self._known[packed] = Plan(packed, self._statements)
         self._bytes += len(packed)
         while len(self._known) > PLANS_KEPT or (self._bytes > BYTES_KEPT and len(self._known) > 1):
-            old, _ = self._known.popitem(last=False)
-            self._bytes -= len(old)
+            packed_steps, old = self._known.popitem(last=False)
+            old.flows.clear()  # each keeps the plan, as long as the lane has it
+            self._bytes -= len(packed_steps)
         return made
 
 
