@@ -27,6 +27,7 @@ COMPILED = (
     "client.lane.rows",
     "client.lane.steps",
     "client.lane.texts",
+    "poold.lane.cutting",
     "poold.lane.queue",
     "poold.lane.records",
     "poold.lane.pipelines",

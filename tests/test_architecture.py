@@ -33,8 +33,8 @@ ROOMS = {
     "poold.config": ["client.wire", "poold.system"],
     "poold.embedded": ["client.wire", "poold.config", "poold.system"],
     "poold.postgres": [
-        "client.values", "client.wire", "poold.config", "poold.core.broker", "poold.core.effects", "poold.core.facts",
-        "poold.core.pools", "poold.core.records", "poold.system",
+        "client.compiled", "client.values", "client.wire", "poold.config", "poold.core.broker", "poold.core.effects",
+        "poold.core.facts", "poold.core.pools", "poold.core.records", "poold.system",
     ],
     "poold.clients": [
         "client.wire", "poold", "poold.config", "poold.core.broker", "poold.core.clients", "poold.system",

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
+from client.compiled import load
 from client.values.columns import are_columns
 from client.wire.limits import MAX_NUMBER
 from poold.core.effects import Bind, Flush, Plain, Prepare, SimpleQuery, Unit
@@ -21,7 +22,7 @@ MAX_KINDS = 1000
 MAX_DESCRIPTION_BYTES = 2 * 1664 * (64 + 18)
 _RUNNING = (Bind, Plain, SimpleQuery)
 _result = StatementResult._make  # costs two thirds of StatementResult(...)
-_length = struct.Struct("!I").unpack_from
+_head, _length = struct.Struct("!BI").unpack_from, struct.Struct("!I").unpack_from
 _BIND_COMPLETE, _READY = b"2\0\0\0\4", b"Z\0\0\0\5I"  # ready outside of a transaction
 
 
@@ -115,6 +116,24 @@ def without_rows(result: StatementResult) -> StatementResult:
     return result._replace(columns=None if result.columns is None else b"", rows=b"", notices=())
 
 
+def rows_end(data: bytes, at: int) -> tuple[int, int]:
+    """Return the byte behind the whole DataRow messages that follow one another from byte at, and their number."""
+    end, count = len(data), 0
+    while at + 5 <= end:
+        kind, length = _head(data, at)
+        if kind != 0x44 or length < 4 or at + length >= end:
+            break
+        at += 1 + length
+        count += 1
+    return at, count
+
+
+# In compiled code, where it is: large results have hardly anything else.
+_CUTTING = load("poold.lane.cutting")
+if _CUTTING is not None:
+    rows_end = _CUTTING.rows_end
+
+
 def whole_answers(
     data: bytes,
     units: Iterable[Unit],
@@ -144,11 +163,8 @@ def whole_answers(
                 return found, position
             if not data.startswith(_BIND_COMPLETE, at):
                 return found, position
-            rows_from = at = at + 5
-            count = 0
-            while at + 5 <= end and data[at] == 0x44:
-                at += 1 + _length(data, at + 1)[0]
-                count += 1
+            rows_from = at + 5
+            at, count = rows_end(data, rows_from)
             if at + 5 > end or data[at] != 0x43 or at - rows_from > max_result_bytes:
                 return found, position
             after = at + 1 + _length(data, at + 1)[0]

@@ -16,7 +16,7 @@ from client.wire.messages import EXECUTED, FAILED, TX_ACTIVE, TX_BROKEN, TX_FAIL
 from poold.core.effects import Bind, Deallocate, Prepare, SimpleQuery, Unit
 from poold.core.facts import Completion, StatementResult
 from poold.postgres import answers, diagnostics
-from poold.postgres.answers import is_whole, next_place, prepares, whole_answers
+from poold.postgres.answers import is_whole, next_place, prepares, rows_end, whole_answers
 from poold.postgres.errors import WireError, refused, relied_on_changed, two_texts
 from poold.postgres.messages import SYNC, bind, bind_head, encoded, no_data, query
 from poold.postgres.notices import Notices, Notifications
@@ -32,7 +32,6 @@ _LARGE = 32768  # bytes that come in larger pieces belong to a large result, and
 
 _TRANSACTIONS: dict[bytes, TransactionStatus] = {b"I": TX_NONE, b"T": TX_ACTIVE, b"E": TX_FAILED}
 _length = struct.Struct("!I").unpack_from
-_head = struct.Struct("!BI").unpack_from  # of a message: type, length without the type
 _UNPROMPTED = b"ENSA"  # what a server says unasked: errors, notices, settings, notifications
 _TEXTS, _COPY_DATA = b"EN", ord("d")
 _NO_DATA = refused("COPY FROM STDIN needs its data along, which no message has", FAILED)
@@ -160,15 +159,7 @@ class Wire:
             if kind == 0x44:  # DataRow
                 if rows_from < 0:
                     rows_from = position
-                count = 1
-                position = after
-                # Count the rows behind it here: a large result has hardly anything else.
-                while position + 5 <= end:
-                    kind, length = _head(data, position)
-                    if kind != 0x44 or position + length >= end:
-                        break
-                    position += 1 + length
-                    count += 1
+                position, count = rows_end(data, position)
                 self._row_count += count
                 continue
             if rows_from >= 0:

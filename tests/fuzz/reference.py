@@ -90,6 +90,17 @@ def _message(kind: bytes, body: bytes) -> bytes:
     return kind + (4 + len(body)).to_bytes(4, "big") + body
 
 
+def rows_end(data: bytes, at: int) -> tuple[int, int]:
+    """The byte behind the whole rows from byte at, and how many these are."""
+    count = 0
+    while data[at : at + 1] == b"D" and len(data) >= at + 5:
+        length = int.from_bytes(data[at + 1 : at + 5], "big")
+        if length < 4 or len(data) < at + 1 + length:
+            break
+        at, count = at + 1 + length, count + 1
+    return at, count
+
+
 def cells(rows: bytes, width: int) -> list[list[bytes | None]] | str:
     """The cells of the rows, or REFUSED if they are not whole."""
     found: list[list[bytes | None]] = []

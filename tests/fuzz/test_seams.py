@@ -171,6 +171,19 @@ def test_answers_are_taken_at_once() -> None:
     assert results[1] == ("INSERT 0 1", 1, None, b"", ())
 
 
+ROWS_END = [wire.rows_end]
+
+
+@pytest.mark.parametrize("rows_end", ROWS_END)
+@given(SEEDS, st.integers(0, 40))
+@examples(200)
+def test_where_rows_end(rows_end: Callable[..., Any], seed: int, at: int) -> None:
+    rows = [corpus._ROW * count for count in range(5)]
+    for data in inputs(seed, [*rows, *(each + corpus.READY for each in rows)], corpus.WIRE_WORDS):
+        for begin in (0, at):
+            assert rows_end(data, begin) == reference.rows_end(data, begin), data.hex()
+
+
 # Bind.
 
 BINDS = [lambda name, values: messages.bind(messages.bind_head(name, len(values)), corpus.values(*values))]

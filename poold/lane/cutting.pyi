@@ -1,0 +1,3 @@
+SOURCES: int
+
+def rows_end(data: bytes, at: int) -> tuple[int, int]: ...
