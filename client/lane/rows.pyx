@@ -32,6 +32,8 @@ cdef extern from *:
     }
     """
     object poold_new_row(object, Py_ssize_t)
+    bint PyObject_IS_GC(object)
+    void PyObject_GC_UnTrack(object)
     unsigned long POOLD_SOURCES
 
 SOURCES = POOLD_SOURCES
@@ -196,6 +198,7 @@ cdef class Reader:
         cdef const uint8_t *end
         cdef Py_ssize_t place = 0
         cdef int32_t length = 0
+        cdef bint is_tracked = False
         if size < ROW_HEAD or row[0] != DATA_ROW or get16(row + 5) != self._width:
             return None
         end = row + 1 + get32(row + 1)
@@ -217,6 +220,7 @@ cdef class Reader:
                     if value is None:
                         value = self._cast(place, at, length)
                     at += length
+                is_tracked = is_tracked or PyObject_IS_GC(value)
                 Py_INCREF(value)
                 PyTuple_SET_ITEM(values, place, value)
         except Exception as error:
@@ -227,6 +231,8 @@ cdef class Reader:
             except type(error):
                 return None
             raise error
+        if not is_tracked:
+            PyObject_GC_UnTrack(values)  # it refers to nothing that could refer to it, as of plain tuples Python finds out
         return values if at == end else None
 
     cdef object _cast(self, Py_ssize_t place, const uint8_t *text, Py_ssize_t size):

@@ -87,9 +87,7 @@ cdef class Lane:
 
     def teach(self, flow):
         """Run messages of this flow from here on."""
-        fleet = self.fleets.get(flow.group)
-        if fleet is None:
-            fleet = self.fleets[flow.group] = Fleet(flow.group)
+        fleet = self._fleet(flow.group)
         if flow.key in self.ways:
             self._forget(self.ways[flow.key])
         elif len(self.ways) == MOST_WAYS:
@@ -99,7 +97,7 @@ cdef class Lane:
 
     def lend(self, int descriptor, backend, wire, double now):
         """Take a backend that rests; wire knows what is prepared there."""
-        cdef Fleet fleet = self.fleets.get(backend.group)
+        cdef Fleet fleet = self._fleet(backend.group)
         cdef Lent lent = Lent(descriptor, backend, wire, fleet)
         self.pipelines.lent[lent.number] = lent
         self._own(descriptor, lent)
@@ -162,9 +160,13 @@ cdef class Lane:
             self.pipelines.hand_over(lent, b"")
         self.pipelines.hand_over_waiting([each for each in self.pipelines.waiting if (<Flight>each).is_waiting])
 
+    cdef Fleet _fleet(self, group):
+        if group not in self.fleets:
+            self.fleets[group] = Fleet(group)
+        return self.fleets[group]
+
     cdef _own(self, int descriptor, owner):
-        while len(self.owners) <= descriptor:
-            self.owners.append(None)
+        self.owners += [None] * (descriptor + 1 - len(self.owners))
         self.owners[descriptor] = owner
 
     cdef _owner(self, int descriptor):
@@ -178,11 +180,10 @@ cdef class Lane:
     @property
     def counts(self):
         """What it has done so far."""
-        pipelines = self.pipelines
         return {
-            "requests": pipelines.served,
-            "handed_over": pipelines.handed_over_count,
-            "given_back": pipelines.given_back_count,
+            "requests": self.pipelines.served,
+            "handed_over": self.pipelines.handed_over_count,
+            "given_back": self.pipelines.given_back_count,
         }
 
     # Time.
@@ -395,6 +396,5 @@ cdef class Lane:
     cdef bint _has_room(self, client) except -1:
         """Whether a client that waits for replies may have one request more."""
         cdef Py_ssize_t count = len(client.requests)
-        if 0 < self.most_requests <= count:
-            return False
-        return not 0 < self.most_bytes < client.bytes + LONGEST_MESSAGE * (count + 1)
+        bytes_then = client.bytes + LONGEST_MESSAGE * (count + 1)
+        return not (0 < self.most_requests <= count or 0 < self.most_bytes < bytes_then)

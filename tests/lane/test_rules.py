@@ -119,6 +119,22 @@ def test_a_client_that_reads_nothing_has_nothing_begun_that_waits_in_the_lane(ma
     assert [is_right(reply, reply.request, [READ]) for reply in client.replies] == [True] * 2
 
 
+@pytest.mark.parametrize("is_query", [True, False], ids=["query", "transaction"])
+def test_what_is_too_long_for_the_lane_gets_no_backend_of_the_lanes(make: Any, is_query: bool) -> None:
+    stage = make(max_size=1)
+    client = stage.client()
+    long = READ + b" -- " + b"x" * 1000
+    stage.promote(long)
+    for _ in range(3):
+        number = stage.query(client, long) if is_query else stage.transaction(client, long)
+        stage.turn(client)
+        stage.answer_all()
+        assert stage.lent() == []
+        assert client.replies[-1].request == number
+    stage.promote(READ)
+    warm(stage, client)  # a shorter one gets it
+
+
 def test_what_the_lane_forgets_it_is_taught_again_if_it_is_used_again(make: Any) -> None:
     stage = make(max_size=1)
     client = stage.client()

@@ -22,6 +22,8 @@ class Flows:
     def learn(self, request: Request, now: float) -> bool:
         """The request has ended well: whether the lane would run another one like it now."""
         flow: Flow | None = None
+        if request.size > MAX_MESSAGE_BYTES:
+            return False
         if request.verb is QUERY and request.statement is not None:
             flow = self._of_query(request, request.statement)
         elif request.verb is Verb.TRANSACTION and request.script is not None:
@@ -56,7 +58,7 @@ class Flows:
         return self._taught(flow)
 
     def _taught(self, flow: Flow) -> Flow:
-        if not flow.is_taught and len(flow.key) < MAX_MESSAGE_BYTES:
+        if not flow.is_taught:
             flow.is_taught = True
             self._agenda.effects.append(Teach(flow))
         return flow
