@@ -10,6 +10,7 @@ import struct
 import sys
 import threading
 import tracemalloc
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import date
@@ -32,7 +33,7 @@ from client.values.row import Row
 from client.wire import messages as protocol
 from client.wire.messages import ProtocolViolation
 
-BYTEA, INT, TEXT, POINT, DATE, NUMERIC = 17, 23, 25, 600, 1082, 1700
+BYTEA, INT, TEXT, POINT, INT_ARRAY, DATE, NUMERIC = 17, 23, 25, 600, 1007, 1082, 1700
 
 Cells = Sequence[bytes | None]
 # A column is its name and type OID, or those with typlen and typmod.
@@ -720,6 +721,31 @@ def close_replays() -> None:
 
 
 @without_compiled
+class Something:
+    """May be referred to weakly."""
+
+
+@pytest.mark.parametrize("read", [Result.fetchall, list, Result.fetchone])
+def test_a_row_that_is_part_of_a_circle_is_garbage_like_anything_else(read: Callable[[Result], Any]) -> None:
+    result = Result(reply_of([("id", INT), ("list", INT_ARRAY)], [(b"1", b"{1,2}")] * 3))
+    found = read(result)
+    row = found if isinstance(found, Row) else found[1]
+    something = Something()
+    row["list"].extend([row, something])
+    kept = weakref.ref(something)
+    del result, found, row, something
+    gc.collect()
+    assert kept() is None
+
+
+@pytest.mark.skipif(rows._ROWS is None, reason="compiled code does it")
+def test_rows_of_plain_values_are_no_work_for_the_garbage_collector() -> None:
+    spec = [("id", INT), ("name", TEXT), ("total", NUMERIC), ("day", DATE), ("list", INT_ARRAY)]
+    plain, other = [b"1", b"a", b"1.5", b"2024-02-29", None], [b"1", b"a", b"1.5", b"2024-02-29", b"{1}"]
+    found = Result(reply_of(spec, [plain, other, plain])).fetchall()
+    assert [gc.is_tracked(row) for row in found] == [False, True, False]
+
+
 def test_threads_read_at_the_same_time() -> None:
     def read(first: int) -> None:
         for _ in range(5):
