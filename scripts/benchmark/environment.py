@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import pgbouncer, processor
+from poold.daemon import versions
 
 PACKAGES = ("poold", "psycopg2-binary", "psycopg", "psycopg-pool", "pgdbpool", "pyzmq", "msgpack", "uvloop")
 MISSING = "not installed"
@@ -28,6 +29,7 @@ def describe(server_version: str) -> dict[str, Any]:
         "PostgreSQL": server_version,
         "pgbouncer": pgbouncer.version(program) if program else MISSING,
         **{package: _version(package) for package in PACKAGES},
+        "lane": versions()["lane"],  # compiled, or why it is not
     }
 
 
