@@ -191,3 +191,21 @@ def test_what_core_and_lane_have_forgotten_is_freed_at_once(
     assert MOST_WAYS <= kept["Flow"] <= MOST_WAYS + 20
     assert kept["Plan"] <= MOST_WAYS + 20
     assert kept["Statement"] <= MOST_WAYS + 50
+
+
+def test_a_number_that_is_in_use_is_what_it_is_without_a_lane(make: Any) -> None:
+    outcomes = []
+    for has_lane in (True, False):
+        stage = make(has_lane=has_lane)
+        client = stage.client()
+        stage.promote(READ)
+        stage.query(client)
+        stage.turn(client)
+        stage.answer_all()
+        for _ in range(2):
+            stage.query(client)
+            stage.turn(client)
+            stage._numbers -= 1
+        stage.answer_all()
+        outcomes.append(([repr(reply) for reply in client.replies], client.is_quiet, 1 in stage.broker.clients))
+    assert outcomes[0] == outcomes[1]
