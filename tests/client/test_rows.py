@@ -720,7 +720,6 @@ def close_replays() -> None:
         casting._idle.pop().close()
 
 
-@without_compiled
 class Something:
     """May be referred to weakly."""
 
@@ -746,6 +745,7 @@ def test_rows_of_plain_values_are_no_work_for_the_garbage_collector() -> None:
     assert [gc.is_tracked(row) for row in found] == [False, True, False]
 
 
+@without_compiled
 def test_threads_read_at_the_same_time() -> None:
     def read(first: int) -> None:
         for _ in range(5):
