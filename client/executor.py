@@ -198,4 +198,4 @@ if _REQUESTS is not None and _PARAMETERS is not None and _CONVERSIONS is not Non
     _PARAMETERS.use(binding._template_of_str)
     _CONVERSIONS.use(binding.cell_of)
 if _METHODS is not None:
-    Executor.query = _METHODS.before(Executor.query)  # type: ignore[method-assign]
+    _METHODS.before(Executor, "query")

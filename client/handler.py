@@ -233,4 +233,4 @@ class Handler(Executor):
 
 
 if _METHODS is not None:
-    Handler.transaction = _METHODS.before(Handler.transaction)  # type: ignore[method-assign]
+    _METHODS.before(Handler, "transaction")

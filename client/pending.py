@@ -175,8 +175,7 @@ class PendingResult(_Fields):
 
 
 if _METHODS is not None:
-    for _name in ("result", "fetchone", "fetchall"):
-        setattr(PendingResult, _name, _METHODS.before(getattr(PendingResult, _name)))
+    _METHODS.before(PendingResult, "result", "fetchone", "fetchall")
 
 
 class PendingRow:

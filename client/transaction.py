@@ -147,7 +147,6 @@ class Transaction(_Fields):
         if self._phase is not Phase.NEW:
             raise UsageError("a transaction's block is entered only once; call transaction() for another")
         self._phase = Phase.OPEN
-        self._collector, self._collector_to_be = self._collector_to_be, None
         return self
 
     def __exit__(
@@ -334,5 +333,4 @@ if _STEPS is not None:
     _STEPS.use(PendingResult)
 if _METHODS is not None:
     _METHODS.use(Transaction, Phase.NEW, Phase.OPEN, Phase.ENDED)
-    for _name in ("__enter__", "query", "__exit__"):
-        setattr(Transaction, _name, _METHODS.before(getattr(Transaction, _name)))
+    _METHODS.before(Transaction, "__enter__", "query", "__exit__")

@@ -86,8 +86,9 @@ _KEYS, _OWN_ADAPTERS = zip(*(
     )
 ))
 cdef object _adapters = extensions.adapters
-# Equal keys, those that are there: the very objects are found without a comparison.
-_KEYS = tuple([{key: key for key in _adapters}.get(key, key) for key in _KEYS])
+# Of equal keys those that are there: the very objects are found without a comparison.
+cdef dict _there = {key: key for key in _adapters}
+_KEYS = tuple([_there.get(key, key) for key in _KEYS])
 cdef object _date = date, _time = time, _datetime = datetime, _timedelta = timedelta, _decimal = Decimal, _uuid = UUID
 
 # bind's function: a value's type and text, None if it has to be a literal.

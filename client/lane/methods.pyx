@@ -22,10 +22,12 @@ cdef dict _python = {}
 cdef object _block_class = None, _new = None, _open = None, _ended = None
 
 
-def before(python):
-    """Return the compiled function that is to be in the place of this method."""
-    _python[python.__qualname__] = python
-    return update_wrapper(_compiled[python.__qualname__], python)
+def before(kind, *names):
+    """Put compiled functions in the place of these methods of a class."""
+    for name in names:
+        python = getattr(kind, name)
+        _python[python.__qualname__] = python
+        setattr(kind, name, update_wrapper(_compiled[python.__qualname__], python))
 
 
 def use(block_class, new, open, ended):
@@ -106,31 +108,40 @@ def leave(self, kind, error, trace):
         self._run(reply)
 
 
+cdef _known(pending):
+    """Return the result of a statement in a block, or raise why there is none."""
+    known = (<PendingFields?>pending)._known
+    return known if isinstance(known, ResultFields) else _python["PendingResult.result"](pending)
+
+
+cdef _all(result):
+    rows = all_rows(<ResultFields?>result)
+    return _python["Result.fetchall"](result) if rows is None else rows
+
+
+cdef _first(result):
+    row = first_row(<ResultFields?>result)
+    return _python["Result.fetchone"](result) if row is None else row
+
+
 def pending_result(self):
-    known = (<PendingFields?>self)._known
-    return known if isinstance(known, ResultFields) else _python["PendingResult.result"](self)
+    return _known(self)
 
 
 def pending_fetchall(self):
-    known = (<PendingFields?>self)._known
-    rows = all_rows(<ResultFields>known) if isinstance(known, ResultFields) else None
-    return _python["PendingResult.fetchall"](self) if rows is None else rows
+    return _all(_known(self))
 
 
 def pending_fetchone(self):
-    known = (<PendingFields?>self)._known
-    row = first_row(<ResultFields>known) if isinstance(known, ResultFields) else None
-    return _python["PendingResult.fetchone"](self) if row is None else row
+    return _first(_known(self))
 
 
 def fetchall(self):
-    rows = all_rows(<ResultFields?>self)
-    return _python["Result.fetchall"](self) if rows is None else rows
+    return _all(self)
 
 
 def fetchone(self):
-    row = first_row(<ResultFields?>self)
-    return _python["Result.fetchone"](self) if row is None else row
+    return _first(self)
 
 
 cdef dict _compiled = {

@@ -325,5 +325,4 @@ if _ROWS is not None and _REPLIES is not None:
     _ROWS.use(_NO_ROWS)
     _REPLIES.use(Result, Row, _NO_ROWS)
 if _METHODS is not None:
-    for _name in ("fetchone", "fetchall"):
-        setattr(Result, _name, _METHODS.before(getattr(Result, _name)))
+    _METHODS.before(Result, "fetchone", "fetchall")

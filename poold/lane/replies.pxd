@@ -2,7 +2,6 @@
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint64_t
-
 from libc.string cimport memcpy
 
 from client.lane.octets cimport write_array_head, write_bytes_head, write_number
