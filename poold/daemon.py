@@ -25,6 +25,7 @@ import signal
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -44,8 +45,10 @@ from poold.core.broker import Broker
 from poold.core.clients import access
 from poold.core.shared.queue import Queue
 from poold.postgres.backends import Backends
+from poold.postgres.observation import Observers
 from poold.system.address_claim import AddressClaim
 from poold.system.poller import Poller
+from poold.system.timelines import Timelines, default_folder
 
 log = logging.getLogger(__name__)
 
@@ -78,10 +81,19 @@ class Daemon:
         # The compiled modules of the lane, None without one.
         self._compiled = _LANE if ipc_path(config.broker.address) is not None else None
         make_queue = Queue if self._compiled is None else self._compiled.Queue
-        self._broker = Broker(config, random.random, has_lane=self._compiled is not None, make_queue=make_queue)
+        state_dir = config.broker.state_dir
+        self._timelines = Timelines(Path(state_dir) if state_dir else default_folder())
+        self._broker = Broker(
+            config,
+            random.random,
+            has_lane=self._compiled is not None,
+            make_queue=make_queue,
+            timelines=self._timelines_then(),
+        )
         self._lane: Any = None
         self._frontend: Frontend
         self._backends: Backends
+        self._observers: Observers
         self._started = monotonic()
         self._is_turn_scheduled = False
         # The timer that wakes the broker for its next deadline, and that deadline.
@@ -89,6 +101,13 @@ class Daemon:
         self._timer_deadline: float | None = None
         self._stopped: asyncio.Future[None]
         self._loop: asyncio.AbstractEventLoop
+
+    def _timelines_then(self) -> dict[str, int]:
+        try:
+            return self._timelines.read()
+        except OSError as error:
+            log.warning("timelines not read folder=%s error=%s", self._timelines.folder, error.strerror)
+            return {}
 
     async def serve(self, ready: Callable[[str], None]) -> None:
         """Serve until the core says Stop."""
@@ -99,6 +118,7 @@ class Daemon:
             self._lane = self._compiled.Lane(self._broker, self._loop.call_later)
         poller = Poller(self._lane)
         self._backends = Backends(self._config, self._broker, self._wake, poller)
+        self._observers = Observers(self._config, self._broker, self._wake)
         if self._lane is not None:
             self._lane.attach(self._backends)
         listen = partial(_transport, self._config.broker, poller)
@@ -113,6 +133,7 @@ class Daemon:
             await self._stopped
         finally:
             self._backends.close_all()
+            self._observers.close()
             self._frontend.close()
             poller.close()
             log.info("broker stopped pid=%d", os.getpid())
@@ -165,6 +186,12 @@ class Daemon:
                 self._lane.recall(effect.backend, effect.at_once)
             case effects.Poke():
                 self._lane.poke(self._broker.groups[effect.group])
+            case effects.Observe():
+                self._observers.observe(effect.endpoint)
+            case effects.Remember():
+                self._remember(effect.system, effect.timeline)
+            case effects.Note():
+                log.log(logging.WARNING if effect.is_bad else logging.INFO, "%s", effect.text)
             case effects.Stop():
                 if not self._stopped.done():
                     self._stopped.set_result(None)
@@ -179,6 +206,12 @@ class Daemon:
             self._lane.lend(descriptor, backend, wire, monotonic())
         else:
             self._broker.lent_back(number, monotonic(), is_refused=True)
+
+    def _remember(self, system: str, timeline: int) -> None:
+        try:
+            self._timelines.keep(system, timeline)
+        except OSError as error:
+            log.warning("timeline not remembered folder=%s error=%s", self._timelines.folder, error.strerror)
 
     def _release(self, key: int) -> None:
         """Give the core all of a client's requests that the lane has."""

@@ -72,7 +72,8 @@ class Broker:
 
     def configure(self, endpoints: Tables, groups: Tables, broker: Mapping[str, Any] | None = None) -> None:
         """Write the configuration of the next start."""
-        tables = {"broker": {"address": self.address, **(broker or {})}, "endpoints": endpoints, "groups": groups}
+        own = {"address": self.address, "state_dir": str(self.folder / "state")}
+        tables = {"broker": {**own, **(broker or {})}, "endpoints": endpoints, "groups": groups}
         self.config.write_text(toml(tables), "utf-8")
         self.address = tables["broker"]["address"]
 

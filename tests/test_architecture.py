@@ -82,7 +82,8 @@ LIBRARIES = {
     "psycopg2": (
         "client/errors.py", "client/values/bind.py", "client/values/casting.py", "client/values/offline.py",
         "client/values/result.py", "poold/daemon.py", "poold/embedded/server.py", "poold/postgres/backend.py",
-        "poold/postgres/backends.py",        "poold/postgres/connect.py", "poold/postgres/libpq.py",
+        "poold/postgres/backends.py", "poold/postgres/connect.py", "poold/postgres/libpq.py",
+        "poold/postgres/observation.py",
     ),
 }  # fmt: skip
 # Modules of poold below the daemon do not know it, nor the command line; a line says who may import whom.

@@ -81,6 +81,8 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
         allow_uids = [1000]
         allow_gids = [100, 101]
         admin_uids = [1001]
+        role_check_interval = 0.05
+        state_dir = "/var/lib/poold"
         [endpoints.main]
         host = "/run/postgresql"
         port = 65535
@@ -98,8 +100,10 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
         temp_buffers = "8kB"
         options = "-c work_mem=64MB"
         application_name = "shop"
+        weight = 0.5
         [groups.default]
         endpoints = ["main"]
+        role = "prefer-replica"
         min_size = 0
         max_size = 1
         autocommit = false
@@ -131,7 +135,7 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
 
 def test_the_table_of_the_test_above_knows_every_key() -> None:
     keys = {field.name for cls in (BrokerConfig, EndpointConfig, GroupConfig) for field in dataclasses.fields(cls)}
-    assert len(keys) == 54, "a key was added to poold.config.model: set it in test_every_key_can_be_set"
+    assert len(keys) == 58, "a key was added to poold.config.model: set it in test_every_key_can_be_set"
 
 
 def users_of(*users: str) -> tuple[str, ...]:
@@ -232,6 +236,9 @@ IMPOSSIBLE = [
     ("broker", "max_request_bytes = 4095", "found 4095, expected an integer from 4096 up"),
     ("broker", "max_result_bytes = 4095", "found 4095, expected an integer from 4096 up"),
     ("broker", "drain_timeout = -1", "found -1, expected a number from 0 up"),
+    ("broker", "role_check_interval = 0.01", "found 0.01, expected a number from 0.05 up"),
+    ("endpoint", "weight = 0", "found 0, expected a number from 0.001 up"),
+    ("group", 'role = "leader"', "expected one of auto, primary, replica, prefer-replica, any"),
     ("broker", "max_clients = -1", "found -1, expected an integer from 0 up"),
     ("broker", "client_buffer_bytes = 65535", "found 65535, expected an integer from 65536 up"),
     ("broker", "max_buffered_bytes = 1048575", "found 1048575, expected an integer from 1048576 up"),
@@ -300,6 +307,11 @@ def test_every_minimum_in_the_configuration_has_a_case_above() -> None:
         if field.metadata["minimum"] is not None
     }
     assert limited <= {line.partition(" ")[0] for _, line, _ in IMPOSSIBLE}
+
+
+def test_several_hosts_in_one_endpoint_are_refused_with_what_to_do() -> None:
+    (problem,) = problems_of(MINIMAL.replace('"db.example.com"', '"db1,db2"'))
+    assert problem.startswith('[endpoints.main] host: found "db1,db2", expected one host; make an endpoint for each')
 
 
 @pytest.mark.parametrize("key", ["host", "dbname", "user"])

@@ -17,6 +17,11 @@ CRASH_SHUTDOWN = "57P02"
 CANNOT_CONNECT_NOW = "57P03"
 INTERNAL_ERROR = "XX000"
 
+READ_ONLY_SQL_TRANSACTION = "25006"
+OBJECT_NOT_IN_PREREQUISITE_STATE = "55000"
+# What a standby answers to that which only a primary does.
+NOT_ON_STANDBY = (READ_ONLY_SQL_TRANSACTION, FEATURE_NOT_SUPPORTED, OBJECT_NOT_IN_PREREQUISITE_STATE)
+
 # A transaction that lost a race: run again from its beginning it may succeed.
 # https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html
 LOST_RACES = (SERIALIZATION_FAILURE, DEADLOCK_DETECTED)

@@ -297,6 +297,11 @@ def _check_endpoint(where: str, values: dict[str, Any], problems: list[str]) -> 
         path = values.get(key)  # libpq reads sslrootcert "system" as the operating system's certificates
         if path is not None and not os.path.isfile(path) and (key, path) != ("sslrootcert", "system"):
             problems.append(f"{where} {key}: found {shown(path)}, which does not exist, expected {_ENDPOINT[key].help}")
+    if "," in values.get("host", ""):
+        problems.append(
+            f"{where} host: found {shown(values['host'])}, expected one host; make an endpoint for each, and name "
+            "them all in the group's endpoints: poold finds out which one is the primary"
+        )
     ways = [key for key in _PASSWORD_KEYS if values.get(key) is not None]
     if len(ways) > 1:
         problems.append(f"{where} {' and '.join(ways)}: found {len(ways)} ways to give the password, expected one")

@@ -50,6 +50,10 @@ class BrokerConfig:
     allow_gids: tuple[int, ...] = setting("groups who may connect", ())
     admin_uids: tuple[int, ...] = setting("users who may stop the broker, besides root and its own", ())
     drain_timeout: float = setting("how long `poold stop` waits for running work", 30.0, 0)
+    role_check_interval: float = setting("how often endpoints that have roles are asked for theirs", 1.0, 0.05)
+    state_dir: str | None = setting(
+        "a folder to remember the newest timeline of each database cluster in; left out: the user's own", None
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +86,7 @@ class EndpointConfig:
     temp_buffers: str = setting("PostgreSQL's temp_buffers, as in '128MB'", "128MB", pattern=r"\d+(kB|MB|GB)")
     options: str = setting("further server options, as in '-c work_mem=64MB'", "")
     application_name: str = setting("what pg_stat_activity shows", "poold")
+    weight: float = setting("its part of the work, in proportion to the other endpoints of a group", 1.0, 0.001)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +103,12 @@ class GroupConfig:
     """`[groups.NAME]`: what clients ask for by name."""
 
     endpoints: tuple[str, ...] = setting("the names of its endpoints; all when left out", ())
+    role: str = setting(
+        "which endpoints do the work: those that are the primary, those that are replicas, or any; "
+        "auto: primary if there are several, any if there is one",
+        "auto",
+        choices=("auto", "primary", "replica", "prefer-replica", "any"),
+    )
     min_size: int = setting("backends kept open", 1, 0)
     max_size: int = setting("backends at most, over all endpoints", 8, 1)
     autocommit: bool = setting("true: each statement by itself; false: transactions by lease", True)

@@ -16,7 +16,9 @@ from poold.core.state import BrokerState
 from poold.core.timers import Timers
 
 if TYPE_CHECKING:
+    from poold.core.pools.endpoint import Endpoint
     from poold.core.pools.group import Group
+    from poold.core.pools.pool import Pool
     from poold.core.records.backend import Backend
 
 
@@ -38,6 +40,8 @@ class Agenda:
         # Groups in which something changed; True if a waiting request may be served, False if only more backends may
         # be wanted. Leave when their next step is None.
         self.unsettled: dict[Group, bool] = {}
+        # Endpoints whose role may have changed; True if one turned out to be a standby. Leave when they are asked.
+        self.doubted: dict[Endpoint, bool] = {}
 
     def serve(self, group: Group) -> None:
         """Note that a waiting request of the group may be served: a backend, or a place on one, is free."""
@@ -46,6 +50,11 @@ class Agenda:
     def grow(self, group: Group) -> None:
         """Note that the group may want more backends than it has."""
         self.unsettled.setdefault(group, False)
+
+    def doubt(self, pool: Pool) -> None:
+        """Note that the role of the pool's endpoint may have changed, if roles matter to its group."""
+        if pool.group.has_roles:
+            self.doubted.setdefault(pool.endpoint, False)
 
     def revoke(self, backend: Backend) -> int:
         """Take back the backend's units that the shell has not taken yet. Returns how many there were. O(effects)."""

@@ -11,12 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from client.wire.messages import (
-    TX_NONE,
     Commit,
-    Failure,
     Query,
     Release,
-    ResultMessage,
     Rollback,
     TransactionMessage,
 )
@@ -25,33 +22,31 @@ from poold.core.agenda import Agenda
 from poold.core.clients.access import Caller, open_to
 from poold.core.clients.accounts import Accounts
 from poold.core.clients.admission import Admission
-from poold.core.clients.leases import Leases, transaction_of
+from poold.core.clients.leases import Leases
 from poold.core.deadlines import Deadlines
 from poold.core.effects import Effect, Reply, Stop, Unit
-from poold.core.facts import Completion, Loss, Server
+from poold.core.facts import Completion, Loss, Observation, Server
 from poold.core.pools import janitor
 from poold.core.pools.endpoint import Endpoint
 from poold.core.pools.group import Group
 from poold.core.pools.lifecycle import Lifecycle
+from poold.core.reception import Reception
 from poold.core.records.backend import Backend
 from poold.core.records.client import Client
 from poold.core.records.flow import Flight
-from poold.core.records.request import Request
 from poold.core.requests.handover import HandOver
+from poold.core.requests.observing import Observing
 from poold.core.requests.runs import Runs
 from poold.core.requests.waiting import Waiting
 from poold.core.requests.watching import Watching
 from poold.core.settling import Settling
 from poold.core.shared.queue import Queue
-from poold.core.snapshot import snapshot_group, snapshot_processes
-from poold.core.state import CANCELLED, DRAINING, RUNNING, WITHDRAWN, BackendState, BrokerState, RequestState
+from poold.core.snapshot import snapshot_endpoints, snapshot_group, snapshot_processes
+from poold.core.state import CANCELLED, DRAINING, RUNNING, WITHDRAWN, BrokerState, RequestState
 from poold.core.statements.generations import Generations
 from poold.core.statements.proofs import Examination
 from poold.core.work import failures
 from poold.core.work.probe import Examine
-
-# Requests of one lease that may wait behind its running statement. A synchronous client has one at most.
-LEASE_PENDING_LIMIT = 16
 
 # Keys of the broker's own deadlines. Every other deadline has the object it belongs to as its key.
 _JANITOR = "janitor"
@@ -68,15 +63,17 @@ class Broker:
         examine: Examine = Examination,
         has_lane: bool = False,
         make_queue: type[Queue] = Queue,
+        timelines: Mapping[str, int] | None = None,
     ) -> None:
         """chance returns random numbers in [0, 1), the core's only ones. examine reads the parse trees of probes.
 
         has_lane: whether the shell has a lane, to which backends may be lent. make_queue: the lane's queue, which does
-        what `Queue` does.
+        what `Queue` does. timelines: the newest one of each database cluster by its system identifier, as remembered.
         """
         self.config = config
         self.endpoints = {
-            name: Endpoint(name, each.query_timeout, each.connect_timeout) for name, each in config.endpoints.items()
+            name: Endpoint(name, each.query_timeout, each.connect_timeout, each.weight)
+            for name, each in config.endpoints.items()
         }
         self.groups = {name: Group(name, each, self.endpoints, make_queue) for name, each in config.groups.items()}
         # Connected clients: enter by client_arrived, leave by client_gone.
@@ -91,11 +88,12 @@ class Broker:
         self.runs = Runs(config, agenda, self.accounts, self.leases, self.waiting, self.lifecycle, self.generations)
         self.watching = Watching(agenda, self.waiting)
         self.hand_over = HandOver(config, agenda, self.accounts, self.waiting, self.runs)
-        self.settling = Settling(agenda, self.leases, self.waiting, self.lifecycle, self.runs, self.hand_over, examine)
-        self.deadlines = Deadlines(
-            config, agenda, self.leases, self.waiting, self.lifecycle, self.runs, self.watching, self.settling
-        )
+        steps = agenda, self.leases, self.waiting, self.lifecycle, self.runs
+        self.observing = Observing(config.broker.role_check_interval, self.groups.values(), timelines or {}, *steps)
+        self.settling = Settling(*steps, self.hand_over, self.observing, examine)
+        self.deadlines = Deadlines(config, *steps, self.watching, self.observing, self.settling)
         self.admission = Admission(config.broker)
+        self.reception = Reception(self.admission, self.accounts, self.leases, self.waiting, self.runs, self.settling)
 
     # Questions of the shell.
 
@@ -126,6 +124,7 @@ class Broker:
             "clients": len(self.clients),
             **snapshot_processes(self.clients.values()),
             "groups": {name: snapshot_group(group, now) for name, group in groups.items()},
+            "endpoints": snapshot_endpoints(groups.values(), now),
         }
 
     # Facts about the broker itself.
@@ -135,6 +134,7 @@ class Broker:
         self.agenda.timers.set(_JANITOR, now + janitor.INTERVAL)
         for group in self.groups.values():
             self.agenda.grow(group)
+        self.observing.start(now)
         self.settling.settle(now)
 
     def tick(self, now: float) -> None:
@@ -269,65 +269,23 @@ class Broker:
             text = f"request {message.request} is not answered yet, numbers must be new"
             self.agenda.effects.append(Reply(key, failures.protocol(text)))  # unnumbered: no reply to the first one
             return
-        reply = self._taken(client, message, now, size)
+        reply = self.reception.take(client, message, now, size, len(self.clients))
         if reply is not None:
             self.agenda.effects.append(Reply(key, reply._replace(request=message.request)))
         if self.agenda.resting or self.agenda.unsettled:  # rarely
             self.settling.settle(now)
 
-    def _taken(
-        self, client: Client, message: Query | TransactionMessage | Commit | Rollback | Release, now: float, size: int
-    ) -> ResultMessage | Failure | None:
-        """Take the message. Returns the reply if there is one at once."""
-        if isinstance(message, Release):
-            return self._release(client, message, now)
-        if self.accounts.bytes + size > self.admission.most_bytes and isinstance(message, (Query, TransactionMessage)):
-            refused = self.admission.share_exceeded(client, size, len(self.clients))
-            if refused is not None:
-                return refused
-        admitted: Request | ResultMessage | Failure | None = self.admission.request(client, message, now, size)
-        if type(admitted) is Request:
-            admitted.size = size
-            admitted = self._accept(admitted, now)
-        if type(admitted) is Failure and admitted.transaction == TX_NONE and type(message) is Query:
-            lease = client.leases.get(message.lease)
-            if lease is not None:
-                return admitted._replace(transaction=transaction_of(lease))  # the lease goes on
-        return admitted  # type: ignore[return-value]  # no request
+    # Facts about endpoints.
 
-    def _accept(self, request: Request, now: float) -> Failure | None:
-        """Let the request run, or wait: in its group's queue, or behind the statement that its lease runs.
+    def observed(self, name: str, observation: Observation, now: float) -> None:
+        """The endpoint's server says what it is."""
+        self.observing.observed(self.endpoints[name], observation, now)
+        self.settling.settle(now)
 
-        Returns the reply if too many requests of its lease wait already.
-        """
-        lease = request.lease
-        if lease is not None and not request.opens and len(lease.pending) >= LEASE_PENDING_LIMIT:
-            return failures.usage(f"lease {lease.number} has {LEASE_PENDING_LIMIT} requests waiting already")
-        self.accounts.open(request)
-        if lease is None or request.opens:
-            self.settling.dispatch(request, now)
-        elif lease.backend is not None and lease.backend.state is BackendState.LEASED:
-            self.runs.start(lease.backend, request, now)
-        else:
-            self.waiting.follow(request, lease)
-        return None
-
-    def _release(self, client: Client, message: Release, now: float) -> ResultMessage | Failure:
-        """End the client's session: cancel what runs, discard what waits; its backend is reset."""
-        lease = client.leases.get(message.lease)
-        if lease is None:
-            client.forget_lost(message.lease)
-        elif not lease.is_session:
-            return failures.usage(f"lease {lease.number} is a transaction, which ends with a commit or a rollback")
-        else:
-            reason = "it was released"
-            for request in [each for each in client.requests.values() if each.lease is lease]:
-                if request.state is RUNNING:
-                    self.runs.cancel(request, CANCELLED, reason, now)
-                elif request.is_waiting and request.opens:
-                    self.waiting.discard(request, failures.lease_lost(reason, is_session=True))
-            self.leases.end(lease, reason)
-        return ResultMessage(message.request, TX_NONE, "RELEASE", -1, None, b"", ())
+    def unobserved(self, name: str, error: str, now: float) -> None:
+        """The endpoint's server could not be asked what it is."""
+        self.observing.unobserved(self.endpoints[name], error, now)
+        self.settling.settle(now)
 
     # Facts about backends.
 
@@ -368,6 +326,7 @@ class Broker:
         if backend is None:  # the broker has stopped
             return []
         units = self.hand_over.handed_over(backend, now)
+        self.observing.handed_over(backend, now)
         self.settling.settle(now)
         return units
 

@@ -6,6 +6,7 @@ from poold.config.model import Config
 from poold.core.agenda import Agenda
 from poold.core.clients.leases import Leases
 from poold.core.effects import Drop
+from poold.core.pools.endpoint import Endpoint
 from poold.core.pools.lifecycle import Lifecycle
 from poold.core.pools.pool import Pool
 from poold.core.pools.watch import Watch
@@ -13,6 +14,7 @@ from poold.core.records.backend import Backend
 from poold.core.records.client import Client
 from poold.core.records.lease import Lease
 from poold.core.records.request import Request, Verb
+from poold.core.requests.observing import Observing
 from poold.core.requests.runs import Runs
 from poold.core.requests.waiting import Waiting
 from poold.core.requests.watching import Watching
@@ -33,6 +35,7 @@ class Deadlines:
         lifecycle: Lifecycle,
         runs: Runs,
         watching: Watching,
+        observing: Observing,
         settling: Settling,
     ) -> None:
         self._config = config
@@ -42,10 +45,11 @@ class Deadlines:
         self._lifecycle = lifecycle
         self._runs = runs
         self._watching = watching
+        self._observing = observing
         self._settling = settling
 
     def due(self, key: object, now: float) -> None:
-        """The deadline of this request, backend, lease, client, watch or pool has come."""
+        """The deadline of this request, backend, lease, client, watch, pool or endpoint has come."""
         if isinstance(key, Request):
             self._request_due(key, now)
         elif isinstance(key, Backend):
@@ -61,6 +65,10 @@ class Deadlines:
         elif isinstance(key, Pool):
             key.availability.probe()
             self._lifecycle.endpoint_changed(key.group)
+        elif isinstance(key, Endpoint):
+            self._observing.look(key, now)
+        elif isinstance(key, Observing):
+            self._observing.due(now)
 
     def _request_due(self, request: Request, now: float) -> None:
         """End the request's pause or wait, cancel it if it runs, or repeat a cancel that had no effect."""

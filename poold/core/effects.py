@@ -1,8 +1,9 @@
 """Effects: what the core wants done, as small values that the shell takes once per turn and carries out in order.
 
 A backend is named by its number, a client by the number its frontend gave it. The shell answers with facts: Connect
-with opened or connect_failed; Execute with completed or lost; Cancel with cancelled; Drop with client_gone. Close,
-Reply and Stop need no answer. For a backend that was closed, facts that still arrive are ignored.
+with opened or connect_failed; Execute with completed or lost; Cancel with cancelled; Drop with client_gone; Observe
+with observed or unobserved. The others need no answer. For a backend that was closed, facts that still arrive are
+ignored.
 
 Execute carries a unit: commands that PostgreSQL runs one after the other up to its ReadyForQuery. An error skips the
 rest of its unit and nothing else, so several units may be on their way to a backend at once; each is answered by one
@@ -175,8 +176,34 @@ class Poke:
 
 
 @dataclass(slots=True)
+class Observe:
+    """Ask the endpoint's server what it is; observed or unobserved follows."""
+
+    endpoint: str
+
+
+@dataclass(slots=True)
+class Remember:
+    """Keep over restarts that the database cluster has reached this timeline."""
+
+    system: str
+    timeline: int
+
+
+@dataclass(slots=True)
+class Note:
+    """Tell the operator, in the log. is_bad: somebody should look after it."""
+
+    text: str
+    is_bad: bool
+
+
+@dataclass(slots=True)
 class Stop:
     """End the program: the drain is over, or the broker was stopped."""
 
 
-Effect = Connect | Execute | Cancel | Look | Close | Reply | Drop | Teach | Lend | Recall | Poke | Stop
+ToBackend = Connect | Execute | Cancel | Look | Close
+ToClient = Reply | Drop
+ToLane = Teach | Lend | Recall | Poke
+Effect = ToBackend | ToClient | ToLane | Observe | Remember | Note | Stop

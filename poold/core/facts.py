@@ -63,3 +63,16 @@ class Server:
     pid: int = 0  # of the server process
     names: int = 0  # prepared statements that the session had from its start, made by the group's own functions
     is_encrypted: bool = False  # what passes between it and the broker
+    # Whether it was a standby when the backend was opened; None if it did not say (before PostgreSQL 14).
+    is_standby: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What an endpoint's server says of itself."""
+
+    system: str  # the database cluster's system identifier, the same on a primary and its standbys
+    is_in_recovery: bool  # whether it is a standby
+    timeline: int  # the one that it writes, or receives
+    started: str  # when the server started, as it tells it
+    position: int  # in the write-ahead log, in bytes: flushed by a primary, replayed by a standby

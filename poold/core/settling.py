@@ -17,6 +17,7 @@ from poold.core.records.backend import Backend
 from poold.core.records.client import NOBODY
 from poold.core.records.request import INQUIRY, Request, Verb
 from poold.core.requests.handover import HandOver
+from poold.core.requests.observing import Observing
 from poold.core.requests.runs import Runs
 from poold.core.requests.waiting import Waiting
 from poold.core.state import CLOSED, IDLE, LENT, BrokerState
@@ -35,6 +36,7 @@ class Settling:
         lifecycle: Lifecycle,
         runs: Runs,
         hand_over: HandOver,
+        observing: Observing,
         examine: Examination,
     ) -> None:
         """examine reads the parse trees of probes."""
@@ -44,14 +46,17 @@ class Settling:
         self._lifecycle = lifecycle
         self._runs = runs
         self._hand_over = hand_over
+        self._observing = observing
         self._examine = examine
 
     def settle(self, now: float) -> None:
         """Look after all backends that came to rest and all groups in which something changed."""
-        resting, unsettled = self._agenda.resting, self._agenda.unsettled
+        resting, unsettled, doubted = self._agenda.resting, self._agenda.unsettled, self._agenda.doubted
         state = self._agenda.state
-        while resting or unsettled:
-            if resting:
+        while resting or unsettled or doubted:
+            if doubted:
+                self._observing.doubt(now)
+            elif resting:
                 self._rest(resting.popleft(), now)
             else:
                 group, is_served = next(iter(unsettled.items()))

@@ -7,6 +7,7 @@ from typing import Any
 
 from client.wire.limits import PRIORITIES
 from poold.core.pools.availability import AvailabilityState
+from poold.core.pools.endpoint import Endpoint
 from poold.core.pools.group import Group
 from poold.core.pools.pool import Pool
 from poold.core.records.client import Client
@@ -23,6 +24,8 @@ def snapshot_group(group: Group, now: float) -> dict[str, Any]:
     return {
         "autocommit": group.config.autocommit,
         "max_size": group.config.max_size,
+        "role": group.role,
+        "obstacle": group.obstacle or None,
         "clients": group.clients,
         "waiting": len(group.queue),
         "waiting_by_priority": {name: group.queue.count(place) for place, name in enumerate(PRIORITIES)},
@@ -40,6 +43,25 @@ def snapshot_group(group: Group, now: float) -> dict[str, Any]:
         "wait_ms": stats.wait_times.percentiles_ms(),
         "run_ms": stats.run_times.percentiles_ms(),
         "endpoints": {pool.endpoint.name: snapshot_pool(pool, now) for pool in group.pools},
+    }
+
+
+def snapshot_endpoints(groups: Iterable[Group], now: float) -> dict[str, Any]:
+    """The endpoints whose roles matter to any of these groups: what they are, and what tells so."""
+    found = dict.fromkeys(pool.endpoint for group in groups if group.has_roles for pool in group.pools)
+    return {endpoint.name: _snapshot_endpoint(endpoint, now) for endpoint in found}
+
+
+def _snapshot_endpoint(endpoint: Endpoint, now: float) -> dict[str, Any]:
+    seen = endpoint.observation
+    return {
+        "role": endpoint.role.name.lower(),
+        "why": endpoint.why,
+        "answers": endpoint.is_heard,
+        "system": seen and seen.system,
+        "timeline": seen and seen.timeline,
+        "position": seen and seen.position,
+        "observed_ms": None if seen is None else round((now - endpoint.observed) * 1000),
     }
 
 
@@ -67,6 +89,8 @@ def snapshot_pool(pool: Pool, now: float) -> dict[str, Any]:
     busy = sum(1 for backend in pool.lent.values() if backend.flights)
     return {
         "state": availability.state.name.lower(),
+        "role": pool.endpoint.role.name.lower() if pool.group.has_roles else None,
+        "is_serving": pool.is_serving,
         "failures": availability.failures,
         "error": availability.error if is_away else None,
         "next_try_ms": round(max(0.0, availability.until - now) * 1000) if is_away else None,

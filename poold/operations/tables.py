@@ -80,12 +80,19 @@ def render(snapshot: dict[str, Any]) -> Group:
         _add(times, name, mode, wait["p50"], wait["p99"], run["p50"], run["p99"])
         for endpoint, pool in group["endpoints"].items():
             other = pool["cancelling"] + pool["resetting"]
-            states = [pool[key] for key in ("state", "size", "active", "leased", "idle", "connecting")]
-            _add(backends, name, endpoint, *states, other)
+            states = [pool[key] for key in ("size", "active", "leased", "idle", "connecting")]
+            is_plain = pool["role"] is None or pool["state"] != "available"
+            _add(backends, name, endpoint, pool["state" if is_plain else "role"], *states, other)
             _add(totals, name, endpoint, *(pool[key] for key in TOTALS[2:]))
             if pool["error"]:
                 next_try = f"next try in {pool['next_try_ms']} ms"
                 problems.append(Text(f"group {name}, endpoint {endpoint}: {printable(pool['error'])} ({next_try})"))
+        if group["obstacle"]:
+            problems.append(Text(printable(group["obstacle"])))
+    for name, endpoint in snapshot["endpoints"].items():
+        if endpoint["role"] not in ("primary", "replica") or not endpoint["answers"]:
+            silent = "" if endpoint["answers"] else ", and does not answer now"
+            problems.append(Text(f"endpoint {name} is {endpoint['role']}: {printable(endpoint['why'])}{silent}"))
     return Group(head, work, times, backends, totals, _processes(snapshot), *problems)
 
 

@@ -165,6 +165,17 @@ def _set_ready(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
+async def plain(config: EndpointConfig, learned: Learned) -> Any:
+    """Return a connection in asynchronous mode for the broker's own questions; raises as connect does."""
+    connection = psycopg2.connect(async_=1, **await _parameters(config, learned))
+    try:
+        await _finish_polling(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 async def is_at_work(config: EndpointConfig, learned: Learned, pid: int) -> bool:
     """Whether the server process is at work for its client, asked by another connection; True if that is unknown.
 
@@ -173,9 +184,8 @@ async def is_at_work(config: EndpointConfig, learned: Learned, pid: int) -> bool
     connection: Any = None
     try:
         async with asyncio.timeout(config.connect_timeout):
-            connection = psycopg2.connect(async_=1, **await _parameters(config, learned))
-            await _finish_polling(connection)
-            rows = await _ask(connection, _STATE, (pid,))
+            connection = await plain(config, learned)
+            rows = await ask(connection, _STATE, (pid,))
     except psycopg2.OperationalError as error:
         if "FATAL" not in str(error):
             raise
@@ -188,7 +198,7 @@ async def is_at_work(config: EndpointConfig, learned: Learned, pid: int) -> bool
 
 async def _settings(connection: Any, config: EndpointConfig, group: GroupConfig) -> list[startup.Setting]:
     """Return the settings that the session has, and those that RESET gives it."""
-    rows = await _ask(connection, startup.QUESTION, (startup.names(config, group),))
+    rows = await ask(connection, startup.QUESTION, (startup.names(config, group),))
     if not all(len(row) == 6 and all(type(cell) in (str, NoneType) for cell in row) for row in rows):
         raise UnsuitableServer("the server was asked for its settings and answered with something else")
     return [startup.Setting(*row) for row in rows if row[0] is not None]
@@ -198,19 +208,30 @@ async def _prepare_session(connection: Any, group: GroupConfig) -> Server:
     """Do what each new backend needs before its first client; return what the server is."""
     names = 0
     if group.sqlprepare:
-        await _ask(connection, 'SELECT "SQLPrepare"."PrepareQueries"()')
-        ((names,),) = await _ask(connection, "SELECT pg_catalog.count(*) FROM pg_catalog.pg_prepared_statements")
+        await ask(connection, 'SELECT "SQLPrepare"."PrepareQueries"()')
+        ((names,),) = await ask(connection, "SELECT pg_catalog.count(*) FROM pg_catalog.pg_prepared_statements")
     identity = epoch = ""
     if group.track_outcome and connection.server_version >= _TELLS_OUTCOMES:
         try:
-            ((identity, epoch),) = await _ask(connection, _IDENTITY)
+            ((identity, epoch),) = await ask(connection, _IDENTITY)
         except (psycopg2.ProgrammingError, ValueError) as error:
             log.info("outcomes of COMMIT cannot be tracked error=%s", " ".join(str(error).split()))
     pid = int(connection.get_backend_pid())
-    return Server(connection.server_version, str(identity), str(epoch), pid, names, libpq.is_encrypted(connection))
+    is_encrypted = libpq.is_encrypted(connection)
+    is_standby = await _is_standby(connection)
+    return Server(connection.server_version, str(identity), str(epoch), pid, names, is_encrypted, is_standby)
 
 
-async def _ask(connection: Any, sql: str, values: tuple[Any, ...] | None = None) -> list[tuple[Any, ...]]:
+async def _is_standby(connection: Any) -> bool:
+    """Whether the server is a standby. From PostgreSQL 14 on it says so by itself."""
+    told = connection.get_parameter_status("in_hot_standby")
+    if told is not None:
+        return bool(told == "on")
+    ((is_in_recovery,),) = await ask(connection, "SELECT pg_catalog.pg_is_in_recovery()")
+    return bool(is_in_recovery)
+
+
+async def ask(connection: Any, sql: str, values: tuple[Any, ...] | None = None) -> list[tuple[Any, ...]]:
     """Run a statement and return its rows."""
     cursor = connection.cursor()
     cursor.execute(sql, values)

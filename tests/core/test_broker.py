@@ -18,9 +18,9 @@ from client.wire.messages import (
     Rollback,
 )
 from poold.core import effects
-from poold.core.broker import LEASE_PENDING_LIMIT
 from poold.core.facts import Completion, Loss
 from poold.core.pools.lifecycle import RESET_TIMEOUT
+from poold.core.reception import LEASE_PENDING_LIMIT
 from poold.core.requests.runs import CANCEL_TIMEOUT
 from poold.core.state import BackendState as S
 from poold.core.work.settings import SERVER_GRACE

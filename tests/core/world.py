@@ -52,6 +52,7 @@ class World:
         broker: dict[str, Any] | None = None,
         shows_resets: bool = False,
         examine: Examine = Examination,
+        timelines: dict[str, int] | None = None,
         **group: Any,
     ) -> None:
         """One group `default` with these settings, and `tx` with the same and autocommit off; outcomes are tracked.
@@ -59,7 +60,7 @@ class World:
         Behind most statements a session is reset, which most tests are not about: unless a test wants to see it, that
         is done at once and leaves no effect; of one that rolls back first, the ROLLBACK is left.
         """
-        group = {"min_size": 0, "max_size": 2, "prepare": "off", "track_outcome": True, **group}
+        group = {"min_size": 0, "max_size": 2, "prepare": "off", "track_outcome": True, "role": "any", **group}
         names = tuple(endpoints)
         self.config = Config(
             broker=BrokerConfig(address="ipc:///tmp/x", drain_timeout=drain_timeout, **(broker or {})),
@@ -70,7 +71,7 @@ class World:
             },
         )
         self.now = 0.0
-        self.broker = Broker(self.config, lambda: chance, examine)
+        self.broker = Broker(self.config, lambda: chance, examine, timelines=timelines)
         self.effects: list[effects.Effect] = []
         self.replies: list[effects.Reply] = []
         self._last_request = 0
@@ -83,7 +84,17 @@ class World:
             self.take()
 
     def _reset_at_once(self) -> None:
-        for name in ("completed", "cancelled", "lost", "client_gone", "cancel", "request", "tick", "opened"):
+        for name in (
+            "completed",
+            "cancelled",
+            "lost",
+            "client_gone",
+            "cancel",
+            "request",
+            "tick",
+            "opened",
+            "observed",
+        ):
             setattr(self.broker, name, self._followed_by_resets(getattr(self.broker, name)))
 
     def _followed_by_resets(self, fact: Callable[..., None]) -> Callable[..., None]:

@@ -3,12 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
+
+from poold.core.facts import Observation
+
+
+class Role(IntEnum):
+    """What an endpoint's server is for its database cluster."""
+
+    UNKNOWN = 0  # it has not said yet
+    PRIMARY = 1  # takes writes
+    REPLICA = 2  # a standby
+    FENCED = 3  # says that it is the primary, and must not be written to
 
 
 @dataclass(slots=True, eq=False)
 class Endpoint:
-    """One PostgreSQL address and its time limits in seconds; query_timeout 0 is no limit."""
+    """One PostgreSQL address and its time limits in seconds; query_timeout 0 is no limit. Also a deadline's key."""
 
     name: str
     query_timeout: float = 0.0
     connect_timeout: float = 10.0
+    weight: float = 1.0
+    role: Role = Role.UNKNOWN
+    why: str = "its role is not known yet"  # the role in words
+    observation: Observation | None = None  # the last one
+    observed: float = 0.0  # when that was
+    is_heard: bool = False  # whether its server has answered the last question
+    is_asked: bool = False  # whether a question was answered, or has failed, at all
+    is_looking: bool = False  # whether a question is under way
+    looked: float = float("-inf")  # when the last question began
+
+    def in_words(self) -> str:
+        """Name and role, for error texts and the log."""
+        return f"{self.name}: {self.why}"

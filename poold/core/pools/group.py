@@ -37,7 +37,15 @@ class Group:
     ) -> None:
         self.name = name
         self.config = config
+        self.role = config.role
+        if self.role == "auto":
+            self.role = "any" if len(config.endpoints) == 1 else "primary"
+        # Whether it uses only endpoints with certain roles; if not, all of them are equals.
+        self.has_roles = self.role != "any"
+        self.system = ""  # the database cluster of its endpoints, as far as that matters and is known
+        self.obstacle = ""  # why its endpoints cannot make a group; then all of its requests are refused
         self.pools = tuple(Pool(endpoints[each], self) for each in config.endpoints)
+        self.endpoints = tuple(pool.endpoint for pool in self.pools)
         weights = config.weights
         self.queue = make_queue((weights.interactive, weights.normal, weights.batch))
         # How many backends requests and leases of priority batch may hold at once.
@@ -81,6 +89,11 @@ class Group:
     def has_lent(self) -> bool:
         """Whether the lane has any backend of the group."""
         return any(pool.lent for pool in self.pools)
+
+    @property
+    def is_primary_missing(self) -> bool:
+        """Whether it needs a primary, and none is known that answers."""
+        return self.role == "primary" and not any(pool.is_serving and pool.endpoint.is_heard for pool in self.pools)
 
     def respread(self) -> None:
         """Distribute the group's sizes over its pools again; to be called when an endpoint's state has changed."""
@@ -249,6 +262,11 @@ class Group:
     def overdue(self, waited: float, is_own: bool) -> Failure:
         """The failure of a request that waited for so many seconds; is_own if its own timeout was the shorter one."""
         limit = "the request's timeout" if is_own else "queue_timeout"
+        if not any(pool.is_serving for pool in self.pools):
+            wanted = "replica" if self.role == "replica" else "primary"
+            known = "; ".join(each.in_words() for each in self.endpoints)
+            text = f"no endpoint of group {self.name!r} was a {wanted} within {waited:.3g} s ({limit}): {known}"
+            return plain_failure("offline", NOT_EXECUTED, text)
         unreachable = [pool for pool in self.pools if pool.availability.state is not AvailabilityState.AVAILABLE]
         errors = "; ".join(f"{pool.endpoint.name}: {pool.availability.error}" for pool in unreachable)
         if len(unreachable) == len(self.pools) and not any(pool.open for pool in self.pools):

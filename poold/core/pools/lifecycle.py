@@ -10,6 +10,7 @@ from poold.core.effects import Close, Connect, Execute, Recall, Unit
 from poold.core.facts import Completion, Server
 from poold.core.pools import janitor
 from poold.core.pools.availability import AvailabilityState
+from poold.core.pools.endpoint import Role
 from poold.core.pools.group import Group
 from poold.core.pools.pool import Pool
 from poold.core.records.backend import Backend
@@ -50,6 +51,9 @@ class Lifecycle:
             backend.expires = now + lifetime * (1 - janitor.LIFETIME_JITTER * self._agenda.chance())
         if pool.availability.opened():
             self.endpoint_changed(group)
+        is_standby = backend.server.is_standby
+        if group.has_roles and is_standby is not None and is_standby is not (pool.endpoint.role is Role.REPLICA):
+            self._agenda.doubted[pool.endpoint] = is_standby
         self._agenda.resting.append(backend)
         self._agenda.grow(group)
 
@@ -58,6 +62,7 @@ class Lifecycle:
         pool = backend.pool
         pool.stats.failed += 1
         self.remove(backend)
+        self._agenda.doubt(pool)
         if pool.availability.failed(error, now, self._agenda.chance(), is_beside=pool.open > 0):
             self._agenda.timers.set(pool, pool.availability.until)
             self.endpoint_changed(pool.group)
@@ -70,6 +75,9 @@ class Lifecycle:
         for pool in group.pools:
             for lent in pool.lent.values():
                 self.recall(lent)
+            if not pool.is_serving:
+                for idle in list(pool.idle.values()):
+                    self.close(idle, f"its endpoint is not used by group {group.name}: {pool.endpoint.why}")
         for backend, reason in janitor.surplus(group):
             self.close(backend, reason)
         self._agenda.grow(group)

@@ -28,6 +28,8 @@ class Pool:
         self.endpoint = endpoint
         self.availability = Availability()
         self.group = group
+        # Whether the group's requests may run here, by the endpoint's role; decided by `requests.observing`.
+        self.is_serving = not group.has_roles
         # How many backends the group may have here at most, and keeps here at least; set by `routing.spread`.
         self.cap = 0
         self.floor = 0

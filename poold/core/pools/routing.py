@@ -16,8 +16,9 @@ from poold.core.work.units import runs_prepared
 
 
 def spread(pools: Sequence[Pool], max_size: int, min_size: int) -> None:
-    """Set each pool's cap and floor: max_size and min_size dealt out in turn to the endpoints worth connecting to.
+    """Set each pool's cap and floor: max_size and min_size dealt out by weight to the endpoints worth connecting to.
 
+    Those without the role that the group wants get nothing.
     A quarantined endpoint keeps the backends that are open there, up to its share; the rest goes to the others
     meanwhile. An endpoint that is being probed gets one backend more.
     """
@@ -27,6 +28,7 @@ def spread(pools: Sequence[Pool], max_size: int, min_size: int) -> None:
     most = [
         (pool, limits[state] + (0 if state is AvailabilityState.AVAILABLE else pool.open))
         for pool in pools
+        if pool.is_serving
         for state in (pool.availability.state,)
     ]
     _deal(most, max_size, "cap")
@@ -34,11 +36,11 @@ def spread(pools: Sequence[Pool], max_size: int, min_size: int) -> None:
 
 
 def _deal(most: list[tuple[Pool, int]], total: int, what: str) -> None:
-    """Add total to the pools' attribute `what`, one at a time in turn, to each pool no more than its limit in most."""
+    """Add total to the pools' attribute `what`, one at a time where most is missing, nowhere more than the limit."""
     while total > 0 and (pools := [pool for pool, limit in most if getattr(pool, what) < limit]):
-        for pool in pools[:total]:
-            setattr(pool, what, getattr(pool, what) + 1)
-        total -= min(total, len(pools))
+        pool = min(pools, key=lambda each: (getattr(each, what) + 1) / each.endpoint.weight)
+        setattr(pool, what, getattr(pool, what) + 1)
+        total -= 1
 
 
 def pool_to_open(pools: Sequence[Pool], below_floor: bool = False) -> Pool | None:

@@ -195,6 +195,10 @@ class Runs:
             backend.counting = follows.request
         elif type(follows) is decision.Inquire:
             self._inquire(follows, now)
+        elif type(follows) is decision.Elsewhere:
+            assert request.backend is not None
+            self._agenda.doubted[request.backend.pool.endpoint] = True
+            self._waiting.again(follows.request, now)
         elif type(follows) is decision.StepAside:
             self._step_aside(follows.request, now)
         if request.verb >= PROBE and request.state is not DONE and (follows is None or follows.request is not request):
@@ -336,10 +340,14 @@ class Runs:
         The idle backends of its pool are closed as well: their connections may be as dead, and each would cost some
         client a request whose outcome is unknown.
         """
-        self._agenda.effects.append(Close(backend.number, why))
-        backend.pool.stats.closed += 1
         for idle in list(backend.pool.idle.values()):
             self._lifecycle.close(idle, "another one of its endpoint does not answer")
+        self.abandon(backend, why, now)
+
+    def abandon(self, backend: Backend, why: str, now: float) -> None:
+        """Close a backend whatever it does, and tell everybody who was using it."""
+        self._agenda.effects.append(Close(backend.number, why))
+        backend.pool.stats.closed += 1
         self.lose(backend, Loss(why), now)
 
     def lose(self, backend: Backend, loss: Loss, now: float) -> None:
@@ -348,6 +356,7 @@ class Runs:
         Two kinds of requests were certainly not begun, and may run elsewhere unnoticed: those that were not written,
         and those behind a statement during which PostgreSQL announced that it closes the connection.
         """
+        self._agenda.doubt(backend.pool)
         running, lease = list(backend.running), backend.lease
         unsent = loss.unsent + self._agenda.revoke(backend)
         backend.running.clear()

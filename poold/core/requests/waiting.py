@@ -24,7 +24,10 @@ class Waiting:
         self._leases = leases
 
     def queue(self, request: Request, now: float) -> None:
-        """Let the request wait for a backend of its group."""
+        """Let the request wait for a backend of its group. If the group cannot have any, it is refused."""
+        if request.group.obstacle:
+            self.discard(request, failures.usage(request.group.obstacle))
+            return
         request.become(QUEUED)
         request.group.queue.push(request)
         self.limit(request, now)

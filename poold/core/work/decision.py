@@ -39,6 +39,12 @@ class Again(NamedTuple):
     is_last: bool = False
 
 
+class Elsewhere(NamedTuple):
+    """The request has failed as its server is a standby: it is run once more, on the primary."""
+
+    request: Request
+
+
 class Pause(NamedTuple):
     """The request waits until the given time, and is then run once more."""
 
@@ -74,7 +80,7 @@ class StepAside(NamedTuple):
 
 
 # None: the request is one of the broker's own, and done.
-Decision = Next | Answer | Again | Pause | Inquire | Ask | Count | StepAside | None
+Decision = Next | Answer | Again | Elsewhere | Pause | Inquire | Ask | Count | StepAside | None
 
 
 class Work(Protocol):

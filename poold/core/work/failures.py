@@ -16,7 +16,8 @@ from client.wire.messages import (
     TransactionStatus,
     plain_failure,
 )
-from client.wire.sqlstates import IN_FAILED_SQL_TRANSACTION, LOST_RACES, QUERY_CANCELED
+from client.wire.sqlstates import IN_FAILED_SQL_TRANSACTION, LOST_RACES, NOT_ON_STANDBY, QUERY_CANCELED
+from poold.core.records.backend import Backend
 from poold.core.records.lease import Lease
 from poold.core.records.request import Request, Verb
 from poold.core.statements.leftovers import SETTING
@@ -152,6 +153,11 @@ def commit_unknown(error: str, why: str) -> Failure:
 def is_lost_race(failure: Failure) -> bool:
     """Whether the transaction lost a race against others, so that running it again may succeed."""
     return failure.sqlstate in LOST_RACES
+
+
+def is_of_standby(backend: Backend, failure: Failure) -> bool:
+    """Whether the failure may be due to the server's being a standby, in a group that wants a primary."""
+    return failure.sqlstate in NOT_ON_STANDBY and backend.server.is_standby is True and backend.group.role == "primary"
 
 
 def ended_early() -> Failure:

@@ -17,7 +17,7 @@ from poold.core.statements.generations import Generations
 from poold.core.statements.leftovers import NOTHING
 from poold.core.statements.statement import Statement
 from poold.core.work import failures, outcomes
-from poold.core.work.decision import Again, Answer, Count, Decision, Next
+from poold.core.work.decision import Again, Answer, Count, Decision, Elsewhere, Next
 from poold.core.work.early_failures import is_early
 from poold.core.work.results import explained, lease_lost_meanwhile, reply_of
 from poold.core.work.units import unit_for
@@ -55,6 +55,9 @@ class QueryWork:
         if done.failure is None:
             self._learn(backend, request, statement, done.results, seconds)
             reply = reply_of(request, done, self._max_result_bytes)
+        elif self._is_for_another(backend, request, done.failure):
+            request.moves += 1
+            return Elsewhere(request)
         elif self._is_worth_another_run(backend, request, done.failure, done):
             return Again(request, is_last=request.yields > 0)  # after those that it was cancelled for
         else:
@@ -69,6 +72,11 @@ class QueryWork:
             if outcomes.may_commit(statement):
                 reply = outcomes.judged(request, reply, done)
         return _answer((request, reply))
+
+    def _is_for_another(self, backend: Backend, request: Request, failure: Failure) -> bool:
+        """Whether the statement failed because its server is a standby, where nothing can take effect."""
+        is_free = request.lease is None and request.state is RUNNING and request.moves < MAX_MOVES
+        return is_free and failures.is_of_standby(backend, failure)
 
     def committed(self, request: Request, done: Completion) -> None:
         """A request of a lease has ended. If its transaction has, what it changed in the schema is visible to all.

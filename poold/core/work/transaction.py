@@ -14,7 +14,7 @@ from poold.core.statements.generations import Generations
 from poold.core.statements.leftovers import NOTHING
 from poold.core.statements.statement import StatementState
 from poold.core.work import failures
-from poold.core.work.decision import Again, Answer, Decision, Inquire, Next, Pause
+from poold.core.work.decision import Again, Answer, Decision, Elsewhere, Inquire, Next, Pause
 from poold.core.work.early_failures import is_early
 from poold.core.work.query import MAX_MOVES
 from poold.core.work.script import Script, Verdict
@@ -129,6 +129,7 @@ class TransactionWork:
 
     def _concluded(self, request: Request, script: Script, verdict: Verdict, now: float) -> Decision:
         """This try is over: answer, or try again."""
+        backend = request.backend
         if verdict.failure is None:
             if request.leaves is not NOTHING:
                 self._generations.forget_outdated(script.outcomes)
@@ -137,6 +138,11 @@ class TransactionWork:
             script.literal_only = True
             script.tries -= 1
             return Again(request)
+        is_free = request.state is RUNNING and request.moves < MAX_MOVES
+        if is_free and backend is not None and failures.is_of_standby(backend, verdict.failure):
+            request.moves += 1
+            script.tries -= 1
+            return Elsewhere(request)
         if failures.is_lost_race(verdict.failure):
             until = now + self._next_pause(script) * (0.5 + self._chance())
             if self._may_try_again(request, script, until):

@@ -1,0 +1,102 @@
+"""What endpoints are, by what their servers say of themselves; and which of them a group may use.
+
+PostgreSQL decides nothing here, and poold neither: whoever promotes a standby makes it write a new timeline, and that
+is seen. Of servers that say they are the primary of one database cluster the one with the newest timeline is it. An
+older one came back, or was cut off from those who promoted another: it is fenced, nothing is written to it. If two
+servers are on the same timeline nobody can tell which one is right, and both are fenced.
+
+https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-TIMELINES
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from poold.core.pools.endpoint import Endpoint, Role
+
+if TYPE_CHECKING:
+    from poold.core.pools.group import Group
+    from poold.core.pools.pool import Pool
+
+
+class Verdict(NamedTuple):
+    """A role, and why it is this one, in words."""
+
+    role: Role
+    why: str
+
+
+def newest_timeline(members: Iterable[Endpoint], known: int) -> int:
+    """The newest timeline that a database cluster is known to have; known is what was known before."""
+    return max([known, *(each.observation.timeline for each in members if each.observation is not None)])
+
+
+def judged(members: Sequence[Endpoint], newest: int) -> list[Verdict]:
+    """The roles of all endpoints of one database cluster, whose newest timeline this is."""
+    claims = [each for each in members if each.is_heard and _is_claim(each, newest)]
+    return [_judged(each, claims, newest) for each in members]
+
+
+def _is_claim(endpoint: Endpoint, newest: int) -> bool:
+    """Whether its server says that it is the primary, on the newest timeline."""
+    seen = endpoint.observation
+    return seen is not None and not seen.is_in_recovery and seen.timeline >= newest
+
+
+def _judged(endpoint: Endpoint, claims: Sequence[Endpoint], newest: int) -> Verdict:
+    seen = endpoint.observation
+    if seen is None:
+        return Verdict(Role.UNKNOWN, endpoint.why)
+    if seen.is_in_recovery:
+        return Verdict(Role.REPLICA, f"a replica on timeline {seen.timeline}")
+    if seen.timeline < newest:
+        return Verdict(
+            Role.FENCED,
+            f"it was the primary on timeline {seen.timeline}, and its cluster has gone on to timeline {newest} "
+            "without it; make it a replica of the new primary (pg_rewind)",
+        )
+    # The same start is the same server, under another address.
+    others = [each.name for each in claims if each.observation is not None and each.observation.started != seen.started]
+    if others and endpoint.is_heard:
+        return Verdict(
+            Role.FENCED,
+            f"it and {' and '.join(others)} both say that they are the primary on timeline {newest}; "
+            "stop the one that should not be",
+        )
+    if others:
+        return Verdict(Role.FENCED, f"it does not answer, and {' and '.join(others)} is the primary")
+    return Verdict(Role.PRIMARY, f"the primary on timeline {seen.timeline}")
+
+
+def mixed(endpoints: Iterable[Endpoint]) -> str:
+    """Why these endpoints cannot make one group, in words; "" if they can, as far as is known."""
+    found = [each for each in endpoints if each.observation is not None]
+    if len({each.observation.system for each in found if each.observation is not None}) < 2:
+        return ""
+    names = ", ".join(f"{each.name}: {each.observation.system}" for each in found if each.observation is not None)
+    return f"its endpoints belong to different database clusters (system identifiers: {names})"
+
+
+def is_foreign(endpoint: Endpoint, group: Group) -> bool:
+    """Whether the endpoint leads to another database cluster than the one that the group began with."""
+    return endpoint.observation is not None and endpoint.observation.system != group.system
+
+
+def serves(pool: Pool, group: Group) -> bool:
+    """Whether the group's requests may run on this pool's endpoint."""
+    role = pool.endpoint.role
+    if is_foreign(pool.endpoint, group):
+        return False
+    if group.role == "primary":
+        return role is Role.PRIMARY
+    if group.role == "replica":
+        return role is Role.REPLICA
+    if group.role == "prefer-replica":
+        wanted = Role.REPLICA if _has_replica(group) else Role.PRIMARY
+        return role is wanted
+    return True
+
+
+def _has_replica(group: Group) -> bool:
+    return any(each.endpoint.role is Role.REPLICA and each.endpoint.is_heard for each in group.pools)

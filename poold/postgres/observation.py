@@ -1,0 +1,99 @@
+"""Asking an endpoint's server what it is: a primary or a standby, of which database cluster, how far it has come.
+
+Each endpoint that is asked has one connection for that, which is kept. Any role may ask. The timeline that a standby
+receives is told to members of pg_read_all_stats only; others are told that of its last checkpoint, which follows some
+seconds behind a promotion. A primary's timeline is that of the file it writes, which follows at once.
+
+https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-RECOVERY-CONTROL
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import psycopg2
+
+from poold.config.model import Config
+from poold.core.broker import Broker
+from poold.core.facts import Observation
+from poold.postgres import connect as connecting
+from poold.postgres.backend import one_line
+
+# A server that takes longer for its answer counts as one that does not answer.
+ANSWER_TIMEOUT = 2.0
+_QUESTION = """
+SELECT (SELECT c.system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system() AS c),
+    r.is_in_recovery,
+    CASE WHEN r.is_in_recovery THEN coalesce(
+        (SELECT w.received_tli FROM pg_catalog.pg_stat_get_wal_receiver() AS w),
+        (SELECT c.timeline_id FROM pg_catalog.pg_control_checkpoint() AS c))
+    ELSE ('x' OPERATOR(pg_catalog.||) pg_catalog.substr(
+        pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8))::pg_catalog.bit(32)::pg_catalog.int4
+    END,
+    pg_catalog.pg_postmaster_start_time()::pg_catalog.text,
+    pg_catalog.pg_wal_lsn_diff(
+        CASE WHEN r.is_in_recovery THEN pg_catalog.pg_last_wal_replay_lsn()
+        ELSE pg_catalog.pg_current_wal_flush_lsn() END, '0/0')::pg_catalog.int8
+FROM (SELECT pg_catalog.pg_is_in_recovery() AS is_in_recovery) AS r
+"""
+
+
+class Observers:
+    """One connection to each endpoint that is asked what it is."""
+
+    def __init__(self, config: Config, broker: Broker, wake: Callable[[], None]) -> None:
+        """wake is called after each fact given to broker."""
+        self._config = config
+        self._broker = broker
+        self._wake = wake
+        self._learned = {name: connecting.Learned() for name in config.endpoints}
+        # Enter when a connection is open, leave when its server does not answer.
+        self._connections: dict[str, Any] = {}
+        self._asking: dict[str, asyncio.Task[None]] = {}  # until answered
+
+    def observe(self, endpoint: str) -> None:
+        """Ask the endpoint's server; the core gets an answer in any case."""
+        self._asking[endpoint] = asyncio.get_running_loop().create_task(self._observe(endpoint))
+
+    def close(self) -> None:
+        """Close all connections; for the end of the broker."""
+        for endpoint in [each for each in self._connections if each not in self._asking]:
+            self._disconnect(endpoint)
+        for task in self._asking.values():
+            task.cancel()  # it closes its connection, which the loop watches until then
+
+    async def _observe(self, endpoint: str) -> None:
+        try:
+            observation = await self._ask(endpoint)
+        except asyncio.CancelledError:
+            self._disconnect(endpoint)
+            raise
+        except (psycopg2.Error, OSError, UnicodeError) as error:
+            self._disconnect(endpoint)
+            text = one_line(error) if not isinstance(error, TimeoutError) else f"nothing heard for {ANSWER_TIMEOUT:g} s"
+            self._broker.unobserved(endpoint, text, monotonic())
+        else:
+            self._broker.observed(endpoint, observation, monotonic())
+        finally:
+            self._asking.pop(endpoint, None)
+        self._wake()
+
+    def _disconnect(self, endpoint: str) -> None:
+        connection = self._connections.pop(endpoint, None)
+        if connection is not None:
+            connection.close()
+
+    async def _ask(self, endpoint: str) -> Observation:
+        """Raises psycopg2.Error, OSError or UnicodeError."""
+        config = self._config.endpoints[endpoint]
+        if endpoint not in self._connections:
+            async with asyncio.timeout(config.connect_timeout):
+                self._connections[endpoint] = await connecting.plain(config, self._learned[endpoint])
+        async with asyncio.timeout(ANSWER_TIMEOUT):
+            rows = await connecting.ask(self._connections[endpoint], _QUESTION)
+        if len(rows) != 1 or [type(cell) for cell in rows[0]] != [str, bool, int, str, int]:
+            raise connecting.UnsuitableServer("the server was asked what it is and answered with something else")
+        return Observation(*rows[0])
