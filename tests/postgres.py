@@ -8,11 +8,12 @@ user.
 import itertools
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,14 @@ class PrivatePostgres(Postgres):
         # A test's data are thrown away: no checkpoint.
         self.server.stop("immediate")
 
+    def processes(self) -> list[int]:
+        """All processes of the server, the postmaster first; none if it does not run."""
+        postmaster = self.server.pid
+        if postmaster is None:
+            return []
+        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        return [postmaster, *map(int, children)]
+
 
 class ContainerPostgres(Postgres):
     """A server in a container, for --postgres=testcontainers. TCP only."""
@@ -183,6 +192,13 @@ def standby(of_primary: PrivatePostgres, folder: Path, **settings: str) -> Priva
     server = EmbeddedPostgres(folder, bindir=bindir, port=free_port(), settings=settings, standby_of=of_primary.dsn())
     server.start()
     return PrivatePostgres(server)
+
+
+def signal_all(pids: Iterable[int], number: signal.Signals) -> None:
+    """Send a signal to those that are still there."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def free_port() -> int:

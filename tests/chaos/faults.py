@@ -4,7 +4,8 @@ import signal
 from collections.abc import Callable
 
 from flows import BLACK_HOLE, SLICED, SLOW, Direction
-from stage import Stage, signal_all
+from postgres import signal_all
+from stage import Stage
 
 End = Callable[[], object]
 Fault = Callable[[Stage], End]
@@ -123,7 +124,7 @@ def some(stage: Stage, pids: list[int]) -> list[int]:
 
 
 def postgres_killed(stage: Stage) -> End:
-    signal_all(stage.processes(), signal.SIGKILL)
+    signal_all(stage.server.processes(), signal.SIGKILL)
     stage.server.kill()
     return stage.server.start
 
@@ -134,7 +135,7 @@ def postgres_restarted(stage: Stage) -> End:
 
 
 def postgres_stopped(stage: Stage) -> End:
-    stopped = stage.processes()
+    stopped = stage.server.processes()
     signal_all(stopped, signal.SIGSTOP)
     return lambda: signal_all(stopped, signal.SIGCONT)
 

@@ -1,6 +1,5 @@
 """What the chaos happens to: a server, a network, a broker and its workers, all real."""
 
-import os
 import random
 import signal
 from contextlib import ExitStack, closing, suppress
@@ -137,18 +136,3 @@ class Stage:
             cursor.execute(sql, parameters)
             return cursor.fetchall()
         return []
-
-    def processes(self) -> list[int]:
-        """All processes of the server, the postmaster first."""
-        postmaster = self.server.server.pid
-        if postmaster is None:
-            return []
-        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
-        return [postmaster, *map(int, children)]
-
-
-def signal_all(pids: list[int], number: signal.Signals) -> None:
-    """Send a signal to those that are still there."""
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
