@@ -14,10 +14,11 @@ from client.compiled import load
 from client.errors import DBError, UsageError
 from client.interruptions import is_own
 from client.lease import ClientLease
-from client.options import Settings, checked_prepare, checked_priority, packed_settings, patience
+from client.options import Settings, checked_prepare, checked_priority, checked_read_only, packed_settings, patience
 from client.values import bind as binding
 from client.values.bind import bind
 from client.values.result import Result
+from client.wire.limits import ON_REPLICAS
 from client.wire.messages import Ask, CancelRequest, Query
 
 # Does the usual requests in compiled code, where it is.
@@ -36,12 +37,13 @@ class Executor(Calls):
     _prepare: bool
     _priority: int
     _settings: bytes
+    _read_only: bool
     # The short way of statements that need no lease; None if there is none.
     _lane: Any
 
     def _share(self, other: "Executor") -> None:
         """Take over the group and the options of the other, with notices and a lease of one's own."""
-        for name in ("_group", "_address", "_keys", "_tag", "_prepare", "_priority", "_settings"):
+        for name in ("_group", "_address", "_keys", "_tag", "_prepare", "_priority", "_settings", "_read_only"):
             setattr(self, name, getattr(other, name))
         self._begin_anew()
 
@@ -53,6 +55,7 @@ class Executor(Calls):
         self.notices = deque(maxlen=MAX_NOTICES)
         self._lease = self._new_lease()
         self._calls = {}
+        self._leased_group = self._group
         self._lane = None if _REQUESTS is None or self._keys is not None else self._new_lane()
 
     def _new_lane(self) -> Any:
@@ -73,6 +76,7 @@ class Executor(Calls):
         prepare: bool | None = None,
         priority: str | None = None,
         settings: Settings | None = None,
+        read_only: bool | None = None,
     ) -> Result:
         """Run one statement and return its result.
 
@@ -81,8 +85,10 @@ class Executor(Calls):
         query_timeout hold. prepare=True lets the broker prepare what is sent often, False keeps parameters in the
         statement as literals. priority is 'interactive', 'normal' or 'batch': who comes first if requests wait.
         settings are PostgreSQL's, as in {'work_mem': '64MB'}; they hold for this statement alone, in an interactive
-        transaction to its end. If prepare, priority or settings is None, the Handler's is used. Raises the errors of
-        `client.errors`; a PostgreSQL error is also its psycopg2.errors class.
+        transaction to its end. read_only=True: the statement only reads, and may run on a replica if the group has any;
+        what writes fails. An interactive transaction begins so with its first statement. If prepare, priority, settings
+        or read_only is None, the Handler's is used. Raises the errors of `client.errors`; a PostgreSQL error is also
+        its psycopg2.errors class.
         """
         sql, types, values, references = bind(statement, params)
         if references:
@@ -94,24 +100,35 @@ class Executor(Calls):
         prepare = self._prepare if prepare is None else checked_prepare(prepare)
         rank = self._priority if priority is None else checked_priority(priority)
         packed = self._settings if settings is None else packed_settings(settings)
+        group = self._group_for(self._read_only if read_only is None else checked_read_only(read_only))
         channel = None
         if not self._needs_lease():
             channel, waits = (channel_to(self._address, self._keys), None) if waits is None else self._channel(waits)
             # The hot path: looked up here first; _check_group raises if there is no such group.
             if channel.welcome.groups.get(self._group) or self._check_group(channel):
                 number = channel.next_request()
-                message = Query(
-                    number, self._group, 0, False, sql, types, values, prepare, timeout, self._tag, rank, packed
-                )
+                message = Query(number, group, 0, False, sql, types, values, prepare, timeout, self._tag, rank, packed)
                 return Result(self._ask(channel, message, waits))
         rest = (sql, types, values, prepare, timeout, self._tag, rank, packed)
         return Result(
             self._in_lease(
-                lambda own, lease, begin, session: Query(own.next_request(), self._group, lease, begin, *rest, session),
+                lambda own, lease, begin, session: Query(
+                    own.next_request(), self._group_of_lease(group, begin), lease, begin, *rest, session
+                ),
                 waits,
                 channel,
             )
         )
+
+    def _group_for(self, is_read_only: bool) -> str:
+        """Return the group that a message names."""
+        return self._group + ON_REPLICAS if is_read_only else self._group
+
+    def _group_of_lease(self, group: str, is_first: bool) -> str:
+        """Return the group that a message in the lease names: that of its first statement."""
+        if is_first:
+            self._leased_group = group
+        return self._leased_group
 
     def cancel(self) -> int:
         """Cancel what this Handler's threads wait for; call it from another thread, or a signal handler.

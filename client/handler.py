@@ -24,6 +24,7 @@ from client.options import (
     checked_isolation,
     checked_prepare,
     checked_priority,
+    checked_read_only,
     checked_retries,
     checked_tag,
     packed_settings,
@@ -51,9 +52,9 @@ class Handler(Executor):
     Leaving the block commits an open transaction; leaving it by an exception rolls back. A Handler may be made before a
     fork and used after it, and shared by threads and greenlets; they may use its open transaction one after another,
     one call at a time.
-    tag is free text, at most 128 characters, shown by `poold stats` for requests that wait. prepare, priority and
-    settings are the defaults of its statements, see `query`. server_key and key are files, for a tcp:// address whose
-    broker has keys: the broker's public key, and this client's secret one. They are read once, here.
+    tag is free text, at most 128 characters, shown by `poold stats` for requests that wait. prepare, priority, settings
+    and read_only are the defaults of its statements, see `query`. server_key and key are files, for a tcp:// address
+    whose broker has keys: the broker's public key, and this client's secret one. They are read once, here.
 
     Raises DBConnectionError if no broker is there and UnconfiguredGroupError if it has no such group.
     """
@@ -69,6 +70,7 @@ class Handler(Executor):
         prepare: bool = True,
         priority: str = DEFAULT_PRIORITY,
         settings: Settings | None = None,
+        read_only: bool = False,
     ) -> None:
         self._group = group
         self._address = broker_address(address)
@@ -77,7 +79,10 @@ class Handler(Executor):
         self._prepare = checked_prepare(prepare)
         self._priority = checked_priority(priority)
         self._settings = packed_settings(settings)
-        self._usual_options = Options(priority=self._priority, settings=self._settings)
+        self._read_only = checked_read_only(read_only)
+        self._usual_options = Options(
+            read_only=self._read_only or None, priority=self._priority, settings=self._settings
+        )
         self._begin_anew()
         self._is_autocommit()
 
@@ -85,7 +90,18 @@ class Handler(Executor):
         assert _REQUESTS is not None
         self._forms: dict[Options, tuple[bytes, bytes]] = {}
         usual = Query(
-            0, self._group, 0, False, b"", b"", b"", self._prepare, None, self._tag, self._priority, self._settings
+            0,
+            self._group_for(self._read_only),
+            0,
+            False,
+            b"",
+            b"",
+            b"",
+            self._prepare,
+            None,
+            self._tag,
+            self._priority,
+            self._settings,
         )
         query = encode_around(usual, "statement", "values")
         return _REQUESTS.Lane(self._address, self._group, query, self._form(self._usual_options))
@@ -123,7 +139,8 @@ class Handler(Executor):
             print(order['id'])
 
         isolation is 'read uncommitted', 'read committed', 'repeatable read' or 'serializable'. If isolation, read_only
-        or deferrable is None, the server's default holds. The broker runs the transaction again, at most retries times,
+        or deferrable is None, the server's default holds. With read_only=True the transaction may run on a replica, if
+        the group has any and it is not serializable. The broker runs the transaction again, at most retries times,
         if it lost a race (serialization failure, deadlock) or its backend before COMMIT. timeout bounds the whole
         transaction, in seconds; priority and settings are those of `query`, for the whole transaction. See
         `client.transaction.Transaction`.
@@ -139,7 +156,7 @@ class Handler(Executor):
         else:
             options = Options(
                 checked_isolation(isolation),
-                checked_choice("read_only", read_only),
+                checked_choice("read_only", self._usual_options.read_only if read_only is None else read_only),
                 checked_choice("deferrable", deferrable),
                 checked_retries(retries),
                 timeout,

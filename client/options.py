@@ -62,6 +62,13 @@ def checked_prepare(prepare: bool) -> bool:
     return prepare
 
 
+def checked_read_only(read_only: bool) -> bool:
+    """Return read_only, if it is a boolean."""
+    if not isinstance(read_only, bool):
+        raise TypeError(f"read_only is {read_only!r}; expected True for what only reads, or False")
+    return read_only
+
+
 def checked_tag(tag: str) -> str:
     """Return the tag, if it can be sent."""
     if not isinstance(tag, str) or len(tag) > limits.MAX_NAME_CHARS or "\0" in tag:

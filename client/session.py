@@ -28,7 +28,8 @@ class Session(Executor):
     Statements commit by themselves in an autocommit group, where BEGIN and COMMIT may be sent as statements. In other
     groups the first statement begins a transaction, and so does the first one after each commit or rollback. Leaving
     the block commits what is open, leaving it by an exception rolls back. If the session is lost, all that follows
-    raises TransactionLost: what was left in it is gone, and only a new session can begin again.
+    raises TransactionLost: what was left in it is gone, and only a new session can begin again. A session is never on a
+    replica.
     """
 
     def __init__(self, parent: Executor) -> None:
@@ -71,6 +72,9 @@ class Session(Executor):
     def session(self) -> NoReturn:
         """Refuse: a session has no sessions in it."""
         raise UsageError("this is a session already; make another with the Handler's session()")
+
+    def _group_for(self, is_read_only: bool) -> str:
+        return self._group  # a session may do anything, so it is on the primary
 
     def _leave(self) -> None:
         self.close()

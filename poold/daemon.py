@@ -188,6 +188,8 @@ class Daemon:
                 self._lane.poke(self._broker.groups[effect.group])
             case effects.Observe():
                 self._observers.observe(effect.endpoint)
+            case effects.Locate():
+                self._observers.locate(effect.endpoint)
             case effects.Remember():
                 self._remember(effect.system, effect.timeline)
             case effects.Note():

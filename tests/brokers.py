@@ -72,7 +72,7 @@ class Broker:
 
     def configure(self, endpoints: Tables, groups: Tables, broker: Mapping[str, Any] | None = None) -> None:
         """Write the configuration of the next start."""
-        own = {"address": self.address, "state_dir": str(self.folder / "state")}
+        own = {"address": self.address, "state_dir": str(self.folder / "timelines")}
         tables = {"broker": {**own, **(broker or {})}, "endpoints": endpoints, "groups": groups}
         self.config.write_text(toml(tables), "utf-8")
         self.address = tables["broker"]["address"]

@@ -104,6 +104,9 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
         [groups.default]
         endpoints = ["main"]
         role = "prefer-replica"
+        route_reads = true
+        max_lag = "16MB"
+        catch_up = 0
         min_size = 0
         max_size = 1
         autocommit = false
@@ -135,7 +138,7 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
 
 def test_the_table_of_the_test_above_knows_every_key() -> None:
     keys = {field.name for cls in (BrokerConfig, EndpointConfig, GroupConfig) for field in dataclasses.fields(cls)}
-    assert len(keys) == 58, "a key was added to poold.config.model: set it in test_every_key_can_be_set"
+    assert len(keys) == 61, "a key was added to poold.config.model: set it in test_every_key_can_be_set"
 
 
 def users_of(*users: str) -> tuple[str, ...]:
@@ -238,6 +241,13 @@ IMPOSSIBLE = [
     ("broker", "drain_timeout = -1", "found -1, expected a number from 0 up"),
     ("broker", "role_check_interval = 0.01", "found 0.01, expected a number from 0.05 up"),
     ("endpoint", "weight = 0", "found 0, expected a number from 0.001 up"),
+    ("group", "catch_up = -1", "found -1, expected a number from 0 up"),
+    (
+        "group",
+        "max_lag = -1",
+        "found -1, expected a number of seconds from 0 up, or a size in kB, MB, GB, as in '16MB'",
+    ),
+    ("group", 'max_lag = "16"', "expected a number of seconds from 0 up, or a size in kB, MB, GB, as in '16MB'"),
     ("group", 'role = "leader"', "expected one of auto, primary, replica, prefer-replica, any"),
     ("broker", "max_clients = -1", "found -1, expected an integer from 0 up"),
     ("broker", "client_buffer_bytes = 65535", "found 65535, expected an integer from 65536 up"),

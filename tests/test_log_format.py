@@ -87,6 +87,7 @@ def test_stats_shows_names_of_clients_as_they_are_and_steers_no_terminal() -> No
         "max_memory_kb": 1,
         "clients": 1,
         "groups": {},
+        "endpoints": {},
         "processes": [process],
     }
     from rich.console import Console

@@ -38,15 +38,24 @@ def use(block_class, new, open, ended):
     _block_class, _new, _open, _ended = block_class, new, open, ended
 
 
-def query(self, statement, params=None, timeout=None, *, prepare=None, priority=None, settings=None):
-    if timeout is None and prepare is None and priority is None and settings is None:
+def query(
+    self, statement, params=None, timeout=None, *, prepare=None, priority=None, settings=None, read_only=None
+):
+    if timeout is None and prepare is None and priority is None and settings is None and read_only is None:
         lane = self._lane
         if lane is not None:
             found = (<Lane?>lane).query(self, statement, params)
             if found is not None:
                 return found
     return _python["Executor.query"](
-        self, statement, params, timeout, prepare=prepare, priority=priority, settings=settings
+        self,
+        statement,
+        params,
+        timeout,
+        prepare=prepare,
+        priority=priority,
+        settings=settings,
+        read_only=read_only,
     )
 
 

@@ -30,6 +30,8 @@ PRIORITIES = ("interactive", "normal", "batch")
 INTERACTIVE, NORMAL, BATCH = range(3)
 # A query's part in a session: none; it opens one; it is in one.
 NO_SESSION, OPENS_SESSION, IN_SESSION = range(3)
+# What follows a group's name in a message whose statement only reads, and may run on a replica.
+ON_REPLICAS = "/replicas"
 # Whoever has a conversation's cancel key may cancel its requests from another one, so it is too long to be guessed.
 CANCEL_KEY_BYTES = 16
 

@@ -190,7 +190,7 @@ class Frontend:
         found = self._broker.client_arrived(
             peer.key, peer.pid, hello.application_name, peer.uid, peer.gid, peer.caller(), monotonic()
         )
-        groups = {name: group.config.autocommit for name, group in found.items()}
+        groups = {name: group.config.autocommit for name, group in found.items() if group.main is None}
         welcome = Welcome(
             VERSION,
             os.getpid(),

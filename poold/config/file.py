@@ -21,7 +21,7 @@ from client.wire.address import check_address, default_address
 from client.wire.limits import PRIORITIES
 from poold.config import passwords
 from poold.config.client_keys import key_problems
-from poold.config.model import BrokerConfig, Config, EndpointConfig, GroupConfig, Weights
+from poold.config.model import SIZES, BrokerConfig, Config, EndpointConfig, GroupConfig, Weights
 from poold.config.users import resolved_users
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # narrow, because names appear in log lines and metric labels
@@ -115,6 +115,10 @@ def _fits(value: object) -> bool:
     return type(value) is int and -(2**63) <= value < 2**63
 
 
+def _is_number(value: object) -> bool:
+    return _fits(value) or (type(value) is float and math.isfinite(value))
+
+
 class _Kind(NamedTuple):
     name: str  # as in "expected an integer"
     accepts: Callable[[Any], bool]
@@ -125,7 +129,14 @@ _KINDS: dict[Any, _Kind] = {
     str: _Kind("a string", lambda v: isinstance(v, str)),
     str | None: _Kind("a string", lambda v: v is None or isinstance(v, str)),
     int: _Kind("an integer", _fits),
-    float: _Kind("a number", lambda v: _fits(v) or (type(v) is float and math.isfinite(v)), float),
+    float: _Kind("a number", lambda v: _is_number(v), float),
+    float | str: _Kind(
+        f"a number of seconds from 0 up, or a size in {', '.join(SIZES)}, as in '16MB'",
+        lambda v: (
+            re.fullmatch(r"[0-9]{1,9}(kB|MB|GB)", v) is not None if isinstance(v, str) else _is_number(v) and v >= 0
+        ),
+        lambda v: v if isinstance(v, str) else float(v),
+    ),
     bool: _Kind("true or false", lambda v: isinstance(v, bool)),
     tuple[str, ...]: _Kind("an array of strings", lambda v: type(v) is list and {*map(type, v)} <= {str}, tuple),
     tuple[int, ...]: _Kind("an array of whole numbers", lambda v: type(v) is list and {*map(type, v)} <= {int}, tuple),

@@ -11,6 +11,8 @@ from typing import Any
 from client.wire.address import default_address
 from client.wire.limits import MAX_REQUEST_BYTES, MAX_RESULT_BYTES
 
+# Sizes of PostgreSQL, and their bytes.
+SIZES = {"kB": 1024, "MB": 1024**2, "GB": 1024**3}
 # In allow_users an entry that begins so names a client's key.
 KEY_PREFIX = "key:"
 
@@ -109,6 +111,9 @@ class GroupConfig:
         "auto",
         choices=("auto", "primary", "replica", "prefer-replica", "any"),
     )
+    route_reads: bool = setting("true: statements that are proven to be plain reads run on replicas", False)
+    max_lag: float | str = setting("a replica that is further behind is left out; 0 is no limit", 10.0)
+    catch_up: float = setting("how long a read waits for a replica to have what its process has written", 0.05, 0)
     min_size: int = setting("backends kept open", 1, 0)
     max_size: int = setting("backends at most, over all endpoints", 8, 1)
     autocommit: bool = setting("true: each statement by itself; false: transactions by lease", True)

@@ -25,17 +25,19 @@ from poold.core.clients.admission import Admission
 from poold.core.clients.leases import Leases
 from poold.core.deadlines import Deadlines
 from poold.core.effects import Effect, Reply, Stop, Unit
-from poold.core.facts import Completion, Loss, Observation, Server
+from poold.core.facts import Completion, Location, Loss, Observation, Server
 from poold.core.pools import janitor
 from poold.core.pools.endpoint import Endpoint
-from poold.core.pools.group import Group
+from poold.core.pools.group import Group, for_reads
 from poold.core.pools.lifecycle import Lifecycle
+from poold.core.reading import Reading
 from poold.core.reception import Reception
 from poold.core.records.backend import Backend
 from poold.core.records.client import Client
 from poold.core.records.flow import Flight
 from poold.core.requests.handover import HandOver
 from poold.core.requests.observing import Observing
+from poold.core.requests.rerouting import Rerouting
 from poold.core.requests.runs import Runs
 from poold.core.requests.waiting import Waiting
 from poold.core.requests.watching import Watching
@@ -72,10 +74,14 @@ class Broker:
         """
         self.config = config
         self.endpoints = {
-            name: Endpoint(name, each.query_timeout, each.connect_timeout, each.weight)
+            name: Endpoint(
+                name, each.query_timeout, each.connect_timeout, each.weight, "synchronous_commit" in each.options
+            )
             for name, each in config.endpoints.items()
         }
-        self.groups = {name: Group(name, each, self.endpoints, make_queue) for name, each in config.groups.items()}
+        made = {name: Group(name, each, self.endpoints, make_queue) for name, each in config.groups.items()}
+        reads = [for_reads(group, self.endpoints, make_queue) for group in made.values() if group.role == "primary"]
+        self.groups = made | {group.name: group for group in reads}
         # Connected clients: enter by client_arrived, leave by client_gone.
         self.clients: dict[int, Client] = {}
         self.agenda = agenda = Agenda(chance, has_lane)
@@ -85,15 +91,28 @@ class Broker:
         self.waiting = Waiting(agenda, self.accounts, self.leases)
         self.lifecycle = Lifecycle(agenda)
         self.backends: Mapping[int, Backend] = self.lifecycle.backends
-        self.runs = Runs(config, agenda, self.accounts, self.leases, self.waiting, self.lifecycle, self.generations)
+        self.admission = Admission(config.broker)
+        self.rerouting = Rerouting(agenda, self.accounts, self.waiting, self.admission)
+        self.runs = Runs(
+            config,
+            agenda,
+            self.accounts,
+            self.leases,
+            self.waiting,
+            self.rerouting,
+            self.lifecycle,
+            self.generations,
+        )
         self.watching = Watching(agenda, self.waiting)
         self.hand_over = HandOver(config, agenda, self.accounts, self.waiting, self.runs)
         steps = agenda, self.leases, self.waiting, self.lifecycle, self.runs
         self.observing = Observing(config.broker.role_check_interval, self.groups.values(), timelines or {}, *steps)
-        self.settling = Settling(*steps, self.hand_over, self.observing, examine)
-        self.deadlines = Deadlines(config, *steps, self.watching, self.observing, self.settling)
-        self.admission = Admission(config.broker)
-        self.reception = Reception(self.admission, self.accounts, self.leases, self.waiting, self.runs, self.settling)
+        self.settling = Settling(*steps, self.hand_over, self.observing, self.rerouting, examine)
+        self.reading = Reading(agenda, self.observing, self.rerouting, self.settling)
+        self.deadlines = Deadlines(config, *steps, self.watching, self.observing, self.settling, self.reading)
+        self.reception = Reception(
+            self.admission, self.accounts, self.leases, self.waiting, self.runs, self.settling, self.reading
+        )
 
     # Questions of the shell.
 
@@ -157,6 +176,9 @@ class Broker:
             for pool in group.pools:
                 self.watching.look_at_catalogs(pool, now)
             self.settling.settle(now)
+        processes = {client.process for client in self.clients.values()} if self.observing.clusters else ()
+        for cluster in self.observing.clusters.values():
+            cluster.forget(processes)
 
     def drain(self, now: float) -> None:
         """Take no new work and finish what was accepted. Stop follows then, or when drain_timeout is over."""
@@ -285,6 +307,11 @@ class Broker:
     def unobserved(self, name: str, error: str, now: float) -> None:
         """The endpoint's server could not be asked what it is."""
         self.observing.unobserved(self.endpoints[name], error, now)
+        self.settling.settle(now)
+
+    def located(self, name: str, location: Location, now: float) -> None:
+        """The endpoint's server says how far it has come."""
+        self.reading.located(self.endpoints[name], location, now)
         self.settling.settle(now)
 
     # Facts about backends.

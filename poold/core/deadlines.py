@@ -6,10 +6,12 @@ from poold.config.model import Config
 from poold.core.agenda import Agenda
 from poold.core.clients.leases import Leases
 from poold.core.effects import Drop
+from poold.core.pools.cluster import Cluster
 from poold.core.pools.endpoint import Endpoint
 from poold.core.pools.lifecycle import Lifecycle
 from poold.core.pools.pool import Pool
 from poold.core.pools.watch import Watch
+from poold.core.reading import Reading
 from poold.core.records.backend import Backend
 from poold.core.records.client import Client
 from poold.core.records.lease import Lease
@@ -37,6 +39,7 @@ class Deadlines:
         watching: Watching,
         observing: Observing,
         settling: Settling,
+        reading: Reading,
     ) -> None:
         self._config = config
         self._agenda = agenda
@@ -47,9 +50,10 @@ class Deadlines:
         self._watching = watching
         self._observing = observing
         self._settling = settling
+        self._reading = reading
 
     def due(self, key: object, now: float) -> None:
-        """The deadline of this request, backend, lease, client, watch, pool or endpoint has come."""
+        """The deadline of this request, backend, lease, client, watch, pool, endpoint or cluster has come."""
         if isinstance(key, Request):
             self._request_due(key, now)
         elif isinstance(key, Backend):
@@ -67,6 +71,8 @@ class Deadlines:
             self._lifecycle.endpoint_changed(key.group)
         elif isinstance(key, Endpoint):
             self._observing.look(key, now)
+        elif isinstance(key, Cluster):
+            self._reading.locate(key, now)
         elif isinstance(key, Observing):
             self._observing.due(now)
 
@@ -74,6 +80,8 @@ class Deadlines:
         """End the request's pause or wait, cancel it if it runs, or repeat a cancel that had no effect."""
         if request.verb is Verb.INQUIRY:
             self._inquiry_due(request, now)
+        elif self._reading.is_waiting(request) and (request.deadline is None or now < request.deadline):
+            self._reading.overdue(request, now)
         elif request.state is RequestState.PAUSED and (request.deadline is None or now < request.deadline):
             self._settling.dispatch(request, now)
         elif request.is_waiting:

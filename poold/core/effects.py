@@ -2,8 +2,8 @@
 
 A backend is named by its number, a client by the number its frontend gave it. The shell answers with facts: Connect
 with opened or connect_failed; Execute with completed or lost; Cancel with cancelled; Drop with client_gone; Observe
-with observed or unobserved. The others need no answer. For a backend that was closed, facts that still arrive are
-ignored.
+with observed, Locate with located, either with unobserved. The others need no answer. For a backend that was closed,
+facts that still arrive are ignored.
 
 Execute carries a unit: commands that PostgreSQL runs one after the other up to its ReadyForQuery. An error skips the
 rest of its unit and nothing else, so several units may be on their way to a backend at once; each is answered by one
@@ -183,6 +183,13 @@ class Observe:
 
 
 @dataclass(slots=True)
+class Locate:
+    """Ask the endpoint's server how far its log has come; located, or unobserved, follows."""
+
+    endpoint: str
+
+
+@dataclass(slots=True)
 class Remember:
     """Keep over restarts that the database cluster has reached this timeline."""
 
@@ -206,4 +213,5 @@ class Stop:
 ToBackend = Connect | Execute | Cancel | Look | Close
 ToClient = Reply | Drop
 ToLane = Teach | Lend | Recall | Poke
-Effect = ToBackend | ToClient | ToLane | Observe | Remember | Note | Stop
+ToEndpoint = Observe | Locate
+Effect = ToBackend | ToClient | ToLane | ToEndpoint | Remember | Note | Stop

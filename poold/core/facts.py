@@ -67,6 +67,14 @@ class Server:
     is_standby: bool | None = None
 
 
+class Location(NamedTuple):
+    """How far an endpoint's server has come in the log, in bytes."""
+
+    is_in_recovery: bool
+    flushed: int  # by a primary; of a standby what it has replayed
+    inserted: int  # likewise
+
+
 @dataclass(frozen=True, slots=True)
 class Observation:
     """What an endpoint's server says of itself."""

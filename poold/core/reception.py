@@ -15,6 +15,7 @@ from client.wire.messages import (
 from poold.core.clients.accounts import Accounts
 from poold.core.clients.admission import Admission
 from poold.core.clients.leases import Leases, transaction_of
+from poold.core.reading import Reading
 from poold.core.records.client import Client
 from poold.core.records.request import Request
 from poold.core.requests.runs import Runs
@@ -38,9 +39,11 @@ class Reception:
         waiting: Waiting,
         runs: Runs,
         settling: Settling,
+        reading: Reading,
     ) -> None:
         self._admission = admission
         self._accounts = accounts
+        self._reading = reading
         self._leases = leases
         self._waiting = waiting
         self._runs = runs
@@ -83,7 +86,10 @@ class Reception:
             return failures.usage(f"lease {lease.number} has {LEASE_PENDING_LIMIT} requests waiting already")
         self._accounts.open(request)
         if lease is None or request.opens:
-            self._settling.dispatch(request, now)
+            if request.message is None:
+                self._settling.dispatch(request, now)
+            else:
+                self._reading.begin(request, now)
         elif lease.backend is not None and lease.backend.state is BackendState.LEASED:
             self._runs.start(lease.backend, request, now)
         else:

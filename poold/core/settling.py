@@ -12,12 +12,13 @@ from poold.core.clients.leases import Leases
 from poold.core.pools import janitor, rest, routing
 from poold.core.pools.group import Group
 from poold.core.pools.lifecycle import Lifecycle
-from poold.core.pools.steps import Adopt, Examine, Grant, Hold, Lend, Open, Poke, Recall, Refuse, Step
+from poold.core.pools.steps import Adopt, Examine, Grant, Hold, Lend, Open, Poke, Recall, Refuse, Reroute, Step
 from poold.core.records.backend import Backend
 from poold.core.records.client import NOBODY
 from poold.core.records.request import INQUIRY, Request, Verb
 from poold.core.requests.handover import HandOver
 from poold.core.requests.observing import Observing
+from poold.core.requests.rerouting import Rerouting
 from poold.core.requests.runs import Runs
 from poold.core.requests.waiting import Waiting
 from poold.core.state import CLOSED, IDLE, LENT, BrokerState
@@ -37,6 +38,7 @@ class Settling:
         runs: Runs,
         hand_over: HandOver,
         observing: Observing,
+        rerouting: Rerouting,
         examine: Examination,
     ) -> None:
         """examine reads the parse trees of probes."""
@@ -47,6 +49,7 @@ class Settling:
         self._runs = runs
         self._hand_over = hand_over
         self._observing = observing
+        self._rerouting = rerouting
         self._examine = examine
 
     def settle(self, now: float) -> None:
@@ -96,6 +99,8 @@ class Settling:
                 self._runs.conclude(step.request, self._runs.inquiry.replaced(step.request, now), now)
             else:
                 self._runs.start(step.backend, step.request, now)
+        elif type(step) is Reroute:
+            self._rerouting.to_primary(step.request, now)
         elif type(step) is Open:
             self._lifecycle.open(step.pool, now)
         elif type(step) is Examine:

@@ -38,6 +38,7 @@ def snapshot_group(group: Group, now: float) -> dict[str, Any]:
         "timeouts": stats.timeouts,
         "withdrawn": stats.withdrawn,
         "retries": stats.retries,
+        "rerouted": stats.rerouted,
         "in_doubt": stats.in_doubt,
         "statements": group.statements.counts(),
         "wait_ms": stats.wait_times.percentiles_ms(),

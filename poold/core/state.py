@@ -62,11 +62,11 @@ TRANSITIONS: tuple[tuple[BackendState, ...], ...] = (
 class RequestState(IntEnum):
     """The state of a request. In all states before RUNNING it waits."""
 
-    ARRIVED = 0  # nowhere yet, or to be run again; -> QUEUED, PENDING, HELD, ASKING, RUNNING, DONE
+    ARRIVED = 0  # nowhere yet, or to be run again; -> QUEUED, PENDING, HELD, PAUSED, ASKING, RUNNING, DONE
     QUEUED = 1  # in its group's queue; -> HELD, RUNNING, DONE
     PENDING = 2  # behind another statement of its lease; -> RUNNING, DONE
     HELD = 3  # its turn has come, but its client leaves replies unread; -> QUEUED, DONE
-    PAUSED = 4  # waits for its next try; -> QUEUED, HELD, ASKING, RUNNING, DONE
+    PAUSED = 4  # waits for its next try, or for a replica to catch up; -> QUEUED, HELD, ASKING, RUNNING, DONE
     ASKING = 5  # a question of the broker's own that waits for a backend of its server; -> RUNNING, DONE
     RUNNING = 6  # on a backend; -> ARRIVED (to be run again), PAUSED, ASKING, IN_DOUBT, CANCELLED, WITHDRAWN, DONE
     CANCELLED = 7  # on a backend, to be cancelled; the reply is still owed; -> IN_DOUBT, WITHDRAWN, DONE
@@ -78,7 +78,7 @@ class RequestState(IntEnum):
 _R = RequestState
 # Indexed by state: its legal successors.
 REQUEST_TRANSITIONS: tuple[tuple[RequestState, ...], ...] = (
-    (_R.RUNNING, _R.QUEUED, _R.PENDING, _R.HELD, _R.ASKING, _R.DONE),
+    (_R.RUNNING, _R.QUEUED, _R.PENDING, _R.HELD, _R.PAUSED, _R.ASKING, _R.DONE),
     (_R.RUNNING, _R.HELD, _R.DONE),
     (_R.RUNNING, _R.DONE),
     (_R.QUEUED, _R.DONE),

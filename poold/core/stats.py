@@ -62,6 +62,7 @@ class GroupStats:
         "in_doubt",
         "refused",
         "requests",
+        "rerouted",
         "retries",
         "run_times",
         "timeouts",
@@ -75,6 +76,7 @@ class GroupStats:
         self.refused = 0  # not accepted: max_waiting, draining
         self.timeouts = 0  # left the queue unexecuted at their deadline
         self.withdrawn = 0  # cancelled by their client, or left by a client that died
+        self.rerouted = 0  # given to the primary instead of a replica
         self.retries = 0  # tries of transaction messages after the first
         self.in_doubt = 0  # transaction messages for which the outcome of COMMIT could not be found out
         self.wait_times = Times()  # from arrival to start

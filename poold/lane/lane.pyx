@@ -345,7 +345,7 @@ cdef class Lane:
         if not way.holds():
             self._forget(way)
             return False
-        if way.rests_until > self.pipelines.now:
+        if way.rests_until > self.pipelines.now or not way.suits(line.client):
             return False
         if line.fleet is not fleet:
             if fleet.group not in line.client.groups:
@@ -362,7 +362,7 @@ cdef class Lane:
         if lent is None and not is_queue and self.pipelines.unprepared is not None:
             self.pipelines.give_back(self.pipelines.unprepared)
             return False
-        if lent is None and not self.pipelines.may_wait(fleet, way):
+        if lent is None and (way.is_for_replicas or not self.pipelines.may_wait(fleet, way)):
             return False
         flight = Flight.__new__(Flight)
         flight.client = line.client

@@ -287,6 +287,8 @@ cdef class Pipelines:
         lent.fleet.ran(seconds)
         lent.completed = self.now
         way.went_well()
+        if way.writes and lent.fleet.group.followed is not None:
+            lent.fleet.group.followed.wrote(line.process, False)
         line.heard = self.now
         del line.requests[flight.number]
         if not line.is_hot:

@@ -17,7 +17,7 @@ cdef class Way:
     cdef tuple names  # of prepared statements
     cdef long counts[MOST_STEPS + 2]  # of parameters
     cdef int steps
-    cdef bint is_transaction
+    cdef bint is_transaction, writes, is_for_replicas
     cdef list limited  # those of names that are parsed anew after some runs, each with its runs in one request
     cdef bint uses_sequences
     cdef long generation
@@ -31,6 +31,7 @@ cdef class Way:
 
     cdef bint holds(self) except -1
     cdef end(self)
+    cdef bint suits(self, client) except -1
     cdef went_well(self)
     cdef surprised(self, double now)
     cdef record(self, double seconds, long size)

@@ -82,6 +82,8 @@ cdef class Way:
         self.uses_sequences = any([each.proof.uses_sequences for each in flow.statements])
         # Those of a transaction are between BEGIN and COMMIT.
         self.clients = flow.statements[1 : self.steps - 1] if self.is_transaction else flow.statements
+        self.writes = not all([each.proof.is_plain_read for each in self.clients])
+        self.is_for_replicas = flow.group.main is not None
         if not self.is_transaction:
             self.statement = flow.statements[0]
             self.may_be_short = self.statement.proof.is_plain_read
@@ -103,6 +105,10 @@ cdef class Way:
             if statement.state is not PREPARED:  # nor is one that was forgotten
                 return False
         return True
+
+    cdef bint suits(self, client) except -1:
+        """Whether the client may run it now: on replicas only if they have what its process has written."""
+        return not self.is_for_replicas or self.fleet.group.is_current(client)
 
     cdef went_well(self):
         """One more run has ended well."""

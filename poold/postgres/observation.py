@@ -18,7 +18,7 @@ import psycopg2
 
 from poold.config.model import Config
 from poold.core.broker import Broker
-from poold.core.facts import Observation
+from poold.core.facts import Location, Observation
 from poold.postgres import connect as connecting
 from poold.postgres.backend import one_line
 
@@ -41,6 +41,21 @@ FROM (SELECT pg_catalog.pg_is_in_recovery() AS is_in_recovery) AS r
 """
 
 
+# How far it has come. What is not flushed yet counts where COMMIT does not wait for that.
+_WHERE = """
+SELECT r.is_in_recovery,
+    pg_catalog.pg_wal_lsn_diff(CASE WHEN r.is_in_recovery THEN pg_catalog.pg_last_wal_replay_lsn()
+        WHEN pg_catalog.current_setting('synchronous_commit') OPERATOR(pg_catalog.=) 'off'
+        THEN pg_catalog.pg_current_wal_insert_lsn()
+        ELSE pg_catalog.pg_current_wal_flush_lsn() END, '0/0')::pg_catalog.int8,
+    pg_catalog.pg_wal_lsn_diff(CASE WHEN r.is_in_recovery THEN pg_catalog.pg_last_wal_replay_lsn()
+        ELSE pg_catalog.pg_current_wal_insert_lsn() END, '0/0')::pg_catalog.int8
+FROM (SELECT pg_catalog.pg_is_in_recovery() AS is_in_recovery) AS r
+"""
+_WHAT_TYPES = [str, bool, int, str, int]
+_WHERE_TYPES = [bool, int, int]
+
+
 class Observers:
     """One connection to each endpoint that is asked what it is."""
 
@@ -52,22 +67,36 @@ class Observers:
         self._learned = {name: connecting.Learned() for name in config.endpoints}
         # Enter when a connection is open, leave when its server does not answer.
         self._connections: dict[str, Any] = {}
-        self._asking: dict[str, asyncio.Task[None]] = {}  # until answered
+        # Questions until they are answered, by endpoint. Of one endpoint one is asked after the other.
+        self._asking: dict[str, set[asyncio.Task[None]]] = {name: set() for name in config.endpoints}
+        self._turns = {name: asyncio.Lock() for name in config.endpoints}
 
     def observe(self, endpoint: str) -> None:
         """Ask the endpoint's server; the core gets an answer in any case."""
-        self._asking[endpoint] = asyncio.get_running_loop().create_task(self._observe(endpoint))
+        self._begin(endpoint, _QUESTION, _WHAT_TYPES)
+
+    def locate(self, endpoint: str) -> None:
+        """Ask the endpoint's server how far it has come; the core gets an answer in any case."""
+        self._begin(endpoint, _WHERE, _WHERE_TYPES)
+
+    def _begin(self, endpoint: str, question: str, types: list[type]) -> None:
+        task = asyncio.get_running_loop().create_task(self._answer(endpoint, question, types))
+        self._asking[endpoint].add(task)
+        task.add_done_callback(self._asking[endpoint].discard)
 
     def close(self) -> None:
         """Close all connections; for the end of the broker."""
-        for endpoint in [each for each in self._connections if each not in self._asking]:
+        for endpoint in [each for each in self._connections if not self._asking[each]]:
             self._disconnect(endpoint)
-        for task in self._asking.values():
-            task.cancel()  # it closes its connection, which the loop watches until then
+        for tasks in self._asking.values():
+            for task in tasks:
+                task.cancel()  # it closes its connection, which the loop watches until then
 
-    async def _observe(self, endpoint: str) -> None:
+    async def _answer(self, endpoint: str, question: str, types: list[type]) -> None:
+        """Ask, and tell the core what the answer is."""
         try:
-            observation = await self._ask(endpoint)
+            async with self._turns[endpoint]:
+                row = await self._ask(endpoint, question, types)
         except asyncio.CancelledError:
             self._disconnect(endpoint)
             raise
@@ -76,9 +105,10 @@ class Observers:
             text = one_line(error) if not isinstance(error, TimeoutError) else f"nothing heard for {ANSWER_TIMEOUT:g} s"
             self._broker.unobserved(endpoint, text, monotonic())
         else:
-            self._broker.observed(endpoint, observation, monotonic())
-        finally:
-            self._asking.pop(endpoint, None)
+            if question is _QUESTION:
+                self._broker.observed(endpoint, Observation(*row), monotonic())
+            else:
+                self._broker.located(endpoint, Location(*row), monotonic())
         self._wake()
 
     def _disconnect(self, endpoint: str) -> None:
@@ -86,14 +116,14 @@ class Observers:
         if connection is not None:
             connection.close()
 
-    async def _ask(self, endpoint: str) -> Observation:
-        """Raises psycopg2.Error, OSError or UnicodeError."""
+    async def _ask(self, endpoint: str, question: str, types: list[type]) -> tuple[Any, ...]:
+        """Return the one row of the answer; raises psycopg2.Error, OSError or UnicodeError."""
         config = self._config.endpoints[endpoint]
         if endpoint not in self._connections:
             async with asyncio.timeout(config.connect_timeout):
                 self._connections[endpoint] = await connecting.plain(config, self._learned[endpoint])
         async with asyncio.timeout(ANSWER_TIMEOUT):
-            rows = await connecting.ask(self._connections[endpoint], _QUESTION)
-        if len(rows) != 1 or [type(cell) for cell in rows[0]] != [str, bool, int, str, int]:
+            rows = await connecting.ask(self._connections[endpoint], question)
+        if len(rows) != 1 or [type(cell) for cell in rows[0]] != types:
             raise connecting.UnsuitableServer("the server was asked what it is and answered with something else")
-        return Observation(*rows[0])
+        return rows[0]

@@ -7,6 +7,7 @@ from poold.core.agenda import Agenda
 from poold.core.effects import Reply
 from poold.core.records.request import Request
 from poold.core.state import DONE, WITHDRAWN
+from poold.core.work.writes import has_written, is_flushed
 
 
 class Accounts:
@@ -34,6 +35,14 @@ class Accounts:
         request.client.bytes += request.size
         self.bytes += request.size
 
+    def replace(self, old: Request, new: Request) -> None:
+        """The new request takes the place of the old one, which ends without a reply of its own."""
+        self._timers.clear(old)
+        old.become(DONE)
+        old.client.bytes -= old.size
+        self.bytes -= old.size
+        self.open(new)
+
     def answer(self, request: Request, reply: ResultMessage | TransactionResult | Failure | None) -> None:
         """End the request with its reply, None if nobody is left to hear it.
 
@@ -44,6 +53,9 @@ class Accounts:
         client.bytes -= request.size
         self.bytes -= request.size
         self._timers.clear(request)
+        cluster = request.group.followed
+        if cluster is not None and has_written(request, reply):
+            cluster.wrote(client.process, is_loose=not is_flushed(request))
         if reply is not None and request.state is not WITHDRAWN:
             if type(reply) is Failure:
                 reply = reply._replace(request=request.number)

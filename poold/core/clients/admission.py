@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from client.wire.limits import NO_SESSION, OPENS_SESSION
+from client.wire.limits import NO_SESSION, ON_REPLICAS, OPENS_SESSION
 from client.wire.messages import (
     TX_NONE,
     Commit,
@@ -27,12 +27,15 @@ from poold.core.records.client import Client
 from poold.core.records.flow import MAX_MESSAGE_BYTES, Flight
 from poold.core.records.lease import Lease
 from poold.core.records.request import QUERY, Request, Verb
-from poold.core.statements.statement import PREPARED, Statement
+from poold.core.statements.statement import PREPARED, Statement, Statements
 from poold.core.work import failures, read_only, settings
 from poold.core.work.results import rolled_back
 from poold.core.work.script import Script
 from poold.core.work.transaction import refusal
 from poold.core.work.transaction_plan import Plan
+
+# The setting that holds for what only reads, and has to run on the primary.
+READ_ONLY = b"transaction_read_only\0on\0"
 
 
 class Admission:
@@ -62,10 +65,30 @@ class Admission:
             return self._transaction(client, message, now)
         return self._end(client, message, now)
 
+    def on_primary(self, request: Request) -> Request | Failure:
+        """Return a request for the same on the primary, in the group that its own belongs to; or why it cannot run."""
+        message, main = request.message, request.group.main
+        assert message is not None
+        assert main is not None
+        is_promised = message.group != main.name and not main.config.read_only
+        message = message._replace(group=main.name)
+        if isinstance(message, TransactionMessage):
+            made = self._transaction(request.client, message, request.arrived, is_accepted=True)
+        else:
+            if is_promised:
+                message = message._replace(settings=message.settings + READ_ONLY)
+            made = self._of_statement(request.client, main, message, None, request.arrived)
+            if request.lease is not None and isinstance(made, Request):
+                made.lease, made.begin, made.opens = request.lease, request.begin, request.opens
+                request.lease.group = main
+        if isinstance(made, Request):
+            made.size, made.moves = request.size, request.moves
+        return made
+
     def _query(self, client: Client, message: Query, now: float) -> Request | Failure:
         group = client.open_groups.get(message.group)
         if group is None:
-            return failures.unconfigured_group(message.group, list(client.open_groups))
+            return self._without_replicas(client, message, now) or _unconfigured(client, message.group)
         refused: Failure | None = None
         lease: Lease | None = None
         opens = False
@@ -77,12 +100,38 @@ class Admission:
             if not opens:
                 lease = client.leases.get(message.lease)
                 refused = _not_in(lease, client, group, message)
+                group = group if lease is None else lease.group
             elif message.lease in client.leases:
                 refused = failures.protocol(f"lease {message.lease} is open already, numbers must be new")
         if refused is None and lease is None and (group.queue.size or not self.is_open):
             refused = self._no_room(group)
         if refused is not None:
             return refused
+        if group.routes_reads and _is_routed(group.statements, message):
+            group = cast(Group, group.replicas)
+        made = self._of_statement(client, group, message, lease, now)
+        if type(made) is not Request or not message.lease:
+            return made
+        if lease is None:
+            lease = Lease(client, message.lease, group, message.priority, message.session != NO_SESSION)
+            client.leases[message.lease] = lease
+        made.lease, made.begin, made.opens = lease, message.begin, opens
+        return made
+
+    def _without_replicas(self, client: Client, message: Query, now: float) -> Request | Failure | None:
+        """Return the request of a statement that only reads, in a group without replicas; None if it names none."""
+        name = message.group.removesuffix(ON_REPLICAS)
+        group = client.open_groups.get(name)
+        if group is None or name == message.group:
+            return None
+        is_safe = group.config.read_only or group.role == "replica" or (message.lease and not message.begin)
+        settings = message.settings if is_safe else message.settings + READ_ONLY
+        return self._query(client, message._replace(group=name, settings=settings), now)
+
+    def _of_statement(
+        self, client: Client, group: Group, message: Query, lease: Lease | None, now: float
+    ) -> Request | Failure:
+        """Return the request of the message's statement in this group, or why it cannot run; lease is the open one."""
         statement = group.statements.find(message.statement, message.types, message.settings)
         if statement.state is not PREPARED:
             try:
@@ -96,31 +145,33 @@ class Admission:
             refused = _would_write(statement, message, lease)
         if refused is not None:
             return refused
-        if message.lease and lease is None:
-            lease = Lease(client, message.lease, group, message.priority, message.session != NO_SESSION)
-            client.leases[message.lease] = lease
         deadline = None if message.timeout is None else now + message.timeout
-        request = Request(client, message.request, group, QUERY, now, deadline, lease)
+        request = Request(client, message.request, group, QUERY, now, deadline)
         request.tag = message.tag
         request.priority = message.priority
         request.statement = statement
         request.values = message.values
         request.prepare = message.prepare
-        if lease is not None:
-            request.begin = message.begin
-            request.opens = opens
+        if group.main is not None:
+            request.message = message
         if is_special:
             request.settings = message.settings
             request.is_literal = settings.choose_plans(message.settings)
         return request
 
-    def _transaction(self, client: Client, message: TransactionMessage, now: float) -> Request | Failure:
+    def _transaction(
+        self, client: Client, message: TransactionMessage, now: float, is_accepted: bool = False
+    ) -> Request | Failure:
+        """is_accepted: the transaction was admitted before, and has to run on the primary."""
         group = client.open_groups.get(message.group)
         if group is None:
-            return failures.unconfigured_group(message.group, list(client.open_groups))
-        refused = self._no_room(group)
-        if refused is not None:
-            return refused
+            return _unconfigured(client, message.group)
+        if not is_accepted:
+            if message.read_only and message.isolation != "serializable" and group.replicas is not None:
+                group = group.replicas
+            refused = self._no_room(group)
+            if refused is not None:
+                return refused
         try:
             plan = group.plans.find(message.steps)
         except ProtocolViolation as violation:
@@ -143,6 +194,8 @@ class Admission:
         request.priority = message.priority
         request.script = script
         request.settings = message.settings
+        if group.main is not None:
+            request.message = message
         return request
 
     def _too_many(
@@ -216,6 +269,18 @@ def _unanswered_bytes(client: Client, most: int) -> int:
     return client.bytes + sum(len(each.message) for each in flights)
 
 
+def _unconfigured(client: Client, name: str) -> Failure:
+    return failures.unconfigured_group(name, [each for each, group in client.open_groups.items() if group.main is None])
+
+
+def _is_routed(statements: Statements, message: Query) -> bool:
+    """Whether the message's statement is proven to be a plain read, and so may run on a replica."""
+    if message.lease or message.settings or not message.prepare:
+        return False
+    statement = statements.find(message.statement, message.types, b"")
+    return statement.state is PREPARED and statement.proof.is_plain_read and not statement.is_forgotten
+
+
 def _wrong_mode(group: Group, message: Query) -> Failure | None:
     """Why the message's lease and session do not fit the group's autocommit setting; None if they do."""
     is_autocommit, has_lease = group.config.autocommit, message.lease != 0
@@ -236,7 +301,7 @@ def _not_in(lease: Lease | None, client: Client, group: Group, message: Query) -
     is_session = message.session != NO_SESSION
     if lease is None:
         return _gone(client, message.lease, is_session)
-    if lease.group is not group or lease.is_session is not is_session:
+    if lease.group not in (group, group.main) or lease.is_session is not is_session:
         what = "session" if lease.is_session else "transaction"
         return failures.usage(f"lease {lease.number} is a {what} in group {lease.group.name!r}")
     return None

@@ -25,10 +25,15 @@ class Endpoint:
     query_timeout: float = 0.0
     connect_timeout: float = 10.0
     weight: float = 1.0
+    # Whether its options say something about synchronous_commit: what was acknowledged may not be flushed.
+    is_loose: bool = False
     role: Role = Role.UNKNOWN
     why: str = "its role is not known yet"  # the role in words
     observation: Observation | None = None  # the last one
     observed: float = 0.0  # when that was
+    position: int = 0  # in bytes of the log: flushed by a primary, replayed by a replica
+    lag: float = 0.0  # of a replica: for how many seconds it was behind its primary when that was asked
+    is_located: bool = True  # whether no question for its position is under way
     is_heard: bool = False  # whether its server has answered the last question
     is_asked: bool = False  # whether a question was answered, or has failed, at all
     is_looking: bool = False  # whether a question is under way

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import cast
 
-from client.wire.limits import BATCH
+from client.wire.limits import BATCH, ON_REPLICAS
 from client.wire.messages import NOT_EXECUTED, Failure, plain_failure
-from poold.config.model import GroupConfig
+from poold.config.model import SIZES, GroupConfig
 from poold.core.pools import routing
 from poold.core.pools.availability import AvailabilityState
+from poold.core.pools.cluster import Cluster
 from poold.core.pools.endpoint import Endpoint
 from poold.core.pools.pool import Pool
-from poold.core.pools.steps import Adopt, Examine, Grant, Hold, Lend, Open, Poke, Recall, Refuse, Step
+from poold.core.pools.steps import Adopt, Examine, Grant, Hold, Lend, Open, Poke, Recall, Refuse, Reroute, Step
 from poold.core.records.backend import Backend
+from poold.core.records.client import Client
 from poold.core.records.flow import Flight
 from poold.core.records.request import Request
 from poold.core.shared.queue import Queue
@@ -42,7 +45,13 @@ class Group:
             self.role = "any" if len(config.endpoints) == 1 else "primary"
         # Whether it uses only endpoints with certain roles; if not, all of them are equals.
         self.has_roles = self.role != "any"
-        self.system = ""  # the database cluster of its endpoints, as far as that matters and is known
+        # The database cluster of its endpoints, if roles matter and it is known.
+        self.cluster: Cluster | None = None
+        # The group for reads on replicas that belongs to this one; and on its side, the one that it belongs to.
+        self.replicas: Group | None = None
+        self.main: Group | None = None
+        self.followed: Cluster | None = None  # the cluster, if its replicas are read: writes are noted there
+        self.most_lag = _most_lag(config.max_lag)
         self.obstacle = ""  # why its endpoints cannot make a group; then all of its requests are refused
         self.pools = tuple(Pool(endpoints[each], self) for each in config.endpoints)
         self.endpoints = tuple(pool.endpoint for pool in self.pools)
@@ -89,6 +98,36 @@ class Group:
     def has_lent(self) -> bool:
         """Whether the lane has any backend of the group."""
         return any(pool.lent for pool in self.pools)
+
+    @property
+    def configured(self) -> str:
+        """The name of the group in the configuration."""
+        return self.name if self.main is None else self.main.name
+
+    @property
+    def routes_reads(self) -> bool:
+        """Whether plain reads leave it for replicas, even if nobody says that they only read."""
+        return self.replicas is not None and self.config.route_reads
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether any of its requests may be expected to run soon."""
+        return any(
+            pool.is_serving and (pool.open or pool.availability.state is AvailabilityState.AVAILABLE)
+            for pool in self.pools
+        )
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether its replicas were too far behind, when they were last asked, to be waited for."""
+        return any(pool.endpoint.lag > self.config.catch_up for pool in self.pools if pool.is_serving)
+
+    def is_current(self, client: Client) -> bool:
+        """Whether its replicas have replayed what the client's process has written."""
+        if self.cluster is None:
+            return False
+        wanted = self.cluster.wanted(client.process)
+        return wanted is not None and all(pool.endpoint.position >= wanted for pool in self.pools if pool.is_serving)
 
     @property
     def is_primary_missing(self) -> bool:
@@ -138,6 +177,10 @@ class Group:
         is_served: waiting requests may be served, not only backends opened. is_open: the broker takes new work, so
         backends are opened even if no request waits.
         """
+        if self.main is not None and self.queue.size and not self.is_reachable:
+            first = self.queue.first(BATCH + 1)
+            assert first is not None
+            return Adopt(cast(Flight, first)) if first.is_in_lane else Reroute(first)
         if is_served:
             step = self._next_errand() if self.has_errands else None
             if step is None and self.queue.size:
@@ -182,6 +225,8 @@ class Group:
             return Hold(request)
         if is_hopeless(request, now):
             return Refuse(request)
+        if self.main is not None and not self.is_current(request.client):
+            return Reroute(request)  # a replica has joined that is behind the others
         backend = self.take_idle()
         if backend is None and routing.may_join(request):
             backend = self.take_company(now)
@@ -290,3 +335,19 @@ class Group:
         return (
             f"of {self.config.max_size} backends {busy} busy, {opening} connecting; {len(self.queue)} requests waiting"
         )
+
+
+def _most_lag(limit: float | str) -> tuple[float, float]:
+    """The seconds and the bytes that a replica may be behind, by max_lag."""
+    if isinstance(limit, str):
+        return float("inf"), int(limit[:-2]) * SIZES[limit[-2:]]
+    return limit or float("inf"), float("inf")
+
+
+def for_reads(group: Group, endpoints: Mapping[str, Endpoint], make_queue: type[Queue] = Queue) -> Group:
+    """Make the group for reads on replicas that belongs to this one."""
+    least = group.config.min_size if group.config.route_reads else 0
+    config = replace(group.config, role="replica", min_size=least)
+    made = group.replicas = Group(f"{group.name}{ON_REPLICAS}", config, endpoints, make_queue)
+    made.main = group
+    return made

@@ -80,10 +80,21 @@ def mixed(endpoints: Iterable[Endpoint]) -> str:
 
 def is_foreign(endpoint: Endpoint, group: Group) -> bool:
     """Whether the endpoint leads to another database cluster than the one that the group began with."""
-    return endpoint.observation is not None and endpoint.observation.system != group.system
+    cluster, seen = group.cluster, endpoint.observation
+    return cluster is not None and seen is not None and seen.system != cluster.system
 
 
-def serves(pool: Pool, group: Group) -> bool:
+def is_behind(endpoint: Endpoint, group: Group, now: float) -> bool:
+    """Whether the replica is further behind its primary than the group allows."""
+    seconds, size = group.most_lag
+    cluster = group.cluster
+    if cluster is None:
+        return False
+    silent = 0.0 if endpoint.is_heard else now - endpoint.observed
+    return endpoint.lag + silent > seconds or cluster.bytes_behind(endpoint.position) > size
+
+
+def serves(pool: Pool, group: Group, now: float) -> bool:
     """Whether the group's requests may run on this pool's endpoint."""
     role = pool.endpoint.role
     if is_foreign(pool.endpoint, group):
@@ -91,12 +102,12 @@ def serves(pool: Pool, group: Group) -> bool:
     if group.role == "primary":
         return role is Role.PRIMARY
     if group.role == "replica":
-        return role is Role.REPLICA
+        return role is Role.REPLICA and not is_behind(pool.endpoint, group, now)
     if group.role == "prefer-replica":
-        wanted = Role.REPLICA if _has_replica(group) else Role.PRIMARY
-        return role is wanted
+        replicas = [each for each in group.endpoints if _is_preferred(each, group, now)]
+        return pool.endpoint in replicas if replicas else role is Role.PRIMARY
     return True
 
 
-def _has_replica(group: Group) -> bool:
-    return any(each.endpoint.role is Role.REPLICA and each.endpoint.is_heard for each in group.pools)
+def _is_preferred(endpoint: Endpoint, group: Group, now: float) -> bool:
+    return endpoint.role is Role.REPLICA and endpoint.is_heard and not is_behind(endpoint, group, now)

@@ -38,6 +38,12 @@ class Refuse(NamedTuple):
     request: Request
 
 
+class Reroute(NamedTuple):
+    """The request waits for a replica and there is none: it is for the primary."""
+
+    request: Request
+
+
 class Open(NamedTuple):
     """One more backend is wanted in this pool."""
 
@@ -66,4 +72,4 @@ class Recall(NamedTuple):
     backend: Backend
 
 
-Step = Grant | Examine | Hold | Refuse | Open | Lend | Adopt | Poke | Recall
+Step = Grant | Examine | Hold | Refuse | Reroute | Open | Lend | Adopt | Poke | Recall

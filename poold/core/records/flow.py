@@ -35,6 +35,7 @@ class Flow:
     statements: tuple[Statement, ...]
     generation: int  # of its statements; in another one they may mean something else
     plan: Plan | None = None  # of a transaction
+    asked: str = ""  # the group as a query's messages name it
     rests_until: float = 0.0  # the lane leaves it to the core until then, as it was surprised too often
     is_taught: bool = False  # the lane has it; it forgets those that hold no longer, and the oldest of very many
 

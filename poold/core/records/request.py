@@ -10,6 +10,7 @@ from poold.core.state import REQUEST_TRANSITIONS, RUNNING, RequestState
 from poold.core.statements.leftovers import NOTHING
 
 if TYPE_CHECKING:
+    from client.wire.messages import Query, TransactionMessage
     from poold.core.effects import Unit
     from poold.core.facts import Completion
     from poold.core.pools.group import Group
@@ -61,6 +62,8 @@ class Request:
     runner: Runner | None = None  # of a transaction message
     probe: Probe | None = None
     is_timed = False  # whether the server was told to end it at its deadline
+    # What its client sent, if it is for replicas: it may have to become a request for the primary.
+    message: Query | TransactionMessage | None = None
     statement: Statement | None = None
     values = b""
     prepare = True

@@ -36,16 +36,20 @@ class Flows:
             return None
         if statement.expected >= SHORT_SECONDS or not _may_run(statement, group):
             return None
-        flow = statement.flow
-        if flow is None:
-            key = packed(group.name, 0, False, statement.sql, statement.types)
-            flow = statement.flow = Flow(key, group, (statement,), statement.generation)
+        if group.routes_reads and statement.proof.is_plain_read:
+            return None  # the next one is for a replica
+        flow, asked = statement.flow, group.name if request.message is None else request.message.group
+        if flow is None or flow.asked != asked:
+            key = packed(asked, 0, False, statement.sql, statement.types)
+            flow = statement.flow = Flow(key, group, (statement,), statement.generation, asked=asked)
         return self._taught(flow)
 
     def _of_transaction(self, request: Request, script: Script) -> Flow | None:
         group, plan = request.group, script.plan
         if request.priority == BATCH or not script.is_plain or group.config.read_only:
             return None
+        if script.is_read_only and group.replicas is not None:
+            return None  # the next one is for a replica
         found = tuple(plan.statement(place) for place in range(len(plan.steps)))
         if not all(_may_run(each, group) for each in found):
             return None

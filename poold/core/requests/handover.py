@@ -105,5 +105,7 @@ class HandOver:
         else:
             assert flow.plan is not None
             request.script = Script(message, flow.plan, flow.group.statements, False, self._max_result_bytes)
+        if flow.group.main is not None:
+            request.message = message
         self._accounts.take_over(request)
         return request

@@ -14,6 +14,7 @@ from poold.core.clients.leases import Leases
 from poold.core.effects import Note, Observe, Remember
 from poold.core.facts import Observation
 from poold.core.pools import roles
+from poold.core.pools.cluster import Cluster
 from poold.core.pools.endpoint import Endpoint, Role
 from poold.core.pools.group import Group
 from poold.core.pools.lifecycle import Lifecycle
@@ -56,6 +57,7 @@ class Observing:
         self._lifecycle = lifecycle
         self._runs = runs
         self._timelines = dict(timelines)
+        self.clusters: dict[str, Cluster] = {}  # by system identifier
         # The endpoints that are asked for their roles.
         self.endpoints = list(dict.fromkeys(pool.endpoint for group in self._groups for pool in group.pools))
         self._is_started = False
@@ -73,6 +75,11 @@ class Observing:
         """Those that have not answered are not waited for any longer."""
         self._is_started = True
         self._judge(now)
+
+    def replicas(self, cluster: Cluster) -> list[Endpoint]:
+        """The cluster's replicas."""
+        mine = [each for each in self.endpoints if each.observation and each.observation.system == cluster.system]
+        return [each for each in mine if each.role is Role.REPLICA]
 
     def look(self, endpoint: Endpoint, now: float) -> None:
         """Ask the endpoint's server what it is."""
@@ -92,6 +99,8 @@ class Observing:
         told = [endpoint for endpoint, is_standby in doubted.items() if is_standby]
         concerned = [group for group in self._groups if not doubted.keys().isdisjoint(group.endpoints)]
         asked = [endpoint for group in concerned for endpoint in group.endpoints]
+        for endpoint in doubted:
+            endpoint.position = 0  # a standby that starts again may show less than before
         doubted.clear()
         for endpoint in told:
             if endpoint.observation is not None:
@@ -105,12 +114,15 @@ class Observing:
         """The endpoint's server has answered."""
         endpoint.observation = observation
         endpoint.observed = now
+        endpoint.position = observation.position
         endpoint.is_heard = True
         self._answered(endpoint, now)
 
     def unobserved(self, endpoint: Endpoint, error: str, now: float) -> None:
         """The endpoint's server did not answer."""
         endpoint.is_heard = False
+        endpoint.is_located = True
+        endpoint.position = 0
         if endpoint.observation is None:
             endpoint.why = f"it does not answer ({error})"
         self._answered(endpoint, now)
@@ -150,10 +162,26 @@ class Observing:
                     fenced.append(endpoint)
                 self._note(endpoint, verdict)
                 endpoint.role, endpoint.why = verdict
+            self._follow(system, members, now)
         for group in self._groups:
             self._apply(group, now)
         for endpoint in fenced:
             self._abandon(endpoint, now)
+
+    def _follow(self, system: str, members: list[Endpoint], now: float) -> None:
+        """Note which endpoint is the cluster's primary, and how far it has come."""
+        cluster = self.clusters.setdefault(system, Cluster(system))
+        primary = next((each for each in members if each.role is Role.PRIMARY), None)
+        if primary is not None and primary.observation is not None:
+            seen = primary.observation
+            if cluster.reign not in ((), (seen.timeline, seen.started)):
+                cluster.begin_anew()
+            cluster.reign = (seen.timeline, seen.started)
+            cluster.note(seen.position, now)
+        cluster.primary = primary
+        for endpoint in members:
+            if endpoint.role is Role.REPLICA and endpoint.observed == now:
+                endpoint.lag = cluster.lag(endpoint.position, now)
 
     def _note(self, endpoint: Endpoint, verdict: roles.Verdict) -> None:
         if (endpoint.role, endpoint.why) != verdict:
@@ -166,7 +194,7 @@ class Observing:
         self._look_at_clusters(group)
         changed = []
         for pool in group.pools:
-            is_serving = not group.obstacle and roles.serves(pool, group)
+            is_serving = not group.obstacle and roles.serves(pool, group, now)
             if is_serving is not pool.is_serving:
                 pool.is_serving = is_serving
                 changed.append(pool)
@@ -178,15 +206,16 @@ class Observing:
 
     def _look_at_clusters(self, group: Group) -> None:
         """All endpoints of a group belong to one database cluster, the one that it begins with."""
-        if not group.system and not group.obstacle:
+        if group.cluster is None and not group.obstacle:
             obstacle = roles.mixed(group.endpoints)
             if obstacle:
                 self._refuse(group, obstacle)
             else:
                 systems = [each.observation.system for each in group.endpoints if each.observation is not None]
-                group.system = systems[0] if systems else ""
+                group.cluster = self.clusters[systems[0]] if systems else None
+                group.followed = group.cluster if group.replicas is not None else None
         for endpoint in group.endpoints:
-            if group.system and roles.is_foreign(endpoint, group) and (group, endpoint) not in self._foreign:
+            if roles.is_foreign(endpoint, group) and (group, endpoint) not in self._foreign:
                 self._foreign.add((group, endpoint))
                 text = f"endpoint {endpoint.name} is not used by group {group.name}: {roles.mixed(group.endpoints)}"
                 self._agenda.effects.append(Note(text, is_bad=True))

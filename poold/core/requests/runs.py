@@ -19,6 +19,7 @@ from poold.core.pools.lifecycle import Lifecycle
 from poold.core.records.backend import Backend
 from poold.core.records.request import CATALOGS, PROBE, QUERY, Request, Verb
 from poold.core.requests.flows import Flows
+from poold.core.requests.rerouting import Rerouting
 from poold.core.requests.waiting import Waiting
 from poold.core.requests.watching import CatalogsWork, LocksWork
 from poold.core.state import ACTIVE, CANCELLED, CANCELLING, DONE, RUNNING, BackendState, RequestState
@@ -59,6 +60,7 @@ class Runs:
         accounts: Accounts,
         leases: Leases,
         waiting: Waiting,
+        rerouting: Rerouting,
         lifecycle: Lifecycle,
         generations: Generations,
     ) -> None:
@@ -67,6 +69,7 @@ class Runs:
         self._accounts = accounts
         self._leases = leases
         self._waiting = waiting
+        self._rerouting = rerouting
         self._lifecycle = lifecycle
         limit = config.broker.max_result_bytes
         self.query = QueryWork(generations, limit)
@@ -196,9 +199,7 @@ class Runs:
         elif type(follows) is decision.Inquire:
             self._inquire(follows, now)
         elif type(follows) is decision.Elsewhere:
-            assert request.backend is not None
-            self._agenda.doubted[request.backend.pool.endpoint] = True
-            self._waiting.again(follows.request, now)
+            self._rerouting.elsewhere(follows.request, now)
         elif type(follows) is decision.StepAside:
             self._step_aside(follows.request, now)
         if request.verb >= PROBE and request.state is not DONE and (follows is None or follows.request is not request):

@@ -156,7 +156,12 @@ def is_lost_race(failure: Failure) -> bool:
 
 
 def is_of_standby(backend: Backend, failure: Failure) -> bool:
-    """Whether the failure may be due to the server's being a standby, in a group that wants a primary."""
+    """Whether the failure may be due to the server's being a standby, and a primary may do better.
+
+    A standby also ends what is in the way of its replay, as if that had lost a race.
+    """
+    if backend.group.main is not None:
+        return failure.sqlstate in (*NOT_ON_STANDBY, *LOST_RACES)
     return failure.sqlstate in NOT_ON_STANDBY and backend.server.is_standby is True and backend.group.role == "primary"
 
 

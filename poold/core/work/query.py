@@ -136,7 +136,8 @@ class QueryWork:
     def lost(self, backend: Backend, request: Request, loss: Loss, is_begun: bool, _now: float) -> Decision:
         """Run the request again if it was certainly not begun or is a plain read; else answer with what is known."""
         is_begun = is_begun and not request.then
-        may_repeat = not is_begun or _is_plain_read(request)
+        # On a replica nothing takes effect.
+        may_repeat = not is_begun or _is_plain_read(request) or request.group.main is not None
         if may_repeat and request.lease is None and request.state is RUNNING and request.moves < MAX_MOVES:
             request.moves += 1
             return Again(request)

@@ -1,0 +1,134 @@
+"""Reads on replicas: begun where the replicas have what the client's process has written, else given to the primary.
+
+Until then a read waits, for catch_up at most: for the primary's position behind the process's writes, and for the
+replicas to have replayed so much. Both are asked while anybody waits. While processes read on replicas, writers'
+positions are asked for beforehand, so that they are not taken later, and higher, than they have to be.
+"""
+
+from __future__ import annotations
+
+from poold.core.agenda import Agenda
+from poold.core.effects import Locate
+from poold.core.facts import Location
+from poold.core.pools.cluster import SHORTEST_PAUSE, Cluster
+from poold.core.pools.endpoint import Endpoint, Role
+from poold.core.records.request import Request
+from poold.core.requests.observing import Observing
+from poold.core.requests.rerouting import Rerouting
+from poold.core.settling import Settling
+from poold.core.state import RequestState
+
+# Seconds between two questions for positions while no read waits, and at most while one does.
+INTERVAL = 0.005
+# One that is behind is asked so often whether it still is, while processes read.
+SLOW_INTERVAL = 0.02
+# For so many seconds behind the last read that was looked after here, writers' positions are asked for beforehand.
+AHEAD = 10.0
+
+
+class Reading:
+    """The reads that wait for replicas."""
+
+    def __init__(self, agenda: Agenda, observing: Observing, rerouting: Rerouting, settling: Settling) -> None:
+        self._agenda = agenda
+        self._observing = observing
+        self._rerouting = rerouting
+        self._settling = settling
+        # Enter by begin, leave when the replicas have replayed enough, at their time limit, or unexecuted.
+        self._waiting: dict[Request, None] = {}
+
+    def begin(self, request: Request, now: float) -> None:
+        """Run the request on a replica, let it wait for one, or give it to the primary."""
+        group, cluster = request.group, request.group.cluster
+        if cluster is None or not group.is_reachable:
+            self._rerouting.to_primary(request, now)
+            return
+        cluster.read = now
+        if self._is_current(request):
+            self._settling.dispatch(request, now)
+        elif not group.config.catch_up or group.is_slow:
+            self._rerouting.to_primary(request, now)
+        else:
+            request.become(RequestState.PAUSED)
+            until = now + group.config.catch_up
+            self._agenda.timers.set(request, until if request.deadline is None else min(until, request.deadline))
+            self._waiting[request] = None
+            self.locate(cluster, now)
+
+    def _is_current(self, request: Request) -> bool:
+        group, cluster = request.group, request.group.cluster
+        if group.is_current(request.client):
+            return True
+        if cluster is None or (cluster.primary is not None and cluster.primary.is_heard):
+            return False
+        cluster.assume()
+        return group.is_current(request.client)
+
+    def is_waiting(self, request: Request) -> bool:
+        """Whether the request waits for replicas to catch up."""
+        return request in self._waiting
+
+    def overdue(self, request: Request, now: float) -> None:
+        """The replicas have not caught up in time."""
+        self._waiting.pop(request, None)
+        self._rerouting.to_primary(request, now)
+
+    def locate(self, cluster: Cluster, now: float) -> None:
+        """Ask the primary and the replicas, as far as somebody wants to know."""
+        primary = cluster.primary
+        if primary is not None and primary.is_located and cluster.is_due:
+            cluster.asked += 1
+            self._ask(primary)
+        is_waited_for = any(request.group.cluster is cluster for request in self._waiting)
+        for endpoint in self._observing.replicas(cluster):
+            is_wanted = is_waited_for or (endpoint.lag > 0 and now - endpoint.observed >= SLOW_INTERVAL)
+            if is_wanted and endpoint.is_located and endpoint.is_heard:
+                self._ask(endpoint)
+        self._again(cluster, is_waited_for, now)
+
+    def _again(self, cluster: Cluster, is_waited_for: bool, now: float) -> None:
+        """Ask again soon, as long as processes read on replicas."""
+        if is_waited_for:
+            self._agenda.timers.set(cluster, now + cluster.pause)
+            cluster.pause = min(2 * cluster.pause, INTERVAL)
+        elif now - cluster.read <= AHEAD:
+            self._agenda.timers.set(cluster, now + INTERVAL)
+        else:
+            self._agenda.timers.clear(cluster)
+
+    def _ask(self, endpoint: Endpoint) -> None:
+        endpoint.is_located = False
+        self._agenda.effects.append(Locate(endpoint.name))
+
+    def located(self, endpoint: Endpoint, location: Location, now: float) -> None:
+        """The endpoint's server has told how far it has come."""
+        endpoint.is_located = True
+        seen = endpoint.observation
+        if seen is None or location.is_in_recovery is not seen.is_in_recovery:
+            self._observing.look(endpoint, now)
+            return
+        cluster = self._observing.clusters[seen.system]
+        endpoint.position = location.flushed
+        endpoint.observed = now
+        if endpoint is cluster.primary:
+            flushed = location.inserted if endpoint.is_loose else location.flushed
+            cluster.located(cluster.asked, flushed, location.inserted, now)
+        elif endpoint.role is Role.REPLICA:
+            endpoint.lag = cluster.lag(endpoint.position, now)
+        self._go_on(cluster, now)
+
+    def _go_on(self, cluster: Cluster, now: float) -> None:
+        """Begin the reads for which the replicas have replayed enough."""
+        is_waited_for = is_served = False
+        for request in [each for each in self._waiting if each.group.cluster is cluster]:
+            if request.state is not RequestState.PAUSED:
+                del self._waiting[request]  # it was withdrawn
+            elif request.group.is_current(request.client):
+                del self._waiting[request]
+                self._settling.dispatch(request, now)
+                is_served = True
+            else:
+                is_waited_for = True
+        if is_served or not is_waited_for:
+            cluster.pause = SHORTEST_PAUSE
+        self._again(cluster, is_waited_for, now)
