@@ -10,7 +10,7 @@ from __future__ import annotations
 from poold.core.agenda import Agenda
 from poold.core.effects import Locate
 from poold.core.facts import Location
-from poold.core.pools.cluster import SHORTEST_PAUSE, Cluster
+from poold.core.pools.cluster import Cluster
 from poold.core.pools.endpoint import Endpoint, Role
 from poold.core.records.request import Request
 from poold.core.requests.observing import Observing
@@ -18,8 +18,11 @@ from poold.core.requests.rerouting import Rerouting
 from poold.core.settling import Settling
 from poold.core.state import RequestState
 
-# Seconds between two questions for positions while no read waits, and at most while one does.
+# Seconds between two questions for positions while no read waits. While one does it is this part of the time for which
+# it has waited, within limits.
 INTERVAL = 0.005
+SHORTEST_PAUSE = 0.00025
+PATIENCE = 0.25
 # One that is behind is asked so often whether it still is, while processes read.
 SLOW_INTERVAL = 0.02
 # For so many seconds behind the last read that was looked after here, writers' positions are asked for beforehand.
@@ -34,8 +37,9 @@ class Reading:
         self._observing = observing
         self._rerouting = rerouting
         self._settling = settling
-        # Enter by begin, leave when the replicas have replayed enough, at their time limit, or unexecuted.
-        self._waiting: dict[Request, None] = {}
+        # With the time since when they wait, in that order: enter by begin, leave when the replicas have replayed
+        # enough, at their time limit, or unexecuted.
+        self._waiting: dict[Request, float] = {}
 
     def begin(self, request: Request, now: float) -> None:
         """Run the request on a replica, let it wait for one, or give it to the primary."""
@@ -52,7 +56,7 @@ class Reading:
             request.become(RequestState.PAUSED)
             until = now + group.config.catch_up
             self._agenda.timers.set(request, until if request.deadline is None else min(until, request.deadline))
-            self._waiting[request] = None
+            self._waiting[request] = now
             self.locate(cluster, now)
 
     def _is_current(self, request: Request) -> bool:
@@ -79,18 +83,22 @@ class Reading:
         if primary is not None and primary.is_located and cluster.is_due:
             cluster.asked += 1
             self._ask(primary)
-        is_waited_for = any(request.group.cluster is cluster for request in self._waiting)
+        is_waited_for = self._oldest(cluster) is not None
         for endpoint in self._observing.replicas(cluster):
             is_wanted = is_waited_for or (endpoint.lag > 0 and now - endpoint.observed >= SLOW_INTERVAL)
             if is_wanted and endpoint.is_located and endpoint.is_heard:
                 self._ask(endpoint)
-        self._again(cluster, is_waited_for, now)
+        self._again(cluster, now)
 
-    def _again(self, cluster: Cluster, is_waited_for: bool, now: float) -> None:
+    def _oldest(self, cluster: Cluster) -> float | None:
+        """Since when the oldest of the cluster's reads waits; None if none does."""
+        return next((since for request, since in self._waiting.items() if request.group.cluster is cluster), None)
+
+    def _again(self, cluster: Cluster, now: float) -> None:
         """Ask again soon, as long as processes read on replicas."""
-        if is_waited_for:
-            self._agenda.timers.set(cluster, now + cluster.pause)
-            cluster.pause = min(2 * cluster.pause, INTERVAL)
+        since = self._oldest(cluster)
+        if since is not None:
+            self._agenda.timers.set(cluster, now + min(max(SHORTEST_PAUSE, PATIENCE * (now - since)), INTERVAL))
         elif now - cluster.read <= AHEAD:
             self._agenda.timers.set(cluster, now + INTERVAL)
         else:
@@ -119,16 +127,10 @@ class Reading:
 
     def _go_on(self, cluster: Cluster, now: float) -> None:
         """Begin the reads for which the replicas have replayed enough."""
-        is_waited_for = is_served = False
         for request in [each for each in self._waiting if each.group.cluster is cluster]:
             if request.state is not RequestState.PAUSED:
                 del self._waiting[request]  # it was withdrawn
             elif request.group.is_current(request.client):
                 del self._waiting[request]
                 self._settling.dispatch(request, now)
-                is_served = True
-            else:
-                is_waited_for = True
-        if is_served or not is_waited_for:
-            cluster.pause = SHORTEST_PAUSE
-        self._again(cluster, is_waited_for, now)
+        self._again(cluster, now)

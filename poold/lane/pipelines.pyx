@@ -74,19 +74,16 @@ cdef class Pipelines:
             if lent is not None and fleet.sharing_turn == self.turn and lent.is_here and len(lent.flights) > 0:
                 if len(lent.flights) < fleet.sharing_depth and self._is_company(lent) and self._is_usable(lent, way):
                     return lent
-        for step in range(count):
-            some = fleet.idle[0 if count == 1 else (fleet.group.turn + step) % count]
-            if some:
-                lent = some[len(some) - 1]
-                if not self._is_usable(lent, way):
-                    self.unprepared = lent
-                    return None
-                if count > 1:
-                    fleet.group.turn += 1
-                if may_join:
-                    fleet.sharing = lent
-                    fleet.sharing_turn = self.turn
-                return lent
+        some = <list>fleet.idle[0] if count == 1 else fleet.idle_by_turn()
+        if some:
+            lent = some[len(some) - 1]
+            if not self._is_usable(lent, way):
+                self.unprepared = lent
+                return None
+            if may_join:
+                fleet.sharing = lent
+                fleet.sharing_turn = self.turn
+            return lent
         if not may_join or (fleet.count < fleet.most and fleet.group.size > fleet.count):
             return None
         for step in range(count):

@@ -98,6 +98,7 @@ cdef class Fleet:
     cdef long wait_times[BUCKETS]
     cdef long run_times[BUCKETS]
 
+    cdef list idle_by_turn(self)
     cdef waited(self, double seconds)
     cdef ran(self, double seconds)
     cdef fold(self)

@@ -10,6 +10,7 @@ from poold.lane.messages cimport Message, read_message
 from client.wire.codec import decode_request
 from poold.core.effects import Bind
 from poold.core.pools.group import SHARING
+from poold.core.pools.routing import whose_turn
 from poold.core.statements import statement as statements
 from poold.core.stats import BOUNDS
 
@@ -283,6 +284,13 @@ cdef class Fleet:
         self.most = group.config.max_size
         self.most_waiting = group.config.max_waiting
         self.longest_wait = min(LONGEST_WAIT, group.config.queue_timeout / 2)
+
+    cdef list idle_by_turn(self):
+        """Return the backends that rest, of the pool whose turn it is."""
+        cdef list found = [pool for place, pool in enumerate(self.pools) if self.idle[place]]
+        if not found:
+            return None
+        return <list>self.idle[self.pools.index(found[0] if len(found) == 1 else whose_turn(found))]
 
     cdef waited(self, double seconds):
         """Count how long a request has waited for its backend."""

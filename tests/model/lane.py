@@ -207,7 +207,6 @@ class Lane:
         if lent is not None:
             if not lent.has_prepared(way.flow):
                 return None, lent
-            fleet.group.turn += 1
             if may_join:
                 fleet.sharing, fleet.sharing_at = lent, now
             return lent, None

@@ -242,4 +242,6 @@ class Lending(Shell):
             return
         todo = (*self.todo, *self.broker.agenda.effects)
         is_told = any(type(each) is effects.Poke and each.group == group.name for each in todo)
-        assert is_told or fleet.idle() is None, f"one waits in {group.name} while a backend of the lane's idles"
+        assert is_told or all(each.flights for each in fleet.lents), (
+            f"one waits in {group.name} while a backend of the lane's idles"
+        )

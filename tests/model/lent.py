@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from client.wire.messages import Query, TransactionMessage
 from poold.core.effects import Bind, Unit
 from poold.core.pools.group import Group
+from poold.core.pools.routing import whose_turn
 from poold.core.records.backend import Backend
 from poold.core.records.client import Client
 from poold.core.records.flow import Flow
@@ -139,13 +140,12 @@ class Fleet:
 
     def idle(self) -> Lent | None:
         """The one to be used next; endpoints take turns."""
-        pools = self.group.pools
-        for step in range(len(pools)):
-            pool = pools[(self.group.turn + step) % len(pools)]
-            found = [each for each in self.lents if each.backend.pool is pool and not each.flights]
-            if found:
-                return found[-1]
-        return None
+        resting = [each for each in self.lents if not each.flights]
+        found = [pool for pool in self.group.pools if any(each.backend.pool is pool for each in resting)]
+        if not found:
+            return None
+        chosen = found[0] if len(found) == 1 else whose_turn(found)
+        return [each for each in resting if each.backend.pool is chosen][-1]
 
     def fold(self) -> None:
         """Tell the core's records what was counted since the last time."""

@@ -17,8 +17,6 @@ from poold.core.pools.endpoint import Endpoint
 
 # Positions of the primary are kept for so long, in seconds, to tell how far replicas are behind.
 HISTORY = 120.0
-# The pause between two questions for positions while a read waits for a replica, in seconds; it is doubled each time.
-SHORTEST_PAUSE = 0.00025
 # One of them in so long is enough.
 HISTORY_STEP = 0.1
 
@@ -44,7 +42,6 @@ class Cluster:
         self.system = system
         self.primary: Endpoint | None = None
         self.reign: tuple[object, ...] = ()  # its timeline and its start: with another one positions begin anew
-        self.pause = SHORTEST_PAUSE  # in seconds, before positions are asked for again
         self.asked = 0  # questions for the primary's position so far
         self.read = float("-inf")  # when a process last was to read on a replica
         # By process: enter when it writes or reads, leave by `forget`.

@@ -72,7 +72,6 @@ class Group:
         self._sharing: Backend | None = None
         self._sharing_turn = 0
         self._sharing_depth = min(SHARING, config.pipeline_depth)
-        self.turn = 0  # counts the idle backends taken; decides which pool is next
         # Whether the lane was told that one of its backends here is wanted, and has not given one back yet.
         self.is_poked = False
         self.respread()
@@ -140,10 +139,7 @@ class Group:
 
     def take_idle(self) -> Backend | None:
         """An idle backend for a request; endpoints take turns. It stays IDLE until moved."""
-        backend = routing.idle_backend(self.pools, self.turn)
-        if backend is not None:
-            self.turn += 1
-        return backend
+        return routing.idle_backend(self.pools)
 
     def begin_sharing(self, backend: Backend, turn: int) -> None:
         """Note that a short statement goes to this backend, which was idle."""
@@ -237,7 +233,7 @@ class Group:
 
     def _next_of_lane(self, flight: Flight, is_open: bool) -> Step | None:
         """The step for a request of the lane: lend it the backend that is idle. A busy one may be lent later."""
-        backend = routing.idle_backend(self.pools, self.turn)
+        backend = routing.idle_backend(self.pools)
         if not is_open or (backend is not None and not routing.may_be_lent(backend)):
             return Adopt(flight)
         return None if backend is None else Lend(backend)

@@ -33,6 +33,7 @@ class Pool:
         # How many backends the group may have here at most, and keeps here at least; set by `routing.spread`.
         self.cap = 0
         self.floor = 0
+        self.credit = 0.0  # turns that are owed to it, see `routing.whose_turn`
         self.members: tuple[dict[int, Backend], ...] = tuple({} for _ in BackendState)
         self.size = 0  # backends in all states but CLOSED
         self.outdated = 0  # how many of these the janitor has marked as old
@@ -70,6 +71,14 @@ class Pool:
     def open(self) -> int:
         """How many backends are connected: all but those being opened."""
         return self.size - len(self.connecting)
+
+    @property
+    def busy(self) -> int:
+        """How many backends are at work here."""
+        resting = len(self.idle) + len(self.connecting)
+        for backend in self.lent.values():
+            resting += not backend.flights
+        return self.size - resting
 
     @property
     def is_below_floor(self) -> bool:

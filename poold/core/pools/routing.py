@@ -57,18 +57,45 @@ def needs_room(pools: Sequence[Pool]) -> bool:
     return any(pool.size < min(pool.cap, max(pool.floor, 1)) and pool.may_open() for pool in pools)
 
 
-def idle_backend(pools: Sequence[Pool], turn: int) -> Backend | None:
-    """An idle backend, beginning with the pool whose turn it is.
+def idle_backend(pools: Sequence[Pool]) -> Backend | None:
+    """An idle backend, of the pool whose turn it is.
 
     Within a pool the backend used last is used again: its caches are warm, and backends that are not needed stay idle
     and reach max_idle.
     """
-    count = len(pools)
-    for step in range(count):
-        idle = pools[(turn + step) % count].idle
-        if idle:
-            return next(reversed(idle.values()))
-    return None
+    if len(pools) == 1:
+        idle = pools[0].idle
+        return next(reversed(idle.values())) if idle else None
+    found = [pool for pool in pools if pool.idle]
+    if not found:
+        return None
+    pool = found[0] if len(found) == 1 else whose_turn(found)
+    return next(reversed(pool.idle.values()))
+
+
+def whose_turn(pools: Sequence[Pool]) -> Pool:
+    """The pool that is given the next request, of several that could take it; it pays for that.
+
+    Turns are by weight. If the one whose turn it is has as much to do already as the next one would have with this
+    request, for their weights, the next one gets it; so an endpoint that is slow gets less. What is owed to it is not
+    kept for longer than a round.
+    """
+    total = 0.0
+    for pool in pools:
+        total += pool.endpoint.weight
+    first = second = None
+    for pool in pools:
+        pool.credit = min(pool.credit + pool.endpoint.weight, total)
+        if first is None or pool.credit > first.credit:
+            first, second = pool, first
+        elif second is None or pool.credit > second.credit:
+            second = pool
+    assert first is not None
+    assert second is not None
+    is_better = first.busy / first.endpoint.weight >= (second.busy + 1) / second.endpoint.weight
+    chosen = second if is_better else first
+    chosen.credit = max(chosen.credit - total, -total)
+    return chosen
 
 
 def backend_to_join(pools: Sequence[Pool], depth: int, now: float) -> Backend | None:
