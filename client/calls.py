@@ -23,6 +23,8 @@ from client.wire.keyfiles import Keys
 from client.wire.limits import NO_SESSION
 from client.wire.messages import TX_NONE, UNKNOWN, Commit, Failure, Query, Release, Rollback, TransactionStatus
 
+_Message = Query | messages.TransactionMessage | messages.Follow | Begun
+
 
 class Calls:
     """What a Handler and a session have in common below their statements."""
@@ -42,7 +44,12 @@ class Calls:
         """Return a channel for one call, and how many seconds are left to wait for its reply."""
         raise NotImplementedError
 
-    def _ask(self, channel: Channel, message: Query | messages.TransactionMessage | Begun, waits: float | None) -> Any:
+    def _ask(
+        self,
+        channel: Channel,
+        message: Query | messages.TransactionMessage | messages.Follow | Begun,
+        waits: float | None,
+    ) -> Any:
         """Return the reply to a message outside of leases, and give its channel back for the next call.
 
         This is the hot path, so the code of `_call` is repeated here.

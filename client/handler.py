@@ -22,6 +22,7 @@ from client.options import (
     Settings,
     checked_choice,
     checked_isolation,
+    checked_position,
     checked_prepare,
     checked_priority,
     checked_read_only,
@@ -34,7 +35,7 @@ from client.session import Session
 from client.transaction import Transaction
 from client.values.result import Result
 from client.wire.codec import encode_around, split_steps
-from client.wire.messages import Commit, Query, Rollback, Step, TransactionMessage, TransactionResult
+from client.wire.messages import Commit, Follow, Query, Rollback, Step, TransactionMessage, TransactionResult
 
 DEFAULT_GROUP = "default"
 _STEPS, _METHODS = load("client.lane.steps"), load("client.lane.methods")
@@ -53,7 +54,8 @@ class Handler(Executor):
     fork and used after it, and shared by threads and greenlets; they may use its open transaction one after another,
     one call at a time.
     tag is free text, at most 128 characters, shown by `poold stats` for requests that wait. prepare, priority, settings
-    and read_only are the defaults of its statements, see `query`. server_key and key are files, for a tcp:// address
+    and read_only are the defaults of its statements, see `query`. after is another process's `position`: what this
+    process reads on replicas is not older than that. server_key and key are files, for a tcp:// address
     whose broker has keys: the broker's public key, and this client's secret one. They are read once, here.
 
     Raises DBConnectionError if no broker is there and UnconfiguredGroupError if it has no such group.
@@ -71,6 +73,7 @@ class Handler(Executor):
         priority: str = DEFAULT_PRIORITY,
         settings: Settings | None = None,
         read_only: bool = False,
+        after: str = "",
     ) -> None:
         self._group = group
         self._address = broker_address(address)
@@ -85,6 +88,8 @@ class Handler(Executor):
         )
         self._begin_anew()
         self._is_autocommit()
+        if after:
+            self._see(checked_position(after))
 
     def _new_lane(self) -> Any:
         assert _REQUESTS is not None
@@ -109,6 +114,21 @@ class Handler(Executor):
     def _new_lease(self) -> ClientLease:
         """Return the lease of interactive transactions, not open yet."""
         return ClientLease("transaction", Rollback)
+
+    @property
+    def position(self) -> str:
+        """What this process has to see when it reads on replicas, for another process: Handler(after=...).
+
+        It covers all that this process has written. A text without a meaning of its own; "" in a group without roles,
+        where there is only one state to see. Asks the broker.
+        """
+        return self._see("")
+
+    def _see(self, position: str) -> str:
+        channel, _ = self._channel(None)
+        self._check_group(channel)
+        answer = self._ask(channel, Follow(channel.next_request(), self._group, position), None)
+        return str(answer.body["position"])
 
     @property
     def in_transaction(self) -> bool:

@@ -69,6 +69,13 @@ def checked_read_only(read_only: bool) -> bool:
     return read_only
 
 
+def checked_position(position: str) -> str:
+    """Return the position, if it can be sent; the broker reads it."""
+    if not isinstance(position, str) or len(position) > limits.MAX_NAME_CHARS or "\0" in position:
+        raise ValueError(f"after is {position!r:.200}; expected what another Handler's position has given")
+    return position
+
+
 def checked_tag(tag: str) -> str:
     """Return the tag, if it can be sent."""
     if not isinstance(tag, str) or len(tag) > limits.MAX_NAME_CHARS or "\0" in tag:

@@ -149,6 +149,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "settings": (are_settings, f"names and values of at most {MAX_SETTINGS} settings, each ended by NUL"),
     "session": (_whole(0, IN_SESSION), f"a whole number from 0 to {IN_SESSION}"),
     "key": (lambda value: type(value) is bytes, "bytes"),
+    "position": (_text(MAX_NAME_CHARS), f"text of at most {MAX_NAME_CHARS} characters without NUL"),
     "what": (lambda value: value in QUESTIONS, f"one of {', '.join(QUESTIONS)}"),
 }
 

@@ -5,9 +5,9 @@ fields of a message are those of its NamedTuple in that order; `client.wire.limi
 change of either is a change of `VERSION` (the golden frames in tests/client/golden prove it).
 
 A conversation begins with Hello and Welcome. After that each request (Query, TransactionMessage, Commit, Rollback,
-Release, Ask) carries a number that its client chose, greater than any before, and gets exactly one final reply with the
-same number: ResultMessage, TransactionResult, Failure or Answer. CancelRequest names an earlier request and has no
-reply of its own. A Failure with request 0 is about the conversation itself, and ends it.
+Release, Follow, Ask) carries a number that its client chose, greater than any before, and gets exactly one final reply
+with the same number: ResultMessage, TransactionResult, Failure or Answer. CancelRequest names an earlier request and
+has no reply of its own. A Failure with request 0 is about the conversation itself, and ends it.
 
 Statements and results travel as PostgreSQL's own protocol has them, so that the broker passes them on unread:
 
@@ -27,7 +27,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from client.wire.limits import NO_SESSION, NORMAL
 
-VERSION = 3
+VERSION = 4
 
 # Outcomes: what is known of the statement's effect after an error; never a guess.
 Outcome = Literal["not executed", "failed", "executed", "unknown"]
@@ -155,6 +155,18 @@ class Release(NamedTuple):
     lease: int
 
 
+class Follow(NamedTuple):
+    """What the client's process has to see when it reads on replicas of this group.
+
+    position "" asks for it: it covers all that the process has written. Any other one, as it was answered to some
+    process, is added to it. The Answer's body has the position.
+    """
+
+    request: int
+    group: str
+    position: str
+
+
 class CancelRequest(NamedTuple):
     """Withdraw a request: drop it, or cancel its statement.
 
@@ -240,14 +252,14 @@ class TransactionResult(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The reply to Ask."""
+    """The reply to Ask and to Follow."""
 
     request: int
     body: dict[str, Any]
 
 
-Request = Query | TransactionMessage | Commit | Rollback | Release | Ask
-ToBroker = Hello | Query | TransactionMessage | Commit | Rollback | Release | CancelRequest | Ask
+Request = Query | TransactionMessage | Commit | Rollback | Release | Follow | Ask
+ToBroker = Hello | Query | TransactionMessage | Commit | Rollback | Release | Follow | CancelRequest | Ask
 ToClient = Welcome | ResultMessage | TransactionResult | Failure | Answer
 
 # The state of a backend that a statement has left unusable. Never on the wire.
@@ -265,6 +277,7 @@ MESSAGES: dict[int, type[ToBroker] | type[ToClient]] = {
     6: Ask,
     TRANSACTION_CODE: TransactionMessage,
     8: Release,
+    9: Follow,
     64: Welcome,
     65: ResultMessage,
     66: Failure,

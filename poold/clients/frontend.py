@@ -21,6 +21,7 @@ from client.wire.messages import (
     CancelRequest,
     Commit,
     Failure,
+    Follow,
     Hello,
     ProtocolViolation,
     Query,
@@ -84,7 +85,7 @@ class Frontend:
         """The address that is bound; for tcp with its real port."""
         return self._transport.address
 
-    def reply(self, key: int, body: ResultMessage | TransactionResult | Failure) -> None:
+    def reply(self, key: int, body: Answer | ResultMessage | TransactionResult | Failure) -> None:
         """Send the final reply of a request."""
         peer = self._peers.get(key)
         if peer is None or not peer.send(encode(body)):
@@ -117,7 +118,7 @@ class Frontend:
             return
         if not peer.key:
             self._greet(peer, message)
-        elif isinstance(message, (Query, TransactionMessage, Commit, Rollback, Release)):
+        elif isinstance(message, (Query, TransactionMessage, Commit, Rollback, Release, Follow)):
             self._broker.request(peer.key, message, monotonic(), len(payload))
         elif isinstance(message, CancelRequest):
             # If nobody has the key, its conversation is over, and its requests with it.

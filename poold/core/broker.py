@@ -12,6 +12,7 @@ from typing import Any
 
 from client.wire.messages import (
     Commit,
+    Follow,
     Query,
     Release,
     Rollback,
@@ -108,7 +109,7 @@ class Broker:
         steps = agenda, self.leases, self.waiting, self.lifecycle, self.runs
         self.observing = Observing(config.broker.role_check_interval, self.groups.values(), timelines or {}, *steps)
         self.settling = Settling(*steps, self.hand_over, self.observing, self.rerouting, examine)
-        self.reading = Reading(agenda, self.observing, self.rerouting, self.settling)
+        self.reading = Reading(agenda, self.accounts, self.observing, self.rerouting, self.settling)
         self.deadlines = Deadlines(config, *steps, self.watching, self.observing, self.settling, self.reading)
         self.reception = Reception(
             self.admission, self.accounts, self.leases, self.waiting, self.runs, self.settling, self.reading
@@ -280,7 +281,11 @@ class Broker:
             request.script.retries = 0  # no other try; the client is still told the outcome of this one
 
     def request(
-        self, key: int, message: Query | TransactionMessage | Commit | Rollback | Release, now: float, size: int = 0
+        self,
+        key: int,
+        message: Query | TransactionMessage | Commit | Rollback | Release | Follow,
+        now: float,
+        size: int = 0,
     ) -> None:
         """A client sent a request; size is that of its message in bytes."""
         client = self.clients.get(key)

@@ -80,6 +80,8 @@ class Deadlines:
         """End the request's pause or wait, cancel it if it runs, or repeat a cancel that had no effect."""
         if request.verb is Verb.INQUIRY:
             self._inquiry_due(request, now)
+        elif request.verb is Verb.POSITION:
+            self._reading.unanswered(request, now)
         elif self._reading.is_waiting(request) and (request.deadline is None or now < request.deadline):
             self._reading.overdue(request, now)
         elif request.state is RequestState.PAUSED and (request.deadline is None or now < request.deadline):

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from client.wire.messages import Failure, ResultMessage, TransactionResult
+from client.wire.messages import Answer, Failure, ResultMessage, TransactionResult
 
 if TYPE_CHECKING:
     from poold.core.records.flow import Flow
@@ -135,7 +135,7 @@ class Reply:
     """The final reply to a request."""
 
     client: int
-    body: ResultMessage | TransactionResult | Failure = field(repr=False)
+    body: Answer | ResultMessage | TransactionResult | Failure = field(repr=False)
 
 
 @dataclass(slots=True)

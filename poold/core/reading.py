@@ -7,16 +7,22 @@ positions are asked for beforehand, so that they are not taken later, and higher
 
 from __future__ import annotations
 
+import re
+
+from client.wire.messages import NOT_EXECUTED, Answer, Failure, Follow, plain_failure
 from poold.core.agenda import Agenda
+from poold.core.clients.accounts import Accounts
 from poold.core.effects import Locate
 from poold.core.facts import Location
 from poold.core.pools.cluster import Cluster
 from poold.core.pools.endpoint import Endpoint, Role
-from poold.core.records.request import Request
+from poold.core.records.client import Client
+from poold.core.records.request import Request, Verb
 from poold.core.requests.observing import Observing
 from poold.core.requests.rerouting import Rerouting
 from poold.core.settling import Settling
 from poold.core.state import RequestState
+from poold.core.work import failures
 
 # Seconds between two questions for positions while no read waits. While one does it is this part of the time for which
 # it has waited, within limits.
@@ -32,14 +38,19 @@ AHEAD = 10.0
 class Reading:
     """The reads that wait for replicas."""
 
-    def __init__(self, agenda: Agenda, observing: Observing, rerouting: Rerouting, settling: Settling) -> None:
+    def __init__(
+        self, agenda: Agenda, accounts: Accounts, observing: Observing, rerouting: Rerouting, settling: Settling
+    ) -> None:
         self._agenda = agenda
+        self._accounts = accounts
         self._observing = observing
         self._rerouting = rerouting
         self._settling = settling
         # With the time since when they wait, in that order: enter by begin, leave when the replicas have replayed
         # enough, at their time limit, or unexecuted.
         self._waiting: dict[Request, float] = {}
+        # Those that ask for their process's position, likewise.
+        self._asking: dict[Request, None] = {}
 
     def begin(self, request: Request, now: float) -> None:
         """Run the request on a replica, let it wait for one, or give it to the primary."""
@@ -77,6 +88,46 @@ class Reading:
         self._waiting.pop(request, None)
         self._rerouting.to_primary(request, now)
 
+    def follow(self, client: Client, message: Follow, now: float) -> Answer | Failure | None:
+        """Tell the client what its process has to see, or add to it; None: the answer comes when the primary's has."""
+        group = client.open_groups.get(message.group)
+        if group is None or group.main is not None:
+            return failures.unconfigured_group(message.group, list(client.open_groups))
+        cluster = group.cluster
+        if not group.has_roles:
+            return _told(message.request, message.position)  # there is only one state to see
+        if cluster is None:
+            text = f"no endpoint of group {group.name!r} has said yet what it is; try again"
+            return plain_failure("offline", NOT_EXECUTED, text)
+        if message.position:
+            return _shown(cluster, client, message)
+        wanted = cluster.wanted(client.process)
+        if wanted is not None:
+            return _told(message.request, written(cluster, wanted))
+        request = Request(client, message.request, group, Verb.POSITION, now, now + group.config.queue_timeout)
+        self._accounts.open(request)
+        request.become(RequestState.PAUSED)
+        self._agenda.timers.set(request, now + group.config.queue_timeout)
+        self._asking[request] = None
+        self.locate(cluster, now)
+        return None
+
+    def unanswered(self, request: Request, now: float) -> None:
+        """The primary has not told its position in time."""
+        self._asking.pop(request, None)
+        text = f"no primary of group {request.group.name!r} told its position within {now - request.arrived:.3g} s"
+        self._accounts.answer(request, plain_failure("offline", NOT_EXECUTED, text))
+
+    def _answer(self, cluster: Cluster) -> None:
+        """Answer those who asked for the position of their process, as far as it is known."""
+        for request in [each for each in self._asking if each.group.cluster is cluster]:
+            wanted = cluster.wanted(request.client.process)
+            if request.state is not RequestState.PAUSED:
+                del self._asking[request]  # it was withdrawn
+            elif wanted is not None:
+                del self._asking[request]
+                self._accounts.answer(request, _told(request.number, written(cluster, wanted)))
+
     def locate(self, cluster: Cluster, now: float) -> None:
         """Ask the primary and the replicas, as far as somebody wants to know."""
         primary = cluster.primary
@@ -92,6 +143,8 @@ class Reading:
 
     def _oldest(self, cluster: Cluster) -> float | None:
         """Since when the oldest of the cluster's reads waits; None if none does."""
+        if any(request.group.cluster is cluster for request in self._asking):
+            return cluster.read
         return next((since for request, since in self._waiting.items() if request.group.cluster is cluster), None)
 
     def _again(self, cluster: Cluster, now: float) -> None:
@@ -121,6 +174,7 @@ class Reading:
         if endpoint is cluster.primary:
             flushed = location.inserted if endpoint.is_loose else location.flushed
             cluster.located(cluster.asked, flushed, location.inserted, now)
+            self._answer(cluster)
         elif endpoint.role is Role.REPLICA:
             endpoint.lag = cluster.lag(endpoint.position, now)
         self._go_on(cluster, now)
@@ -134,3 +188,28 @@ class Reading:
                 del self._waiting[request]
                 self._settling.dispatch(request, now)
         self._again(cluster, now)
+
+
+# A position as clients know it: the cluster's system identifier, and the place in its log as PostgreSQL writes it.
+_POSITION = re.compile(r"([0-9]{1,20}):([0-9A-F]{1,8})/([0-9A-F]{1,8})")
+
+
+def written(cluster: Cluster, position: int) -> str:
+    """The position as clients know it."""
+    return f"{cluster.system}:{position >> 32:X}/{position & 0xFFFFFFFF:X}"
+
+
+def _told(number: int, position: str) -> Answer:
+    return Answer(number, {"position": position})
+
+
+def _shown(cluster: Cluster, client: Client, message: Follow) -> Answer | Failure:
+    """Let the client's process see the message's position."""
+    found = _POSITION.fullmatch(message.position)
+    if found is None:
+        return failures.usage(f"{message.position!r} is no position; pass what db.position has given")
+    if found[1] != cluster.system:
+        text = f"the position is one of database cluster {found[1]}, and group {message.group!r} is on {cluster.system}"
+        return failures.usage(text)
+    cluster.show(client.process, (int(found[2], 16) << 32) + int(found[3], 16))
+    return _told(message.request, message.position)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from client.wire.messages import (
     TX_NONE,
+    Answer,
     Commit,
     Failure,
+    Follow,
     Query,
     Release,
     ResultMessage,
@@ -52,12 +54,14 @@ class Reception:
     def take(
         self,
         client: Client,
-        message: Query | TransactionMessage | Commit | Rollback | Release,
+        message: Query | TransactionMessage | Commit | Rollback | Release | Follow,
         now: float,
         size: int,
         clients: int,
-    ) -> ResultMessage | Failure | None:
+    ) -> Answer | ResultMessage | Failure | None:
         """Take the message, of so many bytes. Returns the reply if there is one at once; clients is their number."""
+        if isinstance(message, Follow):
+            return self._reading.follow(client, message, now)
         if isinstance(message, Release):
             return self._release(client, message, now)
         if self._accounts.bytes + size > self._admission.most_bytes and isinstance(

@@ -19,6 +19,7 @@ from client.wire.messages import (
     CancelRequest,
     Commit,
     Failure,
+    Follow,
     Hello,
     ProtocolViolation,
     Query,
@@ -43,7 +44,7 @@ STEPS = (STEP, 1, STEP._replace(references=(REFERENCE,)), 2)
 
 # One of each message; the file of the same name holds its bytes in hex. A change here is a change of VERSION.
 EXAMPLES: dict[str, Any] = {
-    "hello": Hello(3, 4711, "worker.py", "0.1.0"),
+    "hello": Hello(4, 4711, "worker.py", "0.1.0"),
     "query": Query(1, "default", 0, False, b"SELECT 1", b"", b"", True, 2.5, "report"),
     "query-parameters": Query(3, "default", 0, False, b"SELECT \0, \0", TYPES, VALUES, False, None, ""),
     "query-begin": Query(2, "transactions", 7, True, "SELECT 'é'".encode(), b"", b"", True, None, ""),
@@ -53,11 +54,12 @@ EXAMPLES: dict[str, Any] = {
     "commit": Commit(3, 7),
     "rollback": Rollback(4, 7),
     "release": Release(4, 8),
+    "follow": Follow(6, "default", "7712976759682531058:0/3000060"),
     "cancel": CancelRequest(4),
     "cancel-other": CancelRequest(4, b"0123456789abcdef"),
     "ask": Ask(5, "stats"),
     "welcome": Welcome(
-        3, 42, "0.1.0", 16777216, 67108864, {"default": True, "transactions": False}, b"0123456789abcdef"
+        4, 42, "0.1.0", 16777216, 67108864, {"default": True, "transactions": False}, b"0123456789abcdef"
     ),
     "result": ResultMessage(1, "none", "SELECT 1", 1, b"\0\0", b"D\0\0\0\6\0\0", ("NOTICE:  careful\n",)),
     "result-no-rows": ResultMessage(1, "active", "UPDATE 3", 3, None, b"", ()),
@@ -82,7 +84,7 @@ def test_each_rule_for_one_message_is_for_a_field_that_it_has() -> None:
 
 
 def test_there_is_a_golden_frame_for_every_message_in_this_version() -> None:
-    assert VERSION == 3
+    assert VERSION == 4
     assert {type(example) for example in EXAMPLES.values()} == set(MESSAGES.values())
 
 

@@ -12,7 +12,9 @@ from client.wire.messages import (
     TX_ACTIVE,
     TX_FAILED,
     TX_NONE,
+    Answer,
     Failure,
+    Follow,
     ResultMessage,
     Step,
     TransactionResult,
@@ -455,6 +457,88 @@ def test_a_session_is_on_the_primary() -> None:
     request = world.query(lease=3, session=OPENS_SESSION)
     open_all(world)
     assert endpoint_of(world, request) == "a"
+
+
+def follow(world: World, position: str = "", client: int = 1, group: str = "default") -> int:
+    world._last_request += 1
+    world.broker.request(client, Follow(world._last_request, group, position), world.now)
+    return world._last_request
+
+
+def told(world: World, request: int, client: int = 1) -> Any:
+    reply: Any = world.reply_to(request, client)
+    return reply.body["position"] if isinstance(reply, Answer) else reply
+
+
+def test_a_position_is_told_behind_the_writes_and_read_by_another_process() -> None:
+    world = reading(position=0x100)
+    write(world)
+    request = follow(world)
+    assert not world.is_answered(request)
+    located(world, a=0x200)
+    assert told(world, request) == "77:0/200"
+    assert told(world, follow(world)) == "77:0/200", "known by now"
+    world.client(2)
+    other = world.query(2, group=READS)
+    located(world, a=0x100, b=0x100)
+    open_all(world)
+    world.finish(other)
+    assert told(world, follow(world, "77:0/300", 2), 2) == "77:0/300"
+    read = world.query(2, group=READS)
+    assert not any(each.running for each in world.broker.backends.values())
+    world.pass_time(0.001)
+    located(world, b=0x2FF)
+    world.pass_time(0.002)
+    located(world, b=0x300)
+    assert endpoint_of(world, read) == "b"
+
+
+def test_a_position_covers_what_its_process_was_shown() -> None:
+    world = reading(position=0x100)
+    follow(world, "77:1/0")
+    assert told(world, follow(world)) == "77:1/0"
+
+
+@pytest.mark.parametrize(
+    ("position", "expected"),
+    [
+        ("78:0/1", "the position is one of database cluster 78, and group 'default' is on 77"),
+        ("nonsense", "'nonsense' is no position; pass what db.position has given"),
+        ("77:0/123456789", "is no position"),
+    ],
+)
+def test_a_position_that_is_none_is_refused(position: str, expected: str) -> None:
+    world = reading()
+    found = told(world, follow(world, position))
+    assert isinstance(found, Failure)
+    assert expected in found.message
+
+
+def test_where_no_primary_answers_nobody_waits_for_a_position_for_ever() -> None:
+    world = reading(queue_timeout=2.0)
+    write(world)
+    tell(world, a="refused")
+    request = follow(world)
+    world.pass_time(2)
+    found = told(world, request)
+    assert isinstance(found, Failure)
+    assert "no primary of group 'default' told its position within 2 s" in found.message
+
+
+def test_a_client_that_leaves_while_it_asks_is_forgotten() -> None:
+    world = reading()
+    write(world)
+    follow(world)
+    world.broker.client_gone(1, world.now)
+    located(world, a=0x200)
+    assert not world.broker.reading._asking
+
+
+def test_without_roles_there_is_only_one_state_to_see() -> None:
+    world = World(["a"])
+    world.client()
+    assert told(world, follow(world)) == ""
+    assert told(world, follow(world, "77:0/1")) == "77:0/1"
 
 
 class TestCluster:

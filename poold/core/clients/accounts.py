@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from client.wire.messages import Failure, ResultMessage, TransactionResult
+from client.wire.messages import Answer, Failure, ResultMessage, TransactionResult
 from poold.core.agenda import Agenda
 from poold.core.effects import Reply
 from poold.core.records.request import Request
@@ -43,7 +43,7 @@ class Accounts:
         self.bytes -= old.size
         self.open(new)
 
-    def answer(self, request: Request, reply: ResultMessage | TransactionResult | Failure | None) -> None:
+    def answer(self, request: Request, reply: Answer | ResultMessage | TransactionResult | Failure | None) -> None:
         """End the request with its reply, None if nobody is left to hear it.
 
         The caller takes the request out of whatever queue or lease holds it.

@@ -77,6 +77,12 @@ class Cluster:
             return None
         return None if writes.due else writes.position
 
+    def show(self, process: Hashable, position: int) -> None:
+        """The process has to see this position as well."""
+        if process not in self._writes:
+            self._begin(process)
+        self._writes[process].position = max(self._writes[process].position, position)
+
     def _begin(self, process: Hashable) -> None:
         writes = self._writes[process] = Writes(self.asked + 1)
         self._pending.append(writes)

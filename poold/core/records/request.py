@@ -37,6 +37,8 @@ class Verb(IntEnum):
     QUESTION = 6  # how many transactions the session has had, see `work.outcomes`
     CATALOGS = 7  # whether the catalogs have changed
     LOCKS = 8  # who waits for a lock
+    # A client's again:
+    POSITION = 9  # asks for the position that covers what its process has written; never runs
 
 
 # Members used for every request, as plain globals: reading a member from an Enum costs five times as much.

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from client.wire.messages import NOT_EXECUTED, Failure, ResultMessage, TransactionResult
+from client.wire.messages import NOT_EXECUTED, Answer, Failure, ResultMessage, TransactionResult
 from poold.core.effects import Bind
 from poold.core.records.request import QUERY, Request, Verb
 from poold.core.statements.leftovers import NOTHING
 
 
-def has_written(request: Request, reply: ResultMessage | TransactionResult | Failure | None) -> bool:
+def has_written(request: Request, reply: Answer | ResultMessage | TransactionResult | Failure | None) -> bool:
     """Whether the request, which ends with this reply, may have written something.
 
     Proofs hold for prepared forms only. None is no reply, as nobody is left to hear it.
     """
-    if type(reply) is Failure and reply.outcome == NOT_EXECUTED:
+    if request.verb > Verb.TRANSACTION or (type(reply) is Failure and reply.outcome == NOT_EXECUTED):
         return False
     if request.verb is QUERY:
         statement = request.statement
