@@ -167,5 +167,15 @@ class Settling:
             self._lend(backend)
 
     def _lend(self, backend: Backend) -> None:
+        """Lend the backend, and one of each other endpoint of its group, so that the lane can share work out."""
+        pools = backend.group.pools
+        for pool in pools:
+            if len(pools) > 1 and pool is not backend.pool and pool.idle and not pool.lent:
+                other = next(reversed(pool.idle.values()))
+                if routing.may_be_lent(other):
+                    self._give(other)
+        self._give(backend)
+
+    def _give(self, backend: Backend) -> None:
         backend.pool.move(backend, LENT)
         self._agenda.effects.append(effects.Lend(backend.number))
