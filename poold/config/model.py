@@ -138,6 +138,11 @@ class GroupConfig:
     allow_users: tuple[str, ...] = setting("users who may use it: names, numbers, or key:NAME; all when left out", ())
     sqlprepare: bool = setting('call "SQLPrepare"."PrepareQueries"() on each new backend', False)
 
+    @property
+    def wanted(self) -> str:
+        """The role, "auto" resolved."""
+        return self.role if self.role != "auto" else "any" if len(self.endpoints) == 1 else "primary"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:

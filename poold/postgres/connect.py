@@ -218,7 +218,7 @@ async def _prepare_session(connection: Any, group: GroupConfig) -> Server:
             log.info("outcomes of COMMIT cannot be tracked error=%s", " ".join(str(error).split()))
     pid = int(connection.get_backend_pid())
     is_encrypted = libpq.is_encrypted(connection)
-    is_standby = await _is_standby(connection)
+    is_standby = None if group.wanted == "any" else await _is_standby(connection)
     return Server(connection.server_version, str(identity), str(epoch), pid, names, is_encrypted, is_standby)
 
 

@@ -40,9 +40,7 @@ class Group:
     ) -> None:
         self.name = name
         self.config = config
-        self.role = config.role
-        if self.role == "auto":
-            self.role = "any" if len(config.endpoints) == 1 else "primary"
+        self.role = config.wanted
         # Whether it uses only endpoints with certain roles; if not, all of them are equals.
         self.has_roles = self.role != "any"
         # The database cluster of its endpoints, if roles matter and it is known.
