@@ -115,11 +115,15 @@ class Observing:
         endpoint.observation = observation
         endpoint.observed = now
         endpoint.position = observation.position
+        if endpoint.is_asked and not endpoint.is_heard:
+            self._agenda.effects.append(Note(f"endpoint {endpoint.name} answers again", is_bad=False))
         endpoint.is_heard = True
         self._answered(endpoint, now)
 
     def unobserved(self, endpoint: Endpoint, error: str, now: float) -> None:
         """The endpoint's server did not answer."""
+        if endpoint.is_heard or not endpoint.is_asked:
+            self._agenda.effects.append(Note(f"endpoint {endpoint.name} does not answer: {error}", is_bad=True))
         endpoint.is_heard = False
         endpoint.is_located = True
         endpoint.position = 0
