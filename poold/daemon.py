@@ -187,7 +187,7 @@ class Daemon:
             case effects.Poke():
                 self._lane.poke(self._broker.groups[effect.group])
             case effects.Observe():
-                self._observers.observe(effect.endpoint)
+                self._observers.observe(effect.endpoint, effect.question)
             case effects.Locate():
                 self._observers.locate(effect.endpoint)
             case effects.Remember():

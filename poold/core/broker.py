@@ -107,7 +107,9 @@ class Broker:
         self.watching = Watching(agenda, self.waiting)
         self.hand_over = HandOver(config, agenda, self.accounts, self.waiting, self.runs)
         steps = agenda, self.leases, self.waiting, self.lifecycle, self.runs
-        self.observing = Observing(config.broker.role_check_interval, self.groups.values(), timelines or {}, *steps)
+        self.observing = Observing(
+            config.broker.role_check_interval, self.groups.values(), timelines or {}, *steps, self.generations
+        )
         self.settling = Settling(*steps, self.hand_over, self.observing, self.rerouting, examine)
         self.reading = Reading(agenda, self.accounts, self.observing, self.rerouting, self.settling)
         self.deadlines = Deadlines(config, *steps, self.watching, self.observing, self.settling, self.reading)

@@ -177,9 +177,10 @@ class Poke:
 
 @dataclass(slots=True)
 class Observe:
-    """Ask the endpoint's server what it is; observed or unobserved follows."""
+    """Ask the endpoint's server what it is, and this question; observed or unobserved follows."""
 
     endpoint: str
+    question: str = field(default="", repr=False)
 
 
 @dataclass(slots=True)

@@ -84,3 +84,4 @@ class Observation:
     timeline: int  # the one that it writes, or receives
     started: str  # when the server started, as it tells it
     position: int  # in the write-ahead log, in bytes: flushed by a primary, replayed by a standby
+    catalogs: str = ""  # the answer to Observe's question

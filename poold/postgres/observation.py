@@ -24,7 +24,7 @@ from poold.postgres.backend import one_line
 
 # A server that takes longer for its answer counts as one that does not answer.
 ANSWER_TIMEOUT = 2.0
-_QUESTION = """
+_WHAT = """
 SELECT (SELECT c.system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system() AS c),
     r.is_in_recovery,
     CASE WHEN r.is_in_recovery THEN coalesce(
@@ -36,7 +36,8 @@ SELECT (SELECT c.system_identifier::pg_catalog.text FROM pg_catalog.pg_control_s
     pg_catalog.pg_postmaster_start_time()::pg_catalog.text,
     pg_catalog.pg_wal_lsn_diff(
         CASE WHEN r.is_in_recovery THEN pg_catalog.pg_last_wal_replay_lsn()
-        ELSE pg_catalog.pg_current_wal_flush_lsn() END, '0/0')::pg_catalog.int8
+        ELSE pg_catalog.pg_current_wal_flush_lsn() END, '0/0')::pg_catalog.int8,
+    (%s)
 FROM (SELECT pg_catalog.pg_is_in_recovery() AS is_in_recovery) AS r
 """
 
@@ -52,7 +53,7 @@ SELECT r.is_in_recovery,
         ELSE pg_catalog.pg_current_wal_insert_lsn() END, '0/0')::pg_catalog.int8
 FROM (SELECT pg_catalog.pg_is_in_recovery() AS is_in_recovery) AS r
 """
-_WHAT_TYPES = [str, bool, int, str, int]
+_WHAT_TYPES = [str, bool, int, str, int, str]
 _WHERE_TYPES = [bool, int, int]
 
 
@@ -71,9 +72,9 @@ class Observers:
         self._asking: dict[str, set[asyncio.Task[None]]] = {name: set() for name in config.endpoints}
         self._turns = {name: asyncio.Lock() for name in config.endpoints}
 
-    def observe(self, endpoint: str) -> None:
-        """Ask the endpoint's server; the core gets an answer in any case."""
-        self._begin(endpoint, _QUESTION, _WHAT_TYPES)
+    def observe(self, endpoint: str, question: str) -> None:
+        """Ask the endpoint's server what it is, and this question; the core gets an answer in any case."""
+        self._begin(endpoint, _WHAT % question, _WHAT_TYPES)
 
     def locate(self, endpoint: str) -> None:
         """Ask the endpoint's server how far it has come; the core gets an answer in any case."""
@@ -105,7 +106,7 @@ class Observers:
             text = one_line(error) if not isinstance(error, TimeoutError) else f"nothing heard for {ANSWER_TIMEOUT:g} s"
             self._broker.unobserved(endpoint, text, monotonic())
         else:
-            if question is _QUESTION:
+            if types is _WHAT_TYPES:
                 self._broker.observed(endpoint, Observation(*row), monotonic())
             else:
                 self._broker.located(endpoint, Location(*row), monotonic())

@@ -27,9 +27,14 @@ PRIMARY = Server(160000, "1/00000001", is_standby=False)
 
 
 def seen(
-    timeline: int = 1, standby: bool = False, started: str = "", system: str = "77", position: int = 0
+    timeline: int = 1,
+    standby: bool = False,
+    started: str = "",
+    system: str = "77",
+    position: int = 0,
+    catalogs: str = "",
 ) -> Observation:
-    return Observation(system, standby, timeline, started, position)
+    return Observation(system, standby, timeline, started, position, catalogs)
 
 
 def cluster(*names: str, **over: Any) -> World:
@@ -399,3 +404,38 @@ def test_a_session_on_a_demoted_endpoint_ends_with_the_reason() -> None:
     told = world.reply_to(world.query(lease=lease, session=2))
     assert isinstance(told, Failure)
     assert "endpoint 'a' is not used any more: a replica on timeline 2" in told.message
+
+
+def generations(world: World) -> list[int]:
+    return [group.statements.generation for group in world.broker.groups.values()]
+
+
+def test_a_change_of_the_catalogs_is_noticed_on_the_primary_and_again_when_replicas_have_it() -> None:
+    world = cluster("a", "b")
+    tell(world, a=seen(started="a", catalogs="5", position=100), b=seen(standby=True, started="b", position=100))
+    before = generations(world)
+    tell(world, a=seen(started="a", catalogs="5", position=200))
+    assert generations(world) == before
+    tell(world, a=seen(started="a", catalogs="6", position=300))
+    assert generations(world) == [each + 1 for each in before]
+    tell(world, b=seen(standby=True, started="b", position=299, catalogs="1234"))
+    assert generations(world) == [each + 1 for each in before], "what a replica says of its catalogs is only the time"
+    tell(world, b=seen(standby=True, started="b", position=300, catalogs="1235"))
+    assert generations(world) == [each + 2 for each in before]
+    tell(world, a=seen(started="a", catalogs="6", position=400), b=seen(standby=True, started="b", position=400))
+    assert generations(world) == [each + 2 for each in before]
+
+
+def test_a_replica_s_own_counts_matter_only_while_no_primary_tells() -> None:
+    world = cluster("a", "b")
+    watch = world.broker.groups["default/replicas"].pools[1].watch
+    assert [watch.have_changed(counts) for counts in (b"1", b"2", b"3")] == [False, False, False]
+    tell(world, a="refused")
+    assert [watch.have_changed(counts) for counts in (b"4", b"4", b"5")] == [False, False, True]
+
+
+def test_after_a_promotion_nothing_is_taken_for_proven() -> None:
+    world = cluster("a", "b")
+    before = generations(world)
+    tell(world, a="refused", b=seen(2, started="b"))
+    assert generations(world) == [each + 1 for each in before]

@@ -42,6 +42,10 @@ class Cluster:
         self.system = system
         self.primary: Endpoint | None = None
         self.reign: tuple[object, ...] = ()  # its timeline and its start: with another one positions begin anew
+        # The primary's counts of its catalogs, "" before it has told them; and while replicas have not replayed their
+        # last change, the position behind it.
+        self.catalogs = ""
+        self.changed_at = 0
         self.asked = 0  # questions for the primary's position so far
         self.read = float("-inf")  # when a process last was to read on a replica
         # By process: enter when it writes or reads, leave by `forget`.
@@ -106,6 +110,14 @@ class Cluster:
                 writes.due, writes.position = 0, position
         self._pending = [each for each in self._pending if each.due]
 
+    def have_catalogs_changed(self, counts: str, position: int) -> bool:
+        """The primary tells its counts of the catalogs, and where it is. Returns whether they have changed."""
+        before, self.catalogs = self.catalogs, counts
+        if before in ("", counts):
+            return False
+        self.changed_at = position
+        return True
+
     def note(self, position: int, now: float) -> None:
         """The primary has come so far."""
         history = self._history
@@ -129,6 +141,7 @@ class Cluster:
 
     def begin_anew(self) -> None:
         """There is another primary: what was known of positions does not hold there, for any process."""
+        self.catalogs = ""
         self._writes.clear()
         self._pending.clear()
         self._history.clear()

@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from poold.core.pools.availability import Availability, AvailabilityState
-from poold.core.pools.endpoint import Endpoint
+from poold.core.pools.endpoint import Endpoint, Role
 from poold.core.pools.watch import Watch
 from poold.core.records.backend import Backend
 from poold.core.records.request import Request
@@ -71,6 +71,14 @@ class Pool:
     def open(self) -> int:
         """How many backends are connected: all but those being opened."""
         return self.size - len(self.connecting)
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the primary of this replica is asked whether the catalogs have changed; a replica cannot tell."""
+        cluster = self.group.cluster
+        if self.endpoint.role is not Role.REPLICA or cluster is None or cluster.primary is None:
+            return False
+        return cluster.primary.is_heard
 
     @property
     def busy(self) -> int:

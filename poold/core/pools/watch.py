@@ -51,7 +51,12 @@ class Watch:
             timers.set(self, now + LOOK_AFTER)
 
     def have_changed(self, counts: bytes) -> bool:
-        """Keep the catalogs' counts. Returns whether they differ from those before, if there were any."""
+        """Keep the catalogs' counts. Returns whether they differ from those before, if there were any.
+
+        Those of a replica tell only the time; if its primary tells of changes they do not matter.
+        """
+        if self.pool.is_told:
+            return False
         before, self.catalogs = self.catalogs, counts
         return before not in (b"", counts)
 

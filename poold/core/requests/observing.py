@@ -24,6 +24,8 @@ from poold.core.records.request import QUERY
 from poold.core.requests.runs import Runs
 from poold.core.requests.waiting import Waiting
 from poold.core.state import CANCELLED, LENT, RUNNING
+from poold.core.statements.catalog import COUNTS
+from poold.core.statements.generations import Generations
 from poold.core.work import failures
 
 # At the start no endpoint is used before all have answered, or failed to, so that an old primary that answers first is
@@ -32,6 +34,9 @@ PATIENCE = 1.0
 # While a group has no primary endpoints are asked so often; and never more often than GAP.
 URGENT_INTERVAL = 0.1
 GAP = 0.02
+
+
+_COUNTS = COUNTS.decode()
 
 
 class Observing:
@@ -47,6 +52,7 @@ class Observing:
         waiting: Waiting,
         lifecycle: Lifecycle,
         runs: Runs,
+        generations: Generations,
     ) -> None:
         """interval is in seconds. timelines: the newest one of each database cluster, as far as it was remembered."""
         self._interval = interval
@@ -56,6 +62,7 @@ class Observing:
         self._waiting = waiting
         self._lifecycle = lifecycle
         self._runs = runs
+        self._generations = generations
         self._timelines = dict(timelines)
         self.clusters: dict[str, Cluster] = {}  # by system identifier
         # The endpoints that are asked for their roles.
@@ -91,7 +98,7 @@ class Observing:
         endpoint.is_looking = True
         endpoint.looked = now
         self._agenda.timers.clear(endpoint)
-        self._agenda.effects.append(Observe(endpoint.name))
+        self._agenda.effects.append(Observe(endpoint.name, _COUNTS))
 
     def doubt(self, now: float) -> None:
         """Something tells that roles may have changed: ask. What turned out to be a standby is no primary any more."""
@@ -180,9 +187,16 @@ class Observing:
             seen = primary.observation
             if cluster.reign not in ((), (seen.timeline, seen.started)):
                 cluster.begin_anew()
+                self._generations.begin_anew()
             cluster.reign = (seen.timeline, seen.started)
             cluster.note(seen.position, now)
+            if primary.observed == now and cluster.have_catalogs_changed(seen.catalogs, seen.position):
+                self._generations.begin_anew()
         cluster.primary = primary
+        behind = [each for each in members if each.role is Role.REPLICA and each.position < cluster.changed_at]
+        if cluster.changed_at and not behind:
+            cluster.changed_at = 0  # what was proven on replicas meanwhile may have been proven by the old catalogs
+            self._generations.begin_anew()
         for endpoint in members:
             if endpoint.role is Role.REPLICA and endpoint.observed == now:
                 endpoint.lag = cluster.lag(endpoint.position, now)
