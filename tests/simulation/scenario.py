@@ -382,6 +382,7 @@ def _group(
         idle_in_transaction_timeout=choice((0.0, 0.2, 2.0)),
         lease_timeout=choice((0.0, 1.0, 10.0)),
         read_only=read_only,
+        role="any",
         prepare=prepare,
         plans=choice(("custom", "custom", "custom", "auto")),
         proofs=random.random() < 0.9,
