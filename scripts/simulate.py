@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from simulation import runner  # noqa: E402  the path comes first
+from simulation.scenario import CLUSTER, KINDS, LANE  # noqa: E402
 
 MILLION = 1_000_000
 
@@ -24,8 +25,9 @@ MILLION = 1_000_000
 @click.argument("seed", type=click.IntRange(0), required=False)
 @click.option("--steps", type=click.IntRange(1), default=MILLION, help="How many steps, over all worlds.")
 @click.option("--world", is_flag=True, help="SEED is that of one world, which has so many steps until faults cease.")
+@click.option("--kind", type=click.Choice([*KINDS, LANE, CLUSTER]), help="Worlds of one kind only.")
 @click.option("--trace", is_flag=True, help="Print every step.")
-def main(seed: int | None, steps: int, world: bool, trace: bool) -> None:
+def main(seed: int | None, steps: int, world: bool, kind: str | None, trace: bool) -> None:
     if seed is None:
         seed = int.from_bytes(os.urandom(4), "big")
     print(f"seed {seed}", flush=True)
@@ -33,15 +35,16 @@ def main(seed: int | None, steps: int, world: bool, trace: bool) -> None:
     summary = runner.Summary()
     try:
         if world:
-            summary.add(runner.run_world(seed, steps, show))
+            summary.add(runner.run_world(seed, steps, show, kind=kind or ""))
         else:
-            runner.run(seed, steps, show, summary)
+            runner.run(seed, steps, show, summary, kind or "")
     except runner.Broken as broken:
         first = broken.first()
         if not trace:
             print("\n".join(first.lines))
         print(f"\nstep {first.step} of world {first.seed}: {first}")
-        again = f"scripts/simulate {first.seed} --world --steps {first.steps} --trace"
+        of_kind = f" --kind '{kind}'" if kind else ""
+        again = f"scripts/simulate {first.seed} --world --steps {first.steps}{of_kind} --trace"
         print(f"after {summary.worlds} worlds that hold. To see it again: {again}")
         sys.exit(1)
     report(summary)

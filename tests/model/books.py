@@ -46,6 +46,7 @@ class Lease:
     is_odd: bool = False  # its client ends it by a statement of its own, and gets what it asked for
     is_denied: bool = False  # its client was told that nothing of it is committed
     is_session: bool = False
+    is_promised: bool = False  # it only reads, as its client says
     is_autocommit: bool = True  # a session's statements may run outside of a transaction
     line: int = 0  # the connection that it is in, once it is
     # A session's, see model.sessions.
@@ -88,6 +89,13 @@ class Job:
     reply: Any = None
     is_denied: bool = False
     commits: list[Work] = field(default_factory=list)
+    # About reads on replicas.
+    is_promised: bool = False  # its client says that it only reads
+    must_see: tuple[Work, ...] = ()  # what its process was told to be done before
+    missed: list[Work] = field(default_factory=list)  # of these, when it ran
+    is_on_replicas: bool = False
+    is_refused_there: bool = False  # by the server, for being a standby
+    begun: int = 0  # how many units of it
 
     def __repr__(self) -> str:
         return f"<request {self.number}, {self.kind}>"

@@ -88,6 +88,9 @@ class Invariants:
         """Where some wait and the group may have more backends, one is being opened, or will be tried soon."""
         if group.size >= group.config.max_size or group._wanted() <= 0 or self.broker.state is BrokerState.STOPPED:
             return
+        if not any(pool.is_serving for pool in group.pools):
+            assert group.has_roles, f"nobody serves {group.name}"
+            return  # until its servers' roles change
         assert any(
             pool.connecting
             or (

@@ -76,9 +76,9 @@ class Lending(Shell):
         return told
 
     def _counted(self) -> int:
-        return sum(group.stats.requests for group in self.broker.groups.values()) + sum(
-            fleet.requests for fleet in self.lane.fleets.values()
-        )
+        """How many requests; one that goes to the primary instead of a replica is counted by both groups."""
+        told = sum(group.stats.requests - group.stats.rerouted for group in self.broker.groups.values())
+        return told + sum(fleet.requests for fleet in self.lane.fleets.values())
 
     # What the lane does.
 
@@ -113,6 +113,9 @@ class Lending(Shell):
 
     def answers(self, flight: Flight, body: ResultMessage | TransactionResult) -> None:
         """Reply to the flight's client."""
+        cluster, flow = flight.flow.group.followed, flight.flow
+        if cluster is not None and not all(each.proof.is_plain_read for each in flow.statements):
+            cluster.wrote(flight.client.process, False)
         self._decided(effects.Reply(flight.client.key, body))
         self._reply(flight.client.key, body)
 

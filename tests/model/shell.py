@@ -97,6 +97,8 @@ class Shell:
             case effects.Connect(number, group, endpoint):
                 assert number > self.last_line
                 self.last_line = number
+                backend = self.broker.backends.get(number)  # it may be one for reads on replicas
+                group = group if backend is None else backend.group.name
                 self.lines[number] = self.line_type(number, group, endpoint)
                 self.lifetimes.opens(group, endpoint)
             case effects.Execute(number, unit):

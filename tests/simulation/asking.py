@@ -11,7 +11,7 @@ from model.leftovers import LEAVINGS
 from model.postgres import INT4
 from model.requests import CODE, OTHERS, TEMPLATES, packed, settings_for
 
-from client.wire.limits import NO_SESSION
+from client.wire.limits import NO_SESSION, ON_REPLICAS
 from client.wire.messages import TX_NONE, Commit, Query, Release, Rollback, TransactionMessage
 
 if TYPE_CHECKING:
@@ -90,11 +90,12 @@ class Asking:
         begin: bool = False,
         session: int = NO_SESSION,
     ) -> Job:
-        if self._world.scenario.config.groups[group].read_only and statement.startswith(CODE):
+        if self._world.scenario.config.groups[group.removesuffix(ON_REPLICAS)].read_only and statement.startswith(CODE):
             statement = TEMPLATES[1]
         kind = "query" if lease is None else "in session" if lease.is_session else "in lease"
         job = self._job(client, kind, lease)
         job.steps = [(statement, job.number * PLACES)]
+        job.is_promised = group.endswith(ON_REPLICAS)
         job.is_control = statement.startswith((b"BEGIN", b"COMMIT", b"ROLLBACK"))
         job.is_refused = lease is None and statement in LEAVINGS and LEAVINGS[statement].wants_session
         number = 0 if lease is None else lease.number
@@ -127,6 +128,8 @@ class Asking:
         if client.key not in world.books.owed:
             return f"request {job.number} of client {client.key}, which was dropped"
         world.books.add(job)
+        if world.fleet is not None:
+            world.fleet.asked(client.key, job)
         size = world.random.choice((50, 500, 5000))
         if not world.network.takes(client.key, message):
             world.network.about_client(client.key, world.broker.request, message, world.now, size)

@@ -14,7 +14,7 @@ from model.leftovers import LEAVINGS
 from model.requests import CONTROLS, LEASE_CONTROLS, OTHERS, STEPS, TEMPLATES, UTILITIES, steps_of
 
 from client.wire.codec import split_steps
-from client.wire.limits import ISOLATIONS
+from client.wire.limits import ISOLATIONS, ON_REPLICAS
 from client.wire.messages import (
     NOT_EXECUTED,
     TX_ACTIVE,
@@ -131,6 +131,13 @@ class Clients(Sessions):
                 return self._query_in_lease(client, LOCK)
             case "message":
                 return "; ".join(self._message(client) for _ in range(1 + random.randrange(self._burst()) // 4))
+            case "reader":
+                job = self._send_query(client, self._read(), f"default{ON_REPLICAS}", self._timeout())
+                return f"client {client.key} sends read {job.number}"
+            case "read message":
+                return self._message(client, is_read=True)
+            case "read lease":
+                return self._query_in_lease(client, self._read(), f"tx{ON_REPLICAS}")
             case "plain message":
                 return self._plain_message(client)
             case _:
@@ -175,24 +182,31 @@ class Clients(Sessions):
         job = self._send_query(client, statement, group, self._timeout())
         return f"client {client.key} sends query {job.number} to {group}"
 
-    def _query_in_lease(self, client: Client, statement: bytes) -> str:
+    def _read(self) -> bytes:
+        return self._world.random.choice(TEMPLATES[1:])
+
+    def _query_in_lease(self, client: Client, statement: bytes, group: str = "tx") -> str:
         lease = client.lease
         begins = lease is None
         if lease is None:
             lease = client.lease = self._new_lease(client)
         lease.is_odd = lease.is_odd or statement in LEASE_CONTROLS[:2]
-        job = self._send_query(client, statement, "tx", self._timeout(), lease, begins)
+        job = self._send_query(client, statement, group, self._timeout(), lease, begins)
+        lease.is_promised = lease.is_promised or group != "tx"
+        job.is_promised = lease.is_promised
         return f"client {client.key} sends query {job.number} in lease {lease.number}{' begin' if begins else ''}"
 
-    def _message(self, client: Client) -> str:
+    def _message(self, client: Client, is_read: bool = False) -> str:
         """A transaction message."""
         random = self._world.random
         group = random.choice(("default", "tx"))
-        read_only = random.choice((None, None, None, None, True))
+        read_only = True if is_read else random.choice((None, None, None, None, True))
         timeout = self._timeout()
         job = self._job(client, "message")
         job.retries = random.choice((0, 1, 3))
-        kinds: list[int | str | bytes] = [self._kind() for _ in range(random.choice((1, 2, 3, 7)))]
+        count = random.choice((1, 2, 3, 7))
+        kinds: list[int | str | bytes] = [random.choice((1, 2)) if is_read else self._kind() for _ in range(count)]
+        job.is_promised = bool(read_only) and self._world.fleet is not None
         if random.random() < 0.2:
             kinds = [*kinds[:1], "savepoint", *kinds[1:], "end"]
         steps, values = split_steps(steps_of(job, kinds, random.random() < 0.9))

@@ -24,7 +24,7 @@ class Faults:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._kinds = (
+        self._kinds: tuple[Callable[[], str | None], ...] = (
             *(self._reset,) * 6,
             *(self._terminate,) * 4,
             *(self._commit_is_lost,) * 8,
@@ -259,6 +259,11 @@ class Faults:
             self._cut_off(process.wire)
         server.crash()
         return self._comes_back(server, "crashes", seconds)
+
+    def cut_all(self, server: Server) -> None:
+        """All its processes end without a word."""
+        for process in list(server.processes):
+            self._cut_off(process.wire)
 
     def _server_shuts_down(self) -> str | None:
         """All its processes end with an error."""

@@ -22,6 +22,7 @@ from poold.core.pools.watch import LOOK_AFTER
 from poold.core.records.backend import Backend
 from poold.core.records.request import Verb
 from poold.core.state import RequestState
+from simulation.fleet import Member
 from simulation.servers import Process
 from simulation.turns import Turns
 
@@ -175,14 +176,17 @@ class Network(Turns):
         if is_refused and not world.is_calm:
             world.tell_at(world.now + self._latency(), self._refused, wire)
             return f"connect {wire.number} is refused"
-        wire.process = Process(server, wire)
+        wire.process = server.accept(wire)
         slow = world.random.choice((0.0, 0.0, 0.0, 0.1, 4.0))
         wire.here_at = world.now + self._latency() + (0.0 if world.is_calm else slow * world.random.random())
         world.tell_at(wire.here_at, self._accepted, wire, self._server(wire))
         return f"connect {wire.number} is accepted"
 
     def _server(self, wire: Wire) -> Server:
-        return Server(VERSION, *self._identity(wire), pid=wire.number)
+        member = self.sim.servers[wire.endpoint]
+        is_told = isinstance(member, Member) and self.sim.scenario.has_identity
+        is_standby = member.is_standby if is_told and isinstance(member, Member) else None
+        return Server(VERSION, *self._identity(wire), pid=wire.number, is_standby=is_standby)
 
     def _identity(self, wire: Wire) -> tuple[str, str]:
         server = self.sim.servers[wire.endpoint]

@@ -19,17 +19,18 @@ Trace = Callable[[str], None]
 class Broken(AssertionError):
     """A world in which something does not hold; its text says what."""
 
-    def __init__(self, seed: int, steps: int, world: World, error: BaseException) -> None:
+    def __init__(self, seed: int, steps: int, world: World, error: BaseException, kind: str) -> None:
         super().__init__(f"{type(error).__name__} {error}".rstrip())
         self.seed = seed
         self.steps = steps  # until faults cease
+        self.kind = kind
         self.step = world.steps
         self.lines = list(world.lines)
 
     def first(self) -> Broken:
         """The same world once more, checked whole after every step: this may show it earlier."""
         try:
-            run_world(self.seed, self.steps, check_every=1)
+            run_world(self.seed, self.steps, check_every=1, kind=self.kind)
         except Broken as broken:
             return broken
         return self
@@ -85,5 +86,5 @@ def run_world(
     try:
         world.run(steps)
     except Exception as error:
-        raise Broken(seed, steps, world, error) from error
+        raise Broken(seed, steps, world, error, kind) from error
     return world

@@ -59,6 +59,7 @@ class Scenario:
     prepared_kept: int
     is_seasoned: bool  # the broker has served for long: it knows the statements
     has_identity: bool  # whether servers tell who they are
+    replication: float = 0.0  # how long it takes, where the endpoints are servers of one database cluster
     drains: float = 0.15  # the share of worlds in which the broker is drained before the end
 
     @property
@@ -78,6 +79,8 @@ def draw(random: Random, kind: str = "") -> Scenario:
     which = random.randrange(len(KINDS) + 1)
     if kind == LANE:
         return with_lane(random, found)
+    if kind == CLUSTER:
+        return with_cluster(random, found)
     if kind:
         return KINDS[kind](random, found)
     return list(KINDS.values())[which](random, found) if which < len(KINDS) else found
@@ -302,6 +305,59 @@ def with_lane(random: Random, found: Scenario) -> Scenario:
     )
 
 
+def is_cluster(seed: int, kind: str = "") -> bool:
+    """Whether this world's endpoints are servers of one database cluster."""
+    return kind == CLUSTER or (not kind and seed % 8 == 5)
+
+
+def with_cluster(random: Random, found: Scenario) -> Scenario:
+    """One primary, one or two standbys; they change places. Some of what is asked for is said to be reads only."""
+    choice = random.choice
+    endpoint = replace(next(iter(found.config.endpoints.values())), connect_timeout=choice((1.0, 3.0)))
+    names = ("e0", "e1", "e2")[: choice((2, 3, 3))]
+    broker = replace(found.config.broker, role_check_interval=choice((0.2, 1.0)))
+    max_size = choice((1, 2, 4))
+    limits = {"prepare": "auto", "proofs": True, "max_waiting": 0, "queue_timeout": choice((0.5, 3.0, 10.0))}
+    limits |= {"max_size": max_size, "min_size": min(max_size, choice((0, 1, 2))), "endpoints": names}
+    limits |= {"route_reads": choice((True, True, False)), "catch_up": choice((0.0, 0.05, 0.05, 0.5))}
+    limits |= {"max_lag": choice((10.0, 1.0, 0.0, "1kB"))}
+    config = _with_groups(replace(found.config, broker=broker), **limits)
+    groups = {name: replace(group, role=choice(("auto", "primary"))) for name, group in config.groups.items()}
+    if "reads" in groups:
+        groups["reads"] = replace(groups["reads"], role=choice(("replica", "prefer-replica")))
+    return replace(
+        found,
+        config=replace(config, groups=groups, endpoints=dict.fromkeys(names, endpoint)),
+        clients=choice((2, 5, 10)),
+        habits=(
+            ("query", "reader"),
+            ("query", "reader", "reader", "message"),
+            ("burst", "reader", "plain message"),
+            ("message", "read message", "reader"),
+            ("lease", "read lease", "reader"),
+            ("session", "reader", "query"),
+        ),
+        think=choice((0.001, 0.01, 0.1)),
+        burst=choice((2, 8)),
+        impatience=choice((0.0, 0.1)),
+        latency=choice((0.00005, 0.0005, 0.005)),
+        short=0.0002,
+        write=choice((0.001, 0.01)),
+        slow=choice((0.0, 0.01)),
+        mishaps=choice((0.0, 0.0, 1.0)),
+        fault_every=choice((50, 150)),
+        favourite=choice(("", "primary is lost")),
+        writes=choice((0.2, 0.5)),
+        rows=1000,
+        others=choice((0.0, 0.1)),
+        leaves=choice((0.0, 0.1)),
+        settings=choice((0.0, 0.1)),
+        changes_schema=False,
+        is_seasoned=True,
+        replication=choice((0.0005, 0.01, 0.1, 1.0)),
+    )
+
+
 def _with_groups(config: Config, **settings: Any) -> Config:
     return replace(config, groups={name: replace(group, **settings) for name, group in config.groups.items()})
 
@@ -395,6 +451,8 @@ def _group(
 
 # The kind of those worlds that are to have a lane and make use of it; it is not among those that are drawn.
 LANE = "lane"
+# Likewise those whose endpoints have roles; every eighth world is one of them.
+CLUSTER = "cluster"
 KINDS: dict[str, Callable[[Random, Scenario], Scenario]] = {
     "old backends": _with_old_backends,
     "company": _with_company,

@@ -84,6 +84,10 @@ class Server:
         self.ledger += work.effects
         self.world.books.committed(work)
 
+    def accept(self, wire: Wire) -> Process:
+        """A connection has come."""
+        return Process(self, wire)
+
     def crash(self) -> None:
         """All processes end at once. Ids of transactions that left no trace are given again after the recovery."""
         self.is_up = False

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from model.lending import Lending
 from model.lent import Flight, Lent
+from model.roles import Roles
 
 from client.wire.messages import Failure
 from poold.core import effects
@@ -26,6 +27,8 @@ class Turns(Lending):
         self.touched: list[int] = []
         self.touched_clients: list[int] = []
         self.has_ticked = False
+        self.roles = Roles(world.broker, world.books)
+        self.remembered = 0  # the newest timeline
         self._has_turn = False
         self._armed: float | None = None
         self._arming = 0  # of the timer: an event of an earlier one is void
@@ -95,6 +98,18 @@ class Turns(Lending):
         self._has_turn = True
         return self.turn_of_shell()
 
+    def _carry_out_other(self, effect: effects.Effect) -> None:
+        match effect:
+            case effects.Observe(name):
+                self.sim.watchers.ask(name, where=False)
+            case effects.Locate(name):
+                self.sim.watchers.ask(name, where=True)
+            case effects.Remember(_, timeline):
+                assert timeline > self.remembered
+                self.remembered = timeline
+            case _:
+                super()._carry_out_other(effect)
+
     # The lane.
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
@@ -108,6 +123,8 @@ class Turns(Lending):
     def starts(self, lent: Lent, flight: Flight) -> bool:
         """Send the flight's unit to its backend."""
         self._noted("starts", lent.backend.number, [flight])
+        if self.sim.fleet is not None:
+            self.roles.given(lent.backend, [self.books.jobs[flight.number]])
         return super().starts(lent, flight)
 
     def tells(self, text: str, call: Callable[..., Any], *args: Any) -> None:
@@ -136,11 +153,15 @@ class Turns(Lending):
                 self.said.append(f"execute {number}")
                 self.touched.append(number)
                 backend = self.broker.backends.get(number)
+                if backend is not None and self.sim.fleet is not None:
+                    self.roles.given(backend, self.books.of(self.lines[number].orders[-1].owner))
                 if backend is not None and backend.running:
                     self.touched_clients.append(backend.running[-1].client.key)
             case effects.Reply(client, body):
                 kind = type(body).__name__ if type(body) is not Failure else f"{body.kind} {body.sqlstate}"
                 self.said.append(f"reply {client} {body.request} {kind}")
+                if self.sim.fleet is not None:
+                    self.sim.fleet.replied(client, self.books.jobs[body.request], body)
                 self.touched_clients.append(client)
             case effects.Connect(number, group, endpoint):
                 self.said.append(f"connect {number} {group} {endpoint}")
@@ -160,5 +181,11 @@ class Turns(Lending):
                 self.said.append(f"recall {number} {at_once}")
             case effects.Poke(group):
                 self.said.append(f"poke {group}")
+            case effects.Observe(name):
+                self.said.append(f"observe {name}")
+            case effects.Note(text):
+                self.said.append(f"note {text}")
+            case effects.Remember(_, timeline):
+                self.said.append(f"remember {timeline}")
             case effects.Stop():
                 self.said.append("stop")

@@ -26,8 +26,11 @@ from simulation.agenda import Agenda
 from simulation.audit import audit
 from simulation.clients import Clients
 from simulation.faults import Faults
+from simulation.faults_of_clusters import FaultsOfClusters
+from simulation.fleet import Fleet
 from simulation.network import Network
 from simulation.servers import Server
+from simulation.watchers import Watchers
 
 # Trace lines kept for a failure's report.
 LINES_KEPT = 40
@@ -52,16 +55,20 @@ class World(Agenda, Invariants):
         """trace is called with each step's line. kind is one of `scenario.KINDS`, "" for any."""
         super().__init__()
         self.random = Random(seed)
+        kind = scenario.CLUSTER if scenario.is_cluster(seed, kind) else kind
         self.scenario = scenario.draw(self.random, kind)
         has_lane = scenario.has_lane(seed, kind)
-        if has_lane and seed % 2:
+        if has_lane and seed % 2 and kind != scenario.CLUSTER:
             self.scenario = scenario.with_lane(Random(seed), self.scenario)
         self.broker = Broker(self.scenario.config, self.random.random, Examiner, has_lane)
         self.books = Books(self.scenario.query_timeout)
-        self.servers = {name: Server(self, name) for name in self.scenario.config.endpoints}
+        self.fleet = Fleet(self) if self.scenario.replication else None
+        servers = (Server(self, name) for name in self.scenario.config.endpoints)
+        self.servers: dict[str, Server] = {each.name: each for each in (self.fleet.members if self.fleet else servers)}
+        self.watchers = Watchers(self)
         self.network = self.shell = Network(self)
         self.clients = Clients(self)
-        self.faults = Faults(self)
+        self.faults = FaultsOfClusters(self) if self.fleet else Faults(self)
         self.steps = self.facts = 0
         self.tally: Counter[str] = Counter()  # faults and the like
         self.outcomes: Counter[tuple[str, str]] = Counter()  # of requests, by kind
@@ -141,6 +148,9 @@ class World(Agenda, Invariants):
             return
         network.check_blocked(is_awake=not self.is_suspended)
         self.check_lane()
+        if self.fleet is not None:
+            for group in self.broker.groups.values():
+                network.roles.check_rest(group)
         is_periodic = self.steps % self._check_every == 0
         if is_periodic:
             self.broker.snapshot(self.now)  # must not fail, whatever the state
@@ -172,6 +182,8 @@ class World(Agenda, Invariants):
         self.go_on()
         for server in self.servers.values():
             server.heal()
+        if self.fleet is not None:
+            self.fleet.heal()
         for wire in list(self.network.lines.values()):
             self._note(self.network.unstick(wire, heals=False))
         self.clients.finish()
