@@ -62,16 +62,13 @@ class Cluster:
 
     def wrote(self, process: Hashable, is_loose: bool) -> None:
         """A write of the process is being acknowledged. is_loose: perhaps before it was flushed."""
-        writes = self._writes.get(process)
-        if writes is None:
-            self._begin(process)
-        else:
-            if not writes.due:
-                self._pending.append(writes)
-                writes.is_loose = False
-            writes.due = self.asked + 1
-            writes.is_loose = writes.is_loose or is_loose
-            writes.is_fresh = False
+        writes = self._writes.get(process) or self._begin(process)
+        if not writes.due:
+            self._pending.append(writes)
+            writes.is_loose = False
+        writes.due = self.asked + 1
+        writes.is_loose = writes.is_loose or is_loose
+        writes.is_fresh = False
 
     def wanted(self, process: Hashable) -> int | None:
         """The position that a replica must have replayed for the process to read there; None if it is not known yet."""
@@ -83,13 +80,13 @@ class Cluster:
 
     def show(self, process: Hashable, position: int) -> None:
         """The process has to see this position as well."""
-        if process not in self._writes:
-            self._begin(process)
-        self._writes[process].position = max(self._writes[process].position, position)
+        writes = self._writes.get(process) or self._begin(process)
+        writes.position = max(writes.position, position)
 
-    def _begin(self, process: Hashable) -> None:
+    def _begin(self, process: Hashable) -> Writes:
         writes = self._writes[process] = Writes(self.asked + 1)
         self._pending.append(writes)
+        return writes
 
     def located(self, question: int, flushed: int, inserted: int, now: float) -> None:
         """The primary has answered this question for its position."""
