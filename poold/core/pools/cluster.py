@@ -42,6 +42,7 @@ class Cluster:
         self.system = system
         self.primary: Endpoint | None = None
         self.reign: tuple[object, ...] = ()  # its timeline and its start: with another one positions begin anew
+        self.timeline = 0  # the last primary's
         # The primary's counts of its catalogs, "" before it has told them; and while replicas have not replayed their
         # last change, the position behind it.
         self.catalogs = ""
@@ -137,10 +138,14 @@ class Cluster:
         return max(0, self._history[-1][1] - position) if self._history else 0
 
     def begin_anew(self) -> None:
-        """There is another primary: what was known of positions does not hold there, for any process."""
+        """There is another primary: what was known of positions does not hold there, for any process.
+
+        That a process has written holds. What it wrote may be there, and not on each of the replicas.
+        """
+        for writes in self._writes.values():
+            writes.due, writes.position = self.asked + 1, 0
+        self._pending = list(self._writes.values())
         self.catalogs = ""
-        self._writes.clear()
-        self._pending.clear()
         self._history.clear()
 
     def forget(self, processes: Collection[Hashable]) -> None:
