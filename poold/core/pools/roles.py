@@ -90,6 +90,9 @@ def is_behind(endpoint: Endpoint, group: Group, now: float) -> bool:
     cluster = group.cluster
     if cluster is None:
         return False
+    seen = endpoint.observation
+    if group.main is not None and seen is not None and seen.timeline < cluster.timeline:
+        return True  # whatever its position is: it may have another history than the primary behind the promotion
     silent = 0.0 if endpoint.is_heard else now - endpoint.observed
     return endpoint.lag + silent > seconds or cluster.bytes_behind(endpoint.position) > size
 

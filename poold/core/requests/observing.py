@@ -189,6 +189,7 @@ class Observing:
                 cluster.begin_anew()
                 self._generations.begin_anew()
             cluster.reign = (seen.timeline, seen.started)
+            cluster.timeline = seen.timeline
             cluster.note(seen.position, now)
             if primary.observed == now and cluster.have_catalogs_changed(seen.catalogs, seen.position):
                 self._generations.begin_anew()
