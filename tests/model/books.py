@@ -96,6 +96,7 @@ class Job:
     is_on_replicas: bool = False
     is_refused_there: bool = False  # by the server, for being a standby
     begun: int = 0  # how many units of it
+    begun_in: int = 0  # the backend of the last one
 
     def __repr__(self) -> str:
         return f"<request {self.number}, {self.kind}>"

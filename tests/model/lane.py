@@ -124,6 +124,9 @@ class Lane:
         if way is None or len(encoded) > MAX_MESSAGE_BYTES or not self._may_run(way):
             return False
         fleet, requests = way.fleet, client.requests
+        is_for_replicas = fleet.group.main is not None
+        if is_for_replicas and not fleet.group.is_current(client):
+            return False
         if fleet.group not in client.groups or message.request in requests or not self._has_room(client, len(encoded)):
             return False
         lent = None
@@ -132,7 +135,7 @@ class Lane:
             if unprepared is not None:
                 self._give_back(unprepared)
                 return False
-        if lent is None and not self._may_wait(way):
+        if lent is None and (is_for_replicas or not self._may_wait(way)):
             return False
         flight = Flight(client, message, encoded, way, self._now())
         self._open(flight, requests)

@@ -22,6 +22,8 @@ from poold.core.pools.group import Group
 from poold.core.records.backend import Backend
 from poold.core.work.query import MAX_MOVES
 
+_STANDBY = "it is a standby"
+
 
 class Roles:
     """The last answers of all endpoints."""
@@ -48,7 +50,7 @@ class Roles:
         if said is None:
             return "nothing is known of it"
         if said.is_in_recovery:
-            return "it is a standby"
+            return _STANDBY
         if said.timeline < self._newest:
             return f"it was left behind by timeline {self._newest}"
         others = [
@@ -67,8 +69,11 @@ class Roles:
             return
         jobs[-1].is_on_replicas, jobs[-1].is_refused_there = group.main is not None, False
         jobs[-1].begun += 1
+        goes_on, jobs[-1].begun_in = jobs[-1].begun_in == backend.number, backend.number
         if group.role == "primary":
             wrong = self.wrong(endpoint.name)
+            if wrong == _STANDBY and goes_on:
+                return  # where nothing takes effect, it is to learn that
             assert not wrong, f"{jobs[-1]} is begun on {endpoint.name}, which is wrong: {wrong}"
             assert endpoint.role is Role.PRIMARY, f"{jobs[-1]} is begun on {endpoint.name}, a {endpoint.role.name}"
         elif group.main is not None:
@@ -83,7 +88,7 @@ class Roles:
             failure = Failure._make(body.failure)
         if failure is None and isinstance(body, (ResultMessage, TransactionResult)):
             wrong = self.wrong(endpoint) if endpoint else ""
-            is_known = wrong and not wrong.startswith(("it is a standby", "nothing"))
+            is_known = wrong and not wrong.startswith((_STANDBY, "nothing"))
             assert not is_known, f"{job} is acknowledged by {endpoint}, which is wrong: {wrong}"
             assert not job.missed, f"{job} does not show what its process has written"
         elif failure is not None and job.is_refused_there and job.kind in ("query", "message"):

@@ -6,6 +6,7 @@ it is promoted. Each promotion begins a timeline. A position is the number of co
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from model.books import Job
@@ -41,6 +42,7 @@ class Fleet:
         self.newest = 1
         # By process: what it was told to be committed, the last ones.
         self._told: dict[object, list[Work]] = {}
+        self.lost: set[Work] = set()  # by promotions
         self.wrote_at: dict[Work, str] = {}  # the names of servers
 
     def primaries(self) -> list[Member]:
@@ -51,9 +53,9 @@ class Fleet:
         """Those that could be promoted now."""
         return [each for each in self.members if each.is_up and each.upstream is not None]
 
-    def is_lost(self, work: Work) -> bool:
-        """Whether a promotion has lost what was committed."""
-        return not all(each.has(work) for each in self.truths)
+    def lose(self, works: Iterable[Work]) -> None:
+        """Those of them that the right server does not have are lost, even if one that has them is promoted later."""
+        self.lost.update(work for work in works if not all(each.has(work) for each in self.truths))
 
     def replied(self, client: int, job: Job, body: object) -> None:
         """The core answers: is it true, and what does the process have to see from here on."""
@@ -62,6 +64,7 @@ class Fleet:
         written = [work for each in ((job,) if job.lease is None else job.lease.jobs) for work in each.commits]
         written = [work for work in written if work in self.places]
         fresh = [work for work in job.commits if work in self.places]
+        job.missed = [work for work in job.missed if work not in self.lost]
         world.network.roles.answered(job, body, self.wrote_at[fresh[-1]] if fresh else "")
         if isinstance(body, (ResultMessage, TransactionResult)) and found is not None and written:
             told = self._told.setdefault(found.process, [])
@@ -84,6 +87,7 @@ class Fleet:
         self.truths = [member]
         if not is_new:
             self.truths = [each for each in self.members if each.upstream is None and each.timeline == member.timeline]
+        self.lose(self.places)
         return f"{member.name} is promoted on timeline {member.timeline}"
 
     def follow(self, member: Member, upstream: Member) -> str | None:
@@ -160,6 +164,7 @@ class Member(Server):
         self.fleet.places[work] = len(self.wal)
         self.fleet.wrote_at[work] = self.name
         self.wal.append(work)
+        self.fleet.lose([work])
         for each in self.fleet.members:
             if each.upstream is self:
                 each.catch_up()
@@ -233,12 +238,10 @@ class MemberProcess(Process):
         self._began_on_standby = False
 
     def _begin_command(self, order: Order, command: Command) -> None:
-        if self._shows_own and type(command) is not Prepare:
+        if self._shows_own and self.server.is_standby and type(command) is not Prepare:
             for job in self.world.books.of(order.owner):
                 if job.reply is None:
-                    fleet = self.world.fleet
-                    assert fleet is not None
-                    job.missed = [each for each in job.must_see if not self.server.has(each) and not fleet.is_lost(each)]
+                    job.missed = [each for each in job.must_see if not self.server.has(each)]
         super()._begin_command(order, command)
 
     def _draw_ending(self, order: Order, command: Command) -> None:
