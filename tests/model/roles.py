@@ -5,11 +5,12 @@
 2.  What was committed by a server that is known to be wrong is not acknowledged.
 3.  What a replica refuses, or ends for its own reasons, is run on the primary.
 4.  A read shows what its process was told to be done before, unless a promotion has lost it.
-5.  A pool that serves nobody has no idle backend.
+5.  A pool that serves nobody has no idle backend; where that was the primary no lease stays.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from client.wire.messages import Failure, ResultMessage, TransactionResult
@@ -20,6 +21,7 @@ from poold.core.facts import Observation
 from poold.core.pools.endpoint import Role
 from poold.core.pools.group import Group
 from poold.core.records.backend import Backend
+from poold.core.state import BackendState
 from poold.core.work.query import MAX_MOVES
 
 _STANDBY = "it is a standby"
@@ -43,6 +45,11 @@ class Roles:
         self._said[endpoint] = observation
         self._heard.add(endpoint)
         self._newest = max(self._newest, observation.timeline)
+
+    def opened(self, endpoint: str, is_standby: bool | None) -> None:
+        """The core is about to be told so by a connection of its own."""
+        if is_standby and endpoint in self._said:
+            self._said[endpoint] = replace(self._said[endpoint], is_in_recovery=True)
 
     def wrong(self, endpoint: str) -> str:
         """Why nothing may be written to this endpoint; "" if it may."""
@@ -99,4 +106,6 @@ class Roles:
         """Nothing rests where nobody is served."""
         if group.has_roles:
             for pool in group.pools:
+                is_kept = group.role == "primary" and pool.members[BackendState.LEASED]
+                assert pool.is_serving or not is_kept, f"a lease stays on {pool.endpoint.name}, which is not used"
                 assert pool.is_serving or not pool.idle, f"a backend idles on {pool.endpoint.name}, which is not used"

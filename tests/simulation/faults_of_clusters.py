@@ -23,6 +23,7 @@ class FaultsOfClusters(Faults):
         self._kinds = (
             *(each for each in self._kinds if each not in without),
             *(self._primary_is_lost,) * 6,
+            *(self._primary_is_lost_behind_a_write,) * 6,
             *(self._a_standby_is_promoted,) * 3,
             *(self._places_are_changed,) * 3,
             *(self._two_are_the_primary,) * 2,
@@ -55,6 +56,19 @@ class FaultsOfClusters(Faults):
             self._world.at(self._world.now + random.choice((0.01, 0.3, 2.0)), self._promote, old)
         return text
 
+    def _primary_is_lost_behind_a_write(self) -> str:
+        """Its client has just been told that it is done."""
+
+        def strike(name: str) -> None:
+            world = self._world
+            server = world.servers[name]
+            world.at(world.now + 3 * world.scenario.latency * world.random.random(), self._crash, server, 0.3)
+            if world.random.random() < 0.5:
+                world.at(world.now + 0.1 * world.random.random(), self._promote)
+
+        self._fleet.ambush = strike
+        return "an ambush for the next write"
+
     def _is_cut_off(self, server: Member) -> str:
         """The broker does not reach it; it is well."""
         seconds = self._world.random.choice((0.3, 3.0))
@@ -68,6 +82,8 @@ class FaultsOfClusters(Faults):
         if not standbys or world.is_calm:
             return None
         chosen = random.choice(standbys)
+        if random.random() < 0.5:  # the wrong one
+            chosen = min(standbys, key=lambda each: len(each.wal))
         text = self._fleet.promote(chosen)
         world.tally["promotion"] += 1
         for each in self._fleet.members:

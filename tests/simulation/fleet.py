@@ -6,7 +6,7 @@ it is promoted. Each promotion begins a timeline. A position is the number of co
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from model.books import Job
@@ -36,6 +36,7 @@ class Fleet:
         self.world = world
         self.places: dict[Work, int] = {}  # of commits that wrote, in the log
         self.members = [Member(world, name, self) for name in world.scenario.config.endpoints]
+        self.ambush: Callable[[str], None] | None = None  # is told of the next write that a client is told of
         self.truths = self.members[:1]  # several while nobody can tell
         for each in self.members[1:]:
             each.upstream = self.members[0]
@@ -69,6 +70,9 @@ class Fleet:
         if isinstance(body, (ResultMessage, TransactionResult)) and found is not None and written:
             told = self._told.setdefault(found.process, [])
             told += [work for work in written if work not in told]
+            if fresh and self.ambush is not None:
+                ambush, self.ambush = self.ambush, None
+                ambush(self.wrote_at[fresh[-1]])
             del told[:-KEPT]
 
     def asked(self, client: int, job: Job) -> None:
@@ -124,7 +128,7 @@ class Member(Server):
         self.timeline = 1
         self.upstream: Member | None = None
         self.wal: list[Work] = []  # what it has, in order
-        self.lag = world.scenario.replication
+        self.lag = world.scenario.replication * world.random.choice((0.1, 1.0, 10.0))
         self._way = 0  # counts its upstreams: what comes from an earlier one is void
         self._comes_at = 0.0
 

@@ -217,6 +217,8 @@ class Network(Turns):
         if wire.number not in self.lines or wire.is_reset:
             return None
         wire.session = wire.process
+        if wire.number in self.broker.backends:
+            self.roles.opened(wire.endpoint, server.is_standby)
         self.about(wire.number, self.broker.opened, self.sim.now, server)
         return f"opened {wire.number}"
 

@@ -346,7 +346,7 @@ def with_cluster(random: Random, found: Scenario) -> Scenario:
         slow=choice((0.0, 0.01)),
         mishaps=choice((0.0, 0.0, 1.0)),
         fault_every=choice((50, 150)),
-        favourite=choice(("", "primary is lost")),
+        favourite=choice(("", "primary is lost", "primary is lost behind a write")),
         writes=choice((0.2, 0.5)),
         rows=1000,
         others=choice((0.0, 0.1)),

@@ -183,6 +183,7 @@ class World(Agenda, Invariants):
         for server in self.servers.values():
             server.heal()
         if self.fleet is not None:
+            self.fleet.ambush = None
             self.fleet.heal()
         for wire in list(self.network.lines.values()):
             self._note(self.network.unstick(wire, heals=False))
