@@ -190,7 +190,7 @@ class Member(Server):
     def crash(self) -> None:
         super().crash()
         if self.is_standby and self.wal and self.is_along(self.upstream):  # type: ignore[arg-type]
-            del self.wal[len(self.wal) - self.world.random.choice((0, 0, 1, 3)) :]  # to be replayed again
+            del self.wal[max(len(self.wal) - self.world.random.choice((0, 1, 3, 10)), 0) :]  # to be replayed again
         self._way += 1
 
     def come_up(self) -> str | None:

@@ -325,7 +325,7 @@ def with_cluster(random: Random, found: Scenario) -> Scenario:
     groups = {name: replace(group, role=choice(("auto", "primary"))) for name, group in config.groups.items()}
     if "reads" in groups:
         groups["reads"] = replace(groups["reads"], role=choice(("replica", "prefer-replica")))
-    return replace(
+    found = replace(
         found,
         config=replace(config, groups=groups, endpoints=dict.fromkeys(names, endpoint)),
         clients=choice((2, 5, 10)),
@@ -355,6 +355,32 @@ def with_cluster(random: Random, found: Scenario) -> Scenario:
         changes_schema=False,
         is_seasoned=True,
         replication=choice((0.0005, 0.01, 0.1, 1.0)),
+    )
+    return _with_readers(random, found) if random.random() < 0.6 else found
+
+
+def _with_readers(random: Random, found: Scenario) -> Scenario:
+    """Short reads behind few writes, that are slow to come to the standbys while servers come and go."""
+    choice = random.choice
+    limits = {"route_reads": True, "catch_up": 0.05, "max_lag": 0.0, "queue_timeout": 10.0, "max_lifetime": 0.0}
+    return replace(
+        found,
+        config=_with_groups(found.config, **limits),
+        clients=choice((4, 10)),
+        threads=1,
+        habits=(("query", "reader", "reader"), ("reader",)),
+        think=choice((0.003, 0.02)),
+        impatience=0.0,
+        mishaps=0.0,
+        slow=0.0,
+        write=0.001,
+        writes=choice((0.1, 0.4)),
+        others=0.0,
+        settings=0.0,
+        latency=choice((0.00005, 0.0005)),
+        fault_every=choice((30, 80)),
+        favourite=choice(("primary is lost behind a write", "a standby is promoted", "standby restarts", "client forks")),
+        replication=choice((0.01, 0.1, 1.0)),
     )
 
 
