@@ -306,10 +306,14 @@ class Group:
             known = "; ".join(each.in_words() for each in self.endpoints)
             text = f"no endpoint of group {self.name!r} was a {wanted} within {waited:.3g} s ({limit}): {known}"
             return plain_failure("offline", NOT_EXECUTED, text)
-        unreachable = [pool for pool in self.pools if pool.availability.state is not AvailabilityState.AVAILABLE]
+        serving = [pool for pool in self.pools if pool.is_serving]
+        unreachable = [pool for pool in serving if pool.availability.state is not AvailabilityState.AVAILABLE]
         errors = "; ".join(f"{pool.endpoint.name}: {pool.availability.error}" for pool in unreachable)
-        if len(unreachable) == len(self.pools) and not any(pool.open for pool in self.pools):
-            text = f"no endpoint of group {self.name!r} could be reached within {waited:.3g} s ({limit}): {errors}"
+        if len(unreachable) == len(serving) and not any(pool.open for pool in self.pools):
+            roles = f" ({'; '.join(each.in_words() for each in self.endpoints)})" if self.has_roles else ""
+            text = (
+                f"no endpoint of group {self.name!r} could be reached within {waited:.3g} s ({limit}): {errors}{roles}"
+            )
             return plain_failure("offline", NOT_EXECUTED, text)
         text = f"no backend of group {self.name!r} became free within {waited:.3g} s ({limit}); {self.load()}"
         if unreachable:
