@@ -41,6 +41,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="how many exceptions of signal handlers leave calls in the middle (default: 1000; 20 or more a second)",
     )
     parser.addoption(
+        "--pairs",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="how many writes each are read again at once, with replicas that are behind (default: 1000)",
+    )
+    parser.addoption(
         "--chaos-seed", type=int, metavar="N", help="what chance begins with in the chaos; printed by each run"
     )
 
