@@ -88,6 +88,8 @@ class Settling:
                     backend = group.take_company(now)
             if backend is not None:
                 self._runs.start(backend, request, now)
+                if group.is_uneven:
+                    self._agenda.grow(group)
                 return
         self._waiting.queue(request, now)
         self._agenda.grow(group)

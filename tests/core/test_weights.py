@@ -76,3 +76,27 @@ def test_what_was_not_given_to_an_endpoint_is_not_made_up_for_later() -> None:
         assert whose_turn(pools[:1] + pools[:1]) is pools[0], "b cannot take any"
     chosen = [whose_turn(pools).endpoint.name for _ in range(10)]
     assert 3 <= chosen.count("b") <= 7
+
+
+def test_an_endpoint_without_a_backend_gets_one_as_soon_as_there_is_work() -> None:
+    """Else one idle backend elsewhere would do all of a single client's work for ever."""
+    world = World(["a", "b"], role="any", min_size=1, max_size=4)
+    world.client()
+    world.connect_all()
+    pools = world.broker.groups["default"].pools
+    assert [pool.size for pool in pools] == [1, 0]
+    request = world.query()
+    world.connect_all()
+    world.finish(request)
+    assert [pool.size for pool in pools] == [1, 1]
+    assert served(world, 100)["b"] == 50
+
+
+def test_but_not_beyond_max_size() -> None:
+    world = World(["a", "b"], role="any", min_size=1, max_size=1)
+    world.client()
+    world.connect_all()
+    request = world.query()
+    world.take()
+    assert world.broker.groups["default"].size == 1
+    world.finish(request)

@@ -48,6 +48,7 @@ class Group:
         # The group for reads on replicas that belongs to this one; and on its side, the one that it belongs to.
         self.replicas: Group | None = None
         self.main: Group | None = None
+        self.is_uneven = False  # a request was given a backend while an endpoint had none at all
         self.followed: Cluster | None = None  # the cluster, if its replicas are read: writes are noted there
         self.most_lag = _most_lag(config.max_lag)
         self.obstacle = ""  # why its endpoints cannot make a group; then all of its requests are refused
@@ -137,7 +138,10 @@ class Group:
 
     def take_idle(self) -> Backend | None:
         """An idle backend for a request; endpoints take turns. It stays IDLE until moved."""
-        return routing.idle_backend(self.pools)
+        backend = routing.idle_backend(self.pools)
+        if len(self.pools) > 1 and backend is not None:
+            self.is_uneven = any(pool.is_empty and pool.may_open() for pool in self.pools)
+        return backend
 
     def begin_sharing(self, backend: Backend, turn: int) -> None:
         """Note that a short statement goes to this backend, which was idle."""
@@ -247,13 +251,17 @@ class Group:
         """The pool where a backend should be opened now; None if none is needed or allowed.
 
         Needed are backends up to each pool's floor, one for each waiting request that those being opened do not
-        cover, and one for inquiries of a pool that has none.
+        cover, one where an endpoint could have a part of the work and has no backend, and one for inquiries of a pool
+        that has none.
         """
         if self.size >= self.config.max_size:
             return None
         pool = routing.pool_to_open(self.pools, below_floor=True)
         if pool is None and self.queue.size and self.count(BackendState.CONNECTING) < self._wanted():
             pool = routing.pool_to_open(self.pools)
+        if pool is None and self.is_uneven:
+            self.is_uneven = False
+            pool = next((each for each in self.pools if each.is_empty and each.may_open()), None)
         if pool is None:
             pool = next((each for each in self.pools if each.inquiries and not each.size and each.may_open()), None)
         return pool

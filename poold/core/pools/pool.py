@@ -89,6 +89,11 @@ class Pool:
         return self.size - resting
 
     @property
+    def is_empty(self) -> bool:
+        """Whether it could do a part of the work and has no backend, not even one being opened."""
+        return self.is_serving and not self.size
+
+    @property
     def is_below_floor(self) -> bool:
         """Whether the pool has fewer backends than it should keep, not counting those whose end is near."""
         return self.size - self.outdated < self.floor
