@@ -4,6 +4,7 @@ from world import World
 
 from poold.core.facts import Observation
 from poold.core.pools.cluster import Cluster
+from poold.core.records.request import Request
 
 
 def test_who_was_seen_writing_once_is_not_taken_for_one_who_was_not() -> None:
@@ -40,3 +41,17 @@ def test_a_replica_on_an_older_timeline_serves_no_reads() -> None:
     assert not any(pool.is_serving for pool in reads.pools), "c has something that b does not have"
     world.broker.observed("c", Observation("77", True, 2, "c", 95), world.now)
     assert [pool.endpoint.name for pool in reads.pools if pool.is_serving] == ["c"]
+
+
+def test_a_statement_that_has_to_run_alone_does_so_on_the_primary_as_well() -> None:
+    world = World(["a", "b"], role="primary")
+    world.client()
+    for name in ("a", "b"):
+        world.broker.observed(name, Observation("77", name != "a", 1, name, 100), world.now)
+    number = world.query(group="default/replicas")
+    (client,) = world.broker.clients.values()
+    request = client.requests[number]
+    request.is_alone, request.yields = True, 2
+    made = world.broker.admission.on_primary(request)
+    assert isinstance(made, Request)
+    assert (made.group.name, made.is_alone, made.yields) == ("default", True, 2)

@@ -83,6 +83,7 @@ class Admission:
                 request.lease.group = main
         if isinstance(made, Request):
             made.size, made.moves = request.size, request.moves
+            made.is_alone, made.yields = request.is_alone, request.yields
         return made
 
     def _query(self, client: Client, message: Query, now: float) -> Request | Failure:
