@@ -10,8 +10,11 @@
     audit       what was answered against what is in the databases
     runner      many worlds
     mutations   mistakes put into the core, each of which has to be found; more in mutations_of_sessions, _of_pools,
-                _of_statements and _of_the_lane
+                _of_statements, _of_the_lane and _of_clusters
+    fleet       servers of one database cluster: replication, promotions; what the broker asks them in watchers, what
+                goes wrong with them in faults_of_clusters, what must hold in `model.roles`
 
+Every eighth world is one in which the endpoints are a primary and its standbys; in all others they are equals.
 Every third world has a lane (`model.lane`), and every other of these is one in which most requests are the lane's.
 
 A step is one event: a message arrives, a statement ends, a deadline comes, a fault strikes, the shell has its turn.

@@ -123,7 +123,11 @@ class FaultsOfClusters(Faults):
 
     def _standby_restarts(self) -> str | None:
         standbys = self._fleet.standbys()
-        return self._crash(self._world.random.choice(standbys), self._world.random.choice((0.01, 0.1))) if standbys else None
+        return (
+            self._crash(self._world.random.choice(standbys), self._world.random.choice((0.01, 0.1)))
+            if standbys
+            else None
+        )
 
     def _standby_lags(self) -> str | None:
         standbys = self._fleet.standbys()

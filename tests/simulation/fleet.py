@@ -76,7 +76,7 @@ class Fleet:
             del told[:-KEPT]
 
     def asked(self, client: int, job: Job) -> None:
-        """The request has come: what it has to see, unless that is lost. In a lease it may be what its first one saw."""
+        """The request has come: what it has to see, unless that is lost. In a lease it is what its first one saw."""
         process = self.world.broker.clients[client].process
         job.must_see = tuple(self._told.get(process, ())) if job.lease is None else job.lease.jobs[0].must_see
         if job.lease is not None and job is job.lease.jobs[0]:
@@ -251,10 +251,10 @@ class MemberProcess(Process):
     def _draw_ending(self, order: Order, command: Command) -> None:
         super()._draw_ending(order, command)
         world = self.world
-        if self.server.is_standby and not world.is_calm and not self._ending and type(command) is not Prepare:
-            if world.random.random() < 0.02:
-                self._ending = "lost race"  # it is in the way of the replay
-                self._refuses_for_being_one(order)
+        may_be = self.server.is_standby and not world.is_calm and not self._ending and type(command) is not Prepare
+        if may_be and world.random.random() < 0.02:
+            self._ending = "lost race"  # it is in the way of the replay
+            self._refuses_for_being_one(order)
 
     def _affect(self, order: Order, owner: object, template: bytes, value: int) -> None:
         is_standby = self._began_on_standby if self.work is not None else self.server.is_standby

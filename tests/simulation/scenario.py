@@ -379,7 +379,9 @@ def _with_readers(random: Random, found: Scenario) -> Scenario:
         settings=0.0,
         latency=choice((0.00005, 0.0005)),
         fault_every=choice((30, 80)),
-        favourite=choice(("primary is lost behind a write", "a standby is promoted", "standby restarts", "client forks")),
+        favourite=choice(
+            ("primary is lost behind a write", "a standby is promoted", "standby restarts", "client forks")
+        ),
         replication=choice((0.01, 0.1, 1.0)),
     )
 

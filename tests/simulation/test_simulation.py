@@ -15,9 +15,10 @@ from click.testing import CliRunner
 from examples import seeds
 
 from simulation import runner
+from simulation.mutations_of_clusters import MUTATIONS, SHOWN_IN_CLUSTERS
 from simulation.mutations_of_statements import SHOWN_IN
-from simulation.mutations_of_the_lane import MUTATIONS, SHOWN_IN_LANES
-from simulation.scenario import LANE
+from simulation.mutations_of_the_lane import SHOWN_IN_LANES
+from simulation.scenario import CLUSTER, LANE
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "simulate.py"
 # For each seed: 204,000 in all.
@@ -65,6 +66,13 @@ def test_all_holds_in_every_world_with_a_lane(seed: int) -> None:
     assert summary.tally["lane gives up"]
 
 
+@pytest.mark.parametrize("seed", seeds(1))
+def test_all_holds_in_every_cluster(seed: int) -> None:
+    summary = runner.run(seed, STEPS, kind=CLUSTER)
+    assert summary.tally["promotion"] > 10
+    assert summary.outcomes["query", "done"] > 1000
+
+
 def test_the_same_seed_makes_the_same_world_in_any_process() -> None:
     shown = [_simulated("7", "--steps", "10000", hash_seed=each) for each in ("1", "2")]
     assert shown[0] == shown[1]
@@ -78,11 +86,14 @@ def _simulated(*arguments: str, hash_seed: str) -> str:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
 
+_SHOWN_IN = {**SHOWN_IN, **SHOWN_IN_LANES, **SHOWN_IN_CLUSTERS}
+
+
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_mistake_in_the_core_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     MUTATIONS[name](monkeypatch)
     with pytest.raises(runner.Broken):
-        runner.run(1, STEPS_UNTIL_FOUND, kind=({**SHOWN_IN, **SHOWN_IN_LANES}).get(name, ""))
+        runner.run(1, STEPS_UNTIL_FOUND, kind=_SHOWN_IN.get(name, ""))
 
 
 def test_what_does_not_hold_is_shown_with_the_command_that_shows_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
