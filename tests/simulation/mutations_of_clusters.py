@@ -9,7 +9,6 @@ import pytest
 from poold.core.effects import Reply
 from poold.core.pools import roles
 from poold.core.pools.cluster import Cluster
-from poold.core.pools.endpoint import Endpoint
 from poold.core.pools.group import Group
 from poold.core.pools.lifecycle import Lifecycle
 from poold.core.reading import Reading
@@ -41,11 +40,6 @@ def what_runs_on_a_fenced_endpoint_goes_on(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutation
-def sessions_stay_on_what_is_not_the_primary_any_more(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Observing, "_retire", lambda self, pool, now: None)
-
-
-@mutation
 def idle_backends_stay_where_nobody_is_served(patch: pytest.MonkeyPatch) -> None:
     def endpoint_changed(original: Any, self: Lifecycle, group: Group) -> None:
         before = [pool for pool in group.pools if not pool.is_serving]
@@ -70,76 +64,12 @@ def a_question_under_way_counts_for_a_later_write(patch: pytest.MonkeyPatch) -> 
 
 
 @mutation
-def one_replica_that_is_current_is_enough(patch: pytest.MonkeyPatch) -> None:
-    def is_current(original: Any, self: Group, client: Any) -> bool:
-        left_out = [pool for pool in self.pools if pool.is_serving][1:]
-        for pool in left_out:
-            pool.is_serving = False
-        found = bool(original(self, client))
-        for pool in left_out:
-            pool.is_serving = True
-        return found
-
-    wrap(patch, Group, "is_current", is_current)
-
-
-@mutation
 def a_write_is_not_noted(patch: pytest.MonkeyPatch) -> None:
     def wrote(original: Any, self: Cluster, process: Any, is_loose: bool) -> None:
         if process not in self._writes:
             original(self, process, is_loose)
 
     wrap(patch, Cluster, "wrote", wrote)
-
-
-@mutation
-def who_was_seen_writing_once_counts_as_a_reader(patch: pytest.MonkeyPatch) -> None:
-    def wrote(original: Any, self: Cluster, process: Any, is_loose: bool) -> None:
-        is_new = process not in self._writes
-        original(self, process, is_loose)
-        self._writes[process].is_fresh = self._writes[process].is_fresh or is_new
-
-    wrap(patch, Cluster, "wrote", wrote)
-
-
-@mutation
-def who_has_written_is_forgotten_with_the_primary(patch: pytest.MonkeyPatch) -> None:
-    def begin_anew(original: Any, self: Cluster) -> None:
-        original(self)
-        self._writes.clear()
-        self._pending.clear()
-
-    wrap(patch, Cluster, "begin_anew", begin_anew)
-
-
-@mutation
-def a_replica_with_another_history_serves(patch: pytest.MonkeyPatch) -> None:
-    def is_behind(endpoint: Endpoint, group: Group, now: float) -> bool:
-        main, group.main = group.main, None
-        found = original(endpoint, group, now)
-        group.main = main
-        return found
-
-    original = roles.is_behind
-    patch.setattr(roles, "is_behind", is_behind)
-
-
-@mutation
-def a_standby_that_restarts_keeps_its_position(patch: pytest.MonkeyPatch) -> None:
-    def doubt(original: Any, self: Observing, now: float) -> None:
-        kept = {each: each.position for each in self.endpoints}
-        original(self, now)
-        for each, position in kept.items():
-            each.position = max(each.position, position)
-
-    wrap(patch, Observing, "doubt", doubt)
-    wrap(patch, Observing, "unobserved", _keeping_the_position)
-
-
-def _keeping_the_position(original: Any, self: Observing, endpoint: Endpoint, error: str, now: float) -> None:
-    position = endpoint.position
-    original(self, endpoint, error, now)
-    endpoint.position = max(endpoint.position, position)
 
 
 @mutation

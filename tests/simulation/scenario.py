@@ -356,7 +356,7 @@ def with_cluster(random: Random, found: Scenario) -> Scenario:
         is_seasoned=True,
         replication=choice((0.0005, 0.01, 0.1, 1.0)),
     )
-    return _with_readers(random, found) if random.random() < 0.6 else found
+    return _with_readers(random, found) if random.random() < 0.3 else found
 
 
 def _with_readers(random: Random, found: Scenario) -> Scenario:
