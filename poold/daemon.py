@@ -169,7 +169,7 @@ class Daemon:
             case effects.Reply():
                 self._frontend.reply(effect.client, effect.body)
             case effects.Connect():
-                self._backends.connect(effect.backend, effect.group, effect.endpoint)
+                self._backends.connect(effect.backend, effect.group, effect.endpoint, effect.is_read_only)
             case effects.Cancel():
                 self._backends.cancel(effect.backend)
             case effects.Look():

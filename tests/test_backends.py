@@ -39,7 +39,7 @@ class Shell:
             get_parameter_status=lambda _: "",
             get_backend_pid=lambda: 1,
         )
-        self.backends._open[number] = BackendConnection(number, connection, self._config, "default", self.backends)
+        self.backends._open[number] = BackendConnection(number, connection, self._config, False, self.backends)
         return theirs
 
     def give(self, number: int, *units: Any) -> None:

@@ -98,6 +98,7 @@ class Connect:
     backend: int
     group: str
     endpoint: str
+    is_read_only: bool = False  # its session writes nothing, even if the server becomes a primary
 
 
 @dataclass(slots=True)

@@ -31,12 +31,12 @@ class BackendConnection:
     """One open connection to PostgreSQL."""
 
     def __init__(
-        self, number: int, connection: Any, config: Config, group: str, owner: Backends, endpoint: str = ""
+        self, number: int, connection: Any, config: Config, is_read_only: bool, owner: Backends, endpoint: str = ""
     ) -> None:
         self.number = number
         self.endpoint = endpoint
         self.pid = int(connection.get_backend_pid())
-        reported = ParameterStatus(connection.get_parameter_status, config.groups[group].read_only)
+        reported = ParameterStatus(connection.get_parameter_status, is_read_only)
         prefix = b"poold_%b_" % secrets.token_hex(8).encode()
         self.wire = Wire(config.broker.max_result_bytes, reported, prefix)
         # Units of which nothing has been sent: those in the wire's outbox, and those in data not yet begun to be sent.

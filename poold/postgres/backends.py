@@ -12,11 +12,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from time import monotonic
 
 import psycopg2
 
-from poold.config.model import Config
+from poold.config.model import Config, GroupConfig
 from poold.core.broker import Broker
 from poold.core.effects import Unit
 from poold.core.facts import Loss, Server
@@ -63,9 +64,10 @@ class Backends:
         self._waiting: dict[int, BackendConnection] = {}
         self._threads = ThreadPoolExecutor(CANCEL_THREADS, thread_name_prefix="cancel")
 
-    def connect(self, number: int, group: str, endpoint: str) -> None:
-        """Begin to open a backend."""
-        opening = self._open_backend(number, group, endpoint)
+    def connect(self, number: int, group: str, endpoint: str, is_read_only: bool = False) -> None:
+        """Begin to open a backend. is_read_only: its session writes nothing, even if its group's could."""
+        config = self._config.groups[group]
+        opening = self._open_backend(number, replace(config, read_only=True) if is_read_only else config, endpoint)
         self._opening[number] = asyncio.get_running_loop().create_task(opening)
 
     def execute(self, number: int, unit: Unit) -> None:
@@ -119,12 +121,12 @@ class Backends:
             task.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _open_backend(self, number: int, group: str, endpoint: str) -> None:
+    async def _open_backend(self, number: int, group: GroupConfig, endpoint: str) -> None:
         try:
             connection, server = await connecting.connect(
-                self._config.endpoints[endpoint], self._config.groups[group], self._learned[endpoint]
+                self._config.endpoints[endpoint], group, self._learned[endpoint]
             )
-            backend = BackendConnection(number, connection, self._config, group, self, endpoint)
+            backend = BackendConnection(number, connection, self._config, group.read_only, self, endpoint)
         except (psycopg2.Error, OSError, UnicodeError, libpq.LibpqError) as error:
             log.warning("connect failed endpoint=%s error=%s", endpoint, one_line(error))
             self._opening.pop(number, None)

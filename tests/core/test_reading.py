@@ -69,6 +69,13 @@ def test_a_read_runs_on_a_replica_and_a_write_on_the_primary() -> None:
     assert endpoint_of(world, wrote) == "a"
 
 
+def test_their_sessions_write_nothing_even_if_a_replica_becomes_a_primary() -> None:
+    world = reading()
+    write(world)
+    kinds = {(each.endpoint, each.is_read_only) for each in world.taken(effects.Connect)}
+    assert kinds == {("a", False), ("b", True)}
+
+
 def test_replicas_have_as_many_backends_again() -> None:
     world = reading("a", "b", "c", max_size=2)
     for _ in range(4):

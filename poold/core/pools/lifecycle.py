@@ -38,7 +38,9 @@ class Lifecycle:
         self.backends[backend.number] = backend
         pool.add(backend)
         self._agenda.timers.set(backend, now + pool.endpoint.connect_timeout)
-        self._agenda.effects.append(Connect(backend.number, pool.group.configured, pool.endpoint.name))
+        self._agenda.effects.append(
+            Connect(backend.number, pool.group.configured, pool.endpoint.name, is_read_only=pool.group.main is not None)
+        )
 
     def opened(self, backend: Backend, server: Server | None, now: float) -> None:
         """The backend is connected and ready."""
