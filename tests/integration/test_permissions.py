@@ -23,6 +23,7 @@ from client.wire.messages import (
     Ask,
     CancelRequest,
     Commit,
+    Follow,
     Hello,
     Query,
     Release,
@@ -70,6 +71,8 @@ EXPECTED: dict[str, Case] = {
     "Commit": everybody(Commit(3, 1), ("Failure", "transaction-lost")),
     "Rollback": everybody(Rollback(4, 1), ("ResultMessage", "")),
     "Release": everybody(Release(9, 1), ("ResultMessage", "")),
+    # It speaks of the own process alone, and of a group that is open to it.
+    "Follow": everybody(Follow(10, "default", ""), ANSWERED),
     # It has no reply of its own, and reaches another client's requests only with a key that nobody can guess: what is
     # heard is the reply to the ping after it.
     "CancelRequest": everybody(CancelRequest(1), ANSWERED),
