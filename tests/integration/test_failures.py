@@ -272,7 +272,8 @@ def test_two_endpoints_share_the_work_one_is_killed_and_restarted_under_load_and
         server.execute("CREATE TABLE who (name text)")
         server.execute("INSERT INTO who VALUES (%s)", (name,))
     broker = start_broker(
-        {name: server.parameters for name, server in servers.items()}, {"default": {"role": "any", "min_size": 4, "max_size": 4}}
+        {name: server.parameters for name, server in servers.items()},
+        {"default": {"role": "any", "min_size": 4, "max_size": 4}},
     )
     program = """
 import client
