@@ -213,7 +213,8 @@ class Daemon:
         try:
             self._timelines.keep(system, timeline)
         except OSError as error:
-            log.warning("timeline not remembered folder=%s error=%s", self._timelines.folder, error.strerror)
+            text = "timeline not remembered in state_dir: after a restart an old primary that answers alone is believed"
+            log.warning("%s state_dir=%s error=%s", text, self._timelines.folder, error.strerror)
 
     def _release(self, key: int) -> None:
         """Give the core all of a client's requests that the lane has."""

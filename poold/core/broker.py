@@ -309,11 +309,13 @@ class Broker:
     def observed(self, name: str, observation: Observation, now: float) -> None:
         """The endpoint's server says what it is."""
         self.observing.observed(self.endpoints[name], observation, now)
+        self.reading.roles_told(now)
         self.settling.settle(now)
 
     def unobserved(self, name: str, error: str, now: float) -> None:
         """The endpoint's server could not be asked what it is."""
         self.observing.unobserved(self.endpoints[name], error, now)
+        self.reading.roles_told(now)
         self.settling.settle(now)
 
     def located(self, name: str, location: Location, now: float) -> None:

@@ -75,6 +75,7 @@ class Deadlines:
             self._reading.locate(key, now)
         elif isinstance(key, Observing):
             self._observing.due(now)
+            self._reading.roles_told(now)
 
     def _request_due(self, request: Request, now: float) -> None:
         """End the request's pause or wait, cancel it if it runs, or repeat a cancel that had no effect."""

@@ -85,3 +85,5 @@ class Observation:
     started: str  # when the server started, as it tells it
     position: int  # in the write-ahead log, in bytes: flushed by a primary, replayed by a standby
     catalogs: str = ""  # the answer to Observe's question
+    # Whether synchronous_commit is set for the role or the database: COMMIT may be answered before it is flushed.
+    is_loose: bool = False

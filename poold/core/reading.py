@@ -29,6 +29,8 @@ from poold.core.work import failures
 INTERVAL = 0.005
 SHORTEST_PAUSE = 0.00025
 PATIENCE = 0.25
+# So many seconds a read waits for endpoints to say what they are: longer than `requests.observing` does.
+PATIENCE_AT_START = 2.0
 # One that is behind is asked so often whether it still is, while processes read.
 SLOW_INTERVAL = 0.02
 # For so many seconds behind the last read that was looked after here, writers' positions are asked for beforehand.
@@ -49,34 +51,56 @@ class Reading:
         # With the time since when they wait, in that order: enter by begin, leave when the replicas have replayed
         # enough, at their time limit, or unexecuted.
         self._waiting: dict[Request, float] = {}
+        # Those of them that have come before endpoints have said what they are.
+        self._early: dict[Request, None] = {}
         # Those that ask for their process's position, likewise.
         self._asking: dict[Request, None] = {}
 
     def begin(self, request: Request, now: float) -> None:
         """Run the request on a replica, let it wait for one, or give it to the primary."""
         group, cluster = request.group, request.group.cluster
-        if cluster is None or not group.is_reachable:
+        if cluster is None and not group.obstacle:
+            self._early[request] = None
+            self._wait(request, now + PATIENCE_AT_START, now)
+        elif cluster is None or not group.is_reachable:
             self._rerouting.to_primary(request, now)
-            return
+        else:
+            self._begin(request, cluster, now)
+
+    def _begin(self, request: Request, cluster: Cluster, now: float) -> None:
+        group = request.group
         cluster.read = now
-        if self._is_current(request):
+        if self._is_current(request, cluster):
             self._settling.dispatch(request, now)
         elif not group.config.catch_up or group.is_slow:
             self._rerouting.to_primary(request, now)
         else:
-            request.become(RequestState.PAUSED)
-            until = now + group.config.catch_up
-            self._agenda.timers.set(request, until if request.deadline is None else min(until, request.deadline))
-            self._waiting[request] = now
+            patience = group.config.catch_up
+            if request.deadline is not None:
+                patience = min(patience, (request.deadline - now) / 2)  # it has to run in what is left
+            self._wait(request, now + patience, now)
             self.locate(cluster, now)
 
-    def _is_current(self, request: Request) -> bool:
-        group, cluster = request.group, request.group.cluster
+    def _wait(self, request: Request, until: float, now: float) -> None:
+        if request.state is not RequestState.PAUSED:
+            request.become(RequestState.PAUSED)
+        self._agenda.timers.set(request, until if request.deadline is None else min(until, request.deadline))
+        self._waiting[request] = now
+
+    def roles_told(self, now: float) -> None:
+        """Begin the reads that have waited for endpoints to say what they are."""
+        for request in [each for each in self._early if each.group.cluster is not None or each.group.obstacle]:
+            del self._early[request]
+            if self._waiting.pop(request, None) is not None and request.state is RequestState.PAUSED:
+                self.begin(request, now)
+
+    def _is_current(self, request: Request, cluster: Cluster) -> bool:
+        group = request.group
         if group.is_current(request.client):
             return True
-        if cluster is None or (cluster.primary is not None and cluster.primary.is_heard):
+        if cluster.primary is not None and cluster.primary.is_heard:
             return False
-        cluster.assume()
+        cluster.assume(max((each.position for each in self._observing.replicas(cluster)), default=0))
         return group.is_current(request.client)
 
     def is_waiting(self, request: Request) -> bool:
@@ -84,8 +108,9 @@ class Reading:
         return request in self._waiting
 
     def overdue(self, request: Request, now: float) -> None:
-        """The replicas have not caught up in time."""
+        """The replicas have not caught up in time, or nobody has said what he is."""
         self._waiting.pop(request, None)
+        self._early.pop(request, None)
         self._rerouting.to_primary(request, now)
 
     def follow(self, client: Client, message: Follow, now: float) -> Answer | Failure | None:
@@ -93,8 +118,11 @@ class Reading:
         group = client.open_groups.get(message.group)
         if group is None or group.main is not None:
             return failures.unconfigured_group(message.group, list(client.open_groups))
-        cluster = group.cluster
-        if not group.has_roles:
+        cluster = group.followed
+        if group.role in ("replica", "prefer-replica"):
+            text = f"group {group.name!r} has role = {group.role!r}: it shows what its replicas have"
+            return failures.usage(f"{text}; positions are for a group on the primary, and read_only=True")
+        if cluster is None and not group.has_roles:
             return _told(message.request, message.position)  # there is only one state to see
         if cluster is None:
             text = f"no endpoint of group {group.name!r} has said yet what it is; try again"
@@ -120,7 +148,7 @@ class Reading:
 
     def _answer(self, cluster: Cluster) -> None:
         """Answer those who asked for the position of their process, as far as it is known."""
-        for request in [each for each in self._asking if each.group.cluster is cluster]:
+        for request in [each for each in self._asking if each.group.followed is cluster]:
             wanted = cluster.wanted(request.client.process)
             if request.state is not RequestState.PAUSED:
                 del self._asking[request]  # it was withdrawn
@@ -143,7 +171,7 @@ class Reading:
 
     def _oldest(self, cluster: Cluster) -> float | None:
         """Since when the oldest of the cluster's reads waits; None if none does."""
-        if any(request.group.cluster is cluster for request in self._asking):
+        if any(request.group.followed is cluster for request in self._asking):
             return cluster.read
         return next((since for request, since in self._waiting.items() if request.group.cluster is cluster), None)
 
@@ -172,7 +200,7 @@ class Reading:
         endpoint.position = location.flushed
         endpoint.observed = now
         if endpoint is cluster.primary:
-            flushed = location.inserted if endpoint.is_loose else location.flushed
+            flushed = location.inserted if endpoint.is_loose or seen.is_loose else location.flushed
             cluster.located(cluster.asked, flushed, location.inserted, now)
             self._answer(cluster)
         elif endpoint.role is Role.REPLICA:

@@ -1,8 +1,8 @@
 """Asking an endpoint's server what it is: a primary or a standby, of which database cluster, how far it has come.
 
 Each endpoint that is asked has one connection for that, which is kept. Any role may ask. The timeline that a standby
-receives is told to members of pg_read_all_stats only; others are told that of its last checkpoint, which follows some
-seconds behind a promotion. A primary's timeline is that of the file it writes, which follows at once.
+receives is told to members of pg_read_all_stats only; others are told the one that it has on disk, which follows a
+promotion some time later. A primary's timeline is that of the file it writes, which follows at once.
 
 https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-RECOVERY-CONTROL
 """
@@ -29,7 +29,8 @@ SELECT (SELECT c.system_identifier::pg_catalog.text FROM pg_catalog.pg_control_s
     r.is_in_recovery,
     CASE WHEN r.is_in_recovery THEN coalesce(
         (SELECT w.received_tli FROM pg_catalog.pg_stat_get_wal_receiver() AS w),
-        (SELECT c.timeline_id FROM pg_catalog.pg_control_checkpoint() AS c))
+        (SELECT greatest(c.timeline_id, r.min_recovery_end_timeline)
+            FROM pg_catalog.pg_control_checkpoint() AS c, pg_catalog.pg_control_recovery() AS r))
     ELSE ('x' OPERATOR(pg_catalog.||) pg_catalog.substr(
         pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8))::pg_catalog.bit(32)::pg_catalog.int4
     END,
@@ -37,7 +38,14 @@ SELECT (SELECT c.system_identifier::pg_catalog.text FROM pg_catalog.pg_control_s
     pg_catalog.pg_wal_lsn_diff(
         CASE WHEN r.is_in_recovery THEN pg_catalog.pg_last_wal_replay_lsn()
         ELSE pg_catalog.pg_current_wal_flush_lsn() END, '0/0')::pg_catalog.int8,
-    (%s)
+    (%s),
+    EXISTS (SELECT FROM pg_catalog.pg_db_role_setting AS s,
+        pg_catalog.unnest(s.setconfig) AS each
+        WHERE each OPERATOR(pg_catalog.~~) 'synchronous_commit=%%'
+        AND s.setrole IN (0, (SELECT o.oid FROM pg_catalog.pg_roles AS o
+            WHERE o.rolname OPERATOR(pg_catalog.=) current_user))
+        AND s.setdatabase IN (0, (SELECT d.oid FROM pg_catalog.pg_database AS d
+            WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())))
 FROM (SELECT pg_catalog.pg_is_in_recovery() AS is_in_recovery) AS r
 """
 
@@ -53,7 +61,7 @@ SELECT r.is_in_recovery,
         ELSE pg_catalog.pg_current_wal_insert_lsn() END, '0/0')::pg_catalog.int8
 FROM (SELECT pg_catalog.pg_is_in_recovery() AS is_in_recovery) AS r
 """
-_WHAT_TYPES = [str, bool, int, str, int, str]
+_WHAT_TYPES = [str, bool, int, str, int, str, bool]
 _WHERE_TYPES = [bool, int, int]
 
 

@@ -12,7 +12,7 @@ def test_who_was_seen_writing_once_is_not_taken_for_one_who_was_not() -> None:
     cluster.note(100, 0.0)
     assert cluster.wanted("a reader") is None
     cluster.wrote("a writer", is_loose=False)
-    cluster.assume()
+    cluster.assume(0)
     assert cluster.wanted("a reader") == 100
     assert cluster.wanted("a writer") is None, "nobody knows where its write is in the log"
     cluster.asked += 1
@@ -27,7 +27,7 @@ def test_who_has_written_is_asked_for_anew_where_another_one_is_the_primary() ->
     cluster.located(1, 300, 300, 1.0)
     cluster.begin_anew()
     assert cluster.is_due
-    cluster.assume()
+    cluster.assume(0)
     assert cluster.wanted("a writer") is None
 
 

@@ -1,5 +1,6 @@
 """Reads on replicas: where they run, what they wait for, and what becomes of those that cannot run there."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,10 +20,13 @@ from client.wire.messages import (
     Step,
     TransactionResult,
 )
+from poold.config.model import GroupConfig
 from poold.core import effects
+from poold.core.broker import Broker
 from poold.core.effects import Locate
 from poold.core.facts import Completion, Location, Loss
 from poold.core.pools.cluster import Cluster
+from poold.core.requests.observing import PATIENCE
 from poold.core.state import RequestState
 
 READS = "default" + ON_REPLICAS
@@ -429,14 +433,78 @@ def test_a_withdrawn_read_is_answered_once_and_forgotten() -> None:
     assert not any(each.running for each in world.broker.backends.values())
 
 
-def test_a_read_that_waits_has_its_own_timeout() -> None:
-    world = reading(position=100)
+def test_a_read_with_a_short_timeout_leaves_half_of_it_to_the_primary() -> None:
+    world = reading(position=100, catch_up=5.0)
     write(world)
-    read = world.query(group=READS, timeout=0.01)
-    world.pass_time(0.02)
-    told = world.reply_to(read)
-    assert isinstance(told, Failure)
-    assert (told.kind, told.outcome) == ("pool-timeout", NOT_EXECUTED)
+    read = world.query(group=READS, timeout=0.5)
+    world.pass_time(0.2)
+    assert not any(each.running for each in world.broker.backends.values())
+    world.pass_time(0.1)
+    open_all(world)
+    assert endpoint_of(world, read) == "a"
+
+
+def test_a_read_before_roles_are_known_waits_for_them() -> None:
+    world = World(["a", "b"], role="primary")
+    world.client()
+    read = world.query(group=READS)
+    tell(world, b=seen(standby=True, started="b", position=100))
+    world.pass_time(PATIENCE)
+    open_all(world)
+    assert endpoint_of(world, read) == "b", "no primary has answered, and it is not waited for"
+
+
+def test_without_a_primary_who_is_new_has_to_see_what_the_furthest_replica_shows() -> None:
+    world = World(["a", "b", "c"], role="primary")
+    world.client()
+    tell(world, a="refused", b=seen(standby=True, position=100), c=seen(standby=True, position=900))
+    read = world.query(group=READS)
+    open_all(world)
+    assert not any(each.running for each in world.broker.backends.values())
+    located(world, b=900, c=900)
+    open_all(world)
+    assert endpoint_of(world, read) in ("b", "c")
+
+
+def test_a_replica_that_keeps_writers_waiting_is_left_out_while_another_does_not() -> None:
+    world = reading("a", "b", "c", position=100)
+    group = world.broker.groups[READS]
+    for number in range(12):
+        world.pass_time(0.1)
+        here = 200 + number
+        tell(world, a=seen(position=here, started="a"), b=seen(standby=True, started="b", position=100))
+        tell(world, c=seen(standby=True, started="c", position=here))
+    assert [pool.is_serving for pool in group.pools] == [False, False, True]
+    tell(world, c=seen(standby=True, started="c", position=100))
+    assert [pool.is_serving for pool in group.pools] == [False, True, True], "both are behind, so both are used"
+
+
+@pytest.mark.parametrize("role", ["replica", "prefer-replica"])
+def test_behind_a_promotion_nobody_reads_what_the_old_primary_has_left(role: str) -> None:
+    world = World(["a", "b", "c"], role=role)
+    tell(world, a=seen(started="a"), b=seen(standby=True), c=seen(standby=True, position=500))
+    tell(world, a="refused", b=seen(2, started="b", position=100), c=seen(1, standby=True, position=500))
+    serving = [pool.endpoint.name for pool in world.broker.groups["default"].pools if pool.is_serving]
+    assert serving == (["b"] if role == "prefer-replica" else [])
+
+
+def test_writes_in_other_groups_on_the_cluster_count() -> None:
+    """One endpoint makes a group without roles; what is written there is written to the cluster."""
+    world = reading(position=100)
+    other = GroupConfig(endpoints=("a",), min_size=0, prepare="off")
+    config = replace(world.config, groups={**world.config.groups, "one": other})
+    world.broker = Broker(config, lambda: 0.5)
+    world.broker.start(0.0)
+    world.client()
+    tell(world, a=seen(started="a"), b=seen(standby=True, started="b"))
+    assert world.broker.groups["one"].followed is world.broker.groups["default"].cluster
+
+
+def test_positions_are_refused_where_they_would_mean_nothing() -> None:
+    world = cluster(role="prefer-replica")
+    found = told(world, follow(world, "77:0/1"))
+    assert isinstance(found, Failure)
+    assert "has role = 'prefer-replica': it shows what its replicas have" in found.message
 
 
 def test_writers_positions_are_asked_for_beforehand_while_somebody_reads() -> None:

@@ -34,8 +34,9 @@ from poold.core.work.script import Script
 from poold.core.work.transaction import refusal
 from poold.core.work.transaction_plan import Plan
 
-# The setting that holds for what only reads, and has to run on the primary.
-READ_ONLY = b"transaction_read_only\0on\0"
+# The settings that hold for what only reads, and has to run on the primary: for the transaction that it runs in, and
+# for one that it begins by itself.
+READ_ONLY = b"transaction_read_only\0on\0default_transaction_read_only\0on\0"
 
 
 class Admission:
@@ -319,7 +320,8 @@ def _objection(statement: Statement, message: Query) -> Failure | None:
         return None
     traits = statement.examine()
     if traits.is_several or traits.controls_transaction or traits.is_empty:
-        return failures.usage("settings travel with one statement, which is no BEGIN or COMMIT; send each by itself")
+        what = "what only reads is" if message.settings.endswith(READ_ONLY) else "settings travel with"
+        return failures.usage(f"{what} one statement, which is no BEGIN or COMMIT; send each by itself")
     reason = settings.objection(message.settings)
     return failures.usage(reason) if reason else None
 

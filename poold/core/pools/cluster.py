@@ -100,9 +100,13 @@ class Cluster:
                 self._pending.append(writes)
         self.note(flushed, now)
 
-    def assume(self) -> None:
-        """There is no primary to ask. Who was not seen writing has to see what the primary was last known to have."""
-        position = self._history[-1][1] if self._history else 0
+    def assume(self, position: int) -> None:
+        """There is no primary to ask. Who was not seen writing has to see what the primary was last known to have.
+
+        position is what is known of otherwise: that of the replica that is furthest.
+        """
+        if self._history:
+            position = max(position, self._history[-1][1])
         for writes in self._pending:
             if writes.is_fresh:
                 writes.due, writes.position = 0, position

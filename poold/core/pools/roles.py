@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from poold.core.pools.pool import Pool
 
 
+# Seconds for which a replica may be behind, and still be read by those who have to see what they have written.
+LEFT_BEHIND = 0.5
+
+
 class Verdict(NamedTuple):
     """A role, and why it is this one, in words."""
 
@@ -91,10 +95,23 @@ def is_behind(endpoint: Endpoint, group: Group, now: float) -> bool:
     if cluster is None:
         return False
     seen = endpoint.observation
-    if group.main is not None and seen is not None and seen.timeline < cluster.timeline:
+    if seen is not None and seen.timeline < cluster.timeline:
         return True  # whatever its position is: it may have another history than the primary behind the promotion
     silent = 0.0 if endpoint.is_heard else now - endpoint.observed
-    return endpoint.lag + silent > seconds or cluster.bytes_behind(endpoint.position) > size
+    if endpoint.lag + silent > seconds or cluster.bytes_behind(endpoint.position) > size:
+        return True
+    return group.main is not None and _is_left_behind(endpoint, group)
+
+
+def _is_left_behind(endpoint: Endpoint, group: Group) -> bool:
+    """Whether the replica would keep those waiting who have written, while another one would not."""
+    if endpoint.lag <= max(LEFT_BEHIND, group.config.catch_up):
+        return False
+    return any(
+        each.role is Role.REPLICA and each.is_heard and each.lag <= group.config.catch_up
+        for each in group.endpoints
+        if each is not endpoint
+    )
 
 
 def serves(pool: Pool, group: Group, now: float) -> bool:

@@ -57,7 +57,10 @@ class Observing:
         """interval is in seconds. timelines: the newest one of each database cluster, as far as it was remembered."""
         self._interval = interval
         self._agenda = agenda
-        self._groups = [group for group in groups if group.has_roles]
+        every = list(groups)
+        self._groups = [group for group in every if group.has_roles]
+        # Groups that may write; known are those of them whose cluster is known.
+        self._writing = [group for group in every if group.main is None and group.role != "replica"]
         self._leases = leases
         self._waiting = waiting
         self._lifecycle = lifecycle
@@ -176,6 +179,10 @@ class Observing:
             self._follow(system, members, now)
         for group in self._groups:
             self._apply(group, now)
+        for group in self._writing:
+            if group.followed is None:
+                seen = next((each.observation for each in group.endpoints if each.observation is not None), None)
+                group.followed = None if seen is None else self.clusters[seen.system]
         for endpoint in fenced:
             self._abandon(endpoint, now)
 
@@ -232,7 +239,6 @@ class Observing:
             else:
                 systems = [each.observation.system for each in group.endpoints if each.observation is not None]
                 group.cluster = self.clusters[systems[0]] if systems else None
-                group.followed = group.cluster if group.replicas is not None else None
         for endpoint in group.endpoints:
             if roles.is_foreign(endpoint, group) and (group, endpoint) not in self._foreign:
                 self._foreign.add((group, endpoint))
