@@ -118,7 +118,8 @@ class CurveSocket:
             # The silence of a broker that hangs, as a channel knows it.
             (zmq.HEARTBEAT_IVL, int(timeouts.PING_AFTER * 1000)),
             (zmq.HEARTBEAT_TIMEOUT, int((timeouts.GONE_AFTER - timeouts.PING_AFTER) * 1000)),
-            (zmq.HANDSHAKE_IVL, int(timeouts.WELCOME_TIMEOUT * 1000)),
+            # Longer than the wait for the handshake, whose end would else be told as one by the broker.
+            (zmq.HANDSHAKE_IVL, int(2 * timeouts.WELCOME_TIMEOUT * 1000)),
             (zmq.TCP_KEEPALIVE, 1),
             (zmq.CURVE_SERVERKEY, keys.server.encode()),
             (zmq.CURVE_SECRETKEY, keys.secret.encode()),
