@@ -44,12 +44,7 @@ class Calls:
         """Return a channel for one call, and how many seconds are left to wait for its reply."""
         raise NotImplementedError
 
-    def _ask(
-        self,
-        channel: Channel,
-        message: Query | messages.TransactionMessage | messages.Follow | Begun,
-        waits: float | None,
-    ) -> Any:
+    def _ask(self, channel: Channel, message: _Message, waits: float | None) -> Any:
         """Return the reply to a message outside of leases, and give its channel back for the next call.
 
         This is the hot path, so the code of `_call` is repeated here.

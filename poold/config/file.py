@@ -129,7 +129,7 @@ _KINDS: dict[Any, _Kind] = {
     str: _Kind("a string", lambda v: isinstance(v, str)),
     str | None: _Kind("a string", lambda v: v is None or isinstance(v, str)),
     int: _Kind("an integer", _fits),
-    float: _Kind("a number", lambda v: _is_number(v), float),
+    float: _Kind("a number", _is_number, float),
     float | str: _Kind(
         f"a number of seconds from 0 up, or a size in {', '.join(SIZES)}, as in '16MB'",
         lambda v: (

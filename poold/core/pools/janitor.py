@@ -25,7 +25,7 @@ REPLACE_AHEAD = 3.0
 def reason_to_retire(group: Group, backend: Backend, now: float) -> str | None:
     """Why this backend, at rest, should be closed instead of used again; None if it should not."""
     if not backend.pool.is_serving:
-        return f"its endpoint is not used by group {group.name}: {backend.pool.endpoint.why}"
+        return backend.pool.why_unused
     if backend.expires is not None and now >= backend.expires and not _awaits_replacement(backend):
         return "max_lifetime"
     if group.is_surplus(backend):

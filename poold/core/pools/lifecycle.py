@@ -79,7 +79,7 @@ class Lifecycle:
                 self.recall(lent)
             if not pool.is_serving:
                 for idle in list(pool.idle.values()):
-                    self.close(idle, f"its endpoint is not used by group {group.name}: {pool.endpoint.why}")
+                    self.close(idle, pool.why_unused)
         for backend, reason in janitor.surplus(group):
             self.close(backend, reason)
         self._agenda.grow(group)

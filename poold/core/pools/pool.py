@@ -73,6 +73,11 @@ class Pool:
         return self.size - len(self.connecting)
 
     @property
+    def why_unused(self) -> str:
+        """Why its backends are closed if it does not serve."""
+        return f"its endpoint is not used by group {self.group.name}: {self.endpoint.why}"
+
+    @property
     def is_told(self) -> bool:
         """Whether the primary of this replica is asked whether the catalogs have changed; a replica cannot tell."""
         cluster = self.group.cluster

@@ -35,7 +35,6 @@ PATIENCE = 1.0
 URGENT_INTERVAL = 0.1
 GAP = 0.02
 
-
 _COUNTS = COUNTS.decode()
 
 
