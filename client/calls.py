@@ -33,6 +33,8 @@ class Calls:
     _address: str
     _keys: Keys | None
     _lease: ClientLease
+    # Whether each statement commits by itself; None: as the broker's configuration says for the group.
+    _autocommit: bool | None
     # PostgreSQL's latest messages (RAISE NOTICE and the like), the newest last, as psycopg2's connection.notices. Each
     # result and each error adds those that came with it; threads sharing a Handler share them.
     notices: deque[str]
@@ -66,7 +68,7 @@ class Calls:
 
     def _needs_lease(self) -> bool:
         """Whether the next statement runs in a lease: one is open, or has to be opened for it."""
-        return self._lease.number != 0
+        return self._lease.number != 0 or self._autocommit is False
 
     def _place(self, channel: Channel, call: Call) -> tuple[int, bool, int]:
         """Return the lease of the call's statement, whether BEGIN comes first, and Query.session (as NO_SESSION)."""
@@ -162,6 +164,11 @@ class Calls:
         channel = self._lease.close(call)
         if channel is not None:
             give_back(channel, self._address, self._keys)
+
+    def _commits_by_itself(self, channel: Channel) -> bool:
+        """Whether each statement commits by itself; raises as `_check_group`."""
+        autocommit = self._check_group(channel)
+        return autocommit if self._autocommit is None else self._autocommit
 
     def _check_group(self, channel: Channel) -> bool:
         """Return the group's autocommit; raises UnconfiguredGroupError if the broker has no such group."""

@@ -43,7 +43,9 @@ class Executor(Calls):
 
     def _share(self, other: "Executor") -> None:
         """Take over the group and the options of the other, with notices and a lease of one's own."""
-        for name in ("_group", "_address", "_keys", "_tag", "_prepare", "_priority", "_settings", "_read_only"):
+        for name in (
+            "_group", "_address", "_keys", "_tag", "_prepare", "_priority", "_settings", "_read_only", "_autocommit",
+        ):  # fmt: skip
             setattr(self, name, getattr(other, name))
         self._begin_anew()
 
@@ -56,7 +58,8 @@ class Executor(Calls):
         self._lease = self._new_lease()
         self._calls = {}
         self._leased_group = self._group
-        self._lane = None if _REQUESTS is None or self._keys is not None else self._new_lane()
+        has_lane = _REQUESTS is not None and self._keys is None and self._autocommit is not False
+        self._lane = self._new_lane() if has_lane else None
 
     def _new_lane(self) -> Any:
         """Return the short way of statements that need no lease, None if all do."""
@@ -64,8 +67,8 @@ class Executor(Calls):
 
     @property
     def autocommit(self) -> bool:
-        """Whether each statement of this group commits by itself."""
-        return self._is_autocommit()
+        """Whether each statement commits by itself; asks the broker for its group's, unless it was given."""
+        return self._is_autocommit() if self._autocommit is None else self._autocommit
 
     def query(
         self,
@@ -105,7 +108,7 @@ class Executor(Calls):
         if not self._needs_lease():
             channel, waits = (channel_to(self._address, self._keys), None) if waits is None else self._channel(waits)
             # The hot path: looked up here first; _check_group raises if there is no such group.
-            if channel.welcome.groups.get(self._group) or self._check_group(channel):
+            if channel.welcome.groups.get(self._group) or self._commits_by_itself(channel):
                 number = channel.next_request()
                 message = Query(number, group, 0, False, sql, types, values, prepare, timeout, self._tag, rank, packed)
                 return Result(self._ask(channel, message, waits))

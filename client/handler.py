@@ -1,9 +1,9 @@
 """The Handler: how a program runs SQL.
 
-In an autocommit group each query is a statement of its own, run on any free backend. In a group with autocommit off the
-first query takes a lease, exclusive use of one backend, and begins a transaction there; commit or rollback ends both.
-The configuration decides which kind a group is, so the broker says it when the channel opens. A transaction block
-collects its statements and is sent as one message, in a group of either kind.
+With autocommit each query is a statement of its own, run on any free backend. Without it the first query takes a lease,
+exclusive use of one backend, and begins a transaction there; commit or rollback ends both. The program decides, or else
+the group's configuration, of which the broker tells when the channel opens. A transaction block collects its statements
+and is sent as one message, with autocommit or without.
 """
 
 import os
@@ -20,6 +20,7 @@ from client.options import (
     DEFAULT_RETRIES,
     Options,
     Settings,
+    checked_autocommit,
     checked_choice,
     checked_isolation,
     checked_position,
@@ -55,7 +56,8 @@ class Handler(Executor):
     one call at a time.
     tag is free text, at most 128 characters, shown by `poold stats` for requests that wait. prepare, priority, settings
     and read_only are the defaults of its statements, see `query`. after is another process's `position`: what this
-    process reads on replicas is not older than that. server_key and key are files, for a tcp:// address
+    process reads on replicas is not older than that. autocommit says whether each query commits by itself; None: as its
+    group's configuration has it. server_key and key are files, for a tcp:// address
     whose broker has keys: the broker's public key, and this client's secret one. They are read once, here.
 
     Raises DBConnectionError if no broker is there and UnconfiguredGroupError if it has no such group.
@@ -74,6 +76,7 @@ class Handler(Executor):
         settings: Settings | None = None,
         read_only: bool = False,
         after: str = "",
+        autocommit: bool | None = None,
     ) -> None:
         self._group = group
         self._address = broker_address(address)
@@ -83,11 +86,11 @@ class Handler(Executor):
         self._priority = checked_priority(priority)
         self._settings = packed_settings(settings)
         self._read_only = checked_read_only(read_only)
+        self._autocommit = checked_autocommit(autocommit)
         self._usual_options = Options(
             read_only=self._read_only or None, priority=self._priority, settings=self._settings
         )
         self._begin_anew()
-        self._is_autocommit()
         if after:
             self._see(checked_position(after))
 

@@ -62,6 +62,13 @@ def checked_prepare(prepare: bool) -> bool:
     return prepare
 
 
+def checked_autocommit(autocommit: bool | None) -> bool | None:
+    """Return autocommit, if it is True, False, or None for the group's."""
+    if autocommit is not None and not isinstance(autocommit, bool):
+        raise TypeError(f"autocommit is {autocommit!r}; expected True, False, or None for what its group has")
+    return autocommit
+
+
 def checked_read_only(read_only: bool) -> bool:
     """Return read_only, if it is a boolean."""
     if not isinstance(read_only, bool):

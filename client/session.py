@@ -86,7 +86,7 @@ class Session(Executor):
         return True
 
     def _place(self, channel: Channel, call: Call) -> tuple[int, bool, int]:
-        begin = not self._check_group(channel) and not self.in_transaction
+        begin = not self._commits_by_itself(channel) and not self.in_transaction
         return self._lease.number, begin, OPENS_SESSION if call.is_opening else IN_SESSION
 
     def _is_over(self, failure: Failure) -> bool:

@@ -60,7 +60,7 @@ class Hello(NamedTuple):
 class Query(NamedTuple):
     """One statement, or several in one string if it has no parameters.
 
-    lease 0 is a statement of its own in an autocommit group. Any other number names an interactive transaction, or a
+    lease 0 is a statement of its own, which commits by itself. Any other number names an interactive transaction, or a
     session, unique per client. begin: BEGIN comes first, which opens the lease of an interactive transaction. session
     is one of client.wire.limits' NO_SESSION, OPENS_SESSION and IN_SESSION; a session is a lease that outlives its
     transactions and ends with Release. prepare false keeps parameters as literals, always. timeout bounds waiting and

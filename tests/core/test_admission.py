@@ -1,4 +1,4 @@
-"""Messages whose lease, session or BEGIN does not go with their group: refused at once, and nothing of them is kept."""
+"""Messages whose lease, session and BEGIN do not go together: refused at once, and nothing of them is kept."""
 
 import pytest
 from world import World
@@ -12,14 +12,12 @@ NO_LEASE = "protocol", "has a lease number"
 @pytest.mark.parametrize(
     ("group", "message", "expected"),
     [
-        ("default", {"lease": 1}, ("usage", "group 'default' is autocommit: its queries have no lease number")),
-        ("default", {"lease": 1, "begin": True}, ("usage", "group 'default' is autocommit")),
+        ("default", {"lease": 1}, ("transaction-lost", "had ended already")),
         ("default", {"begin": True}, NO_LEASE),
         ("default", {"session": OPENS_SESSION}, NO_LEASE),
         ("default", {"session": IN_SESSION}, NO_LEASE),
         ("default", {"lease": 1, "session": IN_SESSION}, ("transaction-lost", "had ended already")),
-        ("tx", {}, ("usage", "group 'tx' is not autocommit: its queries need a lease number")),
-        ("tx", {"begin": True}, ("usage", "group 'tx' is not autocommit")),
+        ("tx", {"begin": True}, NO_LEASE),
         ("tx", {"session": OPENS_SESSION, "begin": True}, NO_LEASE),
         ("tx", {"lease": 1}, ("transaction-lost", "had ended already")),
     ],

@@ -147,10 +147,11 @@ def test_a_request_of_an_unknown_client_is_ignored() -> None:
 
 
 @pytest.mark.parametrize(("group", "lease"), [("default", 5), ("tx", 0)])
-def test_a_lease_number_must_fit_the_groups_mode(group: str, lease: int) -> None:
+def test_the_client_decides_whether_it_wants_a_transaction(group: str, lease: int) -> None:
     world = World()
     world.client()
-    assert refused(world, world.query(group=group, lease=lease, begin=lease > 0)).kind == "usage"
+    world.query(group=group, lease=lease, begin=lease > 0)
+    assert bool(world.broker.clients[1].leases) is (lease > 0)
 
 
 # Limits of the queue.

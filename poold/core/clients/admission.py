@@ -94,10 +94,9 @@ class Admission:
         refused: Failure | None = None
         lease: Lease | None = None
         opens = False
-        if message.lease or message.session or message.begin or not group.config.autocommit:
-            refused = _wrong_mode(group, message)
-            if refused is not None:
-                return refused
+        if message.lease or message.session or message.begin:
+            if not message.lease:
+                return failures.protocol("what begins or goes on with a session or a transaction has a lease number")
             opens = message.session == OPENS_SESSION or (message.begin and not message.session)
             if not opens:
                 lease = client.leases.get(message.lease)
@@ -116,6 +115,7 @@ class Admission:
             return made
         if lease is None:
             lease = Lease(client, message.lease, group, message.priority, message.session != NO_SESSION)
+            lease.begins = message.begin
             client.leases[message.lease] = lease
         made.lease, made.begin, made.opens = lease, message.begin, opens
         return made
@@ -281,21 +281,6 @@ def _is_routed(statements: Statements, message: Query) -> bool:
         return False
     statement = statements.find(message.statement, message.types, b"")
     return statement.state is PREPARED and statement.proof.is_plain_read and not statement.is_forgotten
-
-
-def _wrong_mode(group: Group, message: Query) -> Failure | None:
-    """Why the message's lease and session do not fit the group's autocommit setting; None if they do."""
-    is_autocommit, has_lease = group.config.autocommit, message.lease != 0
-    if (message.session or (message.begin and is_autocommit)) and not has_lease:
-        return failures.protocol("what begins or goes on with a session or a transaction has a lease number")
-    if message.session or is_autocommit is not has_lease:
-        return None
-    wanted = (
-        "autocommit: its queries have no lease number"
-        if has_lease
-        else "not autocommit: its queries need a lease number"
-    )
-    return failures.usage(f"group {group.name!r} is {wanted}")
 
 
 def _not_in(lease: Lease | None, client: Client, group: Group, message: Query) -> Failure | None:

@@ -79,5 +79,5 @@ def transaction_of(lease: Lease) -> TransactionStatus:
     if not lease.is_session:
         return TX_ACTIVE
     if backend is None:
-        return TX_NONE if lease.group.config.autocommit else TX_ACTIVE
+        return TX_ACTIVE if lease.begins else TX_NONE
     return TX_ACTIVE if any(request.begin for request in backend.running) else backend.transaction

@@ -27,6 +27,7 @@ class Lease:
     group: Group
     priority: int = NORMAL
     is_session: bool = False
+    begins: bool = False  # its first request begins a transaction
     backend: Backend | None = None
     expires: float | None = None  # lease_timeout after the grant
     # Settings were changed in it, or a statement ran that is not proven harmless: all that follows runs with literals.

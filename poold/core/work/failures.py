@@ -105,8 +105,8 @@ def commit_rolled_back() -> Failure:
 def left_open() -> Failure:
     """An autocommit statement left a transaction open."""
     text = (
-        "the statement left a transaction open, which was rolled back: this group is autocommit, each statement may "
-        "run on another backend; use db.transaction(), db.session() or a group with autocommit = false"
+        "the statement left a transaction open, which was rolled back: it commits by itself, and the next one may "
+        "run on another backend; use db.transaction(), db.session() or Handler(autocommit=False)"
     )
     return plain_failure("usage", FAILED, text)
 
