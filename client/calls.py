@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from client.channels.begun import Begun
-from client.channels.channel import Channel
+from client.channels.channel import Channel, GoOn
 from client.channels.registry import give_back
 from client.errors import DBConnectionError, DBError, UnconfiguredGroupError
 from client.lease import Call, ClientLease, may_commit
@@ -86,25 +86,32 @@ class Calls:
             if error is not self._lease.error:
                 raise
 
-    def _call(self, channel: Channel, message: Any, waits: float | None) -> Any:
-        """Return the reply; until it comes `cancel` can find the request. An error's notices are kept."""
+    def _call(self, channel: Channel, message: Any, waits: float | None, go_on: GoOn | None = None) -> Any:
+        """Return the reply; until it comes `cancel` can find the request. Notices are kept. go_on: `Channel.call`'s."""
         calls, mine = self._calls, weakref.ref(channel)
         calls[mine] = message[0]
         try:
-            reply: Any = channel.call(message, waits)
+            reply: Any = channel.call(message, waits, go_on)
         except DBError as error:
             self.notices.extend(error.notices)
             raise
         finally:
             calls.pop(mine, None)
+        if type(reply) is messages.ResultMessage and reply.notices:
+            self.notices.extend(reply.notices)
         return reply
 
     def _in_lease(
-        self, message: Callable[..., Any], waits: float | None = None, channel: Channel | None = None
+        self,
+        message: Callable[..., Any],
+        waits: float | None = None,
+        channel: Channel | None = None,
+        converse: Callable[[Channel, Any, float | None], messages.ResultMessage] | None = None,
     ) -> messages.ResultMessage:
         """Return the reply to a message in the lease; if none is open, open one, through channel if it is given.
 
-        The reply says whether the transaction goes on. If no reply is returned, the lease has been told why.
+        converse has the message answered, instead of `_call`. The reply says whether the transaction goes on. If no
+        reply is returned, the lease has been told why.
         """
         lease, call = self._lease, Call()
         try:
@@ -117,9 +124,7 @@ class Calls:
                     lease.open(call, channel)
                     own = channel
                 call.message = message(own, *self._place(own, call))
-                reply: messages.ResultMessage = self._call(own, call.message, waits)
-                if reply.notices:
-                    self.notices.extend(reply.notices)
+                reply: messages.ResultMessage = (converse or self._call)(own, call.message, waits)
                 self._follow(reply.transaction, call)
                 lease.end(call)
             except BaseException as error:

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from client.calls import Calls
 from client.channels.begun import Begun
 from client.channels.channel import TRUSTED_FOR, Channel
 from client.channels.registry import FREE_KEPT, channel_to, free_channels, give_back
 from client.compiled import load
+from client.copying import CopyingCalls
 from client.errors import DBError, UsageError
 from client.interruptions import is_own
 from client.lease import ClientLease
@@ -30,7 +30,7 @@ OPENED_AT_ONCE = 0.01
 MAX_NOTICES = 50
 
 
-class Executor(Calls):
+class Executor(CopyingCalls):
     """Runs statements in one group of the broker: a Handler on any backend, a Session on one of its own."""
 
     _tag: str

@@ -76,6 +76,13 @@ class Session(Executor):
     def _group_for(self, is_read_only: bool) -> str:
         return self._group  # a session may do anything, so it is on the primary
 
+    def _settings_of_copy(self, settings: bytes) -> bytes:
+        if settings and not self.in_transaction:
+            raise UsageError(
+                "settings do not travel with a COPY in a session; change them by query('SET ...') before it"
+            )
+        return settings
+
     def _leave(self) -> None:
         self.close()
 

@@ -176,6 +176,14 @@ class Daemon:
                 self._backends.look(effect.backend)
             case effects.Close():
                 self._backends.close(effect.backend, effect.reason)
+            case effects.Feed():
+                self._backends.feed(effect.backend, effect.data)
+            case effects.EndFeed():
+                self._backends.end_feed(effect.backend, effect.error)
+            case effects.Hold():
+                self._backends.hold(effect.backend, effect.is_held)
+            case effects.Tell():
+                self._frontend.tell(effect.client, effect.body)
             case effects.Drop():
                 self._frontend.drop(effect.client, effect.reason)
             case effects.Lend():

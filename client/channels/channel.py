@@ -21,7 +21,8 @@ import os
 import socket
 import time
 import weakref
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from client.channels.begun import Begun
 from client.channels.forks import let_go_after_fork
@@ -47,9 +48,10 @@ from client.wire.messages import (
     ToBroker,
     ToClient,
     TransactionResult,
+    UnderWay,
     Welcome,
     plain_failure,
-)
+)  # fmt: skip
 from client.wire.zmtp import PING, ZmtpConnection, ZmtpError, ZmtpRefused, frame, frame_head
 
 # For so many seconds after a message from the broker it is assumed to be there still; to look costs a system call per
@@ -58,6 +60,8 @@ TRUSTED_FOR = 0.01
 RECEIVE_BYTES = 65536
 # From this size on a copy of the request costs more than another system call.
 COPY_BELOW = 65536
+# What a message ahead of a request's reply leads to: messages to send.
+GoOn = Callable[[UnderWay], Iterable[ToBroker]]
 
 if TYPE_CHECKING:
     _Fields = object
@@ -125,13 +129,14 @@ class Channel(_Fields):
         return self._answered >= request
 
     def call(
-        self, message: Request | Begun, patience: float | None = None
+        self, message: Request | Begun, patience: float | None = None, go_on: GoOn | None = None
     ) -> ResultMessage | TransactionResult | Answer:
         """Send the request, or go on with it, and wait for its reply; a Failure is raised as its error.
 
         patience bounds sending and waiting together, in seconds; the broker enforces its own limits, so patience only
         has to cover a broker that hangs. If a request that may have been sent ends without its reply, the channel is
-        closed and the broker withdraws the request. Exceptions of signal handlers pass unchanged.
+        closed and the broker withdraws the request. Exceptions of signal handlers pass unchanged. Of a
+        COPY, what go_on returns for each message ahead of the reply is sent.
         """
         request = message[0]
         reply: ResultMessage | TransactionResult | Answer | Failure | None
@@ -141,6 +146,8 @@ class Channel(_Fields):
             if isinstance(message, Begun):
                 self._go_on(message)
                 reply = self._reply_to(request, None)
+            elif go_on is not None:
+                reply = self._conversed(message, patience, go_on)
             elif patience is None:
                 self._send(message)
                 # The hot path: the reply comes alone and whole.
@@ -159,6 +166,15 @@ class Channel(_Fields):
         if type(reply) is Failure:
             raise self._own(error_from(reply))
         return reply  # type: ignore[return-value]  # no Failure
+
+    def _conversed(self, message: Any, patience: float | None, go_on: GoOn) -> Any:
+        """Send the request and what go_on returns for each message ahead of its reply; return the reply."""
+        deadline = None if patience is None else time.monotonic() + patience
+        self._send(message, deadline)
+        while isinstance(reply := self._reply_to(message[0], patience, deadline), UnderWay):
+            for each in go_on(reply):
+                self._send(each, deadline)
+        return reply
 
     def _quick_reply(self, request: int) -> ResultMessage | TransactionResult | Answer | Failure | None:
         """Return the reply if it comes next and in one piece; else keep what came and return None."""
@@ -287,9 +303,7 @@ class Channel(_Fields):
         text = f"broker at {self.address} {what} before the request was sent ({error.strerror or error})"
         raise self._own(connection_error(text, NOT_EXECUTED)) from None
 
-    def _reply_to(
-        self, request: int, patience: float | None, deadline: float | None = None
-    ) -> ResultMessage | TransactionResult | Answer | Failure:
+    def _reply_to(self, request: int, patience: float | None, deadline: float | None = None) -> Any:
         """Return the reply with this number; skip late replies to requests given up earlier."""
         if deadline is None and patience is not None:
             deadline = time.monotonic() + patience

@@ -11,6 +11,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_SET_ITEM
 from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.string cimport memcpy
 
 from client.lane.octets cimport get16, get32
 from client.lane.records cimport ResultFields
@@ -253,3 +254,37 @@ cdef Py_ssize_t _end_of_block(const uint8_t *data, Py_ssize_t begin, Py_ssize_t 
             return at
         at = behind
     return at
+
+
+def payloads(bytes data not None, Py_ssize_t missing):
+    """Return what the CopyData messages in data carry, and how many bytes of the last one are still to come.
+
+    The twin of `client.values.copy_data.payloads`.
+    """
+    cdef const char *start = PyBytes_AS_STRING(data)
+    cdef Py_ssize_t end = PyBytes_GET_SIZE(data), at = 0, size = 0, left = missing, part
+    while at < end:
+        if not left:
+            if at + 5 > end:
+                raise ValueError("the data ends in the middle of a header")
+            left = get32(start + at + 1) - 4
+            if left < 0:
+                raise ValueError("the data has a message of less than 4 bytes")
+            at += 5
+        part = min(left, end - at)
+        size += part
+        at += part
+        left -= part
+    cdef bytes found = PyBytes_FromStringAndSize(NULL, size)
+    cdef char *to = PyBytes_AS_STRING(found)
+    at, left = 0, missing
+    while at < end:
+        if not left:
+            left = get32(start + at + 1) - 4
+            at += 5
+        part = min(left, end - at)
+        memcpy(to, start + at, part)
+        to += part
+        at += part
+        left -= part
+    return found, left

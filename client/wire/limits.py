@@ -23,6 +23,10 @@ MAX_RETRIES = 100
 # PostgreSQL's settings on which clients' literals and casters rely (see client.values.offline): the same on all
 # backends.
 RELIED_ON = ("standard_conforming_strings", "client_encoding", "DateStyle", "IntervalStyle")
+# Bytes of a COPY's data that may be under way between a client and the broker, in either direction.
+COPY_WINDOW = 1024 * 1024
+# The text of a client's error, with which its COPY fails.
+MAX_ERROR_CHARS = 1000
 # Settings that travel with one request.
 MAX_SETTINGS = 64
 # Who is served first if requests wait. On the wire a priority is its index here.
@@ -134,6 +138,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "lease": (_whole(0), "a whole number from 0"),
     "begin": (lambda value: type(value) is bool, "a boolean"),
     "statement": (lambda value: type(value) is bytes, "bytes"),
+    "CopyMessage.statement": (lambda value: type(value) is bytes and 0 not in value, "bytes without NUL"),
     "types": (_types, f"4 bytes for each of at most {MAX_PARAMETERS} parameters"),
     "values": (lambda value: type(value) is bytes, "bytes"),
     "TransactionMessage.values": (_all_bytes, "an array of bytes"),
@@ -148,6 +153,13 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "priority": (_whole(0, BATCH), f"a whole number from 0 to {BATCH}"),
     "settings": (are_settings, f"names and values of at most {MAX_SETTINGS} settings, each ended by NUL"),
     "session": (_whole(0, IN_SESSION), f"a whole number from 0 to {IN_SESSION}"),
+    "is_in": (lambda value: type(value) is bool, "a boolean"),
+    "data": (lambda value: type(value) is bytes, "bytes"),
+    "error": (
+        lambda value: value is None or _text(MAX_ERROR_CHARS)(value),
+        f"text of at most {MAX_ERROR_CHARS}, or nil",
+    ),
+    "size": (_whole(1), "a whole number from 1"),
     "key": (lambda value: type(value) is bytes, "bytes"),
     "position": (_text(MAX_NAME_CHARS), f"text of at most {MAX_NAME_CHARS} characters without NUL"),
     "what": (lambda value: value in QUESTIONS, f"one of {', '.join(QUESTIONS)}"),

@@ -27,7 +27,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from client.wire.limits import NO_SESSION, NORMAL
 
-VERSION = 4
+VERSION = 5
 
 # Outcomes: what is known of the statement's effect after an error; never a guess.
 Outcome = Literal["not executed", "failed", "executed", "unknown"]
@@ -134,6 +134,49 @@ class TransactionMessage(NamedTuple):
     settings: bytes = b""
 
 
+class CopyMessage(NamedTuple):
+    """A COPY from or to the client: of a lease or a statement of its own, with fields as Query's.
+
+    is_in: COPY ... FROM STDIN; else COPY ... TO STDOUT. The broker says CopyBegun if PostgreSQL agrees. Then the data
+    passes, in as CopyIn, out as CopyOut, in pieces that may end anywhere. Each side may have sent at most
+    client.wire.limits' COPY_WINDOW bytes more than the other one has said it took, by CopyTaken and CopyWanted. The
+    final reply is a ResultMessage or a Failure, as a Query's; after it nothing more is said of the request.
+    """
+
+    request: int
+    group: str
+    lease: int
+    begin: bool
+    statement: bytes
+    is_in: bool
+    timeout: float | None
+    tag: str
+    priority: int = NORMAL
+    settings: bytes = b""
+    session: int = NO_SESSION
+
+
+class CopyIn(NamedTuple):
+    """The next piece of a COPY's data, for PostgreSQL."""
+
+    request: int
+    data: bytes
+
+
+class CopyEnd(NamedTuple):
+    """The end of a COPY's data; with an error the COPY fails, and nothing of it takes effect."""
+
+    request: int
+    error: str | None
+
+
+class CopyTaken(NamedTuple):
+    """The client has taken so many bytes of a COPY's data, and can take as many more."""
+
+    request: int
+    size: int
+
+
 class Commit(NamedTuple):
     """End the lease's transaction with COMMIT."""
 
@@ -235,6 +278,27 @@ def plain_failure(
     return Failure(0, transaction, kind, outcome, message, sqlstate, {} if sqlstate is None else {"severity": "ERROR"})
 
 
+class CopyBegun(NamedTuple):
+    """PostgreSQL waits for the data of a COPY (is_in), or begins to send it."""
+
+    request: int
+    is_in: bool
+
+
+class CopyOut(NamedTuple):
+    """The next piece of a COPY's data, from PostgreSQL: its messages of type CopyData, one behind the other."""
+
+    request: int
+    data: bytes
+
+
+class CopyWanted(NamedTuple):
+    """PostgreSQL has taken so many bytes of a COPY's data, and can take as many more."""
+
+    request: int
+    size: int
+
+
 class TransactionResult(NamedTuple):
     """What became of a transaction message.
 
@@ -258,9 +322,14 @@ class Answer(NamedTuple):
     body: dict[str, Any]
 
 
-Request = Query | TransactionMessage | Commit | Rollback | Release | Follow | Ask
-ToBroker = Hello | Query | TransactionMessage | Commit | Rollback | Release | Follow | CancelRequest | Ask
-ToClient = Welcome | ResultMessage | TransactionResult | Failure | Answer
+# About a request whose reply comes later.
+UnderWay = CopyBegun | CopyOut | CopyWanted
+Request = Query | CopyMessage | TransactionMessage | Commit | Rollback | Release | Follow | Ask
+ToBroker = (
+    Hello | Query | CopyMessage | CopyIn | CopyEnd | CopyTaken | TransactionMessage | Commit | Rollback | Release
+    | Follow | CancelRequest | Ask
+)  # fmt: skip
+ToClient = Welcome | ResultMessage | TransactionResult | Failure | Answer | UnderWay
 
 # The state of a backend that a statement has left unusable. Never on the wire.
 TX_BROKEN: Final = "broken"
@@ -278,9 +347,16 @@ MESSAGES: dict[int, type[ToBroker] | type[ToClient]] = {
     TRANSACTION_CODE: TransactionMessage,
     8: Release,
     9: Follow,
+    10: CopyMessage,
+    11: CopyIn,
+    12: CopyEnd,
+    13: CopyTaken,
     64: Welcome,
     65: ResultMessage,
     66: Failure,
     67: Answer,
     68: TransactionResult,
+    69: CopyBegun,
+    70: CopyOut,
+    71: CopyWanted,
 }

@@ -20,6 +20,13 @@ from client.wire.messages import (
     Ask,
     CancelRequest,
     Commit,
+    CopyBegun,
+    CopyEnd,
+    CopyIn,
+    CopyMessage,
+    CopyOut,
+    CopyTaken,
+    CopyWanted,
     Failure,
     Follow,
     Hello,
@@ -91,6 +98,11 @@ class Frontend:
         if peer is None or not peer.send(encode(body)):
             self.dropped += 1
 
+    def tell(self, key: int, body: CopyBegun | CopyOut | CopyWanted) -> None:
+        """Send a message about a request that is under way."""
+        if (peer := self._peers.get(key)) is not None:
+            peer.send(encode(body))
+
     def drop(self, key: int, reason: str) -> None:
         """Tell a client why it is disconnected, and disconnect it."""
         peer = self._peers.get(key)
@@ -118,8 +130,10 @@ class Frontend:
             return
         if not peer.key:
             self._greet(peer, message)
-        elif isinstance(message, (Query, TransactionMessage, Commit, Rollback, Release, Follow)):
+        elif isinstance(message, (Query, TransactionMessage, Commit, Rollback, Release, Follow, CopyMessage)):
             self._broker.request(peer.key, message, monotonic(), len(payload))
+        elif isinstance(message, (CopyIn, CopyEnd, CopyTaken)):
+            self._broker.copying.message(peer.key, message, monotonic())
         elif isinstance(message, CancelRequest):
             # If nobody has the key, its conversation is over, and its requests with it.
             key = self._cancel_keys.get(message.key) if message.key else peer.key

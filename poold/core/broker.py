@@ -10,14 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from client.wire.messages import (
-    Commit,
-    Follow,
-    Query,
-    Release,
-    Rollback,
-    TransactionMessage,
-)
+from client.wire.messages import Commit, CopyMessage, Follow, Query, Release, Rollback, TransactionMessage
 from poold.config.model import Config
 from poold.core.agenda import Agenda
 from poold.core.clients.access import Caller, open_to
@@ -36,6 +29,7 @@ from poold.core.reception import Reception
 from poold.core.records.backend import Backend
 from poold.core.records.client import Client
 from poold.core.records.flow import Flight
+from poold.core.requests.copying import Copying
 from poold.core.requests.handover import HandOver
 from poold.core.requests.observing import Observing
 from poold.core.requests.rerouting import Rerouting
@@ -94,6 +88,8 @@ class Broker:
         self.backends: Mapping[int, Backend] = self.lifecycle.backends
         self.admission = Admission(config.broker)
         self.rerouting = Rerouting(agenda, self.accounts, self.waiting, self.admission)
+        # COPY has facts of its own.
+        self.copying = Copying(agenda, self.backends, self.clients)
         self.runs = Runs(
             config,
             agenda,
@@ -103,6 +99,7 @@ class Broker:
             self.rerouting,
             self.lifecycle,
             self.generations,
+            self.copying,
         )
         self.watching = Watching(agenda, self.waiting)
         self.hand_over = HandOver(config, agenda, self.accounts, self.waiting, self.runs)
@@ -285,7 +282,7 @@ class Broker:
     def request(
         self,
         key: int,
-        message: Query | TransactionMessage | Commit | Rollback | Release | Follow,
+        message: Query | CopyMessage | TransactionMessage | Commit | Rollback | Release | Follow,
         now: float,
         size: int = 0,
     ) -> None:

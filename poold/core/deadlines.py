@@ -90,9 +90,19 @@ class Deadlines:
         elif request.is_waiting:
             self._waiting.overdue(request, now)
         elif request.state is RUNNING:
-            self._runs.cancel(request, CANCELLED, failures.timeout_passed(request), now)
+            self._running_due(request, now)
         elif request.backend is not None and request.backend.request is request:
             self._runs.send_cancel(request.backend)
+
+    def _running_due(self, request: Request, now: float) -> None:
+        """The request has run until its deadline, or its COPY has waited for its client for too long."""
+        idle_until = self._runs.copying.idle_until(request)
+        if request.deadline is not None and (now >= request.deadline or idle_until is None):
+            reason = failures.timeout_passed(request)
+        else:
+            limit = request.group.config.idle_in_transaction_timeout
+            reason = f"its client gave or took no data of COPY for idle_in_transaction_timeout = {limit:g} s"
+        self._runs.cancel(request, CANCELLED, reason, now)
 
     def _inquiry_due(self, inquiry: Request, now: float) -> None:
         """Ask once more after a pause, or conclude that there is no time left."""

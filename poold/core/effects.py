@@ -2,7 +2,7 @@
 
 A backend is named by its number, a client by the number its frontend gave it. The shell answers with facts: Connect
 with opened or connect_failed; Execute with completed or lost; Cancel with cancelled; Drop with client_gone; Observe
-with observed, Locate with located, either with unobserved. The others need no answer. For a backend that was closed,
+with observed, Locate with located, either with unobserved; Feed with fed. The others need no answer. For a backend that was closed,
 facts that still arrive are ignored.
 
 Execute carries a unit: commands that PostgreSQL runs one after the other up to its ReadyForQuery. An error skips the
@@ -17,7 +17,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from client.wire.messages import Answer, Failure, ResultMessage, TransactionResult
+from client.wire.messages import (
+    Answer,
+    CopyBegun,
+    CopyOut,
+    CopyWanted,
+    Failure,
+    ResultMessage,
+    TransactionResult,
+)
 
 if TYPE_CHECKING:
     from poold.core.records.flow import Flow
@@ -28,6 +36,7 @@ class SimpleQuery:
     """A string of any number of statements, alone in its unit."""
 
     sql: bytes = field(repr=False)
+    is_in: bool | None = None  # whether the client gives (True) or takes (False) the data of a COPY; None: neither
 
 
 @dataclass(slots=True)
@@ -110,6 +119,30 @@ class Execute:
 
 
 @dataclass(slots=True)
+class Feed:
+    """Give the backend the next piece of the data that its COPY waits for; fed follows."""
+
+    backend: int
+    data: bytes = field(repr=False)
+
+
+@dataclass(slots=True)
+class EndFeed:
+    """There is no more data for the backend's COPY; with an error the COPY fails."""
+
+    backend: int
+    error: str | None
+
+
+@dataclass(slots=True)
+class Hold:
+    """Read no more of the data of the backend's COPY, or (not is_held) go on."""
+
+    backend: int
+    is_held: bool
+
+
+@dataclass(slots=True)
 class Cancel:
     """Ask PostgreSQL to cancel what the backend runs. Until cancelled() comes, the cancel may still take effect."""
 
@@ -137,6 +170,14 @@ class Reply:
 
     client: int
     body: Answer | ResultMessage | TransactionResult | Failure = field(repr=False)
+
+
+@dataclass(slots=True)
+class Tell:
+    """A message about a request that is under way; its final reply comes later."""
+
+    client: int
+    body: CopyBegun | CopyOut | CopyWanted = field(repr=False)
 
 
 @dataclass(slots=True)
@@ -212,8 +253,8 @@ class Stop:
     """End the program: the drain is over, or the broker was stopped."""
 
 
-ToBackend = Connect | Execute | Cancel | Look | Close
-ToClient = Reply | Drop
+ToBackend = Connect | Execute | Feed | EndFeed | Hold | Cancel | Look | Close
+ToClient = Reply | Tell | Drop
 ToLane = Teach | Lend | Recall | Poke
 ToEndpoint = Observe | Locate
 Effect = ToBackend | ToClient | ToLane | ToEndpoint | Remember | Note | Stop

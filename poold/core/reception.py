@@ -6,6 +6,7 @@ from client.wire.messages import (
     TX_NONE,
     Answer,
     Commit,
+    CopyMessage,
     Failure,
     Follow,
     Query,
@@ -20,6 +21,7 @@ from poold.core.clients.leases import Leases, transaction_of
 from poold.core.reading import Reading
 from poold.core.records.client import Client
 from poold.core.records.request import Request
+from poold.core.records.transfer import Transfer
 from poold.core.requests.runs import Runs
 from poold.core.requests.waiting import Waiting
 from poold.core.settling import Settling
@@ -54,7 +56,7 @@ class Reception:
     def take(
         self,
         client: Client,
-        message: Query | TransactionMessage | Commit | Rollback | Release | Follow,
+        message: Query | CopyMessage | TransactionMessage | Commit | Rollback | Release | Follow,
         now: float,
         size: int,
         clients: int,
@@ -64,6 +66,10 @@ class Reception:
             return self._reading.follow(client, message, now)
         if isinstance(message, Release):
             return self._release(client, message, now)
+        transfer: Transfer | None = None
+        if isinstance(message, CopyMessage):
+            transfer = Transfer(message.is_in)
+            message = as_query(message)
         if self._accounts.bytes + size > self._admission.most_bytes and isinstance(
             message, (Query, TransactionMessage)
         ):
@@ -73,6 +79,7 @@ class Reception:
         admitted: Request | ResultMessage | Failure | None = self._admission.request(client, message, now, size)
         if type(admitted) is Request:
             admitted.size = size
+            admitted.transfer = transfer
             admitted = self._accept(admitted, now)
         if type(admitted) is Failure and admitted.transaction == TX_NONE and type(message) is Query:
             lease = client.leases.get(message.lease)
@@ -116,3 +123,9 @@ class Reception:
                     self._waiting.discard(request, failures.lease_lost(reason, is_session=True))
             self._leases.end(lease, reason)
         return ResultMessage(message.request, TX_NONE, "RELEASE", -1, None, b"", ())
+
+
+def as_query(copy: CopyMessage) -> Query:
+    """Return the Query that runs the statement of a COPY; what passes of its data is told by a Transfer."""
+    begin = (copy.request, copy.group, copy.lease, copy.begin, copy.statement, b"", b"", False)
+    return Query(*begin, copy.timeout, copy.tag, copy.priority, copy.settings, copy.session)

@@ -116,12 +116,15 @@ def without_rows(result: StatementResult) -> StatementResult:
     return result._replace(columns=None if result.columns is None else b"", rows=b"", notices=())
 
 
-def rows_end(data: bytes, at: int) -> tuple[int, int]:
-    """Return the byte behind the whole DataRow messages that follow one another from byte at, and their number."""
+def rows_end(data: bytes, at: int, wanted: int = 0x44) -> tuple[int, int]:
+    """Return the byte behind the whole messages of a kind that follow one another from byte at, and their number.
+
+    wanted is DataRow's type, or CopyData's: both come one for each row.
+    """
     end, count = len(data), 0
     while at + 5 <= end:
         kind, length = _head(data, at)
-        if kind != 0x44 or length < 4 or at + length >= end:
+        if kind != wanted or length < 4 or at + length >= end:
             break
         at += 1 + length
         count += 1

@@ -43,6 +43,7 @@ class BackendConnection:
         self.waiting = 0
         self._untouched = 0
         self.unfinished = 0  # bytes of a result that is not whole
+        self._feeding = 0  # bytes of a COPY's data that the socket has not taken yet
         self._connection = connection
         self._owner = owner
         self._poller = owner.poller
@@ -81,6 +82,11 @@ class BackendConnection:
         """How many of the last units have certainly not reached the server."""
         return self._untouched + self.waiting
 
+    def feed(self, data: bytes) -> None:
+        """Give the server the next piece of a COPY's data; the next flush sends it."""
+        if self.wire.feed(data):
+            self._feeding += len(data)
+
     def flush(self) -> None:
         """Send as much of the wire's outbox as the socket takes now; do nothing while it has not taken earlier data."""
         outbox = self.wire.outbox
@@ -105,6 +111,9 @@ class BackendConnection:
             self._untouched = 0
         # A view and no copy: of a large request the socket takes a hundredth at a time.
         self._remainder = memoryview(data)[sent:] if sent < len(data) else b""
+        if self._feeding and not self._remainder and not self.wire.outbox:
+            fed, self._feeding = self._feeding, 0
+            self._owner.fed(self.number, fed)
         if bool(self._remainder) is not self._is_writing:
             self._is_writing = not self._is_writing
             if self._is_writing:

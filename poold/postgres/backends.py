@@ -20,7 +20,7 @@ import psycopg2
 from poold.config.model import Config, GroupConfig
 from poold.core.broker import Broker
 from poold.core.effects import Unit
-from poold.core.facts import Loss, Server
+from poold.core.facts import Completion, Loss, Server
 from poold.core.pools.group import Group
 from poold.core.records.flow import Flight
 from poold.postgres import connect as connecting
@@ -78,6 +78,26 @@ class Backends:
                 self._unflushed.append(backend)
             backend.waiting += 1
             backend.wire.send(unit)
+
+    def feed(self, number: int, data: bytes) -> None:
+        """Give the backend the next piece of the data of its COPY; it is sent by the next flush."""
+        if (backend := self._open.get(number)) is not None:
+            backend.feed(data)
+            self._unflushed.append(backend)
+
+    def end_feed(self, number: int, error: str | None) -> None:
+        """End the data of the backend's COPY."""
+        if (backend := self._open.get(number)) is not None:
+            backend.wire.end_feed(error)
+            self._unflushed.append(backend)
+
+    def hold(self, number: int, is_held: bool) -> None:
+        """Read nothing more from the backend, or read again."""
+        if (backend := self._open.get(number)) is not None:
+            if is_held:
+                backend.pause()
+            else:
+                backend.resume()
 
     def flush(self) -> None:
         """Send what the turn has given to backends."""
@@ -193,6 +213,10 @@ class Backends:
             backend.wire.received(data)
         finally:
             completions = backend.wire.completed  # also if it raises: these had ended before
+            if backend.wire.copies.has_news:
+                completions = self._pass_on(backend, completions)
+                if not completions:
+                    return
             if completions:
                 if backend.unfinished:
                     self._finished(backend)
@@ -203,6 +227,24 @@ class Backends:
                 self._wake()
             else:
                 self._goes_on(backend, len(data))
+
+    def _pass_on(self, backend: BackendConnection, completions: list[Completion]) -> list[Completion]:
+        """Tell the core of the data of a COPY, and of the units that ended before it; return the others."""
+        broker, number, copies, now = self._broker, backend.number, backend.wire.copies, monotonic()
+        for done in completions[: copies.behind]:
+            broker.completed(number, done, now)
+        is_begun, data = copies.take()
+        if is_begun:
+            broker.copying.begun(number, now)
+        if data:
+            broker.copying.came(number, data, now)
+        self._wake()
+        return completions[copies.behind :]
+
+    def fed(self, number: int, size: int) -> None:
+        """Tell the core that so many bytes of a COPY's data are on their way to the server."""
+        self._broker.copying.fed(number, size, monotonic())
+        self._wake()
 
     def _goes_on(self, backend: BackendConnection, size: int) -> None:
         """Count bytes of a result that is not whole yet; if all together are too large, only the largest goes on."""

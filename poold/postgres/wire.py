@@ -17,6 +17,7 @@ from poold.core.effects import Bind, Deallocate, Prepare, SimpleQuery, Unit
 from poold.core.facts import Completion, StatementResult
 from poold.postgres import answers, diagnostics
 from poold.postgres.answers import is_whole, next_place, prepares, rows_end, whole_answers
+from poold.postgres.copies import COPY_DATA, NO_DATA, Copies
 from poold.postgres.errors import WireError, refused, relied_on_changed, two_texts
 from poold.postgres.messages import SYNC, bind, bind_head, encoded, no_data, query
 from poold.postgres.notices import Notices, Notifications
@@ -33,8 +34,7 @@ _LARGE = 32768  # bytes that come in larger pieces belong to a large result, and
 _TRANSACTIONS: dict[bytes, TransactionStatus] = {b"I": TX_NONE, b"T": TX_ACTIVE, b"E": TX_FAILED}
 _length = struct.Struct("!I").unpack_from
 _UNPROMPTED = b"ENSA"  # what a server says unasked: errors, notices, settings, notifications
-_TEXTS, _COPY_DATA = b"EN", ord("d")
-_NO_DATA = refused("COPY FROM STDIN needs its data along, which no message has", FAILED)
+_TEXTS = b"EN"
 _UNASKED = "the server answered what nobody asked"
 
 
@@ -49,6 +49,7 @@ class Wire:
         self.units: deque[Unit] = deque()
         self.fatal: str | None = None  # the text of the error with which PostgreSQL closes the connection
         self.notifications = Notifications()
+        self.copies = Copies()
         # The completions of the last `received`; if that has raised, these units had ended before.
         self.completed: list[Completion] = []
         self._max_result_bytes = max_result_bytes
@@ -126,12 +127,24 @@ class Wire:
         """Whether nothing is on its way, and no part of a message has come."""
         return self._is_fresh and not (self.units or self.outbox or self._chunks or self._skipping or self._ahead)
 
+    def feed(self, data: bytes) -> bool:
+        """Put the next piece of a COPY's data into outbox; False if PostgreSQL waits for none."""
+        messages = self.copies.fed(data)
+        self.outbox += messages
+        return bool(messages)
+
+    def end_feed(self, error: str | None) -> None:
+        """Put the end of a COPY's data into outbox, if PostgreSQL waits for any."""
+        self.outbox += self.copies.fed_up(error)
+
     # Answers.
 
     def received(self, data: bytes) -> list[Completion]:
         """Take received bytes; return the completions of the units that ended with them. Raises WireError."""
         if self._skipping or self._chunks:
             data = self._join(data)
+        elif self.copies.is_passing:
+            data = self.copies.pass_rest(data)
         elif self._ahead:
             data, self._ahead = self._ahead + data, b""
         done = self.completed = []
@@ -147,6 +160,9 @@ class Wire:
         while position + 5 <= end:
             kind = data[position]
             self._is_fresh = False
+            if kind == COPY_DATA and (behind := self.copies.pass_on(data, position, len(done))) > position:
+                position = behind
+                continue
             after = position + 1 + _length(data, position + 1)[0]
             if after < position + 5:
                 raise WireError(f"the server sent a message of length {after - position - 1}, expected at least 4")
@@ -210,7 +226,7 @@ class Wire:
                 self._missing = LONGEST_TEXT - (end - position)
                 return position
             self._take(kind, data[position + 5 :])
-        elif kind != _COPY_DATA:
+        elif kind != COPY_DATA:
             if kind != 0x44 and after - position > MAX_MESSAGE_BYTES:
                 raise WireError(f"the server sent a message of {after - position} bytes")
             return position
@@ -260,12 +276,14 @@ class Wire:
             case "I":
                 self._failure = refused("can't execute an empty query", FAILED)
             case "G":
-                if self._failure is _NO_DATA:  # each is answered, and who does not read would fill the outbox
+                if (failure := self.copies.begin(self.units[0], True, len(self.completed))) is None:
+                    return
+                if self._failure is NO_DATA:  # each is answered, and who does not read would fill the outbox
                     raise WireError("the server asked again for data that it does not get")
-                self._failure = _NO_DATA
+                self._failure = failure
                 self.outbox.append(no_data(self.units[0]))
             case "H":
-                self._failure = refused("COPY TO STDOUT has no result to fetch; use SELECT", EXECUTED)
+                self._failure = self.copies.begin(self.units[0], False, len(self.completed)) or self._failure
             case "1" | "3" | "s" | "d" | "c":
                 pass
             case other:
@@ -290,6 +308,7 @@ class Wire:
 
     def _fail(self, body: bytes) -> None:
         body = body[:LONGEST_TEXT]
+        self.copies.is_feeding = False  # PostgreSQL ignores what else comes
         if not self.units:
             diag = diagnostics.fields(body)
             self.fatal = diag.get("message_primary", "the server closed the connection")
@@ -352,4 +371,5 @@ class Wire:
         done = Completion(transaction, self._results, failure, *described, self._bound, reported.is_changed)
         self._is_fresh = not reported.is_changed
         self._begin()
+        self.copies.end_unit()
         return done

@@ -85,6 +85,7 @@ class Admission:
         if isinstance(made, Request):
             made.size, made.moves = request.size, request.moves
             made.is_alone, made.yields = request.is_alone, request.yields
+            made.transfer = request.transfer
         return made
 
     def _query(self, client: Client, message: Query, now: float) -> Request | Failure:

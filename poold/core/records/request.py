@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from poold.core.records.backend import Backend
     from poold.core.records.client import Client
     from poold.core.records.lease import Lease
+    from poold.core.records.transfer import Transfer
     from poold.core.statements.statement import Statement
     from poold.core.work.probe import Probe
     from poold.core.work.script import Script
@@ -69,6 +70,7 @@ class Request:
     statement: Statement | None = None
     values = b""
     prepare = True
+    transfer: Transfer | None = None  # of a COPY whose data the client gives or takes
     script: Script | None = None
     # INQUIRY: the request whose outcome is asked for. Of this and other questions: the pool whose server is asked, and
     # for an INQUIRY which server that must be (`facts.Server`).

@@ -18,6 +18,7 @@ from poold.core.facts import Completion, Loss
 from poold.core.pools.lifecycle import Lifecycle
 from poold.core.records.backend import Backend
 from poold.core.records.request import CATALOGS, PROBE, QUERY, Request, Verb
+from poold.core.requests.copying import Copying
 from poold.core.requests.flows import Flows
 from poold.core.requests.rerouting import Rerouting
 from poold.core.requests.waiting import Waiting
@@ -63,6 +64,7 @@ class Runs:
         rerouting: Rerouting,
         lifecycle: Lifecycle,
         generations: Generations,
+        copying: Copying,
     ) -> None:
         self._agenda = agenda
         self._timers = agenda.timers
@@ -71,6 +73,7 @@ class Runs:
         self._waiting = waiting
         self._rerouting = rerouting
         self._lifecycle = lifecycle
+        self.copying = copying
         limit = config.broker.max_result_bytes
         self.query = QueryWork(generations, limit)
         self.transaction = TransactionWork(generations, agenda.chance)
@@ -263,6 +266,7 @@ class Runs:
             if backend.request is request:
                 self._timers.set(backend, now + CANCEL_TIMEOUT)
                 self.send_cancel(backend)
+                self.copying.give_up(request)
 
     def send_cancel(self, backend: Backend) -> None:
         """Cancel the backend's first request. A neighbour that is hit instead failed without effect, and runs again."""

@@ -132,9 +132,13 @@ def connection_lost(request: Request, endpoint: str, error: str, in_transaction:
     lease = request.lease
     if lease is not None and request.verb is Verb.QUERY and in_transaction and not may_end(request):
         return lease_lost(f"{where} ({error})", lease.is_session)
+    transaction: TransactionStatus = TX_NONE if lease is None or not lease.is_session else TX_LOST
+    transfer = request.transfer
+    if transfer is not None and transfer.is_in and transfer.is_begun and not transfer.is_complete:
+        text = f"{where} before all data of the COPY was sent, so nothing of it took effect: {error}"
+        return plain_failure("connection", FAILED, text, transaction)
     what = "COMMIT was" if request.verb is Verb.COMMIT else "the statement was"
     text = f"{where} while {what} running, it may have taken effect: {error}"
-    transaction: TransactionStatus = TX_NONE if lease is None or not lease.is_session else TX_LOST
     return plain_failure("connection", UNKNOWN, text, transaction)
 
 

@@ -15,6 +15,7 @@ from client.wire.messages import ProtocolViolation
 from poold.core.effects import Command, Plain, SimpleQuery, Unit, in_order
 from poold.core.records.backend import Backend
 from poold.core.records.request import Request
+from poold.core.records.transfer import Transfer
 from poold.core.statements import leftovers
 from poold.core.statements.leftovers import NOTHING, left_by
 from poold.core.statements.statement import Statement, literal_command, plain_command
@@ -56,6 +57,8 @@ def unit_for(backend: Backend, request: Request, now: float) -> Unit:
     if request.settings and lease is not None:
         request.leaves = request.leaves.joined(leftovers.UNSEEN)
     before = _before(backend, request, statement)
+    if request.transfer is not None:
+        return _unit_of_copy(backend, request, request.transfer, before)
     is_timed = request.deadline is not None and lease is None and statement.examine().is_plain
     milliseconds = server_timeout(backend, request, now) if is_timed else 0
     if milliseconds or request.settings:
@@ -80,6 +83,24 @@ def unit_for(backend: Backend, request: Request, now: float) -> Unit:
     if not before:
         return BEGIN
     return (SimpleQuery(b"; ".join((*DISCARD_BEFORE_BEGIN, b"BEGIN")) if request.begin else DISCARD_SEQUENCES),)
+
+
+def _unit_of_copy(backend: Backend, request: Request, transfer: Transfer, before: list[Command]) -> Unit:
+    """Return the unit of a COPY, or what has to come before it in one of its own."""
+    assert request.statement is not None
+    copy = SimpleQuery(_literal(request.statement, request.values).sql, transfer.is_in)
+    commands: list[Command] = [*before]
+    if request.settings and request.lease is None:
+        commands += settings_before(request)
+    else:
+        run, own = Runner(backend, request.is_base), request.group.statements
+        if request.begin:
+            commands += run.own(own.own(b"BEGIN"), b"")
+        commands += settings.commands(own, request.settings, 0, request.is_literal, run.own)
+    if not commands:
+        return (copy,)
+    request.then = (copy,)
+    return in_order(commands)
 
 
 def _unit_with_settings(

@@ -1,0 +1,304 @@
+"""COPY: the data of a table from a program to PostgreSQL, and back.
+
+    with open('orders.csv', 'rb') as file:
+        db.copy_in("COPY orders FROM STDIN (FORMAT csv, HEADER)", file)
+    with open('totals.csv', 'wb') as file:
+        db.copy_out("COPY (SELECT id, total FROM orders) TO STDOUT (FORMAT csv)", file)
+
+The data passes in pieces, and neither side sends more than the other one has room for, so neither the program nor the
+broker ever has all of it. If the program's file fails in the middle, the COPY is ended by an error, nothing of it takes
+effect, and the file's exception is raised.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from client.calls import Calls
+from client.channels.channel import Channel
+from client.channels.registry import give_back
+from client.errors import DBError, UsageError
+from client.options import Settings, checked_priority, checked_read_only, packed_settings, patience
+from client.values.copy_data import payloads
+from client.values.offline import render
+from client.values.result import Result
+from client.wire.limits import COPY_WINDOW, MAX_ERROR_CHARS
+from client.wire.messages import (
+    FAILED,
+    UNKNOWN,
+    CancelRequest,
+    CopyBegun,
+    CopyEnd,
+    CopyIn,
+    CopyMessage,
+    CopyOut,
+    CopyTaken,
+    CopyWanted,
+    ResultMessage,
+    ToBroker,
+)
+
+# Bytes of one message; large enough that the way through the broker costs little, small enough to overlap.
+PIECE_BYTES = 131072
+# What a message has besides its piece.
+_OVERHEAD_BYTES = 64
+# The client says that it has taken data each time it was so much.
+_TELL_FROM = COPY_WINDOW // 8
+_COPY = re.compile(rb"(?:\s|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*copy\b", re.IGNORECASE | re.DOTALL)
+_NO_TIMEOUT = b"\0".join((b"statement_timeout", b"0", b""))
+
+
+class CopyingCalls(Calls):
+    """The calls of an Executor that copy data."""
+
+    _tag: str
+    _priority: int
+    _settings: bytes
+    _read_only: bool
+
+    def copy_in(
+        self,
+        statement: Any,
+        source: Any,
+        params: Sequence[Any] | Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        *,
+        priority: str | None = None,
+        settings: Settings | None = None,
+    ) -> Result:
+        """Run a COPY ... FROM STDIN with the data of source; its rowcount is the number of rows.
+
+        source is a file (with read), bytes or text, or an iterable of these. Text is sent as UTF-8. timeout bounds all
+        of it, in seconds; without one a COPY may take as long as its data flows: the endpoint's query_timeout does not
+        hold (in an interactive transaction from then on to its end), and the group's idle_in_transaction_timeout bounds
+        the time without data. priority and settings are `query`'s. An error of the data is psycopg2's and names the
+        line.
+        """
+        blocks = _blocks(source, PIECE_BYTES)
+        sending = _Sending(blocks)
+        try:
+            return self._copy(sending, statement, params, timeout, priority, settings, self._group)
+        except DBError:
+            if sending.error is not None:
+                raise sending.error  # noqa: B904  the program's own exception, as it would see it without us
+            raise
+
+    def copy_out(
+        self,
+        statement: Any,
+        sink: Any,
+        params: Sequence[Any] | Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        *,
+        priority: str | None = None,
+        settings: Settings | None = None,
+        read_only: bool | None = None,
+    ) -> Result:
+        """Run a COPY ... TO STDOUT and write its data to sink; its rowcount is the number of rows.
+
+        sink has write, for text if it is a text file, else for bytes; it gets whole pieces, which may end anywhere.
+        read_only=True lets it run on a replica. The other arguments are `copy_in`'s.
+        """
+        receiving = _Receiving(sink)
+        is_read_only = self._read_only if read_only is None else checked_read_only(read_only)
+        group = self._group_for(is_read_only)
+        try:
+            result = self._copy(receiving, statement, params, timeout, priority, settings, group)
+            receiving.finish()
+        except DBError:
+            if receiving.error is not None:
+                raise receiving.error  # noqa: B904  as in copy_in
+            raise
+        if receiving.error is not None:
+            raise receiving.error
+        return result
+
+    def _copy(
+        self,
+        part: _Sending | _Receiving,
+        statement: Any,
+        params: Sequence[Any] | Mapping[str, Any] | None,
+        timeout: float | None,
+        priority: str | None,
+        settings: Settings | None,
+        group: str,
+    ) -> Result:
+        """Run the statement, whose data passes by this part."""
+        sql = render(statement, params)
+        if _COPY.match(sql) is None:
+            raise UsageError(f"{sql[:80].decode('utf-8', 'replace')!r} is no COPY; run other statements by query()")
+        waits = None if timeout is None else patience(timeout)
+        rank = self._priority if priority is None else checked_priority(priority)
+        packed = self._settings if settings is None else packed_settings(settings)
+        packed = self._settings_of_copy(packed)
+        rest = (sql, part.is_in, timeout, self._tag, rank, packed)
+        channel: Channel | None = None
+        if not self._needs_lease():
+            channel, waits = self._channel(waits)
+            if self._commits_by_itself(channel):
+                message = CopyMessage(channel.next_request(), group, 0, False, *rest)
+                reply = self._converse(channel, message, waits, part)
+                give_back(channel, self._address, self._keys)
+                return Result(reply)
+        return Result(
+            self._in_lease(
+                lambda own, lease, begin, session: CopyMessage(
+                    own.next_request(), self._group_of_lease(group, begin), lease, begin, *rest, session
+                ),
+                waits,
+                channel,
+                lambda own, message, patience: self._converse(own, message, patience, part),
+            )
+        )
+
+    def _settings_of_copy(self, settings: bytes) -> bytes:
+        """Return the settings that travel with a COPY: without a limit of its own it has none."""
+        return settings if b"statement_timeout\0" in settings.lower() else settings + _NO_TIMEOUT
+
+    def _group_for(self, is_read_only: bool) -> str:
+        raise NotImplementedError
+
+    def _group_of_lease(self, group: str, is_first: bool) -> str:
+        raise NotImplementedError
+
+    def _converse(
+        self, channel: Channel, message: CopyMessage, waits: float | None, part: _Sending | _Receiving
+    ) -> ResultMessage:
+        """Return the final reply to the message; until then data passes by the part."""
+        part.begin(message.request, channel.welcome.max_request_bytes - _OVERHEAD_BYTES)
+        try:
+            reply: ResultMessage = self._call(channel, message, waits, part.go_on)
+        except DBError as error:
+            if error is channel.error and error.outcome == UNKNOWN and part.is_in and not part.is_complete:
+                error.failure = error.failure._replace(outcome=FAILED)  # without its end a COPY has no effect
+            raise
+        return reply
+
+
+class _Sending:
+    """The program's data on its way to PostgreSQL."""
+
+    is_in = True
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self.error: BaseException | None = None  # the program's own, raised by its source
+        self.is_complete = False  # the end was sent
+        self._blocks = blocks
+        self._rest = memoryview(b"")  # of the last block
+        self._room = COPY_WINDOW
+        self._request = 0
+        self._most = PIECE_BYTES
+
+    def begin(self, request: int, most: int) -> None:
+        """The request has this number, and a message at most so many bytes of data."""
+        self._request, self._most = request, max(1, min(PIECE_BYTES, most))
+
+    def go_on(self, told: CopyBegun | CopyWanted | CopyOut) -> Iterator[ToBroker]:
+        """Yield what follows on a message of the broker's."""
+        if isinstance(told, CopyWanted):
+            self._room += told.size
+        while self._room and not self.is_complete and self.error is None:
+            if not self._rest and not self._next_block():
+                if self.error is None:
+                    self.is_complete = True
+                    yield CopyEnd(self._request, None)
+                else:
+                    text = f"{type(self.error).__name__}: {self.error}".replace("\0", "?")
+                    yield CopyEnd(self._request, text[:MAX_ERROR_CHARS])
+                return
+            piece = self._rest[: min(self._room, self._most)]
+            self._rest = self._rest[len(piece) :]
+            self._room -= len(piece)
+            yield CopyIn(self._request, bytes(piece))
+
+    def _next_block(self) -> bool:
+        """Fetch more from the source; False if there is no more, or it failed."""
+        try:
+            self._rest = memoryview(next(self._blocks, b""))
+        except BaseException as error:  # noqa: BLE001  raised again when the COPY has ended
+            self.error = error
+        return len(self._rest) > 0
+
+
+class _Receiving:
+    """PostgreSQL's data on its way to the program."""
+
+    is_in = False
+    is_complete = True
+
+    def __init__(self, sink: Any) -> None:
+        if not callable(getattr(sink, "write", None)):
+            raise TypeError(f"sink is {sink!r:.200}; expected a file, or something else with write()")
+        self.error: BaseException | None = None  # the program's own, raised by its sink
+        self._write = sink.write
+        self._decoder = codecs.getincrementaldecoder("utf-8")() if _is_text(sink) else None
+        self._missing = self._taken = self._request = 0
+
+    def begin(self, request: int, _most: int) -> None:
+        """The request has this number."""
+        self._request = request
+
+    def go_on(self, told: CopyBegun | CopyWanted | CopyOut) -> Iterator[ToBroker]:
+        """Yield what follows on a message of the broker's."""
+        if not isinstance(told, CopyOut):
+            return
+        if self.error is None:
+            data, self._missing = payloads(told.data, self._missing)
+            try:
+                self._write(data if self._decoder is None else self._decoder.decode(data))
+            except BaseException as error:  # noqa: BLE001  raised again when the COPY has ended
+                self.error = error
+                yield CancelRequest(self._request)
+        self._taken += len(told.data)
+        if self._taken >= _TELL_FROM:
+            taken, self._taken = self._taken, 0
+            yield CopyTaken(self._request, taken)
+
+    def finish(self) -> None:
+        """All data has come; raises what the decoder says if it ends in the middle of a character."""
+        if self._decoder is not None and self.error is None:
+            self._decoder.decode(b"", True)
+
+
+def _is_text(file: Any) -> bool:
+    """Whether the file takes text: it is a text file, or a wrapper around one (of tempfile)."""
+    return isinstance(file, io.TextIOBase) or isinstance(getattr(file, "encoding", None), str)
+
+
+def _blocks(source: Any, size: int) -> Iterator[bytes]:
+    """Return the source's data, in blocks of about so many bytes if it comes in smaller ones; none is empty."""
+    if isinstance(source, (bytes, bytearray, memoryview, str)):
+        return iter((_as_bytes(source),))
+    if callable(getattr(source, "read", None)):
+        return _of_file(source, size)
+    if isinstance(source, Iterable):
+        return _joined(source, size)
+    raise TypeError(f"source is {source!r:.200}; expected a file, bytes, text, or an iterable of these")
+
+
+def _of_file(file: Any, size: int) -> Iterator[bytes]:
+    while block := file.read(size):
+        yield _as_bytes(block)
+
+
+def _joined(parts: Iterable[Any], size: int) -> Iterator[bytes]:
+    block = bytearray()
+    for part in parts:
+        block += _as_bytes(part)
+        if len(block) >= size:
+            yield bytes(block)
+            block.clear()
+    if block:
+        yield bytes(block)
+
+
+def _as_bytes(data: Any) -> bytes:
+    if isinstance(data, str):
+        return data.encode()
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return bytes(data)
+    raise TypeError(f"COPY's data has {data!r:.200}; expected bytes or text")
