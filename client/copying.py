@@ -42,8 +42,8 @@ from client.wire.messages import (
     ToBroker,
 )
 
-# Bytes of one message; large enough that the way through the broker costs little, small enough to overlap.
-PIECE_BYTES = 131072
+# Bytes of one message: large enough that the way through the broker costs little, small enough for its socket's buffer.
+PIECE_BYTES = 32768
 # What a message has besides its piece.
 _OVERHEAD_BYTES = 64
 # The client says that it has taken data each time it was so much.

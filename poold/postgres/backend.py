@@ -111,8 +111,9 @@ class BackendConnection:
             self._untouched = 0
         # A view and no copy: of a large request the socket takes a hundredth at a time.
         self._remainder = memoryview(data)[sent:] if sent < len(data) else b""
-        if self._feeding and not self._remainder and not self.wire.outbox:
-            fed, self._feeding = self._feeding, 0
+        if self._feeding and sent:
+            fed = min(self._feeding, sent)  # what else was sent is headers, and is not worth a closer look
+            self._feeding -= fed
             self._owner.fed(self.number, fed)
         if bool(self._remainder) is not self._is_writing:
             self._is_writing = not self._is_writing
