@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from client.channels.begun import Begun
 from client.channels.forks import let_go_after_fork
-from client.channels.hello import hello
+from client.channels.hello import greet
 from client.channels.sockets import PlainSocket, connected
 from client.channels.timeouts import GONE_AFTER, PING_AFTER, WELCOME_TIMEOUT
 from client.compiled import load
-from client.errors import DBConnectionError, DBError, UsageError, connection_error, error_from
+from client.errors import DBError, UsageError, connection_error, error_from
 from client.interruptions import is_own
 from client.wire.address import ipc_path
 from client.wire.codec import decode_reply, encode
@@ -51,7 +51,7 @@ from client.wire.messages import (
     UnderWay,
     Welcome,
     plain_failure,
-)  # fmt: skip
+)
 from client.wire.zmtp import PING, ZmtpConnection, ZmtpError, ZmtpRefused, frame, frame_head
 
 # For so many seconds after a message from the broker it is assumed to be there still; to look costs a system call per
@@ -96,7 +96,7 @@ class Channel(_Fields):
         self._socket = connected(address, keys)
         try:
             let_go_after_fork(self._socket)
-            self.welcome = self._greet(WELCOME_TIMEOUT if patience is None else min(patience, WELCOME_TIMEOUT))
+            self.welcome = greet(self, WELCOME_TIMEOUT if patience is None else min(patience, WELCOME_TIMEOUT))
         except BaseException:
             self.close()
             raise
@@ -149,14 +149,14 @@ class Channel(_Fields):
             elif go_on is not None:
                 reply = self._conversed(message, patience, go_on)
             elif patience is None:
-                self._send(message)
+                self.send(message)
                 # The hot path: the reply comes alone and whole.
                 reply = self._quick_reply(request)
                 if reply is None:
                     reply = self._reply_to(request, None)
             else:
                 deadline = time.monotonic() + patience
-                self._send(message, deadline)
+                self.send(message, deadline)
                 reply = self._reply_to(request, patience, deadline)
             self._answered = request
         except BaseException:
@@ -170,10 +170,10 @@ class Channel(_Fields):
     def _conversed(self, message: Any, patience: float | None, go_on: GoOn) -> Any:
         """Send the request and what go_on returns for each message ahead of its reply; return the reply."""
         deadline = None if patience is None else time.monotonic() + patience
-        self._send(message, deadline)
+        self.send(message, deadline)
         while isinstance(reply := self._reply_to(message[0], patience, deadline), UnderWay):
             for each in go_on(reply):
-                self._send(each, deadline)
+                self.send(each, deadline)
         return reply
 
     def _quick_reply(self, request: int) -> ResultMessage | TransactionResult | Answer | Failure | None:
@@ -226,30 +226,7 @@ class Channel(_Fields):
         self._error = weakref.ref(error)
         return error
 
-    def _greet(self, patience: float) -> Welcome:
-        """Go through ZeroMQ's handshake, then poold's: send Hello and return Welcome."""
-        deadline = time.monotonic() + patience
-        reply: ToClient | None = None
-        try:
-            if self._shake_hands(deadline):
-                self._send(hello(self.pid), deadline)
-                reply = self._next_reply(deadline)
-        except DBConnectionError as error:
-            if error is not self.error:
-                raise
-            text = f"{self.address} closed the connection before it said Welcome ({error})"
-            raise connection_error(text, NOT_EXECUTED) from None
-        if isinstance(reply, Failure):
-            raise error_from(reply)
-        if not isinstance(reply, Welcome):
-            raise connection_error(
-                f"something listens at {self.address} but did not answer as a poold broker within "
-                f"{patience:g} s; check the address",
-                NOT_EXECUTED,
-            )
-        return reply
-
-    def _shake_hands(self, deadline: float) -> bool:
+    def shake_hands(self, deadline: float) -> bool:
         """Go through ZeroMQ's handshake; return False if it is not over at the deadline."""
         while not self._zmtp.is_ready:
             if self._is_broken:
@@ -272,7 +249,8 @@ class Channel(_Fields):
         if begun.received is not None:
             self._take(begun.received)
 
-    def _send(self, message: ToBroker, deadline: float | None = None) -> None:
+    def send(self, message: ToBroker, deadline: float | None = None) -> None:
+        """Send the message; raises DBConnectionError if not all of it could be sent."""
         encoded = encode(message)
         if len(encoded) > self._max_request_bytes:
             raise self._own(
@@ -308,7 +286,7 @@ class Channel(_Fields):
         if deadline is None and patience is not None:
             deadline = time.monotonic() + patience
         while True:
-            reply = self._next_reply(deadline)
+            reply = self.next_reply(deadline)
             if reply is None:
                 text = f"broker at {self.address} did not answer within {patience:g} s; the statement may have run"
                 raise self._own(connection_error(text))
@@ -323,7 +301,7 @@ class Channel(_Fields):
                     reply = reply._replace(outcome=UNKNOWN)
                 raise self._own(error_from(reply))
 
-    def _next_reply(self, deadline: float | None) -> ToClient | None:
+    def next_reply(self, deadline: float | None) -> ToClient | None:
         """Return the next message from the broker, None at the deadline."""
         inbox = self._zmtp.inbox
         while not inbox:

@@ -1,17 +1,52 @@
-"""What a client says of itself when a conversation begins."""
+"""How a conversation begins: what a client says of itself, and what it expects to hear."""
+
+from __future__ import annotations
 
 import os
 import sys
+import time
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
+from client.errors import DBConnectionError, connection_error, error_from
 from client.wire.limits import MAX_NAME_CHARS
-from client.wire.messages import VERSION, Hello
+from client.wire.messages import NOT_EXECUTED, VERSION, Failure, Hello, ToClient, Welcome
+
+if TYPE_CHECKING:
+    from client.channels.channel import Channel
 
 # The client's version. Looked up once, here: the look-up swallows exceptions, even a signal handler's.
 try:
     _RELEASE = version("poold")
 except PackageNotFoundError:
     _RELEASE = "0+unknown"
+
+
+def greet(channel: Channel, patience: float) -> Welcome:
+    """Go through ZeroMQ's handshake on this channel, then poold's: send Hello and return Welcome.
+
+    patience bounds it, in seconds; raises DBConnectionError if nobody answers as a broker would.
+    """
+    address, deadline = channel.address, time.monotonic() + patience
+    reply: ToClient | None = None
+    try:
+        if channel.shake_hands(deadline):
+            channel.send(hello(channel.pid), deadline)
+            reply = channel.next_reply(deadline)
+    except DBConnectionError as error:
+        if error is not channel.error:
+            raise
+        text = f"{address} closed the connection before it said Welcome ({error})"
+        raise connection_error(text, NOT_EXECUTED) from None
+    if isinstance(reply, Failure):
+        raise error_from(reply)
+    if not isinstance(reply, Welcome):
+        raise connection_error(
+            f"something listens at {address} but did not answer as a poold broker within {patience:g} s; check the "
+            "address",
+            NOT_EXECUTED,
+        )
+    return reply
 
 
 def hello(pid: int) -> Hello:

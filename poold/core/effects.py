@@ -2,8 +2,8 @@
 
 A backend is named by its number, a client by the number its frontend gave it. The shell answers with facts: Connect
 with opened or connect_failed; Execute with completed or lost; Cancel with cancelled; Drop with client_gone; Observe
-with observed, Locate with located, either with unobserved; Feed with fed. The others need no answer. For a backend that was closed,
-facts that still arrive are ignored.
+with observed, Locate with located, either with unobserved; Feed with fed. The others need no
+answer. For a backend that was closed, facts that still arrive are ignored.
 
 Execute carries a unit: commands that PostgreSQL runs one after the other up to its ReadyForQuery. An error skips the
 rest of its unit and nothing else, so several units may be on their way to a backend at once; each is answered by one

@@ -213,10 +213,9 @@ class Backends:
             backend.wire.received(data)
         finally:
             completions = backend.wire.completed  # also if it raises: these had ended before
-            if backend.wire.copies.has_news:
+            is_copying = backend.wire.copies.has_news
+            if is_copying:
                 completions = self._pass_on(backend, completions)
-                if not completions:
-                    return
             if completions:
                 if backend.unfinished:
                     self._finished(backend)
@@ -225,7 +224,7 @@ class Backends:
                 for done in completions:
                     broker.completed(number, done, now)
                 self._wake()
-            else:
+            elif not is_copying:
                 self._goes_on(backend, len(data))
 
     def _pass_on(self, backend: BackendConnection, completions: list[Completion]) -> list[Completion]:

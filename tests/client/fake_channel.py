@@ -73,7 +73,7 @@ class FakeChannel:
         self._last += 1
         return self._last
 
-    def call(self, message: Any, patience: float | None = None) -> Any:
+    def call(self, message: Any, patience: float | None = None, go_on: Any = None) -> Any:
         decode_request(encode(message))
         self.sent.append(_with_steps(message))
         self.patience.append(patience)
