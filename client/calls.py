@@ -35,6 +35,8 @@ class Calls:
     _lease: ClientLease
     # Whether each statement commits by itself; None: as the broker's configuration says for the group.
     _autocommit: bool | None
+    # The open transaction as the last reply reported it.
+    _transaction: TransactionStatus
     # PostgreSQL's latest messages (RAISE NOTICE and the like), the newest last, as psycopg2's connection.notices. Each
     # result and each error adds those that came with it; threads sharing a Handler share them.
     notices: deque[str]
@@ -162,10 +164,12 @@ class Calls:
 
     def _follow(self, transaction: TransactionStatus, call: Call) -> None:
         """Close the lease if its transaction is over; a failed or lost one still waits for its rollback."""
+        self._transaction = transaction
         if transaction == TX_NONE:
             self._close_lease(call)
 
     def _close_lease(self, call: Call | None = None) -> None:
+        self._transaction = TX_NONE
         channel = self._lease.close(call)
         if channel is not None:
             give_back(channel, self._address, self._keys)

@@ -11,9 +11,9 @@
         StatementRefused        refused as psycopg2 refuses it: an empty statement, COPY
         ResultTooLarge          the statement ran, its result exceeds max_result_bytes
         ExpectationFailed       a row count is not what `expect` said; the statement was rolled back
-      UnconfiguredGroupError    mend the configuration: no such group
+      UnconfiguredGroupError    mend the configuration: no such group                (a psycopg2.OperationalError)
       UsageError                mend the program: a call out of place                (a psycopg2.InterfaceError)
-      ProtocolError             report it: client and broker do not understand each other
+      ProtocolError             report it: client and broker do not understand each other (a psycopg2.InternalError)
 
 DBConnectionError, DBOfflineError, DBQueryError and UnconfiguredGroupError are pgdbpool's names. An error that
 PostgreSQL sent is at the same time an instance of psycopg2's class for its SQLSTATE, so that
@@ -219,7 +219,7 @@ class ExpectationFailed(DBQueryError, psycopg2.IntegrityError):  # type: ignore[
     """
 
 
-class UnconfiguredGroupError(DBError):
+class UnconfiguredGroupError(DBError, psycopg2.OperationalError):  # type: ignore[misc,override]  # see DBError.pgcode
     """The broker has no group of that name, or none that this client may use: it does not tell which."""
 
 
@@ -227,7 +227,7 @@ class UsageError(DBError, psycopg2.InterfaceError):  # type: ignore[misc,overrid
     """A call out of place; the text says what to do instead."""
 
 
-class ProtocolError(DBError):
+class ProtocolError(DBError, psycopg2.InternalError):  # type: ignore[misc,override]  # see DBError.pgcode
     """Client and broker do not understand each other."""
 
 

@@ -19,7 +19,7 @@ from client.values import bind as binding
 from client.values.bind import bind
 from client.values.result import Result
 from client.wire.limits import ON_REPLICAS
-from client.wire.messages import Ask, CancelRequest, Query
+from client.wire.messages import TX_LOST, TX_NONE, Ask, CancelRequest, Query, TransactionStatus
 
 # Does the usual requests in compiled code, where it is.
 _REQUESTS, _PARAMETERS = load("client.lane.requests"), load("client.lane.parameters")
@@ -56,6 +56,7 @@ class Executor(CopyingCalls):
     def _begin_anew(self) -> None:
         self.notices = deque(maxlen=MAX_NOTICES)
         self._lease = self._new_lease()
+        self._transaction = TX_NONE
         self._calls = {}
         self._leased_group = self._group
         has_lane = _REQUESTS is not None and self._keys is None and self._autocommit is not False
@@ -69,6 +70,11 @@ class Executor(CopyingCalls):
     def autocommit(self) -> bool:
         """Whether each statement commits by itself; asks the broker for its group's, unless it was given."""
         return self._is_autocommit() if self._autocommit is None else self._autocommit
+
+    @property
+    def transaction_status(self) -> TransactionStatus:
+        """What is open: 'none', 'active', 'failed' if it wants a rollback, or 'lost'."""
+        return TX_LOST if self._lease.is_lost else self._transaction
 
     def query(
         self,

@@ -166,6 +166,12 @@ class ClientLease:
             self._channel.close()
 
     @property
+    def is_lost(self) -> bool:
+        """Whether it is open and known to be gone."""
+        channel = self._channel
+        return self.number != 0 and (self._is_lost or channel is None or not channel.is_usable)
+
+    @property
     def error(self) -> DBConnectionError | None:
         """The last error that told of the lease's loss, None if nothing refers to it any more."""
         return None if self._error is None else self._error()

@@ -18,6 +18,7 @@ from client.channels.channel import Channel
 from client.errors import UsageError
 from client.executor import Executor
 from client.lease import Call, ClientLease
+from client.options import checked_autocommit
 from client.wire.limits import IN_SESSION, OPENS_SESSION
 from client.wire.messages import NOT_EXECUTED, TX_LOST, TX_NONE, Commit, Failure, Release, Rollback, TransactionStatus
 
@@ -34,12 +35,27 @@ class Session(Executor):
 
     def __init__(self, parent: Executor) -> None:
         self._share(parent)
-        self._transaction: TransactionStatus = TX_NONE  # as the last reply reported it
 
     @property
     def in_transaction(self) -> bool:
         """Whether a transaction is open, failed or lost."""
         return self._transaction != TX_NONE
+
+    @property
+    def autocommit(self) -> bool:
+        """Whether each statement commits by itself, as its Handler's; may be set while no transaction is open."""
+        return super().autocommit
+
+    @autocommit.setter
+    def autocommit(self, value: bool | None) -> None:
+        if self.in_transaction:
+            raise UsageError("autocommit cannot change in an open transaction; call commit() or rollback() first")
+        self._autocommit = checked_autocommit(value)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its backend is gone, and with it all that was left there; only another session can go on."""
+        return self._lease.is_lost
 
     def commit(self) -> None:
         """Commit the open transaction; without one it does nothing. The session goes on."""

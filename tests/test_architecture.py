@@ -28,6 +28,9 @@ ROOMS = {
     "client.wire": ["client.interruptions"],
     "client.lane": [],
     "client.values": ["client.compiled", "client.interruptions", "client.wire"],
+    "client.dbapi": [
+        "client.handler", "client.interruptions", "client.options", "client.session", "client.values", "client.wire",
+    ],
     "client.channels": ["client.compiled", "client.errors", "client.interruptions", "client.wire"],
     "poold.system": ["client.wire"],
     "poold.config": ["client.wire", "poold.system"],
@@ -80,7 +83,12 @@ LIBRARIES = {
     "rich": ("poold/operations/tables.py",),
     "uvloop": ("poold/daemon.py",),
     "psycopg2": (
-        "client/errors.py", "client/values/bind.py", "client/values/casting.py", "client/values/offline.py",
+        "client/dbapi/__init__.py", "client/dbapi/characteristics.py", "client/dbapi/connecting.py",
+        "client/dbapi/connection.py", "client/dbapi/cursor.py", "client/dbapi/errorcodes.py", "client/dbapi/errors.py",
+        "client/dbapi/extensions.py", "client/dbapi/extras.py", "client/dbapi/info.py", "client/dbapi/modes.py",
+        "client/dbapi/pool.py", "client/dbapi/row_cursors.py", "client/dbapi/runner.py", "client/dbapi/sql.py",
+        "client/dbapi/two_phase.py", "client/dbapi/tz.py", "client/errors.py", "client/values/bind.py",
+        "client/values/casting.py", "client/values/offline.py",
         "client/values/result.py", "poold/daemon.py", "poold/embedded/server.py", "poold/postgres/backend.py",
         "poold/postgres/backends.py", "poold/postgres/connect.py", "poold/postgres/libpq.py",
         "poold/postgres/observation.py",
@@ -141,8 +149,11 @@ def room_of(module: str) -> str:
 
 
 def used_modules(path: Path, types_too: bool = True) -> set[str]:
-    """Modules of poold and client that this one imports: a name's own module, if the name is one."""
-    names = {name for name in imports(path, types_too) if name in NAMES}
+    """Modules of poold and client that this one imports: a name's own module, if the name is one.
+
+    A package that takes in its own modules imports them, and not itself.
+    """
+    names = {name for name in imports(path, types_too) if name in NAMES and name != module_of(path)}
     return {name for name in names if not (name in HOUSES and any(each.startswith(name + ".") for each in names))}
 
 

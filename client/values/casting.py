@@ -210,6 +210,18 @@ def replay(columns: bytes, rows: bytes | memoryview) -> list[tuple[Any, ...]] | 
         _give_back(server)
 
 
+def replay_by(prepare: Callable[[Any], None], columns: bytes, rows: bytes | memoryview) -> list[tuple[Any, ...]]:
+    """Return the values of these rows, read by a psycopg2 cursor that prepare has given casters of its own.
+
+    Raises what the casters raise, and OSError if there are no descriptors left for the replay.
+    """
+    server = _borrow()
+    try:
+        return list(server.play(columns, rows, prepare).fetchall())
+    finally:
+        _give_back(server)
+
+
 def describe(columns: bytes) -> tuple[Any, ...]:
     """Return psycopg2's description of these columns."""
     server = _borrow()
@@ -237,10 +249,12 @@ class _Replay:
         """Whether it belongs to this process, its last replay was completed, and no caster has closed it."""
         return self._pid == os.getpid() and not self._is_playing and not self._connection.closed
 
-    def play(self, columns: bytes, rows: bytes | memoryview) -> Any:
-        """Return a cursor that holds this result; raises ProtocolViolation."""
+    def play(self, columns: bytes, rows: bytes | memoryview, prepare: Callable[[Any], None] | None = None) -> Any:
+        """Return a cursor that holds this result, prepared before it has it; raises ProtocolViolation."""
         self._is_playing = True
         cursor = self._connection.cursor()
+        if prepare is not None:
+            prepare(cursor)
         cursor.execute("x")
         self._server.recv(64)  # the query
         self._answer(b"".join((message(b"T", columns), rows, _END)))

@@ -48,6 +48,11 @@ def render(statement: Any, params: Sequence[Any] | Mapping[str, Any] | None) -> 
     return rendered
 
 
+def own_cursor() -> Any:
+    """Return another cursor of the connection to nowhere, to be given casters of its own."""
+    return _nowhere().connection.cursor()
+
+
 def _nowhere() -> Any:
     """Return the cursor of the connection to nowhere, made at first use (0.4 ms)."""
     global _cursor  # made once per process; a race of two threads makes two, and either serves

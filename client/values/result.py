@@ -174,6 +174,10 @@ class Result(_Fields):
             raise IndexError(f"no row {place}; this result has {len(self._starts)} rows") from None
         return self._row_at(at)
 
+    def as_sent(self) -> tuple[bytes, bytes]:
+        """The columns and rows as PostgreSQL sent them, see client.wire.messages; b"" and b"" without rows."""
+        return self._columns or b"", self._rows
+
     def close(self) -> None:
         """Forget the rows. Never needed; programs written for cursors call it."""
         self._rows = b""

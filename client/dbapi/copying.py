@@ -1,0 +1,102 @@
+"""COPY as psycopg2's cursors have it: copy_from and copy_to for a table, copy_expert for any statement."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from client.values import offline
+
+if TYPE_CHECKING:
+    from client.dbapi.connection import Connection
+    from client.values.result import Result
+
+# Quoted texts and comments, in which the words below mean nothing.
+_ASIDE = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\$(\w*)\$.*?\$\1\$|--[^\n]*|/\*.*?\*/", re.DOTALL)
+_DIRECTION = re.compile(r"\b(?:(?P<reads>FROM\s+STDIN)|TO\s+STDOUT)\b", re.IGNORECASE)
+
+
+class Copying:
+    """The copy_ methods of a cursor."""
+
+    connection: Connection
+
+    def copy_from(
+        self,
+        file: Any,
+        table: str,
+        sep: str = "\t",
+        null: str = "\\N",
+        size: int = 8192,
+        columns: Iterable[str] | None = None,
+    ) -> None:
+        """Write the lines of a file into a table."""
+        if not hasattr(file, "read"):
+            raise TypeError("argument 1 must have a .read() method")
+        self._copy(_table_copy(table, columns, "FROM stdin", sep, null), file, True)
+
+    def copy_to(
+        self, file: Any, table: str, sep: str = "\t", null: str = "\\N", columns: Iterable[str] | None = None
+    ) -> None:
+        """Write a table into a file, line by line."""
+        if not hasattr(file, "write"):
+            raise TypeError("argument 1 must have a .write() method")
+        self._copy(_table_copy(table, columns, "TO stdout", sep, null), file, False)
+
+    def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
+        """Run a COPY ... FROM STDIN that reads the file, or a COPY ... TO STDOUT that writes it."""
+        if not hasattr(file, "read") and not hasattr(file, "write"):
+            raise TypeError(
+                "file must be a readable file-like object for COPY FROM; a writable file-like object for COPY TO."
+            )
+        statement = offline.render(sql, None)
+        found = [match["reads"] for match in _DIRECTION.finditer(_ASIDE.sub("''", statement.decode(errors="replace")))]
+        self._copy(statement, file, bool(found and found[-1]))
+
+    def _copy(self, statement: bytes, file: Any, reads: bool) -> None:
+        self._check("copy_from" if reads else "copy_to")
+        self._clear()
+        self._sent = statement, None
+        if reads:
+            result = self.connection.copy_in(statement, file)
+        elif isinstance(file, io.TextIOBase):
+            result = self.connection.copy_out(statement, _TextSink(file))
+        else:
+            result = self.connection.copy_out(statement, file)
+        self._keep(result)
+
+    _sent: Any
+
+    def _check(self, what: str) -> None:
+        raise NotImplementedError
+
+    def _clear(self) -> None:
+        raise NotImplementedError
+
+    def _keep(self, result: Result, has_rows: bool = True) -> None:
+        raise NotImplementedError
+
+
+class _TextSink:
+    """Writes bytes to a text file; they may be cut in the middle of a character."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+
+    def write(self, data: bytes) -> None:
+        self._file.write(self._decoder.decode(data))
+
+
+def _table_copy(table: str, columns: Iterable[str] | None, direction: str, sep: str, null: str) -> bytes:
+    names = "" if columns is None else ", ".join(_quoted_name(name) for name in columns)
+    listed = f"({names})" if names else ""
+    text = f"COPY {_quoted_name(table)}{listed} {direction} WITH DELIMITER AS %s NULL AS %s"
+    return offline.render(text.replace("%", "%%").replace("AS %%s", "AS %s"), (sep, null))
+
+
+def _quoted_name(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

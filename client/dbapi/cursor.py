@@ -1,0 +1,380 @@
+"""A cursor as psycopg2 has it: statements and their rows, or with a name a cursor of the server's.
+
+Without a name all rows of a result have come when execute returns. With a name DECLARE makes the cursor in the
+transaction's backend, and each fetch brings some rows from there.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+
+import psycopg2
+from psycopg2 import extensions
+
+from client.dbapi.copying import Copying
+from client.dbapi.rows import Rows, Values
+from client.values import offline
+from client.values.result import Result
+
+if TYPE_CHECKING:
+    from client.dbapi.connection import Connection
+
+Params = Sequence[Any] | Mapping[str, Any] | None
+# psycopg2's: rows that a named cursor asks for at once when it is iterated.
+ITERSIZE = 2000
+
+
+class Cursor(Copying):
+    """What Connection.cursor() returns. A base class for cursor_factory.
+
+    row_factory, if a subclass sets it, is called with the cursor for each row and returns a sequence whose items are
+    then assigned, as psycopg2's cursors do.
+    """
+
+    connection: Connection
+
+    def __init__(
+        self, conn: Connection, name: str | None = None, scrollable: bool | None = None, withhold: bool = False
+    ) -> None:
+        self.connection = conn
+        self.arraysize = 1
+        self.itersize = ITERSIZE
+        self.row_factory: Any = None
+        self.tzinfo_factory: Any = datetime.timezone
+        self.rowcount = -1
+        self.statusmessage: str | None = None
+        # Casters registered for this cursor alone, in their order.
+        self.own_casters: list[Any] = []
+        self._name = name
+        self._quoted_name = None if name is None else _quoted_name(name)
+        self._is_closed = False
+        self._scrollable: bool | None = None
+        self._withhold = False
+        self._mark = conn.mark  # the transaction to which a named cursor belongs
+        self._result: Result | None = None
+        self._rows: Rows | None = None
+        # What was sent last, to be written with literals if somebody asks.
+        self._sent: tuple[Any, Params] | None = None
+        self.scrollable = scrollable
+        self.withhold = withhold
+
+    def __repr__(self) -> str:
+        return f"<cursor object at {id(self):#x}; closed: {-1 if self._is_closed else 0}>"
+
+    # Statements.
+
+    def execute(self, query: Any, vars: Params = None) -> None:
+        """Run a statement; query and vars are psycopg2's."""
+        if self._name is not None:
+            self._check_may_declare()
+        self._check("execute")
+        self._clear()
+        if self._name is None:
+            self._run(query, vars)
+            return
+        scroll = {None: "", False: "NO SCROLL ", True: "SCROLL "}[self._scrollable]
+        hold = "WITH" if self._withhold else "WITHOUT"
+        text = offline.render(query, vars)
+        self._run(f"DECLARE {self._quoted_name} {scroll}CURSOR {hold} HOLD FOR ".encode() + text, None)
+
+    def executemany(self, query: Any, vars_list: Iterable[Any]) -> None:
+        """Run a statement with each of these parameters; rowcount is that of all together.
+
+        With autocommit up to 1,000 of them are one transaction message: they commit together, or none of them does.
+        """
+        self._check("executemany")
+        if self._name is not None:
+            raise psycopg2.ProgrammingError("can't call .executemany() on named cursors")
+        self._clear()
+        parameters = list(vars_list)
+        if not parameters:
+            self.rowcount = 0
+            return
+        self._sent = query, parameters[-1]
+        results = self.connection.run_each(query, parameters)
+        counts = [each.rowcount for each in results]
+        self._keep(results[-1], has_rows=False)
+        self.rowcount = -1 if -1 in counts else sum(counts)
+
+    def callproc(self, procname: str, parameters: Params = None) -> Params:
+        """Call a function and fetch its result with the fetch methods; returns the parameters, None for a mapping."""
+        self._check("callproc")
+        if self._name is not None:
+            raise psycopg2.ProgrammingError("can't call .callproc() on named cursors")
+        if isinstance(parameters, Mapping) and parameters:
+            for name in parameters:
+                if not isinstance(name, (str, bytes)):
+                    raise TypeError(f"argument names must be strings, got {name!r}")
+            arguments = ",".join(f"{_quoted_name(_text(name)).replace('%', '%%')}:=%s" for name in parameters)
+            values: list[Any] = list(parameters.values())
+        else:
+            values = list(parameters or ())
+            arguments = ",".join(["%s"] * len(values))
+        self._clear()
+        self._run(f"SELECT * FROM {procname}({arguments})", values)
+        return None if isinstance(parameters, Mapping) and parameters else parameters
+
+    def mogrify(self, query: Any, vars: Params = None) -> bytes:
+        """The statement with literals in the place of its parameters."""
+        return offline.render(query, vars)
+
+    @property
+    def query(self) -> bytes | None:
+        """The last statement with literals in the place of its parameters, None if there was none."""
+        return None if self._sent is None else offline.render(*self._sent)
+
+    # Rows.
+
+    def fetchone(self) -> Any:
+        """The next row, None after the last."""
+        rows = self._readable("fetchone")
+        if self._name is not None:
+            rows = self._fetch("FORWARD 1")
+        values = rows.one()
+        return None if values is None else self._made(values)
+
+    def fetchmany(self, size: int | None = None) -> list[Any]:
+        """The next size rows (default: arraysize), fewer at the end."""
+        wanted = self.arraysize if size is None else size
+        rows = self._readable("fetchmany")
+        if self._name is not None:
+            rows = self._fetch(f"FORWARD {int(wanted)}")
+        return self._all_made(rows.all() if wanted < 0 else rows.many(wanted))
+
+    def fetchall(self) -> list[Any]:
+        """All remaining rows."""
+        rows = self._readable("fetchall")
+        if self._name is not None:
+            rows = self._fetch("FORWARD ALL")
+        return self._all_made(rows.all())
+
+    def scroll(self, value: int, mode: str = "relative") -> None:
+        """Move to the row that is value rows on, or with mode 'absolute' to that row, counted from 0."""
+        self._check("scroll")
+        if mode not in ("relative", "absolute"):
+            raise psycopg2.ProgrammingError(f"scroll mode must be 'relative' or 'absolute', got {mode!r}")
+        if self._name is not None:
+            self._check_mark()
+            self._run_quietly(f"MOVE {'ABSOLUTE ' if mode == 'absolute' else ''}{int(value)} FROM {self._quoted_name}")
+            return
+        if self._rows is None:
+            raise psycopg2.ProgrammingError("no results to scroll")
+        target = value if mode == "absolute" else self._rows.position + value
+        if not 0 <= target < self._rows.count:
+            raise psycopg2.ProgrammingError("scroll destination out of bounds")
+        self._rows.move(target)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        rows = self._readable("next")
+        if self._name is not None and rows.position >= rows.count:
+            rows = self._fetch(f"FORWARD {self.itersize}")
+        values = rows.one()
+        if values is None:
+            raise StopIteration
+        return self._made(values)
+
+    @property
+    def description(self) -> Any:
+        """PEP 249's description, None if there are no rows."""
+        return None if self._result is None else self._result.description
+
+    @property
+    def rownumber(self) -> int:
+        """The number of the next row, from 0."""
+        return 0 if self._rows is None else self._rows.position
+
+    @property
+    def lastrowid(self) -> int:
+        """The OID of the row inserted last; 0, as PostgreSQL's tables have had none since version 12."""
+        words = (self.statusmessage or "").split()
+        return int(words[1]) if len(words) == 3 and words[0] == "INSERT" else 0
+
+    def cast(self, oid: int, s: str | bytes | None) -> Any:
+        """The value of PostgreSQL's text for a type, by the casters of cursor and connection."""
+        return self._twin().cast(oid, s)
+
+    # PEP 249's other methods.
+
+    def nextset(self) -> NoReturn:
+        """Refuse: PostgreSQL gives one set of rows."""
+        self._check("nextset")
+        raise psycopg2.NotSupportedError("not supported by PostgreSQL")
+
+    def setinputsizes(self, sizes: Any) -> None:
+        """Do nothing."""
+        self._check("setinputsizes")
+
+    def setoutputsize(self, size: int, column: int | None = None) -> None:
+        """Do nothing."""
+        self._check("setoutputsize")
+
+    def close(self) -> None:
+        """Close the cursor; with a name the server's cursor too, if its transaction still lives."""
+        if self._is_closed:
+            return
+        if self._name is not None and self._sent is not None and self._is_alive_on_server():
+            self._run_quietly(f"CLOSE {self._quoted_name}")
+        self._is_closed = True
+
+    @property
+    def closed(self) -> bool:
+        """Whether the cursor or its connection is closed."""
+        return self._is_closed or bool(self.connection.closed)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Cursors with a name.
+
+    @property
+    def name(self) -> str | None:
+        """The name of the server's cursor, None if it is none."""
+        return self._name
+
+    @property
+    def scrollable(self) -> bool | None:
+        """Whether a named cursor may go back; None leaves it to PostgreSQL."""
+        return self._scrollable
+
+    @scrollable.setter
+    def scrollable(self, value: Any) -> None:
+        if value is not None and self._name is None:
+            raise psycopg2.ProgrammingError("trying to set .scrollable on unnamed cursor")
+        self._scrollable = None if value is None else bool(value)
+
+    @property
+    def withhold(self) -> bool:
+        """Whether a named cursor outlives its transaction; only in a connection with session=True."""
+        return self._withhold
+
+    @withhold.setter
+    def withhold(self, value: Any) -> None:
+        if value and self._name is None:
+            raise psycopg2.ProgrammingError("trying to set .withhold on unnamed cursor")
+        if value and not self.connection.is_session:
+            raise psycopg2.NotSupportedError(
+                "a cursor WITH HOLD outlives its transaction in one backend, and this connection gives its backend "
+                "back at commit; connect with session=True"
+            )
+        self._withhold = bool(value)
+
+    def _check_may_declare(self) -> None:
+        if self._sent is not None:
+            raise psycopg2.ProgrammingError("can't call .execute() on named cursors more than once")
+        if self.connection.autocommit and not self._withhold:
+            raise psycopg2.ProgrammingError("can't use a named cursor outside of transactions")
+        self._check_mark()
+
+    def _check_mark(self) -> None:
+        if self._mark != self.connection.mark and not self._withhold:
+            raise psycopg2.ProgrammingError("named cursor isn't valid anymore")
+
+    def _is_alive_on_server(self) -> bool:
+        if self.connection.closed:
+            return False
+        status = self.connection.get_transaction_status()
+        if status in (extensions.TRANSACTION_STATUS_UNKNOWN, extensions.TRANSACTION_STATUS_INERROR):
+            return False
+        return self._withhold or self._mark == self.connection.mark
+
+    def _fetch(self, which: str) -> Rows:
+        """Fetch rows of the server's cursor."""
+        self._check_mark()
+        self._keep(self.connection.run(f"FETCH {which} FROM {self._quoted_name}"))
+        assert self._rows is not None
+        return self._rows
+
+    # What all of them do.
+
+    def _check(self, what: str) -> None:
+        if self._is_closed:
+            raise psycopg2.InterfaceError("cursor already closed")
+        self.connection.check_open()
+        self.connection.refuse_prepared(what)
+
+    def _clear(self) -> None:
+        self._result = None
+        self._rows = None
+        self._sent = None
+        self.rowcount = -1
+
+    def _run(self, statement: Any, params: Params) -> None:
+        self._sent = statement, params
+        self._keep(self.connection.run(statement, params))
+
+    def _run_quietly(self, statement: str) -> None:
+        """Run a statement that is about the server's cursor, without rows of its own."""
+        self.statusmessage = self.connection.run(statement).statusmessage
+
+    def _keep(self, result: Result, has_rows: bool = True) -> None:
+        self._result = result if has_rows else None
+        self.rowcount = result.rowcount
+        self.statusmessage = result.statusmessage
+        own = has_rows and bool(self.own_casters or self.connection.own_casters or self._has_own_time_zones())
+        self._rows = Rows(result, self._prepare if own else None) if has_rows and result.columns is not None else None
+
+    def _readable(self, what: str) -> Rows:
+        """Return the rows; raises psycopg2's errors if there can be none."""
+        self._check(what)
+        if self._rows is None:
+            if self._name is None or self._sent is None:
+                raise psycopg2.ProgrammingError("no results to fetch")
+            return _NO_ROWS
+        return self._rows
+
+    def _made(self, values: Values) -> Any:
+        if self.row_factory is None:
+            return values
+        row = self.row_factory(self)
+        for place, value in enumerate(values):
+            row[place] = value
+        return row
+
+    def _all_made(self, rows: list[Values]) -> list[Any]:
+        return rows if self.row_factory is None else [self._made(values) for values in rows]
+
+    def _has_own_time_zones(self) -> bool:
+        return self.tzinfo_factory is not datetime.timezone
+
+    def _prepare(self, theirs: Any) -> None:
+        """Make a cursor of psycopg2's cast as this one does."""
+        for caster in (*self.connection.own_casters, *self.own_casters):
+            extensions.register_type(caster, theirs)
+        theirs.tzinfo_factory = self.tzinfo_factory
+
+    def _twin(self) -> Any:
+        """Return a cursor of psycopg2's that casts as this one does."""
+        twin = offline.own_cursor()
+        self._prepare(twin)
+        return twin
+
+
+def _quoted_name(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode() if isinstance(name, bytes) else name
+
+
+class _Nothing(Rows):
+    """The rows of a named cursor that has fetched none yet."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self.position = self.count = 0
+
+
+_NO_ROWS = _Nothing()

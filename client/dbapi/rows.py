@@ -1,0 +1,79 @@
+"""The rows of a cursor: a Result read at a position that may be moved, by casters that may be the cursor's own.
+
+Usually the Result casts its rows and they only become plain tuples here. Casters that were registered for one
+connection or cursor, and a time zone's class of the cursor's own, are known to nobody but psycopg2's cursors; so these
+rows are replayed (`client.values.casting`) on a cursor of psycopg2's that has been given the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from client.values.casting import block_end, replay_by
+from client.values.result import Result
+
+Values = tuple[Any, ...]
+
+
+class Rows:
+    """The rows of one result. position is the number of the next row, from 0."""
+
+    __slots__ = ("_is_moved", "_own", "_prepare", "_result", "count", "position")
+
+    def __init__(self, result: Result, prepare: Callable[[Any], None] | None) -> None:
+        """prepare makes a psycopg2 cursor cast as the rows' cursor does; None if the Result does."""
+        self.position = 0
+        self.count = len(result)
+        self._result = result
+        self._prepare = prepare
+        self._is_moved = False  # then the Result's own position is another one
+        self._own: list[Values] | None = None  # all rows, once they were cast by the cursor's own casters
+
+    def one(self) -> Values | None:
+        """The next row, None after the last."""
+        if self._prepare is not None or self._is_moved:
+            return next(iter(self.many(1)), None)
+        self.position += 1
+        row = self._result.fetchone()
+        if row is None:
+            self.position -= 1
+            return None
+        return tuple(row)
+
+    def many(self, size: int) -> list[Values]:
+        """The next rows, size at most."""
+        at = self.position
+        self.position = end = min(at + max(size, 0), self.count)
+        if self._prepare is not None:
+            return self._cast_own()[at:end]
+        if self._is_moved:
+            return list(map(tuple, self._result[at:end]))
+        return list(map(tuple, self._result.fetchmany(end - at)))
+
+    def all(self) -> list[Values]:
+        """All rows from the position on."""
+        if self._prepare is None and not self._is_moved:
+            self.position = self.count
+            return list(map(tuple, self._result.fetchall()))
+        return self.many(self.count - self.position)
+
+    def move(self, position: int) -> None:
+        """Make the row of this number the next one; raises IndexError if there is none."""
+        if not 0 <= position < self.count:
+            raise IndexError(f"no row {position}; there are {self.count}")
+        self.position = position
+        self._is_moved = True
+
+    def _cast_own(self) -> list[Values]:
+        if self._own is None:
+            assert self._prepare is not None
+            columns, data = self._result.as_sent()
+            rows: list[Values] = []
+            at = 0
+            while at < len(data):
+                end = block_end(data, at, len(data))
+                rows += replay_by(self._prepare, columns, memoryview(data)[at:end])
+                at = end
+            self._own = rows
+        return self._own

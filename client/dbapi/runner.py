@@ -1,0 +1,132 @@
+"""Where a connection's statements run: by themselves, in its transaction, or in its session."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psycopg2
+
+from client.dbapi.characteristics import Characteristics
+from client.handler import Handler
+from client.session import Session
+from client.values.bind import bind
+from client.values.result import Result
+from client.wire.limits import MAX_STEPS
+
+# As many as psycopg2 keeps.
+MAX_NOTICES = 50
+
+
+class Runner:
+    """The executors of one connection, and its lock: calls of several threads go through one after the other."""
+
+    def __init__(self, group: str, autocommit: bool, session: bool, options: Mapping[str, Any]) -> None:
+        """options are the Handlers'."""
+        # psycopg2's list of PostgreSQL's messages to the client, the newest last; a program may put another one here.
+        self.notices: Any = []
+        # So often a transaction has ended; a named cursor belongs to one.
+        self.mark = 0
+        self._lock = threading.RLock()
+        self._is_closed = False
+        self._autocommit = autocommit
+        self._characteristics = Characteristics()
+        # Statements that are by themselves, and the connection's own questions.
+        self._by_itself = Handler(group, autocommit=True, **options)
+        begun = Handler(group, autocommit=False, **options)
+        # The connection's transactions; in a session all its statements.
+        self._own: Handler | Session = begun.session() if session else begun
+        if isinstance(self._own, Session):
+            self._own.autocommit = autocommit
+
+    def run(self, statement: Any, params: Sequence[Any] | Mapping[str, Any] | None = None) -> Result:
+        """Run a statement where this connection's next one has to run; the transaction begins with it, if need be."""
+        with self._lock:
+            self.check_open()
+            own = self._own
+            try:
+                if self._autocommit and not isinstance(own, Session):
+                    if not self._characteristics.modes:
+                        return self._by_itself.query(statement, params)
+                    found = self._by_itself.run([(statement, params)], retries=0, **self._characteristics.options)
+                    return found[0]
+                if not own.in_transaction:
+                    self._begin(statement, params)
+                return own.query(statement, params)
+            finally:
+                self._take_notices()
+
+    def run_each(self, statement: Any, parameters: Sequence[Any]) -> list[Result]:
+        """Run a statement with each of these parameters, in as few messages as can be."""
+        with self._lock:
+            self.check_open()
+            if not self._autocommit or isinstance(self._own, Session):
+                return [self.run(statement, each) for each in parameters]
+            results: list[Result] = []
+            try:
+                for at in range(0, len(parameters), MAX_STEPS):
+                    some = [(statement, each) for each in parameters[at : at + MAX_STEPS]]
+                    results += self._by_itself.run(some, **self._characteristics.options)
+            finally:
+                self._take_notices()
+            return results
+
+    def check_open(self) -> None:
+        """Raise psycopg2's InterfaceError if the connection is closed."""
+        if self._is_closed:
+            raise psycopg2.InterfaceError("connection already closed")
+
+    def ask(self, statement: str) -> Result:
+        """Run a question of the connection's own, outside of its transactions, but in its session."""
+        with self._lock:
+            self.check_open()
+            own = self._own
+            if not isinstance(own, Session):
+                return self._by_itself.query(statement)
+            if own.in_transaction:
+                return own.query(statement)
+            own.autocommit = True
+            try:
+                return own.query(statement)
+            finally:
+                own.autocommit = self._autocommit
+
+    def ask_in_place(self, statement: str) -> Result:
+        """Run a question where the connection's open transaction, if there is one, can be seen."""
+        with self._lock:
+            self.check_open()
+            return self._own.query(statement) if self._own.in_transaction else self.ask(statement)
+
+    @property
+    def is_session(self) -> bool:
+        """Whether one backend is this connection's for its life."""
+        return isinstance(self._own, Session)
+
+    def _begin(self, statement: Any, params: Any) -> None:
+        """Begin a transaction that has characteristics, by a statement of its own, as psycopg2's BEGIN is.
+
+        Not in one string with the statement: PostgreSQL's errors would tell of other lines and positions.
+        """
+        modes = "" if self._autocommit else self._characteristics.modes
+        if modes:
+            bind(statement, params)  # what cannot be sent begins no transaction
+            self._own.query(f"SET TRANSACTION {modes}")
+
+    def _take_notices(self) -> None:
+        for executor in (self._by_itself, self._own):
+            while executor.notices:
+                self.notices.append(executor.notices.popleft())
+        if len(self.notices) > MAX_NOTICES and isinstance(self.notices, list):
+            del self.notices[:-MAX_NOTICES]
+
+    def _commit(self) -> None:
+        self.mark += 1
+        try:
+            self._own.commit()
+        finally:
+            self._take_notices()
+
+    def _rollback(self) -> None:
+        self.mark += 1
+        self._own.rollback()
