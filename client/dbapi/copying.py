@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
-import io
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -60,13 +58,7 @@ class Copying:
         self._check("copy_from" if reads else "copy_to")
         self._clear()
         self._sent = statement, None
-        if reads:
-            result = self.connection.copy_in(statement, file)
-        elif isinstance(file, io.TextIOBase):
-            result = self.connection.copy_out(statement, _TextSink(file))
-        else:
-            result = self.connection.copy_out(statement, file)
-        self._keep(result)
+        self._keep(self.connection.copy(statement, file, reads))
 
     _sent: Any
 
@@ -78,17 +70,6 @@ class Copying:
 
     def _keep(self, result: Result, has_rows: bool = True) -> None:
         raise NotImplementedError
-
-
-class _TextSink:
-    """Writes bytes to a text file; they may be cut in the middle of a character."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
-
-    def write(self, data: bytes) -> None:
-        self._file.write(self._decoder.decode(data))
 
 
 def _table_copy(table: str, columns: Iterable[str] | None, direction: str, sep: str, null: str) -> bytes:

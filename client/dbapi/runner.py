@@ -72,6 +72,26 @@ class Runner:
                 self._take_notices()
             return results
 
+    def copy(self, statement: bytes, file: Any, reads: bool) -> Result:
+        """Run a COPY that reads the file, or writes it."""
+        with self._lock:
+            self.check_open()
+            own = self._own
+            is_by_itself = self._autocommit and not self.is_session
+            try:
+                if is_by_itself and not self._characteristics.modes:
+                    return _copied(self._by_itself, statement, file, reads)
+                if not own.in_transaction:
+                    self._begin(statement, None, even_by_itself=is_by_itself)
+                result = _copied(own, statement, file, reads)
+                if is_by_itself:
+                    own.commit()
+                return result
+            finally:
+                if is_by_itself:
+                    own.rollback()
+                self._take_notices()
+
     def check_open(self) -> None:
         """Raise psycopg2's InterfaceError if the connection is closed."""
         if self._is_closed:
@@ -103,13 +123,13 @@ class Runner:
         """Whether one backend is this connection's for its life."""
         return isinstance(self._own, Session)
 
-    def _begin(self, statement: Any, params: Any) -> None:
+    def _begin(self, statement: Any, params: Any, *, even_by_itself: bool = False) -> None:
         """Begin a transaction that has characteristics, by a statement of its own, as psycopg2's BEGIN is.
 
         Not in one string with the statement: PostgreSQL's errors would tell of other lines and positions.
         """
-        modes = "" if self._autocommit else self._characteristics.modes
-        if modes:
+        modes = self._characteristics.modes
+        if modes and (even_by_itself or not self._autocommit):
             bind(statement, params)  # what cannot be sent begins no transaction
             self._own.query(f"SET TRANSACTION {modes}")
 
@@ -130,3 +150,7 @@ class Runner:
     def _rollback(self) -> None:
         self.mark += 1
         self._own.rollback()
+
+
+def _copied(executor: Handler | Session, statement: bytes, file: Any, reads: bool) -> Result:
+    return executor.copy_in(statement, file) if reads else executor.copy_out(statement, file)
