@@ -55,7 +55,7 @@ class Session(Executor):
     @property
     def is_lost(self) -> bool:
         """Whether its backend is gone, and with it all that was left there; only another session can go on."""
-        return self._lease.is_lost
+        return self._transaction == TX_LOST or self._lease.is_lost
 
     def commit(self) -> None:
         """Commit the open transaction; without one it does nothing. The session goes on."""

@@ -86,7 +86,7 @@ LIBRARIES = {
         "client/dbapi/__init__.py", "client/dbapi/characteristics.py", "client/dbapi/connecting.py",
         "client/dbapi/connection.py", "client/dbapi/cursor.py", "client/dbapi/errorcodes.py", "client/dbapi/errors.py",
         "client/dbapi/extensions.py", "client/dbapi/extras.py", "client/dbapi/info.py", "client/dbapi/modes.py",
-        "client/dbapi/pool.py", "client/dbapi/row_cursors.py", "client/dbapi/runner.py", "client/dbapi/sql.py",
+        "client/dbapi/factories.py", "client/dbapi/pool.py", "client/dbapi/runner.py", "client/dbapi/sql.py",
         "client/dbapi/two_phase.py", "client/dbapi/tz.py", "client/errors.py", "client/values/bind.py",
         "client/values/casting.py", "client/values/offline.py",
         "client/values/result.py", "poold/daemon.py", "poold/embedded/server.py", "poold/postgres/backend.py",

@@ -7,6 +7,7 @@ from typing import Any
 import psycopg2
 
 from client.dbapi.connection import Connection
+from client.dbapi.factories import with_ours
 from client.handler import DEFAULT_GROUP, Handler
 
 # Keywords of libpq's that say where the database is, or how to get there.
@@ -32,7 +33,7 @@ def connect(
     the first statement.
     """
     _refuse_servers(address, options)
-    made = (connection_factory or Connection)(address, group=group, **options)
+    made = with_ours(connection_factory or Connection, Connection)(address, group=group, **options)
     if not isinstance(made, Connection):
         raise TypeError(f"connection_factory must make a client.dbapi.extensions.connection, got {made!r}")
     if cursor_factory is not None:

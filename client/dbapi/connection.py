@@ -17,9 +17,9 @@ from psycopg2 import extensions
 
 from client.dbapi.characteristics import Characteristics
 from client.dbapi.cursor import Cursor
+from client.dbapi.factories import with_ours
 from client.dbapi.info import ConnectionInfo, encoding_of
 from client.dbapi.modes import Modes
-from client.dbapi.row_cursors import known_factory
 from client.handler import DEFAULT_GROUP
 from client.options import DEFAULT_PRIORITY, Settings
 from client.session import Session
@@ -34,18 +34,6 @@ _STATUSES = {
 
 class Connection(Modes):
     """What `client.dbapi.connect` returns; its arguments are documented there. A base class for connection_factory."""
-
-    # PEP 249's optional extension: the exceptions as attributes.
-    Warning = psycopg2.Warning
-    Error = psycopg2.Error
-    InterfaceError = psycopg2.InterfaceError
-    DatabaseError = psycopg2.DatabaseError
-    DataError = psycopg2.DataError
-    OperationalError = psycopg2.OperationalError
-    IntegrityError = psycopg2.IntegrityError
-    InternalError = psycopg2.InternalError
-    ProgrammingError = psycopg2.ProgrammingError
-    NotSupportedError = psycopg2.NotSupportedError
 
     def __init__(
         self,
@@ -70,16 +58,13 @@ class Connection(Modes):
         }  # fmt: skip
         super().__init__(group, bool(autocommit), bool(session), options)
         self.cursor_factory = cursor_factory
-        # Always empty: the broker does not deliver notifications.
-        self.notifies: list[Any] = []
-        # Casters registered for this connection alone, in their order.
-        self.own_casters: list[Any] = []
-        self._is_entered = False
         self._dsn = f"group={group}" if address is None else f"group={group} address={address}"
         self._info = ConnectionInfo(self)
 
     def __repr__(self) -> str:
         return f"<connection object at {id(self):#x}; dsn: {self._dsn!r}, closed: {self.closed}>"
+
+    __str__ = __repr__
 
     # PEP 249.
 
@@ -92,8 +77,8 @@ class Connection(Modes):
     ) -> Any:
         """A new cursor, of the class cursor_factory; with a name it is a cursor of the server's, read in parts."""
         self.check_open()
-        factory = known_factory(cursor_factory or self.cursor_factory or Cursor)
-        made = factory(self, name)
+        factory = cursor_factory or self.cursor_factory or Cursor
+        made = with_ours(factory, Cursor)(self, name)
         if not isinstance(made, Cursor):
             raise TypeError(f"cursor factory must be subclass of client.dbapi.extensions.cursor, got {factory!r}")
         made.withhold = withhold
@@ -137,16 +122,22 @@ class Connection(Modes):
         if self._is_entered:
             raise psycopg2.ProgrammingError("the connection cannot be re-entered recursively")
         self._is_entered = True
+        if isinstance(self._own, Session) and not self._own.in_transaction:
+            self._own.autocommit = False
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._is_entered = False
-        if kind is None:
-            self.commit()
-        else:
-            self.rollback()
+        try:
+            if kind is None:
+                self.commit()
+            else:
+                self.rollback()
+        finally:
+            self._is_entered = False
+            if isinstance(self._own, Session) and not self._own.in_transaction:
+                self._own.autocommit = self._autocommit
 
     # What it is, and what became of it.
 
@@ -185,6 +176,8 @@ class Connection(Modes):
     def async_(self) -> int:
         """Always 0: there are no asynchronous connections."""
         return 0
+
+    locals()["async"] = async_
 
     def set_client_encoding(self, encoding: str) -> None:
         """Do nothing for UTF8; raises NotSupportedError for any other."""
@@ -241,6 +234,14 @@ class Connection(Modes):
         raise psycopg2.NotSupportedError(
             "large objects cannot be used as files; call lo_get, lo_put and lo_from_bytea in statements, or use bytea"
         )
+
+    def get_native_connection(self) -> NoReturn:
+        """Refuse: there is no connection of libpq's to PostgreSQL in this process."""
+        raise psycopg2.NotSupportedError("this process has no connection of libpq's to PostgreSQL; the broker has them")
+
+    @property
+    def pgconn_ptr(self) -> None:
+        """Always None, see get_native_connection."""
 
     def isexecuting(self) -> bool:
         """Always False: a call returns when it is done."""

@@ -2,6 +2,10 @@
 
 Without a name all rows of a result have come when execute returns. With a name DECLARE makes the cursor in the
 transaction's backend, and each fetch brings some rows from there.
+
+A cursor is one of psycopg2's class too, whose connection leads to nowhere (`client.dbapi.runner`): C code of psycopg2's
+that is given a cursor, as a caster is, reads its memory. Of its own it keeps there name, row_factory, tzinfo_factory,
+arraysize, itersize and the casters registered for it; it does nothing else by itself.
 """
 
 from __future__ import annotations
@@ -22,38 +26,42 @@ from client.values.result import Result
 if TYPE_CHECKING:
     from client.dbapi.connection import Connection
 
+    _Theirs = object
+else:
+    _Theirs = extensions.cursor
+
 Params = Sequence[Any] | Mapping[str, Any] | None
-# psycopg2's: rows that a named cursor asks for at once when it is iterated.
-ITERSIZE = 2000
 
 
-class Cursor(Copying):
+class Cursor(Copying, _Theirs):
     """What Connection.cursor() returns. A base class for cursor_factory.
 
-    row_factory, if a subclass sets it, is called with the cursor for each row and returns a sequence whose items are
-    then assigned, as psycopg2's cursors do.
+    row_factory, if it is set, is called with the cursor for each row and returns a sequence whose items are then
+    assigned, as psycopg2's cursors do.
     """
 
+    # psycopg2's own; string_types has the casters registered for this cursor, by the OIDs of their types.
     connection: Connection
+    name: str | None
+    scrollable: bool | None
+    arraysize: int
+    itersize: int
+    row_factory: Any
+    tzinfo_factory: Any
+    string_types: dict[int, Any] | None
+    _is_closed = True  # until __init__; a subclass may forget to call it
 
     def __init__(
         self, conn: Connection, name: str | None = None, scrollable: bool | None = None, withhold: bool = False
     ) -> None:
-        self.connection = conn
-        self.arraysize = 1
-        self.itersize = ITERSIZE
-        self.row_factory: Any = None
-        self.tzinfo_factory: Any = datetime.timezone
-        self.rowcount = -1
-        self.statusmessage: str | None = None
-        # Casters registered for this cursor alone, in their order.
-        self.own_casters: list[Any] = []
-        self._name = name
+        theirs: Any = extensions.cursor
+        theirs.__init__(self, conn, name)
         self._quoted_name = None if name is None else _quoted_name(name)
         self._is_closed = False
-        self._scrollable: bool | None = None
         self._withhold = False
         self._mark = conn.mark  # the transaction to which a named cursor belongs
+        self._count = -1
+        self._status: str | None = None
         self._result: Result | None = None
         self._rows: Rows | None = None
         # What was sent last, to be written with literals if somebody asks.
@@ -64,18 +72,20 @@ class Cursor(Copying):
     def __repr__(self) -> str:
         return f"<cursor object at {id(self):#x}; closed: {-1 if self._is_closed else 0}>"
 
+    __str__ = __repr__
+
     # Statements.
 
     def execute(self, query: Any, vars: Params = None) -> None:
         """Run a statement; query and vars are psycopg2's."""
-        if self._name is not None:
-            self._check_may_declare()
         self._check("execute")
+        if self.name is not None:
+            self._check_may_declare()
         self._clear()
-        if self._name is None:
+        if self.name is None:
             self._run(query, vars)
             return
-        scroll = {None: "", False: "NO SCROLL ", True: "SCROLL "}[self._scrollable]
+        scroll = {None: "", False: "NO SCROLL ", True: "SCROLL "}[self.scrollable]
         hold = "WITH" if self._withhold else "WITHOUT"
         text = offline.render(query, vars)
         self._run(f"DECLARE {self._quoted_name} {scroll}CURSOR {hold} HOLD FOR ".encode() + text, None)
@@ -86,23 +96,23 @@ class Cursor(Copying):
         With autocommit up to 1,000 of them are one transaction message: they commit together, or none of them does.
         """
         self._check("executemany")
-        if self._name is not None:
+        if self.name is not None:
             raise psycopg2.ProgrammingError("can't call .executemany() on named cursors")
         self._clear()
         parameters = list(vars_list)
         if not parameters:
-            self.rowcount = 0
+            self._count = 0
             return
         self._sent = query, parameters[-1]
         results = self.connection.run_each(query, parameters)
         counts = [each.rowcount for each in results]
         self._keep(results[-1], has_rows=False)
-        self.rowcount = -1 if -1 in counts else sum(counts)
+        self._count = -1 if -1 in counts else sum(counts)
 
     def callproc(self, procname: str, parameters: Params = None) -> Params:
         """Call a function and fetch its result with the fetch methods; returns the parameters, None for a mapping."""
         self._check("callproc")
-        if self._name is not None:
+        if self.name is not None:
             raise psycopg2.ProgrammingError("can't call .callproc() on named cursors")
         if isinstance(parameters, Mapping) and parameters:
             for name in parameters:
@@ -131,7 +141,7 @@ class Cursor(Copying):
     def fetchone(self) -> Any:
         """The next row, None after the last."""
         rows = self._readable("fetchone")
-        if self._name is not None:
+        if self.name is not None:
             rows = self._fetch("FORWARD 1")
         values = rows.one()
         return None if values is None else self._made(values)
@@ -140,14 +150,14 @@ class Cursor(Copying):
         """The next size rows (default: arraysize), fewer at the end."""
         wanted = self.arraysize if size is None else size
         rows = self._readable("fetchmany")
-        if self._name is not None:
+        if self.name is not None:
             rows = self._fetch(f"FORWARD {int(wanted)}")
         return self._all_made(rows.all() if wanted < 0 else rows.many(wanted))
 
     def fetchall(self) -> list[Any]:
         """All remaining rows."""
         rows = self._readable("fetchall")
-        if self._name is not None:
+        if self.name is not None:
             rows = self._fetch("FORWARD ALL")
         return self._all_made(rows.all())
 
@@ -156,9 +166,11 @@ class Cursor(Copying):
         self._check("scroll")
         if mode not in ("relative", "absolute"):
             raise psycopg2.ProgrammingError(f"scroll mode must be 'relative' or 'absolute', got {mode!r}")
-        if self._name is not None:
+        if self.name is not None:
             self._check_mark()
-            self._run_quietly(f"MOVE {'ABSOLUTE ' if mode == 'absolute' else ''}{int(value)} FROM {self._quoted_name}")
+            how = "ABSOLUTE " if mode == "absolute" else ""
+            self._status = self._on_server(f"MOVE {how}{int(value)} FROM {self._quoted_name}").statusmessage
+            self._rows = None if self._rows is None else _NO_ROWS
             return
         if self._rows is None:
             raise psycopg2.ProgrammingError("no results to scroll")
@@ -172,7 +184,7 @@ class Cursor(Copying):
 
     def __next__(self) -> Any:
         rows = self._readable("next")
-        if self._name is not None and rows.position >= rows.count:
+        if self.name is not None and rows.position >= rows.count:
             rows = self._fetch(f"FORWARD {self.itersize}")
         values = rows.one()
         if values is None:
@@ -185,6 +197,16 @@ class Cursor(Copying):
         return None if self._result is None else self._result.description
 
     @property
+    def rowcount(self) -> int:
+        """How many rows the last statement has returned or affected, -1 if that is not known."""
+        return self._count
+
+    @property
+    def statusmessage(self) -> str | None:
+        """PostgreSQL's word for what the last statement has done, None if there was none."""
+        return self._status
+
+    @property
     def rownumber(self) -> int:
         """The number of the next row, from 0."""
         return 0 if self._rows is None else self._rows.position
@@ -192,12 +214,12 @@ class Cursor(Copying):
     @property
     def lastrowid(self) -> int:
         """The OID of the row inserted last; 0, as PostgreSQL's tables have had none since version 12."""
-        words = (self.statusmessage or "").split()
+        words = (self._status or "").split()
         return int(words[1]) if len(words) == 3 and words[0] == "INSERT" else 0
 
-    def cast(self, oid: int, s: str | bytes | None) -> Any:
-        """The value of PostgreSQL's text for a type, by the casters of cursor and connection."""
-        return self._twin().cast(oid, s)
+    @property
+    def pgresult_ptr(self) -> None:
+        """Always None: there is no result of libpq's."""
 
     # PEP 249's other methods.
 
@@ -218,8 +240,9 @@ class Cursor(Copying):
         """Close the cursor; with a name the server's cursor too, if its transaction still lives."""
         if self._is_closed:
             return
-        if self._name is not None and self._sent is not None and self._is_alive_on_server():
-            self._run_quietly(f"CLOSE {self._quoted_name}")
+        if self.name is not None and self._is_alive_on_server():
+            self._check_mark()
+            self._on_server(f"CLOSE {self._quoted_name}")
         self._is_closed = True
 
     @property
@@ -238,29 +261,13 @@ class Cursor(Copying):
     # Cursors with a name.
 
     @property
-    def name(self) -> str | None:
-        """The name of the server's cursor, None if it is none."""
-        return self._name
-
-    @property
-    def scrollable(self) -> bool | None:
-        """Whether a named cursor may go back; None leaves it to PostgreSQL."""
-        return self._scrollable
-
-    @scrollable.setter
-    def scrollable(self, value: Any) -> None:
-        if value is not None and self._name is None:
-            raise psycopg2.ProgrammingError("trying to set .scrollable on unnamed cursor")
-        self._scrollable = None if value is None else bool(value)
-
-    @property
     def withhold(self) -> bool:
         """Whether a named cursor outlives its transaction; only in a connection with session=True."""
         return self._withhold
 
     @withhold.setter
     def withhold(self, value: Any) -> None:
-        if value and self._name is None:
+        if value and self.name is None:
             raise psycopg2.ProgrammingError("trying to set .withhold on unnamed cursor")
         if value and not self.connection.is_session:
             raise psycopg2.NotSupportedError(
@@ -286,14 +293,25 @@ class Cursor(Copying):
         status = self.connection.get_transaction_status()
         if status in (extensions.TRANSACTION_STATUS_UNKNOWN, extensions.TRANSACTION_STATUS_INERROR):
             return False
-        return self._withhold or self._mark == self.connection.mark
+        if self._sent is not None:
+            return True
+        # It was not made here; another cursor may have made it.
+        if status == extensions.TRANSACTION_STATUS_IDLE and not self.connection.is_session:
+            return False
+        look = offline.render("SELECT 1 FROM pg_catalog.pg_cursors WHERE name = %s", (self.name,))
+        return len(self.connection.ask_in_place(look)) > 0
 
     def _fetch(self, which: str) -> Rows:
         """Fetch rows of the server's cursor."""
         self._check_mark()
-        self._keep(self.connection.run(f"FETCH {which} FROM {self._quoted_name}"))
+        self._keep(self._on_server(f"FETCH {which} FROM {self._quoted_name}"))
         assert self._rows is not None
         return self._rows
+
+    def _on_server(self, statement: str) -> Result:
+        """Run a statement about the server's cursor; for one that outlives transactions it begins none."""
+        connection = self.connection
+        return connection.ask_in_place(statement) if self._withhold else connection.run(statement)
 
     # What all of them do.
 
@@ -307,28 +325,24 @@ class Cursor(Copying):
         self._result = None
         self._rows = None
         self._sent = None
-        self.rowcount = -1
+        self._count = -1
 
     def _run(self, statement: Any, params: Params) -> None:
         self._sent = statement, params
         self._keep(self.connection.run(statement, params))
 
-    def _run_quietly(self, statement: str) -> None:
-        """Run a statement that is about the server's cursor, without rows of its own."""
-        self.statusmessage = self.connection.run(statement).statusmessage
-
     def _keep(self, result: Result, has_rows: bool = True) -> None:
         self._result = result if has_rows else None
-        self.rowcount = result.rowcount
-        self.statusmessage = result.statusmessage
-        own = has_rows and bool(self.own_casters or self.connection.own_casters or self._has_own_time_zones())
+        self._count = result.rowcount
+        self._status = result.statusmessage
+        own = self.connection.string_types or self.string_types or self.tzinfo_factory is not datetime.timezone
         self._rows = Rows(result, self._prepare if own else None) if has_rows and result.columns is not None else None
 
     def _readable(self, what: str) -> Rows:
         """Return the rows; raises psycopg2's errors if there can be none."""
         self._check(what)
         if self._rows is None:
-            if self._name is None or self._sent is None:
+            if self.name is None:
                 raise psycopg2.ProgrammingError("no results to fetch")
             return _NO_ROWS
         return self._rows
@@ -344,20 +358,11 @@ class Cursor(Copying):
     def _all_made(self, rows: list[Values]) -> list[Any]:
         return rows if self.row_factory is None else [self._made(values) for values in rows]
 
-    def _has_own_time_zones(self) -> bool:
-        return self.tzinfo_factory is not datetime.timezone
-
     def _prepare(self, theirs: Any) -> None:
-        """Make a cursor of psycopg2's cast as this one does."""
-        for caster in (*self.connection.own_casters, *self.own_casters):
+        """Make another cursor of psycopg2's cast as this one does."""
+        for caster in (*self.connection.string_types.values(), *(self.string_types or {}).values()):
             extensions.register_type(caster, theirs)
         theirs.tzinfo_factory = self.tzinfo_factory
-
-    def _twin(self) -> Any:
-        """Return a cursor of psycopg2's that casts as this one does."""
-        twin = offline.own_cursor()
-        self._prepare(twin)
-        return twin
 
 
 def _quoted_name(name: str) -> str:

@@ -1,35 +1,53 @@
-"""Where a connection's statements run: by themselves, in its transaction, or in its session."""
+"""Where a connection's statements run: by themselves, in its transaction, or in its session.
+
+A connection is one of psycopg2's class too, connected to nowhere (`client.values.offline`): that knows how to quote and
+keeps the casters that were registered for it, so psycopg2's own functions take it. Its C code never sends anything.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg2
+from psycopg2 import extensions
 
 from client.dbapi.characteristics import Characteristics
 from client.handler import Handler
 from client.session import Session
+from client.values import offline
 from client.values.bind import bind
 from client.values.result import Result
 from client.wire.limits import MAX_STEPS
+
+if TYPE_CHECKING:
+    _Theirs = object
+else:
+    _Theirs = extensions.connection
 
 # As many as psycopg2 keeps.
 MAX_NOTICES = 50
 
 
-class Runner:
+class Runner(_Theirs):
     """The executors of one connection, and its lock: calls of several threads go through one after the other."""
+
+    # psycopg2's own: the class of cursors, and the casters registered for this connection by the OIDs of their types.
+    cursor_factory: Any
+    string_types: dict[int, Any]
 
     def __init__(self, group: str, autocommit: bool, session: bool, options: Mapping[str, Any]) -> None:
         """options are the Handlers'."""
+        _, server = offline.connect_to_nowhere(self._connected_to)
+        server.close()
         # psycopg2's list of PostgreSQL's messages to the client, the newest last; a program may put another one here.
         self.notices: Any = []
         # So often a transaction has ended; a named cursor belongs to one.
         self.mark = 0
         self._lock = threading.RLock()
         self._is_closed = False
+        self._is_entered = False  # in a with block, which is a transaction even with autocommit
         self._autocommit = autocommit
         self._characteristics = Characteristics()
         # Statements that are by themselves, and the connection's own questions.
@@ -40,13 +58,23 @@ class Runner:
         if isinstance(self._own, Session):
             self._own.autocommit = autocommit
 
+    def _connected_to(self, dsn: str) -> Any:
+        theirs: Any = extensions.connection
+        theirs.__init__(self, dsn, async_=1)
+        return self
+
+    @property
+    def commits_by_itself(self) -> bool:
+        """Whether the next statement does."""
+        return self._autocommit and not self._is_entered
+
     def run(self, statement: Any, params: Sequence[Any] | Mapping[str, Any] | None = None) -> Result:
         """Run a statement where this connection's next one has to run; the transaction begins with it, if need be."""
         with self._lock:
             self.check_open()
             own = self._own
             try:
-                if self._autocommit and not isinstance(own, Session):
+                if self.commits_by_itself and not isinstance(own, Session):
                     if not self._characteristics.modes:
                         return self._by_itself.query(statement, params)
                     found = self._by_itself.run([(statement, params)], retries=0, **self._characteristics.options)
@@ -61,7 +89,7 @@ class Runner:
         """Run a statement with each of these parameters, in as few messages as can be."""
         with self._lock:
             self.check_open()
-            if not self._autocommit or isinstance(self._own, Session):
+            if not self.commits_by_itself or isinstance(self._own, Session):
                 return [self.run(statement, each) for each in parameters]
             results: list[Result] = []
             try:
@@ -77,7 +105,7 @@ class Runner:
         with self._lock:
             self.check_open()
             own = self._own
-            is_by_itself = self._autocommit and not self.is_session
+            is_by_itself = self.commits_by_itself and not self.is_session
             try:
                 if is_by_itself and not self._characteristics.modes:
                     return _copied(self._by_itself, statement, file, reads)
@@ -97,7 +125,7 @@ class Runner:
         if self._is_closed:
             raise psycopg2.InterfaceError("connection already closed")
 
-    def ask(self, statement: str) -> Result:
+    def ask(self, statement: str | bytes) -> Result:
         """Run a question of the connection's own, outside of its transactions, but in its session."""
         with self._lock:
             self.check_open()
@@ -110,9 +138,9 @@ class Runner:
             try:
                 return own.query(statement)
             finally:
-                own.autocommit = self._autocommit
+                own.autocommit = self.commits_by_itself
 
-    def ask_in_place(self, statement: str) -> Result:
+    def ask_in_place(self, statement: str | bytes) -> Result:
         """Run a question where the connection's open transaction, if there is one, can be seen."""
         with self._lock:
             self.check_open()
@@ -129,7 +157,7 @@ class Runner:
         Not in one string with the statement: PostgreSQL's errors would tell of other lines and positions.
         """
         modes = self._characteristics.modes
-        if modes and (even_by_itself or not self._autocommit):
+        if modes and (even_by_itself or not self.commits_by_itself):
             bind(statement, params)  # what cannot be sent begins no transaction
             self._own.query(f"SET TRANSACTION {modes}")
 

@@ -28,7 +28,7 @@ class TwoPhase(Runner):
         """psycopg2.extensions' STATUS_READY, STATUS_BEGIN or STATUS_PREPARED."""
         if self._is_prepared:
             return int(extensions.STATUS_PREPARED)
-        is_open = self._two_phase_xid is not None or (self._own.in_transaction and not self._autocommit)
+        is_open = self._two_phase_xid is not None or (self._own.in_transaction and not self.commits_by_itself)
         return int(extensions.STATUS_BEGIN if is_open else extensions.STATUS_READY)
 
     def xid(self, format_id: int, gtrid: str, bqual: str) -> Xid:

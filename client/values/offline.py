@@ -20,7 +20,7 @@ import os
 import secrets
 import struct
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -46,11 +46,6 @@ def render(statement: Any, params: Sequence[Any] | Mapping[str, Any] | None) -> 
     if b"\0" in rendered:
         raise ValueError("the statement contains NUL (0x00), which PostgreSQL's text cannot hold; take it out")
     return rendered
-
-
-def own_cursor() -> Any:
-    """Return another cursor of the connection to nowhere, to be given casters of its own."""
-    return _nowhere().connection.cursor()
 
 
 def _nowhere() -> Any:
@@ -91,19 +86,25 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
-def connect_to_nowhere() -> tuple[Any, ServerSocket]:
+def _plain(dsn: str) -> Any:
+    # Not psycopg2.connect, see above.
+    return _psycopg.connection(dsn, async_=1)
+
+
+def connect_to_nowhere(make: Callable[[str], Any] = _plain) -> tuple[Any, ServerSocket]:
     """Return an asynchronous psycopg2 connection, ready for queries, and its server side, which the caller plays.
 
-    The messages are PostgreSQL's: https://www.postgresql.org/docs/current/protocol-message-formats.html
+    make begins to connect and returns the connection. The messages are PostgreSQL's: https://www.postgresql.org/docs/current/protocol-message-formats.html
     """
-    connection, server = _met_without_a_folder() or _met_in_a_folder()
+    connection, server = _met_without_a_folder(make) or _met_in_a_folder(make)
+    poll = _psycopg.connection.poll  # a subclass may have another one
     try:
-        while connection.poll() == extensions.POLL_WRITE:
+        while poll(connection) == extensions.POLL_WRITE:
             pass  # libpq sends its startup packet, which a local socket takes at once
         (length,) = struct.unpack("!I", server.recv(4, _socket.MSG_WAITALL))
         server.recv(length - 4, _socket.MSG_WAITALL)
         server.sendall(_welcome())
-        while (state := connection.poll()) != extensions.POLL_OK:
+        while (state := poll(connection)) != extensions.POLL_OK:
             if state != extensions.POLL_READ:
                 raise RuntimeError(f"libpq did not finish its handshake with nowhere: poll() says {state}")
     except BaseException:
@@ -112,7 +113,7 @@ def connect_to_nowhere() -> tuple[Any, ServerSocket]:
     return connection, server
 
 
-def _met_without_a_folder() -> tuple[Any, ServerSocket] | None:
+def _met_without_a_folder(make: Callable[[str], Any]) -> tuple[Any, ServerSocket] | None:
     """Make both sides of a connection by a name that is in no folder; None if the system or libpq has no such names.
 
     A program may have no folder in which it can write. Everybody on the machine may connect to such a name, or occupy
@@ -129,29 +130,29 @@ def _met_without_a_folder() -> tuple[Any, ServerSocket] | None:
                 if not is_own(error):
                     raise
                 continue
-            connection, server = _met(f"@{name}", listener)
+            connection, server = _met(f"@{name}", listener, make)
             (pid,) = struct.unpack_from("i", server.getsockopt(_socket.SOL_SOCKET, _PEER, 12)) if server else (0,)
             if server is not None and pid == os.getpid():
                 return connection, server
     return None
 
 
-def _met_in_a_folder() -> tuple[Any, ServerSocket]:
+def _met_in_a_folder(make: Callable[[str], Any]) -> tuple[Any, ServerSocket]:
     """Make both sides of a connection by a name in a folder that nobody else may enter."""
     folder = tempfile.TemporaryDirectory(prefix="poold-")
     with folder as host, contextlib.closing(ServerSocket(_socket.AF_UNIX)) as listener:
         listener.bind(f"{host}/.s.PGSQL.1")
-        connection, server = _met(host, listener)
+        connection, server = _met(host, listener, make)
         if server is None:
             raise RuntimeError(f"libpq did not connect to nowhere, in {host}")
         return connection, server
 
 
-def _met(host: str, listener: ServerSocket) -> tuple[Any, ServerSocket | None]:
+def _met(host: str, listener: ServerSocket, make: Callable[[str], Any]) -> tuple[Any, ServerSocket | None]:
     """Return libpq's side of a connection to the listener, and the server side of the first one that came, if any."""
     listener.listen(1)
-    # Not psycopg2.connect, see above. libpq connects at once, or not at all if others were faster.
-    connection = _psycopg.connection(extensions.make_dsn(host=host, **_SETTINGS), async_=1)
+    # libpq connects at once, or not at all if others were faster.
+    connection = make(extensions.make_dsn(host=host, **_SETTINGS))
     listener.setblocking(False)
     try:
         server = ServerSocket(fileno=listener._accept()[0])  # type: ignore[attr-defined]  # what socket.accept calls

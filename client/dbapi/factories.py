@@ -1,0 +1,31 @@
+"""Classes of connections and cursors that programs derive from psycopg2's own, made to work here.
+
+    class Mine(psycopg2.extensions.cursor): ...
+
+overrides methods of psycopg2's cursor; it is given those of this package to override.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from psycopg2 import extensions
+
+# Programs have a few; one that makes classes in a loop must not grow memory for ever.
+CLASSES_KEPT = 256
+
+
+def with_ours(factory: Any, ours: type) -> Any:
+    """Return the factory; if it is a class of psycopg2's side, one that stands on ours."""
+    if not isinstance(factory, type) or issubclass(factory, ours):
+        return factory
+    if factory in (extensions.cursor, extensions.connection):
+        return ours
+    derived: Any = _derived  # classes can be hashed, though mypy has its doubts
+    return derived(factory, ours) if issubclass(factory, ours.__mro__[-2]) else factory
+
+
+@lru_cache(CLASSES_KEPT)
+def _derived(theirs: Any, ours: Any) -> Any:
+    return type(theirs.__name__, (theirs, ours), {"__module__": theirs.__module__, "__doc__": theirs.__doc__})
