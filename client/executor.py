@@ -76,6 +76,15 @@ class Executor(CopyingCalls):
         """What is open: 'none', 'active', 'failed' if it wants a rollback, or 'lost'."""
         return TX_LOST if self._lease.is_lost else self._transaction
 
+    def use_settings(self, settings: Settings | None) -> None:
+        """Have these settings travel with the following statements, instead of those that were given before.
+
+        In an open transaction what has travelled already holds to its end, if it is not among the new ones.
+        """
+        self._settings = packed_settings(settings)
+        if self._lane is not None:
+            self._lane = self._new_lane()
+
     def query(
         self,
         statement: Any,

@@ -118,6 +118,11 @@ class Handler(Executor):
         """Return the lease of interactive transactions, not open yet."""
         return ClientLease("transaction", Rollback)
 
+    def use_settings(self, settings: Settings | None) -> None:
+        """Have these settings travel with the following statements and transactions; see `Executor.use_settings`."""
+        self._usual_options = self._usual_options._replace(settings=packed_settings(settings))
+        super().use_settings(settings)
+
     @property
     def position(self) -> str:
         """What this process has to see when it reads on replicas, for another process: Handler(after=...).

@@ -31,6 +31,10 @@ else:
     _Theirs = extensions.cursor
 
 Params = Sequence[Any] | Mapping[str, Any] | None
+# timestamptz, timetz, tstzrange, tstzmultirange, and arrays of them.
+_WITH_TIME_ZONES = frozenset((1184, 1185, 1266, 1270, 3910, 3911, 4534, 6153))
+# PostgreSQL's FirstNormalObjectId: the types of extensions and programs, which may have moments in them.
+_FIRST_OF_PROGRAMS = 16384
 
 
 class Cursor(Copying, _Theirs):
@@ -335,8 +339,10 @@ class Cursor(Copying, _Theirs):
         self._result = result if has_rows else None
         self._count = result.rowcount
         self._status = result.statusmessage
-        own = self.connection.string_types or self.string_types or self.tzinfo_factory is not datetime.timezone
-        self._rows = Rows(result, self._prepare if own else None) if has_rows and result.columns is not None else None
+        if has_rows and result.columns is not None:
+            self._rows = Rows(result, self._prepare if self._casts_itself(result) else None)
+        else:
+            self._rows = None
 
     def _readable(self, what: str) -> Rows:
         """Return the rows; raises psycopg2's errors if there can be none."""
@@ -357,6 +363,19 @@ class Cursor(Copying, _Theirs):
 
     def _all_made(self, rows: list[Values]) -> list[Any]:
         return rows if self.row_factory is None else [self._made(values) for values in rows]
+
+    def _casts_itself(self, result: Result) -> bool:
+        """Whether a column's type has a caster of this cursor or its connection, or needs its tzinfo_factory."""
+        theirs, mine = self.connection.string_types, self.string_types or ()
+        has_own_zones = self.tzinfo_factory is not datetime.timezone
+        if not theirs and not mine and not has_own_zones:
+            return False
+        return any(
+            oid in theirs
+            or oid in mine
+            or (has_own_zones and (oid in _WITH_TIME_ZONES or oid >= _FIRST_OF_PROGRAMS))
+            for oid in result.type_oids
+        )
 
     def _prepare(self, theirs: Any) -> None:
         """Make another cursor of psycopg2's cast as this one does."""

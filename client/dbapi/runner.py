@@ -6,6 +6,7 @@ keeps the casters that were registered for it, so psycopg2's own functions take 
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,12 +21,15 @@ from client.values import offline
 from client.values.bind import bind
 from client.values.result import Result
 from client.wire.limits import MAX_STEPS
+from client.wire.messages import TX_ACTIVE
 
 if TYPE_CHECKING:
     _Theirs = object
 else:
     _Theirs = extensions.connection
 
+# Statements about transactions and savepoints.
+_CONTROL = re.compile(r"\s*(savepoint|release|rollback|begin|start|commit|end|abort|prepare)\b", re.IGNORECASE)
 # As many as psycopg2 keeps.
 MAX_NOTICES = 50
 
@@ -52,6 +56,9 @@ class Runner(_Theirs):
         self._characteristics = Characteristics()
         # Statements that are by themselves, and the connection's own questions.
         self._by_itself = Handler(group, autocommit=True, **options)
+        # Settings that travel with statements; whether the open transaction has still to be told of them.
+        self._owes_settings = True
+        self._settings: dict[str, Any] = dict(options.get("settings") or {})
         begun = Handler(group, autocommit=False, **options)
         # The connection's transactions; in a session all its statements.
         self._own: Handler | Session = begun.session() if session else begun
@@ -75,13 +82,15 @@ class Runner(_Theirs):
             own = self._own
             try:
                 if self.commits_by_itself and not isinstance(own, Session):
+                    if self._settings and _is_several(statement):
+                        return self._run_several(statement, params)
                     if not self._characteristics.modes:
                         return self._by_itself.query(statement, params)
                     found = self._by_itself.run([(statement, params)], retries=0, **self._characteristics.options)
                     return found[0]
                 if not own.in_transaction:
                     self._begin(statement, params)
-                return own.query(statement, params)
+                return self._query_in_transaction(statement, params)
             finally:
                 self._take_notices()
 
@@ -120,6 +129,26 @@ class Runner(_Theirs):
                     own.rollback()
                 self._take_notices()
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """PostgreSQL's settings that travel with the statements."""
+        return dict(self._settings)
+
+    def use_settings(self, settings: Mapping[str, Any] | None) -> bool:
+        """Have these settings travel with the following statements; returns whether they are other ones.
+
+        In an open transaction they hold from the next statement on; what is not among them stays as it was set.
+        """
+        with self._lock:
+            wanted = dict(settings or {})
+            if wanted == self._settings:
+                return False
+            for executor in (self._by_itself, self._own):
+                executor.use_settings(wanted)
+            self._settings = wanted
+            self._owes_settings = True
+            return True
+
     def check_open(self) -> None:
         """Raise psycopg2's InterfaceError if the connection is closed."""
         if self._is_closed:
@@ -156,10 +185,44 @@ class Runner(_Theirs):
 
         Not in one string with the statement: PostgreSQL's errors would tell of other lines and positions.
         """
+        self._owes_settings = True
         modes = self._characteristics.modes
         if modes and (even_by_itself or not self.commits_by_itself):
             bind(statement, params)  # what cannot be sent begins no transaction
-            self._own.query(f"SET TRANSACTION {modes}")
+            self._own.query(f"SET TRANSACTION {modes}", settings={})  # settings would be a statement before it
+
+    def _query_in_transaction(self, statement: Any, params: Any) -> Result:
+        """Run a statement in the open transaction, or as the first one of it; or in the session.
+
+        Settings hold to the end of a transaction, so they travel once: with its first statement, and again behind what
+        may have undone them. What is about transactions itself, and several statements in one string, takes none along.
+        """
+        own = self._own
+        if not self._settings or isinstance(own, Session):
+            return own.query(statement, params)
+        words = _CONTROL.match(statement) if isinstance(statement, str) else None
+        is_failed = own.in_transaction and own.transaction_status != TX_ACTIVE
+        if self._owes_settings and not is_failed and (words or _is_several(statement)):
+            own.query("SELECT")
+            self._owes_settings = False
+        result = own.query(statement, params, settings=None if self._owes_settings and not is_failed else {})
+        # ROLLBACK TO SAVEPOINT undoes what travelled behind the savepoint.
+        self._owes_settings = bool(words and words[1].lower() == "rollback")
+        return result
+
+    def _run_several(self, statement: Any, params: Any) -> Result:
+        """Run a string of several statements by itself; settings do not travel with it, so it is a transaction here.
+
+        It is one for PostgreSQL as well.
+        """
+        own = self._own
+        try:
+            self._begin(statement, params, even_by_itself=True)
+            result = self._query_in_transaction(statement, params)
+            own.commit()
+            return result
+        finally:
+            own.rollback()
 
     def _take_notices(self) -> None:
         for executor in (self._by_itself, self._own):
@@ -178,6 +241,13 @@ class Runner(_Theirs):
     def _rollback(self) -> None:
         self.mark += 1
         self._own.rollback()
+
+
+def _is_several(statement: Any) -> bool:
+    """Whether a text may be several statements: wrong for a semicolon in a literal, which does no harm."""
+    if isinstance(statement, bytes):
+        return b";" in statement.rstrip(b"; \t\r\n")
+    return not isinstance(statement, str) or ";" in statement.rstrip("; \t\r\n")
 
 
 def _copied(executor: Handler | Session, statement: bytes, file: Any, reads: bool) -> Result:

@@ -174,6 +174,11 @@ class Result(_Fields):
             raise IndexError(f"no row {place}; this result has {len(self._starts)} rows") from None
         return self._row_at(at)
 
+    @property
+    def type_oids(self) -> tuple[int, ...]:
+        """The OIDs of the columns' types; none if the statement returns no rows."""
+        return () if self._columns is None else _shape(self._columns)[1]
+
     def as_sent(self) -> tuple[bytes, bytes]:
         """The columns and rows as PostgreSQL sent them, see client.wire.messages; b"" and b"" without rows."""
         return self._columns or b"", self._rows
