@@ -48,6 +48,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="how many writes each are read again at once, with replicas that are behind (default: 1000)",
     )
     parser.addoption(
+        "--upstream",
+        action="store_true",
+        help="run other projects' own tests too; their sources are fetched with pip, and kept in .cache/upstream",
+    )
+    parser.addoption(
         "--chaos-seed", type=int, metavar="N", help="what chance begins with in the chaos; printed by each run"
     )
 
@@ -58,6 +63,13 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     choose(config.getoption("--examples"))
+
+
+@pytest.fixture(scope="session")
+def upstream(request: pytest.FixtureRequest) -> None:
+    """Skips who asks for it, unless --upstream is given: for tests of other projects."""
+    if not request.config.getoption("--upstream"):
+        pytest.skip("asks a package index; give --upstream")
 
 
 @pytest.fixture(scope="session")
