@@ -82,6 +82,7 @@ LIBRARIES = {
     "click": ("poold/operations/cli.py", "poold/operations/detach.py"),
     "rich": ("poold/operations/tables.py",),
     "uvloop": ("poold/daemon.py",),
+    "sqlalchemy": ("client/sqlalchemy.py",),
     "psycopg2": (
         "client/dbapi/__init__.py", "client/dbapi/characteristics.py", "client/dbapi/connecting.py",
         "client/dbapi/connection.py", "client/dbapi/cursor.py", "client/dbapi/errorcodes.py", "client/dbapi/errors.py",
