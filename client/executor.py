@@ -14,7 +14,15 @@ from client.copying import CopyingCalls
 from client.errors import DBError, UsageError
 from client.interruptions import is_own
 from client.lease import ClientLease
-from client.options import Settings, checked_prepare, checked_priority, checked_read_only, packed_settings, patience
+from client.options import (
+    Settings,
+    checked_prepare,
+    checked_priority,
+    checked_read_only,
+    packed_settings,
+    patience,
+    wants_dicts,
+)
 from client.values import bind as binding
 from client.values.bind import bind
 from client.values.result import Result
@@ -38,6 +46,9 @@ class Executor(CopyingCalls):
     _priority: int
     _settings: bytes
     _read_only: bool
+    _dicts: bool  # whether the rows of results are dicts
+    # Another process's position that the first call has to hand over.
+    _unseen = ""
     # The short way of statements that need no lease; None if there is none.
     _lane: Any
 
@@ -45,6 +56,7 @@ class Executor(CopyingCalls):
         """Take over the group and the options of the other, with notices and a lease of one's own."""
         for name in (
             "_group", "_address", "_keys", "_tag", "_prepare", "_priority", "_settings", "_read_only", "_autocommit",
+            "_dicts",
         ):  # fmt: skip
             setattr(self, name, getattr(other, name))
         self._begin_anew()
@@ -59,8 +71,13 @@ class Executor(CopyingCalls):
         self._transaction = TX_NONE
         self._calls = {}
         self._leased_group = self._group
-        has_lane = _REQUESTS is not None and self._keys is None and self._autocommit is not False
+        self._find_lane()
+
+    def _find_lane(self) -> None:
+        has_lane = _REQUESTS is not None and self._keys is None and self._autocommit is not False and not self._unseen
         self._lane = self._new_lane() if has_lane else None
+        if self._lane is not None:
+            self._lane.dicts = self._dicts
 
     def _new_lane(self) -> Any:
         """Return the short way of statements that need no lease, None if all do."""
@@ -95,6 +112,7 @@ class Executor(CopyingCalls):
         priority: str | None = None,
         settings: Settings | None = None,
         read_only: bool | None = None,
+        rows: str | None = None,
     ) -> Result:
         """Run one statement and return its result.
 
@@ -104,9 +122,9 @@ class Executor(CopyingCalls):
         statement as literals. priority is 'interactive', 'normal' or 'batch': who comes first if requests wait.
         settings are PostgreSQL's, as in {'work_mem': '64MB'}; they hold for this statement alone, in an interactive
         transaction to its end. read_only=True: the statement only reads, and may run on a replica if the group has any;
-        what writes fails. An interactive transaction begins so with its first statement. If prepare, priority, settings
-        or read_only is None, the Handler's is used. Raises the errors of `client.errors`; a PostgreSQL error is also
-        its psycopg2.errors class.
+        what writes fails. An interactive transaction begins so with its first statement. rows='dict' gives each row as
+        a dict, 'row' as a Row. If prepare, priority, settings, read_only or rows is None, the Handler's is used. Raises
+        the errors of `client.errors`; a PostgreSQL error is also its psycopg2.errors class.
         """
         sql, types, values, references = bind(statement, params)
         if references:
@@ -119,6 +137,9 @@ class Executor(CopyingCalls):
         rank = self._priority if priority is None else checked_priority(priority)
         packed = self._settings if settings is None else packed_settings(settings)
         group = self._group_for(self._read_only if read_only is None else checked_read_only(read_only))
+        dicts = self._dicts if rows is None else wants_dicts(rows)
+        if self._unseen:
+            self._catch_up(waits)
         channel = None
         if not self._needs_lease():
             channel, waits = (channel_to(self._address, self._keys), None) if waits is None else self._channel(waits)
@@ -126,7 +147,7 @@ class Executor(CopyingCalls):
             if channel.welcome.groups.get(self._group) or self._commits_by_itself(channel):
                 number = channel.next_request()
                 message = Query(number, group, 0, False, sql, types, values, prepare, timeout, self._tag, rank, packed)
-                return Result(self._ask(channel, message, waits))
+                return Result(self._ask(channel, message, waits), dicts)
         rest = (sql, types, values, prepare, timeout, self._tag, rank, packed)
         return Result(
             self._in_lease(
@@ -135,8 +156,13 @@ class Executor(CopyingCalls):
                 ),
                 waits,
                 channel,
-            )
+            ),
+            dicts,
         )
+
+    def _catch_up(self, waits: float | None) -> None:
+        """Hand over the position that is not to be read behind; called before anything is read."""
+        raise NotImplementedError
 
     def _group_for(self, is_read_only: bool) -> str:
         """Return the group that a message names."""
@@ -179,8 +205,7 @@ class Executor(CopyingCalls):
             arguments = ", ".join(f'"{name}" := %({name})s' for name in params)
         else:
             arguments = ", ".join(["%s"] * len(params))
-        row = self.query(f'SELECT * FROM "SQLPrepare"."ExecuteQuery"({arguments})', params, timeout).fetchone()
-        return None if row is None else row[0]
+        return self.query(f'SELECT * FROM "SQLPrepare"."ExecuteQuery"({arguments})', params, timeout).scalar()
 
     def commit(self) -> None:
         """Commit the open transaction; without one do nothing."""

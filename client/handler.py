@@ -31,6 +31,7 @@ from client.options import (
     checked_tag,
     packed_settings,
     patience,
+    wants_dicts,
 )
 from client.session import Session
 from client.transaction import Transaction
@@ -54,13 +55,14 @@ class Handler(Executor):
     Leaving the block commits an open transaction; leaving it by an exception rolls back. A Handler may be made before a
     fork and used after it, and shared by threads and greenlets; they may use its open transaction one after another,
     one call at a time.
-    tag is free text, at most 128 characters, shown by `poold stats` for requests that wait. prepare, priority, settings
-    and read_only are the defaults of its statements, see `query`. after is another process's `position`: what this
-    process reads on replicas is not older than that. autocommit says whether each query commits by itself; None: as its
-    group's configuration has it. server_key and key are files, for a tcp:// address
-    whose broker has keys: the broker's public key, and this client's secret one. They are read once, here.
+    tag is free text, at most 128 characters, shown by `poold stats` for requests that wait. prepare, priority,
+    settings, read_only and rows are the defaults of its statements, see `query`. after is another process's `position`:
+    from the first call on, what this process reads on replicas is not older than that. autocommit says whether each
+    query commits by itself; None: as its group's configuration has it. server_key and key are files, for a tcp://
+    address whose broker has keys: the broker's public key, and this client's secret one. They are read once, here.
 
-    Raises DBConnectionError if no broker is there and UnconfiguredGroupError if it has no such group.
+    Nothing is sent before the first call. It raises DBConnectionError if no broker is there, and UnconfiguredGroupError
+    if the broker has no such group.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Handler(Executor):
         read_only: bool = False,
         after: str = "",
         autocommit: bool | None = None,
+        rows: str = "row",
     ) -> None:
         self._group = group
         self._address = broker_address(address)
@@ -87,12 +90,12 @@ class Handler(Executor):
         self._settings = packed_settings(settings)
         self._read_only = checked_read_only(read_only)
         self._autocommit = checked_autocommit(autocommit)
+        self._dicts = wants_dicts(rows)
         self._usual_options = Options(
             read_only=self._read_only or None, priority=self._priority, settings=self._settings
         )
+        self._unseen = checked_position(after)
         self._begin_anew()
-        if after:
-            self._see(checked_position(after))
 
     def _new_lane(self) -> Any:
         assert _REQUESTS is not None
@@ -130,12 +133,17 @@ class Handler(Executor):
         It covers all that this process has written. A text without a meaning of its own; "" in a group without roles,
         where there is only one state to see. Asks the broker.
         """
-        return self._see("")
+        return self._see(self._unseen, None)
 
-    def _see(self, position: str) -> str:
-        channel, _ = self._channel(None)
+    def _catch_up(self, waits: float | None) -> None:
+        self._see(self._unseen, waits)
+        self._unseen = ""
+        self._find_lane()
+
+    def _see(self, position: str, waits: float | None) -> str:
+        channel, waits = self._channel(waits)
         self._check_group(channel)
-        answer = self._ask(channel, Follow(channel.next_request(), self._group, position), None)
+        answer = self._ask(channel, Follow(channel.next_request(), self._group, position), waits)
         return str(answer.body["position"])
 
     @property
@@ -158,6 +166,7 @@ class Handler(Executor):
         timeout: float | None = None,
         priority: str | None = None,
         settings: Settings | None = None,
+        rows: str | None = None,
     ) -> Transaction:
         """A block of statements that are sent together when it ends, and run as one transaction.
 
@@ -170,7 +179,7 @@ class Handler(Executor):
         or deferrable is None, the server's default holds. With read_only=True the transaction may run on a replica, if
         the group has any and it is not serializable. The broker runs the transaction again, at most retries times,
         if it lost a race (serialization failure, deadlock) or its backend before COMMIT. timeout bounds the whole
-        transaction, in seconds; priority and settings are those of `query`, for the whole transaction. See
+        transaction, in seconds; priority, settings and rows are those of `query`, for the whole transaction. See
         `client.transaction.Transaction`.
         """
         if self._lease.number:
@@ -191,7 +200,8 @@ class Handler(Executor):
                 self._priority if priority is None else checked_priority(priority),
                 self._settings if settings is None else packed_settings(settings),
             )
-        return Transaction(self._send_transaction, options, self._prepare, self._collector(options))
+        dicts = self._dicts if rows is None else wants_dicts(rows)
+        return Transaction(self._send_transaction, options, self._prepare, self._collector(options, dicts), dicts)
 
     def run(self, statements: Iterable[Any], **options: Any) -> list[Result]:
         """Run these statements as one transaction and return their results.
@@ -229,7 +239,10 @@ class Handler(Executor):
         """Send a transaction message of these steps and return what became of it."""
         self._check_no_lease()
         timeout = options.timeout
-        channel, waits = self._channel(None if timeout is None else patience(timeout))
+        waits = None if timeout is None else patience(timeout)
+        if self._unseen:
+            self._catch_up(waits)
+        channel, waits = self._channel(waits)
         self._check_group(channel)
         message = TransactionMessage(
             channel.next_request(),
@@ -243,11 +256,11 @@ class Handler(Executor):
         )
         return self._noted(self._ask(channel, message, waits))
 
-    def _collector(self, options: Options) -> Any:
+    def _collector(self, options: Options, dicts: bool) -> Any:
         """Return what collects a transaction's statements in compiled code, None if Python code has to."""
         if self._lane is None or options.timeout is not None or _STEPS is None:
             return None
-        return _STEPS.Collector(self._lane, self, self._form(options), self._prepare)
+        return _STEPS.Collector(self._lane, self, self._form(options), self._prepare, dicts)
 
     def _form(self, options: Options) -> tuple[bytes, bytes]:
         """Return a transaction message with these options, as bytes before its steps and behind its values."""

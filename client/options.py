@@ -13,6 +13,7 @@ from client.wire.limits import ISOLATIONS, MAX_RETRIES, MAX_SETTINGS, PRIORITIES
 
 DEFAULT_RETRIES = 3
 DEFAULT_PRIORITY = PRIORITIES[limits.NORMAL]
+ROWS = ("row", "dict")
 # In seconds. A broker cancels an overdue statement and says so; only if it does not, the client gives up so much later.
 GRACE = 1.0
 
@@ -67,6 +68,13 @@ def checked_autocommit(autocommit: bool | None) -> bool | None:
     if autocommit is not None and not isinstance(autocommit, bool):
         raise TypeError(f"autocommit is {autocommit!r}; expected True, False, or None for what its group has")
     return autocommit
+
+
+def wants_dicts(rows: str) -> bool:
+    """Return whether rows are to be dicts."""
+    if rows not in ROWS:
+        raise ValueError(f"rows is {rows!r}; expected one of {', '.join(map(repr, ROWS))}")
+    return rows == "dict"
 
 
 def checked_read_only(read_only: bool) -> bool:

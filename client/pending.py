@@ -13,14 +13,13 @@ from client.errors import DBError, UsageError
 from client.interruptions import is_own
 from client.values.bind import Reference
 from client.values.result import Column, Result
-from client.values.row import Row
 from client.wire import messages
 from client.wire.limits import MAX_NUMBER
 
 TOO_EARLY = (
     "this result cannot be read inside its transaction block: the statements are sent together when the block ends. "
     "Read it after the block; to use a value of it in a later statement of the block, give result['column'] as a "
-    "parameter; to decide by a value, use query and commit in a group with autocommit = false"
+    "parameter; to decide by a value, use query and commit of a Handler(autocommit=False)"
 )
 
 
@@ -45,9 +44,10 @@ class PendingResult(_Fields):
     that says so.
     """
 
-    __slots__ = ("_known", "around") if _Fields is object else ()
+    __slots__ = ("_dicts", "_known", "around") if _Fields is object else ()
 
-    def __init__(self, around: "Savepoint | None") -> None:
+    def __init__(self, around: "Savepoint | None", dicts: bool = False) -> None:
+        self._dicts = dicts  # whether rows are dicts
         # The innermost savepoint block around the statement.
         self.around = around
         # None inside the block; then the result, as the fields of its ResultMessage until it is read, or the error
@@ -68,7 +68,7 @@ class PendingResult(_Fields):
         """The Result itself; raises UsageError inside the block, or the error for which there is none."""
         known = self._known
         if type(known) is tuple:
-            known = self._known = Result.from_fields(known)
+            known = self._known = Result.from_fields(known, self._dicts)
         if isinstance(known, Result):
             return known
         if isinstance(known, DBError):
@@ -80,7 +80,7 @@ class PendingResult(_Fields):
     @overload
     def __getitem__(self, place: int) -> Any: ...
     @overload
-    def __getitem__(self, place: slice) -> list[Row]: ...
+    def __getitem__(self, place: slice) -> list[Any]: ...
     def __getitem__(self, place: str | int | slice) -> Any:
         if self._known is None:
             if isinstance(place, slice):
@@ -96,7 +96,10 @@ class PendingResult(_Fields):
         """All values of a column, by name or number: a list; inside the block an array for a later statement."""
         if self._known is None:
             return Cell(self, None, name if isinstance(name, str) else _number(name, "column"))
-        return [row[name] for row in self.result()[:]]
+        result = self.result()
+        if self._dicts and not isinstance(name, str) and result.columns is not None:
+            name = result.columns[name]
+        return [row[name] for row in result[:]]
 
     @property
     def rowcount(self) -> int:
@@ -132,26 +135,38 @@ class PendingResult(_Fields):
     def arraysize(self, size: int) -> None:
         self.result().arraysize = size
 
-    def fetchone(self) -> Row | None:
+    def fetchone(self) -> Any:
         """The next row, None after the last."""
         return self.result().fetchone()
 
-    def fetchmany(self, size: int | None = None) -> list[Row]:
+    def fetchmany(self, size: int | None = None) -> list[Any]:
         """The next size rows (default: arraysize), fewer at the end."""
         return self.result().fetchmany(size)
 
-    def fetchall(self) -> list[Row]:
+    def fetchall(self) -> list[Any]:
         """All remaining rows."""
         return self.result().fetchall()
+
+    def first(self) -> Any:
+        """The first row, None if there is none."""
+        return self.result().first()
+
+    def one(self) -> Any:
+        """The only row; raises LookupError if there is none, or more than one."""
+        return self.result().one()
+
+    def scalar(self) -> Any:
+        """The first column of the first row, None if there is no row."""
+        return self.result().scalar()
 
     def close(self) -> None:
         """Forget the rows."""
         self.result().close()
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.result())
 
-    def __next__(self) -> Row:
+    def __next__(self) -> Any:
         return next(self.result())
 
     def __len__(self) -> int:
@@ -164,7 +179,7 @@ class PendingResult(_Fields):
             return f"<PendingResult without a result: {self._known}>"
         return repr(self.result())
 
-    def _row(self, place: int) -> Row:
+    def _row(self, place: int) -> Any:
         result = self.result()
         try:
             return result[place]

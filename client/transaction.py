@@ -67,16 +67,17 @@ class Transaction(_Fields):
     """
 
     __slots__ = () if _Fields is not object else (
-        "_collector", "_collector_to_be", "_open", "_options", "_phase", "_prepare", "_savepoints", "_send",
+        "_collector", "_collector_to_be", "_dicts", "_open", "_options", "_phase", "_prepare", "_savepoints", "_send",
         "_statements", "_steps", "tries",
     )  # fmt: skip
 
-    def __init__(self, send: Send, options: Options, prepare: bool, collector: Any = None) -> None:
+    def __init__(self, send: Send, options: Options, prepare: bool, collector: Any = None, dicts: bool = False) -> None:
         # How often the message was run; 0 if it was not sent or its answer did not come.
         self.tries = 0
         self._send = send
         self._options = options
         self._prepare = prepare
+        self._dicts = dicts  # whether the rows of the results are dicts
         self._phase = Phase.NEW
         # Compiled code that collects the statements, until the block begins; and from then on as long as all is usual.
         # Nothing that follows is used then.
@@ -114,7 +115,7 @@ class Transaction(_Fields):
         steps, blocks = self._steps, self._open
         if len(steps) + len(blocks) >= MAX_STEPS:
             self._need_room(1, "statement")
-        pending = PendingResult(blocks[-1] if blocks else None)
+        pending = PendingResult(blocks[-1] if blocks else None, self._dicts)
         self._statements[pending] = len(steps)
         steps.append(Step._make((sql, types, values, is_prepared, earlier, low, high)))
         return pending

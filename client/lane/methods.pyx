@@ -39,13 +39,14 @@ def use(block_class, new, open, ended):
 
 
 def query(
-    self, statement, params=None, timeout=None, *, prepare=None, priority=None, settings=None, read_only=None
+    self, statement, params=None, timeout=None, *, prepare=None, priority=None, settings=None, read_only=None, rows=None
 ):
     if timeout is None and prepare is None and priority is None and settings is None and read_only is None:
         lane = self._lane
-        if lane is not None:
+        if lane is not None and (rows is None or rows == "dict" or rows == "row"):
             found = (<Lane?>lane).query(self, statement, params)
             if found is not None:
+                (<ResultFields>found)._dicts = (<Lane>lane).dicts if rows is None else rows == "dict"
                 return found
     return _python["Executor.query"](
         self,
@@ -56,6 +57,7 @@ def query(
         priority=priority,
         settings=settings,
         read_only=read_only,
+        rows=rows,
     )
 
 
@@ -74,9 +76,10 @@ cdef _block(calls, Lane lane):
     made._send = calls._send_transaction
     made._options = calls._usual_options
     made._prepare = calls._prepare
+    made._dicts = lane.dicts
     made._phase = _new
     made._collector_to_be = collector
-    collector.begin(lane, calls, lane._block_form, made._prepare)
+    collector.begin(lane, calls, lane._block_form, made._prepare, made._dicts)
     return made
 
 

@@ -27,12 +27,15 @@ cdef class ChannelFields:
 cdef class ResultFields:
     cdef public object rowcount, statusmessage, notices, arraysize
     cdef public object _ahead, _at, _casters, _columns, _count, _reader, _row, _rows, _starts
+    cdef public bint _dicts
 
 
 cdef class PendingFields:
     cdef public object around, _known
+    cdef public bint _dicts
 
 
 cdef class BlockFields:
     cdef public object tries, _send, _options, _prepare, _phase, _collector, _collector_to_be
     cdef public object _steps, _statements, _savepoints, _open
+    cdef public bint _dicts

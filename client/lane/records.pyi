@@ -29,6 +29,7 @@ class ResultFields:
     _casters: Any
     _columns: Any
     _count: Any
+    _dicts: bool
     _reader: Any
     _row: Any
     _rows: Any
@@ -37,3 +38,4 @@ class ResultFields:
 class PendingFields:
     around: Any
     _known: Any
+    _dicts: bool

@@ -8,6 +8,7 @@ from client.lane.steps cimport Collector
 
 cdef class Lane:
     cdef str _address, _group
+    cdef public bint dicts
     cdef bytes _query_before, _query_behind
     cdef tuple _block_form
     cdef unsigned long _thread

@@ -62,8 +62,9 @@ cdef class Lane:
     """The usual requests of one Handler.
 
     query is a Query without its request number, and without its statement, types and values: what comes before these
-    and what comes behind, as encoded bytes. The forms of transactions are such pairs too; block is the usual one. The
-    free channels are a thread's; they are known here until another thread asks, or they are gone with their thread.
+    and what comes behind, as encoded bytes. The forms of transactions are such pairs too; block is the usual one. dicts
+    says whether rows are dicts, if a call does not. The free channels are a thread's; they are known here until another
+    thread asks, or they are gone with their thread.
     """
 
     def __init__(self, str address not None, str group not None, query, tuple block not None):
@@ -231,6 +232,7 @@ cdef object _results_in(const uint8_t *data, Py_ssize_t size, uint64_t request, 
     cdef int64_t number, tries, step
     cdef Py_ssize_t count = len(collector.pending), place
     cdef list results
+    cdef PendingFields pending
     if not open_message(data, size, &reader) or not read_array(&reader, 1 + TRANSACTION_RESULT_FIELDS):
         return None
     if not read_number(&reader, &number) or number != TRANSACTION_RESULT_CODE:
@@ -248,5 +250,7 @@ cdef object _results_in(const uint8_t *data, Py_ssize_t size, uint64_t request, 
     if not read_nil(&reader) or not read_number(&reader, &step) or reader.at != reader.end:
         return None
     for place in range(count):
-        (<PendingFields>collector.pending[place])._known = results[place]
+        pending = <PendingFields>collector.pending[place]
+        (<ResultFields>results[place])._dicts = pending._dicts
+        pending._known = results[place]
     return tries

@@ -13,12 +13,14 @@ def first_row(result: ResultFields) -> Any | None: ...
 
 class Reader:
     is_own: bool
+    names: tuple[str, ...] | None
     def __init__(
         self,
         row_class: type[tuple[Any, ...]],
         oids: Sequence[int],
         casters: Sequence[Callable[[bytes | None, Any], Any]],
         cursor: Any,
+        names: tuple[str, ...] | None = None,
     ) -> None: ...
     def is_current(self) -> bool: ...
     def row(self, rows: bytes, at: int) -> Any | None: ...

@@ -5,11 +5,11 @@ next row by client.values.casting meets the error there.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.dict cimport PyDict_GetItemWithError
+from cpython.dict cimport PyDict_GetItemWithError, PyDict_SetItem
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
-from cpython.tuple cimport PyTuple_SET_ITEM
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_SET_ITEM
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
@@ -64,8 +64,8 @@ cdef object _caster_of_others = extensions.UNICODE
 
 # The iterator of no rows: client.values.result's.
 cdef object _no_rows = None
-# Readers by columns; those whose casters were replaced stay until another one is kept.
-cdef dict _readers = {}
+# Readers by columns, of Rows and of dicts; those whose casters were replaced stay until another one is kept.
+cdef dict _readers = {}, _readers_of_dicts = {}
 
 
 def use(no_rows):
@@ -76,9 +76,10 @@ def use(no_rows):
 
 def keep(bytes columns not None, Reader reader not None):
     """Keep the reader for all results with these columns."""
-    if len(_readers) >= READERS_KEPT:
-        _readers.clear()
-    _readers[columns] = reader
+    cdef dict readers = _readers if reader.names is None else _readers_of_dicts
+    if len(readers) >= READERS_KEPT:
+        readers.clear()
+    readers[columns] = reader
 
 
 cpdef reader_of(ResultFields result):
@@ -89,7 +90,7 @@ cpdef reader_of(ResultFields result):
     if result._reader is None:
         if type(result._columns) is not bytes or type(result._rows) is not bytes:
             return None
-        found = PyDict_GetItemWithError(_readers, result._columns)
+        found = PyDict_GetItemWithError(_readers_of_dicts if result._dicts else _readers, result._columns)
         if found == NULL or not (<Reader>found).is_current():
             return None
         result._reader = <object>found
@@ -130,11 +131,13 @@ cpdef first_row(ResultFields result):
 cdef class Reader:
     """Reads rows of some columns as long as psycopg2's casters for them are those that it has found.
 
-    row_class is a class of tuples. casters are client.values.casting's, for cells whose text is not plain, and cursor is
-    what they are called with. What was found are psycopg2's casters by column, None if it has none. is_own is false if a program has registered one of them: then nothing can be read here.
+    row_class is a class of tuples; with names a row is a dict with these keys instead. casters are
+    client.values.casting's, for cells whose text is not plain, and cursor is what they are called with. What was found
+    are psycopg2's casters by column, None if it has none. is_own is false if a program has registered one of them: then
+    nothing can be read here.
     """
 
-    def __init__(self, row_class, oids, casters, cursor):
+    def __init__(self, row_class, oids, casters, cursor, tuple names=None):
         cdef Py_ssize_t place
         if not issubclass(row_class, tuple):
             raise TypeError(f"a class of tuples is wanted, not {row_class!r}")
@@ -144,6 +147,9 @@ cdef class Reader:
         self._width = len(self._oids)
         if len(self._casters) != self._width:
             raise ValueError(f"{self._width} columns with {len(self._casters)} casters")
+        if names is not None and len(names) != self._width:
+            raise ValueError(f"{self._width} columns with {len(names)} names")
+        self.names = names
         self.is_own = True
         PyMem_Free(self._kinds)
         self._kinds = <int *>PyMem_Malloc(max(1, self._width) * sizeof(int))
@@ -234,7 +240,16 @@ cdef class Reader:
             raise error
         if not is_tracked:
             PyObject_GC_UnTrack(values)  # it refers to nothing that could refer to it, as of plain tuples Python finds out
-        return values if at == end else None
+        if at != end:
+            return None
+        return values if self.names is None else self._as_dict(values)
+
+    cdef dict _as_dict(self, values):
+        cdef dict made = {}
+        cdef Py_ssize_t place
+        for place in range(self._width):
+            PyDict_SetItem(made, self.names[place], <object>PyTuple_GET_ITEM(values, place))
+        return made
 
     cdef object _cast(self, Py_ssize_t place, const uint8_t *text, Py_ssize_t size):
         """Return the cell's value, by client.values.casting's caster."""

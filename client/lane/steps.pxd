@@ -18,11 +18,11 @@ cdef class Collector:
     cdef Octets values
     cdef list ends
     cdef readonly list pending
-    cdef bint _is_prepared
+    cdef bint _is_prepared, _dicts
     cdef object _lane, _calls
     cdef tuple _form
     cdef uint8_t _room[1024]
-    cdef begin(self, lane, calls, tuple form, bint is_prepared)
+    cdef begin(self, lane, calls, tuple form, bint is_prepared, bint dicts)
     cdef add(self, statement, params)
     cdef send(self)
     cdef bytes packed_steps(self)

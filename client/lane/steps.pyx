@@ -52,16 +52,18 @@ cdef class Collector:
     """Collects the statements of one block, and sends them.
 
     lane, calls and form are what Lane.transaction wants. ends are the bytes in values where those of each statement end.
+    dicts says whether the rows of the results are dicts.
     """
 
     def __cinit__(self):
         begin(&self.values, self._room, sizeof(self._room))
 
-    def __init__(self, lane, calls, tuple form not None, bint is_prepared):
-        self.begin(lane, calls, form, is_prepared)
+    def __init__(self, lane, calls, tuple form not None, bint is_prepared, bint dicts):
+        self.begin(lane, calls, form, is_prepared, dicts)
 
-    cdef begin(self, lane, calls, tuple form, bint is_prepared):
-        self._lane, self._calls, self._form, self._is_prepared = lane, calls, form, is_prepared
+    cdef begin(self, lane, calls, tuple form, bint is_prepared, bint dicts):
+        self._lane, self._calls, self._form = lane, calls, form
+        self._is_prepared, self._dicts = is_prepared, dicts
         self.node = _root(is_prepared)
         self.pending, self.ends = [], []
 
@@ -89,6 +91,7 @@ cdef class Collector:
             drop(&types)
             drop(&values)
         pending = <PendingFields>poold_new(_pending_class, ())
+        pending._dicts = self._dicts
         self.ends.append(self.values.size)
         self.pending.append(pending)
         self.node = node

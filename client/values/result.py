@@ -7,7 +7,7 @@ all columns' casters are psycopg2's own. Unless all rows are wanted, only one bl
 """
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, overload
@@ -38,6 +38,8 @@ _ROWS, _REPLIES, _METHODS = (load(f"client.lane.{name}") for name in ("rows", "r
 # What psycopg2 raises for a cell that it cannot read: no UTF-8, beyond the calendar, beyond its type.
 _UNREADABLE = (psycopg2.Error, ValueError, OverflowError)
 _NO_ROWS: Iterator[Any] = iter(())
+# Stands for no rows as well, once a loop has read them all: the next loop begins at the first row again.
+_READ: Iterator[Any] = iter(())
 
 
 class _SevenItems(NamedTuple):
@@ -79,38 +81,44 @@ else:
 class Result(_Fields):
     """The result of one statement, read like a psycopg2 cursor.
 
-    Iteration and fetchone/fetchmany/fetchall move one common position and end with the last row, as a cursor's do;
-    len(), result[i] and result[i:j] look without moving it. For a statement that returns no rows, columns and
-    description are None and fetching raises psycopg2.ProgrammingError, as in psycopg2. A cell that its caster cannot
-    read raises the caster's error when its row is read; the position is behind that row then.
+    fetchone, fetchmany, fetchall, next() and loops move one common position and end with the last row, as a cursor's
+    do. A loop (`for row in result`, list(result)) goes on behind the rows that were fetched; once a loop has read all
+    rows from the first to the last, or has found none left, the next one begins at the first row again. A loop over
+    islice(result, n) looks like any other: to read in parts use fetchmany(n), or islice of one iter(result).
+    len(), result[i], result[i:j], first(), one() and scalar() look without moving the position. For a statement that
+    returns no rows, columns and description are None and fetching raises psycopg2.ProgrammingError, as in psycopg2. A
+    cell that its caster cannot read raises the caster's error when its row is read; the position is behind that row
+    then.
 
     notices are PostgreSQL's messages to the client, as in psycopg2's connection.notices.
     """
 
     __slots__ = () if _Fields is not object else (
-        "_ahead", "_at", "_casters", "_columns", "_count", "_reader", "_row", "_rows", "_starts",
+        "_ahead", "_at", "_casters", "_columns", "_count", "_dicts", "_reader", "_row", "_rows", "_starts",
         "arraysize", "notices", "rowcount", "statusmessage",
     )  # fmt: skip
 
-    def __init__(self, reply: messages.ResultMessage) -> None:
+    def __init__(self, reply: messages.ResultMessage, dicts: bool = False) -> None:
+        """dicts: whether each row is a dict instead of a Row."""
         self.rowcount = self._count = reply.rowcount
         self.statusmessage = reply.command
         self.notices = reply.notices
         self.arraysize = 1
+        self._dicts = dicts
         self._columns = reply.columns
         self._rows = reply.rows
         # The rows that are read next, and the byte where the rows behind them begin.
-        self._ahead: Iterator[Row] = _NO_ROWS
+        self._ahead: Iterator[Any] = _NO_ROWS
         self._at = 0
         self._casters: list[Caster] | None = None  # looked up when the first row is read, like the Row class
         self._reader: Any = None  # the compiled one, looked up too
-        self._row: type[Row] = Row
+        self._row: Callable[[Any], Any] = Row
         self._starts: array[int] | None = None  # where each row begins, once one is asked for by its number
 
     @classmethod
-    def from_fields(cls, fields: Sequence[Any]) -> Self:
+    def from_fields(cls, fields: Sequence[Any], dicts: bool = False) -> Self:
         """Make the Result of a ResultMessage with these fields, in their order."""
-        return cls(messages.ResultMessage._make(fields))
+        return cls(messages.ResultMessage._make(fields), dicts)
 
     @property
     def columns(self) -> tuple[str, ...] | None:
@@ -122,7 +130,7 @@ class Result(_Fields):
         """DB-API 2.0's description, None if the statement returns no rows."""
         return None if self._columns is None else _description(self._columns)
 
-    def fetchone(self) -> Row | None:
+    def fetchone(self) -> Any:
         """The next row, None after the last."""
         for row in self._ahead:
             return row
@@ -134,20 +142,43 @@ class Result(_Fields):
         self._need_rows()
         return None
 
-    def fetchmany(self, size: int | None = None) -> list[Row]:
+    def fetchmany(self, size: int | None = None) -> list[Any]:
         """The next size rows (default: arraysize), fewer at the end."""
-        return self._take((islice(self, self.arraysize if size is None else max(size, 0)),))
+        self._need_rows()
+        rows = chain.from_iterable(self._all_ahead())
+        return self._take((islice(rows, self.arraysize if size is None else max(size, 0)),))
 
-    def fetchall(self) -> list[Row]:
+    def fetchall(self) -> list[Any]:
         """All remaining rows."""
         self._need_rows()
         return self._take(self._all_ahead())
 
-    def __iter__(self) -> Iterator[Row]:
+    def first(self) -> Any:
+        """The first row, None if there is none."""
         self._need_rows()
-        return chain.from_iterable(self._all_ahead())
+        return self._row_at(0) if self._rows else None
 
-    def __next__(self) -> Row:
+    def one(self) -> Any:
+        """The only row; raises LookupError if there is none, or more than one."""
+        self._need_rows()
+        if (count := len(self)) != 1:
+            raise LookupError(f"one() wants a result of exactly one row; this one has {count}")
+        return self._row_at(0)
+
+    def scalar(self) -> Any:
+        """The first column of the first row, None if there is no row."""
+        self._need_rows()
+        return cast_row(self._casters or self._look_up(), self._rows, 0)[0] if self._rows else None
+
+    def __iter__(self) -> Iterator[Any]:
+        self._need_rows()
+        if self._ahead is _READ:
+            self._ahead, self._at = _NO_ROWS, 0
+        if self._ahead is _NO_ROWS and self._at == 0:
+            return chain.from_iterable(self._all_ahead(_READ))
+        return self._rest()
+
+    def __next__(self) -> Any:
         row = self.fetchone()
         if row is None:
             raise StopIteration
@@ -157,10 +188,10 @@ class Result(_Fields):
         return self._count if self._rows else 0
 
     @overload
-    def __getitem__(self, place: int) -> Row: ...
+    def __getitem__(self, place: int) -> Any: ...
     @overload
-    def __getitem__(self, place: slice) -> list[Row]: ...
-    def __getitem__(self, place: int | slice) -> Row | list[Row]:
+    def __getitem__(self, place: slice) -> list[Any]: ...
+    def __getitem__(self, place: int | slice) -> Any:
         self._need_rows()
         if self._starts is None:
             self._starts = row_starts(self._rows, 0, len(self._rows))
@@ -198,9 +229,9 @@ class Result(_Fields):
                 f"no results to fetch: {self.statusmessage or 'the statement'} returns no rows"
             )
 
-    def _take(self, parts: Iterable[Iterable[Row]]) -> list[Row]:
+    def _take(self, parts: Iterable[Iterable[Any]]) -> list[Any]:
         """Return all these rows; if one cannot be read, those before it are put back, to be read next."""
-        rows: list[Row] = []
+        rows: list[Any] = []
         try:
             for part in parts:
                 rows += part
@@ -209,12 +240,26 @@ class Result(_Fields):
             raise
         return rows
 
-    def _all_ahead(self) -> Iterator[Iterator[Row]]:
-        """Yield _ahead, each time it is replaced, until the end. Other reads may come in between."""
+    def _all_ahead(self, behind: Iterator[Any] | None = None) -> Iterator[Iterator[Any]]:
+        """Yield _ahead, each time it is replaced, until the end, and replace it then by behind, if that is given.
+
+        Other reads may come in between.
+        """
         while True:
             yield (ahead := self._ahead)
             if ahead is self._ahead and not self._look_ahead():
-                return
+                break
+        if behind is not None:
+            self._ahead = behind
+
+    def _rest(self) -> Iterator[Any]:
+        """Yield the rows behind those that were read; if there are none, the next loop begins at the first row."""
+        is_empty = True
+        for row in chain.from_iterable(self._all_ahead()):
+            is_empty = False
+            yield row
+        if is_empty:
+            self._ahead = _READ
 
     def _look_ahead(self) -> bool:
         """Put the next rows into _ahead; False if there are none."""
@@ -223,11 +268,11 @@ class Result(_Fields):
         self._ahead, self._at = self._some(self._at, len(self._rows))
         return True
 
-    def _slice(self, starts: "array[int]", place: slice) -> list[Row]:
+    def _slice(self, starts: "array[int]", place: slice) -> list[Any]:
         first, last, step = place.indices(len(starts))
         if step != 1:
             return list(map(self._row_at, starts[place]))
-        rows: list[Row] = []
+        rows: list[Any] = []
         if first < last:
             at, end = starts[first], starts[last] if last < len(starts) else len(self._rows)
             while at < end:
@@ -235,7 +280,7 @@ class Result(_Fields):
                 rows += some
         return rows
 
-    def _some(self, at: int, end: int) -> tuple[Iterator[Row], int]:
+    def _some(self, at: int, end: int) -> tuple[Iterator[Any], int]:
         """Return rows from byte at on, and the byte where the rows behind them begin, end at the latest."""
         if (reader := self._reader or self._find_reader()) is not None and reader.is_own:
             rows, behind = reader.read(self._rows, at, end, BLOCK_BYTES)
@@ -280,9 +325,9 @@ class Result(_Fields):
             return False
         return True
 
-    def _row_at(self, at: int) -> Row:
+    def _row_at(self, at: int) -> Any:
         if (reader := self._reader or self._find_reader()) is not None and reader.is_own:
-            row: Row | None = reader.row(self._rows, at)
+            row: Any = reader.row(self._rows, at)
             if row is not None:
                 return row
         casters = self._casters
@@ -295,20 +340,26 @@ class Result(_Fields):
         if _ROWS is None or (known := _ROWS.reader_of(self)) is not None:
             return None if _ROWS is None else known
         assert self._columns is not None
-        row_class, oids = _shape(self._columns)
-        self._reader = _ROWS.Reader(row_class, oids, casters(oids), _nowhere())
+        row, oids = _shape(self._columns)
+        names = column_names(self._columns) if self._dicts else None
+        self._reader = _ROWS.Reader(row, oids, casters(oids), _nowhere(), names)
         _ROWS.keep(self._columns, self._reader)
         return self._reader
 
     def _look_up(self) -> list[Caster]:
         assert self._columns is not None
-        self._row, oids = _shape(self._columns)
+        row, oids = _shape(self._columns)
+        self._row = partial(_as_dict, column_names(self._columns)) if self._dicts else row
         self._casters = found = casters(oids)
         return found
 
 
-def _read(row_class: type[Row], row_casters: list[Caster], rows: bytes, at: int) -> Row:
-    return row_class(cast_row(row_casters, rows, at))
+def _read(row: Callable[[Any], Any], row_casters: list[Caster], rows: bytes, at: int) -> Any:
+    return row(cast_row(row_casters, rows, at))
+
+
+def _as_dict(names: tuple[str, ...], values: Iterable[Any]) -> dict[str, Any]:
+    return dict(zip(names, values, strict=True))
 
 
 @lru_cache(maxsize=COLUMN_LISTS)

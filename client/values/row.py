@@ -14,7 +14,10 @@ COLUMN_LISTS = 512
 
 
 class Row(tuple[Any, ...]):
-    """One row: row[0], row['name'], row.name; iteration gives values, dict(row) the mapping.
+    """One row: row[0], row['name'], row.name; iteration gives values, dict(row) and row._asdict() the mapping.
+
+    A text in row asks for a column of that name, as in psycopg2's DictRow; anything else in row for a value, as in a
+    tuple.
 
     If two columns have the same name, the name means the last one, as in psycopg2's DictRow. A column named like one of
     the methods here (keys, values, items, get) is reached by index or by row['keys'].
@@ -48,6 +51,9 @@ class Row(tuple[Any, ...]):
 
     __hash__ = tuple.__hash__
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._index if isinstance(key, str) else tuple.__contains__(self, key)
+
     def keys(self) -> tuple[str, ...]:
         """The column names."""
         return self._names
@@ -58,7 +64,11 @@ class Row(tuple[Any, ...]):
 
     def items(self) -> ItemsView[str, Any]:
         """Pairs of name and value."""
-        return {name: tuple.__getitem__(self, place) for name, place in self._index.items()}.items()
+        return self._asdict().items()
+
+    def _asdict(self) -> dict[str, Any]:
+        """The mapping of names to values, as a namedtuple's: for json.dumps and the like."""
+        return {name: tuple.__getitem__(self, place) for name, place in self._index.items()}
 
     def get(self, name: str, default: Any = None) -> Any:
         """The value of that column, or default."""

@@ -266,7 +266,7 @@ def usual_steps(request: Any) -> list[bytes]:
 def test_what_is_usual_goes_by_compiled_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with scripted(tmp_path, usual) as broker:
         db = Handler(address=broker.address)
-        assert db.autocommit  # it knows its group
+        assert db.autocommit  # which connects: the lane takes channels that are there
         monkeypatch.setattr("client.executor.bind", None)
         monkeypatch.setattr("client.transaction.bind", None)
         monkeypatch.setattr("client.values.result.cast_row", None)

@@ -3,6 +3,7 @@
 import gc
 import io
 import itertools
+import json
 import os
 import pickle
 import socket
@@ -259,6 +260,93 @@ def test_an_iterator_goes_on_where_others_read_on_into_the_next_block(monkeypatc
 
 
 @all_ways
+@pytest.mark.parametrize("count", [0, 1, 12])
+def test_each_loop_over_a_whole_result_begins_at_the_first_row(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(casting, "BLOCK_BYTES", 100)
+    result = result_of(NUMBERED, numbered(count))
+    for _ in range(3):
+        assert len(list(result)) == count
+        assert (result.fetchone(), result.fetchmany(3), result.fetchall(), next(result, None)) == (None, [], [], None)
+        assert [*result] == values_of(count)
+
+
+@all_ways
+def test_a_loop_goes_on_behind_what_was_read_and_the_next_but_one_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(casting, "BLOCK_BYTES", 100)
+    for count in (1, 3, 12):
+        result = result_of(NUMBERED, numbered(count))
+        for _ in range(2):
+            assert next(iter(result)) == values_of(1)[0]
+            assert list(result) == values_of(count)[1:]
+            if count > 1:
+                assert list(result) == []
+            assert [result.fetchone(), result.fetchall(), result.fetchmany(4)] == [None, [], []]
+        assert list(result) == values_of(count)
+
+
+@all_ways
+def test_what_was_fetched_to_the_end_gives_a_loop_nothing() -> None:
+    for read in (
+        lambda result: result.fetchall(),
+        lambda result: result.fetchmany(5),
+        lambda result: [*map(next, [result] * 5)],
+    ):
+        result = result_of(NUMBERED, numbered(5))
+        assert len(read(result)) == 5
+        assert list(result) == []
+        assert list(result) == values_of(5)
+
+
+@all_ways
+@pytest.mark.parametrize("size", range(1, 8))
+def test_reading_by_slices_of_loops_ends(size: int) -> None:
+    result = result_of(NUMBERED, numbered(7))
+    parts = []
+    while part := list(itertools.islice(result, size)):
+        parts += part
+    assert parts == values_of(7)
+    rows = iter(result)
+    assert [*itertools.chain(*iter(lambda: list(itertools.islice(rows, 100)), []))] == values_of(7)
+
+
+@all_ways
+def test_first_one_and_scalar_do_not_move_the_position() -> None:
+    result = result_of(NUMBERED, numbered(3))
+    result.fetchone()
+    assert (result.first(), result.scalar(), result.fetchone()) == ((0, "name 0"), 0, (1, "name 1"))
+    with pytest.raises(LookupError, match="exactly one row; this one has 3"):
+        result.one()
+    single, empty = result_of(NUMBERED, numbered(1, 8)), result_of(NUMBERED, [])
+    assert (single.one().name, single.first().id, single.scalar(), single.fetchone()) == ("name 8", 8, 8, (8, "name 8"))
+    assert (empty.first(), empty.scalar()) == (None, None)
+    with pytest.raises(LookupError, match="exactly one row; this one has 0"):
+        empty.one()
+
+
+@all_ways
+def test_rows_may_be_dicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(casting, "BLOCK_BYTES", 100)
+    expected = [{"id": number, "name": name} for number, name in values_of(12)]
+    for read in (list, Result.fetchall, lambda result: result[:], lambda result: [*iter(result.fetchone, None)]):
+        result = Result(reply_of(NUMBERED, numbered(12)), dicts=True)
+        assert read(result) == expected
+        assert {type(row) for row in result[:]} == {dict}
+    assert (result.first(), result[3], result.scalar()) == (expected[0], expected[3], 0)
+    assert json.loads(json.dumps(result[2:4])) == expected[2:4]
+    assert result_of(NUMBERED, numbered(12)).fetchall() == values_of(12)
+    twice = Result(reply_of([("a", 23), ("a", 23)], [(b"1", b"2")]), dicts=True)
+    assert (twice.fetchone(), twice.scalar()) == ({"a": 2}, 1)
+
+
+def test_a_row_becomes_a_dict() -> None:
+    row = result_of([("id", 23), ("note", 25)], [(b"1", None)]).one()
+    assert row._asdict() == dict(row) == {"id": 1, "note": None}
+    assert json.dumps(row._asdict()) == '{"id": 1, "note": null}'
+    assert ("id" in row, "other" in row, 1 in row, 2 in row, None in row) == (True, False, True, False, True)
+    assert str(row) == "Row(id=1, note=None)"
+
+
+@all_ways
 def test_arraysize_is_how_many_rows_fetchmany_gives() -> None:
     result = result_of(NUMBERED, numbered(5))
     assert result.arraysize == 1
@@ -312,7 +400,8 @@ def test_a_result_is_made_of_the_fields_of_its_message() -> None:
 def test_a_statement_without_rows_has_nothing_to_fetch() -> None:
     result = Result(protocol.ResultMessage(1, "none", "UPDATE 5", 5, None, b"", ()))
     assert (result.rowcount, len(result), result.columns, result.description) == (5, 0, None, None)
-    for read in (result.fetchone, result.fetchmany, result.fetchall, lambda: iter(result), lambda: result[0]):
+    peeks = result.first, result.one, result.scalar, lambda: result[0]
+    for read in (result.fetchone, result.fetchmany, result.fetchall, lambda: iter(result), *peeks):
         with pytest.raises(psycopg2.ProgrammingError, match="no results to fetch: UPDATE 5 returns no rows"):
             read()
     with pytest.raises(psycopg2.ProgrammingError):

@@ -58,7 +58,7 @@ def test_a_group_for_named_keys_is_there_for_them_only(start_broker: StartBroker
     other = {**keyring.client, "key": str(keyring.stranger_secret)}
     assert broker.handler(**other).query("SELECT 1").fetchone() == (1,)
     with pytest.raises(UnconfiguredGroupError, match="no group 'secrets' for this client; it has default"):
-        broker.handler("secrets", **other)
+        broker.handler("secrets", **other).query("SELECT 1")
 
 
 def test_statements_and_transactions_run_as_without_keys(handler: Callable[..., Handler]) -> None:
@@ -253,7 +253,7 @@ def test_a_key_that_is_not_listed_is_refused_by_name(
     guarded: Broker, handler: Callable[..., Handler], keyring: Keyring
 ) -> None:
     with pytest.raises(DBConnectionError, match="refused this client's key") as caught:
-        handler(key=keyring.stranger_secret)
+        handler(key=keyring.stranger_secret).query("SELECT 1")
     assert caught.value.outcome == "not executed"
     public = keyring.stranger_public.read_text().rpartition("public-key = ")[2].strip().strip('"')
     wait_until(lambda: f"key={public}" in guarded.log(), what="the line in the log")
@@ -264,22 +264,22 @@ def test_a_key_counts_from_the_next_connection_on_after_it_was_added_and_not_aft
     handler: Callable[..., Handler], keyring: Keyring
 ) -> None:
     with pytest.raises(DBConnectionError, match="refused"):
-        handler(key=keyring.stranger_secret)
+        handler(key=keyring.stranger_secret).query("SELECT 1")
     keyring.admit(keyring.stranger_public)
     assert handler(key=keyring.stranger_secret).query("SELECT 1").fetchone() == (1,)
     (keyring.clients / keyring.client_public.name).unlink()
     with pytest.raises(DBConnectionError, match="refused"):
-        handler()
+        handler().query("SELECT 1")
 
 
 def test_a_wrong_server_key_is_an_error_that_says_so(handler: Callable[..., Handler], keyring: Keyring) -> None:
     with pytest.raises(DBConnectionError, match="the server key is not this broker's"):
-        handler(server_key=keyring.stranger_public)
+        handler(server_key=keyring.stranger_public).query("SELECT 1")
 
 
 def test_a_client_without_keys_is_told_to_have_some(guarded: Broker) -> None:
     with pytest.raises(DBConnectionError, match="a broker with keys does so: give server_key and key"):
-        guarded.handler()
+        guarded.handler().query("SELECT 1")
 
 
 def test_a_client_with_keys_at_a_broker_without_is_told_what_may_be_wrong(
@@ -287,18 +287,18 @@ def test_a_client_with_keys_at_a_broker_without_is_told_what_may_be_wrong(
 ) -> None:
     broker = start_broker(broker={"address": keyring.address})
     with pytest.raises(DBConnectionError, match="or it has no keys"):
-        broker.handler(**keyring.client)
+        broker.handler(**keyring.client).query("SELECT 1")
     assert broker.handler().query("SELECT 1").fetchone() == (1,)
 
 
 def test_where_nobody_listens_the_error_is_the_same_as_without_keys(keyring: Keyring) -> None:
     with pytest.raises(DBConnectionError, match="no poold broker answers at"):
-        Handler(address=keyring.address, **keyring.client)
+        Handler(address=keyring.address, **keyring.client).query("SELECT 1")
 
 
 def test_a_name_that_does_not_exist_is_an_error_with_its_reason(keyring: Keyring) -> None:
     with pytest.raises(DBConnectionError, match=r"no poold broker answers at tcp://nowhere\.invalid:1 \("):
-        Handler(address="tcp://nowhere.invalid:1", **keyring.client)
+        Handler(address="tcp://nowhere.invalid:1", **keyring.client).query("SELECT 1")
 
 
 def test_libzmq_with_a_random_key_gets_no_message_through(guarded: Broker, keyring: Keyring) -> None:
@@ -321,13 +321,13 @@ def test_a_listener_that_says_nothing_is_given_up(keyring: Keyring, monkeypatch:
         listener.bind(("127.0.0.1", int(keyring.address.rpartition(":")[2])))
         listener.listen()
         with pytest.raises(DBConnectionError, match="did not answer the handshake"):
-            Handler(address=keyring.address, **keyring.client)
+            Handler(address=keyring.address, **keyring.client).query("SELECT 1")
 
 
 def test_a_libzmq_without_curve_is_an_error_that_says_so(keyring: Keyring, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zmq, "has", lambda what: False)
     with pytest.raises(UsageError, match="without CURVE"):
-        Handler(address=keyring.address, **keyring.client)
+        Handler(address=keyring.address, **keyring.client).query("SELECT 1")
 
 
 FIRST_CALL = """
@@ -416,7 +416,7 @@ def test_with_keys_a_broker_serves_the_network(start_broker: StartBroker, keyrin
 def test_no_secret_is_ever_logged(guarded: Broker, handler: Callable[..., Handler], keyring: Keyring) -> None:
     assert handler().query("SELECT 1").fetchone() == (1,)
     with pytest.raises(DBConnectionError):
-        handler(key=keyring.stranger_secret)
+        handler(key=keyring.stranger_secret).query("SELECT 1")
     wait_until(lambda: "client refused" in guarded.log(), what="the line in the log")
     for file in (keyring.broker_secret, keyring.client_secret, keyring.stranger_secret):
         secret = file.read_text().rpartition("secret-key = ")[2].strip().strip('"')

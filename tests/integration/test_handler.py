@@ -195,7 +195,7 @@ def test_a_row_answers_to_index_name_and_attribute(db: Handler) -> None:
     assert (row["id"], row["name"], row["two words"], row["ä"]) == (1, "Ann", 3, 4)
     assert (row.id, row.name, getattr(row, "two words"), row.ä) == (1, "Ann", 3, 4)
     identifier, *rest = row
-    assert (identifier, rest, len(row), list(row), "Ann" in row) == (1, ["Ann", 3, 4], 4, [1, "Ann", 3, 4], True)
+    assert (identifier, rest, len(row), list(row), "name" in row) == (1, ["Ann", 3, 4], 4, [1, "Ann", 3, 4], True)
     assert repr(row) == "Row(id=1, name='Ann', two words=3, ä=4)"
 
 
@@ -278,7 +278,7 @@ def test_in_an_autocommit_group_leaving_the_block_by_an_exception_takes_nothing_
 def test_a_transaction_left_open_in_an_autocommit_group_is_refused_and_rolled_back(
     db: Handler, postgres: Postgres, statement: str
 ) -> None:
-    with pytest.raises(UsageError, match="autocommit = false"):
+    with pytest.raises(UsageError, match=r"Handler\(autocommit=False\)"):
         db.query(f"{statement}; INSERT INTO {SCHEMA}.parents VALUES (1, 'a')")
     insert(db, 2)
     assert ids(postgres) == [2]
@@ -634,13 +634,13 @@ def test_only_lost_races_and_what_was_not_executed_are_retryable(db: Handler) ->
 def test_an_unknown_group_is_refused_with_the_names_of_those_there_are(broker: Broker) -> None:
     known = r"no group 'nowhere' for this client; it has default, transactions"
     with pytest.raises(UnconfiguredGroupError, match=known):
-        broker.handler("nowhere")
+        broker.handler("nowhere").query("SELECT 1")
 
 
 def test_without_a_broker_the_error_says_the_address_and_how_to_start_one(tmp_path: Any) -> None:
     address = f"ipc://{tmp_path}/nobody"
     with pytest.raises(DBConnectionError) as caught:
-        Handler(address=address)
+        Handler(address=address).query("SELECT 1")
     assert str(caught.value) == (
         f"no poold broker answers at {address}; start one there with: poold start --address {address}"
     )

@@ -183,9 +183,9 @@ def test_errors_have_pgdbpools_names(broker: Broker) -> None:
     with pytest.raises(dbpool.DBQueryError):
         broker.handler().query("SELECT * FROM nowhere")
     with pytest.raises(dbpool.UnconfiguredGroupError):
-        broker.handler("nowhere")
+        broker.handler("nowhere").query("SELECT 1")
     with pytest.raises(dbpool.DBConnectionError):
-        dbpool.Handler("default", address=f"ipc://{broker.folder}/nobody")
+        dbpool.Handler("default", address=f"ipc://{broker.folder}/nobody").query("SELECT 1")
 
 
 def test_an_endpoint_that_is_offline_gives_an_error_that_names_it_and_its_own_error(
@@ -223,10 +223,10 @@ def test_the_address_is_the_arguments_then_inits_then_the_environments(
     nobody = [f"ipc://{broker.folder}/nobody{number}" for number in range(2)]
     monkeypatch.setenv("POOLD_ADDRESS", nobody[0])
     with pytest.raises(dbpool.DBConnectionError, match=nobody[0]):
-        dbpool.Handler("default")
+        dbpool.Handler("default").query("SELECT 1")
     dbpool.Connection.init({"address": nobody[1]})
     with pytest.raises(dbpool.DBConnectionError, match=nobody[1]):
-        dbpool.Handler("default")
+        dbpool.Handler("default").query("SELECT 1")
     assert dbpool.Handler("default", address=broker.address).autocommit is True
     dbpool.Connection.init({"address": broker.address})
     assert dbpool.Handler("default").autocommit is True

@@ -215,6 +215,6 @@ def test_over_tcp_without_keys_a_restricted_group_is_closed(start_broker: StartB
     broker.start(f"--address={address}")
     broker.address = address
     with pytest.raises(client.UnconfiguredGroupError, match="no group 'secrets' for this client; it has default"):
-        broker.handler("secrets")
+        broker.handler("secrets").query("SELECT 1")
     assert broker.handler().query("SELECT 1")[0][0] == 1
     assert set(broker.stats()["groups"]) == {"default"}
