@@ -26,10 +26,10 @@ from client.wire.messages import NOT_EXECUTED, TX_LOST, TX_NONE, Commit, Failure
 class Session(Executor):
     """A session in its Handler's group; made by `Handler.session`.
 
-    Statements commit by themselves in an autocommit group, where BEGIN and COMMIT may be sent as statements. In other
-    groups the first statement begins a transaction, and so does the first one after each commit or rollback. Leaving
-    the block commits what is open, leaving it by an exception rolls back. If the session is lost, all that follows
-    raises TransactionLost: what was left in it is gone, and only a new session can begin again. A session is never on a
+    Statements commit by themselves if its Handler's do, and BEGIN and COMMIT may be sent as statements then. Else the
+    first statement begins a transaction, and so does the first one after each commit or rollback. Leaving the block
+    commits what is open, leaving it by an exception rolls back. If the session is lost, all that follows raises
+    TransactionLost: what was left in it is gone, and only a new session can begin again. A session is never on a
     replica.
     """
 
