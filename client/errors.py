@@ -99,6 +99,9 @@ class Place(NamedTuple):
 class DBError(Exception):
     """The root of all errors, made from a Failure that the broker sent or that the client itself made."""
 
+    # The cursor whose statement failed, as psycopg2's errors have it; only client.dbapi has cursors.
+    cursor: Any = None
+
     def __init__(self, message: str, failure: Failure | None = None, place: Place | None = None) -> None:
         super().__init__(message)
         # As on the wire; request 0 says that the client noticed the failure, without the broker.

@@ -29,7 +29,7 @@ ROOMS = {
     "client.lane": [],
     "client.values": ["client.compiled", "client.interruptions", "client.wire"],
     "client.dbapi": [
-        "client.handler", "client.interruptions", "client.options", "client.session", "client.values", "client.wire",
+        "client.errors", "client.handler", "client.options", "client.session", "client.values", "client.wire",
     ],
     "client.channels": ["client.compiled", "client.errors", "client.interruptions", "client.wire"],
     "poold.system": ["client.wire"],
@@ -84,10 +84,11 @@ LIBRARIES = {
     "uvloop": ("poold/daemon.py",),
     "sqlalchemy": ("client/sqlalchemy.py",),
     "psycopg2": (
-        "client/dbapi/__init__.py", "client/dbapi/characteristics.py", "client/dbapi/connecting.py",
+        "client/dbapi/__init__.py", "client/dbapi/addresses.py", "client/dbapi/characteristics.py",
         "client/dbapi/connection.py", "client/dbapi/cursor.py", "client/dbapi/errorcodes.py", "client/dbapi/errors.py",
         "client/dbapi/extensions.py", "client/dbapi/extras.py", "client/dbapi/info.py", "client/dbapi/modes.py",
-        "client/dbapi/factories.py", "client/dbapi/pool.py", "client/dbapi/runner.py", "client/dbapi/sql.py",
+        "client/dbapi/factories.py", "client/dbapi/pool.py", "client/dbapi/rows.py", "client/dbapi/runner.py",
+        "client/dbapi/sql.py",
         "client/dbapi/two_phase.py", "client/dbapi/tz.py", "client/errors.py", "client/values/bind.py",
         "client/values/casting.py", "client/values/offline.py",
         "client/values/result.py", "poold/daemon.py", "poold/embedded/server.py", "poold/postgres/backend.py",

@@ -1,17 +1,13 @@
-"""How programs get a connection, and what becomes of psycopg2's ways to name a server."""
+"""How programs get a connection."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import psycopg2
-
+from client.dbapi.addresses import refuse_servers
 from client.dbapi.connection import Connection
 from client.dbapi.factories import with_ours
 from client.handler import DEFAULT_GROUP, Handler
-
-# Keywords of libpq's that say where the database is, or how to get there.
-_SERVERS = ("dbname", "database", "host", "hostaddr", "port", "user", "password", "service", "sslmode", "options")
 
 
 def connect(
@@ -32,30 +28,12 @@ def connect(
     Raises DBConnectionError, a psycopg2.OperationalError, if no broker is there. Whether PostgreSQL is there is seen by
     the first statement.
     """
-    _refuse_servers(address, options)
+    refuse_servers(address, options)
     made = with_ours(connection_factory or Connection, Connection)(address, group=group, **options)
     if not isinstance(made, Connection):
         raise TypeError(f"connection_factory must make a client.dbapi.extensions.connection, got {made!r}")
     if cursor_factory is not None:
         made.cursor_factory = cursor_factory
     known = {name: options[name] for name in ("server_key", "key") if name in options}
-    Handler(group, address=address, **known).autocommit  # noqa: B018  asks the broker whether it has the group
+    Handler(group, address=address and str(address), **known).autocommit  # noqa: B018  asks the broker whether it has the group
     return made
-
-
-def _refuse_servers(address: Any, options: dict[str, Any]) -> None:
-    named = [name for name in _SERVERS if name in options]
-    text = address if isinstance(address, str) else ""
-    if text.startswith(("postgres://", "postgresql://")) or ("=" in text and "://" not in text):
-        named = [text]
-    if named:
-        raise psycopg2.ProgrammingError(
-            f"connect() was told a PostgreSQL server ({', '.join(named)}), and poold's configuration names the "
-            "servers, databases and users: write connect(group='...') with the name of a group there, and with "
-            "address='ipc:///...' if the broker is not at its default address"
-        )
-    for name in ("async", "async_"):
-        if options.pop(name, None):
-            raise psycopg2.NotSupportedError(
-                "there are no asynchronous connections; run calls in threads (asyncio.to_thread) instead"
-            )

@@ -15,6 +15,7 @@ from typing import Any, NoReturn, Self
 import psycopg2
 from psycopg2 import extensions
 
+from client.dbapi.addresses import refuse_servers
 from client.dbapi.characteristics import Characteristics
 from client.dbapi.cursor import Cursor
 from client.dbapi.factories import with_ours
@@ -35,6 +36,11 @@ _STATUSES = {
 class Connection(Modes):
     """What `client.dbapi.connect` returns; its arguments are documented there. A base class for connection_factory."""
 
+    # Until __init__; a subclass may go on after an error of it.
+    _is_closed = True
+    _dsn = ""
+    _info: ConnectionInfo | None = None
+
     def __init__(
         self,
         address: str | None = None,
@@ -52,6 +58,9 @@ class Connection(Modes):
         server_key: str | os.PathLike[str] | None = None,
         key: str | os.PathLike[str] | None = None,
     ) -> None:
+        refuse_servers(address, {})
+        if address is not None:
+            address = str(address)  # of a subclass, perhaps
         options: dict[str, Any] = {
             "address": address, "server_key": server_key, "key": key, "tag": tag, "prepare": prepare,
             "priority": priority, "settings": settings, "read_only": read_only, "after": after,
@@ -59,7 +68,6 @@ class Connection(Modes):
         super().__init__(group, bool(autocommit), bool(session), options)
         self.cursor_factory = cursor_factory
         self._dsn = f"group={group}" if address is None else f"group={group} address={address}"
-        self._info = ConnectionInfo(self)
 
     def __repr__(self) -> str:
         return f"<connection object at {id(self):#x}; dsn: {self._dsn!r}, closed: {self.closed}>"
@@ -150,6 +158,8 @@ class Connection(Modes):
     @property
     def info(self) -> ConnectionInfo:
         """What is known of the connection and its server."""
+        if self._info is None:
+            self._info = ConnectionInfo(self)
         return self._info
 
     @property
@@ -160,7 +170,7 @@ class Connection(Modes):
     @property
     def server_version(self) -> int:
         """PostgreSQL's version, as in 150004."""
-        return self._info.server_version
+        return self.info.server_version
 
     @property
     def protocol_version(self) -> int:
@@ -187,19 +197,20 @@ class Connection(Modes):
     def get_parameter_status(self, parameter: str) -> str | None:
         """The value of a setting that PostgreSQL reports to clients, None for any other; asks the server."""
         self.check_open()
-        return self._info.parameter_status(parameter)
+        return self.info.parameter_status(parameter)
 
     def get_dsn_parameters(self) -> dict[str, str]:
         """The database and the user, of the server; never a password."""
-        return self._info.dsn_parameters
+        return self.info.dsn_parameters
 
     def get_backend_pid(self) -> int:
         """The process of this connection's backend; only a session has one of its own."""
-        return self._info.backend_pid
+        return self.info.backend_pid
 
     def cancel(self) -> None:
         """Cancel what other threads wait for on this connection."""
         self.check_open()
+        self.refuse_prepared("cancel")
         self._by_itself.cancel()
         self._own.cancel()
 

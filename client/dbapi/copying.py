@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from client.values import offline
@@ -58,11 +58,15 @@ class Copying:
         self._check("copy_from" if reads else "copy_to")
         self._clear()
         self._sent = statement, None
-        self._keep(self.connection.copy(statement, file, reads))
+        self._keep(self.noted(self.connection.copy, statement, file, reads))
 
     _sent: Any
 
     def _check(self, what: str) -> None:
+        raise NotImplementedError
+
+    def noted(self, run: Callable[..., Any], *arguments: Any) -> Any:
+        """Return what run returns; an error is given the cursor."""
         raise NotImplementedError
 
     def _clear(self) -> None:

@@ -10,8 +10,7 @@ arraysize, itersize and the casters registered for it; it does nothing else by i
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
@@ -19,7 +18,9 @@ import psycopg2
 from psycopg2 import extensions
 
 from client.dbapi.copying import Copying
-from client.dbapi.rows import Rows, Values
+from client.dbapi.rows import NO_ROWS, Rows, Values, rows_of
+from client.dbapi.wording import in_our_words
+from client.errors import DBError, UsageError
 from client.values import offline
 from client.values.result import Result
 
@@ -31,10 +32,6 @@ else:
     _Theirs = extensions.cursor
 
 Params = Sequence[Any] | Mapping[str, Any] | None
-# timestamptz, timetz, tstzrange, tstzmultirange, and arrays of them.
-_WITH_TIME_ZONES = frozenset((1184, 1185, 1266, 1270, 3910, 3911, 4534, 6153))
-# PostgreSQL's FirstNormalObjectId: the types of extensions and programs, which may have moments in them.
-_FIRST_OF_PROGRAMS = 16384
 
 
 class Cursor(Copying, _Theirs):
@@ -108,7 +105,7 @@ class Cursor(Copying, _Theirs):
             self._count = 0
             return
         self._sent = query, parameters[-1]
-        results = self.connection.run_each(query, parameters)
+        results: list[Result] = self.noted(self.connection.run_each, query, parameters)
         counts = [each.rowcount for each in results]
         self._keep(results[-1], has_rows=False)
         self._count = -1 if -1 in counts else sum(counts)
@@ -174,7 +171,7 @@ class Cursor(Copying, _Theirs):
             self._check_mark()
             how = "ABSOLUTE " if mode == "absolute" else ""
             self._status = self._on_server(f"MOVE {how}{int(value)} FROM {self._quoted_name}").statusmessage
-            self._rows = None if self._rows is None else _NO_ROWS
+            self._rows = None if self._rows is None else NO_ROWS
             return
         if self._rows is None:
             raise psycopg2.ProgrammingError("no results to scroll")
@@ -314,8 +311,9 @@ class Cursor(Copying, _Theirs):
 
     def _on_server(self, statement: str) -> Result:
         """Run a statement about the server's cursor; for one that outlives transactions it begins none."""
-        connection = self.connection
-        return connection.ask_in_place(statement) if self._withhold else connection.run(statement)
+        run = self.connection.ask_in_place if self._withhold else self.connection.run
+        found: Result = self.noted(run, statement)
+        return found
 
     # What all of them do.
 
@@ -325,6 +323,17 @@ class Cursor(Copying, _Theirs):
         self.connection.check_open()
         self.connection.refuse_prepared(what)
 
+    def noted(self, run: Callable[..., Any], *arguments: Any) -> Any:
+        """Return what run returns; an error is given the cursor, as psycopg2's errors have it."""
+        try:
+            return run(*arguments)
+        except DBError as error:
+            told = in_our_words(error) if isinstance(error, UsageError) else error
+            told.cursor = self
+            if told is error:
+                raise
+            raise told from error
+
     def _clear(self) -> None:
         self._result = None
         self._rows = None
@@ -333,14 +342,14 @@ class Cursor(Copying, _Theirs):
 
     def _run(self, statement: Any, params: Params) -> None:
         self._sent = statement, params
-        self._keep(self.connection.run(statement, params))
+        self._keep(self.noted(self.connection.run, statement, params))
 
     def _keep(self, result: Result, has_rows: bool = True) -> None:
         self._result = result if has_rows else None
         self._count = result.rowcount
         self._status = result.statusmessage
         if has_rows and result.columns is not None:
-            self._rows = Rows(result, self._prepare if self._casts_itself(result) else None)
+            self._rows = rows_of(result, self)
         else:
             self._rows = None
 
@@ -350,7 +359,7 @@ class Cursor(Copying, _Theirs):
         if self._rows is None:
             if self.name is None:
                 raise psycopg2.ProgrammingError("no results to fetch")
-            return _NO_ROWS
+            return NO_ROWS
         return self._rows
 
     def _made(self, values: Values) -> Any:
@@ -364,25 +373,6 @@ class Cursor(Copying, _Theirs):
     def _all_made(self, rows: list[Values]) -> list[Any]:
         return rows if self.row_factory is None else [self._made(values) for values in rows]
 
-    def _casts_itself(self, result: Result) -> bool:
-        """Whether a column's type has a caster of this cursor or its connection, or needs its tzinfo_factory."""
-        theirs, mine = self.connection.string_types, self.string_types or ()
-        has_own_zones = self.tzinfo_factory is not datetime.timezone
-        if not theirs and not mine and not has_own_zones:
-            return False
-        return any(
-            oid in theirs
-            or oid in mine
-            or (has_own_zones and (oid in _WITH_TIME_ZONES or oid >= _FIRST_OF_PROGRAMS))
-            for oid in result.type_oids
-        )
-
-    def _prepare(self, theirs: Any) -> None:
-        """Make another cursor of psycopg2's cast as this one does."""
-        for caster in (*self.connection.string_types.values(), *(self.string_types or {}).values()):
-            extensions.register_type(caster, theirs)
-        theirs.tzinfo_factory = self.tzinfo_factory
-
 
 def _quoted_name(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
@@ -390,15 +380,3 @@ def _quoted_name(name: str) -> str:
 
 def _text(name: str | bytes) -> str:
     return name.decode() if isinstance(name, bytes) else name
-
-
-class _Nothing(Rows):
-    """The rows of a named cursor that has fetched none yet."""
-
-    __slots__ = ()
-
-    def __init__(self) -> None:
-        self.position = self.count = 0
-
-
-_NO_ROWS = _Nothing()

@@ -17,6 +17,15 @@ connection: Any = Connection
 cursor: Any = Cursor
 
 
+def encrypt_password(password: str, user: str, scope: Any = None, algorithm: str | None = None) -> str:
+    """Encrypt a password as ALTER ROLE takes it; algorithm None is the one of the connection's server."""
+    if isinstance(scope, Cursor):
+        scope = scope.connection
+    if isinstance(scope, Connection) and algorithm is None:
+        algorithm = scope.ask("SHOW password_encryption")[0][0]
+    return extensions.encrypt_password(password, user, scope, algorithm)
+
+
 def __getattr__(name: str) -> Any:
     return getattr(extensions, name)
 

@@ -19,13 +19,17 @@ REPORTED = frozenset(
     )
 )  # fmt: skip
 _SERVER = (
-    "SELECT pg_catalog.current_database(), session_user, pg_catalog.host(pg_catalog.inet_server_addr()), "
+    "SELECT pg_catalog.current_database(), session_user, coalesce(pg_catalog.host(pg_catalog.inet_server_addr()), ''), "
     "pg_catalog.current_setting('port')::int, pg_catalog.current_setting('server_version_num')::int"
 )
+_CLOSED = (None,) * 5
 
 
 class ConnectionInfo:
-    """The attributes of psycopg2.extensions.ConnectionInfo that have a meaning where a broker is in between."""
+    """The attributes of psycopg2.extensions.ConnectionInfo that have a meaning where a broker is in between.
+
+    Of a closed connection they are None.
+    """
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -33,39 +37,43 @@ class ConnectionInfo:
         self._pid: int | None = None
 
     @property
-    def dbname(self) -> str:
+    def dbname(self) -> str | None:
         """The database, of the broker's configuration."""
-        return str(self._server()[0])
+        found: str | None = self._server()[0]
+        return found
 
     @property
-    def user(self) -> str:
+    def user(self) -> str | None:
         """The user as which the broker has connected."""
-        return str(self._server()[1])
+        found: str | None = self._server()[1]
+        return found
 
     @property
-    def password(self) -> str:
+    def password(self) -> str | None:
         """Always empty: no client knows the broker's passwords."""
-        return ""
+        return self._if_open("")
 
     @property
-    def host(self) -> str:
+    def host(self) -> str | None:
         """The server's address as the server has it; empty if the broker connects by a unix socket."""
-        return str(self._server()[2] or "")
+        found: str | None = self._server()[2]
+        return found
 
     @property
-    def port(self) -> int:
+    def port(self) -> int | None:
         """The server's port as the server has it."""
-        return int(self._server()[3])
+        found: int | None = self._server()[3]
+        return found
 
     @property
-    def options(self) -> str:
+    def options(self) -> str | None:
         """Always empty: the options of backends are the broker's."""
-        return ""
+        return self._if_open("")
 
     @property
     def dsn_parameters(self) -> dict[str, str]:
         """The database and the user."""
-        return {"dbname": self.dbname, "user": self.user}
+        return {"dbname": self.dbname or "", "user": self.user or ""}
 
     @property
     def status(self) -> int:
@@ -79,19 +87,20 @@ class ConnectionInfo:
 
     @property
     def protocol_version(self) -> int:
-        """PostgreSQL's protocol between broker and server."""
-        return 3
+        """PostgreSQL's protocol between broker and server; 0 if the connection is closed."""
+        return 0 if self._connection.closed else 3
 
     @property
     def server_version(self) -> int:
-        """PostgreSQL's version, as in 150004."""
-        return int(self._server()[4])
+        """PostgreSQL's version, as in 150004; 0 if the connection is closed."""
+        return self._server()[4] or 0
 
     @property
     def backend_pid(self) -> int:
         """The process of the connection's backend; raises NotSupportedError if it has none of its own."""
         connection = self._connection
-        connection.check_open()
+        if connection.closed:
+            return 0
         if not connection.is_session:
             raise psycopg2.NotSupportedError(
                 "this connection has no backend of its own: each transaction may run on another; connect with "
@@ -113,12 +122,12 @@ class ConnectionInfo:
 
     @property
     def needs_password(self) -> bool:
-        """Always False, as for password."""
+        """Always False, as password is empty."""
         return False
 
     @property
     def used_password(self) -> bool:
-        """Always False, as for password."""
+        """Always False, as password is empty."""
         return False
 
     @property
@@ -131,15 +140,20 @@ class ConnectionInfo:
 
     def parameter_status(self, name: str) -> str | None:
         """The value of a setting that PostgreSQL reports to clients, None for any other."""
-        if name not in REPORTED:
+        if name not in REPORTED or self._connection.closed:
             return None
         result: Result = self._connection.ask_in_place(f"SELECT pg_catalog.current_setting('{name}', true)")
         value = result[0][0]
         return None if value is None else str(value)
 
+    def _if_open(self, value: str) -> str | None:
+        return None if self._connection.closed else value
+
     def _server(self) -> tuple[Any, ...]:
+        """Return what the server says of itself, as in _SERVER."""
+        if self._connection.closed:
+            return _CLOSED
         if self._known is None:
-            self._connection.check_open()
             self._known = tuple(self._connection.ask(_SERVER)[0])
         return self._known
 

@@ -7,13 +7,20 @@ rows are replayed (`client.values.casting`) on a cursor of psycopg2's that has b
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable
 from typing import Any
+
+from psycopg2 import extensions
 
 from client.values.casting import block_end, replay_by
 from client.values.result import Result
 
 Values = tuple[Any, ...]
+# timestamptz, timetz, tstzrange, tstzmultirange, and arrays of them.
+_WITH_TIME_ZONES = frozenset((1184, 1185, 1266, 1270, 3910, 3911, 4534, 6153))
+# PostgreSQL's FirstNormalObjectId: the types of extensions and programs, which may have moments in them.
+_FIRST_OF_PROGRAMS = 16384
 
 
 class Rows:
@@ -77,3 +84,38 @@ class Rows:
                 at = end
             self._own = rows
         return self._own
+
+
+class _Nothing(Rows):
+    """The rows of a named cursor that has fetched none yet."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self.position = self.count = 0
+
+
+NO_ROWS = _Nothing()
+
+
+def rows_of(result: Result, cursor: Any) -> Rows:
+    """Return the rows of a result, cast as this cursor of psycopg2's would cast them."""
+
+    def prepare(theirs: Any) -> None:
+        for caster in (*cursor.connection.string_types.values(), *(cursor.string_types or {}).values()):
+            extensions.register_type(caster, theirs)
+        theirs.tzinfo_factory = cursor.tzinfo_factory
+
+    return Rows(result, prepare if _casts_itself(result, cursor) else None)
+
+
+def _casts_itself(result: Result, cursor: Any) -> bool:
+    """Whether a column's type has a caster of this cursor or its connection, or needs its tzinfo_factory."""
+    theirs, mine = cursor.connection.string_types, cursor.string_types or ()
+    has_own_zones = cursor.tzinfo_factory is not datetime.timezone
+    if not theirs and not mine and not has_own_zones:
+        return False
+    return any(
+        oid in theirs or oid in mine or (has_own_zones and (oid in _WITH_TIME_ZONES or oid >= _FIRST_OF_PROGRAMS))
+        for oid in result.type_oids
+    )

@@ -50,7 +50,6 @@ class Runner(_Theirs):
         # So often a transaction has ended; a named cursor belongs to one.
         self.mark = 0
         self._lock = threading.RLock()
-        self._is_closed = False
         self._is_entered = False  # in a with block, which is a transaction even with autocommit
         self._autocommit = autocommit
         self._characteristics = Characteristics()
@@ -64,6 +63,7 @@ class Runner(_Theirs):
         self._own: Handler | Session = begun.session() if session else begun
         if isinstance(self._own, Session):
             self._own.autocommit = autocommit
+        self._is_closed = False
 
     def _connected_to(self, dsn: str) -> Any:
         theirs: Any = extensions.connection
@@ -225,10 +225,13 @@ class Runner(_Theirs):
             own.rollback()
 
     def _take_notices(self) -> None:
+        append = getattr(self.notices, "append", None)  # a program may have put anything there, also None
         for executor in (self._by_itself, self._own):
             while executor.notices:
-                self.notices.append(executor.notices.popleft())
-        if len(self.notices) > MAX_NOTICES and isinstance(self.notices, list):
+                notice = executor.notices.popleft()
+                if append is not None:
+                    append(notice)
+        if isinstance(self.notices, list) and len(self.notices) > MAX_NOTICES:
             del self.notices[:-MAX_NOTICES]
 
     def _commit(self) -> None:

@@ -6,16 +6,17 @@ same attributes and the same text: format_id, and the base64 of gtrid and bqual.
 
 from __future__ import annotations
 
-import binascii
-from base64 import b64decode, b64encode
+import re
+from base64 import b64encode
+from binascii import a2b_base64
 from collections.abc import Iterator
 from typing import Any
-
-from client.interruptions import is_own
 
 # Of X/Open's XA specification.
 LONGEST = 64
 _MAX_FORMAT = 0x7FFFFFFF
+_BASE64 = "((?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?)"
+_FORM = re.compile(rf"(\d{{1,10}})_{_BASE64}_{_BASE64}")
 
 
 class Xid:
@@ -42,12 +43,10 @@ class Xid:
     @staticmethod
     def from_string(text: str) -> Xid:
         """Return the identifier that PostgreSQL keeps under this name."""
-        try:
-            number, gtrid, bqual = text.split("_")
-            return Xid(int(number), b64decode(gtrid, validate=True).decode(), b64decode(bqual, validate=True).decode())
-        except (ValueError, binascii.Error) as error:
-            if not is_own(error):
-                raise
+        if found := _FORM.fullmatch(text):
+            gtrid, bqual = (a2b_base64(part).decode("latin-1") for part in found.group(2, 3))
+            if int(found[1]) <= _MAX_FORMAT and _is_printable(gtrid) and _is_printable(bqual):
+                return Xid(int(found[1]), gtrid, bqual)
         foreign = Xid(0, "", "")
         foreign.format_id, foreign.gtrid, foreign.bqual = None, text, None
         return foreign
@@ -80,5 +79,9 @@ class Xid:
 def _check(name: str, text: str) -> None:
     if len(text) > LONGEST:
         raise ValueError(f"{name} must be a string no longer than {LONGEST} characters, got {len(text)}")
-    if not all(" " <= each < "\x7f" for each in text):
+    if not _is_printable(text):
         raise ValueError(f"{name} must contain only printable characters, got {text!r}")
+
+
+def _is_printable(text: str) -> bool:
+    return all(" " <= each < "\x7f" for each in text) and len(text) <= LONGEST

@@ -186,7 +186,7 @@ def block_end(rows: bytes, at: int, end: int) -> int:
         return end
     most = at + BLOCK_BYTES
     at = row_end(rows, at)
-    while (behind := row_end(rows, at)) <= most:
+    while at < end and (behind := row_end(rows, at)) <= most:
         at = behind
     return at
 

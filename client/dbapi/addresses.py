@@ -1,0 +1,35 @@
+"""What becomes of psycopg2's ways to name a server: an error that says what to write instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg2
+
+# Keywords of libpq's that say where the database is, or how to get there.
+_SERVERS = (
+    "dsn", "dbname", "database", "host", "hostaddr", "port", "user", "password", "service", "sslmode", "options",
+    "connect_timeout", "application_name", "client_encoding", "target_session_attrs", "keepalives",
+)  # fmt: skip
+
+
+def refuse_servers(address: Any, options: dict[str, Any]) -> None:
+    """Raise psycopg2's ProgrammingError if a server is named, by a connection string or by keywords.
+
+    The error shows no values: one of them may be a password.
+    """
+    named = [name for name in _SERVERS if name in options]
+    text = address if isinstance(address, str) else ""
+    if text.startswith(("postgres://", "postgresql://")) or ("=" in text and "://" not in text):
+        named.insert(0, "a connection string")
+    if named:
+        raise psycopg2.ProgrammingError(
+            f"connect() was given {', '.join(named)} for libpq, and it is poold's configuration that names servers, "
+            "databases, users and their options: write connect(group='...') with the name of a group there, and "
+            "address='ipc:///...' if the broker is not at its default address"
+        )
+    for name in ("async", "async_"):
+        if options.pop(name, None):
+            raise psycopg2.NotSupportedError(
+                "there are no asynchronous connections; run calls in threads (asyncio.to_thread) instead"
+            )
