@@ -23,6 +23,7 @@ from client.errors import (
 from client.handler import Handler
 from client.pending import PendingResult, Savepoint
 from client.session import Session
+from client.stream import Stream
 from client.transaction import Transaction
 from client.values.result import Result
 from client.values.row import Row
@@ -36,6 +37,7 @@ __all__ = [
     "PendingResult",
     "Savepoint",
     "Session",
+    "Stream",
     "DBError",
     "DBConnectionError",
     "DBOfflineError",

@@ -105,28 +105,34 @@ class Calls:
 
     def _in_lease(
         self,
-        message: Callable[..., Any],
+        message: Callable[..., Any] | None,
         waits: float | None = None,
         channel: Channel | None = None,
         converse: Callable[[Channel, Any, float | None], messages.ResultMessage] | None = None,
+        ahead: Call | None = None,
     ) -> messages.ResultMessage:
         """Return the reply to a message in the lease; if none is open, open one, through channel if it is given.
 
-        converse has the message answered, instead of `_call`. The reply says whether the transaction goes on. If no
-        reply is returned, the lease has been told why.
+        converse has the message answered, instead of `_call`. ahead is a call whose message was sent before; there is
+        no other message then. The reply says whether the transaction goes on. If no reply is returned, the lease has
+        been told why.
         """
-        lease, call = self._lease, Call()
+        lease, call = self._lease, Call() if ahead is None else ahead
         try:
             try:
-                own = lease.begin(call)
-                if own is None:
-                    if channel is None:
-                        channel, waits = self._channel(waits)
-                    self._check_group(channel)
-                    lease.open(call, channel)
-                    own = channel
-                call.message = message(own, *self._place(own, call))
-                reply: messages.ResultMessage = (converse or self._call)(own, call.message, waits)
+                if message is None:
+                    own, request = call.channel, Begun(call.message.request, b"", None)
+                    assert own is not None
+                else:
+                    own = lease.begin(call)
+                    if own is None:
+                        if channel is None:
+                            channel, waits = self._channel(waits)
+                        self._check_group(channel)
+                        lease.open(call, channel)
+                        own = channel
+                    request = call.message = message(own, *self._place(own, call))
+                reply: messages.ResultMessage = (converse or self._call)(own, request, waits)
                 self._follow(reply.transaction, call)
                 lease.end(call)
             except BaseException as error:

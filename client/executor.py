@@ -160,6 +160,10 @@ class Executor(CopyingCalls):
             dicts,
         )
 
+    def _open_transaction(self) -> Any:
+        """Return what tells the open interactive transaction from those before and after it; None without one."""
+        return self._lease.number or None
+
     def _catch_up(self, waits: float | None) -> None:
         """Hand over the position that is not to be read behind; called before anything is read."""
         raise NotImplementedError

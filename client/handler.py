@@ -7,7 +7,7 @@ and is sent as one message, with autocommit or without.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from client.channels.registry import broker_address, broker_keys
@@ -34,6 +34,7 @@ from client.options import (
     wants_dicts,
 )
 from client.session import Session
+from client.stream import BLOCK_ROWS, Cursor, CursorOfItsOwn, Stream, asked
 from client.transaction import Transaction
 from client.values.result import Result
 from client.wire.codec import encode_around, split_steps
@@ -202,6 +203,35 @@ class Handler(Executor):
             )
         dicts = self._dicts if rows is None else wants_dicts(rows)
         return Transaction(self._send_transaction, options, self._prepare, self._collector(options, dicts), dicts)
+
+    def stream(
+        self,
+        statement: Any,
+        params: Sequence[Any] | Mapping[str, Any] | None = None,
+        size: int = BLOCK_ROWS,
+        *,
+        timeout: float | None = None,
+        priority: str | None = None,
+        settings: Settings | None = None,
+        read_only: bool | None = None,
+        rows: str | None = None,
+    ) -> Stream:
+        """The rows of one statement, for results that do not fit: read in blocks of size rows.
+
+            with db.stream('SELECT * FROM events WHERE day = %s', (day,)) as events:
+                for event in events:
+                    print(event.id)
+
+        The statement is a SELECT, VALUES, TABLE or WITH that does not write. In an open interactive transaction the
+        stream is part of it. Else it has a transaction of its own, which keeps a backend from the first row to the
+        last, and on a replica with read_only=True if there are any; it is committed behind the last row and rolled back
+        if the stream is left early. timeout bounds the wait for each block, in seconds; all other options are those of
+        `query`. See `client.stream.Stream`.
+        """
+        dicts = self._dicts if rows is None else wants_dicts(rows)
+        options = {"priority": priority, "settings": settings, "read_only": read_only}
+        request = asked(statement, params, size, timeout, dicts, **options)
+        return Stream(Cursor(self, request) if self._lease.number else CursorOfItsOwn(self, request))
 
     def run(self, statements: Iterable[Any], **options: Any) -> list[Result]:
         """Run these statements as one transaction and return their results.

@@ -186,7 +186,7 @@ class ClientLease:
             )
             found = CommitOutcomeUnknown(text, plain_failure("commit-unknown", UNKNOWN, text, TX_LOST))
         else:
-            remedy = "call rollback() and begin anew" if self._farewell is Rollback else f"open another {self._noun}"
+            remedy = "call rollback() and begin anew" if self._noun == "transaction" else f"open another {self._noun}"
             text = (
                 f"this {self._noun}'s connection to the broker is gone, and with it what was open in it, rolled back: "
                 f"the broker went away, or an exception left a call in the middle; {remedy}"

@@ -12,13 +12,15 @@ lease_timeout and idle_in_transaction_timeout bound that time.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from client.channels.channel import Channel
 from client.errors import UsageError
 from client.executor import Executor
 from client.lease import Call, ClientLease
-from client.options import checked_autocommit
+from client.options import Settings, checked_autocommit, wants_dicts
+from client.stream import BLOCK_ROWS, Cursor, Stream, asked
 from client.wire.limits import IN_SESSION, OPENS_SESSION
 from client.wire.messages import NOT_EXECUTED, TX_LOST, TX_NONE, Commit, Failure, Release, Rollback, TransactionStatus
 
@@ -35,6 +37,7 @@ class Session(Executor):
 
     def __init__(self, parent: Executor) -> None:
         self._share(parent)
+        self._ended = 0  # how many replies have reported that none is open
 
     @property
     def in_transaction(self) -> bool:
@@ -89,6 +92,27 @@ class Session(Executor):
         """Refuse: a session has no sessions in it."""
         raise UsageError("this is a session already; make another with the Handler's session()")
 
+    def stream(
+        self,
+        statement: Any,
+        params: Sequence[Any] | Mapping[str, Any] | None = None,
+        size: int = BLOCK_ROWS,
+        *,
+        timeout: float | None = None,
+        priority: str | None = None,
+        settings: Settings | None = None,
+        rows: str | None = None,
+    ) -> Stream:
+        """The rows of one statement, for results that do not fit; as `Handler.stream`, in the open transaction."""
+        if self.autocommit and not self.in_transaction:
+            raise UsageError(
+                "rows are streamed in a transaction, and none is open in this session, where each statement commits by "
+                "itself; call query('BEGIN') first, or stream() of the Handler outside"
+            )
+        dicts = self._dicts if rows is None else wants_dicts(rows)
+        request = asked(statement, params, size, timeout, dicts, priority=priority, settings=settings)
+        return Stream(Cursor(self, request))
+
     def _group_for(self, is_read_only: bool) -> str:
         return self._group  # a session may do anything, so it is on the primary
 
@@ -123,3 +147,7 @@ class Session(Executor):
 
     def _follow(self, transaction: TransactionStatus, call: Call) -> None:
         self._transaction = transaction
+        self._ended += transaction == TX_NONE
+
+    def _open_transaction(self) -> Any:
+        return (self._lease.number, self._ended) if self.in_transaction else None

@@ -145,7 +145,7 @@ class Channel(_Fields):
                 self.close()  # an earlier call was interrupted before it could close the channel
             if isinstance(message, Begun):
                 self._go_on(message)
-                reply = self._reply_to(request, None)
+                reply = self._reply_to(request, patience)
             elif go_on is not None:
                 reply = self._conversed(message, patience, go_on)
             elif patience is None:
@@ -166,6 +166,15 @@ class Channel(_Fields):
         if type(reply) is Failure:
             raise self._own(error_from(reply))
         return reply  # type: ignore[return-value]  # no Failure
+
+    def begin(self, message: Request) -> None:
+        """Send the request only; to go on with it `call` wants it as a Begun. Errors are those of `call`."""
+        try:
+            self.send(message)
+        except BaseException:
+            if self._asked != self._answered:
+                self.close()
+            raise
 
     def _conversed(self, message: Any, patience: float | None, go_on: GoOn) -> Any:
         """Send the request and what go_on returns for each message ahead of its reply; return the reply."""
