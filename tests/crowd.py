@@ -86,5 +86,5 @@ class Crowd:
         sql, types, values, _ = bind(statement, params)
         channel = self._channels[place]
         number = channel.next_request()
-        channel._send(Query(number, self._group, 0, False, sql, types, values, True, timeout, ""))
+        channel.send(Query(number, self._group, 0, False, sql, types, values, True, timeout, ""))
         return number

@@ -167,15 +167,6 @@ class Channel(_Fields):
             raise self._own(error_from(reply))
         return reply  # type: ignore[return-value]  # no Failure
 
-    def begin(self, message: Request) -> None:
-        """Send the request only; to go on with it `call` wants it as a Begun. Errors are those of `call`."""
-        try:
-            self.send(message)
-        except BaseException:
-            if self._asked != self._answered:
-                self.close()
-            raise
-
     def _conversed(self, message: Any, patience: float | None, go_on: GoOn) -> Any:
         """Send the request and what go_on returns for each message ahead of its reply; return the reply."""
         deadline = None if patience is None else time.monotonic() + patience
@@ -259,7 +250,10 @@ class Channel(_Fields):
             self._take(begun.received)
 
     def send(self, message: ToBroker, deadline: float | None = None) -> None:
-        """Send the message; raises DBConnectionError if not all of it could be sent."""
+        """Send the message; raises DBConnectionError if not all of it could be sent.
+
+        To go on with a request that was sent `call` wants it as a Begun.
+        """
         encoded = encode(message)
         if len(encoded) > self._max_request_bytes:
             raise self._own(

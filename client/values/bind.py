@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from psycopg2 import _psycopg, extensions, extras, sql
+from psycopg2 import _psycopg, extensions, extras
 
 from client.interruptions import suppressed
 from client.values import offline
@@ -190,8 +190,7 @@ class Assembly:
 
 def _template_of_any(statement: Any) -> Template | None:
     """Return the template of a statement that is not simply a str of usual length."""
-    if isinstance(statement, sql.Composable):
-        statement = statement.as_string(offline._nowhere())
+    statement = offline.plain(statement)
     if isinstance(statement, str):
         with suppressed(UnicodeEncodeError):
             statement = str.encode(statement)

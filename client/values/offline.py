@@ -25,7 +25,7 @@ from typing import Any
 from uuid import UUID
 
 import psycopg2.extras
-from psycopg2 import _psycopg, extensions
+from psycopg2 import _psycopg, extensions, sql
 
 from client.interruptions import is_own
 
@@ -46,6 +46,11 @@ def render(statement: Any, params: Sequence[Any] | Mapping[str, Any] | None) -> 
     if b"\0" in rendered:
         raise ValueError("the statement contains NUL (0x00), which PostgreSQL's text cannot hold; take it out")
     return rendered
+
+
+def plain(statement: Any) -> Any:
+    """Return the text of a psycopg2.sql object; anything else as it is."""
+    return statement.as_string(_nowhere()) if isinstance(statement, sql.Composable) else statement
 
 
 def _nowhere() -> Any:

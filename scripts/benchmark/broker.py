@@ -66,7 +66,7 @@ class Broker(Service):
 
     def _answers(self) -> bool:
         try:
-            Handler(STATEMENTS, address=self.address)
+            Handler(STATEMENTS, address=self.address).query("SELECT 1")
         except DBConnectionError:
             return False
         return True

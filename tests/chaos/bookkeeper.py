@@ -303,9 +303,12 @@ def _raise_alarm(*_: Any) -> None:
 
 def patiently(group: str) -> Handler:
     """A Handler, as soon as there is a broker."""
+    db = Handler(group)
     while True:
         try:
-            return Handler(group)
+            db.query("SELECT 1")
+            db.rollback()
+            return db
         except DBConnectionError:
             time.sleep(PAUSE)
 

@@ -50,7 +50,7 @@ def test_a_client_that_ends_with_an_answer_unread_is_noticed(start_broker: Start
 
     def ask(begin: bool) -> None:
         number = channel.next_request()
-        channel._send(Query(number, "leases", 1, begin, b"SELECT 1", b"", b"", True, None, ""))
+        channel.send(Query(number, "leases", 1, begin, b"SELECT 1", b"", b"", True, None, ""))
         if begin:
             channel._reply_to(number, 10)
 

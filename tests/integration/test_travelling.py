@@ -175,7 +175,7 @@ def test_nobody_cancels_anothers_request_without_its_key(broker: Broker) -> None
     victim, stranger = Channel(broker.address), Channel(broker.address)
     try:
         request = victim.next_request()
-        victim._send(Query(request, "default", 0, False, b"SELECT pg_sleep(1)", b"", b"", True, None, ""))
+        victim.send(Query(request, "default", 0, False, b"SELECT pg_sleep(1)", b"", b"", True, None, ""))
         wait_until(lambda: waits(broker), what="the statement to run")
         for key in (b"", bytes(CANCEL_KEY_BYTES), stranger.welcome.cancel_key, b"x" * 5):
             stranger.post(CancelRequest(request, key))
