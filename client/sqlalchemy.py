@@ -1,19 +1,18 @@
 """SQLAlchemy's dialect for poold: `create_engine("postgresql+poold:///GROUP")`.
 
 It is SQLAlchemy's psycopg2 dialect on `client.dbapi`, so types, reflection and SQL are the same. What differs is what
-a connection is. One of poold's holds no backend, costs no round trip to open, and nothing is kept by keeping it: so
-engines do not pool, and what psycopg2's dialect asks the server at each connect is asked once per engine here.
+a connection is: one of poold's holds no backend between transactions, and is opened without a round trip. So an engine
+needs no limit for them, and none is lost with a server.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlalchemy.engine.url import URL
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.pool import NullPool
-from sqlalchemy.util import memoized_property
+from sqlalchemy.pool import NullPool, Pool, QueuePool
 
 from client.errors import DBConnectionError, PoolTimeout, TooManyRequests
 
@@ -27,6 +26,17 @@ _TRUTH = {
 }
 
 
+class Connections(QueuePool):
+    """As many connections as are used at once, kept for those that come: a quarter of a millisecond to make one.
+
+    They are objects of this process, and nothing in the broker or in PostgreSQL. pool_size and max_overflow limit them
+    all the same, if a program gives them.
+    """
+
+    def __init__(self, creator: Any, pool_size: int = 0, **options: Any) -> None:
+        super().__init__(creator, pool_size, **options)
+
+
 class PooldDialect(PGDialect_psycopg2):
     """psycopg2's dialect with connections to a broker.
 
@@ -35,7 +45,11 @@ class PooldDialect(PGDialect_psycopg2):
 
     driver = "poold"
     supports_statement_cache = True
-    poolclass = NullPool
+
+    @classmethod
+    def get_pool_class(cls, url: URL) -> type[Pool]:
+        """Return Connections; for sessions, each of which has a backend to itself, NullPool: it keeps none."""
+        return NullPool if _options(url).get("session") else Connections
 
     @classmethod
     def import_dbapi(cls) -> Any:
@@ -43,18 +57,6 @@ class PooldDialect(PGDialect_psycopg2):
         from client import dbapi
 
         return dbapi
-
-    @memoized_property
-    def _psycopg2_extensions(self) -> Any:
-        from client.dbapi import extensions
-
-        return extensions
-
-    @memoized_property
-    def _psycopg2_extras(self) -> Any:
-        from client.dbapi import extras
-
-        return extras
 
     def create_connect_args(self, url: URL) -> tuple[Sequence[Any], dict[str, Any]]:
         """Return the arguments of connect() that a URL stands for; raises ArgumentError if there is none such.
@@ -78,24 +80,6 @@ class PooldDialect(PGDialect_psycopg2):
             options["group"] = url.database
         return [], options
 
-    def on_connect(self) -> Callable[[Any], None]:
-        """Return what makes a connection read uuid, hstore and json as psycopg2's dialect does.
-
-        The first connection of the engine finds out how, which may ask the server; the others are told.
-        """
-        register = super().on_connect()  # type: ignore[no-untyped-call]  # PGDialect_psycopg2 has no types
-        casters: list[Any] | None = None
-
-        def on_connect(connection: Any) -> None:
-            nonlocal casters
-            if casters is None:
-                register(connection)
-                casters = list(connection.own_casters)
-            else:
-                connection.own_casters.extend(casters)
-
-        return on_connect
-
     def is_disconnect(self, e: Exception, connection: Any, cursor: Any) -> bool:
         """Whether the error says that broker or server is gone, or with them what the connection had open.
 
@@ -103,7 +87,7 @@ class PooldDialect(PGDialect_psycopg2):
         """
         if isinstance(e, DBConnectionError):
             return not isinstance(e, (PoolTimeout, TooManyRequests))
-        return bool(super().is_disconnect(e, connection, cursor))  # type: ignore[no-untyped-call]  # as above
+        return bool(super().is_disconnect(e, connection, cursor))  # type: ignore[no-untyped-call]  # it has no types
 
     def _set_backslash_escapes(self, connection: Any) -> None:
         """Nobody may change standard_conforming_strings in poold, so there is nothing to ask."""
