@@ -24,7 +24,7 @@ from benchmark.measurement import Bench
 from benchmark.network import Network
 from benchmark.service import ServiceError
 from benchmark.settings import Settings
-from benchmark.workloads import WORKLOADS
+from benchmark.workloads import USUAL, WORKLOADS
 from benchmark.workspace import Workspace
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -47,7 +47,7 @@ DESCRIPTORS = 65536
     "workloads",
     type=click.Choice(list(WORKLOADS)),
     multiple=True,
-    default=tuple(WORKLOADS),
+    default=USUAL,
     help="Repeatable. " + "; ".join(f"{name}: {each.summary}" for name, each in WORKLOADS.items()) + ".",
 )
 @click.option("--workers", type=click.IntRange(1), multiple=True, default=(1, 16, 64), help="Processes; repeatable.")
@@ -115,6 +115,11 @@ def main(
     if plots is not None and find_spec("matplotlib") is None:
         raise click.UsageError("--plots wants matplotlib, which is not installed; scripts/bench says why")
     chosen = [name for name in lineup.names() if name in contestants or ALL in contestants]
+    if any(WORKLOADS[name].has_objects for name in options["workloads"]):
+        if find_spec("sqlalchemy") is None:
+            raise click.UsageError("the orm workloads want SQLAlchemy, which is not installed")
+        if without := [name for name in chosen if not lineup.has_objects(name)]:
+            raise click.UsageError(f"the orm workloads do not go by {', '.join(without)}")
     for name in ("workloads", "workers", "backends"):
         options[name] = tuple(dict.fromkeys(options[name]))  # a place named twice is still one
     settings = Settings(contestants=tuple(chosen), **options)

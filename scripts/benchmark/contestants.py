@@ -9,13 +9,16 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import psycopg2
 
 from benchmark.broker import STATEMENTS, TRANSACTIONS
 from benchmark.tables import SELECT
 from client import Handler
+
+if TYPE_CHECKING:
+    from benchmark.orm import Objects  # SQLAlchemy is imported by those who use it: it takes a second
 
 Params = Sequence[Any] | Mapping[str, Any] | None
 # What an idle session has done before: the backend that it may have for itself has its caches then.
@@ -41,6 +44,14 @@ class Session(Protocol):
 
     def transaction(self, steps: Sequence[Step]) -> list[Any]:
         """Run the steps in one transaction, committed on return; returns the rows of those that have one."""
+
+
+class MappingSession(Session, Protocol):
+    """A way that SQLAlchemy can take as well."""
+
+    @property
+    def objects(self) -> "Objects":
+        """The ORM's, on an engine of the worker's."""
 
 
 class Contestant(Protocol):
@@ -76,6 +87,7 @@ class PooldSession:
     """One Handler."""
 
     def __init__(self, address: str) -> None:
+        self._address = address
         self._db = Handler(STATEMENTS, address=address)
 
     def one(self, statement: str, params: Params = None) -> Any:
@@ -88,6 +100,12 @@ class PooldSession:
         with self._db.transaction() as tx:
             results = [tx.query(statement, params) for statement, params, _ in steps]
         return [result.fetchone() for result, step in zip(results, steps, strict=True) if step.has_row]
+
+    @cached_property
+    def objects(self) -> "Objects":
+        from benchmark.orm import Objects, through_poold
+
+        return Objects(through_poold(self._address, STATEMENTS))
 
 
 class IdleThread:
@@ -181,6 +199,12 @@ class Psycopg2Session:
                     rows.append(cursor.fetchone())
         self._transactional.commit()
         return rows
+
+    @cached_property
+    def objects(self) -> "Objects":
+        from benchmark.orm import Objects, by_psycopg2
+
+        return Objects(by_psycopg2(self._dsn))
 
     @cached_property
     def _autocommit(self) -> Any:

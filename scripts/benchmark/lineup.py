@@ -68,6 +68,11 @@ def missing(name: str, install: bool) -> str | None:
     return None
 
 
+def has_objects(name: str) -> bool:
+    """Whether SQLAlchemy's ORM can go this way."""
+    return _MAKERS[name] in (_poold, _poold_interactive, _own, _pgbouncer)
+
+
 def enter(name: str, site: Site) -> Entry:
     """The contestant for that site."""
     return _MAKERS[name](name, site)

@@ -7,9 +7,9 @@ only then.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from benchmark.contestants import Session, Step
+from benchmark.contestants import MappingSession, Session, Step
 from benchmark.tables import (
     CHANGE_ACCOUNT,
     READ_ACCOUNT,
@@ -25,6 +25,9 @@ from benchmark.tables import (
     random_changes,
     random_transfer,
 )
+
+if TYPE_CHECKING:
+    from benchmark.orm import Objects
 
 # This share of the mixed workload's requests is slow.
 SLOW_SHARE = 0.1
@@ -50,6 +53,7 @@ class Workload:
     request: Request
     writes: bool = False
     history: int = 0  # rows that each request adds to pgbench_history
+    has_objects: bool = False  # it goes by SQLAlchemy's ORM, and wants a MappingSession
 
 
 def select(session: Session, chance: Random, scale: int) -> None:
@@ -94,6 +98,22 @@ def stalls(session: Session, chance: Random, scale: int) -> bool:
     return is_stalled
 
 
+def orm_get(session: Session, chance: Random, scale: int) -> None:
+    _check((_objects(session).get(random_account(scale, chance), is_alone=False),), 1)
+
+
+def orm_read(session: Session, chance: Random, scale: int) -> None:
+    _check((_objects(session).get(random_account(scale, chance), is_alone=True),), 1)
+
+
+def orm_work(session: Session, chance: Random, scale: int) -> None:
+    _check((_objects(session).work(scale, chance),), 1)
+
+
+def _objects(session: Session) -> "Objects":
+    return cast(MappingSession, session).objects
+
+
 def _check(row: Sequence[Any], columns: int) -> None:
     """The row has so many columns, and all are numbers."""
     count = 0
@@ -110,4 +130,11 @@ WORKLOADS = {
     "long": Workload("a transaction of 20 statements: ten accounts are read and changed", long, writes=True),
     "mixed": Workload("nine in ten as in select, one in ten takes 20 ms; p99 of the short ones apart", mixed),
     "stalls": Workload("99 in 100 take 1 ms, one takes 500 ms; p99 of the short ones apart", stalls),
+    "orm-get": Workload("one object by its key, in a session of SQLAlchemy's ORM", orm_get, has_objects=True),
+    "orm-read": Workload("the same with AUTOCOMMIT", orm_read, has_objects=True),
+    "orm-work": Workload(
+        "an object is read and changed, a row is added, commit", orm_work, writes=True, history=1, has_objects=True
+    ),
 }
+# Without those of SQLAlchemy's, which say more of it than of what is behind it.
+USUAL = tuple(name for name, each in WORKLOADS.items() if not each.has_objects)
