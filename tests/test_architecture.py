@@ -42,6 +42,8 @@ ROOMS = {
     "poold.clients": [
         "client.wire", "poold", "poold.config", "poold.core.broker", "poold.core.clients", "poold.system",
     ],
+    # A client like any other: nothing of the broker's.
+    "poold.django": ["client.dbapi", "client.errors", "client.handler", "client.values"],
     "poold.operations": [
         "client.channels", "client.errors", "client.wire", "poold", "poold.config", "poold.daemon", "poold.embedded",
         "poold.postgres", "poold.system",

@@ -1,0 +1,1 @@
+"""Django's database backend on poold: ENGINE = "poold.django" in DATABASES."""
