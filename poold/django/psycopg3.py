@@ -9,6 +9,7 @@ Imported only if `django.db.backends.postgresql.psycopg_any` has found psycopg 3
 """
 
 import datetime
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -31,10 +32,15 @@ _RANGES = (
     (3912, 3913, extras.DateRange),  # daterange
 )
 
+# What is escaped within quotes in a range.
+_QUOTED = re.compile(r'["\\]')
+
 
 def _adapt(value: Any) -> Any:
     """Return psycopg2's adapter for a range of psycopg 3's."""
     bound = value.lower if value.lower is not None else value.upper
+    if isinstance(bound, str):
+        return extensions.adapt(_text(value))
     if isinstance(bound, datetime.datetime):
         kind = extras.DateTimeTZRange  # for naive ones too, as Django has no other ranges of moments
     elif isinstance(bound, datetime.date):
@@ -43,6 +49,12 @@ def _adapt(value: Any) -> Any:
         kind = extras.NumericRange
     made = kind(empty=True) if value.isempty else kind(value.lower, value.upper, value.bounds)
     return extensions.adapt(made)
+
+
+def _text(value: Any) -> str:
+    """Return a range of texts as PostgreSQL reads it, of whichever type it is wanted."""
+    ends = ["" if end is None else '"' + _QUOTED.sub(r"\\\g<0>", end) + '"' for end in (value.lower, value.upper)]
+    return f"{value.bounds[0]}{ends[0]},{ends[1]}{value.bounds[1]}"
 
 
 def _caster(oid: int) -> Callable[[str | None, Any], Any]:
