@@ -126,19 +126,23 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
         track_outcome = true
         allow_users = ["key:pair"]
         sqlprepare = true
+
+        [groups.legacy]
+        legacy_session = true
     """
     config = parse(text, "poold.toml")
     table = tomllib.loads(text)
     described = describe(config)
     assert described["broker"] == table["broker"]
-    assert described["groups"]["default"] == table["groups"]["default"]
+    assert described["groups"]["default"] == table["groups"]["default"] | {"legacy_session": False}
+    assert described["groups"]["legacy"]["legacy_session"] is True
     left_out = {"password": "***", "password_file": None, "password_env": None}
     assert described["endpoints"]["main"] == table["endpoints"]["main"] | left_out
 
 
 def test_the_table_of_the_test_above_knows_every_key() -> None:
     keys = {field.name for cls in (BrokerConfig, EndpointConfig, GroupConfig) for field in dataclasses.fields(cls)}
-    assert len(keys) == 61, "a key was added to poold.config.model: set it in test_every_key_can_be_set"
+    assert len(keys) == 62, "a key was added to poold.config.model: set it in test_every_key_can_be_set"
 
 
 def users_of(*users: str) -> tuple[str, ...]:
@@ -234,6 +238,13 @@ WRONG_TYPES = [
     ("group", "endpoints = [1]", "[groups.default] endpoints: found an array, expected an array of strings"),
     ("group", "min_size = 1e0", "[groups.default] min_size: found 1.0, expected an integer"),
 ]
+
+
+def test_sessions_of_with_blocks_are_for_groups_whose_statements_commit_by_themselves() -> None:
+    assert problems_of(with_lines(group="legacy_session = true\nautocommit = false")) == [
+        "[groups.default] legacy_session: found true with autocommit = false, expected autocommit with it"
+    ]
+
 
 IMPOSSIBLE = [
     ("broker", "max_request_bytes = 4095", "found 4095, expected an integer from 4096 up"),

@@ -227,10 +227,14 @@ class Ask(NamedTuple):
     what: str
 
 
+IN_SESSIONS = "sessions"
+
+
 class Welcome(NamedTuple):
     """The broker's answer to Hello.
 
-    groups maps the name of each group that the client may use to the group's autocommit. Whoever has cancel_key may
+    groups maps the name of each group that the client may use to the group's autocommit; to IN_SESSIONS if statements
+    commit by themselves and the with block of a Handler is a session. Whoever has cancel_key may
     cancel this conversation's requests from another one.
     """
 
@@ -239,7 +243,7 @@ class Welcome(NamedTuple):
     release: str
     max_request_bytes: int
     max_result_bytes: int
-    groups: dict[str, bool]
+    groups: dict[str, bool | str]
     cancel_key: bytes = b""
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from client.wire.codec import decode_request, encode
 from client.wire.limits import CANCEL_KEY_BYTES
 from client.wire.messages import (
+    IN_SESSIONS,
     NOT_EXECUTED,
     VERSION,
     Answer,
@@ -43,7 +44,7 @@ from client.wire.messages import (
 )
 from poold import __version__
 from poold.clients.transport import Peer, Receiver, Transport
-from poold.config.model import Config
+from poold.config.model import Config, GroupConfig
 from poold.core.broker import Broker
 from poold.system.rate_limited_log import RateLimitedLog
 
@@ -205,7 +206,7 @@ class Frontend:
         found = self._broker.client_arrived(
             peer.key, peer.pid, hello.application_name, peer.uid, peer.gid, peer.caller(), monotonic()
         )
-        groups = {name: group.config.autocommit for name, group in found.items() if group.main is None}
+        groups = {name: _mode(group.config) for name, group in found.items() if group.main is None}
         welcome = Welcome(
             VERSION,
             os.getpid(),
@@ -217,3 +218,8 @@ class Frontend:
         )
         peer.send(encode(welcome))
         peer.greeted(self._broker.clients[peer.key])
+
+
+def _mode(group: GroupConfig) -> bool | str:
+    """Return what Welcome says of a group."""
+    return IN_SESSIONS if group.legacy_session and group.autocommit else group.autocommit

@@ -326,6 +326,8 @@ def _check_group(where: str, values: dict[str, Any], known: tuple[str, ...], pro
     low, high = values.get("min_size", 0), values.get("max_size", math.inf)
     if low > high:
         problems.append(f"{where} min_size: found {low}, expected at most max_size, which is {high}")
+    if values.get("legacy_session") and values.get("autocommit") is False:
+        problems.append(f"{where} legacy_session: found true with autocommit = false, expected autocommit with it")
     names = values["endpoints"] = values.get("endpoints") or known
     for position, name in enumerate(names):
         if known and name not in known:

@@ -117,6 +117,7 @@ class GroupConfig:
     min_size: int = setting("backends kept open", 1, 0)
     max_size: int = setting("backends at most, over all endpoints", 8, 1)
     autocommit: bool = setting("true: each statement by itself; false: transactions by lease", True)
+    legacy_session: bool = setting("true: the with block of a Handler is a session, as in pgdbpool", False)
     max_waiting: int = setting("requests that may wait; more are refused; 0 is no limit", 10_000, 0)
     queue_timeout: float = setting("how long a request waits for a backend", 30.0, 0.001)
     weights: Weights = setting("turns of each priority, in proportion", Weights())  # noqa: RUF009  a frozen value
