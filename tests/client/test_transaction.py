@@ -211,7 +211,7 @@ def test_reading_inside_the_block_says_what_to_do_instead(
     text = str(caught.value)
     assert "Read it after the block" in text
     assert "result['column']" in text
-    assert "autocommit = false" in text
+    assert "autocommit=False" in text
 
 
 @pytest.mark.parametrize("place", [-1, True, None, 1.5, 2**63])
