@@ -21,6 +21,7 @@ from client.errors import (
     UsageError,
 )
 from client.handler import Handler
+from client.legacy import Query
 from client.pending import PendingResult, Savepoint
 from client.session import Session
 from client.stream import Stream
@@ -31,6 +32,7 @@ from client.values.row import Row
 __all__ = [
     "Handler",
     "Connection",
+    "Query",
     "Result",
     "Row",
     "Transaction",

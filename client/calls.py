@@ -183,10 +183,10 @@ class Calls:
     def _commits_by_itself(self, channel: Channel) -> bool:
         """Whether each statement commits by itself; raises as `_check_group`."""
         autocommit = self._check_group(channel)
-        return autocommit if self._autocommit is None else self._autocommit
+        return bool(autocommit) if self._autocommit is None else self._autocommit
 
-    def _check_group(self, channel: Channel) -> bool:
-        """Return the group's autocommit; raises UnconfiguredGroupError if the broker has no such group."""
+    def _check_group(self, channel: Channel) -> bool | str:
+        """Return the group's autocommit, as Welcome has it; raises UnconfiguredGroupError if it has no such group."""
         groups = channel.welcome.groups
         autocommit = groups.get(self._group)
         if autocommit is None:

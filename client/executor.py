@@ -47,6 +47,8 @@ class Executor(CopyingCalls):
     _settings: bytes
     _read_only: bool
     _dicts: bool  # whether the rows of results are dicts
+    # Whether the Handler's with block was entered and not left.
+    _is_in_block = False
     # Another process's position that the first call has to hand over.
     _unseen = ""
     # The short way of statements that need no lease; None if there is none.
@@ -86,7 +88,7 @@ class Executor(CopyingCalls):
     @property
     def autocommit(self) -> bool:
         """Whether each statement commits by itself; asks the broker for its group's, unless it was given."""
-        return self._is_autocommit() if self._autocommit is None else self._autocommit
+        return bool(self._mode()) if self._autocommit is None else self._autocommit
 
     @property
     def transaction_status(self) -> TransactionStatus:
@@ -133,6 +135,9 @@ class Executor(CopyingCalls):
                 "later statement of that block, or read it after the block and pass the value"
             )
         waits = None if timeout is None else patience(timeout)
+        if self._is_in_block and (session := self._block_session(waits)) is not None:
+            options: dict[str, Any] = {"prepare": prepare, "priority": priority, "settings": settings, "rows": rows}
+            return session.query(statement, params, timeout, **options)
         prepare = self._prepare if prepare is None else checked_prepare(prepare)
         rank = self._priority if priority is None else checked_priority(priority)
         packed = self._settings if settings is None else packed_settings(settings)
@@ -250,11 +255,16 @@ class Executor(CopyingCalls):
         took = time.monotonic() - began
         return channel, waits if took < OPENED_AT_ONCE else max(waits - took, OPENED_AT_ONCE)
 
-    def _is_autocommit(self) -> bool:
-        channel, _ = self._channel(None)
-        autocommit = self._check_group(channel)
+    def _mode(self, waits: float | None = None) -> bool | str:
+        """Return the group's autocommit, as Welcome has it; asks the broker."""
+        channel, _ = self._channel(waits)
+        mode = self._check_group(channel)
         give_back(channel, self._address, self._keys)
-        return autocommit
+        return mode
+
+    def _block_session(self, waits: float | None) -> "Executor | None":
+        """Return the session in which statements of the with block run, None if it is none."""
+        return None
 
 
 if _REQUESTS is not None and _PARAMETERS is not None and _CONVERSIONS is not None:

@@ -8,7 +8,7 @@ and is sent as one message, with autocommit or without.
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from client.channels.registry import broker_address, broker_keys
 from client.compiled import load
@@ -38,7 +38,16 @@ from client.stream import BLOCK_ROWS, Cursor, CursorOfItsOwn, Stream, asked
 from client.transaction import Transaction
 from client.values.result import Result
 from client.wire.codec import encode_around, split_steps
-from client.wire.messages import Commit, Follow, Query, Rollback, Step, TransactionMessage, TransactionResult
+from client.wire.messages import (
+    IN_SESSIONS,
+    Commit,
+    Follow,
+    Query,
+    Rollback,
+    Step,
+    TransactionMessage,
+    TransactionResult,
+)
 
 DEFAULT_GROUP = "default"
 _STEPS, _METHODS = load("client.lane.steps"), load("client.lane.methods")
@@ -96,6 +105,8 @@ class Handler(Executor):
             read_only=self._read_only or None, priority=self._priority, settings=self._settings
         )
         self._unseen = checked_position(after)
+        # The session of its with block, in a group with legacy_session, from the first statement on.
+        self._session: Session | None = None
         self._begin_anew()
 
     def _new_lane(self) -> Any:
@@ -150,7 +161,31 @@ class Handler(Executor):
     @property
     def in_transaction(self) -> bool:
         """Whether an interactive transaction is open, failed or lost: whether commit or rollback is still owed."""
-        return self._lease.number != 0
+        return self._lease.number != 0 or (self._session is not None and self._session.in_transaction)
+
+    def __enter__(self) -> Self:
+        self._is_in_block = self._autocommit is None
+        return self
+
+    def _leave(self) -> None:
+        self._is_in_block = False
+        session, self._session = self._session, None
+        if session is not None:
+            self._find_lane()
+            session.close()
+        super()._leave()
+
+    def _block_session(self, waits: float | None) -> Session | None:
+        """Return the session of the with block; only a group with legacy_session has one."""
+        if self._session is None:
+            self._is_in_block = self._mode(waits) == IN_SESSIONS  # asked once for each block
+            if not self._is_in_block:
+                return None
+            self._lane = None  # which knows nothing of it
+            self._session = Session(self)
+            # So cancel finds what waits there, and the notices are the Handler's.
+            self._session._calls, self._session.notices = self._calls, self.notices
+        return self._session
 
     def session(self) -> Session:
         """A session, whose statements stay on one backend as long as its block lasts; see `client.session`."""
@@ -183,7 +218,7 @@ class Handler(Executor):
         transaction, in seconds; priority, settings and rows are those of `query`, for the whole transaction. See
         `client.transaction.Transaction`.
         """
-        if self._lease.number:
+        if self._lease.number or self._session is not None:
             self._check_no_lease()
         if timeout is not None:
             patience(timeout)
@@ -231,6 +266,8 @@ class Handler(Executor):
         dicts = self._dicts if rows is None else wants_dicts(rows)
         options = {"priority": priority, "settings": settings, "read_only": read_only}
         request = asked(statement, params, size, timeout, dicts, **options)
+        if self._session is not None and self._session.in_transaction:
+            return Stream(Cursor(self._session, request._replace(options=options | {"read_only": None})))
         return Stream(Cursor(self, request) if self._lease.number else CursorOfItsOwn(self, request))
 
     def run(self, statements: Iterable[Any], **options: Any) -> list[Result]:
@@ -253,6 +290,8 @@ class Handler(Executor):
         failed) or TransactionLost. If COMMIT was sent and its answer was lost, or an exception interrupted the wait for
         it, this and all that follows raises a DBConnectionError whose outcome is 'unknown', until rollback().
         """
+        if self._session is not None:
+            self._session.commit()
         self._end(Commit)
 
     def rollback(self) -> None:
@@ -261,6 +300,8 @@ class Handler(Executor):
         Does not fail if the broker is gone: its backends are closed then, and PostgreSQL rolls back. If a COMMIT was
         sent and not answered, rollback() does not undo it; it only makes the Handler usable again.
         """
+        if self._session is not None:
+            self._session.rollback()
         if self._lease.number:
             self._finish(Rollback)
             self._close_lease()
@@ -312,6 +353,11 @@ class Handler(Executor):
         return reply
 
     def _check_no_lease(self) -> None:
+        if self._session is not None and self._session.in_transaction:
+            raise UsageError(
+                "a transaction is open in the session of this with block, and a transaction block would run on another "
+                "backend, beside it; call commit() or rollback() first"
+            )
         if self._lease.number:
             self._lease.check()
             raise UsageError(

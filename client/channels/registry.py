@@ -10,10 +10,12 @@ call was interrupted by an exception never comes back.
 
 import os
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from client.channels.channel import Channel
+from client.errors import UnconfiguredGroupError
 from client.interruptions import is_own
 from client.wire.address import check_address, default_address, ipc_path
 from client.wire.keyfiles import Keys, read_public, read_secret
@@ -32,6 +34,8 @@ class Settings:
     threaded: bool = True
     server_key: str | None = None
     key: str | None = None
+    # pgdbpool's groups, as the program's config has them.
+    groups: Mapping[str, Any] = field(default_factory=dict)
 
 
 # The broker that a channel talks to: its address, and if the connection is encrypted the keys.
@@ -78,7 +82,8 @@ class Connection:
         config['type'] is 'threaded' (the default: any number of threads, each with its own channel) or 'non-threaded'
         (one thread per process). config['address'] is the broker's address, config['server_key'] and config['key'] are
         the key files for an encrypted tcp:// address (see Handler). pgdbpool's keys db and groups describe what belongs
-        to the broker: `poold import-config` turns them into its configuration; here they are ignored. Raises ValueError
+        to the broker: `poold import-config` turns them into its configuration; here they say nothing but
+        `get_max_pool_size`. Raises ValueError
         or TypeError if config is no dict or a value is none of these.
         """
         global _settings  # program-wide by contract, as pgdbpool's class attributes are
@@ -91,14 +96,28 @@ class Connection:
         if address is not None:
             address = check_address(address)
         files = [config.get(name) for name in ("server_key", "key")]
-        _settings = Settings(
-            address, model == "threaded", *(None if file is None else os.fspath(file) for file in files)
-        )
+        server_key, key = (None if file is None else os.fspath(file) for file in files)
+        groups = config.get("groups")
+        _settings = Settings(address, model == "threaded", server_key, key, groups if isinstance(groups, dict) else {})
 
     @classmethod
     def get_threading_model(cls) -> str:
         """'threaded' or 'non-threaded'."""
         return THREADING_MODELS[0 if _settings.threaded else 1]
+
+    @classmethod
+    def get_max_pool_size(cls, group: str) -> int:
+        """The group's connection_count in the config that init was given; the broker's max_size may be another one.
+
+        Raises UnconfiguredGroupError if the config has none.
+        """
+        try:
+            return int(_settings.groups[group]["connection_count"])
+        except (KeyError, TypeError) as error:
+            if not is_own(error):
+                raise
+            text = f"config['groups'] has no {group!r} with a connection_count; give it to Connection.init"
+            raise UnconfiguredGroupError(text) from None
 
 
 def broker_address(address: str | None = None) -> str:

@@ -62,7 +62,7 @@ SETTINGS = {
     "docs/security.md": Setting(has_keys=True),
     "docs/from-pgdbpool.md": Setting(
         "CREATE TABLE t (id int, value text); INSERT INTO t VALUES (42, 'unchanged')",
-        groups={"group1": {"autocommit": False}},
+        groups={"group1": {"autocommit": False}, "reports": {"legacy_session": True}},
     ),
     "docs/from-pgbouncer.md": Setting("CREATE TABLE stock (sku text, n int); INSERT INTO stock VALUES ('A1', 10)"),
 }
