@@ -7,8 +7,8 @@ A cursor lives in a transaction. If its Handler or session has one open, the str
 its statements go between the program's. Else the stream has a lease of its own, as an interactive transaction has: it
 begins with the first row and ends with the last. Nobody else uses that lease, so the next block is asked for before the
 program reads the present one, and PostgreSQL works meanwhile: by `scripts/streams` a program has 1.2 times as many rows
-per second if it counts them, and 1.1 times if it writes them as CSV (medians of 8 rounds on 2 cores). No more than one block is ahead, so a slow program holds up PostgreSQL and
-not the broker's memory.
+per second if it counts them, and 1.1 times if it writes them as CSV (medians of 8 rounds on 2 cores). No more than one
+block is ahead, so a slow program holds up PostgreSQL and not the broker's memory.
 
 A stream that is dropped without a word (garbage, or an exception of a signal handler's) closes its channel, which takes
 no round trip and raises nothing: the broker rolls back then, as for a client that died.
