@@ -317,3 +317,11 @@ def test_a_full_queue_refuses_a_copy_as_any_request() -> None:
     reply = world.reply_to(request)
     assert isinstance(reply, Failure)
     assert (reply.kind, reply.outcome) == ("too-many-requests", NOT_EXECUTED)
+
+
+def test_a_backend_is_read_from_again_when_its_copy_has_ended() -> None:
+    world, request, number = begun(is_in=False)
+    world.broker.copying.came(number, b"x" * HOLD_FROM, world.now)
+    world.broker.completed(number, Completion(TX_NONE, [COPIED]), world.now)  # it came in the same piece
+    assert isinstance(world.reply_to(request), ResultMessage)
+    assert world.taken(Hold) == [Hold(number, True), Hold(number, False)]

@@ -128,6 +128,12 @@ class Copying:
             self._agenda.effects.append(Tell(request.client.key, CopyWanted(request.number, size)))
             self._rearm(request, transfer, now)
 
+    def ended(self, backend: Backend, transfer: Transfer) -> None:
+        """The backend's COPY has ended: read from it again, as the last of its data may have come with its end."""
+        if transfer.is_held:
+            transfer.is_held = False
+            self._agenda.effects.append(Hold(backend.number, False))
+
     def _running(self, number: int) -> tuple[Request, Transfer] | None:
         """Return the request that the backend runs, if that is a COPY, with its transfer."""
         backend = self._backends.get(number)

@@ -162,6 +162,8 @@ class Runs:
             self._agenda.effects.append(Execute(backend.number, follows.unit))
             return
         running.popleft()
+        if request.transfer is not None:
+            self.copying.ended(backend, request.transfer)
         backend.is_wanted = self._agenda.has_lane and done.failure is None and self._flows.learn(request, now)
         if type(follows) is Answer and follows.request is request:  # the hot path
             self._accounts.answer(request, follows.reply)
