@@ -10,6 +10,7 @@ from client.wire.messages import (
     FAILED,
     NOT_EXECUTED,
     TX_ACTIVE,
+    TX_FAILED,
     TX_NONE,
     UNKNOWN,
     CopyBegun,
@@ -325,3 +326,25 @@ def test_a_backend_is_read_from_again_when_its_copy_has_ended() -> None:
     world.broker.completed(number, Completion(TX_NONE, [COPIED]), world.now)  # it came in the same piece
     assert isinstance(world.reply_to(request), ResultMessage)
     assert world.taken(Hold) == [Hold(number, True), Hold(number, False)]
+
+
+@pytest.mark.parametrize("is_in", [True, False])
+def test_what_is_left_of_an_earlier_copys_data_is_not_counted(is_in: bool) -> None:
+    world = World(max_size=1)
+    world.client()
+    request = copy(world, group="tx", lease=7, begin=True)
+    world.connect_all()
+    number = world.running(request)
+    world.broker.completed(number, Completion(TX_ACTIVE, [COPIED._replace(command="BEGIN")]), world.now)
+    world.broker.copying.begun(number, world.now)
+    say(world, CopyIn(request, b"x" * 10))
+    world.broker.completed(number, Completion(TX_FAILED, [], failure("22P02")), world.now)
+    world.take()
+    again = copy(world, is_in, group="tx", lease=7)
+    assert world.running(again) == number
+    before = told(world)
+    world.broker.copying.fed(number, 10, world.now)  # PostgreSQL reads it, and ignores it
+    assert told(world) == before
+    transfer = world.broker.clients[1].requests[again].transfer
+    assert transfer is not None
+    assert transfer.pending == 0

@@ -118,9 +118,12 @@ class Copying:
         self._rearm(request, transfer, now)
 
     def fed(self, number: int, size: int, now: float) -> None:
-        """The backend's connection has taken so many bytes of its COPY's data."""
+        """The backend's connection has taken so many bytes of its COPY's data.
+
+        They may be another COPY's, which has failed before PostgreSQL took them: this one's are fed when it has begun.
+        """
         found = self._running(number)
-        if found is None:
+        if found is None or not found[1].is_begun:
             return
         request, transfer = found
         transfer.pending -= size
