@@ -252,6 +252,15 @@ def test_what_a_lost_backend_leaves_is_told(is_in: bool, has_begun: bool, end: C
     assert reply.outcome == outcome
 
 
+def test_what_a_string_has_committed_ahead_of_its_copy_is_not_denied() -> None:
+    sql = b"COPY t FROM '/file'; COMMIT; COPY t FROM STDIN"
+    world, request, number = begun(statement=sql)
+    world.broker.lost(number, Loss("gone", 0, (), None), world.now)
+    reply = world.reply_to(request)
+    assert isinstance(reply, Failure)
+    assert reply.outcome == UNKNOWN
+
+
 def test_a_copy_of_which_data_has_passed_is_never_run_again() -> None:
     world, request, number = begun(is_in=False, world=World(endpoints=("a", "b"), max_size=1))
     world.broker.copying.came(number, b"x", world.now)

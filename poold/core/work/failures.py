@@ -134,7 +134,8 @@ def connection_lost(request: Request, endpoint: str, error: str, in_transaction:
         return lease_lost(f"{where} ({error})", lease.is_session)
     transaction: TransactionStatus = TX_NONE if lease is None or not lease.is_session else TX_LOST
     transfer = request.transfer
-    if transfer is not None and transfer.is_in and transfer.is_begun and not transfer.is_complete:
+    is_cut_short = transfer is not None and transfer.is_in and transfer.is_begun and not transfer.is_complete
+    if is_cut_short and not may_end(request):  # of a string, what comes ahead of the COPY may be committed
         text = f"{where} before all data of the COPY was sent, so nothing of it took effect: {error}"
         return plain_failure("connection", FAILED, text, transaction)
     what = "COMMIT was" if request.verb is Verb.COMMIT else "the statement was"
