@@ -141,7 +141,11 @@ class CopyingCalls(Calls):
             channel, waits = self._channel(waits)
             if self._commits_by_itself(channel):
                 message = CopyMessage(channel.next_request(), group, 0, False, *rest)
-                reply = self._converse(channel, message, waits, part)
+                try:
+                    reply = self._converse(channel, message, waits, part)
+                except DBError:
+                    give_back(channel, self._address, self._keys)
+                    raise
                 give_back(channel, self._address, self._keys)
                 return Result(reply)
         return Result(
@@ -173,8 +177,10 @@ class CopyingCalls(Calls):
         try:
             reply: ResultMessage = self._call(channel, message, waits, part.go_on)
         except DBError as error:
-            if error is channel.error and error.outcome == UNKNOWN and part.is_in and not part.is_complete:
-                error.failure = error.failure._replace(outcome=FAILED)  # without its end a COPY has no effect
+            is_lost = error is channel.error and error.outcome == UNKNOWN
+            # Without its end a COPY has no effect; of a string of several, what comes ahead may have one.
+            if is_lost and part.is_in and not part.is_complete and b";" not in message.statement.rstrip(b"; \n"):
+                error.failure = error.failure._replace(outcome=FAILED)
             raise
         return reply
 

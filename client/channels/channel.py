@@ -262,6 +262,7 @@ class Channel(_Fields):
                     "(max_request_bytes); send it in parts"
                 )
             )
+        is_more = self._asked == message[0] != self._answered  # of a COPY that is under way
         if type(message) is not Hello:
             self._asked = message[0]
         try:
@@ -273,16 +274,20 @@ class Channel(_Fields):
                 self._socket.sendall(frame_head(encoded), socket.MSG_MORE)
                 self._socket.sendall(encoded)
         except OSError as error:
-            self._not_sent(error)
+            self._not_sent(error, is_more)
 
-    def _not_sent(self, error: OSError) -> NoReturn:
-        """Raise what tells that a request was not sent as a whole; the broker does not run one that is incomplete."""
+    def _not_sent(self, error: OSError, is_more: bool = False) -> NoReturn:
+        """Raise what tells that a request was not sent as a whole; the broker does not run one that is incomplete.
+
+        is_more: it was, and what was not sent belongs to it: nobody knows what became of it.
+        """
         if not is_own(error):
             raise error
         self._is_broken = True
         what = "took no more of the request in time" if isinstance(error, BlockingIOError) else "went away"
-        text = f"broker at {self.address} {what} before the request was sent ({error.strerror or error})"
-        raise self._own(connection_error(text, NOT_EXECUTED)) from None
+        when = "in the middle of the COPY; the statement may have run" if is_more else "before the request was sent"
+        text = f"broker at {self.address} {what} {when} ({error.strerror or error})"
+        raise self._own(connection_error(text, UNKNOWN if is_more else NOT_EXECUTED)) from None
 
     def _reply_to(self, request: int, patience: float | None, deadline: float | None = None) -> Any:
         """Return the reply with this number; skip late replies to requests given up earlier."""

@@ -38,15 +38,19 @@ class ScriptedBroker:
     def close(self) -> None:
         """End all connections."""
         self._listener.shutdown(socket.SHUT_RDWR)
+        self.end_connections()
+        for thread in self._threads:
+            thread.join()
+        for each in (*self._open, self._listener):
+            each.close()
+
+    def end_connections(self) -> None:
+        """End the connections that there are, and take others."""
         for each in self._open:
             try:
                 each.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass  # the client was faster
-        for thread in self._threads:
-            thread.join()
-        for each in (*self._open, self._listener):
-            each.close()
 
     def _accept(self) -> None:
         while True:
