@@ -7,7 +7,7 @@ from typing import Any
 from client.dbapi.addresses import refuse_servers
 from client.dbapi.connection import Connection
 from client.dbapi.factories import with_ours
-from client.handler import DEFAULT_GROUP, Handler
+from client.handler import DEFAULT_GROUP
 
 
 def connect(
@@ -34,6 +34,5 @@ def connect(
         raise TypeError(f"connection_factory must make a client.dbapi.extensions.connection, got {made!r}")
     if cursor_factory is not None:
         made.cursor_factory = cursor_factory
-    known = {name: options[name] for name in ("server_key", "key") if name in options}
-    Handler(group, address=address and str(address), **known).autocommit  # noqa: B018  asks the broker whether it has the group
+    made.check_group()
     return made

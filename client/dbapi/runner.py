@@ -149,6 +149,10 @@ class Runner(_Theirs):
             self._owes_settings = True
             return True
 
+    def check_group(self) -> None:
+        """Raise DBConnectionError if no broker is there, and UnconfiguredGroupError if it has no such group."""
+        self._by_itself._is_autocommit()
+
     def check_open(self) -> None:
         """Raise psycopg2's InterfaceError if the connection is closed."""
         if self._is_closed:

@@ -1,6 +1,8 @@
 """Connections of client.dbapi: where their statements run, how their transactions begin and end, what they refuse."""
 
 import asyncio
+import gc
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -313,6 +315,33 @@ def test_a_closed_connection_does_nothing_more(connect: Connect) -> None:
     for call in (connection.commit, connection.rollback, connection.cursor, connection.cancel, cursor.fetchone):
         with pytest.raises(psycopg2.InterfaceError, match="connection already closed"):
             call()
+
+
+def test_a_connection_that_nobody_refers_to_rolls_back(connect: Connect, broker: Broker) -> None:
+    other = connect(autocommit=True)
+    connection = psycopg2.connect(broker.address)
+    assert one(connection, "SELECT pg_try_advisory_xact_lock(4711)")
+    assert one(other, "SELECT pg_try_advisory_xact_lock(4711)") is False
+    del connection
+    gc.collect()
+    wait_until(lambda: one(other, "SELECT pg_try_advisory_xact_lock(4711)"), 30, "the end of the transaction")
+
+
+def test_a_child_of_a_fork_goes_on_with_a_transaction_of_its_own(connect: Connect) -> None:
+    connection = connect()
+    assert one(connection, "SELECT 1") == 1
+    connection.commit()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            status = 0 if one(connection, "SELECT 2") == 2 else 1
+            connection.commit()
+            connection.close()
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert one(connection, "SELECT 3") == 3
 
 
 def test_classes_derived_from_psycopg2s_own_work_here(connect: Connect) -> None:
