@@ -34,5 +34,6 @@ def connect(
         raise TypeError(f"connection_factory must make a client.dbapi.extensions.connection, got {made!r}")
     if cursor_factory is not None:
         made.cursor_factory = cursor_factory
-    made.check_group()
+    if not made.closed:  # as a class is whose __init__ calls no other
+        made.check_group()
     return made
