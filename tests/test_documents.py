@@ -29,7 +29,7 @@ WORDS = {None: {"none"}, (): {"none", "all"}}
 # Blocks of each page that are not run, each with its reason in a comment before it.
 NOT_RUN = {"docs/from-pgbouncer.md": 1}
 # What is a file of the repository if it stands in a document: the folder it begins with, the end of its name.
-FOLDERS = "client|docs|poold|scripts|tests"
+FOLDERS = "client|docs|examples|poold|scripts|tests"
 SUFFIXES = ("", ".md", ".png", ".py", ".toml", ".yaml", ".yml")
 LANGUAGES = ("python", "toml", "sh", "text")
 LONGEST_LINE = 120
