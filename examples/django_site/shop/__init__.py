@@ -1,0 +1,1 @@
+"""A shop: customers, their orders, and Django's admin for both."""
