@@ -32,7 +32,8 @@ def address(request: pytest.FixtureRequest, session_folder: Path, bindir: Callab
     with ExitStack() as cleanup:
         cleanup.callback(factory.close)
         server = factory(max_prepared_transactions="10", lock_timeout="5000")
-        broker = Broker({"main": server.parameters}, {"default": {"autocommit": True, "max_size": 12}})
+        endpoint = {**server.parameters, "query_timeout": LONGEST}  # in a session it bounds a COPY too
+        broker = Broker({"main": endpoint}, {"default": {"autocommit": True, "max_size": 12}})
         cleanup.callback(broker.close)
         yield broker.start().address
 
