@@ -151,7 +151,7 @@ class Runner(_Theirs):
 
     def check_group(self) -> None:
         """Raise DBConnectionError if no broker is there, and UnconfiguredGroupError if it has no such group."""
-        self._by_itself._is_autocommit()
+        self._by_itself._mode()
 
     def check_open(self) -> None:
         """Raise psycopg2's InterfaceError if the connection is closed."""

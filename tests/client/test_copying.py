@@ -80,6 +80,14 @@ def broker(tmp_path: Path) -> Iterator[ScriptedBroker]:
         yield made
 
 
+def copy(db: Handler, is_in: bool) -> None:
+    """Copy rows without end in, or all that comes out."""
+    if is_in:
+        db.copy_in(IN, itertools.repeat(ROW))
+    else:
+        db.copy_out(OUT, io.BytesIO())
+
+
 def serves(db: Handler, broker: ScriptedBroker) -> bool:
     """Whether the Handler works, on a connection of its own if the last one is gone."""
     broker.answer = Copier(())
@@ -107,10 +115,7 @@ def test_a_broker_that_goes_away_in_the_middle_ends_the_call(
     broker.answer = Copier(begin)
     db = Handler(address=broker.address)
     with pytest.raises(DBConnectionError) as caught:
-        if is_in:
-            db.copy_in(IN, itertools.repeat(ROW))
-        else:
-            db.copy_out(OUT, io.BytesIO())
+        copy(db, is_in)
     assert caught.value.outcome == outcome
     assert serves(db, broker)
     assert broker.connections == 2
@@ -163,10 +168,7 @@ def test_a_transaction_whose_broker_goes_away_in_a_copy_is_lost(broker: Scripted
     tx.query("SELECT 1")
     broker.answer = Copier([CopyBegun(0, is_in), None])
     with pytest.raises(DBConnectionError):
-        if is_in:
-            tx.copy_in(IN, itertools.repeat(ROW))
-        else:
-            tx.copy_out(OUT, io.BytesIO())
+        copy(tx, is_in)
     with pytest.raises(TransactionLost):
         tx.query("SELECT 1")
     tx.rollback()

@@ -55,6 +55,7 @@ SETTINGS = {
         "CREATE TABLE orders (id int, total numeric); INSERT INTO orders VALUES (1, 50), (2, 150), (3, 200)"
     ),
     "docs/streams.md": Setting("CREATE TABLE events AS SELECT id, id % 10 AS n FROM generate_series(1, 200000) AS id"),
+    "docs/copy.md": Setting("CREATE TABLE orders (id int, total numeric)"),
     "docs/dbapi.md": Setting("CREATE TABLE orders (id serial, customer int, total numeric)"),
     "docs/failures.md": Setting(
         "CREATE TABLE customers (id int PRIMARY KEY, name text); INSERT INTO customers VALUES (1, 'Ada')"
