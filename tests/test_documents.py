@@ -245,6 +245,8 @@ def test_the_client_pages_name_every_argument() -> None:
     handler = " ".join(row[0] for row in rows(DOCS / "client.md", "## The Handler"))
     assert parameters(Handler.__init__) <= set(re.findall(r"`(\w+)`", handler))
     assert f"`query({signature(Handler.query)})`" in prose(DOCS / "client.md").replace("\n", " ")
+    for call in (Handler.copy_in, Handler.copy_out):
+        assert f"`{call.__name__}({signature(call)})`" in prose(DOCS / "copy.md").replace("\n", " ")
     transaction = " ".join(row[0] for row in rows(DOCS / "transactions.md", "### Options"))
     assert parameters(Handler.transaction) == set(re.findall(r"`(\w+)`", transaction))
     assert f"`tx.query({signature(client.Transaction.query)})`" in prose(DOCS / "transactions.md").replace("\n", " ")

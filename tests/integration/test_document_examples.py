@@ -54,8 +54,8 @@ SETTINGS = {
     "docs/sessions.md": Setting(
         "CREATE TABLE orders (id int, total numeric); INSERT INTO orders VALUES (1, 50), (2, 150), (3, 200)"
     ),
+    "docs/copy.md": Setting("CREATE TABLE items (sku text, n int)"),
     "docs/streams.md": Setting("CREATE TABLE events AS SELECT id, id % 10 AS n FROM generate_series(1, 200000) AS id"),
-    "docs/copy.md": Setting("CREATE TABLE orders (id int, total numeric)"),
     "docs/dbapi.md": Setting("CREATE TABLE orders (id serial, customer int, total numeric)"),
     "docs/failures.md": Setting(
         "CREATE TABLE customers (id int PRIMARY KEY, name text); INSERT INTO customers VALUES (1, 'Ada')"
