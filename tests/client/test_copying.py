@@ -5,6 +5,7 @@ import itertools
 import signal
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,14 +81,6 @@ def broker(tmp_path: Path) -> Iterator[ScriptedBroker]:
         yield made
 
 
-def copy(db: Handler, is_in: bool) -> None:
-    """Copy rows without end in, or all that comes out."""
-    if is_in:
-        db.copy_in(IN, itertools.repeat(ROW))
-    else:
-        db.copy_out(OUT, io.BytesIO())
-
-
 def serves(db: Handler, broker: ScriptedBroker) -> bool:
     """Whether the Handler works, on a connection of its own if the last one is gone."""
     broker.answer = Copier(())
@@ -114,8 +107,9 @@ def test_a_broker_that_goes_away_in_the_middle_ends_the_call(
 ) -> None:
     broker.answer = Copier(begin)
     db = Handler(address=broker.address)
+    call = partial(db.copy_in, IN, itertools.repeat(ROW)) if is_in else partial(db.copy_out, OUT, io.BytesIO())
     with pytest.raises(DBConnectionError) as caught:
-        copy(db, is_in)
+        call()
     assert caught.value.outcome == outcome
     assert serves(db, broker)
     assert broker.connections == 2
@@ -167,8 +161,9 @@ def test_a_transaction_whose_broker_goes_away_in_a_copy_is_lost(broker: Scripted
     tx = Handler("interactive", address=broker.address)
     tx.query("SELECT 1")
     broker.answer = Copier([CopyBegun(0, is_in), None])
+    call = partial(tx.copy_in, IN, itertools.repeat(ROW)) if is_in else partial(tx.copy_out, OUT, io.BytesIO())
     with pytest.raises(DBConnectionError):
-        copy(tx, is_in)
+        call()
     with pytest.raises(TransactionLost):
         tx.query("SELECT 1")
     tx.rollback()

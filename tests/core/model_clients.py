@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from model.books import PLACES, Books, Job, Lease
+from model.copying import WINDOW, Passing
+from model.kinds import COPIES, COPY_IN
 from model.leftovers import LEAVINGS
 from model.postgres import INT4
 from model.requests import CODE, LEASE_CONTROLS, TEMPLATES, packed, settings_for, steps_of
@@ -12,8 +14,18 @@ from model.shell import Shell
 from world import World
 
 from client.wire.codec import split_steps
-from client.wire.limits import IN_SESSION, NORMAL, OPENS_SESSION
-from client.wire.messages import NOT_EXECUTED, TX_LOST, TX_NONE, Commit, Failure, Release, Rollback, TransactionMessage
+from client.wire.limits import IN_SESSION, NO_SESSION, NORMAL, OPENS_SESSION
+from client.wire.messages import (
+    NOT_EXECUTED,
+    TX_LOST,
+    TX_NONE,
+    Commit,
+    CopyMessage,
+    Failure,
+    Release,
+    Rollback,
+    TransactionMessage,
+)
 
 
 class Clients:
@@ -130,10 +142,40 @@ class Clients:
             statement = TEMPLATES[1]
         job.is_control = statement.startswith((b"BEGIN", b"COMMIT", b"ROLLBACK"))
         job.steps = [(statement, job.number * PLACES)]
+        if statement in COPIES:
+            self._send_copy(job, statement, timeout, **more)
+            return
         values = packed(job.number * PLACES)
         more |= {"statement": statement, "types": INT4, "values": values, "prepare": prepare, "timeout": timeout}
         self.world.query(job.client, **more)
         self.shell.observe()
+
+    def _send_copy(
+        self,
+        job: Job,
+        statement: bytes,
+        timeout: float | None,
+        *,
+        group: str = "default",
+        lease: int = 0,
+        begin: bool = False,
+        priority: int = NORMAL,
+        session: int = NO_SESSION,
+        settings: bytes = b"",
+    ) -> None:
+        """Send a COPY, without a limit of the server's, as far as settings can travel with it."""
+        sql, is_in = statement.replace(b"\0", b"%d" % (job.number * PLACES)), statement == COPY_IN
+        self.shell.copies.all[job.number] = Passing(job, is_in)
+        settings = settings or (b"" if session else b"statement_timeout\x000\x00")
+        message = CopyMessage(job.number, group, lease, begin, sql, is_in, timeout, "", priority, settings, session)
+        self.world._last_request = job.number
+        self.shell.fact(self.world.broker.request, job.client, message, self.world.now)
+
+    def copy_on(self) -> None:
+        """All clients give and take the data of their COPYs, as soon as they may; some end it by an error."""
+        for passing in self.shell.copies.open():
+            end = "error" if passing.job.number % 5 == 0 else "done"
+            self.shell.copies.act(passing, end if len(passing.given) > WINDOW else "all")
 
     def end_lease(self, client: int, verb: type[Commit] | type[Rollback]) -> None:
         lease = self.leases.pop(client)

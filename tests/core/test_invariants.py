@@ -14,8 +14,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from model.books import Books
+from model.copying import small_windows
 from model.invariants import Invariants
-from model.kinds import CODE, LOCK, SCHEMA, Examiner
+from model.kinds import CODE, COPIES, LOCK, SCHEMA, Examiner
 from model.leftovers import LEAVINGS
 from model.postgres import ENDINGS, Fate
 from model.requests import CONTROLS, LEASE_CONTROLS, OTHERS, STEPS, TEMPLATES
@@ -37,6 +38,8 @@ CLIENTS = 4
 SHELL = st.sampled_from(("all", "well", "all", "nothing", "takes", "half"))
 FATES = st.builds(Fate, st.sampled_from(("ok",) * 20 + ENDINGS), st.integers(0, 7))
 LEAVING = tuple(LEAVINGS)
+# What the clients of a COPY do.
+DATA = ("all", "all", "some", "done", "done", "error")
 TIMEOUTS = st.sampled_from((None, None, 1.0, 3.0))
 
 
@@ -72,6 +75,8 @@ class Machine(Invariants, RuleBasedStateMachine):
         kept: int,
         primed: int,
     ) -> None:
+        self.windows = small_windows()
+        self.windows.__enter__()
         self.kept, prepared.PREPARED_KEPT = prepared.PREPARED_KEPT, kept
         self.world = World(
             [f"e{number}" for number in range(endpoints)],
@@ -121,6 +126,7 @@ class Machine(Invariants, RuleBasedStateMachine):
         self.world.now += 0.0005
         for number in self.shell.busy():
             self.shell.completed(number, Fate())
+        self.clients.copy_on()
         self.shell.turn()
 
     def act(self, shell: str) -> None:
@@ -147,7 +153,7 @@ class Machine(Invariants, RuleBasedStateMachine):
 
     @rule(
         data=st.data(),
-        statement=st.sampled_from((*TEMPLATES * 6, *OTHERS * 2, *CONTROLS, *LEAVING, *CODE, SCHEMA)),
+        statement=st.sampled_from((*TEMPLATES * 6, *OTHERS * 2, *COPIES * 2, *CONTROLS, *LEAVING, *CODE, SCHEMA)),
         has_settings=st.sampled_from((False, False, True)),
         prepare=st.sampled_from((True, True, True, True, False)),
         timeout=TIMEOUTS,
@@ -181,7 +187,18 @@ class Machine(Invariants, RuleBasedStateMachine):
     @rule(
         data=st.data(),
         what=st.sampled_from(
-            (*TEMPLATES * 3, *OTHERS, *(Commit,) * 5, Rollback, *LEASE_CONTROLS, LEAVING[0], *CODE, SCHEMA, LOCK)
+            (
+                *TEMPLATES * 3,
+                *OTHERS,
+                *COPIES,
+                *(Commit,) * 5,
+                Rollback,
+                *LEASE_CONTROLS,
+                LEAVING[0],
+                *CODE,
+                SCHEMA,
+                LOCK,
+            )
         ),
         timeout=TIMEOUTS,
         priority=st.sampled_from((NORMAL, NORMAL, BATCH)),
@@ -202,6 +219,7 @@ class Machine(Invariants, RuleBasedStateMachine):
             (
                 *TEMPLATES * 3,
                 *OTHERS,
+                *COPIES * 2,
                 *LEAVING,
                 *CODE,
                 SCHEMA,
@@ -244,6 +262,56 @@ class Machine(Invariants, RuleBasedStateMachine):
         shell: str,
     ) -> None:
         self.clients.transaction(self.some_client(data), group, kinds, prepare, read_only, retries, timeout)
+        self.act(shell)
+
+    @rule(
+        data=st.data(),
+        statement=st.sampled_from(COPIES),
+        place=st.sampled_from(("query", "query", "lease", "default", "tx")),
+        times=st.integers(1, 9),
+        timeout=TIMEOUTS,
+        fate=FATES,
+        is_lost=st.sampled_from((False, False, True)),
+        shell=SHELL,
+    )
+    def copy(
+        self,
+        data: st.DataObject,
+        statement: bytes,
+        place: str,
+        times: int,
+        timeout: float | None,
+        fate: Fate,
+        is_lost: bool,
+        shell: str,
+    ) -> None:
+        """A COPY, which goes on well for a while; then something else happens to it, or to another one."""
+        client = self.some_client(data)
+        match place:
+            case "query":
+                self.clients.query(client, statement, True, timeout)
+            case "lease":
+                self.clients.query_in_lease(client, statement, timeout)
+            case _:
+                self.clients.in_session(client, statement, place, timeout)
+        self.shell.turn()
+        for _ in range(times):
+            self.go_well()
+        if busy := self.shell.busy():
+            number = data.draw(st.sampled_from(busy))
+            if is_lost:
+                self.shell.lost(number, 9, 0, dies=False)
+            else:
+                self.shell.completed(number, fate)
+        self.act(shell)
+
+    @precondition(lambda self: self.shell.copies.open())
+    @rule(data=st.data(), whats=st.lists(st.sampled_from(DATA), min_size=1, max_size=3), shell=SHELL)
+    def data_passes(self, data: st.DataObject, whats: list[str], shell: str) -> None:
+        """Clients give data of their COPYs, or its end, or say that they have taken some."""
+        for what in whats:
+            if found := self.shell.copies.open():
+                self.shell.copies.act(data.draw(st.sampled_from(found)), what)
         self.act(shell)
 
     @precondition(lambda self: any(self.books.owed.values()))
@@ -411,6 +479,7 @@ class Machine(Invariants, RuleBasedStateMachine):
         if not hasattr(self, "broker"):
             return
         prepared.PREPARED_KEPT = self.kept
+        self.windows.__exit__(None, None, None)
         if sys.exc_info()[0] is not None:
             return  # something was broken; what follows would hide that
         is_drained = self.broker.state is BrokerState.STOPPED

@@ -51,6 +51,7 @@ class Invariants:
         self.check_deadlines()
         self.check_inquiries()
         self.check_lane()
+        self.shell.copies.check()
 
     # Groups.
 

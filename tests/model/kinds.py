@@ -56,6 +56,8 @@ DOMAIN = b"SELECT id FROM q WHERE id = \0 AND a = '{1}'"
 MOMENT = b"SELECT id FROM n WHERE id = \0 AND t < 'now'"
 LOCK = b"LOCK TABLE b /* \0 */"
 SCHEMA = b"ALTER TABLE a /* \0 */"
+COPY_IN = b"COPY a FROM STDIN /* \0 */"
+COPY_OUT = b"COPY a TO STDOUT /* \0 */"
 DO_SCHEMA = b"DO 'schema' /* \0 */"
 DO_DROP = b"DO 'drop' /* \0 */"
 DO_REPLACE = b"DO 'replace' /* \0 */"
@@ -78,6 +80,7 @@ _KINDS = {
     DO_REPLACE: Kind(asks=True, replaces_name=True),
     IN_PARTS: Kind(asks=True, commits_in_parts=True),
 }
+COPIES = (COPY_IN, COPY_OUT)
 # Statements that a client may send at any time, besides those that leave something.
 CODE = (DO_SCHEMA, DO_DROP, DO_REPLACE, IN_PARTS)
 

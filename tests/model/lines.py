@@ -24,3 +24,8 @@ class Line:
     ended: Job | None = None  # of the last unit
     cancel: str = ""  # decided, sent, spent (it has hit something); "" when settled
     is_closed: bool = False  # by the core
+    # About COPY: the core has decided to read no more for now; the shell does so; bytes of a COPY that has failed that
+    # the connection has still to take.
+    is_held: bool = False
+    is_paused: bool = False
+    leftover: int = 0

@@ -87,6 +87,7 @@ class Order:
     is_sent: bool = False  # the connection has taken at least a part of it
     is_exposed: bool = False  # to a cancel that was meant for one before it
     fate: Fate = Fate()
+    is_ready: bool = True  # the data of its COPY has passed, if it has one
     asks_about: Job | None = None  # the one that has failed, where it is the question behind that
     known_schema: int = 0  # the core had been told of changes up to this one when it gave it
     # What the core is told with its end: up to which change of the schema, by a result or by the catalogs' counts.
@@ -205,7 +206,7 @@ class Session:
     def step(self) -> bool:
         """Run one command of the first unit; False where none is left before its end."""
         order = self.queue[0]
-        if self._place == len(order.unit):
+        if self._place == len(order.unit) or not order.is_ready:
             return False
         if self._place == 0 and self.left:
             self._check_left(order)
@@ -260,7 +261,7 @@ class Session:
 
     def run_on(self) -> None:
         """Nobody listens any more: run what was sent, then end."""
-        while self.queue:
+        while self.queue and self.queue[0].is_ready:
             self.finish()
         self.die()
 

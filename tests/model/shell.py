@@ -15,6 +15,7 @@ from client.wire.messages import TX_BROKEN, TX_NONE, Failure
 from model import sessions
 from model.books import PLACES, Books, Job
 from model.company import check_company
+from model.copying import Copies
 from model.fairness import Fairness
 from model.kinds import kind_of
 from model.lifetimes import Lifetimes
@@ -48,6 +49,7 @@ class Shell:
         self.books = books
         self.fairness = Fairness(world.broker, books)
         self.lifetimes = Lifetimes(world.broker)
+        self.copies = Copies(self)
         self.clusters: dict[str, Cluster] = {}
         # Enter when Connect is decided, leave when connect failed, lost, or Close is carried out.
         self.lines: dict[int, Line] = {}
@@ -121,6 +123,9 @@ class Shell:
             case effects.Reply(client, body):
                 sessions.check_told(self.broker, self.books.jobs[body.request], body)
                 self.books.reply(client, body, self._is_lease_open(body.request), self.world.now)
+                self.copies.replied(self.books.jobs[body.request])
+            case _:
+                self.copies.decided(effect)
 
     def _is_lease_open(self, number: int) -> bool | None:
         """Whether the request's lease goes on; None where its transaction is over and a cancel is yet to settle."""
@@ -176,6 +181,7 @@ class Shell:
         counting = self.broker.backends[line.number].counting if line.number in self.broker.backends else None
         order.asks_about = None if counting is None else self.books.jobs[counting.number]
         order.known_schema = self.known_schema[line.endpoint]
+        order.is_ready = self.copies.of(order) is None
         line.orders.append(order)
         for command in unit:
             if type(command) is Prepare:
@@ -256,6 +262,7 @@ class Shell:
         """Carry out what was taken, or the first count of it."""
         for _ in range(len(self.todo) if count is None else min(count, len(self.todo))):
             effect = self.todo.popleft()
+            self.copies.carry_out(effect)
             match effect:
                 case effects.Execute(number) if number in self.lines:
                     line = self.lines[number]
@@ -309,6 +316,7 @@ class Shell:
 
     def _end(self, line: Line) -> None:
         del self.lines[line.number]
+        self._leave_alone(line)
         if line.session is not None:
             self.orphans.append(line.session)
 
@@ -351,6 +359,9 @@ class Shell:
         assert session is not None
         order = session.queue[0]
         assert order is line.orders[0]
+        if not self.copies.goes_on(line, order, fate):
+            return
+        order.is_ready = True
         session.is_blocked = False
         if order.fate.ending == "ok":
             order.fate = fate
@@ -436,6 +447,7 @@ class Shell:
         assert session is not None
         partial: list[StatementResult] = []
         last = None
+        self._leave_alone(line)
         if session.queue:
             for _ in range(steps):
                 session.step()
@@ -453,6 +465,12 @@ class Shell:
         self._mark_lost(line)
         self._end(line)
         self.fact(self.broker.lost, number, Loss("reset", unsent, partial, last), self.world.now)
+
+    def _leave_alone(self, line: Line) -> None:
+        """The server has what it has of a COPY's data, and nobody to send any to."""
+        for order in line.orders:
+            passing = self.copies.of(order)
+            order.is_ready = passing is None or passing.may_complete()
 
     def failover(self, endpoint: str) -> None:
         """Connections from now on lead to another server, which tells of the old one's transactions what is not so."""
@@ -481,6 +499,8 @@ class Shell:
 
     def end_all(self) -> None:
         """The broker's process has ended; what it had sent runs on."""
+        for line in self.lines.values():
+            self._leave_alone(line)
         for session in [*self.orphans, *(line.session for line in self.lines.values())]:
             if session is not None:
                 session.run_on()
