@@ -19,9 +19,10 @@ COPY_DATA = 0x64
 _length = struct.Struct("!I").unpack_from
 _head = struct.Struct("!cI").pack
 _DONE = b"c\0\0\0\4"
-NO_DATA = refused("COPY FROM STDIN has no data in a query; use db.copy_in(statement, source)", FAILED)
+_NO_DATA = refused("COPY FROM STDIN has no data in a query; use db.copy_in(statement, source)", FAILED)
 _NO_RESULT = refused("COPY TO STDOUT has no result in a query; use db.copy_out(statement, sink)", EXECUTED)
 _OTHER_WAY = "the statement copies the other way; use db.copy_in for COPY FROM STDIN, db.copy_out for COPY TO STDOUT"
+_OTHER_WAY_IN, _OTHER_WAY_OUT = refused(_OTHER_WAY, FAILED), refused(_OTHER_WAY, EXECUTED)
 
 
 class Copies:
@@ -56,9 +57,10 @@ class Copies:
         command = unit[0]
         wanted = command.is_in if type(command) is SimpleQuery else None
         if wanted is None or self._has_copied:
-            return NO_DATA if is_in else _NO_RESULT
+            self._is_taking = False
+            return _NO_DATA if is_in else _NO_RESULT
         if wanted is not is_in:
-            return refused(_OTHER_WAY, FAILED if is_in else EXECUTED)
+            return _OTHER_WAY_IN if is_in else _OTHER_WAY_OUT
         self._has_copied = self.is_begun = True
         self.is_feeding, self._is_taking = is_in, not is_in
         self.behind = completed

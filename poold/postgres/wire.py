@@ -17,7 +17,7 @@ from poold.core.effects import Bind, Deallocate, Prepare, SimpleQuery, Unit
 from poold.core.facts import Completion, StatementResult
 from poold.postgres import answers, diagnostics
 from poold.postgres.answers import is_whole, next_place, prepares, rows_end, whole_answers
-from poold.postgres.copies import COPY_DATA, NO_DATA, Copies
+from poold.postgres.copies import COPY_DATA, Copies
 from poold.postgres.errors import WireError, refused, relied_on_changed, two_texts
 from poold.postgres.messages import SYNC, bind, bind_head, encoded, no_data, query
 from poold.postgres.notices import Notices, Notifications
@@ -278,7 +278,7 @@ class Wire:
             case "G":
                 if (failure := self.copies.begin(self.units[0], True, len(self.completed))) is None:
                     return
-                if self._failure is NO_DATA:  # each is answered, and who does not read would fill the outbox
+                if self._failure is failure:  # each is answered, and who does not read would fill the outbox
                     raise WireError("the server asked again for data that it does not get")
                 self._failure = failure
                 self.outbox.append(no_data(self.units[0]))
