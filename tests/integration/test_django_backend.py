@@ -288,3 +288,24 @@ except ImproperlyConfigured as error:
     )
     (said,) = worker.finish()
     assert text in said
+
+
+def test_psycopg_3_beside_it_changes_nothing_but_ranges(start_worker: StartWorker, broker: Broker) -> None:
+    pytest.importorskip("psycopg", reason="psycopg 3 is not installed")
+    worker = program(
+        start_worker,
+        """
+from datetime import datetime, timezone
+from django.db.backends.postgresql.psycopg_any import Range, is_psycopg3
+assert is_psycopg3
+tell([isinstance(ask("SELECT %s::int4range", [Range(1, 5)]), Range), ask("SELECT %s", [7])])
+tell(ask("SELECT %s::int4range @> 3", [Range(1, 5)]))
+tell(ask("SELECT %s @> now()", [Range(datetime(2000, 1, 1, tzinfo=timezone.utc), None)]))
+tell(ask("SELECT %s::daterange", [Range("2015-01-01", "2015-05-04")]).upper.isoformat())
+tell(str(ask("SELECT %s::inet", [connection.ops.adapt_ipaddressfield_value("10.0.0.1")])))
+with transaction.atomic():
+    tell(ask("SELECT %s::jsonb -> 'a'", [connection.ops.adapt_json_value({"a": 1}, None)]))
+""",
+        INSTALLED_APPS=["django.contrib.postgres"],
+    )
+    assert worker.finish() == [[True, 7], True, True, "2015-05-04", "10.0.0.1", "1"]
