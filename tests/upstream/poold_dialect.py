@@ -1,15 +1,15 @@
 """A plugin for the pytest that runs SQLAlchemy's and Alembic's own suites: poold's dialect in psycopg2's place.
 
 Their tests ask for the driver's name to know what a database can: what they know of psycopg2 has to be true of poold.
-Sessions, of which some tests look at what becomes of them in a pool, are pooled as psycopg2's connections are; other
-connections are made anew each time, as the tests change private parts of pools.
+Connections are in a pool as psycopg2's are: the tests change private parts of pools, and use connections that have been
+given back.
 """
 
 from typing import Any
 
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql.base import PGDialect
-from sqlalchemy.pool import NullPool, QueuePool
+from sqlalchemy.pool import QueuePool
 
 from client.sqlalchemy import PooldDialect
 
@@ -19,12 +19,13 @@ class TestedDialect(PooldDialect):
 
     __test__ = False
     driver = "psycopg2"
+    poolclass = QueuePool
     supports_statement_cache = True
 
     @classmethod
     def get_pool_class(cls, url: Any) -> Any:
-        """Another pool than poold's dialect has."""
-        return QueuePool if "session" in url.query else NullPool
+        """The same for all URLs."""
+        return cls.poolclass
 
     @classmethod
     def load_provisioning(cls) -> None:

@@ -67,8 +67,6 @@ WITHOUT_SESSION = {
         "keeps temporary tables over several transactions, which wants a session",
     ),
     "WeCanSetDefaultSchemaWEventsTest": "sets search_path for a session, which wants one; the URL's options do without",
-    "flag_connection": "uses a connection behind its end, for which it has to be in a pool of psycopg2's",
-    "flag_engine": "the same",
     "TwoPhaseCommitTest.test_default_pg_dialect": "the dialect without a driver sends BEGIN as a statement",
 }
 
@@ -99,9 +97,13 @@ def server(session_folder: Path) -> Iterator[Postgres]:
 
 @pytest.fixture(scope="module")
 def broker(server: Postgres) -> Iterator[Broker]:
-    """A broker for connections and sessions of all tests; one that waits waits for itself, so not for long."""
+    """A broker for connections and sessions of all tests; one that waits waits for itself, so not for long.
+
+    Sessions in a pool last as long as the suite.
+    """
     endpoint = {**server.parameters, "dbname": DATABASE, "query_timeout": 60}
-    broker = Broker({"main": endpoint}, {"default": {"max_size": BACKENDS, "queue_timeout": 20}})
+    limits = {"max_size": BACKENDS, "queue_timeout": 20, "lease_timeout": 0, "idle_in_transaction_timeout": 0}
+    broker = Broker({"main": endpoint}, {"default": limits})
     try:
         yield broker.start()
     finally:
