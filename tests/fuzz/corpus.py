@@ -10,11 +10,16 @@ from client.wire.messages import (
     Ask,
     CancelRequest,
     Commit,
+    CopyEnd,
+    CopyIn,
+    CopyMessage,
+    CopyTaken,
     Hello,
     Query,
     Rollback,
     Step,
     StepReference,
+    ToBroker,
     TransactionMessage,
 )
 from client.wire.zmtp import GREETING, PING, command, frame
@@ -106,6 +111,7 @@ STEPS: list[tuple[Step | int, ...]] = [
 _TYPES = oids(INT4, INT8, NUMERIC, 1007, 1009, BOOL, TEXT)
 _VALUES = values(b"42", b"-5", b"1.5e10", b"{1,2,NULL}", b'{"a","b\\"c",NULL}', b"t", b"it's")
 QUERY = Query(1, "default", 0, False, b"SELECT \0, \0, \0, \0, \0, \0, \0", _TYPES, _VALUES, True, None, "tag")
+COPY = CopyMessage(1, "default", 0, False, b"COPY t FROM STDIN", True, None, "tag")
 MESSAGES = [
     *REQUESTS,
     encode(QUERY),
@@ -124,7 +130,7 @@ MSGPACK_WORDS = (
 )  # fmt: skip
 
 
-def talk(*messages: Query | TransactionMessage | Commit | Rollback | CancelRequest | Ask | Hello) -> bytes:
+def talk(*messages: ToBroker) -> bytes:
     """One client's messages to the core."""
     return join([*map(encode, messages), b""])
 
@@ -143,6 +149,10 @@ TALKS = [
     talk(*(_transaction(number, steps) for number, steps in enumerate(STEPS, 1)), CancelRequest(1), CancelRequest(4)),
     talk(*(_transaction(number, STEPS[1]) for number in range(1, 6)),
     *(QUERY._replace(request=n) for n in range(6, 12))),
+    talk(
+        COPY, CopyIn(1, b"1\n"), CopyIn(1, b"2\n"), CopyEnd(1, None), COPY._replace(request=2, is_in=False),
+        CopyTaken(2, 3), COPY._replace(request=3), CopyEnd(3, "no"), COPY._replace(request=4), CancelRequest(4),
+    ),
 ]  # fmt: skip
 
 # Statements and their parameters.
@@ -225,11 +235,12 @@ _ANSWERS = [
     message(b"G", b"\0\0\1\0\0") + message(b"E", ERROR) + READY + message(b"H", b"\0\0\1\0\0") + message(b"d",
     b"x") + message(b"c", b""),
 ]  # fmt: skip
-STREAMS = [bytes((unit, cut)) + answer for unit in range(6) for cut in (0, 3) for answer in _ANSWERS]
+STREAMS = [bytes((unit, cut)) + answer for unit in range(7) for cut in (0, 3) for answer in _ANSWERS]
 STREAMS.append(b"\0\0" + message(b"C", b"SELECT " + b"9" * 5000 + b"\0"))
 WIRE_WORDS = (BOUND, READY, _ROW, message(b"C", b"SELECT 1\0"), message(b"T", _COLUMNS), message(b"n", b""),
     message(b"t", b"\0\0"), b"\0\0\0\4", b"\0\0\0\0",
-              b"S\0\0\0\4", b"A\0\0\0\4", b"G\0\0\0\4", b"I\0\0\0\4", b"E\0\0\0\4", b"N\0\0\0\5\0", b"D\0\0\0\4",
+              b"S\0\0\0\4", b"A\0\0\0\4", b"G\0\0\0\4", b"H\0\0\0\4",
+              b"d\0\0\0\6ab", b"d\0\0\0\4", b"c\0\0\0\4", b"I\0\0\0\4", b"E\0\0\0\4", b"N\0\0\0\5\0", b"D\0\0\0\4",
               "P²\0".encode(), b"P99999999999\0")  # fmt: skip
 # What units are answered with, one after the other; nothing stands for an answer in good order.
 ANSWERS = [

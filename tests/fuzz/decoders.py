@@ -207,6 +207,7 @@ _UNITS: tuple[tuple[Unit, ...], ...] = (
     ((Bind(b"k", 0, b""),), (Bind(b"i", 0, b""),), (Bind(b"k", 0, b""), Bind(b"k", 0, b""))),
     ((Bind(b"i", 0, b""), Bind(b"k", 0, b""), Flush(), Bind(b"k", 0, b"")), (SimpleQuery(b"SELECT 1"),)),
     ((Plain(b"BEGIN"), Plain(b"SELECT 1/0"), Plain(b"COMMIT")), (Bind(b"k", 0, b""),)),
+    ((SimpleQuery(b"COPY t TO STDOUT", False),), (SimpleQuery(b"COPY t FROM STDIN", True),)),
 )
 
 
@@ -216,17 +217,20 @@ def _wire(data: bytes) -> str:
     for unit in _UNITS[data[0] % len(_UNITS)] if data else ():
         wire.send(unit)
     told = []
-    kept = 0
+    kept = copied = 0
     try:
         for chunk in chunks(data[1:]):
-            for done in wire.received(chunk):
+            completions = wire.received(chunk)
+            copied += len(wire.copies.take()[1])
+            wire.feed(b"1\n")
+            for done in completions:
                 told.append(f"{done.transaction} {len(done.results)} {done.failure and done.failure.kind}")
                 kept += sum(len(result.rows or b"") for result in done.results)
     finally:
         wire.partial()
         wire.last_failure()
-    assert kept <= len(data)
-    return " ".join(told) + f"{wire.fatal is None} {len(wire.outbox)}"
+    assert kept + copied <= len(data)
+    return " ".join(told) + f"{copied > 0} {wire.fatal is None} {len(wire.outbox)}"
 
 
 def _error(data: bytes) -> str:

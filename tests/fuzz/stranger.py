@@ -9,6 +9,11 @@ from client.wire.messages import (
     TX_NONE,
     CancelRequest,
     Commit,
+    CopyBegun,
+    CopyEnd,
+    CopyIn,
+    CopyMessage,
+    CopyTaken,
     Failure,
     ProtocolViolation,
     Query,
@@ -50,6 +55,8 @@ class World:
         self.now = 0.0
         self.requests = 0
         self.told: list[str] = []  # the kinds of replies
+        self.copying: dict[int, bool] = {}  # the backends that copy, and whether to PostgreSQL
+        self.is_dropped = False  # for what it said
         self.broker = Broker(_CONFIG, lambda: 0.5)
         self.broker.start(self.now)
         self.broker.client_arrived(1, 1, "stranger")
@@ -64,9 +71,11 @@ class World:
             message = decode_request(frame)
         except ProtocolViolation:
             return
-        if isinstance(message, (Query, TransactionMessage, Commit, Rollback)):
+        if isinstance(message, (Query, CopyMessage, TransactionMessage, Commit, Rollback)):
             self.requests += 1
             self.broker.request(1, message, self.now)
+        elif isinstance(message, (CopyIn, CopyEnd, CopyTaken)):
+            self.broker.copying.message(1, message, self.now)
         elif isinstance(message, CancelRequest):
             self.broker.cancel(1, message.request, self.now)
 
@@ -75,12 +84,14 @@ class World:
         self.turn()
         for _ in range(_MOST_EFFECTS):
             deadline = self.broker.next_deadline()
-            if len(self.told) >= self.requests or deadline is None:
+            if self.is_dropped or len(self.told) >= self.requests or deadline is None:
                 break
             self.now = max(self.now, deadline)
             self.broker.tick(self.now)
             self.turn()
-        assert len(self.told) == self.requests, f"{self.requests} requests have {len(self.told)} replies"
+        assert self.is_dropped or len(self.told) == self.requests, (
+            f"{self.requests} requests have {len(self.told)} replies"
+        )
         self.broker.client_gone(1, self.now)
         self.turn()
         self.broker.snapshot(self.now)
@@ -100,13 +111,35 @@ class World:
         match effect:
             case effects.Connect():
                 broker.opened(effect.backend, now, Server(160000, "1/00000001"))
+            case effects.Execute(backend, (effects.SimpleQuery(_, is_in),)) if is_in is not None:
+                self.copying[backend] = is_in
+                broker.copying.begun(backend, now)
             case effects.Execute():
                 self.execute(effect.backend, effect.unit)
+            case effects.Feed(backend, data):
+                broker.copying.fed(backend, len(data), now)
+            case effects.EndFeed():
+                self.end_copy(effect.backend, effect.error is not None)
+            case effects.Tell(_, CopyBegun(_, False)):
+                backend = next(iter(self.copying))
+                broker.copying.came(backend, row(b"1"), now)
+                self.end_copy(backend, False)
+            case effects.Drop():
+                self.is_dropped = True
             case effects.Cancel():
                 broker.cancelled(effect.backend, now)
             case effects.Reply():
                 body = effect.body
                 self.told.append(body.kind if isinstance(body, Failure) else type(body).__name__)
+
+    def end_copy(self, backend: int, has_failed: bool) -> None:
+        """All data has passed."""
+        if self.copying.pop(backend, None) is not None:
+            copied = Completion(TX_NONE, [StatementResult("COPY 1", 1, None, b"", ())], _FAILED if has_failed else None)
+            if backend in self._active:
+                self._failed |= {backend} if has_failed else set()
+                copied.transaction = TX_FAILED if backend in self._failed else TX_ACTIVE
+            self.broker.completed(backend, copied, self.now)
 
     def execute(self, backend: int, unit: effects.Unit) -> None:
         """A backend is to run this."""
