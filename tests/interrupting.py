@@ -1,7 +1,7 @@
 """A program whose signal handler raises at any moment of its calls: python tests/interrupting.py ADDRESS ALARMS SEED
 
 Alarms come at random moments of small and large requests and results, transactions by lease and by message, sessions,
-and rollbacks, while other threads ask as well. It prints one JSON object: how many alarms came, and what went wrong of
+rollbacks, and COPY, while other threads ask as well. It prints one JSON object: how many alarms came, and what went wrong of
 what a program may rely on:
 
 - The exception that the signal handler raised is the one that arrives, the very object, and never lost.
@@ -10,6 +10,7 @@ what a program may rely on:
 """
 
 import faulthandler
+import io
 import json
 import os
 import random
@@ -188,6 +189,25 @@ class Interrupter:
                     self.faults.append(f"session: {error!r:.300}")
         self.check(self.db, "session")
 
+    def copy(self) -> None:
+        """Data that passes both ways, in statements of their own and in a transaction."""
+        token, db = f"{os.getpid()}-{len(self.told)}", self.db
+        rows = f"{token}\n" + f"{'y' * 1000}\n" * self.chance.choice((0, 400))
+        got = self.run("copy in", lambda: db.copy_in("COPY interrupted FROM STDIN", rows).rowcount, 0.004)
+        self.expect("copy in", got, rows.count("\n"))
+        self.told[token] = "unknown" if isinstance(got, BaseException) else "committed"
+        self.check(db, "copy in")
+        sink, count = io.BytesIO(), self.chance.choice((10, 20_000))
+        out = f"COPY (SELECT n FROM generate_series(1, {count}) n) TO STDOUT"
+        handler = self.chance.choice((db, self.tx))
+        got = self.run("copy out", lambda: handler.copy_out(out, sink).rowcount, 0.01)
+        self.expect("copy out", got, count)
+        if not isinstance(got, BaseException):
+            self.expect("copied out", sink.getvalue().split(), [b"%d" % n for n in range(1, count + 1)])
+        handler.rollback()
+        self.check(handler, "copy out")
+        handler.rollback()
+
     def opening(self) -> None:
         """A call that opens a connection to the broker, and closes it."""
 
@@ -251,6 +271,7 @@ def main(address: str, alarms: int, seed: int) -> None:
         [interrupter.autocommit] * 4
         + [interrupter.lease] * 3
         + [interrupter.session, interrupter.message]
+        + [interrupter.copy] * 2
         + [interrupter.opening] * 2
     )
     while interrupter.alarms < alarms and len(interrupter.faults) < 20:

@@ -3,6 +3,7 @@
 It runs until its standard input says something. What it cannot explain, an error that no fault can cause, ends it.
 """
 
+import io
 import json
 import os
 import random
@@ -10,7 +11,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from audit import Fate
@@ -95,7 +96,7 @@ class Bookkeeper:
 
     def work(self) -> None:
         """One attempt at something, which an alarm may leave at any moment."""
-        ways = (self._single, self._lease, self._message, self._message, self._read, self._steps)
+        ways = (self._single, self._lease, self._message, self._message, self._read, self._steps, self._copy)
         way = self._chance.choice(ways)
         try:
             if self._chance.random() < ALARMED:
@@ -155,6 +156,25 @@ class Bookkeeper:
             self._check([False], [fails])
             self._end(Fate.COMMITTED, parts=count)
 
+    def _copy(self) -> None:
+        """Rows by COPY, some of them more than any buffer holds, and some with one that is none at their end."""
+        parts, width = list(range(self._chance.choice((1, 30, 300)))), self._chance.choice((1, 100, 10_000))
+        db, token, fails = self._autocommit(), self._begin("copy", parts, is_sent=True), self._fails()
+
+        def rows() -> Iterator[str]:
+            for part in parts:
+                yield f"{self._number}\t{self._serial}\t{part}\t{token}{'x' * width}\n"
+            if fails:
+                yield "none\n"
+
+        try:
+            result = db.copy_in("COPY entry FROM STDIN", rows(), timeout=self._timeout())
+        except DBError as error:
+            self._end_by(error)
+        else:
+            self._check([False, len(parts)], [fails, result.rowcount])
+            self._end(Fate.COMMITTED, parts=len(parts))
+
     def _lease(self) -> None:
         db, parts = self._handlers["leases"], list(range(self._chance.randint(1, 4)))
         token = self._begin("lease", parts, is_sent=False)
@@ -162,6 +182,10 @@ class Bookkeeper:
         try:
             for part in parts:
                 mine = f"{token}/{part}"
+                if self._chance.random() < 0.1:
+                    row = f"{self._number}\t{self._serial}\t{part}\t{mine}\n"
+                    db.copy_in("COPY entry FROM STDIN", row, timeout=self._timeout())
+                    continue
                 result = db.query(ADD, (self._number, self._serial, part, mine), self._timeout())
                 self._check([mine], [row.token for row in result])
             self._check([len(parts)], [row.n for row in db.query(COUNT, (self._number, self._serial))])
@@ -243,6 +267,11 @@ class Bookkeeper:
                 serial, parts = self._last
                 self._check([parts], [row.n for row in db.query(COUNT, (self._number, serial), self._timeout())])
             size = self._chance.choice((1, 3, 200))
+            if self._chance.random() < 0.3:
+                size, sink = size * 100, io.StringIO()
+                db.copy_out(f"COPY ({LONG}) TO STDOUT", sink, (mine, size), self._timeout())
+                self._check([f"{mine}{n}" for n in range(1, size + 1)], sink.getvalue().splitlines())
+                return
             rows = db.query(LONG, (mine, size), self._timeout())
             self._check([f"{mine}{n}" for n in range(1, size + 1)], [row.it for row in rows])
         except DBError as error:

@@ -50,7 +50,7 @@ def test_under_chaos_every_answer_is_true_and_nothing_is_left_behind(
         report += result.lines()
         assert result.wrong == []
         assert all(result.fates[fate] for fate in Fate), "each kind of answer was given"
-        assert len(result.ways) == 9, "each way was gone"
+        assert len(result.ways) == 10, "each way was gone"
         logs = server.server.data.glob("log*")  # of its last two starts
         noted = Counter(re.findall(r"LOG:  noted (\S+)", "".join(log.read_text(errors="replace") for log in logs)))
         assert noted, "the server's log tells what ran"
