@@ -1,8 +1,8 @@
 """A program whose signal handler raises at any moment of its calls: python tests/interrupting.py ADDRESS ALARMS SEED
 
 Alarms come at random moments of small and large requests and results, transactions by lease and by message, sessions,
-rollbacks, and COPY, while other threads ask as well. It prints one JSON object: how many alarms came, and what went wrong of
-what a program may rely on:
+rollbacks, and COPY, while other threads ask as well. It prints one JSON object: how many alarms came, and what went
+wrong of what a program may rely on:
 
 - The exception that the signal handler raised is the one that arrives, the very object, and never lost.
 - The next statement has its own result, at once.
