@@ -12,8 +12,9 @@ from typing import Any, Self
 
 from client.channels.registry import broker_address, broker_keys
 from client.compiled import load
-from client.errors import UsageError
+from client.errors import DBConnectionError, UsageError
 from client.executor import _REQUESTS, Executor
+from client.interruptions import is_own
 from client.lease import ClientLease
 from client.options import (
     DEFAULT_PRIORITY,
@@ -37,6 +38,7 @@ from client.session import Session
 from client.stream import BLOCK_ROWS, Cursor, CursorOfItsOwn, Stream, asked
 from client.transaction import Transaction
 from client.values.result import Result
+from client.wire.address import ipc_path
 from client.wire.codec import encode_around, split_steps
 from client.wire.messages import (
     IN_SESSIONS,
@@ -53,6 +55,8 @@ DEFAULT_GROUP = "default"
 _STEPS, _METHODS = load("client.lane.steps"), load("client.lane.methods")
 # Of so many combinations of a transaction's options the encoded bytes are kept.
 FORMS_KEPT = 64
+# How long a Handler that is made waits for its broker to answer, in seconds; its first call waits as every call does.
+LOOK_TIMEOUT = 0.5
 
 
 class Handler(Executor):
@@ -71,8 +75,9 @@ class Handler(Executor):
     query commits by itself; None: as its group's configuration has it. server_key and key are files, for a tcp://
     address whose broker has keys: the broker's public key, and this client's secret one. They are read once, here.
 
-    Nothing is sent before the first call. It raises DBConnectionError if no broker is there, and UnconfiguredGroupError
-    if the broker has no such group.
+    A Handler may be made before there is a broker: its first call wants one, and raises DBConnectionError if none is
+    there. Raises UnconfiguredGroupError if the broker has no such group: here, if a broker answers at once over ipc://,
+    else the first call does.
     """
 
     def __init__(
@@ -108,6 +113,16 @@ class Handler(Executor):
         # The session of its with block, in a group with legacy_session, from the first statement on.
         self._session: Session | None = None
         self._begin_anew()
+        if ipc_path(self._address) is not None:
+            self._look()
+
+    def _look(self) -> None:
+        """Find a mistaken group now, if a broker is there to tell; over a network even to look may take long."""
+        try:
+            self._mode(LOOK_TIMEOUT)
+        except DBConnectionError as error:
+            if not is_own(error):
+                raise  # of a signal handler
 
     def _new_lane(self) -> Any:
         assert _REQUESTS is not None
