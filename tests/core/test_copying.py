@@ -7,6 +7,7 @@ from world import FATAL, World, failure
 
 from client.wire.limits import COPY_WINDOW
 from client.wire.messages import (
+    EXECUTED,
     FAILED,
     NOT_EXECUTED,
     TX_ACTIVE,
@@ -156,6 +157,19 @@ def test_a_cancel_lets_postgresql_send_the_rest_which_nobody_gets() -> None:
     world.broker.copying.came(number, b"y" * COPY_WINDOW, world.now)
     assert len(told(world)) == 2
     assert world.taken(Hold)[-1] == Hold(number, False)
+
+
+def test_a_copy_that_ends_well_behind_its_cancel_is_no_success_if_data_was_thrown_away() -> None:
+    for is_cut in (True, False):
+        world, request, number = begun(is_in=False, world=World(max_size=1, endpoint_settings={"query_timeout": 0.0}))
+        world.broker.copying.came(number, b"x", world.now)
+        world.broker.cancel(1, request, world.now)
+        if is_cut:
+            world.broker.copying.came(number, b"y", world.now)
+        world.broker.completed(number, Completion(TX_NONE, [COPIED]), world.now)
+        reply = world.reply_to(request)
+        assert isinstance(reply, Failure if is_cut else ResultMessage)
+        assert not isinstance(reply, Failure) or (reply.sqlstate, reply.outcome) == ("57014", EXECUTED)
 
 
 def test_a_cancel_ahead_of_the_beginning_ends_the_data_when_it_begins() -> None:

@@ -15,6 +15,7 @@ class Transfer:
     is_in: bool
     is_begun: bool = False  # PostgreSQL waits for the data, or sends it
     is_over: bool = False  # the client has said that there is no more, or the request was cancelled
+    is_cut: bool = False  # data that PostgreSQL sent after a cancel was thrown away
     is_complete: bool = False  # the client has given all of it to PostgreSQL
     pending: int = 0  # bytes that were sent to the receiving side and that it has not taken yet
     is_held: bool = False  # nothing is read from the backend until the client has taken more

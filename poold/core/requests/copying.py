@@ -108,9 +108,12 @@ class Copying:
     def came(self, number: int, data: bytes, now: float) -> None:
         """PostgreSQL has sent more data of the backend's COPY."""
         found = self._running(number)
-        if found is None or found[1].is_over:
+        if found is None:
             return
         request, transfer = found
+        if transfer.is_over:
+            transfer.is_cut = True
+            return
         transfer.pending += len(data)
         if not transfer.is_held and transfer.pending >= HOLD_FROM:
             self._hold(request, transfer, True)

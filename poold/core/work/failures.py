@@ -183,6 +183,12 @@ def unexpected_count(count: int, low: int, high: int | None) -> Failure:
     return plain_failure("expectation", FAILED, text)
 
 
+def data_cut(reason: str, transaction: TransactionStatus) -> Failure:
+    """A COPY TO STDOUT was cancelled and ended well all the same: its client has not got all of its data."""
+    text = f"the COPY was executed, but the rest of its data was thrown away: {reason or 'it was canceled'}"
+    return plain_failure("query", EXECUTED, text, transaction, QUERY_CANCELED)
+
+
 def result_too_large(limit: int) -> Failure:
     """The statement ran, but its result is too large to keep; limit is in bytes."""
     text = (

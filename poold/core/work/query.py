@@ -6,7 +6,7 @@ their own; see `outcomes` for what the answers tell.
 
 from __future__ import annotations
 
-from client.wire.messages import NOT_EXECUTED, TX_BROKEN, TX_NONE, Failure
+from client.wire.messages import NOT_EXECUTED, TX_BROKEN, TX_NONE, Failure, ResultMessage
 from client.wire.sqlstates import QUERY_CANCELED
 from poold.core.effects import Bind, SimpleQuery
 from poold.core.facts import Completion, Loss, StatementResult
@@ -71,6 +71,8 @@ class QueryWork:
             reply = explained(backend, request, reply, done, seconds, now)
             if outcomes.may_commit(statement):
                 reply = outcomes.judged(request, reply, done)
+        elif request.transfer is not None and request.transfer.is_cut and type(reply) is ResultMessage:
+            reply = failures.data_cut(request.reason, reply.transaction)
         return _answer((request, reply))
 
     def _is_for_another(self, backend: Backend, request: Request, failure: Failure) -> bool:
