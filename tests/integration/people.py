@@ -43,7 +43,7 @@ tell(channel.welcome.groups)
 for line in sys.stdin:
     for message in line.split():
         channel._socket.sendall(frame(bytes.fromhex(message)))
-    reply = channel._next_reply(time.monotonic() + 20)
+    reply = channel.next_reply(time.monotonic() + 20)
     kind, text, body = (getattr(reply, name, None) for name in ("kind", "message", "body"))
     tell([type(reply).__name__, kind or "", text or "", body])
 """

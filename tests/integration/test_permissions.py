@@ -23,6 +23,10 @@ from client.wire.messages import (
     Ask,
     CancelRequest,
     Commit,
+    CopyEnd,
+    CopyIn,
+    CopyMessage,
+    CopyTaken,
     Follow,
     Hello,
     Query,
@@ -64,6 +68,9 @@ def admins(message: ToBroker, reply: tuple[str, str]) -> Case:
 EXPECTED: dict[str, Case] = {
     "Hello": everybody(Hello(VERSION, 1, "again", "0"), ("Failure", "protocol")),
     "Query": everybody(Query(1, "default", 0, False, b"SELECT 1", b"", b"", True, None, ""), ("ResultMessage", "")),
+    "CopyMessage": everybody(
+        CopyMessage(11, "default", 0, False, b"COPY missing FROM STDIN", True, None, ""), ("Failure", "query")
+    ),
     "TransactionMessage": everybody(
         TransactionMessage(2, "default", None, None, None, 0, *ONE_STEP, None, ""), ("TransactionResult", "")
     ),
@@ -76,12 +83,16 @@ EXPECTED: dict[str, Case] = {
     # It has no reply of its own, and reaches another client's requests only with a key that nobody can guess: what is
     # heard is the reply to the ping after it.
     "CancelRequest": everybody(CancelRequest(1), ANSWERED),
+    # They are about the own COPY alone, and have no replies: what is heard is the ping's.
+    "CopyIn": everybody(CopyIn(12, b"1"), ANSWERED),
+    "CopyEnd": everybody(CopyEnd(12, None), ANSWERED),
+    "CopyTaken": everybody(CopyTaken(12, 1), ANSWERED),
     "ping": everybody(Ask(5, "ping"), ANSWERED),
     "stats": everybody(Ask(6, "stats"), ANSWERED),
     "stop": admins(Ask(7, "stop"), ANSWERED),
     "stop-now": admins(Ask(8, "stop-now"), ANSWERED),
 }
-SILENT = (CancelRequest,)
+SILENT = (CancelRequest, CopyIn, CopyEnd, CopyTaken)
 STOPPING = ("stop", "stop-now")
 
 
@@ -167,10 +178,15 @@ def test_poold_stop_works_for_an_admin_who_may_not_read_the_lock(start_broker: S
 RESTRICTED = {"default": {}, "secrets": {"allow_users": [str(LISTED)]}}
 
 
-def asking(group: str) -> tuple[Query, TransactionMessage]:
+# What answers them.
+TYPES = ["ResultMessage", "TransactionResult", "Failure"]
+
+
+def asking(group: str) -> tuple[Query, TransactionMessage, CopyMessage]:
     return (
         Query(1, group, 0, False, b"SELECT 1", b"", b"", True, None, ""),
         TransactionMessage(2, group, None, None, None, 0, *ONE_STEP, None, ""),
+        CopyMessage(3, group, 0, False, b"COPY missing FROM STDIN", True, None, ""),
     )
 
 
@@ -180,8 +196,8 @@ def test_a_restricted_group_serves_its_users_and_the_owner(start_broker: StartBr
     broker = start_broker(groups=RESTRICTED, broker={"allow_uids": [NOBODY, LISTED]})
     person = meet(broker, uid)
     assert person.groups == {"default": True, "secrets": True}
-    assert [person.send(message).type for message in asking("secrets")] == ["ResultMessage", "TransactionResult"]
-    assert set(person.send(Ask(3, "stats")).body["groups"]) == {"default", "secrets"}
+    assert [person.send(message).type for message in asking("secrets")] == TYPES
+    assert set(person.send(Ask(4, "stats")).body["groups"]) == {"default", "secrets"}
 
 
 @only_root
@@ -194,7 +210,7 @@ def test_to_others_a_restricted_group_is_one_that_is_not_there(start_broker: Sta
         assert reply[:2] == ("Failure", "unconfigured-group")
         assert reply.text == "the broker has no group 'secrets' for this client; it has default"
     assert person.send(asking("missing")[0]).text == "the broker has no group 'missing' for this client; it has default"
-    assert [person.send(message).type for message in asking("default")] == ["ResultMessage", "TransactionResult"]
+    assert [person.send(message).type for message in asking("default")] == TYPES
     assert "secrets" not in str(person.send(Ask(7, "stats")).body)
     assert broker.group("secrets")["requests"] == 0
 
