@@ -139,6 +139,16 @@ def test_data_of_a_copy_that_has_ended_is_ignored() -> None:
     assert len(world.effects) == before
 
 
+def test_data_of_a_copy_whose_end_is_looked_into_is_ignored() -> None:
+    world, request, number = begun()
+    world.broker.completed(number, Completion(TX_NONE, [], failure("22P02")), world.now)
+    for message in (CopyIn(request, b"x"), CopyEnd(request, None)):
+        say(world, message)
+    assert world.taken(Feed) == world.taken(EndFeed) == []
+    world.tell(number)
+    assert isinstance(world.reply_to(request), Failure)
+
+
 def test_a_cancel_ends_the_data_as_postgresql_waits_for_it() -> None:
     world, request, number = begun()
     world.broker.cancel(1, request, world.now)

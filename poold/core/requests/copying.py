@@ -135,7 +135,11 @@ class Copying:
             self._rearm(request, transfer, now)
 
     def ended(self, backend: Backend, transfer: Transfer) -> None:
-        """The backend's COPY has ended: read from it again, as the last of its data may have come with its end."""
+        """The backend's COPY has ended: read from it again, as the last of its data may have come with its end.
+
+        Its client may be told later, and give data until then, which is ignored.
+        """
+        transfer.is_over = transfer.is_over or transfer.is_begun
         if transfer.is_held:
             transfer.is_held = False
             self._agenda.effects.append(Hold(backend.number, False))
