@@ -6,10 +6,10 @@ The windows are a few bytes, so that they are full at once; `small_windows` tell
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from client.wire.messages import CopyBegun, CopyEnd, CopyIn, CopyOut, CopyTaken, CopyWanted, ResultMessage
@@ -65,6 +65,7 @@ class Passing:
     stored: bytes = b""
     last: str = ""  # done, or error: no more data comes
     sent: int = 0
+    is_acting: bool = False  # its client is about to, where that takes time
 
     def may_complete(self) -> bool:
         """Whether the server may end it with success if nobody is there any more."""
@@ -147,7 +148,7 @@ class Copies:
         if passing.is_in:
             assert passing.end == "done", f"{job} is done, its client did not end its data"
             assert passing.stored == passing.given, f"{job} is done, PostgreSQL has {passing.stored!r}"
-        elif job.client in self._books.owed and not job.is_withdrawn:
+        elif job.client in self._books.owed:
             assert passing.out == WHOLE, f"{job} is done, its client got {passing.out!r}"
 
     def check(self) -> None:
@@ -160,7 +161,8 @@ class Copies:
                 assert passing is not None, f"{number} is held, and runs no COPY"
                 assert is_wanted, f"{number} is held for {passing.job}, which nobody wants"
                 assert len(passing.out) - passing.taken >= HOLD_FROM, f"{number} is held for nothing"
-            if passing is not None and passing.is_in and passing.line == number and not is_wanted:
+            is_begun = request is not None and request.transfer is not None and request.transfer.is_begun
+            if passing is not None and passing.is_in and is_begun and not is_wanted:
                 assert passing.was_ended, f"PostgreSQL waits for data of {passing.job}, which nobody wants"
 
     # What comes to the client, and to the server.
@@ -197,7 +199,7 @@ class Copies:
         assert session is not None
         if line.leftover:  # of an earlier COPY: the connection takes it, and the server ignores it
             size, line.leftover = line.leftover, 0
-            self._shell.fact(self._broker.copying.fed, line.number, size, self._shell.world.now)
+            self.tell(line, self._broker.copying.fed, size)
         if passing is None:
             return True
         if order.fate.ending == "ok":
@@ -208,9 +210,13 @@ class Copies:
                 return True
             assert not passing.line, f"data of {passing.job} has passed, it is run again"
             passing.line = line.number
-            self._shell.fact(self._broker.copying.begun, line.number, self._shell.world.now)
+            self.tell(line, self._broker.copying.begun)
             return False
         return self._takes(passing, line, order, is_struck) if passing.is_in else self._sends(passing, line, is_struck)
+
+    def tell(self, line: Line, call: Callable[..., None], *args: Any) -> None:
+        """The core is told this about the line."""
+        self._shell.fact(call, line.number, *args, self._shell.world.now)
 
     def _takes(self, passing: Passing, line: Line, order: Order, is_struck: bool) -> bool:
         # Who waits for its client takes no cancel.
@@ -220,7 +226,7 @@ class Copies:
         if passing.inbox:
             size = 1 + order.fate.place % len(passing.inbox)
             passing.stored, passing.inbox = passing.stored + passing.inbox[:size], passing.inbox[size:]
-            self._shell.fact(self._broker.copying.fed, line.number, size, self._shell.world.now)
+            self.tell(line, self._broker.copying.fed, size)
             return False
         if passing.last == "error":
             from model.postgres import Fate
@@ -238,10 +244,15 @@ class Copies:
         data = WHOLE[passing.sent : passing.sent + size]
         passing.sent += len(data)
         if data:
-            self._shell.fact(self._broker.copying.came, line.number, data, self._shell.world.now)
+            self.tell(line, self._broker.copying.came, data)
         return passing.sent == len(WHOLE)
 
     # What clients do.
+
+    def _note(self, message: CopyIn | CopyEnd | CopyTaken) -> None:
+        """The core is about to be told this."""
+        if isinstance(message, CopyTaken):
+            self.all[message.request].taken += message.size
 
     def open(self, client: int | None = None) -> list[Passing]:
         """Those whose clients may give or take."""
@@ -262,7 +273,6 @@ class Copies:
             if passing.received:
                 size = passing.received if what != "some" else 1
                 passing.received -= size
-                passing.taken += size
                 self._say(passing, CopyTaken(number, size))
         elif what in ("done", "error"):
             passing.end = what
@@ -276,4 +286,5 @@ class Copies:
             self._say(passing, CopyIn(number, data))
 
     def _say(self, passing: Passing, message: CopyIn | CopyEnd | CopyTaken) -> None:
+        self._note(message)
         self._shell.fact(self._broker.copying.message, passing.job.client, message, self._shell.world.now)

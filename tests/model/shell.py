@@ -42,6 +42,7 @@ class Shell:
     """Lines by number, and the effects that wait to be carried out."""
 
     line_type = Line
+    copies_type = Copies
 
     def __init__(self, world: Scene, books: Books) -> None:
         self.world = world
@@ -49,7 +50,7 @@ class Shell:
         self.books = books
         self.fairness = Fairness(world.broker, books)
         self.lifetimes = Lifetimes(world.broker)
-        self.copies = Copies(self)
+        self.copies = self.copies_type(self)
         self.clusters: dict[str, Cluster] = {}
         # Enter when Connect is decided, leave when connect failed, lost, or Close is carried out.
         self.lines: dict[int, Line] = {}

@@ -7,17 +7,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from model.books import PLACES, Job, Lease
+from model.copying import Passing
+from model.kinds import COPIES, COPY_IN
 from model.leftovers import LEAVINGS
 from model.postgres import INT4
 from model.requests import CODE, OTHERS, TEMPLATES, packed, settings_for
 
 from client.wire.limits import NO_SESSION, ON_REPLICAS
-from client.wire.messages import TX_NONE, Commit, Query, Release, Rollback, TransactionMessage
+from client.wire.messages import TX_NONE, Commit, CopyMessage, Query, Release, Rollback, TransactionMessage
 
 if TYPE_CHECKING:
     from simulation.world import World
 
-Message = Query | TransactionMessage | Commit | Rollback | Release
+Message = Query | CopyMessage | TransactionMessage | Commit | Rollback | Release
 
 
 @dataclass(eq=False)
@@ -103,6 +105,13 @@ class Asking:
         values = packed(job.number * PLACES)
         settings = self._settings(job) if b" /*" not in statement else b""
         rest = (client.priority, settings, session)
+        if statement in COPIES:
+            is_in, sql = statement == COPY_IN, statement.replace(b"\0", b"%d" % (job.number * PLACES))
+            self._world.network.copies.all[job.number] = Passing(job, is_in)
+            copy = CopyMessage(job.number, group, number, begin, sql, is_in, timeout, "", client.priority)
+            settings = b"" if session else b"statement_timeout\x000\x00"
+            self._send(client, job, copy._replace(settings=settings, session=session), timeout)
+            return job
         message = Query(job.number, group, number, begin, statement, INT4, values, prepare, timeout, "", *rest)
         self._send(client, job, message, timeout)
         return job

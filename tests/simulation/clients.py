@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from model.books import Job
-from model.kinds import CODE, LOCK, READ_C, SCHEMA
+from model.kinds import CODE, COPIES, LOCK, READ_C, SCHEMA
 from model.leftovers import LEAVINGS
 from model.requests import CONTROLS, LEASE_CONTROLS, OTHERS, STEPS, TEMPLATES, UTILITIES, steps_of
 
@@ -125,6 +125,8 @@ class Clients(Sessions):
             case "burst":
                 template = self._template()
                 return "; ".join(self._query(client, template) for _ in range(1 + random.randrange(self._burst())))
+            case "copy":
+                return self._query(client, random.choice(COPIES))
             case "code":
                 return self._query(client, random.choice((*CODE, *UTILITIES)))
             case "locker":
@@ -161,6 +163,8 @@ class Clients(Sessions):
             return self._query(client, READ_C)
         if habit == "changer" and random.random() < 0.5:
             return self._query_in_lease(client, random.choice((SCHEMA, *CODE)))
+        if habit == "copy":
+            return self._query_in_lease(client, random.choice(COPIES))
         if habit == "odd":
             return self._query_in_lease(client, self._odd(LEASE_CONTROLS))
         if random.random() < 0.5:

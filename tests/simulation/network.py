@@ -22,6 +22,7 @@ from poold.core.pools.watch import LOOK_AFTER
 from poold.core.records.backend import Backend
 from poold.core.records.request import Verb
 from poold.core.state import RequestState
+from simulation.copying import TravellingCopies
 from simulation.fleet import Member
 from simulation.servers import Process
 from simulation.turns import Turns
@@ -67,6 +68,7 @@ class Network(Turns):
     """The connections of the simulated world."""
 
     line_type = Wire
+    copies_type = TravellingCopies
     lines: dict[int, Wire]  # type: ignore[assignment]  # all of them are made by line_type
 
     def __init__(self, world: World) -> None:

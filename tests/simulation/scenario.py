@@ -63,6 +63,11 @@ class Scenario:
     drains: float = 0.15  # the share of worlds in which the broker is drained before the end
 
     @property
+    def has_copies(self) -> bool:
+        """Whether data is copied."""
+        return any("copy" in habits for habits in self.habits)
+
+    @property
     def query_timeout(self) -> float:
         """The endpoints' common one."""
         return next(iter(self.config.endpoints.values())).query_timeout
@@ -81,6 +86,8 @@ def draw(random: Random, kind: str = "") -> Scenario:
         return with_lane(random, found)
     if kind == CLUSTER:
         return with_cluster(random, found)
+    if kind == COPY:
+        return with_copies(random, found)
     if kind:
         return KINDS[kind](random, found)
     return list(KINDS.values())[which](random, found) if which < len(KINDS) else found
@@ -310,6 +317,30 @@ def is_cluster(seed: int, kind: str = "") -> bool:
     return kind == CLUSTER or (not kind and seed % 8 == 5)
 
 
+def with_copies(random: Random, found: Scenario) -> Scenario:
+    """Data passes by COPY, beside all else: slow clients, full windows, losses and cancels in the middle."""
+    choice = random.choice
+    return replace(
+        found,
+        config=_with_groups(
+            found.config, idle_in_transaction_timeout=choice((0.0, 0.2, 2.0)), max_size=choice((1, 2, 3))
+        ),
+        clients=choice((5, 10)),
+        habits=(
+            ("copy",),
+            ("copy", "query"),
+            ("copy", "lease"),
+            ("copy", "session"),
+            ("copy", "copy", "message", "odd"),
+        ),
+        think=choice((0.001, 0.01)),
+        impatience=choice((0.1, 0.5)),
+        latency=choice((0.00005, 0.005)),
+        mishaps=choice((0.0, 1.0, 4.0)),
+        fault_every=choice((50, 300)),
+    )
+
+
 def with_cluster(random: Random, found: Scenario) -> Scenario:
     """One primary, one or two standbys; they change places. Some of what is asked for is said to be reads only."""
     choice = random.choice
@@ -479,6 +510,8 @@ def _group(
 
 # The kind of those worlds that are to have a lane and make use of it; it is not among those that are drawn.
 LANE = "lane"
+# Likewise those in which data is copied.
+COPY = "copy"
 # Likewise those whose endpoints have roles; every eighth world is one of them.
 CLUSTER = "cluster"
 KINDS: dict[str, Callable[[Random, Scenario], Scenario]] = {

@@ -16,6 +16,7 @@ from bisect import bisect
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from model.copying import STRIKES
 from model.kinds import LOCK, UPDATE
 from model.postgres import ERRORS, SETTINGS, Cluster, Fate, Order, Session, Work
 
@@ -243,6 +244,9 @@ class Process(Session):
         self._token += 1
         timeout = self._local_timeout or scenario.query_timeout
         self._limit = world.now + timeout if timeout else _INFINITE
+        if not order.is_ready:
+            self._begin_part(order, command)
+            return
         text, value = self._read(command)
         is_write = text.startswith(_UPDATE) and type(command) is not Prepare
         if text.startswith(b"ROLLBACK"):  # nothing comes in its way
@@ -261,6 +265,14 @@ class Process(Session):
                 return
             if is_write:
                 self._check_snapshot()
+        self._let_run()
+
+    def _begin_part(self, order: Order, command: Command) -> None:
+        """The next part of a COPY, or a look for one."""
+        self._limit, self._ending = _INFINITE, ""
+        self._seconds = 0.005 * self.world.random.expovariate(1.0)
+        if order.fate.ending == "ok" and self.world.random.random() < 0.2:
+            self._draw_ending(order, command)
         self._let_run()
 
     def _has_locks(self, command: Command, text: bytes, is_write: bool) -> bool:
@@ -344,6 +356,14 @@ class Process(Session):
     def _finish_command(self, ending: str) -> None:
         self._forget_wait()
         self._token += 1
+        order = self.queue[0]
+        if not order.is_ready:
+            assert self.wire.network is not None
+            if not self.wire.network.copies.goes_on(self.wire, order, Fate(ending or "ok")):
+                self._go_on()  # with the next part of its data
+                return
+            order.is_ready = True
+            ending = order.fate.ending if order.fate.ending in STRIKES else ""
         self._ending = ending
         self.step()
         self._ending = ""

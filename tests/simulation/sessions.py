@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from model.books import Job, Lease
+from model.kinds import COPIES
 from model.leftovers import LEAVINGS
 from model.requests import LEASE_CONTROLS
 
@@ -48,6 +49,8 @@ class Sessions(Asking):
 
     def _some_statement(self) -> bytes:
         random = self._world.random
+        if self._world.scenario.has_copies and random.random() < 0.3:
+            return random.choice(COPIES)
         return random.choice(_LEAVING) if random.random() < self._world.scenario.leaves else self._template()
 
     def _is_autocommit(self, client: Client) -> bool:

@@ -16,9 +16,10 @@ from examples import seeds
 
 from simulation import runner
 from simulation.mutations_of_clusters import MUTATIONS, SHOWN_IN_CLUSTERS
+from simulation.mutations_of_copying import MISTAKES
 from simulation.mutations_of_statements import SHOWN_IN
 from simulation.mutations_of_the_lane import SHOWN_IN_LANES
-from simulation.scenario import CLUSTER, LANE
+from simulation.scenario import CLUSTER, COPY, LANE
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "simulate.py"
 # For each seed: 204,000 in all.
@@ -73,6 +74,13 @@ def test_all_holds_in_every_cluster(seed: int) -> None:
     assert summary.outcomes["query", "done"] > 1000
 
 
+@pytest.mark.parametrize("seed", seeds(1))
+def test_all_holds_where_data_is_copied(seed: int) -> None:
+    summary = runner.run(seed, STEPS, kind=COPY)
+    assert summary.outcomes["query", "done"] > 100
+    assert summary.tally["cancel hits"]
+
+
 def test_the_same_seed_makes_the_same_world_in_any_process() -> None:
     shown = [_simulated("7", "--steps", "10000", hash_seed=each) for each in ("1", "2")]
     assert shown[0] == shown[1]
@@ -94,6 +102,13 @@ def test_a_mistake_in_the_core_is_found(name: str, monkeypatch: pytest.MonkeyPat
     MUTATIONS[name](monkeypatch)
     with pytest.raises(runner.Broken):
         runner.run(1, STEPS_UNTIL_FOUND, kind=_SHOWN_IN.get(name, ""))
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_about_copies_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    MISTAKES[name](monkeypatch)
+    with pytest.raises(runner.Broken):
+        runner.run(1, STEPS_UNTIL_FOUND, kind=COPY)
 
 
 def test_what_does_not_hold_is_shown_with_the_command_that_shows_it_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from random import Random
 
 from model.books import Books
+from model.copying import small_windows
 from model.invariants import Invariants
 from model.kinds import ASK, DRAW, FUNCTION, Examiner, kind_of
 from model.leftovers import UNSEEN
@@ -86,10 +87,11 @@ class World(Agenda, Invariants):
         """Let so many steps happen, then let faults cease, and see that everything ends as it should."""
         kept, prepared.PREPARED_KEPT = prepared.PREPARED_KEPT, self.scenario.prepared_kept
         try:
-            self._begin()
-            self._go(steps)
-            self._settle()
-            self._end()
+            with small_windows():
+                self._begin()
+                self._go(steps)
+                self._settle()
+                self._end()
         finally:
             prepared.PREPARED_KEPT = kept
 
@@ -148,6 +150,8 @@ class World(Agenda, Invariants):
             return
         network.check_blocked(is_awake=not self.is_suspended)
         self.check_lane()
+        if self.scenario.has_copies:
+            network.copies.check()
         if self.fleet is not None:
             for group in self.broker.groups.values():
                 network.roles.check_rest(group)
