@@ -7,6 +7,7 @@ from typing import Any
 
 from poold.config.model import BrokerConfig, Config, EndpointConfig, GroupConfig
 from poold.core.effects import SimpleQuery
+from poold.postgres.backend import Unread
 from poold.postgres.backends import BackendConnection, Backends
 from poold.system.poller import Poller
 
@@ -118,3 +119,31 @@ def test_what_waits_behind_a_large_unit_is_sent_when_that_is() -> None:
     assert asyncio.run(sent()) == b"".join(
         b"Q" + (len(unit[0].sql) + 5).to_bytes(4, "big") + unit[0].sql + b"\0" for unit in (LARGE, SMALL)
     )
+
+
+async def readings(*steps: tuple[str, Unread]) -> list[str]:
+    """When a backend that is paused and resumed for these reasons is no longer read from, and again."""
+    shell = Shell()
+    theirs = shell.open(1)
+    backend, seen = shell.backends._open[1], list[str]()
+    poller, backend._poller = (
+        backend._poller,
+        SimpleNamespace(  # type: ignore[assignment]
+            remove_reader=lambda *_: seen.append("not read"), add_reader=lambda *_: seen.append("read")
+        ),
+    )
+    for step, why in steps:
+        getattr(backend, step)(why)
+    backend._poller = poller
+    shell.close()
+    theirs.close()
+    return seen
+
+
+def test_a_backend_is_read_from_again_when_no_reason_is_left_not_to() -> None:
+    both = ("pause", Unread.UNFINISHED), ("pause", Unread.HELD)
+    first, second = ("resume", Unread.HELD), ("resume", Unread.UNFINISHED)
+    assert asyncio.run(readings(*both, first)) == ["not read"]
+    assert asyncio.run(readings(*both, first, second)) == ["not read", "read"]
+    assert asyncio.run(readings(*both, second, second, first, first)) == ["not read", "read"]
+    assert asyncio.run(readings(first, second)) == []

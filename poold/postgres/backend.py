@@ -7,6 +7,7 @@ import logging
 import secrets
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from enum import IntFlag
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
@@ -27,6 +28,13 @@ log = logging.getLogger(__name__)
 RECEIVE_BYTES = 65536
 
 
+class Unread(IntFlag):
+    """Why nothing is read from a connection for now."""
+
+    UNFINISHED = 1  # all results that are not whole are too large together
+    HELD = 2  # the client of its COPY has not taken what was sent
+
+
 class BackendConnection:
     """One open connection to PostgreSQL."""
 
@@ -43,6 +51,7 @@ class BackendConnection:
         self.waiting = 0
         self._untouched = 0
         self.unfinished = 0  # bytes of a result that is not whole
+        self._pauses = Unread(0)
         self._feeding = 0  # bytes of a COPY's data that the socket has not taken yet
         self._connection = connection
         self._owner = owner
@@ -165,13 +174,17 @@ class BackendConnection:
         except (OSError, WireError):
             pass  # nothing more can be read
 
-    def pause(self) -> None:
+    def pause(self, why: Unread) -> None:
         """Read nothing more for now."""
-        self._poller.remove_reader(self._descriptor)
+        if not self._pauses:
+            self._poller.remove_reader(self._descriptor)
+        self._pauses |= why
 
-    def resume(self) -> None:
-        """Read again."""
-        self._poller.add_reader(self._descriptor, self._readable)
+    def resume(self, why: Unread) -> None:
+        """Read again, unless there is another reason not to."""
+        before, self._pauses = self._pauses, self._pauses & ~why
+        if before and not self._pauses:
+            self._poller.add_reader(self._descriptor, self._readable)
 
     def begin_cancel(self, threads: ThreadPoolExecutor) -> None:
         """Cancel what the backend runs; the core asks for another cancel only when this one is settled."""

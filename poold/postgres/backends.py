@@ -25,7 +25,7 @@ from poold.core.pools.group import Group
 from poold.core.records.flow import Flight
 from poold.postgres import connect as connecting
 from poold.postgres import libpq
-from poold.postgres.backend import BackendConnection, one_line
+from poold.postgres.backend import BackendConnection, Unread, one_line
 from poold.postgres.wire import Wire
 from poold.system.poller import Poller
 
@@ -95,9 +95,9 @@ class Backends:
         """Read nothing more from the backend, or read again."""
         if (backend := self._open.get(number)) is not None:
             if is_held:
-                backend.pause()
+                backend.pause(Unread.HELD)
             else:
-                backend.resume()
+                backend.resume(Unread.HELD)
 
     def flush(self) -> None:
         """Send what the turn has given to backends."""
@@ -253,7 +253,7 @@ class Backends:
             largest = max(self._open.values(), key=lambda each: each.unfinished)
             if backend is not largest and backend.number in self._open:
                 self._waiting[backend.number] = backend
-                backend.pause()
+                backend.pause(Unread.UNFINISHED)
 
     def _finished(self, backend: BackendConnection) -> None:
         """Take note that the backend's result is whole, or lost, and read again from those that wait."""
@@ -262,7 +262,7 @@ class Backends:
         self._waiting.pop(backend.number, None)
         waiting, self._waiting = self._waiting, {}
         for each in waiting.values():
-            each.resume()
+            each.resume(Unread.UNFINISHED)
 
     def cancelled(self, number: int) -> None:
         """Tell the core that a cancel is settled."""
