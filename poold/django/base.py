@@ -104,7 +104,10 @@ class DatabaseWrapper(django_base.DatabaseWrapper):
 
     def _opened(self, parameters: dict[str, Any], **more: Any) -> Any:
         """A connection of the client's that reads values as Django wants them."""
-        connection = extensions.connection(**parameters, **{"autocommit": True, **more})
+        try:
+            connection = extensions.connection(**parameters, **{"autocommit": True, **more})
+        except UnconfiguredGroupError as error:
+            raise self._without_group(error) from error
         for caster in values.casters:
             extensions.register_type(caster, connection)
         if is_psycopg3:
@@ -138,10 +141,14 @@ class DatabaseWrapper(django_base.DatabaseWrapper):
         try:
             return server_at(place_of(self.settings_dict), connection)
         except UnconfiguredGroupError as error:
-            raise ImproperlyConfigured(
-                f"DATABASES[{self.alias!r}]: {error}. Write into the broker's configuration, and start it again:\n"
-                f"{example(place_of(self.settings_dict).group, self.settings_dict['NAME'] or 'postgres')}"
-            ) from error
+            raise self._without_group(error) from error
+
+    def _without_group(self, error: UnconfiguredGroupError) -> ImproperlyConfigured:
+        """The error that says how to give the broker the group that it does not have."""
+        return ImproperlyConfigured(
+            f"DATABASES[{self.alias!r}]: {error}. Write into the broker's configuration, and start it again:\n"
+            f"{example(place_of(self.settings_dict).group, self.settings_dict['NAME'] or 'postgres')}"
+        )
 
     def _check_database(self, server: Server) -> None:
         """Raise ImproperlyConfigured if NAME is another database than the group's: tests empty what they run in."""
