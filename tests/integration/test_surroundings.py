@@ -222,13 +222,13 @@ def test_a_stranger_who_connects_first_is_not_taken_for_this_process(monkeypatch
     # The name is in no folder, so anybody may connect to it. Two do, before libpq.
     real, strangers = offline._met, []
 
-    def met(host: str, listener: Any) -> Any:
+    def met(host: str, listener: Any, *more: Any) -> Any:
         if host.startswith("@") and len(strangers) < 2:
             listener.listen(1)
             name = f"{host[1:]}/.s.PGSQL.1"
             strangers.append(subprocess.Popen([sys.executable, "-c", KNOCK, name], stdout=subprocess.PIPE, text=True))
             assert select.select([listener], [], [], 20)[0]
-        return real(host, listener)
+        return real(host, listener, *more)
 
     monkeypatch.setattr(offline, "_met", met)
     connection, server = offline.connect_to_nowhere()
