@@ -15,7 +15,8 @@ from __future__ import annotations
 import codecs
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from client.calls import Calls
@@ -180,7 +181,10 @@ class CopyingCalls(Calls):
             is_lost = error is channel.error and error.outcome == UNKNOWN
             # Without its end a COPY has no effect; of a string of several, what comes ahead may have one.
             if is_lost and part.is_in and not part.is_complete and b";" not in message.statement.rstrip(b"; \n"):
-                error.failure = error.failure._replace(outcome=FAILED)
+                what, _, _ = error.failure.message.partition("; the statement may have run")
+                text = f"{what}; nothing of the COPY took effect, as its end had not been sent"
+                error.failure = error.failure._replace(outcome=FAILED, message=text)
+                error.args = (text,)
             raise
         return reply
 
@@ -240,7 +244,7 @@ class _Receiving:
         if not callable(getattr(sink, "write", None)):
             raise TypeError(f"sink is {sink!r:.200}; expected a file, or something else with write()")
         self.error: BaseException | None = None  # the program's own, raised by its sink
-        self._write = sink.write
+        self._write: Callable[[Any], Any] = partial(_write_all, sink) if isinstance(sink, io.RawIOBase) else sink.write
         self._decoder = codecs.getincrementaldecoder("utf-8")() if _is_text(sink) else None
         self._missing = self._taken = self._request = 0
 
@@ -270,6 +274,16 @@ class _Receiving:
             self._decoder.decode(b"", True)
 
 
+def _write_all(file: io.RawIOBase, data: bytes) -> None:
+    """Write all of it to a file without a buffer, which takes as much at a time as it likes."""
+    rest = memoryview(data)
+    while rest:
+        taken = file.write(rest)
+        if taken is None:
+            raise BlockingIOError("the sink's write() gave None: it takes nothing now; make it a file that blocks")
+        rest = rest[taken:]
+
+
 def _is_text(file: Any) -> bool:
     """Whether the file takes text: it is a text file, or a wrapper around one (of tempfile)."""
     return isinstance(file, io.TextIOBase) or isinstance(getattr(file, "encoding", None), str)
@@ -287,7 +301,9 @@ def _blocks(source: Any, size: int) -> Iterator[bytes]:
 
 
 def _of_file(file: Any, size: int) -> Iterator[bytes]:
-    while block := file.read(size):
+    while (block := file.read(size)) is None or block:
+        if block is None:
+            raise BlockingIOError("the source's read() gave None: it has no data yet; make it a file that blocks")
         yield _as_bytes(block)
 
 

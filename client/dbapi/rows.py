@@ -13,7 +13,7 @@ from typing import Any
 
 from psycopg2 import extensions
 
-from client.values.casting import block_end, replay_by
+from client.values.casting import block_end, replay_by, row_starts
 from client.values.result import Result
 
 Values = tuple[Any, ...]
@@ -26,7 +26,7 @@ _FIRST_OF_PROGRAMS = 16384
 class Rows:
     """The rows of one result. position is the number of the next row, from 0."""
 
-    __slots__ = ("_is_moved", "_own", "_prepare", "_result", "count", "position")
+    __slots__ = ("_is_moved", "_own", "_prepare", "_result", "_starts", "count", "position")
 
     def __init__(self, result: Result, prepare: Callable[[Any], None] | None) -> None:
         """prepare makes a psycopg2 cursor cast as the rows' cursor does; None if the Result does."""
@@ -36,6 +36,7 @@ class Rows:
         self._prepare = prepare
         self._is_moved = False  # then the Result's own position is another one
         self._own: list[Values] | None = None  # all rows, once they were cast by the cursor's own casters
+        self._starts: list[int] | None = None  # where each row begins, if they are cast one by one
 
     def one(self) -> Values | None:
         """The next row, None after the last."""
@@ -53,7 +54,7 @@ class Rows:
         at = self.position
         self.position = end = min(at + max(size, 0), self.count)
         if self._prepare is not None:
-            return self._cast_own()[at:end]
+            return self._cast_own()[at:end] if self._can_cast_all() else self._cast_one_by_one(at, end)
         if self._is_moved:
             return list(map(tuple, self._result[at:end]))
         return list(map(tuple, self._result.fetchmany(end - at)))
@@ -71,6 +72,39 @@ class Rows:
             raise IndexError(f"no row {position}; there are {self.count}")
         self.position = position
         self._is_moved = True
+
+    def _can_cast_all(self) -> bool:
+        """Whether all rows can be cast at once. If a caster fails for one, only reading that row raises its error."""
+        if self._starts is None:
+            try:
+                self._cast_own()
+            except Exception as error:
+                starts = row_starts(data := self._result.as_sent()[1], 0, len(data))
+                self._starts = [*starts, len(data)]
+                if not any(self._raises(number, type(error)) for number in range(self.count)):
+                    self._starts = None
+                    raise  # not of a caster
+        return self._starts is None
+
+    def _raises(self, number: int, kind: type[Exception]) -> bool:
+        try:
+            self._cast_row(number)
+        except kind:
+            return True
+        return False
+
+    def _cast_row(self, number: int) -> list[Values]:
+        assert self._prepare is not None
+        assert self._starts is not None
+        columns, data = self._result.as_sent()
+        return replay_by(self._prepare, columns, memoryview(data)[self._starts[number] : self._starts[number + 1]])
+
+    def _cast_one_by_one(self, at: int, end: int) -> list[Values]:
+        rows: list[Values] = []
+        for number in range(at, end):
+            self.position = number + 1  # behind a row that cannot be read, as psycopg2's
+            rows += self._cast_row(number)
+        return rows
 
     def _cast_own(self) -> list[Values]:
         if self._own is None:

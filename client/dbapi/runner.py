@@ -21,7 +21,7 @@ from client.values import offline
 from client.values.bind import bind
 from client.values.result import Result
 from client.wire.limits import MAX_STEPS
-from client.wire.messages import TX_ACTIVE
+from client.wire.messages import TX_ACTIVE, TX_FAILED
 
 if TYPE_CHECKING:
     _Theirs = object
@@ -240,6 +240,9 @@ class Runner(_Theirs):
 
     def _commit(self) -> None:
         self.mark += 1
+        if self._own.transaction_status == TX_FAILED:
+            self._own.rollback()  # so does PostgreSQL, and psycopg2's commit() is silent about it
+            return
         try:
             self._own.commit()
         finally:

@@ -474,3 +474,32 @@ def test_notices_of_a_copy_come_with_its_result(db: Handler, postgres: Postgres)
     result = db.copy_in(f"COPY {SCHEMA}.told FROM STDIN", b"1\n2\n")
     assert [each.strip() for each in result.notices] == ["NOTICE:  row 1", "NOTICE:  row 2"]
     assert list(db.notices)[-2:] == list(result.notices)
+
+
+def test_a_file_that_has_no_data_yet_is_no_end_of_data(db: Handler, postgres: Postgres) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    os.write(writing, b"1\tone\n")
+    with (
+        os.fdopen(reading, "rb", buffering=0) as file,
+        os.fdopen(writing, "wb"),
+        pytest.raises(BlockingIOError, match="has no data yet"),
+    ):
+        db.copy_in(IN, file)
+    assert count(postgres) == 0
+
+
+def test_a_file_without_a_buffer_gets_all_of_the_data_or_an_error_is_raised(db: Handler) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with (
+        os.fdopen(reading, "rb"),
+        os.fdopen(writing, "wb", buffering=0) as file,
+        pytest.raises(BlockingIOError, match="takes nothing now"),
+    ):
+        db.copy_out(ENDLESS, file)
+    with tempfile.TemporaryFile("w+b", buffering=0) as raw:
+        db.copy_in(IN, ROWS)
+        db.copy_out(OUT, raw)
+        raw.seek(0)
+        assert raw.read() == ROWS

@@ -316,3 +316,26 @@ def test_two_phases(fresh_postgres: Any, start_broker: Any) -> None:
     assert other.tpc_recover() == []
     assert server.execute("SELECT * FROM phases") == [(1,)]
     other.close()
+
+
+def test_a_row_that_a_caster_cannot_read_is_passed_by_its_error(cursor: Any) -> None:
+    def inverse(text: str, _: Any) -> float:
+        return 1 / (int(text) - 2)
+
+    register_type(new_type((23,), "INVERSE", inverse), cursor)
+    for fetch in (lambda: [cursor.fetchone()], lambda: cursor.fetchmany(1)):
+        cursor.execute("SELECT generate_series(1, 4)")
+        assert fetch() == [(-1.0,)]
+        with pytest.raises(ZeroDivisionError):
+            fetch()
+        assert fetch() == [(1.0,)]
+        assert cursor.fetchall() == [(0.5,)]
+        assert cursor.fetchall() == []
+
+
+def test_the_commit_of_a_failed_transaction_is_silent_as_psycopg2s(connection: Any, cursor: Any) -> None:
+    with pytest.raises(theirs.errors.DivisionByZero):
+        cursor.execute("SELECT 1 / 0")
+    connection.commit()
+    cursor.execute("SELECT 1")
+    assert cursor.fetchone() == (1,)
