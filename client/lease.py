@@ -172,6 +172,11 @@ class ClientLease:
         return self.number != 0 and (self._is_lost or channel is None or not channel.is_usable)
 
     @property
+    def is_inherited(self) -> bool:
+        """Whether it was opened before a fork, and belongs to the parent process."""
+        return self._channel is not None and self._channel.pid != os.getpid()
+
+    @property
     def error(self) -> DBConnectionError | None:
         """The last error that told of the lease's loss, None if nothing refers to it any more."""
         return None if self._error is None else self._error()

@@ -108,11 +108,13 @@ class Connection(Modes):
             self._rollback()
 
     def close(self) -> None:
-        """Close the connection; what is open is rolled back."""
+        """Close the connection; what is open is rolled back, unless it was begun by a parent process."""
         with self._lock:
             if self._is_closed:
                 return
             self._is_closed = True
+            if self._own._lease.is_inherited:
+                return
             if isinstance(self._own, Session):
                 self._own.close()
             else:

@@ -377,3 +377,20 @@ def test_pools_give_connections_of_this_package(broker: Broker) -> None:
     assert first.status == extensions.STATUS_READY
     connections.closeall()
     assert second.closed
+
+
+def test_a_child_closes_what_its_parent_goes_on_with(connect: Connect) -> None:
+    connection = connect()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        pid = os.fork()
+        if not pid:
+            status = 1
+            try:
+                connection.close()
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        cursor.execute("SELECT 2")
+        assert cursor.fetchone() == (2,)
