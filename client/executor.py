@@ -77,13 +77,7 @@ class Executor(CopyingCalls):
 
     def _find_lane(self) -> None:
         has_lane = _REQUESTS is not None and self._keys is None and self._autocommit is not False and not self._unseen
-        self._lane = None
-        if has_lane:
-            self._make_lane()
-
-    def _make_lane(self) -> None:
-        """Make the short way, for the options as they are."""
-        self._lane = self._new_lane()
+        self._lane = self._new_lane() if has_lane else None
         if self._lane is not None:
             self._lane.dicts = self._dicts
 
@@ -108,7 +102,7 @@ class Executor(CopyingCalls):
         """
         self._settings = packed_settings(settings)
         if self._lane is not None:
-            self._make_lane()
+            self._find_lane()
 
     def query(
         self,

@@ -77,11 +77,12 @@ class Copying:
 
 
 def _table_copy(table: str, columns: Iterable[str] | None, direction: str, sep: str, null: str) -> bytes:
-    names = "" if columns is None else ", ".join(_quoted_name(name) for name in columns)
+    names = "" if columns is None else ", ".join(quoted_name(name) for name in columns)
     listed = f"({names})" if names else ""
-    text = f"COPY {_quoted_name(table)}{listed} {direction} WITH DELIMITER AS %s NULL AS %s"
+    text = f"COPY {quoted_name(table)}{listed} {direction} WITH DELIMITER AS %s NULL AS %s"
     return offline.render(text.replace("%", "%%").replace("AS %%s", "AS %s"), (sep, null))
 
 
-def _quoted_name(name: str) -> str:
+def quoted_name(name: str) -> str:
+    """Return a name as an identifier in a statement, whatever it consists of."""
     return '"' + name.replace('"', '""') + '"'

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import psycopg2
 from psycopg2 import extensions
 
-from client.dbapi.copying import Copying
+from client.dbapi.copying import Copying, quoted_name
 from client.dbapi.rows import NO_ROWS, Rows, Values, rows_of
 from client.dbapi.wording import in_our_words
 from client.errors import DBError, UsageError
@@ -57,7 +57,7 @@ class Cursor(Copying, _Theirs):
     ) -> None:
         theirs: Any = extensions.cursor
         theirs.__init__(self, conn, name)
-        self._quoted_name = None if name is None else _quoted_name(name)
+        self._quoted_name = None if name is None else quoted_name(name)
         self._is_closed = False
         self._withhold = False
         self._mark = conn.mark  # the transaction to which a named cursor belongs
@@ -119,7 +119,7 @@ class Cursor(Copying, _Theirs):
             for name in parameters:
                 if not isinstance(name, (str, bytes)):
                     raise TypeError(f"argument names must be strings, got {name!r}")
-            arguments = ",".join(f"{_quoted_name(_text(name)).replace('%', '%%')}:=%s" for name in parameters)
+            arguments = ",".join(f"{quoted_name(_text(name)).replace('%', '%%')}:=%s" for name in parameters)
             values: list[Any] = list(parameters.values())
         else:
             values = list(parameters or ())
@@ -372,10 +372,6 @@ class Cursor(Copying, _Theirs):
 
     def _all_made(self, rows: list[Values]) -> list[Any]:
         return rows if self.row_factory is None else [self._made(values) for values in rows]
-
-
-def _quoted_name(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _text(name: str | bytes) -> str:

@@ -34,6 +34,13 @@ _CONTROL = re.compile(r"\s*(savepoint|release|rollback|begin|start|commit|end|ab
 MAX_NOTICES = 50
 
 
+class _Unchecked(Handler):
+    """A Handler that does not look for its group when it is made: `connect` does so once for both of a connection."""
+
+    def _look(self) -> None:
+        pass
+
+
 class Runner(_Theirs):
     """The executors of one connection, and its lock: calls of several threads go through one after the other."""
 
@@ -54,11 +61,11 @@ class Runner(_Theirs):
         self._autocommit = autocommit
         self._characteristics = Characteristics()
         # Statements that are by themselves, and the connection's own questions.
-        self._by_itself = Handler(group, autocommit=True, **options)
+        self._by_itself = _Unchecked(group, autocommit=True, **options)
         # Settings that travel with statements; whether the open transaction has still to be told of them.
         self._owes_settings = True
         self._settings: dict[str, Any] = dict(options.get("settings") or {})
-        begun = Handler(group, autocommit=False, **options)
+        begun = _Unchecked(group, autocommit=False, **options)
         # The connection's transactions; in a session all its statements.
         self._own: Handler | Session = begun.session() if session else begun
         if isinstance(self._own, Session):

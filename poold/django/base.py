@@ -36,9 +36,8 @@ from poold.django.server import Server, server_at
 from poold.django.toml import example
 from poold.django.validation import DatabaseValidation
 
-_FAILED = extensions.TRANSACTION_STATUS_INERROR
 # A transaction that has failed or is lost takes no more statements.
-_UNUSABLE = (_FAILED, extensions.TRANSACTION_STATUS_UNKNOWN)
+_UNUSABLE = (extensions.TRANSACTION_STATUS_INERROR, extensions.TRANSACTION_STATUS_UNKNOWN)
 
 
 class DatabaseWrapper(django_base.DatabaseWrapper):
@@ -104,10 +103,7 @@ class DatabaseWrapper(django_base.DatabaseWrapper):
 
     def _opened(self, parameters: dict[str, Any], **more: Any) -> Any:
         """A connection of the client's that reads values as Django wants them."""
-        try:
-            connection = extensions.connection(**parameters, **{"autocommit": True, **more})
-        except UnconfiguredGroupError as error:
-            raise self._without_group(error) from error
+        connection = extensions.connection(**parameters, **{"autocommit": True, **more})
         for caster in values.casters:
             extensions.register_type(caster, connection)
         if is_psycopg3:
@@ -122,17 +118,6 @@ class DatabaseWrapper(django_base.DatabaseWrapper):
         timezone = self.timezone_name  # None if the project has none, and takes the server's
         return settings if timezone is None or server.runs_in(timezone) else {**settings, "TimeZone": timezone}
 
-    def _commit(self) -> None:
-        """Commit; roll back if a statement of the transaction has failed.
-
-        So does PostgreSQL, and no driver of Django's tells: programs that catch an IntegrityError within `atomic()` and
-        do nothing more rely on it.
-        """
-        if self.connection is not None and self.connection.get_transaction_status() == _FAILED:
-            self._rollback()
-        else:
-            super()._commit()
-
     def _configure_connection(self, connection: Any) -> bool:
         return False  # time zone and role travel with the statements
 
@@ -141,14 +126,10 @@ class DatabaseWrapper(django_base.DatabaseWrapper):
         try:
             return server_at(place_of(self.settings_dict), connection)
         except UnconfiguredGroupError as error:
-            raise self._without_group(error) from error
-
-    def _without_group(self, error: UnconfiguredGroupError) -> ImproperlyConfigured:
-        """The error that says how to give the broker the group that it does not have."""
-        return ImproperlyConfigured(
-            f"DATABASES[{self.alias!r}]: {error}. Write into the broker's configuration, and start it again:\n"
-            f"{example(place_of(self.settings_dict).group, self.settings_dict['NAME'] or 'postgres')}"
-        )
+            raise ImproperlyConfigured(
+                f"DATABASES[{self.alias!r}]: {error}. Write into the broker's configuration, and start it again:\n"
+                f"{example(place_of(self.settings_dict).group, self.settings_dict['NAME'] or 'postgres')}"
+            ) from error
 
     def _check_database(self, server: Server) -> None:
         """Raise ImproperlyConfigured if NAME is another database than the group's: tests empty what they run in."""
