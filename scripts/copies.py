@@ -10,13 +10,13 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
 import psycopg2
 from benchmark.broker import Broker
 from benchmark.database import Database
+from benchmark.memory import peak_mb
 from benchmark.workspace import Workspace
 
 from client import Handler
@@ -40,11 +40,6 @@ def seconds(run: Callable[[], Any]) -> float:
     begin = time.perf_counter()
     run()
     return time.perf_counter() - begin
-
-
-def peak_mb(pid: int | str) -> float:
-    """The most memory that a process has had so far, its libraries included."""
-    return int(Path(f"/proc/{pid}/status").read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e6
 
 
 @click.command(help=__doc__)

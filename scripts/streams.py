@@ -8,12 +8,12 @@ written as CSV. Exit status 1: client or broker took more than --limit.
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 from benchmark.broker import Broker
 from benchmark.database import Database
+from benchmark.memory import peak_mb
 from benchmark.workspace import Workspace
 
 WAYS = ("stream", "stream without looking ahead", "psycopg2")
@@ -49,11 +49,6 @@ seconds = time.perf_counter() - begin
 status = Path("/proc/self/status").read_text()
 print(json.dumps([count, seconds, int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6]))
 """
-
-
-def peak_mb(pid: int) -> float:
-    """The most memory that a process has had so far, its libraries included."""
-    return int(Path(f"/proc/{pid}/status").read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e6
 
 
 def read(*arguments: str) -> Any:

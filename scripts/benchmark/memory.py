@@ -15,6 +15,7 @@ KIB_PER_MB = 1000 * 1000 / 1024
 SHARED = ("smaps_rollup", "Pss_Anon")
 OWN = ("status", "RssAnon")
 RESIDENT = ("status", "VmRSS")
+PEAK = ("status", "VmHWM")
 
 
 def kind(pid: int) -> tuple[str, str]:
@@ -30,6 +31,11 @@ def anonymous_mb(pids: Iterable[int], which: tuple[str, str]) -> float:
 def resident_mb(pid: int) -> float:
     """All of a process's memory that is not swapped out, its libraries included."""
     return (_kib(pid, RESIDENT) or 0) / KIB_PER_MB
+
+
+def peak_mb(pid: int) -> float:
+    """The most memory that a process has had so far, its libraries included."""
+    return (_kib(pid, PEAK) or 0) / KIB_PER_MB
 
 
 def _kib(pid: int, which: tuple[str, str]) -> int | None:
