@@ -55,34 +55,38 @@ class Copying:
             self._breach(key, "it sent data, or took some, of a COPY that has not begun")
         elif isinstance(message, CopyTaken):
             self._taken(request, transfer, message.size, now)
-        elif not transfer.is_over:
-            self._given(request, transfer, message, now)
+        elif transfer.is_over:
+            pass
+        elif isinstance(message, CopyIn):
+            self._given(request, transfer, message.data, now)
+        else:
+            self._given_all(request, transfer, message.error, now)
 
-    def _given(self, request: Request, transfer: Transfer, message: CopyIn | CopyEnd, now: float) -> None:
-        backend = request.backend
-        assert backend is not None
-        if type(message) is CopyEnd:
-            transfer.is_over, transfer.is_complete = True, message.error is None
-            self._agenda.effects.append(EndFeed(backend.number, message.error))
-            self._rearm(request, transfer, now)
-            return
-        assert type(message) is CopyIn
-        transfer.pending += len(message.data)
+    def _given(self, request: Request, transfer: Transfer, data: bytes, now: float) -> None:
+        assert request.backend is not None
+        transfer.pending += len(data)
         if transfer.pending > COPY_WINDOW:
             self._breach(
                 request.client.key, f"it sent more than {COPY_WINDOW} bytes of a COPY that were not wanted yet"
             )
-        elif message.data:
-            self._agenda.effects.append(Feed(backend.number, message.data))
+        elif data:
+            self._agenda.effects.append(Feed(request.backend.number, data))
             self._rearm(request, transfer, now)
 
+    def _given_all(self, request: Request, transfer: Transfer, error: str | None, now: float) -> None:
+        assert request.backend is not None
+        transfer.is_over, transfer.is_complete = True, error is None
+        self._agenda.effects.append(EndFeed(request.backend.number, error))
+        self._rearm(request, transfer, now)
+
     def _taken(self, request: Request, transfer: Transfer, size: int, now: float) -> None:
+        assert request.backend is not None
         if size > transfer.pending:
             self._breach(request.client.key, f"it has taken {size} bytes of a COPY, and was sent {transfer.pending}")
             return
         transfer.pending -= size
         if transfer.is_held and transfer.pending < HOLD_FROM:
-            self._hold(request, transfer, False)
+            self._hold(request.backend.number, transfer, False)
         self._rearm(request, transfer, now)
 
     def _breach(self, key: int, reason: str) -> None:
@@ -116,7 +120,7 @@ class Copying:
             return
         transfer.pending += len(data)
         if not transfer.is_held and transfer.pending >= HOLD_FROM:
-            self._hold(request, transfer, True)
+            self._hold(number, transfer, True)
         self._agenda.effects.append(Tell(request.client.key, CopyOut(request.number, data)))
         self._rearm(request, transfer, now)
 
@@ -141,8 +145,7 @@ class Copying:
         """
         transfer.is_over = transfer.is_over or transfer.is_begun
         if transfer.is_held:
-            transfer.is_held = False
-            self._agenda.effects.append(Hold(backend.number, False))
+            self._hold(backend.number, transfer, False)
 
     def _running(self, number: int) -> tuple[Request, Transfer] | None:
         """Return the request that the backend runs, if that is a COPY, with its transfer."""
@@ -162,7 +165,7 @@ class Copying:
         if transfer.is_in:
             self._agenda.effects.append(EndFeed(backend.number, request.reason or "canceled"))
         elif transfer.is_held:
-            self._hold(request, transfer, False)
+            self._hold(backend.number, transfer, False)
 
     def idle_until(self, request: Request) -> float | None:
         """When the request has waited too long for its client, by its group's idle_in_transaction_timeout.
@@ -186,7 +189,6 @@ class Copying:
         else:
             self._timers.clear(request)
 
-    def _hold(self, request: Request, transfer: Transfer, is_held: bool) -> None:
-        assert request.backend is not None
+    def _hold(self, number: int, transfer: Transfer, is_held: bool) -> None:
         transfer.is_held = is_held
-        self._agenda.effects.append(Hold(request.backend.number, is_held))
+        self._agenda.effects.append(Hold(number, is_held))
