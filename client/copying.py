@@ -60,6 +60,8 @@ class CopyingCalls(Calls):
     _priority: int
     _settings: bytes
     _read_only: bool
+    _is_in_block: bool
+    _unseen: str
 
     def copy_in(
         self,
@@ -133,6 +135,10 @@ class CopyingCalls(Calls):
         if _COPY.match(sql) is None:
             raise UsageError(f"{sql[:80].decode('utf-8', 'replace')!r} is no COPY; run other statements by query()")
         waits = None if timeout is None else patience(timeout)
+        if self._is_in_block and (session := self._block_session(waits)) is not None:
+            return session._copy(part, statement, params, timeout, priority, settings, session._group)
+        if self._unseen:
+            self._catch_up(waits)
         rank = self._priority if priority is None else checked_priority(priority)
         packed = self._settings if settings is None else packed_settings(settings)
         packed = self._settings_of_copy(packed)
@@ -163,6 +169,12 @@ class CopyingCalls(Calls):
     def _settings_of_copy(self, settings: bytes) -> bytes:
         """Return the settings that travel with a COPY: without a limit of its own it has none."""
         return settings if b"statement_timeout\0" in settings.lower() else settings + _NO_TIMEOUT
+
+    def _block_session(self, waits: float | None) -> CopyingCalls | None:
+        raise NotImplementedError
+
+    def _catch_up(self, waits: float | None) -> None:
+        raise NotImplementedError
 
     def _group_for(self, is_read_only: bool) -> str:
         raise NotImplementedError

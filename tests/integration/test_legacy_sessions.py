@@ -150,3 +150,10 @@ def test_pgdbpools_query_runs_statements_in_a_group(
     dbpool.Connection.init(config | {"address": f"ipc://{legacy.folder}/nobody"})
     with pytest.raises(dbpool.DBOfflineError, match="no poold broker answers"):
         dbpool.Query.check_db(("default", 0))
+
+
+def test_a_copy_in_a_with_block_is_in_its_session(legacy: Broker) -> None:
+    with legacy.handler() as db:
+        db.query("CREATE TEMP TABLE chosen (id integer)")
+        assert db.copy_in("COPY chosen FROM STDIN", b"1\n2\n").rowcount == 2
+        assert db.query("SELECT count(*) FROM chosen").scalar() == 2
