@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from client.wire.messages import CopyEnd, CopyIn, ResultMessage
+from client.wire.messages import ResultMessage
 from poold.core.effects import EndFeed, Feed, Hold, Tell
 from poold.core.records.request import Request
 from poold.core.requests import copying
@@ -111,9 +111,9 @@ def data_is_told_behind_a_cancel(patch: pytest.MonkeyPatch) -> None:
 
 @mistake
 def a_piece_is_lost(patch: pytest.MonkeyPatch) -> None:
-    def given(original: Any, self: Copying, request: Request, transfer: Any, message: Any, now: float) -> None:
-        original(self, request, transfer, message, now)
-        if type(message) is CopyIn and len(message.data) == 1:
+    def given(original: Any, self: Copying, request: Request, transfer: Any, data: bytes, now: float) -> None:
+        original(self, request, transfer, data, now)
+        if len(data) == 1:
             without(self, Feed)
 
     wrap(patch, "_given", given)
@@ -146,20 +146,20 @@ def who_has_taken_enough_stays_held(patch: pytest.MonkeyPatch) -> None:
 
 @mistake
 def a_client_that_keeps_the_rules_is_dropped(patch: pytest.MonkeyPatch) -> None:
-    def given(original: Any, self: Copying, request: Request, transfer: Any, message: Any, now: float) -> None:
-        transfer.pending += type(message) is CopyIn
-        original(self, request, transfer, message, now)
+    def given(original: Any, self: Copying, request: Request, transfer: Any, data: bytes, now: float) -> None:
+        transfer.pending += 1
+        original(self, request, transfer, data, now)
 
     wrap(patch, "_given", given)
 
 
 @mistake
 def the_end_of_the_data_may_be_an_error_that_nobody_sees(patch: pytest.MonkeyPatch) -> None:
-    def given(original: Any, self: Copying, request: Request, transfer: Any, message: Any, now: float) -> None:
-        message = message._replace(error=None) if type(message) is CopyEnd else message
-        original(self, request, transfer, message, now)
-
-    wrap(patch, "_given", given)
+    wrap(
+        patch,
+        "_given_all",
+        lambda original, self, request, transfer, _, now: original(self, request, transfer, None, now),
+    )
 
 
 @mistake
