@@ -99,6 +99,12 @@ class Proxy:
         """Those of which the proxy still has an end."""
         return len(self._pairs) // 2
 
+    @property
+    def lossy(self) -> int:
+        """Connections that have lost a byte, and never pass another."""
+        pairs = set(self._pairs.values())
+        return sum(1 for pair in pairs if any(flow.has_lost for flow in pair.flows.values()))
+
     # What a test may wish.
 
     def infect(self, toxic: Toxic, *directions: Direction, share: float = 1.0) -> None:

@@ -26,7 +26,9 @@ class Shell:
         self._lost: asyncio.Future[tuple[Any, ...]] = asyncio.get_running_loop().create_future()
         self.woken = 0
         self.poller = Poller()
-        core: Any = SimpleNamespace(lost=lambda *told: self._lost.set_result(told))
+        core: Any = SimpleNamespace(
+            lost=lambda *told: self._lost.set_result(told), copying=SimpleNamespace(fed=lambda *_: None)
+        )
         self.backends = Backends(self._config, core, self._wake, self.poller)
 
     def open(self, number: int) -> socket.socket:
@@ -147,3 +149,49 @@ def test_a_backend_is_read_from_again_when_no_reason_is_left_not_to() -> None:
     assert asyncio.run(readings(*both, first, second)) == ["not read", "read"]
     assert asyncio.run(readings(*both, second, second, first, first)) == ["not read", "read"]
     assert asyncio.run(readings(first, second)) == []
+
+
+COPY = (SimpleQuery(b"COPY t FROM STDIN", is_in=True),)
+COPY_BEGINS = b"G\0\0\0\7\0\0\0"
+
+
+def heard_while(*, large: int, then: str = "") -> list[bool]:
+    """Whether a server that waits for this side is heard, asked twice, behind a COPY's start and so much data."""
+
+    async def run() -> list[bool]:
+        shell = Shell()
+        server = shell.open(1)
+        backend = shell.backends._open[1]
+        shell.give(1, COPY)
+        backend.wire.received(COPY_BEGINS)
+        backend.feed(b"x" * large)
+        backend.flush()
+        told = [backend.is_heard()]
+        if then == "it reads":
+            passed = backend._passed
+            while backend._passed == passed:
+                server.recv(65536)
+                await asyncio.sleep(0)
+        elif then == "end":
+            backend.wire.end_feed(None)
+            backend.flush()
+            told = [backend.is_heard()]
+        elif then == "paused":
+            backend.pause(Unread.HELD)
+        told.append(backend.is_heard())
+        shell.close()
+        server.close()
+        return told
+
+    return asyncio.run(run())
+
+
+def test_a_server_that_waits_for_what_need_not_come_is_heard() -> None:
+    assert heard_while(large=1) == [True, True], "its client gives nothing"
+    assert heard_while(large=5_000_000, then="paused") == [True, True], "nobody takes anything"
+
+
+def test_a_server_that_waits_for_what_has_been_sent_is_heard_while_bytes_pass() -> None:
+    assert heard_while(large=5_000_000) == [True, False]
+    assert heard_while(large=1, then="end") == [True, False]
+    assert heard_while(large=5_000_000, then="it reads") == [True, True]

@@ -53,6 +53,8 @@ class BackendConnection:
         self.unfinished = 0  # bytes of a result that is not whole
         self._pauses = Unread(0)
         self._feeding = 0  # bytes of a COPY's data that the socket has not taken yet
+        # Bytes that have passed in both directions, and how many when it was last asked whether any do.
+        self._passed, self._passed_then = 0, -1
         self._connection = connection
         self._owner = owner
         self._poller = owner.poller
@@ -96,6 +98,15 @@ class BackendConnection:
         if self.wire.feed(data):
             self._feeding += len(data)
 
+    def is_heard(self) -> bool:
+        """Whether the server, which waits for this side, may be heard: bytes have passed since this was last asked.
+
+        True as well while nothing need pass: while nothing is read, or a COPY's data has not come.
+        """
+        need_none = bool(self._pauses) or (self.wire.copies.is_feeding and not self._feeding)
+        before, self._passed_then = self._passed_then, -1 if need_none else self._passed
+        return need_none or before < self._passed
+
     def flush(self) -> None:
         """Send as much of the wire's outbox as the socket takes now; do nothing while it has not taken earlier data."""
         outbox = self.wire.outbox
@@ -118,6 +129,7 @@ class BackendConnection:
             return False
         if sent:
             self._untouched = 0
+            self._passed += sent
         # A view and no copy: of a large request the socket takes a hundredth at a time.
         self._remainder = memoryview(data)[sent:] if sent < len(data) else b""
         if self._feeding and sent:
@@ -150,6 +162,7 @@ class BackendConnection:
             if not data:
                 self._owner.lost(self, "server closed the connection unexpectedly")
                 return
+            self._passed += len(data)
             if not self.take(data):
                 return
             if not (isinstance(self._socket, libpq.EncryptedSocket) and self._socket.pending()):

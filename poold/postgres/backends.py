@@ -26,6 +26,7 @@ from poold.core.records.flow import Flight
 from poold.postgres import connect as connecting
 from poold.postgres import libpq
 from poold.postgres.backend import BackendConnection, Unread, one_line
+from poold.postgres.connect import Doing
 from poold.postgres.wire import Wire
 from poold.system.poller import Poller
 
@@ -161,7 +162,8 @@ class Backends:
     async def _look(self, backend: BackendConnection) -> None:
         config, learned = self._config.endpoints[backend.endpoint], self._learned[backend.endpoint]
         try:
-            is_at_work = await connecting.is_at_work(config, learned, backend.pid)
+            doing = await connecting.doing(config, learned, backend.pid)
+            is_at_work = doing is Doing.WORKING or (doing is Doing.WAITING and backend.is_heard())
         except (psycopg2.Error, OSError, UnicodeError) as error:
             log.warning("look failed endpoint=%s error=%s", backend.endpoint, one_line(error))
             is_at_work = False

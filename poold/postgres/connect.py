@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from enum import Enum
 from functools import partial
 from types import NoneType
 from typing import Any
@@ -31,7 +32,7 @@ _IDENTITY = (
     "pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8)) END, "
     "(SELECT pg_catalog.concat(stats_reset) FROM pg_catalog.pg_stat_bgwriter) FROM pg_catalog.pg_control_system()"
 )
-_STATE = "SELECT state FROM pg_catalog.pg_stat_activity WHERE pid OPERATOR(pg_catalog.=) %s"
+_STATE = "SELECT state, wait_event_type FROM pg_catalog.pg_stat_activity WHERE pid OPERATOR(pg_catalog.=) %s"
 # pg_current_xact_id and pg_xact_status came with 13.
 _TELLS_OUTCOMES = 130000
 
@@ -176,8 +177,16 @@ async def plain(config: EndpointConfig, learned: Learned) -> Any:
     return connection
 
 
-async def is_at_work(config: EndpointConfig, learned: Learned, pid: int) -> bool:
-    """Whether the server process is at work for its client, asked by another connection; True if that is unknown.
+class Doing(Enum):
+    """What a server process does for its client."""
+
+    WORKING = "it is at work, or nobody can tell"
+    WAITING = "it runs a statement, and waits for bytes of its client's, or for its client to take some"
+    IDLE = "it has nothing to do, or is gone"
+
+
+async def doing(config: EndpointConfig, learned: Learned, pid: int) -> Doing:
+    """What the server process does for its client, asked by another connection.
 
     Raises as connect does, also if there is no answer within connect_timeout.
     """
@@ -186,14 +195,24 @@ async def is_at_work(config: EndpointConfig, learned: Learned, pid: int) -> bool
         async with asyncio.timeout(config.connect_timeout):
             connection = await plain(config, learned)
             rows = await ask(connection, _STATE, (pid,))
+            if not rows:
+                return await _without(connection)
     except psycopg2.OperationalError as error:
         if "FATAL" not in str(error):
             raise
-        return True  # the server lets no other connection in, but it answers
+        return Doing.WORKING  # the server lets no other connection in, but it answers
     finally:
         if connection is not None:
             connection.close()
-    return not any(str(state).startswith("idle") for (state,) in rows)
+    if any(str(state).startswith("idle") for state, _ in rows):
+        return Doing.IDLE
+    return Doing.WAITING if any(waits_for == "Client" for _, waits_for in rows) else Doing.WORKING
+
+
+async def _without(connection: Any) -> Doing:
+    """What a process does that the server does not list: it is gone, unless something in between made up its pid."""
+    ((pid,),) = await ask(connection, "SELECT pg_catalog.pg_backend_pid()")
+    return Doing.IDLE if pid == connection.get_backend_pid() else Doing.WORKING
 
 
 async def _settings(connection: Any, config: EndpointConfig, group: GroupConfig) -> list[startup.Setting]:

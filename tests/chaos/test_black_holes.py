@@ -5,6 +5,7 @@ by a cancel, and where that helps nothing within CANCEL_TIMEOUT the backend is c
 nothing notices but the kernel's keepalive, within a minute, and that only where the other kernel is silent as well.
 """
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -60,6 +61,38 @@ def test_what_is_asked_in_a_black_hole_is_answered_and_leaves_no_connection_behi
     proxy.heal()
     for handler in (db, patient):
         assert handler.query("SELECT 1 AS one", timeout=NOTICED)[0].one == 1
+
+
+def test_a_copy_that_a_black_hole_has_swallowed_ends(broker: Broker, proxy: Proxy) -> None:
+    """The server waits for its data then, and says that it is at work; a COPY has no time limit of its own."""
+    db, patient = broker.handler(), broker.handler("patient")
+    db.query("CREATE TABLE copied (line text)")
+    given = threading.Barrier(3)
+    swallowed = threading.Event()
+
+    def lines(count: int) -> Iterator[str]:
+        yield "first\n" * 20_000
+        given.wait()
+        assert swallowed.wait(NOTICED)
+        for _ in range(count):
+            yield "more\n" * 100_000
+
+    with ThreadPoolExecutor(2) as threads:
+        # One whose end goes into the hole, and one of which the hole takes as much as fits into it.
+        asked = [
+            threads.submit(handler.copy_in, "COPY copied FROM STDIN", lines(count))
+            for handler, count in ((db, 1), (patient, 1_000))
+        ]
+        given.wait()
+        proxy.infect(BLACK_HOLE)
+        swallowed.set()
+        wait_until(lambda: proxy.lossy == 2, what="both to have lost some of their data")
+        proxy.heal()  # for others
+        for each in asked:
+            with pytest.raises(client.DBConnectionError, match="the server does not answer") as caught:
+                each.result(2 * NOTICED)
+            assert caught.value.outcome in ("unknown", "failed")
+    assert db.query("SELECT count(*) AS n FROM copied", timeout=NOTICED)[0].n == 0
 
 
 def connections_to(proxy: Proxy) -> int:

@@ -1,5 +1,7 @@
 """query_timeout, and limits of a client's own: what PostgreSQL lets run is not ended by anybody else."""
 
+import io
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -62,7 +64,33 @@ def by_many_statements(broker: Broker) -> int:
     return int(broker.handler().query(text)[0].one)
 
 
-WAYS = (by_settings, by_set_local_in_a_lease, by_a_function_in_a_lease, by_set_in_a_session, by_many_statements)
+def by_copying_slowly(broker: Broker) -> int:
+    db = broker.handler()
+    db.query("CREATE TABLE IF NOT EXISTS slowly (line text)")
+
+    def lines() -> Iterator[str]:
+        yield "first\n"
+        time.sleep(LONG)
+        yield "last\n"
+
+    return db.copy_in("COPY slowly FROM STDIN", lines()).rowcount - 1
+
+
+def by_copying_what_takes_long(broker: Broker) -> int:
+    """The server works before its first row, and between two."""
+    slow = f"SELECT pg_sleep({LONG / 2}), 1 AS one UNION ALL {SLOW}"
+    return broker.handler().copy_out(f"COPY ({slow}) TO STDOUT", io.StringIO()).rowcount - 1
+
+
+WAYS = (
+    by_settings,
+    by_set_local_in_a_lease,
+    by_a_function_in_a_lease,
+    by_set_in_a_session,
+    by_many_statements,
+    by_copying_slowly,
+    by_copying_what_takes_long,
+)
 
 
 @pytest.mark.parametrize("way", WAYS)

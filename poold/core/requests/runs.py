@@ -35,7 +35,7 @@ from poold.core.work.probe import ProbeWork
 from poold.core.work.query import QueryWork
 from poold.core.work.question import QuestionWork, question_before, question_behind
 from poold.core.work.settings import SERVER_GRACE
-from poold.core.work.time_limits import GUARD, must_have_ended
+from poold.core.work.time_limits import GUARD, must_have_ended, not_heard
 from poold.core.work.transaction import TransactionWork
 
 # How long a question of the broker's own may take if the endpoint has no query_timeout. The questions around a
@@ -313,7 +313,7 @@ class Runs:
             self._give_up(backend, "the server does not take a cancel", now)  # its client wanted no cancel
         elif request is not None and request.state is RUNNING and request.verb in _CANCELLABLE:
             if backend.looked_for is request or must_have_ended(request):
-                self._is_not_heard(backend, request, now)
+                self._is_not_heard(request, now)
             else:
                 backend.looked_for = request
                 self._timers.set(backend, now + LOOK_TIMEOUT)
@@ -333,13 +333,12 @@ class Runs:
         if is_at_work:
             self._guard(backend, request, now)
         else:
-            self._is_not_heard(backend, request, now)
+            self._is_not_heard(request, now)
 
-    def _is_not_heard(self, backend: Backend, request: Request, now: float) -> None:
+    def _is_not_heard(self, request: Request, now: float) -> None:
         """Cancel the request: the server should have ended it by itself, and seems to be unreachable."""
-        timeout = backend.pool.endpoint.query_timeout
-        reason = f"the endpoint did not end it after its query_timeout of {timeout:g} s"
-        self.cancel(request, CANCELLED, reason, now)
+        assert request.backend is not None
+        self.cancel(request, CANCELLED, not_heard(request.backend, request), now)
 
     def _give_up(self, backend: Backend, why: str, now: float) -> None:
         """Close a backend that does not answer, and tell everybody who was using it.

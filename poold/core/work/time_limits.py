@@ -54,6 +54,14 @@ def by_query_timeout(backend: Backend, request: Request, failure: Failure, secon
     return failures.query_timeout_passed(endpoint.name, endpoint.query_timeout)
 
 
+def not_heard(backend: Backend, request: Request) -> str:
+    """The reason, in words, why the broker does not wait for the request any longer."""
+    endpoint = backend.pool.endpoint
+    if must_have_ended(request):
+        return f"endpoint {endpoint.name!r} did not end it after its query_timeout of {endpoint.query_timeout:g} s"
+    return f"endpoint {endpoint.name!r} sends nothing and is not at work for it"
+
+
 def must_have_ended(request: Request) -> bool:
     """Whether the endpoint's query_timeout certainly held for the request.
 
