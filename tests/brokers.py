@@ -204,7 +204,7 @@ class Worker:
         if address:
             variables[ADDRESS_VARIABLE] = address
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", self.PRELUDE + program, *arguments],
+            [sys.executable, "-X", "faulthandler", "-W", "error", "-c", self.PRELUDE + program, *arguments],
             cwd=ROOT,
             env=environment(**variables),
             stdin=subprocess.PIPE,
@@ -242,7 +242,12 @@ class Worker:
 
     def finish(self) -> list[Any]:
         """Close its input and wait for its end, which must be a success; the values it told meanwhile."""
-        told, errors = self.process.communicate(timeout=60)
+        try:
+            told, errors = self.process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)  # so it says where it is
+            _, errors = self.process.communicate(timeout=60)
+            raise AssertionError(f"the worker did not end:\n{errors}") from None
         assert self.process.returncode == 0, f"the worker ended with code {self.process.returncode}:\n{errors}"
         return [json.loads(line) for line in told.splitlines()]
 
