@@ -8,22 +8,31 @@ message may have been sent.
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from client.channels.attempts import Attempts
 from client.channels.begun import Begun
 from client.channels.channel import Channel, GoOn
 from client.channels.registry import give_back
 from client.errors import DBConnectionError, DBError, UnconfiguredGroupError
 from client.lease import Call, ClientLease, may_commit
+from client.options import timeout_in
 from client.wire import messages
 from client.wire.keyfiles import Keys
 from client.wire.limits import NO_SESSION
-from client.wire.messages import TX_NONE, UNKNOWN, Commit, Failure, Query, Release, Rollback, TransactionStatus
+from client.wire.messages import TX_NONE, UNKNOWN, Commit, Failure, Follow, Query, Release, Rollback, TransactionStatus
 
 _Message = Query | messages.TransactionMessage | messages.Follow | Begun
+
+
+def renewed(message: Any, channel: Channel, waits: float | None) -> Any:
+    """Return the message as this channel's next request, to be answered within so many seconds."""
+    message = message._replace(request=channel.next_request())
+    return message if waits is None or isinstance(message, Follow) else message._replace(timeout=timeout_in(waits))
 
 
 class Calls:
@@ -32,6 +41,7 @@ class Calls:
     _group: str
     _address: str
     _keys: Keys | None
+    _connect_wait: float  # seconds to wait for a broker
     _lease: ClientLease
     # Whether each statement commits by itself; None: as the broker's configuration says for the group.
     _autocommit: bool | None
@@ -54,19 +64,43 @@ class Calls:
         This is the hot path, so the code of `_call` is repeated here.
         """
         calls, mine = self._calls, weakref.ref(channel)
+        began = 0.0 if waits is None else time.monotonic()
         calls[mine] = message[0]
         try:
             reply: Any = channel.call(message, waits)
         except DBError as error:
             self.notices.extend(error.notices)
             give_back(channel, self._address, self._keys)
-            raise
+            if type(message) is Begun or not channel.is_unserved(error):
+                raise
+            reply = None
         finally:
             calls.pop(mine, None)
+        if reply is None:
+            left = None if waits is None else waits + began - time.monotonic()
+            return self._until_served(left, lambda own, rest: self._call(own, renewed(message, own, rest), rest))
         give_back(channel, self._address, self._keys)
         if type(reply) is messages.ResultMessage and reply.notices:
             self.notices.extend(reply.notices)
         return reply
+
+    def _until_served(self, waits: float | None, attempt: Callable[[Channel, float | None], Any]) -> Any:
+        """Return what the attempt with a channel returns, if one has failed as no broker had begun its request.
+
+        waits is how many seconds are left for all.
+        """
+        attempts = Attempts(self._connect_wait)
+        until = None if waits is None else time.monotonic() + waits
+        while True:
+            channel, left = self._channel(None if until is None else max(0.001, until - time.monotonic()))
+            try:
+                return attempt(channel, left)
+            except DBError as error:
+                if not channel.is_unserved(error):
+                    raise
+                attempts.wait(error)
+            finally:
+                give_back(channel, self._address, self._keys)
 
     def _needs_lease(self) -> bool:
         """Whether the next statement runs in a lease: one is open, or has to be opened for it."""
@@ -117,7 +151,30 @@ class Calls:
         no other message then. The reply says whether the transaction goes on. If no reply is returned, the lease has
         been told why.
         """
-        lease, call = self._lease, Call() if ahead is None else ahead
+        attempts: Attempts | None = None
+        until = None if waits is None else time.monotonic() + waits
+        while True:
+            call = Call() if ahead is None else ahead
+            try:
+                return self._once_in_lease(call, message, waits, channel, converse)
+            except DBError as error:
+                opening = call.channel if call.is_opening else None
+                if opening is None or self._lease.number or not opening.is_unserved(error):
+                    raise
+                attempts = attempts or Attempts(self._connect_wait)
+                attempts.wait(error)
+                channel, waits = None, None if until is None else max(0.001, until - time.monotonic())
+
+    def _once_in_lease(
+        self,
+        call: Call,
+        message: Callable[..., Any] | None,
+        waits: float | None,
+        channel: Channel | None,
+        converse: Callable[[Channel, Any, float | None], messages.ResultMessage] | None,
+    ) -> messages.ResultMessage:
+        """Return the reply to a message in the lease, as `_in_lease`; what no broker has begun it does not repeat."""
+        lease = self._lease
         try:
             try:
                 if message is None:

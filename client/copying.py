@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from client.calls import Calls
+from client.calls import Calls, renewed
 from client.channels.channel import Channel
 from client.channels.registry import give_back
 from client.errors import DBError, UsageError
@@ -150,10 +150,14 @@ class CopyingCalls(Calls):
                 message = CopyMessage(channel.next_request(), group, 0, False, *rest)
                 try:
                     reply = self._converse(channel, message, waits, part)
-                except DBError:
+                except DBError as error:
+                    if not channel.is_unserved(error):
+                        raise
+                    reply = self._until_served(
+                        waits, lambda own, left: self._converse(own, renewed(message, own, left), left, part)
+                    )
+                finally:
                     give_back(channel, self._address, self._keys)
-                    raise
-                give_back(channel, self._address, self._keys)
                 return Result(reply)
         return Result(
             self._in_lease(

@@ -47,7 +47,7 @@ _TRANSIENT_STATES = frozenset(
 # Kinds of failures without a SQLSTATE that pass: nobody there, or too many at once. The others are mistakes in the
 # program or the configuration, which are the same the next time.
 _TRANSIENT_KINDS = frozenset(
-    ("connection", "offline", "pool-timeout", "too-many-requests", "transaction-lost", "commit-unknown")
+    ("connection", "unserved", "offline", "pool-timeout", "too-many-requests", "transaction-lost", "commit-unknown")
 )
 
 # How many characters of a statement are kept with an error, and how many are quoted in the error's text.
@@ -235,8 +235,11 @@ class ProtocolError(DBError, psycopg2.InternalError):  # type: ignore[misc,overr
 
 
 QUERY = "query"
-# Failure.kind on the wire and the class it stands for.
+# The broker has gone, or goes, and has certainly not begun the request: a broker that comes, or has come, may run it.
+UNSERVED = "unserved"
+# Failure.kind on the wire and the class it stands for; of two kinds with the same class the last one is the class's.
 KINDS: dict[str, type[DBError]] = {
+    UNSERVED: DBConnectionError,
     "connection": DBConnectionError,
     "offline": DBOfflineError,
     "pool-timeout": PoolTimeout,
@@ -280,6 +283,11 @@ def _shortened(text: str, longest: int) -> str:
 def connection_error(message: str, outcome: Outcome = UNKNOWN) -> DBError:
     """A DBConnectionError that the client noticed by itself."""
     return error_from(plain_failure("connection", outcome, message))
+
+
+def unserved(message: str) -> DBError:
+    """A DBConnectionError that the client noticed by itself: no broker has begun the request."""
+    return error_from(plain_failure(UNSERVED, NOT_EXECUTED, message))
 
 
 @cache

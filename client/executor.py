@@ -58,7 +58,7 @@ class Executor(CopyingCalls):
         """Take over the group and the options of the other, with notices and a lease of one's own."""
         for name in (
             "_group", "_address", "_keys", "_tag", "_prepare", "_priority", "_settings", "_read_only", "_autocommit",
-            "_dicts",
+            "_dicts", "_connect_wait",
         ):  # fmt: skip
             setattr(self, name, getattr(other, name))
         self._begin_anew()
@@ -147,7 +147,7 @@ class Executor(CopyingCalls):
             self._catch_up(waits)
         channel = None
         if not self._needs_lease():
-            channel, waits = (channel_to(self._address, self._keys), None) if waits is None else self._channel(waits)
+            channel, waits = self._channel(waits)
             # The hot path: looked up here first; _check_group raises if there is no such group.
             if channel.welcome.groups.get(self._group) or self._commits_by_itself(channel):
                 number = channel.next_request()
@@ -249,9 +249,9 @@ class Executor(CopyingCalls):
     def _channel(self, waits: float | None) -> tuple[Channel, float | None]:
         """Return a channel for one call, and how many seconds are left to wait for its reply."""
         if waits is None:
-            return channel_to(self._address, self._keys), None
+            return channel_to(self._address, self._keys, None, self._connect_wait), None
         began = time.monotonic()
-        channel = channel_to(self._address, self._keys, waits)
+        channel = channel_to(self._address, self._keys, waits, min(waits, self._connect_wait))
         took = time.monotonic() - began
         return channel, waits if took < OPENED_AT_ONCE else max(waits - took, OPENED_AT_ONCE)
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
-from client.channels.registry import broker_address, broker_keys
+from client.channels.registry import broker_address, broker_keys, channel_to, connect_wait_of, give_back
 from client.compiled import load
 from client.errors import DBConnectionError, UsageError
 from client.executor import _REQUESTS, Executor
@@ -75,9 +75,10 @@ class Handler(Executor):
     query commits by itself; None: as its group's configuration has it. server_key and key are files, for a tcp://
     address whose broker has keys: the broker's public key, and this client's secret one. They are read once, here.
 
-    A Handler may be made before there is a broker: its first call wants one, and raises DBConnectionError if none is
-    there. Raises UnconfiguredGroupError if the broker has no such group: here, if a broker answers at once over ipc://,
-    else the first call does.
+    A Handler may be made before there is a broker: each call waits connect_wait seconds for one, and sends again by
+    itself what a broker that stops, or restarts, has certainly not begun; then it raises DBConnectionError. If
+    connect_wait is None, it is Connection.init's, POOLD_CONNECT_WAIT, or 5 seconds. Raises UnconfiguredGroupError if
+    the broker has no such group: here, if a broker answers at once over ipc://, else the first call does.
     """
 
     def __init__(
@@ -95,10 +96,12 @@ class Handler(Executor):
         after: str = "",
         autocommit: bool | None = None,
         rows: str = "row",
+        connect_wait: float | None = None,
     ) -> None:
         self._group = group
         self._address = broker_address(address)
         self._keys = broker_keys(self._address, server_key, key)
+        self._connect_wait = connect_wait_of(connect_wait)
         self._tag = checked_tag(tag)
         self._prepare = checked_prepare(prepare)
         self._priority = checked_priority(priority)
@@ -119,7 +122,9 @@ class Handler(Executor):
     def _look(self) -> None:
         """Find a mistaken group now, if a broker is there to tell; over a network even to look may take long."""
         try:
-            self._mode(LOOK_TIMEOUT)
+            channel = channel_to(self._address, self._keys, LOOK_TIMEOUT, 0.0)
+            self._check_group(channel)
+            give_back(channel, self._address, self._keys)
         except DBConnectionError as error:
             if not is_own(error):
                 raise  # of a signal handler

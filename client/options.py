@@ -116,6 +116,11 @@ def patience(timeout: float) -> float:
     return timeout + GRACE
 
 
+def timeout_in(waits: float) -> float:
+    """Return the timeout of a request for whose reply so many seconds are left; the opposite of `patience`."""
+    return max(0.001, waits - GRACE)
+
+
 def packed_settings(settings: Settings | None) -> bytes:
     """Return settings of PostgreSQL, by name, as they travel."""
     if not settings:

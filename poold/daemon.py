@@ -53,6 +53,8 @@ from poold.system.timelines import Timelines, default_folder
 log = logging.getLogger(__name__)
 
 _LANE = load("poold.lane.lane")
+# How long clients may take for the last replies, in seconds.
+LAST_REPLIES = 5.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -131,6 +133,7 @@ class Daemon:
             log.info("broker started address=%s pid=%d version=%s", self._frontend.address, os.getpid(), __version__)
             ready(self._frontend.address)
             await self._stopped
+            await self._frontend.finish(LAST_REPLIES)
         finally:
             self._backends.close_all()
             self._observers.close()
@@ -205,6 +208,7 @@ class Daemon:
             case effects.Stop():
                 if not self._stopped.done():
                     self._stopped.set_result(None)
+                    self._frontend.read_last()  # the core's answers come with the next effects
 
     def _lend(self, number: int) -> None:
         """Lend a backend to the lane, or tell the core that the lane cannot have it."""

@@ -4,6 +4,7 @@ This folder is on the import path of the tests: `from postgres import ...`, `fro
 """
 
 import functools
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,6 +59,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Many tests have no broker on purpose; how long programs wait for one is for tests about that.
+    os.environ["POOLD_CONNECT_WAIT"] = "0.5"
     # A shell starts what it runs in the background with SIGINT ignored, and what is ignored stays so in all children:
     # the programs that tests interrupt would not notice.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -25,14 +25,14 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from client.channels.begun import Begun
+from client.channels.ends import no_answer, no_handshake, not_answered, not_sent, tells_of_unread
 from client.channels.forks import let_go_after_fork
 from client.channels.hello import greet
 from client.channels.sockets import PlainSocket, connected
-from client.channels.timeouts import GONE_AFTER, PING_AFTER, WELCOME_TIMEOUT
+from client.channels.timeouts import CONNECT_TIMEOUT, GONE_AFTER, PING_AFTER, WELCOME_TIMEOUT
 from client.compiled import load
-from client.errors import DBError, UsageError, connection_error, error_from
+from client.errors import UNSERVED, DBError, UsageError, connection_error, error_from
 from client.interruptions import is_own
-from client.wire.address import ipc_path
 from client.wire.codec import decode_reply, encode
 from client.wire.keyfiles import Keys
 from client.wire.limits import MAX_REQUEST_BYTES, REPLY_OVERHEAD_BYTES
@@ -71,12 +71,14 @@ else:
 
 
 class Channel(_Fields):
-    """A conversation with the broker at address; raises DBConnectionError within a second if none is there.
+    """A conversation with the broker at address; raises DBConnectionError if none is there within wait seconds.
 
     patience bounds the wait for the broker's Welcome, in seconds, if it is shorter than WELCOME_TIMEOUT.
     """
 
-    def __init__(self, address: str, keys: Keys | None = None, patience: float | None = None) -> None:
+    def __init__(
+        self, address: str, keys: Keys | None = None, patience: float | None = None, wait: float = CONNECT_TIMEOUT
+    ) -> None:
         self.address = address
         self.pid = os.getpid()
         self.welcome: Welcome
@@ -87,13 +89,15 @@ class Channel(_Fields):
         # The last request of which a byte may have been sent, and the last whose reply was taken.
         self._asked = self._answered = 0
         self._is_broken = False
+        # The last request behind which something else was sent, and whether the broker has gone without reading all.
+        self._spoke_in, self._is_unread = 0, False
         self._heard = 0.0  # when the broker last sent something
         # False if it has to be looked up whether all that came was taken.
         self._is_drained = False
         # Until Welcome tells the broker's own limit.
         self._max_request_bytes = MAX_REQUEST_BYTES
         self._zmtp = ZmtpConnection(REPLY_OVERHEAD_BYTES, is_ready=keys is not None)
-        self._socket = connected(address, keys)
+        self._socket = connected(address, keys, wait)
         try:
             let_go_after_fork(self._socket)
             self.welcome = greet(self, WELCOME_TIMEOUT if patience is None else min(patience, WELCOME_TIMEOUT))
@@ -186,6 +190,7 @@ class Channel(_Fields):
         except OSError as error:
             if not is_own(error):
                 raise
+            self._is_unread = tells_of_unread(self.address, error)
             return None  # _receive meets the error again and handles it
         payload = zmtp.only_message(data)
         if payload is None:
@@ -216,6 +221,10 @@ class Channel(_Fields):
         self._is_broken = True
         self._socket.close()
 
+    def is_unserved(self, error: BaseException) -> bool:
+        """Whether the error, of a call, says that no broker has begun the request: another one may have it."""
+        return error is self.error and isinstance(error, DBError) and error.failure.kind == UNSERVED
+
     @property
     def error(self) -> DBError | None:
         """The last error that the channel itself raised, None if nothing refers to it any more."""
@@ -230,9 +239,7 @@ class Channel(_Fields):
         """Go through ZeroMQ's handshake; return False if it is not over at the deadline."""
         while not self._zmtp.is_ready:
             if self._is_broken:
-                # libzmq closes the connection before it has said that it wants CURVE.
-                hint = "; a broker with keys does so: give server_key and key" if ipc_path(self.address) is None else ""
-                raise self._own(connection_error(f"in the middle of ZeroMQ's handshake{hint}", NOT_EXECUTED))
+                raise self._own(no_handshake(self.address))
             if time.monotonic() >= deadline:
                 return False
             self._flush()
@@ -256,13 +263,12 @@ class Channel(_Fields):
         """
         encoded = encode(message)
         if len(encoded) > self._max_request_bytes:
-            raise self._own(
-                UsageError(
-                    f"the request has {len(encoded)} bytes, the broker takes at most {self._max_request_bytes} "
-                    "(max_request_bytes); send it in parts"
-                )
-            )
+            size, most = len(encoded), self._max_request_bytes
+            text = f"the request has {size} bytes, the broker takes at most {most} (max_request_bytes)"
+            raise self._own(UsageError(f"{text}; send it in parts"))
         is_more = self._asked == message[0] != self._answered  # of a COPY that is under way
+        if self._asked != self._answered:
+            self._spoke_in = message[0]
         if type(message) is not Hello:
             self._asked = message[0]
         try:
@@ -277,17 +283,11 @@ class Channel(_Fields):
             self._not_sent(error, is_more)
 
     def _not_sent(self, error: OSError, is_more: bool = False) -> NoReturn:
-        """Raise what tells that a request was not sent as a whole; the broker does not run one that is incomplete.
-
-        is_more: it was, and what was not sent belongs to it: nobody knows what became of it.
-        """
+        """Raise what tells that a request, or more of one, was not sent as a whole."""
         if not is_own(error):
             raise error
         self._is_broken = True
-        what = "took no more of the request in time" if isinstance(error, BlockingIOError) else "went away"
-        when = "in the middle of the COPY; the statement may have run" if is_more else "before the request was sent"
-        text = f"broker at {self.address} {what} {when} ({error.strerror or error})"
-        raise self._own(connection_error(text, UNKNOWN if is_more else NOT_EXECUTED)) from None
+        raise self._own(not_sent(self.address, error, is_more)) from None
 
     def _reply_to(self, request: int, patience: float | None, deadline: float | None = None) -> Any:
         """Return the reply with this number; skip late replies to requests given up earlier."""
@@ -296,8 +296,7 @@ class Channel(_Fields):
         while True:
             reply = self.next_reply(deadline)
             if reply is None:
-                text = f"broker at {self.address} did not answer within {patience:g} s; the statement may have run"
-                raise self._own(connection_error(text))
+                raise self._own(no_answer(self.address, patience or 0.0))
             if isinstance(reply, Welcome):
                 continue
             if reply.request == request:
@@ -317,8 +316,8 @@ class Channel(_Fields):
                 return None
             self._receive(deadline)
             if self._is_broken and not inbox:
-                text = f"broker at {self.address} went away before it answered; the statement may have run"
-                raise self._own(connection_error(text))
+                is_unread = self._is_unread and self._asked != self._spoke_in
+                raise self._own(not_answered(self.address, is_unread or not self._asked))
         return self._decoded(inbox.popleft() or b"")
 
     def _decoded(self, payload: bytes) -> ToClient:
@@ -339,6 +338,7 @@ class Channel(_Fields):
             if isinstance(error, BlockingIOError):
                 self._break_silence()
                 return
+            self._is_unread = tells_of_unread(self.address, error)
             data = b""
         self._take(data)
 
@@ -363,6 +363,7 @@ class Channel(_Fields):
     def _flush(self) -> bool:
         """Send what ZMTP has to say; return False if the connection has ended."""
         data, self._zmtp.outbox = self._zmtp.outbox, bytearray()
+        self._spoke_in = self._asked
         try:
             self._socket.sendall(data)
         except OSError as error:

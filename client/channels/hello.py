@@ -8,7 +8,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from client.errors import DBConnectionError, connection_error, error_from
+from client.errors import UNSERVED, DBConnectionError, connection_error, error_from, unserved
 from client.wire.limits import MAX_NAME_CHARS
 from client.wire.messages import NOT_EXECUTED, VERSION, Failure, Hello, ToClient, Welcome
 
@@ -37,7 +37,7 @@ def greet(channel: Channel, patience: float) -> Welcome:
         if error is not channel.error:
             raise
         text = f"{address} closed the connection before it said Welcome ({error})"
-        raise connection_error(text, NOT_EXECUTED) from None
+        raise unserved(text) if error.failure.kind == UNSERVED else connection_error(text, NOT_EXECUTED) from None
     if isinstance(reply, Failure):
         raise error_from(reply)
     if not isinstance(reply, Welcome):

@@ -8,22 +8,27 @@ thread, from a signal handler or in another greenlet, does not find that channel
 call was interrupted by an exception never comes back.
 """
 
+import math
 import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from client.channels.attempts import Attempts
 from client.channels.channel import Channel
-from client.errors import UnconfiguredGroupError
+from client.channels.timeouts import CONNECT_TIMEOUT, CONNECT_WAIT
+from client.errors import UNSERVED, DBConnectionError, UnconfiguredGroupError
 from client.interruptions import is_own
 from client.wire.address import check_address, default_address, ipc_path
 from client.wire.keyfiles import Keys, read_public, read_secret
+from client.wire.limits import MAX_TIMEOUT
 
 THREADING_MODELS = ("threaded", "non-threaded")
 ADDRESS_VARIABLE = "POOLD_ADDRESS"
 SERVER_KEY_VARIABLE = "POOLD_SERVER_KEY"
 KEY_VARIABLE = "POOLD_KEY"
+CONNECT_WAIT_VARIABLE = "POOLD_CONNECT_WAIT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,7 @@ class Settings:
     threaded: bool = True
     server_key: str | None = None
     key: str | None = None
+    connect_wait: float | None = None
     # pgdbpool's groups, as the program's config has them.
     groups: Mapping[str, Any] = field(default_factory=dict)
 
@@ -81,10 +87,10 @@ class Connection:
 
         config['type'] is 'threaded' (the default: any number of threads, each with its own channel) or 'non-threaded'
         (one thread per process). config['address'] is the broker's address, config['server_key'] and config['key'] are
-        the key files for an encrypted tcp:// address (see Handler). pgdbpool's keys db and groups describe what belongs
-        to the broker: `poold import-config` turns them into its configuration; here they say nothing but
-        `get_max_pool_size`. Raises ValueError
-        or TypeError if config is no dict or a value is none of these.
+        the key files for an encrypted tcp:// address (see Handler), config['connect_wait'] is Handler's. pgdbpool's
+        keys db and groups describe what belongs to the broker: `poold import-config` turns them into its configuration;
+        here they say nothing but `get_max_pool_size`. Raises ValueError or TypeError if config is no dict or a value is
+        none of these.
         """
         global _settings  # program-wide by contract, as pgdbpool's class attributes are
         if not isinstance(config, dict):
@@ -97,8 +103,12 @@ class Connection:
             address = check_address(address)
         files = [config.get(name) for name in ("server_key", "key")]
         server_key, key = (None if file is None else os.fspath(file) for file in files)
+        wait = config.get("connect_wait")
+        if wait is not None:
+            wait = checked_wait(wait, "config['connect_wait']")
         groups = config.get("groups")
-        _settings = Settings(address, model == "threaded", server_key, key, groups if isinstance(groups, dict) else {})
+        groups = groups if isinstance(groups, dict) else {}
+        _settings = Settings(address, model == "threaded", server_key, key, wait, groups)
 
     @classmethod
     def get_threading_model(cls) -> str:
@@ -124,6 +134,29 @@ def broker_address(address: str | None = None) -> str:
     """The first of: the argument, Connection.init, POOLD_ADDRESS, the per-user default."""
     address = address or _settings.address or os.environ.get(ADDRESS_VARIABLE)
     return check_address(address) if address else default_address()
+
+
+def connect_wait_of(given: float | None = None) -> float:
+    """Seconds to wait for a broker: of the argument, Connection.init, POOLD_CONNECT_WAIT, or else CONNECT_WAIT."""
+    if given is not None:
+        return checked_wait(given, "connect_wait")
+    if _settings.connect_wait is not None:
+        return _settings.connect_wait
+    told = os.environ.get(CONNECT_WAIT_VARIABLE)
+    return checked_wait(told, CONNECT_WAIT_VARIABLE) if told else CONNECT_WAIT
+
+
+def checked_wait(value: Any, name: str) -> float:
+    """Return the value as seconds; raises ValueError, which calls it by this name."""
+    try:
+        seconds = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError) as error:
+        if not is_own(error):
+            raise
+        seconds = math.nan
+    if not 0 <= seconds <= MAX_TIMEOUT:
+        raise ValueError(f"{name} is {value!r}; expected seconds, from 0 to {MAX_TIMEOUT:g}")
+    return seconds
 
 
 def broker_keys(
@@ -154,11 +187,13 @@ def broker_keys(
     return Keys(read_public(server_key), read_secret(key))
 
 
-def channel_to(address: str, keys: Keys | None = None, patience: float | None = None) -> Channel:
+def channel_to(
+    address: str, keys: Keys | None = None, patience: float | None = None, wait: float = CONNECT_TIMEOUT
+) -> Channel:
     """Return a channel to that broker for the caller alone; open one if this thread has no usable one.
 
-    Once the caller has its reply, it gives the channel back. Raises DBConnectionError within a second if no broker is
-    there; patience bounds the opening, in seconds, if one is there and does not answer.
+    Once the caller has its reply, it gives the channel back. Raises DBConnectionError if no broker is there within wait
+    seconds; patience bounds the opening, in seconds, if one is there and does not answer.
     """
     channels = _per_thread.channels if _settings.threaded else _per_process
     free = channels.get(address if keys is None else (address, keys))
@@ -173,7 +208,14 @@ def channel_to(address: str, keys: Keys | None = None, patience: float | None = 
             return channel
         if channel.pid == os.getpid():
             channel.close()
-    return Channel(address, keys, patience)
+    attempts = Attempts(wait)
+    while True:
+        try:
+            return Channel(address, keys, patience, attempts.left)
+        except DBConnectionError as error:
+            if error.failure.kind != UNSERVED or not is_own(error):
+                raise
+            attempts.wait(error)
 
 
 def free_channels(address: str) -> FreeChannels | None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from client.channels.timeouts import CONNECT_AGAIN, CONNECT_TIMEOUT, GONE_AFTER
+from client.channels.timeouts import CONNECT_AGAIN, CONNECT_SELDOM, CONNECT_TIMEOUT, GONE_AFTER
 from client.errors import connection_error
 from client.interruptions import imported_whole, is_own
 from client.wire.address import folder_trap, ipc_path, runtime_dir
@@ -121,20 +121,23 @@ def _wait_for_room(plain: PlainSocket, deadline: float) -> None:
         raise BlockingIOError
 
 
-def connected(address: str, keys: Keys | None = None) -> PlainSocket | GreenSocket | CurveSocket:
-    """Return a socket connected to address; if nobody listens, try again for CONNECT_TIMEOUT.
+def connected(
+    address: str, keys: Keys | None = None, wait: float = CONNECT_TIMEOUT
+) -> PlainSocket | GreenSocket | CurveSocket:
+    """Return a socket connected to address; if nobody listens, try again for so many seconds.
 
     Raises DBConnectionError if no connection comes about.
     """
-    deadline = time.monotonic() + CONNECT_TIMEOUT
+    deadline, pause = time.monotonic() + wait, CONNECT_AGAIN
     while True:
         try:
             return _plain(address) if keys is None else _encrypted(address, keys)
         except OSError as error:
             if not is_own(error):
                 raise
-            if time.monotonic() + CONNECT_AGAIN < deadline and isinstance(error, _NOBODY_THERE):
-                time.sleep(CONNECT_AGAIN)
+            if time.monotonic() + pause < deadline and isinstance(error, _NOBODY_THERE):
+                time.sleep(pause)
+                pause = min(2 * pause, CONNECT_SELDOM)
                 continue
             # That nobody listens is the usual reason and needs no words; a folder without access, say, does.
             why = "" if isinstance(error, _NOBODY_THERE) else f" ({error.strerror or error})"

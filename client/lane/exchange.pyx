@@ -34,6 +34,7 @@ cdef extern from *:
         int found = poll(&wanted, 1, wait_ms);
         Py_ssize_t came;
         if (found <= 0) return found == 0 || errno == EINTR ? POOLD_NOTHING : POOLD_FAILED;
+        if (wanted.revents & POLLERR) return POOLD_FAILED; /* Python's way meets the error, which is told once */
         came = recv(descriptor, room, (size_t)size, MSG_DONTWAIT);
         if (came >= 0) return came;
         return errno == EINTR || errno == EAGAIN || errno == EWOULDBLOCK ? POOLD_NOTHING : POOLD_FAILED;

@@ -209,9 +209,11 @@ cdef class Lane:
                 ),
                 None,
             )
-        except BaseException:
+        except BaseException as error:
             if channel._asked != channel._answered:
                 channel.close()
+            if channel.is_unserved(error):
+                return None  # nothing has run; Python code sends it again
             raise
         finally:
             waiting.pop(mine, None)

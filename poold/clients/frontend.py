@@ -5,6 +5,7 @@ A transport (`poold.clients.transport`) carries the messages; what a message mea
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable
@@ -115,6 +116,17 @@ class Frontend:
     def after_turn(self) -> None:
         """Tell the transport that the turn is over."""
         self._transport.after_turn()
+
+    def read_last(self) -> None:
+        """Take the last messages, as the broker ends. The core refuses them."""
+        self._transport.read_last()
+
+    async def finish(self, seconds: float) -> None:
+        """Wait until all replies are on their way, but not longer than this."""
+        try:
+            await asyncio.wait_for(self._transport.finish(), seconds)
+        except TimeoutError:
+            log.warning("clients leave replies unread, and do not get them")
 
     def close(self) -> None:
         """Send what is still to be sent, then close."""

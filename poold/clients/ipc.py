@@ -70,6 +70,8 @@ class IpcTransport:
             os.umask(mask)
         self._listener.listen(BACKLOG)
         self.poller.add_reader(self._listener.fileno(), self._accept)
+        self.is_ending = False  # nothing more is read
+        self._finished: asyncio.Future[None] = self.loop.create_future()
 
     @property
     def address(self) -> str:
@@ -79,10 +81,31 @@ class IpcTransport:
     def after_turn(self) -> None:
         """Do nothing: replies were sent as they came."""
 
-    def close(self) -> None:
-        """Close all connections. Clients still get what their sockets hold already."""
+    def read_last(self) -> None:
+        """Take what has come from all clients, and nothing later: they fail to send any more then."""
+        if self.is_ending:
+            return
+        self.is_ending = True
         self.poller.remove_reader(self._listener.fileno())
         self._listener.close()
+        for peer in list(self.peers):
+            peer.read_last()
+
+    async def finish(self) -> None:
+        """Return when all replies are on their way."""
+        self.sent()
+        await self._finished
+
+    def sent(self) -> None:
+        """Take note that a client has taken what was sent to it."""
+        if self.is_ending and not self._finished.done() and not any(peer.unread for peer in self.peers):
+            self._finished.set_result(None)
+
+    def close(self) -> None:
+        """Close all connections. Clients still get what their sockets hold already."""
+        if not self.is_ending:
+            self.poller.remove_reader(self._listener.fileno())
+            self._listener.close()
         for peer in list(self.peers):
             peer.close()
 
@@ -116,6 +139,7 @@ class IpcTransport:
         self.peers.discard(peer)
         self.unfinished.note(peer, 0)
         self._door.leave(peer.uid)
+        self.sent()
 
     def _refuse(self, connection: socket.socket, reason: str) -> None:
         """Tell the client why it may not connect, and close the connection."""
@@ -123,5 +147,5 @@ class IpcTransport:
             connection.send(refusal(reason))
 
     def _accept_again(self) -> None:
-        if self._listener.fileno() >= 0:
+        if not self.is_ending and self._listener.fileno() >= 0:
             self.poller.add_reader(self._listener.fileno(), self._accept)

@@ -89,6 +89,39 @@ class IpcPeer(Peer):
         """Send the rest of what the lane could not send."""
         self._write(data)
 
+    def read_last(self) -> None:
+        """Take all messages that have come, and let the client fail to send others."""
+        if self._state >= DROPPED:
+            return
+        if self._state is not HELD:
+            self._become(HELD)
+        try:
+            self._socket.shutdown(socket.SHUT_RD)  # what has come already can be read
+            self._take_all(b"")
+            while self._state < DROPPED and (data := self._socket.recv(RECEIVE_BYTES)):
+                self._take_all(data)
+        except ZmtpError as error:
+            self._drop_line("%s", error)
+            self.drop()
+        except OSError:
+            self.drop()  # it is gone
+
+    def _take_all(self, data: bytes) -> None:
+        """Give the frontend all messages that are whole with this data; raises ZmtpError."""
+        frontend, zmtp = self._transport.frontend, self._zmtp
+        zmtp.received(data)
+        while self._state < DROPPED:
+            while zmtp.inbox:
+                payload = zmtp.inbox.popleft()
+                if payload is None:
+                    frontend.violated(self, "a message has one frame")
+                else:
+                    frontend.message(self, payload)
+            if not zmtp.is_behind:
+                break
+            zmtp.received(b"")
+        self._flush_zmtp()
+
     def close(self) -> None:
         """Close the connection; the caller tells the frontend."""
         transport = self._transport
@@ -187,14 +220,16 @@ class IpcPeer(Peer):
             self._after_pause()
 
     def _after_pause(self) -> None:
-        if self._state is WAITING:
+        if self._state is WAITING and not self._transport.is_ending:
             self._become(HELD)
             if not self._is_over():
                 self._take_more()
 
     def _take_more(self) -> None:
         """Take messages of a client that was held, and read from it again if it may go on."""
-        if self._zmtp.inbox:
+        if self._transport.is_ending:
+            self._transport.sent()
+        elif self._zmtp.inbox:
             self._take()
         elif self._zmtp.is_behind:
             self._receive(b"")

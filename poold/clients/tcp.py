@@ -153,6 +153,13 @@ class TcpTransport:
             if int(self._socket.getsockopt(_EVENTS)) & _POLLIN:
                 self._loop.call_soon(self._receive)
 
+    def read_last(self) -> None:
+        """Take what has come. libzmq cannot refuse what comes later: its clients do not learn what became of it."""
+        self._receive()
+
+    async def finish(self) -> None:
+        """Return at once: libzmq sends what it holds when it is closed."""
+
     def close(self) -> None:
         """Send what libzmq still holds, then close. A callback that is scheduled already finds nothing to do."""
         self._is_closed = True

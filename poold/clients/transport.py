@@ -51,6 +51,12 @@ class Transport(Protocol):
     def after_turn(self) -> None:
         """Called when the turn has sent all that it had to send."""
 
+    def read_last(self) -> None:
+        """Take what has come, and nothing later: what a client sends from here on, it learns, has not arrived."""
+
+    async def finish(self) -> None:
+        """Return when all replies are on their way."""
+
     def close(self) -> None:
         """Send what is still held, then close."""
 

@@ -56,7 +56,7 @@ def unread(waited: float) -> Failure:
 def draining() -> Failure:
     """The broker is shutting down and takes no new work."""
     text = "the broker is shutting down and takes no new work; try again when it is back"
-    return plain_failure("connection", NOT_EXECUTED, text)
+    return plain_failure("unserved", NOT_EXECUTED, text)
 
 
 def lease_lost(reason: str, is_session: bool = False) -> Failure:

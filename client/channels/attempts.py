@@ -1,0 +1,27 @@
+"""Attempts at what no broker serves at the moment: one may be on its way up, or about to take over."""
+
+from __future__ import annotations
+
+import time
+
+from client.channels.timeouts import CONNECT_AGAIN, CONNECT_SELDOM
+
+
+class Attempts:
+    """The attempts within so many seconds, which begin now."""
+
+    def __init__(self, seconds: float) -> None:
+        self._until = time.monotonic() + seconds
+        self._pause = CONNECT_AGAIN
+
+    @property
+    def left(self) -> float:
+        """The seconds that are left."""
+        return max(0.0, self._until - time.monotonic())
+
+    def wait(self, error: BaseException) -> None:
+        """Wait before another attempt; raises the last one's error if there is no time for another."""
+        if self.left < self._pause:
+            raise error
+        time.sleep(self._pause)
+        self._pause = min(2 * self._pause, CONNECT_SELDOM)
