@@ -18,7 +18,7 @@ from client.errors import DBConnectionError, PoolTimeout, TooManyRequests
 
 # What may stand behind ? in a URL, as `client.dbapi.connect` has it; the others are texts.
 FLAGS = ("prepare", "read_only", "session")
-TEXTS = ("address", "after", "key", "priority", "server_key", "tag")
+TEXTS = ("address", "after", "connect_wait", "key", "priority", "server_key", "tag")
 OPTIONS = "options"
 _TRUTH = {
     **dict.fromkeys(("1", "true", "on", "yes"), True),

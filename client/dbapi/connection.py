@@ -57,6 +57,7 @@ class Connection(Modes):
         after: str = "",
         server_key: str | os.PathLike[str] | None = None,
         key: str | os.PathLike[str] | None = None,
+        connect_wait: float | None = None,
     ) -> None:
         refuse_servers(address, {})
         if address is not None:
@@ -64,6 +65,7 @@ class Connection(Modes):
         options: dict[str, Any] = {
             "address": address, "server_key": server_key, "key": key, "tag": tag, "prepare": prepare,
             "priority": priority, "settings": settings, "read_only": read_only, "after": after,
+            "connect_wait": connect_wait,
         }  # fmt: skip
         super().__init__(group, bool(autocommit), bool(session), options)
         self.cursor_factory = cursor_factory

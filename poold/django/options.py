@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 from client.handler import DEFAULT_GROUP
 
 # Of OPTIONS: what the client takes, see `client.handler.Handler`.
-CLIENT_OPTIONS = ("address", "server_key", "key", "tag", "priority", "prepare", "read_only", "after", "cursor_factory")
+CLIENT_OPTIONS = (
+    "address", "server_key", "key", "connect_wait", "tag", "priority", "prepare", "read_only", "after", "cursor_factory",
+)  # fmt: skip
 # Of OPTIONS: what this backend makes of Django's own.
 OWN_OPTIONS = ("group", "settings", "isolation_level", "assume_role")
 _PREPARES = "the broker prepares by itself what is sent often; OPTIONS['prepare'] = False turns that off"

@@ -12,7 +12,7 @@ from client import Handler, executor
 @pytest.fixture
 def channel(monkeypatch: pytest.MonkeyPatch) -> FakeChannel:
     made = FakeChannel()
-    monkeypatch.setattr(executor, "channel_to", lambda address, keys, patience=None: made)
+    monkeypatch.setattr(executor, "channel_to", lambda *_: made)
     return made
 
 

@@ -92,6 +92,10 @@ class FakeChannel:
         """What fails was never answered."""
         return False
 
+    def is_unserved(self, error: BaseException) -> bool:
+        """It is always there."""
+        return False
+
     def close(self) -> None:
         """Nothing holds it."""
 
