@@ -12,8 +12,10 @@ import msgpack
 from client.wire import fields
 from client.wire.limits import MAX_STEPS, RULES, are_steps, is_query
 from client.wire.messages import (
+    BATCH_CODE,
     MESSAGES,
     TRANSACTION_CODE,
+    BatchMessage,
     ProtocolViolation,
     Query,
     ResultMessage,
@@ -40,8 +42,11 @@ _INBOUND: dict[int, tuple[type[ToBroker], tuple[tuple[str, Callable[[Any], bool]
 }
 # No message to the broker holds a longer array, a map or an extension: garbage is refused before it becomes objects.
 _MAX_INBOUND_FIELDS = max(len(rules) for _, rules in _INBOUND.values()) + 1
-# The first bytes of a TransactionMessage, the only one with an array in its array: the values of its steps.
-_TRANSACTION_HEAD = bytes((0x90 | (1 + len(TransactionMessage._fields)), TRANSACTION_CODE))
+# The first bytes of the messages with an array in their array: the values of their steps.
+_HEADS_WITH_STEPS = (
+    bytes((0x90 | (1 + len(TransactionMessage._fields)), TRANSACTION_CODE)),
+    bytes((0x90 | (1 + len(BatchMessage._fields)), BATCH_CODE)),
+)
 
 
 # A Packer keeps its buffer for the next message; the GIL lets only one thread at a time use it.
@@ -76,7 +81,7 @@ def decode_request(frame: bytes) -> ToBroker:
     """Return a message to the broker from a stranger's bytes, fully checked; raises ProtocolViolation."""
     try:
         if len(frame) <= LONGEST_AT_ONCE:
-            longest = MAX_STEPS if frame[:2] == _TRANSACTION_HEAD else _MAX_INBOUND_FIELDS
+            longest = MAX_STEPS if frame[:2] in _HEADS_WITH_STEPS else _MAX_INBOUND_FIELDS
             array = msgpack.unpackb(frame, use_list=False, max_array_len=longest, max_map_len=0, max_ext_len=0)
         else:
             array = unpack_message(frame, _MAX_INBOUND_FIELDS)
@@ -101,7 +106,7 @@ def decode_request(frame: bytes) -> ToBroker:
 
 
 def split_steps(steps: Iterable[Step | int]) -> tuple[bytes, tuple[bytes, ...]]:
-    """Return the fields steps and values of a TransactionMessage with these steps."""
+    """Return the fields steps and values of a message with these steps."""
     shapes = tuple([step if isinstance(step, int) else (step[0], step[1], *step[3:]) for step in steps])
     values = tuple([step[2] for step in steps if not isinstance(step, int)])
     size = sum([len(shape[0]) for shape in shapes if not isinstance(shape, int)])

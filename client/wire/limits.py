@@ -142,6 +142,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "types": (_types, f"4 bytes for each of at most {MAX_PARAMETERS} parameters"),
     "values": (lambda value: type(value) is bytes, "bytes"),
     "TransactionMessage.values": (_all_bytes, "an array of bytes"),
+    "BatchMessage.values": (_all_bytes, "an array of bytes"),
     "prepare": (lambda value: type(value) is bool, "a boolean"),
     "isolation": (lambda value: value is None or value in ISOLATIONS, f"one of {', '.join(ISOLATIONS)}, or nil"),
     "read_only": (lambda value: value is None or type(value) is bool, "a boolean or nil"),

@@ -4,10 +4,10 @@ One message is one msgpack array, [code, field, field, ...], in one ZeroMQ frame
 fields of a message are those of its NamedTuple in that order; `client.wire.limits` has each field's type and limit. A
 change of either is a change of `VERSION` (the golden frames in tests/client/golden prove it).
 
-A conversation begins with Hello and Welcome. After that each request (Query, TransactionMessage, Commit, Rollback,
-Release, Follow, Ask) carries a number that its client chose, greater than any before, and gets exactly one final reply
-with the same number: ResultMessage, TransactionResult, Failure or Answer. CancelRequest names an earlier request and
-has no reply of its own. A Failure with request 0 is about the conversation itself, and ends it.
+A conversation begins with Hello and Welcome. After that each request (Query, BatchMessage, TransactionMessage, Commit,
+Rollback, Release, Follow, Ask) carries a number that its client chose, greater than any before, and gets exactly one
+final reply with the same number: ResultMessage, TransactionResult, Failure or Answer. CancelRequest names an earlier
+request and has no reply of its own. A Failure with request 0 is about the conversation itself, and ends it.
 
 Statements and results travel as PostgreSQL's own protocol has them, so that the broker passes them on unread:
 
@@ -132,6 +132,28 @@ class TransactionMessage(NamedTuple):
     tag: str
     priority: int = NORMAL
     settings: bytes = b""
+
+
+class BatchMessage(NamedTuple):
+    """Statements that run one behind the other in a lease, as if each was a Query of its own; the first error ends it.
+
+    steps and values are TransactionMessage's, without savepoints, references and row counts. Each statement is one that
+    cannot commit by itself. The other fields are Query's. The reply is one ResultMessage without rows: its command is
+    the last one's, its rowcount the sum, or -1 if one of them is. A Failure's diag has step if it is about a statement:
+    the statement's number, from 0.
+    """
+
+    request: int
+    group: str
+    lease: int
+    begin: bool
+    steps: bytes
+    values: tuple[bytes, ...]
+    timeout: float | None
+    tag: str
+    priority: int = NORMAL
+    settings: bytes = b""
+    session: int = NO_SESSION
 
 
 class CopyMessage(NamedTuple):
@@ -328,10 +350,12 @@ class Answer(NamedTuple):
 
 # About a request whose reply comes later.
 UnderWay = CopyBegun | CopyOut | CopyWanted
-Request = Query | CopyMessage | TransactionMessage | Commit | Rollback | Release | Follow | Ask
+# What runs in a group, or tells of one.
+GroupRequest = Query | BatchMessage | CopyMessage | TransactionMessage | Commit | Rollback | Release | Follow
+Request = GroupRequest | Ask
 ToBroker = (
-    Hello | Query | CopyMessage | CopyIn | CopyEnd | CopyTaken | TransactionMessage | Commit | Rollback | Release
-    | Follow | CancelRequest | Ask
+    Hello | Query | BatchMessage | CopyMessage | CopyIn | CopyEnd | CopyTaken | TransactionMessage | Commit | Rollback
+    | Release | Follow | CancelRequest | Ask
 )  # fmt: skip
 ToClient = Welcome | ResultMessage | TransactionResult | Failure | Answer | UnderWay
 
@@ -339,6 +363,7 @@ ToClient = Welcome | ResultMessage | TransactionResult | Failure | Answer | Unde
 TX_BROKEN: Final = "broken"
 
 TRANSACTION_CODE = 7
+BATCH_CODE = 14
 
 # Codes below 64 travel to the broker, the others to the client.
 MESSAGES: dict[int, type[ToBroker] | type[ToClient]] = {
@@ -355,6 +380,7 @@ MESSAGES: dict[int, type[ToBroker] | type[ToClient]] = {
     11: CopyIn,
     12: CopyEnd,
     13: CopyTaken,
+    BATCH_CODE: BatchMessage,
     64: Welcome,
     65: ResultMessage,
     66: Failure,

@@ -21,24 +21,18 @@ from client.wire.messages import (
     Answer,
     Ask,
     CancelRequest,
-    Commit,
     CopyBegun,
     CopyEnd,
     CopyIn,
-    CopyMessage,
     CopyOut,
     CopyTaken,
     CopyWanted,
     Failure,
-    Follow,
+    GroupRequest,
     Hello,
     ProtocolViolation,
-    Query,
-    Release,
     ResultMessage,
-    Rollback,
     ToClient,
-    TransactionMessage,
     TransactionResult,
     Welcome,
     plain_failure,
@@ -143,7 +137,7 @@ class Frontend:
             return
         if not peer.key:
             self._greet(peer, message)
-        elif isinstance(message, (Query, TransactionMessage, Commit, Rollback, Release, Follow, CopyMessage)):
+        elif isinstance(message, GroupRequest):
             self._broker.request(peer.key, message, monotonic(), len(payload))
         elif isinstance(message, (CopyIn, CopyEnd, CopyTaken)):
             self._broker.copying.message(peer.key, message, monotonic())

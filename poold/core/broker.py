@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from client.wire.messages import Commit, CopyMessage, Follow, Query, Release, Rollback, TransactionMessage
+from client.wire.messages import GroupRequest
 from poold.config.model import Config
 from poold.core.agenda import Agenda
 from poold.core.clients.access import Caller, open_to
@@ -282,7 +282,7 @@ class Broker:
     def request(
         self,
         key: int,
-        message: Query | CopyMessage | TransactionMessage | Commit | Rollback | Release | Follow,
+        message: GroupRequest,
         now: float,
         size: int = 0,
     ) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from client.wire.messages import (
     TX_NONE,
     Answer,
-    Commit,
+    BatchMessage,
     CopyMessage,
     Failure,
     Follow,
+    GroupRequest,
     Query,
     Release,
     ResultMessage,
-    Rollback,
     TransactionMessage,
 )
 from poold.core.clients.accounts import Accounts
@@ -56,7 +56,7 @@ class Reception:
     def take(
         self,
         client: Client,
-        message: Query | CopyMessage | TransactionMessage | Commit | Rollback | Release | Follow,
+        message: GroupRequest,
         now: float,
         size: int,
         clients: int,
@@ -71,7 +71,7 @@ class Reception:
             transfer = Transfer(message.is_in)
             message = as_query(message)
         if self._accounts.bytes + size > self._admission.most_bytes and isinstance(
-            message, (Query, TransactionMessage)
+            message, (Query, BatchMessage, TransactionMessage)
         ):
             refused = self._admission.share_exceeded(client, size, clients)
             if refused is not None:
@@ -81,7 +81,7 @@ class Reception:
             admitted.size = size
             admitted.transfer = transfer
             admitted = self._accept(admitted, now)
-        if type(admitted) is Failure and admitted.transaction == TX_NONE and type(message) is Query:
+        if type(admitted) is Failure and admitted.transaction == TX_NONE and isinstance(message, (Query, BatchMessage)):
             lease = client.leases.get(message.lease)
             if lease is not None:
                 return admitted._replace(transaction=transaction_of(lease))  # the lease goes on

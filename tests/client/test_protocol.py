@@ -18,6 +18,7 @@ from client.wire.messages import (
     Ask,
     CancelRequest,
     Commit,
+    BatchMessage,
     CopyBegun,
     CopyEnd,
     CopyIn,
@@ -58,6 +59,10 @@ EXAMPLES: dict[str, Any] = {
     "query-session": Query(2, "default", 8, False, b"SET x = 1", b"", b"", True, None, "", 0, b"", 1),
     "query-settings": Query(2, "default", 0, False, b"SELECT 1", b"", b"", True, None, "", 2, b"work_mem\0001MB\0"),
     "transaction": TransactionMessage(9, "default", "serializable", False, None, 3, *split_steps(STEPS), 1.5, "t"),
+    "batch": BatchMessage(
+        8, "default", 7, True, *split_steps([Step(b"SELECT \0", b"\0\0\0\x17", b"\0\0\0\x015", True, (), 0, None)]),
+        2.5, "load", 1, b"work_mem\x0064MB\0", 1,
+    ),  # fmt: skip
     "copy-message": CopyMessage(1, "default", 0, False, b"COPY t FROM STDIN", True, 2.5, "load", 1, b"", 0),
     "copy-in": CopyIn(1, b"1\t2\n"),
     "copy-end": CopyEnd(1, None),
@@ -133,6 +138,9 @@ def but(message: Any, **fields: Any) -> bytes:
         (but(EXAMPLES["query"], group="a\0"), "Query.group"),
         (but(EXAMPLES["query"], lease=-1), "Query.lease"),
         (but(EXAMPLES["query"], begin=1), "Query.begin"),
+        (but(EXAMPLES["batch"], values=(1,)), "BatchMessage.values"),
+        (but(EXAMPLES["batch"], steps=""), "BatchMessage.steps"),
+        (but(EXAMPLES["batch"], session=3), "BatchMessage.session"),
         (but(EXAMPLES["copy-message"], statement=b"COPY \0 TO STDOUT"), "CopyMessage.statement"),
         (but(EXAMPLES["copy-message"], is_in=1), "CopyMessage.is_in"),
         (but(EXAMPLES["copy-in"], data="1"), "CopyIn.data"),

@@ -10,6 +10,7 @@ from client.wire.messages import (
     Ask,
     CancelRequest,
     Commit,
+    BatchMessage,
     CopyEnd,
     CopyIn,
     CopyMessage,
@@ -112,9 +113,11 @@ _TYPES = oids(INT4, INT8, NUMERIC, 1007, 1009, BOOL, TEXT)
 _VALUES = values(b"42", b"-5", b"1.5e10", b"{1,2,NULL}", b'{"a","b\\"c",NULL}', b"t", b"it's")
 QUERY = Query(1, "default", 0, False, b"SELECT \0, \0, \0, \0, \0, \0, \0", _TYPES, _VALUES, True, None, "tag")
 COPY = CopyMessage(1, "default", 0, False, b"COPY t FROM STDIN", True, None, "tag")
+BATCH = BatchMessage(1, "tx", 1, True, *split_steps([STEP, STEP, STEP._replace(prepare=False)]), None, "tag")
 MESSAGES = [
     *REQUESTS,
     encode(QUERY),
+    encode(BATCH),
     *(encode(TransactionMessage(9, "default", None, None, None, 3, *split_steps(steps), 1.5, "t")) for steps in STEPS),
 ]
 PLANS = [split_steps(steps)[0] for steps in STEPS]
@@ -149,6 +152,9 @@ TALKS = [
     talk(*(_transaction(number, steps) for number, steps in enumerate(STEPS, 1)), CancelRequest(1), CancelRequest(4)),
     talk(*(_transaction(number, STEPS[1]) for number in range(1, 6)),
     *(QUERY._replace(request=n) for n in range(6, 12))),
+    talk(
+        BATCH, BATCH._replace(request=2, begin=False), Commit(3, 1), BATCH._replace(request=4, lease=2), Rollback(5, 2),
+    ),
     talk(
         COPY, CopyIn(1, b"1\n"), CopyIn(1, b"2\n"), CopyEnd(1, None), COPY._replace(request=2, is_in=False),
         CopyTaken(2, 3), COPY._replace(request=3), CopyEnd(3, "no"), COPY._replace(request=4), CancelRequest(4),

@@ -25,6 +25,7 @@ from client.wire.messages import (
     Commit,
     CopyEnd,
     CopyIn,
+    BatchMessage,
     CopyMessage,
     CopyTaken,
     Follow,
@@ -68,6 +69,9 @@ def admins(message: ToBroker, reply: tuple[str, str]) -> Case:
 EXPECTED: dict[str, Case] = {
     "Hello": everybody(Hello(VERSION, 1, "again", "0"), ("Failure", "protocol")),
     "Query": everybody(Query(1, "default", 0, False, b"SELECT 1", b"", b"", True, None, ""), ("ResultMessage", "")),
+    "BatchMessage": everybody(
+        BatchMessage(12, "default", 2, True, *ONE_STEP, None, "", session=1), ("ResultMessage", "")
+    ),
     "CopyMessage": everybody(
         CopyMessage(11, "default", 0, False, b"COPY missing FROM STDIN", True, None, ""), ("Failure", "query")
     ),
@@ -179,14 +183,15 @@ RESTRICTED = {"default": {}, "secrets": {"allow_users": [str(LISTED)]}}
 
 
 # What answers them.
-TYPES = ["ResultMessage", "TransactionResult", "Failure"]
+TYPES = ["ResultMessage", "TransactionResult", "Failure", "ResultMessage"]
 
 
-def asking(group: str) -> tuple[Query, TransactionMessage, CopyMessage]:
+def asking(group: str) -> tuple[Query, TransactionMessage, CopyMessage, BatchMessage]:
     return (
         Query(1, group, 0, False, b"SELECT 1", b"", b"", True, None, ""),
         TransactionMessage(2, group, None, None, None, 0, *ONE_STEP, None, ""),
         CopyMessage(3, group, 0, False, b"COPY missing FROM STDIN", True, None, ""),
+        BatchMessage(4, group, 1, True, *ONE_STEP, None, "", session=1),
     )
 
 

@@ -12,12 +12,14 @@ from typing import cast
 from client.wire.limits import NO_SESSION, ON_REPLICAS, OPENS_SESSION
 from client.wire.messages import (
     TX_NONE,
+    BatchMessage,
     Commit,
     Failure,
     ProtocolViolation,
     Query,
     ResultMessage,
     Rollback,
+    Step,
     TransactionMessage,
 )
 from poold.config.model import BrokerConfig
@@ -29,6 +31,7 @@ from poold.core.records.lease import Lease
 from poold.core.records.request import QUERY, Request, Verb
 from poold.core.statements.statement import PREPARED, Statement, Statements
 from poold.core.work import failures, read_only, settings
+from poold.core.work.batch import Batch
 from poold.core.work.results import rolled_back
 from poold.core.work.script import Script
 from poold.core.work.transaction import refusal
@@ -50,7 +53,11 @@ class Admission:
         self.most_bytes = max(config.max_buffered_bytes, 2 * config.max_request_bytes)
 
     def request(
-        self, client: Client, message: Query | TransactionMessage | Commit | Rollback, now: float, size: int
+        self,
+        client: Client,
+        message: Query | BatchMessage | TransactionMessage | Commit | Rollback,
+        now: float,
+        size: int,
     ) -> Request | ResultMessage | Failure:
         """Return the request, or the reply if the message is refused or there is nothing to do.
 
@@ -62,6 +69,8 @@ class Admission:
                 return refused
         if isinstance(message, Query):
             return self._query(client, message, now)
+        if isinstance(message, BatchMessage):
+            return self._batch(client, message, now)
         if isinstance(message, TransactionMessage):
             return self._transaction(client, message, now)
         return self._end(client, message, now)
@@ -85,7 +94,7 @@ class Admission:
         if isinstance(made, Request):
             made.size, made.moves = request.size, request.moves
             made.is_alone, made.yields = request.is_alone, request.yields
-            made.transfer = request.transfer
+            made.transfer, made.batch = request.transfer, request.batch
         return made
 
     def _query(self, client: Client, message: Query, now: float) -> Request | Failure:
@@ -130,6 +139,32 @@ class Admission:
         is_safe = group.config.read_only or group.role == "replica" or (message.lease and not message.begin)
         settings = message.settings if is_safe else message.settings + READ_ONLY
         return self._query(client, message._replace(group=name, settings=settings), now)
+
+    def _batch(self, client: Client, message: BatchMessage, now: float) -> Request | Failure:
+        """The request is that of the message's first statement, and has all of them as its batch."""
+        group = client.open_groups.get(message.group) or client.open_groups.get(message.group.removesuffix(ON_REPLICAS))
+        if group is None:
+            return _unconfigured(client, message.group)
+        try:
+            plan = group.plans.find(message.steps)
+        except ProtocolViolation as violation:
+            return failures.protocol(str(violation))
+        if not message.lease:
+            return failures.protocol("a batch runs in a session or a transaction, which has a lease number")
+        if not plan.is_whole or len(message.values) != plan.count:
+            return failures.protocol("a batch holds statements alone, with values for each")
+        refused = _batch_objection(group, plan, message)
+        if refused is not None:
+            return refused
+        steps = [step._replace(values=values) for step, values in zip(plan.steps, message.values, strict=True)]  # type: ignore[union-attr]  # no marks
+        first = steps[0]
+        begin = (message.request, message.group, message.lease, message.begin, *first[:4])
+        options = (message.timeout, message.tag, message.priority, message.settings, message.session)
+        query = Query._make((*begin, *options))
+        made = self._query(client, query, now)
+        if type(made) is Request:
+            made.batch = Batch(steps)
+        return made
 
     def _of_statement(
         self, client: Client, group: Group, message: Query, lease: Lease | None, now: float
@@ -202,13 +237,13 @@ class Admission:
         return request
 
     def _too_many(
-        self, client: Client, message: Query | TransactionMessage | Commit | Rollback, size: int
+        self, client: Client, message: Query | BatchMessage | TransactionMessage | Commit | Rollback, size: int
     ) -> Failure | None:
         """Why a client that waits for replies already may not send this message; None if it may.
 
         A message that ends a lease is always taken, as it makes room.
         """
-        if not isinstance(message, (Query, TransactionMessage)):
+        if not isinstance(message, (Query, BatchMessage, TransactionMessage)):
             return None
         config, count = self._config, len(client.requests)
         if 0 < config.max_client_requests <= count:
@@ -327,6 +362,24 @@ def _would_write(statement: Statement, message: Query, lease: Lease | None) -> F
 def _is_in_block(backend: Backend, lease: Lease) -> bool:
     """Whether the lease is certainly inside a transaction block when its next statement runs."""
     return backend.transaction != TX_NONE and not backend.running and not lease.pending
+
+
+def _batch_objection(group: Group, plan: Plan, message: BatchMessage) -> Failure | None:
+    """Why the batch cannot run, None if it can, as far as its statements tell."""
+    if plan.obstacle:
+        return failures.usage(plan.obstacle)
+    for place, values in enumerate(message.values):
+        statement = plan.statement(place)
+        if not statement.examine().is_plain:
+            return failures.usage(f"statement {place + 1} of the batch may not be planned by PostgreSQL; use query()")
+        if group.config.read_only and (reason := read_only.objection(statement.sql, values, is_in_block=True)):
+            return failures.usage(reason)
+        if statement.state is not PREPARED or not cast(Step, plan.steps[place]).prepare:
+            try:
+                statement.rendered(values)
+            except ProtocolViolation as violation:
+                return failures.protocol(f"statement {place + 1} of the batch: {violation}")
+    return None
 
 
 def _message_would_write(plan: Plan, message: TransactionMessage) -> Failure | None:

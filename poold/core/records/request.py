@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from poold.core.records.lease import Lease
     from poold.core.records.transfer import Transfer
     from poold.core.statements.statement import Statement
+    from poold.core.work.batch import Batch
     from poold.core.work.probe import Probe
     from poold.core.work.script import Script
     from poold.core.work.units import Runner
@@ -62,7 +63,7 @@ class Request:
     settings = b""  # settings that hold for this request alone, as they travel
     leaves = NOTHING  # what may be left in the session by what it runs
     is_base = True  # nothing ran in its transaction or session before that is not proven harmless
-    runner: Runner | None = None  # of a transaction message
+    runner: Runner | None = None  # of a transaction message or a batch
     probe: Probe | None = None
     is_timed = False  # whether the server was told to end it at its deadline
     # What its client sent, if it is for replicas: it may have to become a request for the primary.
@@ -72,6 +73,7 @@ class Request:
     prepare = True
     transfer: Transfer | None = None  # of a COPY whose data the client gives or takes
     script: Script | None = None
+    batch: Batch | None = None  # the statements of a BatchMessage; statement and values are those of the first
     # INQUIRY: the request whose outcome is asked for. Of this and other questions: the pool whose server is asked, and
     # for an INQUIRY which server that must be (`facts.Server`).
     about: Request | None = None

@@ -236,8 +236,8 @@ class Runs:
         """Set the time after which the broker checks whether the server still works on the backend's first request."""
         timeout = backend.pool.endpoint.query_timeout
         if timeout:
-            statements = 1 if request.script is None else len(request.script.steps)
-            self._timers.set(backend, now + timeout * statements + GUARD)
+            statements = request.batch or (request.script.steps if request.script is not None else (request,))
+            self._timers.set(backend, now + timeout * len(statements) + GUARD)
         elif request.verb > Verb.QUESTION:
             self._timers.set(backend, now + QUESTION_TIMEOUT)  # no client waits for its answer
         else:

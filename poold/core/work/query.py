@@ -6,9 +6,9 @@ their own; see `outcomes` for what the answers tell.
 
 from __future__ import annotations
 
-from client.wire.messages import NOT_EXECUTED, TX_BROKEN, TX_NONE, Failure, ResultMessage
+from client.wire.messages import NOT_EXECUTED, TX_BROKEN, TX_NONE, UNKNOWN, Failure, ResultMessage
 from client.wire.sqlstates import QUERY_CANCELED
-from poold.core.effects import Bind, SimpleQuery
+from poold.core.effects import Bind, SimpleQuery, Unit
 from poold.core.facts import Completion, Loss, StatementResult
 from poold.core.records.backend import Backend
 from poold.core.records.request import Request
@@ -17,6 +17,7 @@ from poold.core.statements.generations import Generations
 from poold.core.statements.leftovers import NOTHING
 from poold.core.statements.statement import Statement
 from poold.core.work import failures, outcomes
+from poold.core.work.batch import Batch
 from poold.core.work.decision import Again, Answer, Count, Decision, Elsewhere, Next
 from poold.core.work.early_failures import is_early
 from poold.core.work.results import explained, lease_lost_meanwhile, reply_of
@@ -45,6 +46,10 @@ class QueryWork:
                 request.number_before = outcomes.number_in(done) if request.is_counted else b""
                 return Next(request, following)
             _not_begun(request, done)
+        if request.batch is not None:
+            following = self._rest_of_batch(backend, request, request.batch, done)
+            if following:
+                return Next(request, following)
         if request.is_counted and request.ended is None and wants_count(request, done):
             request.ended = done
             return Count(request)
@@ -52,7 +57,11 @@ class QueryWork:
         assert statement is not None
         seconds = now - backend.begun(request)
         group.stats.run_times.record(seconds)
-        if done.failure is None:
+        reply: ResultMessage | Failure
+        if done.failure is None and request.batch is not None:
+            self._learn_of_batch(request, request.batch, done.results)
+            reply = request.batch.result(request.number, done)
+        elif done.failure is None:
             self._learn(backend, request, statement, done.results, seconds)
             reply = reply_of(request, done, self._max_result_bytes)
         elif self._is_for_another(backend, request, done.failure):
@@ -74,6 +83,34 @@ class QueryWork:
         elif request.transfer is not None and request.transfer.is_cut and type(reply) is ResultMessage:
             reply = failures.data_cut(request.reason, reply.transaction)
         return _answer((request, reply))
+
+    def _rest_of_batch(self, backend: Backend, request: Request, batch: Batch, done: Completion) -> Unit:
+        """Take the results of a unit of the batch; return the next unit, () if there is none.
+
+        Changes done to the completion of a request that failed: it tells of the statement.
+        """
+        batch.take(done)
+        if done.failure is not None or batch.is_sent:
+            return ()
+        if request.state is not RUNNING or backend.lease is None:
+            # Statements of it have run, so its outcome is not that of a request that was not begun.
+            done.failure = failures.withdrawn()._replace(outcome=UNKNOWN, transaction=done.transaction)
+            return ()
+        runner = request.runner
+        assert runner is not None
+        following = batch.unit([], request, runner)
+        request.leaves = request.leaves.joined(runner.leaves)
+        if request.leaves is not NOTHING:
+            backend.left = backend.left.joined(request.leaves)
+            backend.lease.is_altered = True
+        return following
+
+    def _learn_of_batch(self, request: Request, batch: Batch, results: list[StatementResult]) -> None:
+        """Learn from a batch that has run: which statements to probe, and whether names have changed."""
+        if self._generations.forget_outdated(results) and request.lease is not None:
+            request.lease.outdates = True
+        if request.group.config.prepare == "auto":
+            request.group.probes.extend(batch.to_probe)
 
     def _is_for_another(self, backend: Backend, request: Request, failure: Failure) -> bool:
         """Whether the statement failed because its server is a standby, where nothing can take effect."""
@@ -119,8 +156,10 @@ class QueryWork:
         Such reasons are a prepared form that does not fit, a cancel meant for another statement, or a connection that
         broke before the statement was executed.
         """
-        statement = request.statement
         failed = None if type(request.unit[0]) is SimpleQuery else backend.prepared.failed(request.unit, done)
+        statement = request.statement
+        if request.batch is not None and failed is not None:
+            statement = request.batch.named(failed.name)
         is_own = failed is not None and (statement is None or failed.name != statement.name)
         is_unseen = is_early(
             request.group.statements, None if is_own else statement, failed, done, request.leaves is NOTHING

@@ -66,6 +66,7 @@ class Plan:
     def _read(self) -> None:
         """Read the statements: what they do, and whether one of them cannot be run."""
         tokens = 0
+        read: set[Statement] = set()  # each is read once, however often it occurs
         for place, step in enumerate(self.steps):
             if isinstance(step, int) or self.obstacle:
                 continue
@@ -73,8 +74,10 @@ class Plan:
             if len(step.statement) > MAX_TEXT:
                 reason = f"has {len(step.statement)} bytes of text; at most {MAX_TEXT} are taken, use parameters"
             else:
-                traits = self.statement(place).examine()
-                tokens += traits.tokens
+                statement = self.statement(place)
+                traits = statement.examine()
+                tokens += 0 if statement in read else traits.tokens
+                read.add(statement)
                 # SET TRANSACTION must come before any query, and the one for the transaction's id would come before it.
                 self.begins_with_set = self.begins_with_set or (place == 0 and traits.verb == "SET")
                 self.writes = self.writes or traits.writes

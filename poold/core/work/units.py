@@ -20,6 +20,7 @@ from poold.core.statements import leftovers
 from poold.core.statements.leftovers import NOTHING, left_by
 from poold.core.statements.statement import Statement, literal_command, plain_command
 from poold.core.work import settings
+from poold.core.work.batch import Batch
 from poold.core.work.outcomes import settings_before
 
 COMMIT: Unit = (SimpleQuery(b"COMMIT"),)
@@ -57,6 +58,8 @@ def unit_for(backend: Backend, request: Request, now: float) -> Unit:
     if request.settings and lease is not None:
         request.leaves = request.leaves.joined(leftovers.UNSEEN)
     before = _before(backend, request, statement)
+    if request.batch is not None:
+        return _unit_of_batch(backend, request, request.batch, before)
     if request.transfer is not None:
         return _unit_of_copy(backend, request, request.transfer, before)
     is_timed = request.deadline is not None and lease is None and statement.examine().is_plain
@@ -101,6 +104,18 @@ def _unit_of_copy(backend: Backend, request: Request, transfer: Transfer, before
         return (copy,)
     request.then = (copy,)
     return in_order(commands)
+
+
+def _unit_of_batch(backend: Backend, request: Request, batch: Batch, before: list[Command]) -> Unit:
+    run, own = Runner(backend, request.is_base), request.group.statements
+    request.runner = run
+    commands: list[Command] = [*before]
+    if request.begin:
+        commands += run.own(own.own(b"BEGIN"), b"")
+    commands += settings.commands(own, request.settings, 0, request.is_literal, run.own)
+    unit = batch.unit(commands, request, run)
+    request.leaves = request.leaves.joined(run.leaves)
+    return unit
 
 
 def _unit_with_settings(

@@ -17,6 +17,8 @@ def has_written(request: Request, reply: Answer | ResultMessage | TransactionRes
         return False
     if request.verb is QUERY:
         statement = request.statement
+        if request.batch is not None:
+            return True
         return statement is None or not statement.proof.is_plain_read or not _is_prepared(request)
     # What is not proven harmless may have made its transaction READ WRITE.
     return request.script is None or not request.script.is_read_only or request.leaves is not NOTHING
