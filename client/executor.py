@@ -26,8 +26,19 @@ from client.options import (
 from client.values import bind as binding
 from client.values.bind import bind
 from client.values.result import Result
+from client.wire.codec import split_steps
 from client.wire.limits import ON_REPLICAS
-from client.wire.messages import TX_LOST, TX_NONE, Ask, CancelRequest, Query, TransactionStatus
+from client.wire.messages import (
+    TX_LOST,
+    TX_NONE,
+    Ask,
+    BatchMessage,
+    CancelRequest,
+    Query,
+    ResultMessage,
+    Step,
+    TransactionStatus,
+)
 
 # Does the usual requests in compiled code, where it is.
 _REQUESTS, _PARAMETERS = load("client.lane.requests"), load("client.lane.parameters")
@@ -164,6 +175,40 @@ class Executor(CopyingCalls):
             ),
             dicts,
         )
+
+    def _run_steps(self, steps: Sequence[Step], settings: Settings | None = None) -> ResultMessage:
+        """Run statements one behind the other in the lease, as one message; the first one opens it, if need be.
+
+        steps are a BatchMessage's, and so is the reply, or that of a Query for a single one; settings are `query`'s.
+        """
+        packed = self._settings if settings is None else packed_settings(settings)
+        if self._unseen:
+            self._catch_up(None)
+        group = self._group_for(self._read_only)
+        rest = (None, self._tag, self._priority, packed)
+        if len(steps) == 1:
+            (sql, types, values, prepare, *_) = steps[0]
+            return self._in_lease(
+                lambda own, lease, begin, session: Query(
+                    own.next_request(), self._group_of_lease(group, begin), lease, begin, sql, types, values, prepare,
+                    *rest, session,
+                )
+            )  # fmt: skip
+        shapes, all_values = split_steps(steps)
+        return self._in_lease(
+            lambda own, lease, begin, session: BatchMessage(
+                own.next_request(), self._group_of_lease(group, begin), lease, begin, shapes, all_values, *rest, session
+            )
+        )
+
+    def _request_limit(self) -> int:
+        """Return how many bytes a request may have; asks the broker if no channel is open."""
+        if self._lease.number:
+            return self._lease.check().welcome.max_request_bytes
+        channel, _ = self._channel(None)
+        limit = channel.welcome.max_request_bytes
+        give_back(channel, self._address, self._keys)
+        return limit
 
     def _open_transaction(self) -> Any:
         """Return what tells the open interactive transaction from those before and after it; None without one."""

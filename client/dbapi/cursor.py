@@ -18,6 +18,7 @@ import psycopg2
 from psycopg2 import extensions
 
 from client.dbapi.copying import Copying, quoted_name
+from client.dbapi.many import Progress
 from client.dbapi.rows import NO_ROWS, Rows, Values, rows_of
 from client.dbapi.wording import in_our_words
 from client.errors import DBError, UsageError
@@ -94,21 +95,21 @@ class Cursor(Copying, _Theirs):
     def executemany(self, query: Any, vars_list: Iterable[Any]) -> None:
         """Run a statement with each of these parameters; rowcount is that of all together.
 
-        With autocommit up to 1,000 of them are one transaction message: they commit together, or none of them does.
+        Up to 1,000 of them are one message. With autocommit these commit together, or none of them does.
         """
         self._check("executemany")
         if self.name is not None:
             raise psycopg2.ProgrammingError("can't call .executemany() on named cursors")
         self._clear()
-        parameters = list(vars_list)
-        if not parameters:
-            self._count = 0
-            return
-        self._sent = query, parameters[-1]
-        results: list[Result] = self.noted(self.connection.run_each, query, parameters)
-        counts = [each.rowcount for each in results]
-        self._keep(results[-1], has_rows=False)
-        self._count = -1 if -1 in counts else sum(counts)
+        progress = Progress()
+        try:
+            self.noted(self.connection.run_each, query, vars_list, progress)
+        finally:
+            if progress.last is not None or progress.sets:
+                self._sent = query, progress.last
+        if progress.result is not None:
+            self._keep(progress.result, has_rows=False)
+        self._count = progress.count
 
     def callproc(self, procname: str, parameters: Params = None) -> Params:
         """Call a function and fetch its result with the fetch methods; returns the parameters, None for a mapping."""

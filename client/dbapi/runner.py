@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
 from psycopg2 import extensions
 
 from client.dbapi.characteristics import Characteristics
+from client.dbapi.many import Progress, Sets, collected, moved
+from client.errors import DBError, UsageError
 from client.handler import Handler
 from client.session import Session
 from client.values import offline
 from client.values.bind import bind
 from client.values.result import Result
 from client.wire.limits import MAX_STEPS
-from client.wire.messages import TX_ACTIVE, TX_FAILED
+from client.wire.messages import NOT_EXECUTED, TX_ACTIVE, TX_FAILED, ResultMessage
 
 if TYPE_CHECKING:
     _Theirs = object
@@ -101,20 +103,78 @@ class Runner(_Theirs):
             finally:
                 self._take_notices()
 
-    def run_each(self, statement: Any, parameters: Sequence[Any]) -> list[Result]:
-        """Run a statement with each of these parameters, in as few messages as can be."""
+    def run_each(self, statement: Any, parameters: Iterable[Any], progress: Progress) -> None:
+        """Run a statement with each of these parameters, in as few messages as can be; notes the progress."""
         with self._lock:
             self.check_open()
-            if not self.commits_by_itself or isinstance(self._own, Session):
-                return [self.run(statement, each) for each in parameters]
-            results: list[Result] = []
-            try:
-                for at in range(0, len(parameters), MAX_STEPS):
-                    some = [(statement, each) for each in parameters[at : at + MAX_STEPS]]
-                    results += self._by_itself.run(some, **self._characteristics.options)
-            finally:
-                self._take_notices()
-            return results
+            own = self._own
+            if self.commits_by_itself and not isinstance(own, Session):
+                self._run_in_transactions(statement, list(parameters), progress)
+                return
+            for sets in collected(statement, parameters, own._prepare, own._request_limit()):
+                self._run_sets(statement, sets, progress)
+
+    def _run_in_transactions(self, statement: Any, parameters: Sequence[Any], progress: Progress) -> None:
+        """Run the statement with each of these parameters, each so many of them as a transaction message."""
+        try:
+            for at in range(0, len(parameters), MAX_STEPS):
+                sets = Sets(list(parameters[at : at + MAX_STEPS]), [])
+                some = [(statement, each) for each in sets.parameters]
+                try:
+                    results = self._by_itself.run(some, **self._characteristics.options)
+                except DBError as error:
+                    raise moved(error, at, len(parameters)) from error.__cause__
+                counts = [each.rowcount for each in results]
+                progress.add(results[-1], -1 if -1 in counts else sum(counts), sets)
+        finally:
+            self._take_notices()
+
+    def _run_sets(self, statement: Any, sets: Sets, progress: Progress) -> None:
+        """Run the statement with these sets, in the transaction or in the session."""
+        if not sets.steps:
+            progress.last = sets.parameters[0]
+            result = self.run(statement, progress.last)
+            progress.add(result, result.rowcount, sets)
+            return
+        try:
+            reply = self._send_steps(statement, sets)
+        except UsageError as error:
+            # The broker takes so many words at a time only.
+            if len(sets.steps) == 1 or error.outcome != NOT_EXECUTED or error.failure.request == 0:
+                raise
+            for half in sets.halves():
+                self._run_sets(statement, half, progress)
+        except DBError as error:
+            progress.failed(error, sets)
+            raise
+        else:
+            progress.add(Result(reply, self._own._dicts), reply.rowcount, sets)
+        finally:
+            self._take_notices()
+
+    def _send_steps(self, statement: Any, sets: Sets) -> ResultMessage:
+        """Run these steps as one message; with autocommit, in a session, as a transaction."""
+        own = self._own
+        if own.in_transaction or not self.commits_by_itself:
+            if not own.in_transaction:
+                self._begin(statement, sets.parameters[0])
+            if not self._settings or isinstance(own, Session):
+                return own._run_steps(sets.steps)
+            is_failed = own.in_transaction and own.transaction_status != TX_ACTIVE
+            reply = own._run_steps(sets.steps, settings=None if self._owes_settings and not is_failed else {})
+            self._owes_settings = False
+            return reply
+        assert isinstance(own, Session)
+        own.autocommit = False
+        try:
+            reply = own._run_steps(sets.steps)
+            own.commit()
+            return reply
+        finally:
+            if own.transaction_status in (TX_ACTIVE, TX_FAILED):
+                own.rollback()
+            if not own.in_transaction:
+                own.autocommit = True
 
     def copy(self, statement: bytes, file: Any, reads: bool) -> Result:
         """Run a COPY that reads the file, or writes it."""

@@ -8,9 +8,9 @@ from client.wire.codec import encode, split_steps
 from client.wire.messages import (
     VERSION,
     Ask,
+    BatchMessage,
     CancelRequest,
     Commit,
-    BatchMessage,
     CopyEnd,
     CopyIn,
     CopyMessage,
