@@ -104,10 +104,17 @@ class Cursor(Copying, _Theirs):
         progress = Progress()
         try:
             self.noted(self.connection.run_each, query, vars_list, progress)
-        finally:
-            if progress.last is not None or progress.sets:
-                self._sent = query, progress.last
+        except DBError:
+            self._sent = query, progress.last
+            raise
+        except Exception:
+            # Of the iterable, or of a set that does not fit: the sets before it have run.
+            if progress.result is not None:
+                self._sent = None if progress.is_unfit else (query, progress.last)
+                self._status = progress.result.statusmessage
+            raise
         if progress.result is not None:
+            self._sent = query, progress.last
             self._keep(progress.result, has_rows=False)
         self._count = progress.count
 
@@ -331,6 +338,8 @@ class Cursor(Copying, _Theirs):
         except DBError as error:
             told = in_our_words(error) if isinstance(error, UsageError) else error
             told.cursor = self
+            if error.failure.sqlstate:
+                self._status = ""  # the command tag of PostgreSQL's error
             if told is error:
                 raise
             raise told from error

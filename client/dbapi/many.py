@@ -37,6 +37,7 @@ class Progress:
     sets: int = 0  # how many have run
     result: Result | None = None  # the last one
     last: Any = None  # the set that ran last, or failed
+    is_unfit: bool = False  # a set does not fit the statement
 
     def add(self, result: Result, rows: int, sets: Sets) -> None:
         """Note that these sets have run."""
@@ -70,7 +71,9 @@ class Sets(NamedTuple):
         ]
 
 
-def collected(statement: Any, parameters: Iterable[Any], prepare: bool, most_bytes: int) -> Iterator[Sets]:
+def collected(
+    statement: Any, parameters: Iterable[Any], prepare: bool, most_bytes: int, progress: Progress
+) -> Iterator[Sets]:
     """The sets of each message, for statements in a transaction; most_bytes is the largest request's.
 
     An exception of the iterable, or of a set that does not fit, comes behind the sets before it.
@@ -78,14 +81,17 @@ def collected(statement: Any, parameters: Iterable[Any], prepare: bool, most_byt
     most = min(MESSAGE_BYTES, most_bytes // 2)
     kept, size, left = Sets([], []), 0, iter(parameters)
     while True:
+        is_taken = False
         try:
             each = next(left)
+            is_taken = True
             text, types, values, references = bind(statement, each)
-        except StopIteration:
-            break
-        except Exception:
+        except Exception as error:
             if kept.steps:
                 yield kept
+            if isinstance(error, StopIteration) and not is_taken:
+                return
+            progress.is_unfit = is_taken
             raise
         added = len(text) + len(types) + len(values) + _OVERHEAD_BYTES
         is_alone = added > most or bool(references) or not _is_planned(text)
@@ -98,8 +104,6 @@ def collected(statement: Any, parameters: Iterable[Any], prepare: bool, most_byt
         kept.parameters.append(each)
         kept.steps.append(Step(text, types, values, prepare, (), 0, None))
         size += added
-    if kept.steps:
-        yield kept
 
 
 def moved(error: DBError, sets: int, total: int) -> DBError:

@@ -6,9 +6,10 @@ keeps the casters that were registered for it, so psycopg2's own functions take 
 
 from __future__ import annotations
 
+import itertools
 import re
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
@@ -104,35 +105,47 @@ class Runner(_Theirs):
                 self._take_notices()
 
     def run_each(self, statement: Any, parameters: Iterable[Any], progress: Progress) -> None:
-        """Run a statement with each of these parameters, in as few messages as can be; notes the progress."""
+        """Run a statement with each of these parameters, in as few messages as can be; notes the progress.
+
+        The lock is not held while the program's iterable is at work.
+        """
         with self._lock:
             self.check_open()
             own = self._own
-            if self.commits_by_itself and not isinstance(own, Session):
-                self._run_in_transactions(statement, list(parameters), progress)
-                return
-            for sets in collected(statement, parameters, own._prepare, own._request_limit()):
+            is_alone = self.commits_by_itself and not isinstance(own, Session)
+            limit = 0 if is_alone else own._request_limit()
+        if is_alone:
+            self._run_in_transactions(statement, parameters, progress)
+            return
+        for sets in collected(statement, parameters, own._prepare, limit, progress):
+            with self._lock:
+                self.check_open()
                 self._run_sets(statement, sets, progress)
 
-    def _run_in_transactions(self, statement: Any, parameters: Sequence[Any], progress: Progress) -> None:
+    def _run_in_transactions(self, statement: Any, parameters: Iterable[Any], progress: Progress) -> None:
         """Run the statement with each of these parameters, each so many of them as a transaction message."""
-        try:
-            for at in range(0, len(parameters), MAX_STEPS):
-                sets = Sets(list(parameters[at : at + MAX_STEPS]), [])
-                some = [(statement, each) for each in sets.parameters]
-                try:
-                    results = self._by_itself.run(some, **self._characteristics.options)
-                except DBError as error:
-                    raise moved(error, at, len(parameters)) from error.__cause__
-                counts = [each.rowcount for each in results]
-                progress.add(results[-1], -1 if -1 in counts else sum(counts), sets)
-        finally:
-            self._take_notices()
+        left = iter(parameters)
+        while True:
+            sets = Sets([], [])
+            try:
+                # Each set is bound as it is taken, so the iterable may change and give the same object again.
+                results = self._by_itself.run(_noted(left, statement, sets), **self._characteristics.options)
+            except DBError as error:
+                taken = progress.sets + len(sets.parameters)
+                total = len(parameters) if isinstance(parameters, Sized) else taken
+                raise moved(error, progress.sets, total) from error.__cause__
+            finally:
+                with self._lock:
+                    self._take_notices()
+            if not results:
+                return
+            counts = [each.rowcount for each in results]
+            progress.add(results[-1], -1 if -1 in counts else sum(counts), sets)
 
     def _run_sets(self, statement: Any, sets: Sets, progress: Progress) -> None:
         """Run the statement with these sets, in the transaction or in the session."""
         if not sets.steps:
-            progress.last = sets.parameters[0]
+            (progress.last,) = sets.parameters
             result = self.run(statement, progress.last)
             progress.add(result, result.rowcount, sets)
             return
@@ -318,6 +331,13 @@ class Runner(_Theirs):
     def _rollback(self) -> None:
         self.mark += 1
         self._own.rollback()
+
+
+def _noted(parameters: Iterator[Any], statement: Any, sets: Sets) -> Iterator[tuple[Any, Any]]:
+    """Yield the statement with each of the next parameters, for one message; notes them in sets."""
+    for each in itertools.islice(parameters, MAX_STEPS):
+        sets.parameters.append(each)
+        yield statement, each
 
 
 def _is_several(statement: Any) -> bool:
