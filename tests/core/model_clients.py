@@ -9,7 +9,7 @@ from model.copying import WINDOW, Passing
 from model.kinds import COPIES, COPY_IN
 from model.leftovers import LEAVINGS
 from model.postgres import INT4
-from model.requests import CODE, LEASE_CONTROLS, TEMPLATES, packed, settings_for, steps_of
+from model.requests import BATCHED, CODE, LEASE_CONTROLS, TEMPLATES, batch_of, packed, settings_for, steps_of
 from model.shell import Shell
 from world import World
 
@@ -19,11 +19,13 @@ from client.wire.messages import (
     NOT_EXECUTED,
     TX_LOST,
     TX_NONE,
+    BatchMessage,
     Commit,
     CopyMessage,
     Failure,
     Release,
     Rollback,
+    Step,
     TransactionMessage,
 )
 
@@ -145,10 +147,32 @@ class Clients:
         if statement in COPIES:
             self._send_copy(job, statement, timeout, **more)
             return
+        if more.get("lease") and statement in TEMPLATES and job.number % BATCHED == 0:
+            self._send_batch(job, batch_of(job, statement, prepare), timeout, **more)
+            return
         values = packed(job.number * PLACES)
         more |= {"statement": statement, "types": INT4, "values": values, "prepare": prepare, "timeout": timeout}
         self.world.query(job.client, **more)
         self.shell.observe()
+
+    def _send_batch(
+        self,
+        job: Job,
+        steps: list[Step],
+        timeout: float | None,
+        *,
+        group: str = "default",
+        lease: int = 0,
+        begin: bool = False,
+        priority: int = NORMAL,
+        session: int = NO_SESSION,
+        settings: bytes = b"",
+    ) -> None:
+        """Send statements for a lease as one message."""
+        rest = (*split_steps(steps), timeout, "", priority, settings, session)
+        self.world._last_request = job.number
+        message = BatchMessage(job.number, group, lease, begin, *rest)
+        self.shell.fact(self.world.broker.request, job.client, message, self.world.now)
 
     def _send_copy(
         self,

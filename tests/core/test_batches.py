@@ -19,6 +19,7 @@ from client.wire.messages import (
     Commit,
     Failure,
     ResultMessage,
+    Rollback,
     StepReference,
 )
 from poold.core.effects import Cancel
@@ -233,3 +234,17 @@ def test_in_a_read_only_group_each_statement_only_reads() -> None:
     )
     assert isinstance(reply, Failure)
     assert "read_only" in reply.message
+
+
+def test_a_statement_of_a_batch_that_fails_is_probed_all_the_same() -> None:
+    """It waits for a probe from its last result on; without one it would never be prepared."""
+    world, _, backend = begun(*adding(1, 2), world=World(prepare="auto", max_size=1))
+    for _ in range(10):
+        result = failure(transaction=TX_FAILED)
+        world.broker.completed(backend, Completion(TX_FAILED, [BEGUN, WRITTEN], result), world.now)
+        world.end(Rollback, 1)
+        world.complete(backend, TX_NONE)
+        if b"PREPARE INSERT INTO t VALUES ($1)" in sent(world, backend)[-1]:
+            return
+        batch(world, *adding(1, 2))
+    pytest.fail("no probe in ten transactions")

@@ -26,12 +26,22 @@ CODE = (b"DO ", b"CALL ")
 # What the steps of a message may be; a number is a template's.
 STEPS = (0, 0, 1, 1, 2, DRAW, "one row", "reference", "reference", "savepoint", "end")
 
+# Each so many of what may be a batch is one.
+BATCHED = 3
+
 _NULL = b"\xff\xff\xff\xff"
 
 
 def packed(value: int) -> bytes:
     text = b"%d" % value
     return len(text).to_bytes(4, "big") + text
+
+
+def batch_of(job: Job, template: bytes, prepare: bool) -> list[Step]:
+    """The steps of a batch of one statement; job keeps what PostgreSQL should see of them."""
+    values = range(job.number * PLACES, job.number * PLACES + 3)
+    job.steps = [(template, value) for value in values]
+    return [Step(template, INT4, packed(value), prepare, (), 0, None) for value in values]
 
 
 def settings_for(job: Job, tenant: int) -> bytes:

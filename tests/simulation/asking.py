@@ -11,15 +11,25 @@ from model.copying import Passing
 from model.kinds import COPIES, COPY_IN
 from model.leftovers import LEAVINGS
 from model.postgres import INT4
-from model.requests import CODE, OTHERS, TEMPLATES, packed, settings_for
+from model.requests import BATCHED, CODE, OTHERS, TEMPLATES, batch_of, packed, settings_for
 
+from client.wire.codec import split_steps
 from client.wire.limits import NO_SESSION, ON_REPLICAS
-from client.wire.messages import TX_NONE, Commit, CopyMessage, Query, Release, Rollback, TransactionMessage
+from client.wire.messages import (
+    TX_NONE,
+    BatchMessage,
+    Commit,
+    CopyMessage,
+    Query,
+    Release,
+    Rollback,
+    TransactionMessage,
+)
 
 if TYPE_CHECKING:
     from simulation.world import World
 
-Message = Query | CopyMessage | TransactionMessage | Commit | Rollback | Release
+Message = Query | BatchMessage | CopyMessage | TransactionMessage | Commit | Rollback | Release
 
 
 @dataclass(eq=False)
@@ -111,6 +121,11 @@ class Asking:
             copy = CopyMessage(job.number, group, number, begin, sql, is_in, timeout, "", client.priority)
             settings = b"" if session else b"statement_timeout\x000\x00"
             self._send(client, job, copy._replace(settings=settings, session=session), timeout)
+            return job
+        if lease is not None and statement in TEMPLATES and job.number % BATCHED == 0:
+            steps = batch_of(job, statement, prepare)
+            batch = BatchMessage(job.number, group, number, begin, *split_steps(steps), timeout, "", *rest)
+            self._send(client, job, batch, timeout)
             return job
         message = Query(job.number, group, number, begin, statement, INT4, values, prepare, timeout, "", *rest)
         self._send(client, job, message, timeout)

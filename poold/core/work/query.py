@@ -59,7 +59,7 @@ class QueryWork:
         group.stats.run_times.record(seconds)
         reply: ResultMessage | Failure
         if done.failure is None and request.batch is not None:
-            self._learn_of_batch(request, request.batch, done.results)
+            self._outdate(request, done.results)
             reply = request.batch.result(request.number, done)
         elif done.failure is None:
             self._learn(backend, request, statement, done.results, seconds)
@@ -90,6 +90,9 @@ class QueryWork:
         Changes done to the completion of a request that failed: it tells of the statement.
         """
         batch.take(done)
+        if request.group.config.prepare == "auto":
+            request.group.probes.extend(batch.to_probe)  # also of a batch that fails
+        batch.to_probe.clear()
         if done.failure is not None or batch.is_sent:
             return ()
         if request.state is not RUNNING or backend.lease is None:
@@ -105,12 +108,10 @@ class QueryWork:
             backend.lease.is_altered = True
         return following
 
-    def _learn_of_batch(self, request: Request, batch: Batch, results: list[StatementResult]) -> None:
-        """Learn from a batch that has run: which statements to probe, and whether names have changed."""
+    def _outdate(self, request: Request, results: list[StatementResult]) -> None:
+        """Forget what is known of names if these results tell that they may mean something else."""
         if self._generations.forget_outdated(results) and request.lease is not None:
             request.lease.outdates = True
-        if request.group.config.prepare == "auto":
-            request.group.probes.extend(batch.to_probe)
 
     def _is_for_another(self, backend: Backend, request: Request, failure: Failure) -> bool:
         """Whether the statement failed because its server is a standby, where nothing can take effect."""
@@ -138,8 +139,7 @@ class QueryWork:
             return
         if any(result.command in ("DEALLOCATE ALL", "DISCARD ALL") for result in results):
             backend.prepared.clear()
-        if self._generations.forget_outdated(results) and request.lease is not None:
-            request.lease.outdates = True
+        self._outdate(request, results)
         group = request.group
         if (
             group.config.prepare == "auto"
