@@ -106,7 +106,7 @@ class DBError(Exception):
         super().__init__(message)
         # As on the wire; request 0 says that the client noticed the failure, without the broker.
         self.failure = failure or plain_failure(kind_of(type(self)), NOT_EXECUTED, message)
-        # Where in its transaction message the failed statement stands; None for all other errors.
+        # Where in its transaction message, or its executemany, the failed statement stands; None for all other errors.
         self.place = place
 
     @property
@@ -134,7 +134,7 @@ class DBError(Exception):
 
     @property
     def statement_index(self) -> int | None:
-        """Which statement of a transaction message failed, from 0; None if it was none of them."""
+        """Which statement of a transaction message, or set of an executemany, failed, from 0; None if it was none."""
         return None if self.place is None else self.place.number
 
     @property

@@ -148,14 +148,17 @@ def test_many_objects_are_written_by_few_statements(engine: Engine, broker: Brok
         session.rollback()
 
 
-def test_many_parameters_of_an_update_are_few_messages_in_the_batch_mode(broker: Broker) -> None:
-    engine = create_engine(url(broker), executemany_mode="values_plus_batch", executemany_batch_page_size=50)
+@pytest.mark.parametrize(
+    ("mode", "messages"), [({}, 1), ({"executemany_mode": "values_plus_batch", "executemany_batch_page_size": 50}, 2)]
+)
+def test_many_parameters_of_an_update_are_few_messages(broker: Broker, mode: dict[str, Any], messages: int) -> None:
+    engine = create_engine(url(broker), **mode)
     change = update(Item.__table__).where(Item.id == bindparam("which")).values(n=bindparam("amount"))
     with engine.connect() as connection:
         connection.execute(select(1))
         before = requests(broker)
         connection.execute(change, [{"which": number % 3 + 1, "amount": number} for number in range(100)])
-        assert requests(broker) - before == 2
+        assert requests(broker) - before == messages
         assert connection.scalars(select(Item.n).where(Item.id <= 3).order_by(Item.id)).all() == [99, 97, 98]
         connection.rollback()
     engine.dispose()
