@@ -158,6 +158,24 @@ def test_literals_wait_for_the_report_of_a_changed_setting() -> None:
     assert [len(unit) for unit in sent(world, backend)] == [2, 2, 1]
 
 
+def test_nothing_follows_values_that_cannot_be_literals() -> None:
+    """PostgreSQL itself refuses them if the statement runs prepared, so they are not looked at on arrival."""
+    world = World(prepare="auto", max_size=1)
+    world, request, backend = begun(*adding(1), world=world)
+    world.broker.completed(backend, Completion(TX_ACTIVE, [BEGUN, WRITTEN]), world.now)
+    assert isinstance(world.reply_to(request), ResultMessage)
+    promote(world, ADD, oids(23), group="tx")
+    wrong = step(ADD, types=oids(23), values=packed(b"no number"))
+    second = batch(world, *adding(2), wrong, *adding(3), begin=False)
+    assert sent(world, backend)[-1] == [b"INSERT INTO t VALUES (2)", b""]
+    refused = failure("42601", TX_ACTIVE, "empty")
+    world.broker.completed(backend, Completion(TX_ACTIVE, [WRITTEN], refused), world.now)
+    reply = world.reply_to(second)
+    assert isinstance(reply, Failure)
+    assert (reply.diag["step"], reply.transaction) == ("1", TX_ACTIVE)
+    assert sent(world, backend)[-1] == [b"INSERT INTO t VALUES (2)", b""]
+
+
 def test_a_cancel_between_two_units_keeps_the_second_one_back() -> None:
     world, request, backend = begun(*AMBIGUOUS)
     world.broker.cancel(1, request, world.now)

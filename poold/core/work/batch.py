@@ -74,6 +74,8 @@ class Batch:
                 self._literal[place] = statement
             commands += added
             self._next = place + 1
+            if type(added[-1]) is Plain and not added[-1].sql:
+                break  # values that cannot be literals: it fails, but PostgreSQL would go on to the next statement
         return in_order(commands)
 
     def take(self, done: Completion) -> None:
