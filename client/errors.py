@@ -101,6 +101,8 @@ class DBError(Exception):
 
     # The cursor whose statement failed, as psycopg2's errors have it; only client.dbapi has cursors.
     cursor: Any = None
+    # Whether nobody listens at the broker's address; an error that was pickled does not tell.
+    is_broker_absent = False
 
     def __init__(self, message: str, failure: Failure | None = None, place: Place | None = None) -> None:
         super().__init__(message)

@@ -46,9 +46,27 @@ os.kill(os.getpid(), signal.SIGKILL)
         assert not (tmp_path / "s").exists()
 
 
-def test_a_missing_folder_is_made_for_this_user_only(tmp_path: Path) -> None:
-    with AddressClaim(f"ipc://{tmp_path}/made/s"):
-        assert (tmp_path / "made").stat().st_mode & 0o777 == 0o700
+@pytest.mark.parametrize(("is_open", "mode"), [(False, 0o750), (True, 0o755)])
+def test_a_missing_folder_is_open_to_those_who_may_use_the_socket(tmp_path: Path, is_open: bool, mode: int) -> None:
+    mask = os.umask(0o077)
+    try:
+        with AddressClaim(f"ipc://{tmp_path}/above/made/s", is_open=is_open):
+            assert (tmp_path / "above/made").stat().st_mode & 0o777 == mode
+            assert (tmp_path / "above").stat().st_mode & 0o777 == 0o755
+    finally:
+        os.umask(mask)
+
+
+def test_lists_are_of_no_use_in_a_folder_that_keeps_others_out_which_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    with AddressClaim(f"ipc://{closed}/s"):
+        assert caplog.text == ""
+    with AddressClaim(f"ipc://{closed}/s", is_open=True):
+        assert "may be unable to enter a folder" in caplog.text
+    assert closed.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize("address", ["tcp://0.0.0.0:5000", "tcp://10.1.2.3:5000", "tcp://*:5000", "tcp://[::]:5000"])

@@ -119,6 +119,15 @@ def test_a_folder_that_is_made_is_never_for_everybody_to_write(tmp_path: Path, m
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o755
 
 
+def test_the_default_folder_is_opened_for_users_who_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(safe_files, "runtime_dir", lambda: tmp_path)
+    tmp_path.chmod(0o700)
+    make_folder(tmp_path)
+    assert tmp_path.stat().st_mode & 0o777 == 0o700
+    make_folder(tmp_path, safe_files.OPEN_FOLDER)
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+
+
 def test_a_chosen_folder_where_everybody_may_remove_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     with pytest.raises(PermissionError, match="has mode 0777, so anybody could put a socket"):

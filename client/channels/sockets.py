@@ -139,12 +139,18 @@ def connected(
                 time.sleep(pause)
                 pause = min(2 * pause, CONNECT_SELDOM)
                 continue
-            # That nobody listens is the usual reason and needs no words; a folder without access, say, does.
+            path = ipc_path(address)
+            if path is not None and isinstance(error, PermissionError):
+                explained: str = imported_whole("client.channels.permissions").refusal(path)
+                raise connection_error(f"not connected to {address}: {explained}", NOT_EXECUTED) from None
+            # That nobody listens is the usual reason and needs no words; a name that nobody knows, say, does.
             why = "" if isinstance(error, _NOBODY_THERE) else f" ({error.strerror or error})"
-            raise connection_error(
+            absent = connection_error(
                 f"no poold broker answers at {address}{why}; start one there with: poold start --address {address}",
                 NOT_EXECUTED,
-            ) from None
+            )
+            absent.is_broker_absent = True
+            raise absent from None
 
 
 def _plain(address: str) -> PlainSocket | GreenSocket:

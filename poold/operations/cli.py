@@ -18,7 +18,7 @@ import click
 
 from client.channels.channel import Channel
 from client.channels.registry import ADDRESS_VARIABLE, KEY_VARIABLE, SERVER_KEY_VARIABLE, broker_address, broker_keys
-from client.errors import DBConnectionError, DBError
+from client.errors import DBError
 from client.wire.address import check_address, ipc_path, runtime_dir
 from client.wire.messages import Answer, Ask
 from poold import __version__
@@ -327,11 +327,9 @@ def _open_channel(target: str) -> Channel:
         raise click.UsageError(str(error)) from None
     try:
         return Channel(target, keys)
-    except DBConnectionError as error:
-        click.echo(f"poold: {error}", err=True)
-        sys.exit(EXIT_NOT_RUNNING)
     except DBError as error:
-        _fail(str(error))
+        click.echo(f"poold: {error}", err=True)
+        sys.exit(EXIT_NOT_RUNNING if error.is_broker_absent else EXIT_ERROR)
 
 
 def _ask(target: str, what: str) -> dict[str, Any]:

@@ -9,12 +9,15 @@ A tcp address that other machines can reach is only for a broker with keys.
 
 import fcntl
 import ipaddress
+import logging
 import os
 from pathlib import Path
 from typing import Self
 
 from client.wire.address import ipc_path
-from poold.system.safe_files import make_folder, open_own, remove_socket
+from poold.system.safe_files import GROUP_FOLDER, OPEN_FOLDER, keeps_others_out, make_folder, open_own, remove_socket
+
+log = logging.getLogger(__name__)
 
 
 class AddressInUse(RuntimeError):
@@ -39,7 +42,9 @@ class AddressClaim:
         if self._path is None and not self._has_keys and not is_loopback(self._address):
             raise ValueError(open_network(self._address))
         if self._path is not None:
-            make_folder(self._path.parent, 0o755 if self._is_open else 0o700)
+            make_folder(self._path.parent, OPEN_FOLDER if self._is_open else GROUP_FOLDER)
+            if self._is_open and (closed := keeps_others_out(self._path)) is not None:
+                log.warning("users of allow_uids and allow_gids may be unable to enter a folder folder=%s", closed)
             self._lock = self._take_lock(lock_path(self._path))
             try:
                 remove_socket(self._path)

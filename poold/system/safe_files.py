@@ -15,6 +15,10 @@ from client.wire.address import folder_trap, runtime_dir
 
 log = logging.getLogger(__name__)
 
+# Folders that are made for a socket: one that its group may enter, as it may use the socket, or everybody.
+GROUP_FOLDER = 0o750
+OPEN_FOLDER = 0o755
+
 
 def open_own(path: Path, flags: int) -> int:
     """Return a descriptor of a regular file that is this user's own; with O_CREAT it may be made, with mode 0600.
@@ -38,29 +42,47 @@ def open_own(path: Path, flags: int) -> int:
     return descriptor
 
 
-def make_folder(folder: Path, mode: int = 0o700) -> None:
-    """Make the folder for a broker's socket; raises PermissionError if others could replace the socket there.
+def make_folder(folder: Path, mode: int = GROUP_FOLDER) -> None:
+    """Make the folder for a broker's socket, with this mode whatever the umask, and what is missing above it.
 
-    In the default folder nobody else may write. In another folder anybody may, if nobody can remove files of others
-    (the sticky bit); that is logged as a warning.
+    Raises PermissionError if others could replace the socket there. In the default folder nobody else may write; it is
+    poold's own, and opened if the mode is that of an open one. Other folders that are there stay as they are. In one of
+    these anybody may write, if nobody can remove files of others (the sticky bit); that is logged as a warning.
     """
-    folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if _make_one(folder, mode):
+        return
+    if folder == runtime_dir():
+        if (trap := folder_trap(folder)) is not None:
+            raise PermissionError(f"{trap}; remove it, or choose another --address")
+        if mode == OPEN_FOLDER:
+            folder.chmod(mode)
+    found = folder.stat()
+    if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+        raise PermissionError(
+            f"{folder} has mode {stat.S_IMODE(found.st_mode):04o}, so anybody could put a socket in the broker's "
+            "place; chmod o-w it, or choose another --address"
+        )
+    if found.st_mode & stat.S_IWOTH:
+        log.warning("anybody may write in the socket's folder and pose as a broker that is down folder=%s", folder)
+
+
+def keeps_others_out(socket: Path) -> Path | None:
+    """Return the topmost folder on the way to the socket that is not open to every user, None if all are."""
+    return next((above for above in reversed(socket.parents) if not above.stat().st_mode & stat.S_IXOTH), None)
+
+
+def _make_one(folder: Path, mode: int) -> bool:
+    """Make a folder, and open ones above it; return whether it was not there yet."""
     try:
         folder.mkdir(mode)
     except FileExistsError:
-        if folder == runtime_dir():
-            if (trap := folder_trap(folder)) is not None:
-                raise PermissionError(f"{trap}; remove it, or choose another --address") from None
-            return
-        found = folder.stat()
-        if not found.st_mode & stat.S_IWOTH:
-            return
-        if not found.st_mode & stat.S_ISVTX:
-            raise PermissionError(
-                f"{folder} has mode {stat.S_IMODE(found.st_mode):04o}, so anybody could put a socket in the broker's "
-                "place; chmod o-w it, or choose another --address"
-            ) from None
-        log.warning("anybody may write in the socket's folder and pose as a broker that is down folder=%s", folder)
+        return False
+    except FileNotFoundError:
+        if folder.parent == folder or not _make_one(folder.parent, OPEN_FOLDER):
+            raise
+        folder.mkdir(mode)
+    folder.chmod(mode)  # mkdir leaves out what the umask has
+    return True
 
 
 def remove_socket(path: Path) -> None:

@@ -20,18 +20,18 @@ only_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebo
 # Everything is loaded before the change of user, who may not read what belongs to this one.
 BECOME = """
 import os, sys
-import client.handler
+import client.channels.permissions, client.handler
 import poold.config.file, poold.config.permissions, poold.daemon, poold.embedded.config
 import poold.operations.cli, poold.operations.detach, poold.operations.tables
 from client.channels.channel import Channel
 from client.errors import DBError
 from client.wire.zmtp import frame
 
-uid = int(sys.argv[1])
-if uid != os.getuid():
+uid, _, gid = sys.argv[1].partition(":")
+if int(uid) != os.getuid():
     os.setgroups([])
-    os.setgid(uid)
-    os.setuid(uid)
+    os.setgid(int(gid or uid))
+    os.setuid(int(uid))
 """
 PROGRAM = """
 try:
@@ -76,6 +76,7 @@ class Person:
         self._worker.close()
 
 
-def poold_as(uid: int, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command of the command line as another user."""
-    return run(sys.executable, "-c", BECOME + "poold.operations.cli.main(sys.argv[2:])", str(uid), *arguments)
+def poold_as(uid: int, *arguments: str, gid: int | None = None) -> "subprocess.CompletedProcess[str]":
+    """Run a command of the command line as another user, in a group of the same number if gid is None."""
+    who = f"{uid}:{uid if gid is None else gid}"
+    return run(sys.executable, "-c", BECOME + "poold.operations.cli.main(sys.argv[2:])", who, *arguments)

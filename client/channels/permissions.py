@@ -1,0 +1,67 @@
+"""Why a user may not connect to a broker's socket: what is closed to it, whose that is, and what to do."""
+
+import grp
+import os
+import pwd
+import stat
+from pathlib import Path
+
+from client.interruptions import is_own
+
+
+def refusal(socket: Path) -> str:
+    """Say what the kernel's "Permission denied" leaves out: which folder or socket is closed, and to whom."""
+    us = f"user {_user(os.geteuid())} is kept out"
+    place = closed_to_us(socket)
+    if place is None:
+        return f"{us}, by something else than the modes of {socket} and the folders above it; a sandbox, perhaps"
+    found = place.stat()
+    mode, group = stat.S_IMODE(found.st_mode), _group(found.st_gid)
+    lets_group_in = mode & (stat.S_IWGRP if place == socket else stat.S_IXGRP)
+    ours = ", ".join(_group(number) for number in sorted({os.getegid(), *os.getgroups()}))
+    ways = [
+        f"join group {group} (processes that start afterwards are in it)" if lets_group_in else "",
+        f"have the broker's owner list user {os.geteuid()} in allow_uids, or one of its groups in allow_gids",
+        "" if place == socket else f"have {place} opened (chmod a+x), or choose an --address in a folder that is open",
+    ]
+    return (
+        f"{us}: {place} belongs to user {_user(found.st_uid)} and group {group} with mode {mode:04o}, and you are in "
+        f"{ours}. What helps: {'; '.join(filter(None, ways))}"
+    )
+
+
+def closed_to_us(socket: Path) -> Path | None:
+    """Return the first folder on the way to the socket that this user may not enter, or the socket itself.
+
+    None if none of them is closed, or if something is not there any more.
+    """
+    try:
+        for place in (*reversed(socket.parents), socket):
+            place.stat()
+            needed = os.W_OK if place == socket else os.X_OK
+            if not os.access(place, needed, effective_ids=os.access in os.supports_effective_ids):
+                return place
+    except OSError as error:
+        if not is_own(error):
+            raise
+    return None
+
+
+def _user(number: int) -> str:
+    """Return the user's name and number, the number alone if it has no name."""
+    try:
+        return f"{pwd.getpwuid(number).pw_name} ({number})"
+    except KeyError as error:
+        if not is_own(error):
+            raise
+        return str(number)
+
+
+def _group(number: int) -> str:
+    """Return the group's name and number, the number alone if it has no name."""
+    try:
+        return f"{grp.getgrgid(number).gr_name} ({number})"
+    except KeyError as error:
+        if not is_own(error):
+            raise
+        return str(number)
