@@ -22,7 +22,7 @@ import platform
 import random
 import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -46,6 +46,7 @@ from poold.core.clients import access
 from poold.core.shared.queue import Queue
 from poold.postgres.backends import Backends
 from poold.postgres.observation import Observers
+from poold.readiness import unready_groups
 from poold.system.address_claim import AddressClaim
 from poold.system.poller import Poller
 from poold.system.timelines import Timelines, default_folder
@@ -58,8 +59,14 @@ LAST_REPLIES = 5.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def run(config: Config, ready: Callable[[str], None]) -> None:
-    """Serve until stopped by a signal or a client; ready is called with the address as soon as clients may connect.
+# Is called with the broker's address and the groups that have no backend yet, with the reasons.
+Ready = Callable[[str, Mapping[str, str]], None]
+
+
+def run(config: Config, ready: Ready) -> None:
+    """Serve until stopped by a signal or a client; ready is called when each group has a backend or cannot have one.
+
+    Clients may connect before that.
 
     Raises AddressInUse if another broker serves the address, OSError if it cannot be bound, and BrokerCrashed.
     """
@@ -111,7 +118,7 @@ class Daemon:
             log.warning("timelines not read folder=%s error=%s", self._timelines.folder, error.strerror)
             return {}
 
-    async def serve(self, ready: Callable[[str], None]) -> None:
+    async def serve(self, ready: Ready) -> None:
         """Serve until the core says Stop."""
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(self._crashed)
@@ -131,7 +138,11 @@ class Daemon:
             self._broker.start(monotonic())
             self._wake()
             log.info("broker started address=%s pid=%d version=%s", self._frontend.address, os.getpid(), __version__)
-            ready(self._frontend.address)
+            unready = await unready_groups(
+                lambda: self._broker.snapshot(monotonic()), self._config.groups, self._stopped
+            )
+            if not self._stopped.done():
+                ready(self._frontend.address, unready)
             await self._stopped
             await self._frontend.finish(LAST_REPLIES)
         finally:

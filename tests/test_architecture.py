@@ -81,7 +81,7 @@ LIBRARIES = {
         "poold/operations/keygen.py",
     ),
     "msgpack": ("client/wire/codec.py", "client/wire/unpacking.py"),
-    "click": ("poold/operations/cli.py", "poold/operations/detach.py"),
+    "click": ("poold/operations/cli.py", "poold/operations/detach.py", "poold/operations/start.py"),
     "rich": ("poold/operations/tables.py",),
     "uvloop": ("poold/daemon.py",),
     "sqlalchemy": ("client/sqlalchemy.py",),
@@ -101,7 +101,7 @@ LIBRARIES = {
 # Modules of poold below the daemon do not know it, nor the command line; a line says who may import whom.
 KNOWN_BY = {
     "poold.operations.cli": ("poold/__main__.py",),
-    "poold.daemon": ("poold/operations/cli.py",),
+    "poold.daemon": ("poold/operations/cli.py", "poold/operations/start.py"),
     "poold.clients.frontend": ("poold/daemon.py",),
     "poold.clients.ipc": ("poold/clients/ipc_peer.py", "poold/daemon.py"),
     "poold.clients.tcp": ("poold/daemon.py",),

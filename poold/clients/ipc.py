@@ -60,7 +60,7 @@ class IpcTransport:
         self._door = ConnectionLimits(config)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         # The socket file is made by bind: for the owner and its group, or for everybody if lists decide.
-        mask = os.umask(0o111 if config.allow_uids or config.allow_gids else 0o117)
+        mask = os.umask(0o111 if config.has_lists else 0o117)
         try:
             self._listener.bind(str(path))
         except OSError as error:

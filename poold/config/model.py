@@ -57,6 +57,11 @@ class BrokerConfig:
         "a folder to remember the newest timeline of each database cluster in; left out: the user's own", None
     )
 
+    @property
+    def has_lists(self) -> bool:
+        """Whether lists say who may connect over ipc://, instead of the modes of socket and folder."""
+        return bool(self.allow_uids or self.allow_gids)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointConfig:

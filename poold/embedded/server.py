@@ -34,6 +34,7 @@ from psycopg2.extensions import make_dsn
 
 from client.wire.address import IPC_PATH_LIMIT
 from poold.embedded.programs import UNFINISHED, Account, EmbeddedError, Programs
+from poold.system.file_errors import explained
 from poold.system.safe_files import open_own
 
 __all__ = ["EmbeddedError", "EmbeddedPostgres", "default_data_dir"]
@@ -56,11 +57,20 @@ MEMORY_IN_USE = "pre-existing shared memory block"
 
 
 def default_data_dir() -> Path:
-    """Return where `poold start` without a configuration keeps its server's data. It may not exist yet."""
+    """Return where `poold start` without a configuration keeps its server's data. It may not exist yet.
+
+    Raises EmbeddedError if this user has no home folder.
+    """
     if os.geteuid() == 0:
         return Path("/var/lib/poold")
     shared = os.environ.get("XDG_DATA_HOME")
-    return (Path(shared) if shared else Path.home() / ".local" / "share") / "poold"
+    try:
+        return (Path(shared) if shared else Path.home() / ".local" / "share") / "poold"
+    except RuntimeError:
+        raise EmbeddedError(
+            f"user {os.geteuid()} has no home folder for the private PostgreSQL (HOME is not set); name a folder for "
+            "it with --data"
+        ) from None
 
 
 class EmbeddedPostgres:
@@ -143,7 +153,7 @@ class EmbeddedPostgres:
         except BaseException as error:
             self.stop("immediate")
             if isinstance(error, OSError | subprocess.SubprocessError):
-                raise EmbeddedError(f"cannot start a PostgreSQL server in {self.data}: {error}") from error
+                raise EmbeddedError(f"cannot start a PostgreSQL server in {self.data}: {explained(error)}") from error
             raise
 
     def stop(self, mode: str = "fast") -> None:
@@ -181,9 +191,15 @@ class EmbeddedPostgres:
     def _own(self) -> None:
         """Take the lock, then prepare what a server needs: programs, no orphan, a folder for its socket, a cluster."""
         account = Account.for_server()
-        if not self.data.exists():
-            self.data.mkdir(parents=True, exist_ok=True)
-            self.data.chmod(0o700 if account.uid == os.geteuid() else 0o755)
+        try:
+            if not self.data.exists():
+                self.data.mkdir(parents=True, exist_ok=True)
+                self.data.chmod(0o700 if account.uid == os.geteuid() else 0o755)
+        except OSError as error:
+            raise EmbeddedError(
+                f"cannot make {self.data}, the folder of the private PostgreSQL: {explained(error)}; --data names "
+                "another one"
+            ) from error
         self._check_owner()
         self._lock = self._take_lock()
         closed = account.closed_folder(self.data)

@@ -7,10 +7,10 @@ import neither its event loop nor its backends.
 import json
 import logging
 import os
-import signal
+import shlex
 import sys
 import time
-from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,10 +19,12 @@ import click
 from client.channels.channel import Channel
 from client.channels.registry import ADDRESS_VARIABLE, KEY_VARIABLE, SERVER_KEY_VARIABLE, broker_address, broker_keys
 from client.errors import DBError
-from client.wire.address import check_address, ipc_path, runtime_dir
+from client.wire.address import check_address
 from client.wire.messages import Answer, Ask
 from poold import __version__
+from poold.config.model import BrokerConfig
 from poold.operations.log_format import LineFormatter
+from poold.system.file_errors import in_words
 
 EXIT_ERROR = 1
 EXIT_NOT_RUNNING = 3
@@ -31,13 +33,34 @@ ANSWER_TIMEOUT = 10.0
 # Seconds for which `poold stop` waits: for the drain and for the private PostgreSQL's last checkpoint.
 STOP_TIMEOUT = 120.0
 POLL_INTERVAL = 0.05
+# Characters: beyond any sentence.
+LONGEST_SUMMARY = 1000
 
-log = logging.getLogger(__name__)
+
+class _Summarised(click.Command):
+    """A command whose summary in the list of commands is a whole sentence, on as many lines as it needs."""
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        del limit
+        return super().get_short_help_str(LONGEST_SUMMARY)
+
+
+class _Commands(click.Group):
+    command_class = _Summarised
+
+
+class _GivenPath(click.Path):
+    """A path. An empty one, of a variable that is not set say, would silently mean the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("expected a path, found an empty text", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def _checked_address(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
     try:
-        return check_address(value) if value else None
+        return None if value is None else check_address(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 
@@ -50,19 +73,22 @@ address_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="poold", message="%(prog)s %(version)s")
 def main() -> None:
     """poold: the PostgreSQL connection broker for Python applications with many worker processes."""
 
 
 @main.command()
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="A TOML file; see poold check-config.")
+@click.option(
+    "-c", "--config", "config_file", type=_GivenPath(path_type=Path), help="A TOML file; see poold check-config."
+)
 @address_option
 @click.option(
-    "--data", type=click.Path(path_type=Path), help="Folder of the private PostgreSQL, used without --config."
+    "--data", type=_GivenPath(path_type=Path), help="Folder of the private PostgreSQL, used without --config."
 )
 @click.option("--detach", is_flag=True, help="Run in the background; return when the broker is ready.")
-@click.option("--log-file", type=click.Path(path_type=Path), help="Append the log here instead of to stderr.")
+@click.option("--log-file", type=_GivenPath(path_type=Path), help="Append the log here instead of to stderr.")
 @click.option("-v", "--verbose", is_flag=True, help="Log each backend that is opened or closed.")
 @click.option("--ready-fd", type=int, hidden=True)
 def start(
@@ -82,81 +108,22 @@ def start(
     if config_file is not None and data is not None:
         raise click.UsageError("--data is for the private PostgreSQL, which is not used with --config")
     if detach:
+        from poold.config.file import ConfigError, load
         from poold.operations.detach import start_detached
 
-        target = _target(address)
-        socket = ipc_path(target)
-        beside = socket.with_suffix(".log") if socket else runtime_dir() / "poold.log"
+        try:
+            broker = BrokerConfig(address=_target(address)) if config_file is None else load(config_file).broker
+        except ConfigError as error:
+            _fail(str(error))
         arguments = [f"--address={address}"] if address else []
         arguments += [f"--config={config_file}"] if config_file else []
         arguments += [f"--data={data}"] if data else []
         arguments += ["--verbose"] if verbose else []
-        sys.exit(start_detached(arguments, log_file or beside, is_chosen=log_file is not None))
+        sys.exit(start_detached(arguments, replace(broker, address=address or broker.address), log_file))
+    from poold.operations.start import start_here
+
     _set_up_log(log_file, verbose)
-    sys.exit(_start_here(config_file, address, data, ready_fd))
-
-
-def _start_here(config_file: Path | None, address: str | None, data: Path | None, ready_fd: int | None) -> int:
-    """Run the broker in this process; returns the exit code."""
-    from poold import daemon
-    from poold.config.file import ConfigError, at_address, load
-    from poold.config.permissions import exposed_files
-    from poold.embedded.config import private_config
-    from poold.embedded.server import EmbeddedError, EmbeddedPostgres, default_data_dir
-    from poold.system.address_claim import AddressInUse, is_claimed
-
-    # A SIGTERM before the loop has its own handlers, or after it has ended, must clean up as well.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with ExitStack() as cleanup:
-        try:
-            if config_file is not None:
-                config = load(config_file)
-                for warning in exposed_files(config, config_file):
-                    log.warning("password exposed reason=%s", warning)
-                if address:
-                    config = at_address(config, address)
-                note = f"  clients need {SERVER_KEY_VARIABLE} and {KEY_VARIABLE}\n" if config.broker.key_file else ""
-            else:
-                target = _target(address)
-                if is_claimed(target):
-                    raise AddressInUse(f"a broker already serves {target}; stop it with: poold stop")
-                server = EmbeddedPostgres(data or default_data_dir())
-                cleanup.enter_context(server)
-                config = private_config(server, target)
-                note = f"  private PostgreSQL in {server.data}, for a look inside: psql '{server.dsn()}'\n"
-            try:
-                daemon.run(config, lambda bound: _announce(config, bound, note, ready_fd))
-            finally:
-                for number in daemon.STOP_SIGNALS:
-                    signal.signal(number, signal.SIG_IGN)
-        except KeyboardInterrupt:
-            return 0
-        except (ConfigError, EmbeddedError, daemon.BrokerCrashed, AddressInUse) as error:
-            click.echo(f"poold: {error}", err=True)
-            return EXIT_ERROR
-        except (OSError, ValueError) as error:
-            click.echo(f"poold: {error}", err=True)
-            return EXIT_ERROR
-    return 0
-
-
-def _announce(config: Any, bound: str, note: str, ready_fd: int | None) -> None:
-    """Print how to go on; for a detached broker write it to its parent, which waits for that and prints it."""
-    modes = {True: "each statement by itself", False: "transactions"}
-    groups = "\n".join(f"  group {name}: {modes[group.autocommit]}" for name, group in config.groups.items())
-    first = next(iter(config.groups))
-    text = (
-        f"poold {__version__} is ready at {bound} (process {os.getpid()})\n{groups}\n{note}"
-        f"  try: python -c \"from client import Handler; print(*Handler('{first}').query('SELECT version()'))\"\n"
-        "       poold stats\n"
-        "  stop: Ctrl-C, or poold stop"
-    )
-    if ready_fd is None:
-        click.echo(text)
-        sys.stdout.flush()
-    else:
-        with os.fdopen(ready_fd, "w") as pipe:
-            pipe.write(text)
+    sys.exit(start_here(config_file, address, "" if config_file else _target(address), data, ready_fd))
 
 
 @main.command()
@@ -216,7 +183,7 @@ def ping(address: str | None, as_json: bool) -> None:
 
 
 @main.command("check-config")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=_GivenPath(path_type=Path))
 @json_option
 def check_config(file: Path, as_json: bool) -> None:
     """Check a configuration and start nothing."""
@@ -241,8 +208,8 @@ def check_config(file: Path, as_json: bool) -> None:
 
 
 @main.command("import-config")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write here (mode 0600) instead of to stdout.")
+@click.argument("file", type=_GivenPath(path_type=Path))
+@click.option("-o", "--output", type=_GivenPath(path_type=Path), help="Write here (mode 0600) instead of to stdout.")
 def import_config(file: Path, output: Path | None) -> None:
     """Turn a pgdbpool configuration (JSON, or Python with a literal `config`) into poold's TOML."""
     from poold.config.file import ConfigError
@@ -250,19 +217,26 @@ def import_config(file: Path, output: Path | None) -> None:
 
     try:
         text = convert(file.read_text(encoding="utf-8"), str(file))
-        if output is None:
-            click.echo(text, nl=False)
-            return
+    except OSError as error:
+        _fail(f"cannot read the configuration: {in_words(file, error)}")
+    except UnicodeDecodeError as error:
+        _fail(f"cannot read the configuration: {file} is no text in UTF-8 ({error.reason} at byte {error.start})")
+    except ConfigError as error:
+        _fail(str(error))
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    try:
         # It holds passwords: only its owner can read it, from the first byte on, and no existing file is overwritten.
         with os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
             out.write(text)
-    except (ConfigError, OSError, UnicodeDecodeError) as error:
-        _fail(str(error))
-    click.echo(f"wrote {output}; check it with: poold check-config {output}")
+    except OSError as error:
+        _fail(f"cannot write the configuration: {in_words(output, error)}")
+    click.echo(f"wrote {output}; check it with: poold check-config {shlex.quote(str(output))}")
 
 
 @main.command()
-@click.argument("name", type=click.Path(path_type=Path))
+@click.argument("name", type=_GivenPath(path_type=Path))
 def keygen(name: Path) -> None:
     """Make a key pair, NAME.key_secret and NAME.key, for a broker or a client at a tcp:// address."""
     from poold.operations.keygen import make_pair
@@ -270,7 +244,7 @@ def keygen(name: Path) -> None:
     try:
         secret, public = (file.absolute() for file in make_pair(name))
     except OSError as error:
-        _fail(str(error))
+        _fail(f"cannot make the key pair: {in_words(Path(error.filename or name), error)}")
     click.echo(
         f"wrote {secret}, which stays here, and {public}, which is for the other end\n"
         f'  for a broker: key_file = "{secret}" in [broker];\n'
@@ -314,7 +288,7 @@ def _set_up_log(log_file: Path | None, verbose: bool) -> None:
             os.close(os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
             handler = logging.FileHandler(log_file)
         except OSError as error:
-            _fail(f"cannot write the log {log_file}: {error.strerror}")
+            _fail(f"cannot write the log: {in_words(log_file, error)}")
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
     logging.getLogger("asyncio").setLevel(logging.INFO)

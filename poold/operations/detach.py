@@ -11,24 +11,29 @@ from pathlib import Path
 
 import click
 
-from poold.system.safe_files import make_folder, open_own
+from client.wire.address import ipc_path, runtime_dir
+from poold.config.model import BrokerConfig
+from poold.system.file_errors import explained
+from poold.system.safe_files import GROUP_FOLDER, OPEN_FOLDER, make_folder, open_own
 
 
-def start_detached(arguments: list[str], log_file: Path, is_chosen: bool) -> int:
+def start_detached(arguments: list[str], broker: BrokerConfig, chosen_log: Path | None) -> int:
     """Start `poold start` with these arguments in a session of its own; returns the exit code for this command.
 
-    A log file that was chosen may be anything; one beside the socket must be this user's own.
+    A log file that was chosen may be anything; one beside the broker's socket must be this user's own.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    log_file = chosen_log or _log_beside(broker.address)
     try:
-        if is_chosen:
+        if chosen_log is not None:
             log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             log = os.open(log_file, flags, 0o600)
         else:
-            make_folder(log_file.parent)
+            # The folder is the socket's, and the first to need it makes it.
+            make_folder(log_file.parent, OPEN_FOLDER if broker.has_lists else GROUP_FOLDER)
             log = open_own(log_file, flags)
     except OSError as error:
-        click.echo(f"poold: cannot write the log {log_file}: {error}", err=True)
+        click.echo(f"poold: cannot write the log {log_file}: {explained(error)}", err=True)
         return 1
     before = os.fstat(log).st_size
     ready, ready_end = os.pipe()
@@ -54,3 +59,11 @@ def start_detached(arguments: list[str], log_file: Path, is_chosen: bool) -> int
     said = log_file.read_bytes()[before:].decode(errors="replace").strip()
     click.echo(said or f"poold: the broker ended with code {code} and said nothing; see {log_file}", err=True)
     return code or 1
+
+
+def _log_beside(address: str) -> Path:
+    """Return the log of a broker at this address: beside its socket, else in this user's default folder."""
+    socket = ipc_path(address)
+    if socket is None:
+        return runtime_dir() / f"poold-{address.rpartition(':')[2]}.log"
+    return socket.with_suffix(".log") if socket.suffix != ".log" else socket.with_name(f"{socket.name}.log")

@@ -1,5 +1,6 @@
 """Make key pairs: two files in ZeroMQ's certificate format, which `client.wire.keyfiles` and ZeroMQ's programs read."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -25,7 +26,12 @@ curve
 
 
 def make_pair(name: Path) -> tuple[Path, Path]:
-    """Write a new pair to NAME.key_secret, for its owner only, and NAME.key; raises OSError if one is there."""
+    """Write a new pair to NAME.key_secret, for its owner only, and NAME.key.
+
+    Raises OSError if one is there, or if NAME is a folder, whose files these would not be in.
+    """
+    if name.is_dir():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(name))
     secret_file, public_file = Path(f"{name}{SECRET_SUFFIX}"), Path(f"{name}{PUBLIC_SUFFIX}")
     public, secret = (key.decode() for key in zmq.curve_keypair())
     _write(secret_file, _SECRET.format(public=public, secret=secret), 0o600)

@@ -1,0 +1,109 @@
+"""`poold start`: run the broker in this process, with a private PostgreSQL if need be, and say how to go on."""
+
+import json
+import logging
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from client.channels.registry import ADDRESS_VARIABLE, KEY_VARIABLE, SERVER_KEY_VARIABLE
+from client.wire.address import default_address, ipc_path
+from poold import __version__, daemon
+from poold.config.file import ConfigError, at_address, load
+from poold.config.model import Config
+from poold.config.permissions import exposed_files
+from poold.embedded.config import private_config
+from poold.embedded.server import EmbeddedError, EmbeddedPostgres, default_data_dir
+from poold.system.address_claim import AddressInUse, is_claimed
+from poold.system.file_errors import explained
+
+EXIT_ERROR = 1
+
+log = logging.getLogger(__name__)
+
+
+def start_here(
+    config_file: Path | None, address: str | None, private_address: str, data: Path | None, ready_fd: int | None
+) -> int:
+    """Run the broker until it is stopped; returns the exit code.
+
+    With a configuration file the broker is at `address`, or else where the file says; without one at private_address,
+    with a private PostgreSQL in `data`. What is said when it is ready goes to the descriptor ready_fd, if there is one.
+    """
+    # A SIGTERM before the loop has its own handlers, or after it has ended, must clean up as well.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with ExitStack() as cleanup:
+        try:
+            if config_file is not None:
+                config = load(config_file)
+                for warning in exposed_files(config, config_file):
+                    log.warning("password exposed reason=%s", warning)
+                if address:
+                    config = at_address(config, address)
+                note = [f"  clients need {SERVER_KEY_VARIABLE} and {KEY_VARIABLE}"] if config.broker.key_file else []
+            else:
+                if is_claimed(private_address):
+                    way = f"poold stop{_at(private_address)}"
+                    raise AddressInUse(f"a broker already serves {private_address}; stop it with: {way}")
+                server = EmbeddedPostgres(data or default_data_dir())
+                cleanup.enter_context(server)
+                config = private_config(server, private_address)
+                note = [f"  private PostgreSQL in {server.data}, for a look inside: psql {shlex.quote(server.dsn())}"]
+            try:
+                daemon.run(config, lambda bound, unready: _announce(config, bound, unready, note, ready_fd))
+            finally:
+                for number in daemon.STOP_SIGNALS:
+                    signal.signal(number, signal.SIG_IGN)
+        except KeyboardInterrupt:
+            return 0
+        except (ConfigError, EmbeddedError, daemon.BrokerCrashed, AddressInUse, OSError, ValueError) as error:
+            click.echo(f"poold: {explained(error)}", err=True)
+            return EXIT_ERROR
+    return 0
+
+
+def _announce(config: Config, bound: str, unready: Mapping[str, str], note: list[str], ready_fd: int | None) -> None:
+    """Say that the broker is ready, or which groups are not and why, and how to go on at this address.
+
+    A detached broker writes it to its parent, which waits for that and prints it.
+    """
+    modes = {True: "each statement by itself", False: "transactions"}
+    groups = []
+    for name, group in config.groups.items():
+        groups.append(f"  group {name}: {modes[group.autocommit]}")
+        if name in unready:
+            groups.append(f"    NOT READY, it tries on: {unready[name]}")
+    state = f"runs, but {len(unready)} of {len(config.groups)} groups cannot serve yet," if unready else "is ready"
+    at = _at(bound)
+    usable = next((name for name in config.groups if name not in unready), None)
+    place = f", address={json.dumps(bound)}" if at else ""
+    program = f'from client import Handler; print(*Handler({json.dumps(usable)}{place}).query("SELECT version()"))'
+    trial = [] if usable is None else [f"python -c {shlex.quote(program)}"]
+    # Over tcp nobody is told from another, so nobody may tell the broker to stop.
+    ways = [f"kill {os.getpid()}" if ipc_path(bound) is None else f"poold stop{at}"]
+    lines = [
+        f"poold {__version__} {state} at {bound} (process {os.getpid()})",
+        *groups,
+        *note,
+        "  try: " + "\n       ".join([*trial, f"poold stats{at}"]),
+        "  stop: " + ", or ".join(["Ctrl-C", *ways] if ready_fd is None else ways),
+    ]
+    text = "\n".join(lines)
+    if ready_fd is None:
+        click.echo(text)
+        sys.stdout.flush()
+    else:
+        with os.fdopen(ready_fd, "w") as pipe:
+            pipe.write(text)
+
+
+def _at(address: str) -> str:
+    """Return what a command needs to find the broker: nothing if it looks at this user's default address anyway."""
+    is_found = address == default_address() and os.environ.get(ADDRESS_VARIABLE) in (None, "", address)
+    return "" if is_found else f" --address {shlex.quote(address)}"
