@@ -399,6 +399,140 @@ def test_a_source_that_cannot_be_read_is_one_problem(text: str, filename: str, s
     assert problem.startswith(start)
 
 
+# Python that is no literal, and is understood all the same
+
+
+def python(password: str = repr(SECRET), before: str = "import os", **top: str) -> str:
+    """A Python file with an expression for the password, or for other keys at the top."""
+    db = f"{{'host': 'db.example.com', 'name': 'shop', 'user': 'web', 'pass': {password}}}"
+    given = {"db": db, "groups": "{'default': {'connection_count': 4}}", **top}
+    return f"{before}\nconfig = {{{', '.join(f'{key!r}: {value}' for key, value in given.items())}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("expression", "before"),
+    [
+        ("os.environ['APP_PASSWORD']", "import os"),
+        ("os.environ.get('APP_PASSWORD')", "import logging, os"),
+        ("os.environ.get('APP_PASSWORD', '')", "import os.path"),
+        ("os.getenv('APP_PASSWORD')", "import os"),
+        ("os.getenv('APP_PASSWORD', default=None)", "import os"),
+        ("environ['APP_PASSWORD']", "from os import environ"),
+        ("getenv('APP_PASSWORD')", "from os import getenv, path"),
+        ("PASSWORD", "import os\nPASSWORD = os.environ['APP_PASSWORD']"),
+    ],
+)
+def test_a_password_of_the_environment_becomes_password_env(
+    expression: str, before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("APP_PASSWORD", raising=False)
+    made = convert(python(expression, before), "settings.py")
+    endpoint = tomllib.loads(made)["endpoints"]["db1"]
+    assert endpoint["password_env"] == "APP_PASSWORD"
+    assert "password" not in endpoint
+    assert "default" not in made.partition("[endpoints.db1]")[2].partition("[groups")[0]
+    # The broker wants it to be set, as pgdbpool's program did.
+    with pytest.raises(ConfigError, match="expected a variable that is set and not empty"):
+        parse(made, "poold.toml")
+    monkeypatch.setenv("APP_PASSWORD", SECRET)
+    assert parse(made, "poold.toml").endpoints["db1"].password == SECRET
+
+
+def test_a_variables_default_is_left_out_and_that_is_said() -> None:
+    made = convert(python(f"os.environ.get('APP_PASSWORD', {SECRET!r})"), "settings.py")
+    assert "The default beside it is left out" in made
+    assert 'password_env = "APP_PASSWORD"' in made
+    assert SECRET not in made
+
+
+@pytest.mark.parametrize(
+    ("expression", "before"),
+    [
+        ("os.environ['APP_PASSWORD']", ""),
+        ("environ['APP_PASSWORD']", "from somewhere import environ"),
+        ("os.environ[NAME]", "import os"),
+        ("os.environ['hunter2-sentinel is no name']", "import os"),
+        ("os.environ['A'] + os.environ['B']", "import os"),
+        ("os.environ.pop('APP_PASSWORD')", "import os"),
+        ("PASSWORD", "PASSWORD = read('hunter2-sentinel')"),
+        ("PASSWORD", "from secrets_of_app import PASSWORD"),
+    ],
+)
+def test_another_expression_for_a_password_is_refused_without_being_shown(expression: str, before: str) -> None:
+    (problem,) = problems_of(python(expression, before), "settings.py")
+    assert 'found an expression for "pass" (not shown), expected a literal' in problem
+
+
+def test_constants_of_the_module_are_what_they_are() -> None:
+    before = """
+HOST: str = "db.example.com"
+COUNT = 4
+DB = {"host": HOST, "name": "shop", "user": "web"}
+BASE = {"connection_count": COUNT}
+def get():
+    HOST = "another variable"
+NAME = "default"
+"""
+    text = python(before=before, db=f"{{**DB, 'pass': {SECRET!r}}}", groups="{NAME: BASE}")
+    assert parse(convert(text, "settings.py"), "x") == converted(CONFIG)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "HOST = 'other'",
+        "HOST += 'other'",
+        "if DEBUG:\n    HOST = 'other'",
+        "from local_settings import *",
+        "from local_settings import HOST",
+        "import hosts as HOST",
+        "def HOST(): pass",
+        "for HOST in hosts: pass",
+    ],
+)
+@pytest.mark.parametrize("is_above", [True, False], ids=["above config", "below config"])
+def test_a_constant_that_may_change_is_reported_where_it_does(change: str, is_above: bool) -> None:
+    text = python(before=f"HOST = 'db.example.com'\n{change if is_above else ''}", db="{'host': HOST, 'name': 'shop'}")
+    found = problems_of(text if is_above else text + change, "settings.py")
+    if is_above and change == "HOST = 'other'":
+        assert found[0].startswith("db user: missing")  # it is the last one that counts
+    else:
+        assert any("HOST is changed after its definition" in problem for problem in found)
+
+
+def test_a_constant_that_is_changed_inside_is_reported() -> None:
+    text = python(before="DB = {'host': 'h'}\nDB['pass'] = 'hunter2-sentinel'\nDB.update(x=1)", db="DB")
+    assert problems_of(text, "settings.py") == [
+        f"line {line}: DB is changed after its definition; write the values there" for line in (2, 3)
+    ]
+
+
+def test_names_that_refer_to_themselves_or_to_what_comes_later_have_no_value() -> None:
+    for before in ("A = B\nB = A", "A = A", ""):
+        (problem,) = problems_of(python(before=before, type="A") + "A = 'threaded'\n" * (not before), "settings.py")
+        assert "expected a literal" in problem
+
+
+def test_no_encryption_is_said_in_two_ways() -> None:
+    assert converted(changed(db={"ssl": False})) == converted(changed(db={"ssl": "disable"}))
+
+
+@pytest.mark.parametrize(
+    "text", ["config = make()", "config = dict(db=DB)", "def get():\n    return {}", python("F()")]
+)
+def test_what_cannot_be_read_can_be_printed_by_python(text: str) -> None:
+    with pytest.raises(LegacyConfigError) as caught:
+        convert(text, "conf/app settings/pool_config.py")
+    program = "import json, pool_config; print(json.dumps(pool_config.config))"
+    assert str(caught.value).endswith(f"(cd 'conf/app settings' && python -c '{program}') | poold import-config -")
+
+
+def test_what_python_cannot_read_either_comes_without_that_advice() -> None:
+    with pytest.raises(LegacyConfigError) as caught:
+        convert("config = {", "settings.py")
+    assert "import-config" not in str(caught.value)
+
+
 # Values that are refused
 
 

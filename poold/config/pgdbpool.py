@@ -1,19 +1,18 @@
 """Turns a pgdbpool configuration into poold's TOML.
 
-The input is JSON, or a Python file with a top-level `config = {...}`. Python is parsed and never run, because a module
-may do anything when it is imported; so the dict has to be a literal. It is checked as poold.config.file checks, by
-rules for pgdbpool's keys. Errors show neither passwords nor source text, in which a password may stand.
+The input is JSON, or a Python file with a top-level `config = {...}`, which is not run (`pgdbpool_source`). It is
+checked as poold.config.file checks, by rules for pgdbpool's keys. Errors show neither passwords nor source text, in
+which a password may stand.
 """
 
-import ast
 import json
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from poold.config.file import NAME, ConfigError, Rule, check_table, parse, quoted_key, rules_of, shown, toml_string
 from poold.config.model import EndpointConfig
+from poold.config.pgdbpool_source import Unreadable, Variable, how_to_print, read
 
 _ENDPOINT = rules_of(EndpointConfig)
 _TOP = {
@@ -43,11 +42,20 @@ _GROUP = {
 }
 # The keys whose values errors may show. Beneath any other key, what looks like a name may be an unquoted password.
 _HARMLESS_KEYS = {"db"} | {key for rules in (_TOP, _DB, _GROUP) for key, rule in rules.items() if not rule.secret}
-_MUTATORS = {"append", "clear", "extend", "insert", "pop", "popitem", "remove", "setdefault", "update"}
 
 
 class LegacyConfigError(ConfigError):
-    """The pgdbpool configuration cannot be converted; `problems` and str() as in ConfigError."""
+    """The pgdbpool configuration cannot be converted; `problems` and str() as in ConfigError.
+
+    advice is the last line of str(): another way that may help.
+    """
+
+    def __init__(self, problems: list[str], source_name: str, advice: str = "") -> None:
+        super().__init__(problems, source_name)
+        self.advice = advice
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}\n{self.advice}" if self.advice else super().__str__()
 
 
 def convert(source_text: str, filename: str) -> str:
@@ -61,13 +69,18 @@ def convert(source_text: str, filename: str) -> str:
     """
     text = source_text.removeprefix("\ufeff")
     is_json = filename.endswith(".json") or (not filename.endswith(".py") and text.lstrip().startswith("{"))
-    document = (_from_json if is_json else _from_python)(text, filename)
+    document = _from_json(text, filename) if is_json else _from_python(text, filename)
     problems: list[str] = []
     top, entries, groups = _checked(document, problems)
     if problems:
         raise LegacyConfigError(problems, filename)
-    toml = "\n".join([*_header(filename, top["type"]), *_endpoint_lines(entries), *_group_lines(groups), ""])
-    parse(toml, filename)
+    # Variables of passwords need not be set here, so what is checked has the passwords themselves.
+    plain = [{**entry, "pass": None if entry["pass"] is None else str(entry["pass"])} for entry in entries]
+    checked, toml = (
+        "\n".join([*_header(filename, top["type"]), *_endpoint_lines(each), *_group_lines(groups), ""])
+        for each in (plain, entries)
+    )
+    parse(checked, filename)
     return toml
 
 
@@ -81,90 +94,11 @@ def _from_json(text: str, filename: str) -> object:
 
 
 def _from_python(text: str, filename: str) -> object:
-    """Return the value of the last top-level `config = ...`, which is the one that an import would leave."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the warning about an escape like "\d" prints the line to stderr
-            module = ast.parse(text)
-    except SyntaxError as error:
-        raise LegacyConfigError([f"line {error.lineno}: not valid Python: {error.msg}"], filename) from None
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise LegacyConfigError([f"not usable Python: {str(error) or 'nested too deeply'}"], filename) from None
-    dicts = dict(_assignments(module))
-    if "config" not in dicts:
-        others = ", ".join(name for name, node in dicts.items() if isinstance(node, ast.Dict))
-        hint = f"; rename {others} to config" if others else ""
-        raise LegacyConfigError([f"found no top-level config = {{...}}, expected pgdbpool's dict{hint}"], filename)
-    node = dicts["config"]
-    problems = [*_non_literals(node, "db"), *_changes(module, node)]
-    if problems:
-        raise LegacyConfigError(problems, filename)
-    try:
-        return ast.literal_eval(node)
-    except (ValueError, TypeError, RecursionError, MemoryError):  # a list as a key, -"text"
-        raise LegacyConfigError([f"line {node.lineno}: config cannot be built from its literals"], filename) from None
-
-
-def _assignments(module: ast.Module) -> Iterator[tuple[str, ast.expr]]:
-    """Yield name and value of each top-level assignment, in order."""
-    for statement in module.body:
-        targets: list[ast.expr] = []
-        if isinstance(statement, ast.Assign):
-            targets = statement.targets
-        elif isinstance(statement, ast.AnnAssign):
-            targets = [statement.target]
-        if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
-            yield from ((target.id, statement.value) for target in targets if isinstance(target, ast.Name))
-
-
-def _non_literals(node: ast.expr, key: str) -> Iterator[str]:
-    """Yield a problem for each part that is no literal, without any constant in it; key is the dict key above node."""
-    match node:
-        case ast.Constant(constant) if constant is ...:
-            yield f"line {node.lineno}: found the placeholder ..., expected a value"
-        case ast.Constant() | ast.UnaryOp(ast.USub() | ast.UAdd(), ast.Constant()):
-            return
-        case ast.List() | ast.Tuple() | ast.Set():
-            for item in node.elts:
-                yield from _non_literals(item, key)
-        case ast.Dict():
-            for name, value in zip(node.keys, node.values, strict=True):
-                if name is not None:
-                    yield from _non_literals(name, key)
-                inner = name.value if isinstance(name, ast.Constant) else key
-                yield from _non_literals(value, str(inner))
-        case _:
-            found = _named(node) if key in _HARMLESS_KEYS else f"an expression for {shown(key)} (not shown)"
-            yield f"line {node.lineno}: found {found}, expected a literal, because the file is not run; write the value"
-
-
-def _named(node: ast.expr) -> str:
-    match node:
-        case ast.Name():
-            return node.id
-        case ast.Attribute():
-            return f"{_named(node.value)}.{node.attr}"
-        case ast.Call():
-            return f"{_named(node.func)}(...)"
-        case ast.Subscript():
-            return f"{_named(node.value)}[...]"
-    return {ast.JoinedStr: "an f-string", ast.BinOp: "a calculation"}.get(type(node), f"({type(node).__name__})")
-
-
-def _changes(module: ast.Module, definition: ast.expr) -> Iterator[str]:
-    """Yield a problem for module code below the definition that changes config, since that code is not run."""
-    nodes: list[ast.AST] = [statement for statement in module.body if statement.lineno > definition.lineno]
-    for node in nodes:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
-            continue  # config may be another variable there
-        nodes.extend(ast.iter_child_nodes(node))
-        stores = isinstance(getattr(node, "ctx", None), ast.Store | ast.Del)
-        mutates = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _MUTATORS
-        root: Any = node
-        while isinstance(root, ast.Attribute | ast.Subscript | ast.Call):
-            root = root.func if isinstance(root, ast.Call) else root.value
-        if (stores or mutates) and isinstance(root, ast.Name) and root.id == "config":
-            yield f"line {getattr(node, 'lineno', 0)}: config is changed after its definition; write the values there"
+        return read(text, _HARMLESS_KEYS)
+    except Unreadable as error:
+        advice = f"Python can print it, with all that it is made of: {how_to_print(filename)}"
+        raise LegacyConfigError(error.problems, filename, advice if error.is_code else "") from None
 
 
 def _checked(
@@ -189,6 +123,8 @@ def _checked(
 
 def _table(rules: Mapping[str, Rule], where: str, value: object, problems: list[str]) -> dict[str, Any]:
     if isinstance(value, Mapping):
+        if value.get("ssl") is False:
+            value = {**value, "ssl": "disable"}  # pgdbpool's word for no encryption
         return check_table(rules, where, value, problems)
     problems.append(f"{where}: found no dict, expected one with {', '.join(rules)}")
     return {}
@@ -221,7 +157,11 @@ def _endpoint_lines(entries: list[dict[str, Any]]) -> Iterator[str]:
         if entry["port"] != _DB["port"].default:
             yield f"# pgdbpool 1.0.2 ignored the port and used {_DB['port'].default}: see that this one is right."
         yield from _pairs(host=entry["host"], port=entry["port"], dbname=entry["name"], user=entry["user"])
-        if entry["pass"] is not None:
+        if isinstance(entry["pass"], Variable):
+            if entry["pass"].has_default:
+                yield "# The default beside it is left out: the variable has to be set where the broker is started."
+            yield from _pairs(password_env=str(entry["pass"]))
+        elif entry["pass"] is not None:
             yield f'# Safer: password_file = "/etc/poold/db{number}.password" instead, readable only by poold\'s user.'
             yield from _pairs(password=entry["pass"])
         yield from _pairs(

@@ -211,12 +211,14 @@ def check_config(file: Path, as_json: bool) -> None:
 @click.argument("file", type=_GivenPath(path_type=Path))
 @click.option("-o", "--output", type=_GivenPath(path_type=Path), help="Write here (mode 0600) instead of to stdout.")
 def import_config(file: Path, output: Path | None) -> None:
-    """Turn a pgdbpool configuration (JSON, or Python with a literal `config`) into poold's TOML."""
+    """Turn a pgdbpool configuration (JSON, or Python with a plain `config`) into poold's TOML; - is stdin."""
     from poold.config.file import ConfigError
     from poold.config.pgdbpool import convert
 
     try:
-        text = convert(file.read_text(encoding="utf-8"), str(file))
+        is_stdin = str(file) == "-"
+        source = sys.stdin.buffer.read().decode() if is_stdin else file.read_text(encoding="utf-8")
+        text = convert(source, "standard input" if is_stdin else str(file))
     except OSError as error:
         _fail(f"cannot read the configuration: {in_words(file, error)}")
     except UnicodeDecodeError as error:

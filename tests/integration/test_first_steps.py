@@ -278,3 +278,26 @@ def test_the_list_of_commands_cuts_no_sentence_off(columns: str) -> None:
     for command in cli.main.commands.values():
         first = " ".join((command.help or "").partition("\n\n")[0].split())
         assert first.partition(". ")[0].rstrip(".") in words
+
+
+# pgdbpool's configuration.
+
+
+def test_a_configuration_that_is_built_by_a_call_is_imported_as_the_error_says(folder: Path) -> None:
+    source = folder / "settings of the app.d" / "pool_config.py"
+    source.parent.mkdir()
+    source.write_text(f"import os\n{LEGACY}\ndef make():\n    return dict(config, type='threaded')\nconfig = make()\n")
+    refused = poold("import-config", str(source))
+    assert (refused.returncode, refused.stdout) == (ERROR, "")
+    assert "found make(...), expected a literal, because the file is not run" in refused.stderr
+    advice = refused.stderr.strip().rpartition("made of: ")[2]
+    assert "\n[endpoints.db1]\n" in in_a_shell(advice)
+
+
+def test_a_configuration_with_its_password_in_the_environment_is_imported_without_it(folder: Path) -> None:
+    source, target = folder / "settings.py", folder / "poold.toml"
+    source.write_text("import os\n" + LEGACY.replace("None", 'os.environ["APP_PASSWORD"]'))
+    assert poold("import-config", str(source), "-o", str(target)).returncode == 0
+    assert 'password_env = "APP_PASSWORD"' in target.read_text("utf-8")
+    assert "APP_PASSWORD" in poold("check-config", str(target)).stderr
+    assert poold("check-config", str(target), APP_PASSWORD="secret").returncode == 0
