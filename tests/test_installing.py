@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from client.wire.release import RELEASE
 from poold.embedded.programs import INSTALL_HINT
 
 ROOT = Path(__file__).parent.parent
@@ -86,4 +87,4 @@ def test_the_build_warns_of_nothing(tmp_path: Path) -> None:
     said = [line for line in (done.stdout + done.stderr).splitlines() if re.search("warning|deprecat", line, re.I)]
     assert said == []
     [metadata] = tmp_path.glob("*.egg-info/PKG-INFO")
-    assert "License-Expression: MIT" in metadata.read_text("utf-8").splitlines()
+    assert {"License-Expression: MIT", f"Version: {RELEASE}"} <= set(metadata.read_text("utf-8").splitlines())

@@ -5,21 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from client.errors import UNSERVED, DBConnectionError, connection_error, error_from, unserved
 from client.wire.limits import MAX_NAME_CHARS
 from client.wire.messages import NOT_EXECUTED, VERSION, Failure, Hello, ToClient, Welcome
+from client.wire.release import RELEASE
 
 if TYPE_CHECKING:
     from client.channels.channel import Channel
-
-# The client's version. Looked up once, here: the look-up swallows exceptions, even a signal handler's.
-try:
-    _RELEASE = version("poold")
-except PackageNotFoundError:
-    _RELEASE = "0+unknown"
 
 
 def greet(channel: Channel, patience: float) -> Welcome:
@@ -51,7 +45,7 @@ def greet(channel: Channel, patience: float) -> Welcome:
 
 def hello(pid: int) -> Hello:
     """Return the first message of this process."""
-    return Hello(VERSION, pid, _application_name(), _RELEASE)
+    return Hello(VERSION, pid, _application_name(), RELEASE)
 
 
 def _application_name() -> str:

@@ -12,8 +12,8 @@ import math
 import os
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from client.channels.attempts import Attempts
 from client.channels.channel import Channel
@@ -31,8 +31,7 @@ KEY_VARIABLE = "POOLD_KEY"
 CONNECT_WAIT_VARIABLE = "POOLD_CONNECT_WAIT"
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """What Connection.init decided. If a field is None, the environment or the default decides."""
 
     address: str | None = None
@@ -41,7 +40,7 @@ class Settings:
     key: str | None = None
     connect_wait: float | None = None
     # pgdbpool's groups, as the program's config has them.
-    groups: Mapping[str, Any] = field(default_factory=dict)
+    groups: Mapping[str, Any] = MappingProxyType({})
 
 
 # The broker that a channel talks to: its address, and if the connection is encrypted the keys.

@@ -17,9 +17,7 @@ are proxies, and C code that is given a proxy reads memory that belongs to somet
 import _socket
 import contextlib
 import os
-import secrets
 import struct
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -28,7 +26,7 @@ from uuid import UUID
 import psycopg2.extras
 from psycopg2 import _psycopg, extensions, sql
 
-from client.interruptions import is_own
+from client.interruptions import imported_whole, is_own
 
 # psycopg2 knows uuid.UUID only if a program registered it; here it is a parameter like any other.
 extensions.register_adapter(UUID, psycopg2.extras.UUID_adapter)
@@ -128,7 +126,7 @@ def _met_without_a_folder(make: Callable[[str], Any]) -> tuple[Any, ServerSocket
     if extensions.libpq_version() < _KNOWS_ABSTRACT or not _PEER:
         return None
     for _ in range(3):
-        name = f"poold-{os.getpid()}-{secrets.token_hex(16)}"
+        name = f"poold-{os.getpid()}-{os.urandom(16).hex()}"
         with contextlib.closing(ServerSocket(_socket.AF_UNIX)) as listener:
             try:
                 listener.bind(f"\0{name}/.s.PGSQL.1".encode())
@@ -145,7 +143,7 @@ def _met_without_a_folder(make: Callable[[str], Any]) -> tuple[Any, ServerSocket
 
 def _met_in_a_folder(make: Callable[[str], Any]) -> tuple[Any, ServerSocket]:
     """Make both sides of a connection by a name in a folder that nobody else may enter."""
-    folder = tempfile.TemporaryDirectory(prefix="poold-")
+    folder = imported_whole("tempfile").TemporaryDirectory(prefix="poold-")
     with folder as host, contextlib.closing(ServerSocket(_socket.AF_UNIX)) as listener:
         listener.bind(f"{host}/.s.PGSQL.1")
         connection, server = _met(host, listener, make)

@@ -11,8 +11,8 @@ No error text shows anything of a file's contents.
 import os
 import re
 import stat
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from client.interruptions import is_own
 
@@ -26,12 +26,14 @@ _LINE = re.compile(r"""^[ \t]*(public|secret)-key[ \t]*=[ \t]*["']?([^\s"']+)["'
 _MAX_BYTES = 65536
 
 
-@dataclass(frozen=True, slots=True)
-class Keys:
+class Keys(NamedTuple):
     """A client's keys: they say whom it talks to, and who it is."""
 
     server: str  # the broker's public key
-    secret: str = field(repr=False)  # the client's own secret key
+    secret: str  # the client's own secret key
+
+    def __repr__(self) -> str:
+        return f"Keys(server={self.server!r})"
 
 
 def read_public(path: str | os.PathLike[str]) -> str:
