@@ -101,8 +101,8 @@ class DBError(Exception):
 
     # The cursor whose statement failed, as psycopg2's errors have it; only client.dbapi has cursors.
     cursor: Any = None
-    # Whether nobody listens at the broker's address; an error that was pickled does not tell.
-    is_broker_absent = False
+    # Whether a broker may well be there, and lets this user not in; an error that was pickled does not tell.
+    is_kept_out = False
 
     def __init__(self, message: str, failure: Failure | None = None, place: Place | None = None) -> None:
         super().__init__(message)
@@ -282,9 +282,11 @@ def _shortened(text: str, longest: int) -> str:
     return text if len(text) <= longest else text[: longest - 4] + " ..."
 
 
-def connection_error(message: str, outcome: Outcome = UNKNOWN) -> DBError:
+def connection_error(message: str, outcome: Outcome = UNKNOWN, is_kept_out: bool = False) -> DBError:
     """A DBConnectionError that the client noticed by itself."""
-    return error_from(plain_failure("connection", outcome, message))
+    error = error_from(plain_failure("connection", outcome, message))
+    error.is_kept_out = is_kept_out
+    return error
 
 
 def unserved(message: str) -> DBError:

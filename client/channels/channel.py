@@ -353,7 +353,7 @@ class Channel(_Fields):
             self._zmtp.received(data)
         except ZmtpRefused as error:
             self._is_broken = True
-            raise self._own(connection_error(f"it refused the connection: {error}", NOT_EXECUTED)) from None
+            raise self._own(connection_error(f"it refused the connection: {error}", NOT_EXECUTED, True)) from None
         except ZmtpError as error:
             self._is_broken = True
             text = f"{self.address}: {error}; is it a poold broker?"

@@ -31,7 +31,9 @@ def greet(channel: Channel, patience: float) -> Welcome:
         if error is not channel.error:
             raise
         text = f"{address} closed the connection before it said Welcome ({error})"
-        raise unserved(text) if error.failure.kind == UNSERVED else connection_error(text, NOT_EXECUTED) from None
+        if error.failure.kind == UNSERVED:
+            raise unserved(text) from None
+        raise connection_error(text, NOT_EXECUTED, error.is_kept_out) from None
     if isinstance(reply, Failure):
         raise error_from(reply)
     if not isinstance(reply, Welcome):

@@ -142,15 +142,13 @@ def connected(
             path = ipc_path(address)
             if path is not None and isinstance(error, PermissionError):
                 explained: str = imported_whole("client.channels.permissions").refusal(path)
-                raise connection_error(f"not connected to {address}: {explained}", NOT_EXECUTED) from None
+                raise connection_error(f"not connected to {address}: {explained}", NOT_EXECUTED, True) from None
             # That nobody listens is the usual reason and needs no words; a name that nobody knows, say, does.
             why = "" if isinstance(error, _NOBODY_THERE) else f" ({error.strerror or error})"
-            absent = connection_error(
+            raise connection_error(
                 f"no poold broker answers at {address}{why}; start one there with: poold start --address {address}",
                 NOT_EXECUTED,
-            )
-            absent.is_broker_absent = True
-            raise absent from None
+            ) from None
 
 
 def _plain(address: str) -> PlainSocket | GreenSocket:

@@ -18,7 +18,7 @@ import click
 
 from client.channels.channel import Channel
 from client.channels.registry import ADDRESS_VARIABLE, KEY_VARIABLE, SERVER_KEY_VARIABLE, broker_address, broker_keys
-from client.errors import DBError
+from client.errors import DBConnectionError, DBError
 from client.wire.address import check_address
 from client.wire.messages import Answer, Ask
 from poold import __version__
@@ -113,8 +113,8 @@ def start(
 
         try:
             broker = BrokerConfig(address=_target(address)) if config_file is None else load(config_file).broker
-        except ConfigError as error:
-            _fail(str(error))
+        except ConfigError:  # the broker says what is wrong with it, and logs that
+            broker = BrokerConfig(address=_target(address))
         arguments = [f"--address={address}"] if address else []
         arguments += [f"--config={config_file}"] if config_file else []
         arguments += [f"--data={data}"] if data else []
@@ -305,7 +305,8 @@ def _open_channel(target: str) -> Channel:
         return Channel(target, keys)
     except DBError as error:
         click.echo(f"poold: {error}", err=True)
-        sys.exit(EXIT_NOT_RUNNING if error.is_broker_absent else EXIT_ERROR)
+        is_absent = isinstance(error, DBConnectionError) and not error.is_kept_out
+        sys.exit(EXIT_NOT_RUNNING if is_absent else EXIT_ERROR)
 
 
 def _ask(target: str, what: str) -> dict[str, Any]:

@@ -429,4 +429,4 @@ def test_a_pair_made_twice_is_refused(tmp_path: Path) -> None:
     make_pair(tmp_path / "one")
     again = poold("keygen", str(tmp_path / "one"))
     assert again.returncode == 1
-    assert "File exists" in again.stderr
+    assert f"{tmp_path}/one.key_secret is there already" in again.stderr
