@@ -48,7 +48,9 @@ from poold.postgres.backends import Backends
 from poold.postgres.observation import Observers
 from poold.readiness import unready_groups
 from poold.system.address_claim import AddressClaim
+from poold.system.log_file import reopen_logs
 from poold.system.poller import Poller
+from poold.system.signals import SIGNALS
 from poold.system.timelines import Timelines, default_folder
 
 log = logging.getLogger(__name__)
@@ -56,7 +58,8 @@ log = logging.getLogger(__name__)
 _LANE = load("poold.lane.lane")
 # How long clients may take for the last replies, in seconds.
 LAST_REPLIES = 5.0
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# The first of these lets running work finish, the second stops at once, and so does SIGQUIT.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 # Is called with the broker's address and the groups that have no backend yet, with the reasons.
@@ -134,6 +137,7 @@ class Daemon:
         self._frontend = Frontend(self._config, self._broker, self._answer, self._wake, listen, self._release)
         for number in STOP_SIGNALS:
             self._loop.add_signal_handler(number, self._signalled, number)
+        SIGNALS.attach(self._loop, {signal.SIGHUP: self._reload, signal.SIGUSR1: reopen_logs})
         try:
             self._broker.start(monotonic())
             self._wake()
@@ -146,6 +150,7 @@ class Daemon:
             await self._stopped
             await self._frontend.finish(LAST_REPLIES)
         finally:
+            SIGNALS.detach()
             self._backends.close_all()
             self._observers.close()
             self._frontend.close()
@@ -257,9 +262,14 @@ class Daemon:
         self._wake()
 
     def _signalled(self, number: signal.Signals) -> None:
-        """The first signal drains, the second stops at once."""
+        """The first signal drains, the second stops at once, and SIGQUIT always does."""
         log.info("signal received name=%s", signal.Signals(number).name)
-        self._begin_stop(at_once=self._broker.state.name != "RUNNING")
+        self._begin_stop(at_once=number == signal.SIGQUIT or self._broker.state.name != "RUNNING")
+
+    def _reload(self) -> None:
+        """SIGHUP: reopen the log. This is the place to read the configuration again, which nothing does."""
+        reopen_logs()
+        log.warning("configuration not reloaded: a change needs a restart; password_file and client_keys need neither")
 
     def _begin_stop(self, at_once: bool) -> None:
         if at_once:

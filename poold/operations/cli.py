@@ -4,6 +4,7 @@ Exit codes: 0 ok, 1 error, 2 usage, 3 no broker is running at the address. Comma
 import neither its event loop nor its backends.
 """
 
+import faulthandler
 import json
 import logging
 import os
@@ -91,6 +92,7 @@ def main() -> None:
 @click.option("--log-file", type=_GivenPath(path_type=Path), help="Append the log here instead of to stderr.")
 @click.option("-v", "--verbose", is_flag=True, help="Log each backend that is opened or closed.")
 @click.option("--ready-fd", type=int, hidden=True)
+@click.option("--own-log", is_flag=True, hidden=True, help="The log file must belong to this user.")
 def start(
     config_file: Path | None,
     address: str | None,
@@ -99,11 +101,12 @@ def start(
     log_file: Path | None,
     verbose: bool,
     ready_fd: int | None,
+    own_log: bool,
 ) -> None:
     """Start the broker.
 
     Without --config it starts a private PostgreSQL as well, with the groups `default` (autocommit) and `transactions`.
-    Ctrl-C or SIGTERM finishes what is running and stops; a second one stops at once.
+    Ctrl-C or SIGTERM finishes what is running and stops; a second one, or SIGQUIT, stops at once.
     """
     if config_file is not None and data is not None:
         raise click.UsageError("--data is for the private PostgreSQL, which is not used with --config")
@@ -122,7 +125,7 @@ def start(
         sys.exit(start_detached(arguments, replace(broker, address=address or broker.address), log_file))
     from poold.operations.start import start_here
 
-    _set_up_log(log_file, verbose)
+    _set_up_log(log_file, verbose, own_log)
     sys.exit(start_here(config_file, address, "" if config_file else _target(address), data, ready_fd))
 
 
@@ -282,15 +285,17 @@ def _target(address: str | None) -> str:
         raise click.UsageError(f"{ADDRESS_VARIABLE}: {error}") from None
 
 
-def _set_up_log(log_file: Path | None, verbose: bool) -> None:
-    handler: logging.Handler = logging.StreamHandler()
-    if log_file is not None:
-        try:
-            # Whatever the umask, nobody else may read or write it.
-            os.close(os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
-            handler = logging.FileHandler(log_file)
-        except OSError as error:
-            _fail(f"cannot write the log: {in_words(log_file, error)}")
+def _set_up_log(log_file: Path | None, verbose: bool, must_be_own: bool) -> None:
+    """Log to the file or to stderr; from here on only signals that are meant to end the broker do so."""
+    from poold.system.log_file import LogFile
+    from poold.system.signals import SIGNALS
+
+    try:
+        handler = logging.StreamHandler() if log_file is None else LogFile(log_file, must_be_own)
+    except OSError as error:
+        _fail(f"cannot write the log: {in_words(log_file, error)}")
+    SIGNALS.catch()
+    faulthandler.enable()  # so that a broker that hangs, and is ended by its watchdog, says where
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
     logging.getLogger("asyncio").setLevel(logging.INFO)

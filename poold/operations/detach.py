@@ -36,6 +36,8 @@ def start_detached(arguments: list[str], broker: BrokerConfig, chosen_log: Path 
         click.echo(f"poold: cannot write the log {log_file}: {explained(error)}", err=True)
         return 1
     before = os.fstat(log).st_size
+    # It opens the log by itself as well, to be able to do so again; to stderr goes what Python says of a crash.
+    arguments = [*arguments, f"--log-file={log_file.absolute()}", *([] if chosen_log is not None else ["--own-log"])]
     ready, ready_end = os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-m", "poold", "start", *arguments, f"--ready-fd={ready_end}"],

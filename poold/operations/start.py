@@ -36,8 +36,9 @@ def start_here(
     With a configuration file the broker is at `address`, or else where the file says; without one at private_address,
     with a private PostgreSQL in `data`. What is said when it is ready goes to the descriptor ready_fd, if there is one.
     """
-    # A SIGTERM before the loop has its own handlers, or after it has ended, must clean up as well.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A signal before the loop has its own handlers, or after it has ended, must clean up as well.
+    for number in (signal.SIGTERM, signal.SIGQUIT):
+        signal.signal(number, signal.default_int_handler)
     with ExitStack() as cleanup:
         try:
             if config_file is not None:

@@ -1,0 +1,85 @@
+"""Signals that do not end the broker: what is done about them, or that they are ignored.
+
+By default nearly every signal ends a process, and all clients would lose what runs because somebody mistook the broker
+for a program that does something useful on SIGUSR2. SIGHUP also comes from a terminal that is closed. So all of them
+have handlers from the start on, before there is a loop. A handler only takes note: Python runs it between any two
+instructions, in the middle of another log line too.
+
+Left alone are SIGKILL and those that tell of a crash or of a limit (SIGSEGV, SIGABRT, SIGXCPU and their like). SIGPIPE
+and SIGXFSZ are ignored by Python itself. Ignored is not SIG_IGN, which children would inherit, as PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from poold.system.rate_limited_log import RateLimitedLog
+
+log = logging.getLogger(__name__)
+
+# Those of them that this system has, as a Mac knows no SIGPWR; and all real-time signals.
+_NAMES = ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGIO", "SIGPWR", "SIGSTKFLT")
+
+
+def harmless() -> list[int]:
+    """Return the signals that must not end the broker, though by default they would."""
+    named = [int(getattr(signal, name)) for name in _NAMES if hasattr(signal, name)]
+    real_time = range(signal.SIGRTMIN, signal.SIGRTMAX + 1) if hasattr(signal, "SIGRTMIN") else ()
+    return [*named, *real_time]
+
+
+class Signals:
+    """The harmless signals of this process: kept from the moment of `catch`, handled as soon as there is a loop."""
+
+    def __init__(self) -> None:
+        # Enter in a handler, leave when they have been handled, in the loop.
+        self._come: deque[int] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._answers: Mapping[int, Callable[[], None]] = {}
+        self._log = RateLimitedLog(log)
+
+    def catch(self) -> None:
+        """From now on none of them ends the process."""
+        for number in harmless():
+            signal.signal(number, self._caught)
+
+    def attach(self, loop: asyncio.AbstractEventLoop, answers: Mapping[int, Callable[[], None]]) -> None:
+        """Handle them in the loop, also those that have come; what is not in answers is logged and ignored."""
+        self._answers = answers
+        self._loop = loop
+        loop.call_soon(self._handle)
+
+    def detach(self) -> None:
+        """The loop ends. Signals that come are ignored."""
+        self._loop = None
+
+    def _caught(self, number: int, _: object) -> None:
+        self._come.append(number)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._handle)
+
+    def _handle(self) -> None:
+        while self._come:
+            number = self._come.popleft()
+            answer = self._answers.get(number)
+            if answer is None:
+                self._log.warning("signal ignored name=%s", name_of(number))
+            else:
+                log.info("signal received name=%s", name_of(number))
+                answer()
+
+
+def name_of(number: int) -> str:
+    """Return a signal's name, as SIGHUP or SIGRTMIN+3."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}" if number > signal.SIGRTMIN else f"signal {number}"
+
+
+# The process has one set of signals.
+SIGNALS = Signals()
