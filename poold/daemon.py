@@ -47,10 +47,9 @@ from poold.core.shared.queue import Queue
 from poold.postgres.backends import Backends
 from poold.postgres.observation import Observers
 from poold.readiness import unready_groups
+from poold.service import Service
 from poold.system.address_claim import AddressClaim
-from poold.system.log_file import reopen_logs
 from poold.system.poller import Poller
-from poold.system.signals import SIGNALS
 from poold.system.timelines import Timelines, default_folder
 
 log = logging.getLogger(__name__)
@@ -102,6 +101,7 @@ class Daemon:
             make_queue=make_queue,
             timelines=self._timelines_then(),
         )
+        self._service = Service(self._broker, self._turn, self._reload)
         self._lane: Any = None
         self._frontend: Frontend
         self._backends: Backends
@@ -137,7 +137,7 @@ class Daemon:
         self._frontend = Frontend(self._config, self._broker, self._answer, self._wake, listen, self._release)
         for number in STOP_SIGNALS:
             self._loop.add_signal_handler(number, self._signalled, number)
-        SIGNALS.attach(self._loop, {signal.SIGHUP: self._reload, signal.SIGUSR1: reopen_logs})
+        self._service.begin(self._loop)
         try:
             self._broker.start(monotonic())
             self._wake()
@@ -147,10 +147,11 @@ class Daemon:
             )
             if not self._stopped.done():
                 ready(self._frontend.address, unready)
+                self._service.ready()
             await self._stopped
             await self._frontend.finish(LAST_REPLIES)
         finally:
-            SIGNALS.detach()
+            self._service.end()
             self._backends.close_all()
             self._observers.close()
             self._frontend.close()
@@ -267,8 +268,7 @@ class Daemon:
         self._begin_stop(at_once=number == signal.SIGQUIT or self._broker.state.name != "RUNNING")
 
     def _reload(self) -> None:
-        """SIGHUP: reopen the log. This is the place to read the configuration again, which nothing does."""
-        reopen_logs()
+        """SIGHUP. This is the place to read the configuration again, which nothing does."""
         log.warning("configuration not reloaded: a change needs a restart; password_file and client_keys need neither")
 
     def _begin_stop(self, at_once: bool) -> None:
@@ -278,6 +278,7 @@ class Daemon:
             self._broker.stop(monotonic())
         else:
             self._broker.drain(monotonic())
+        self._service.stopping(0 if at_once else self._config.broker.drain_timeout)
         self._wake()
 
     def _answer(self, what: str, peer: Peer) -> dict[str, Any] | Failure:

@@ -293,7 +293,7 @@ def _set_up_log(log_file: Path | None, verbose: bool, must_be_own: bool) -> None
     try:
         handler = logging.StreamHandler() if log_file is None else LogFile(log_file, must_be_own)
     except OSError as error:
-        _fail(f"cannot write the log: {in_words(log_file, error)}")
+        _fail(f"cannot write the log: {in_words(log_file or Path(), error)}")
     SIGNALS.catch()
     faulthandler.enable()  # so that a broker that hangs, and is ended by its watchdog, says where
     handler.setFormatter(LineFormatter())

@@ -1,0 +1,112 @@
+"""The broker as a service: what it tells the service manager about itself, and its answers to signals.
+
+The watchdog is told from the loop, and only after a whole turn: a broker that hangs, in whatever place, stops to do so,
+and the service manager ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+
+from poold.core.broker import Broker
+from poold.core.pools.availability import AvailabilityState
+from poold.system.log_file import reopen_logs
+from poold.system.sd_notify import ServiceManager
+from poold.system.signals import SIGNALS
+
+# How often the status line is made; it is sent if it has changed.
+STATUS_INTERVAL = 2.0
+# Turns within the time after which the broker would be ended, as systemd's manual has it.
+TURNS_PER_PATIENCE = 2
+# Seconds beyond drain_timeout that an end may take.
+LAST_STEPS = 10.0
+# Characters of the reason why a group has no backend.
+LONGEST_REASON = 200
+
+
+class Service:
+    """One broker process, as whoever runs it sees it."""
+
+    def __init__(self, broker: Broker, turn: Callable[[], None], reload: Callable[[], None]) -> None:
+        """turn is the broker's whole turn; reload reads the configuration again."""
+        self._broker = broker
+        self._turn = turn
+        self._reload = reload
+        self._manager = ServiceManager(os.environ)
+        self._loop: asyncio.AbstractEventLoop
+        self._status = ""  # the one that was told; from READY=1 on there is one
+        # The next ones of `_watch` and `_tell_status`.
+        self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
+
+    def begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Answer signals from here on."""
+        self._loop = loop
+        SIGNALS.attach(loop, {signal.SIGHUP: self._reload_all, signal.SIGUSR1: reopen_logs})
+
+    def ready(self) -> None:
+        """Clients may connect."""
+        self._status = status(self._broker)
+        self._manager.tell(READY=1, STATUS=self._status)
+        if self._manager.is_there:
+            self._later(STATUS_INTERVAL, self._tell_status)
+        if self._manager.patience is not None:
+            self._watch()
+
+    def stopping(self, seconds: float) -> None:
+        """The broker ends, within so many seconds."""
+        self._manager.tell(
+            STOPPING=1, STATUS=status(self._broker), EXTEND_TIMEOUT_USEC=round((seconds + LAST_STEPS) * 1e6)
+        )
+
+    def end(self) -> None:
+        """The loop ends."""
+        SIGNALS.detach()
+        for timer in self._timers.values():
+            timer.cancel()
+        self._manager.close()
+
+    def _reload_all(self) -> None:
+        is_ready = bool(self._status)  # before that there is no READY=1 to be taken back
+        if is_ready:
+            self._manager.reloading()
+        reopen_logs()
+        self._reload()
+        if is_ready:
+            self._manager.tell(READY=1)
+
+    def _watch(self) -> None:
+        self._turn()
+        self._manager.tell(WATCHDOG=1)
+        assert self._manager.patience is not None
+        self._later(self._manager.patience / TURNS_PER_PATIENCE, self._watch)
+
+    def _tell_status(self) -> None:
+        text = status(self._broker)
+        if text != self._status:
+            self._status = text
+            self._manager.tell(STATUS=text)
+        self._later(STATUS_INTERVAL, self._tell_status)
+
+    def _later(self, seconds: float, what: Callable[[], None]) -> None:
+        self._timers[what] = self._loop.call_later(seconds, what)
+
+
+def status(broker: Broker) -> str:
+    """Return the broker's state in one line."""
+    pools = [pool for group in broker.groups.values() for pool in group.pools]
+    waiting = sum(len(group.queue) for group in broker.groups.values())
+    words = [
+        broker.state.name.lower(),
+        f"groups: {sum(group.main is None for group in broker.groups.values())}",
+        f"backends: {sum(pool.open for pool in pools)}, at work: {sum(pool.busy for pool in pools)}",
+        f"waiting: {waiting}",
+        f"clients: {len(broker.clients)}",
+    ]
+    for pool in pools:
+        if pool.is_serving and not pool.open and pool.availability.state is not AvailabilityState.AVAILABLE:
+            reason = " ".join(pool.availability.error.split())[:LONGEST_REASON]
+            words.append(f"group {pool.group.name} has no backend on {pool.endpoint.name}: {reason}")
+    return ", ".join(words)
