@@ -22,6 +22,7 @@ import platform
 import random
 import resource
 import signal
+import socket
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import version
@@ -49,6 +50,7 @@ from poold.postgres.observation import Observers
 from poold.readiness import unready_groups
 from poold.service import Service
 from poold.system.address_claim import AddressClaim
+from poold.system.inherited_socket import inherited_socket
 from poold.system.poller import Poller
 from poold.system.timelines import Timelines, default_folder
 
@@ -70,14 +72,17 @@ def run(config: Config, ready: Ready) -> None:
 
     Clients may connect before that.
 
-    Raises AddressInUse if another broker serves the address, OSError if it cannot be bound, and BrokerCrashed.
+    Raises AddressInUse if another broker serves the address, OSError if it cannot be bound, ValueError if the service
+    manager has given this process another socket, and BrokerCrashed.
     """
     # A broker makes many small objects and few cycles, so garbage collection ten times less often does no harm.
     gc.set_threshold(7000, 20, 20)
     broker = config.broker
     has_keys = broker.key_file is not None and broker.client_keys is not None
-    with AddressClaim(broker.address, has_keys, is_open=bool(broker.allow_uids or broker.allow_gids)):
-        uvloop.run(Daemon(config).serve(ready))
+    is_open = bool(broker.allow_uids or broker.allow_gids)
+    inherited = inherited_socket(broker.address, os.environ)
+    with AddressClaim(broker.address, has_keys, is_open, has_socket=inherited is not None):
+        uvloop.run(Daemon(config, inherited).serve(ready))
 
 
 class BrokerCrashed(RuntimeError):
@@ -87,7 +92,9 @@ class BrokerCrashed(RuntimeError):
 class Daemon:
     """One broker process."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, inherited: socket.socket | None = None) -> None:
+        """inherited is a socket that listens at the broker's address already."""
+        self._inherited = inherited
         self._config = config
         # The compiled modules of the lane, None without one.
         self._compiled = _LANE if ipc_path(config.broker.address) is not None else None
@@ -133,7 +140,7 @@ class Daemon:
         self._observers = Observers(self._config, self._broker, self._wake)
         if self._lane is not None:
             self._lane.attach(self._backends)
-        listen = partial(_transport, self._config.broker, poller)
+        listen = partial(_transport, self._config.broker, poller, self._inherited)
         self._frontend = Frontend(self._config, self._broker, self._answer, self._wake, listen, self._release)
         for number in STOP_SIGNALS:
             self._loop.add_signal_handler(number, self._signalled, number)
@@ -278,6 +285,7 @@ class Daemon:
             self._broker.stop(monotonic())
         else:
             self._broker.drain(monotonic())
+        self._frontend.draining()
         self._service.stopping(0 if at_once else self._config.broker.drain_timeout)
         self._wake()
 
@@ -330,12 +338,12 @@ class Daemon:
             self._stopped.set_exception(BrokerCrashed(f"the broker ended for an unexpected {kind}; its log says where"))
 
 
-def _transport(config: BrokerConfig, poller: Poller, receiver: Receiver) -> Transport:
+def _transport(config: BrokerConfig, poller: Poller, inherited: socket.socket | None, receiver: Receiver) -> Transport:
     """Return the transport of the configured address; only the one that is needed is imported."""
     if ipc_path(config.address) is not None:
         from poold.clients.ipc import IpcTransport
 
-        return IpcTransport(config, receiver, poller)
+        return IpcTransport(config, receiver, poller, inherited)
     from poold.clients.tcp import TcpTransport
 
     return TcpTransport(config, receiver)

@@ -77,7 +77,7 @@ class Broker:
         self.config.write_text(toml(tables), "utf-8")
         self.address = tables["broker"]["address"]
 
-    def start(self, *arguments: str, before: str = "") -> Self:
+    def start(self, *arguments: str, before: str = "", pass_fds: tuple[int, ...] = ()) -> Self:
         """Start the process and wait until clients may come; before is code that runs in it first."""
         ready, ready_end = os.pipe()
         poold = ["-c", f"{before}\nfrom poold.operations.cli import main\nmain()"] if before else ["-m", "poold"]
@@ -91,7 +91,7 @@ class Broker:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    pass_fds=[ready_end],
+                    pass_fds=[ready_end, *pass_fds],
                 )
             finally:
                 os.close(ready_end)

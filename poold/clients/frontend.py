@@ -111,6 +111,10 @@ class Frontend:
         """Tell the transport that the turn is over."""
         self._transport.after_turn()
 
+    def draining(self) -> None:
+        """Tell the transport that the broker begins to end."""
+        self._transport.draining()
+
     def read_last(self) -> None:
         """Take the last messages, as the broker ends. The core refuses them."""
         self._transport.read_last()

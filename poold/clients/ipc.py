@@ -19,6 +19,7 @@ import logging
 import os
 import socket
 import struct
+from pathlib import Path
 from time import monotonic
 
 from client.wire.address import ipc_path
@@ -43,7 +44,10 @@ ACCEPT_AGAIN = 0.1
 class IpcTransport:
     """The listening socket, and its clients."""
 
-    def __init__(self, config: BrokerConfig, frontend: Receiver, poller: Poller) -> None:
+    def __init__(
+        self, config: BrokerConfig, frontend: Receiver, poller: Poller, inherited: socket.socket | None = None
+    ) -> None:
+        """Listen at the address; inherited is a socket that does so already, with its own mode and backlog."""
         path = ipc_path(config.address)
         assert path is not None
         self.config = config
@@ -58,17 +62,9 @@ class IpcTransport:
         self.unfinished = PartialMessages(config.max_request_bytes, self.loop)
         self._path = path
         self._door = ConnectionLimits(config)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        # The socket file is made by bind: for the owner and its group, or for everybody if lists decide.
-        mask = os.umask(0o111 if config.has_lists else 0o117)
-        try:
-            self._listener.bind(str(path))
-        except OSError as error:
-            self._listener.close()
-            raise OSError(f"cannot listen at {config.address}: {error.strerror}") from None
-        finally:
-            os.umask(mask)
-        self._listener.listen(BACKLOG)
+        self._is_left = False  # whether nobody is accepted any more
+        self._is_inherited = inherited is not None
+        self._listener = _listener(config, path) if inherited is None else inherited
         self.poller.add_reader(self._listener.fileno(), self._accept)
         self.is_ending = False  # nothing more is read
         self._finished: asyncio.Future[None] = self.loop.create_future()
@@ -81,12 +77,22 @@ class IpcTransport:
     def after_turn(self) -> None:
         """Do nothing: replies were sent as they came."""
 
+    def draining(self) -> None:
+        """Leave whoever connects from here on to the next broker, if the socket outlives this one."""
+        if self._is_inherited:
+            self._leave()
+
+    def _leave(self) -> None:
+        if not self._is_left:
+            self._is_left = True
+            self.poller.remove_reader(self._listener.fileno())
+
     def read_last(self) -> None:
         """Take what has come from all clients, and nothing later: they fail to send any more then."""
         if self.is_ending:
             return
         self.is_ending = True
-        self.poller.remove_reader(self._listener.fileno())
+        self._leave()
         self._listener.close()
         for peer in list(self.peers):
             peer.read_last()
@@ -103,9 +109,8 @@ class IpcTransport:
 
     def close(self) -> None:
         """Close all connections. Clients still get what their sockets hold already."""
-        if not self.is_ending:
-            self.poller.remove_reader(self._listener.fileno())
-            self._listener.close()
+        self._leave()
+        self._listener.close()
         for peer in list(self.peers):
             peer.close()
 
@@ -147,5 +152,20 @@ class IpcTransport:
             connection.send(refusal(reason))
 
     def _accept_again(self) -> None:
-        if not self.is_ending and self._listener.fileno() >= 0:
+        if not self._is_left:
             self.poller.add_reader(self._listener.fileno(), self._accept)
+
+
+def _listener(config: BrokerConfig, path: Path) -> socket.socket:
+    """Return a socket that listens there. Its file is for the owner and its group, or for everybody if lists decide."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    mask = os.umask(0o111 if config.has_lists else 0o117)
+    try:
+        listener.bind(str(path))
+    except OSError as error:
+        listener.close()
+        raise OSError(f"cannot listen at {config.address}: {error.strerror}") from None
+    finally:
+        os.umask(mask)
+    listener.listen(BACKLOG)
+    return listener

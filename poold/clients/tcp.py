@@ -153,6 +153,9 @@ class TcpTransport:
             if int(self._socket.getsockopt(_EVENTS)) & _POLLIN:
                 self._loop.call_soon(self._receive)
 
+    def draining(self) -> None:
+        """Do nothing: the socket ends with this broker."""
+
     def read_last(self) -> None:
         """Take what has come. libzmq cannot refuse what comes later: its clients do not learn what became of it."""
         self._receive()

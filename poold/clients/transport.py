@@ -51,6 +51,9 @@ class Transport(Protocol):
     def after_turn(self) -> None:
         """Called when the turn has sent all that it had to send."""
 
+    def draining(self) -> None:
+        """Called when the broker begins to end."""
+
     def read_last(self) -> None:
         """Take what has come, and nothing later: what a client sends from here on, it learns, has not arrived."""
 

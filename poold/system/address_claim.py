@@ -30,11 +30,16 @@ class AddressClaim:
     Entering raises AddressInUse, ValueError for tcp without the keys that it needs, and OSError.
     """
 
-    def __init__(self, address: str, has_keys: bool = False, is_open: bool = False) -> None:
-        """is_open: users outside this user's group may connect, so a folder that has to be made is open to them."""
+    def __init__(self, address: str, has_keys: bool = False, is_open: bool = False, has_socket: bool = False) -> None:
+        """Claim nothing yet.
+
+        is_open: users outside this user's group may connect, so a folder that has to be made is open to them.
+        has_socket: the socket is there already, and stays: whoever has opened it also removes it.
+        """
         self._address = address
         self._is_open = is_open
         self._has_keys = has_keys
+        self._has_socket = has_socket
         self._path = ipc_path(address)
         self._lock: int | None = None
 
@@ -47,7 +52,8 @@ class AddressClaim:
                 log.warning("users of allow_uids and allow_gids may be unable to enter a folder folder=%s", closed)
             self._lock = self._take_lock(lock_path(self._path))
             try:
-                remove_socket(self._path)
+                if not self._has_socket:
+                    remove_socket(self._path)
             except OSError:
                 self._release(self._path, self._lock)
                 raise
@@ -55,7 +61,8 @@ class AddressClaim:
 
     def __exit__(self, *error: object) -> None:
         if self._path is not None and self._lock is not None:
-            self._path.unlink(missing_ok=True)
+            if not self._has_socket:
+                self._path.unlink(missing_ok=True)
             self._release(self._path, self._lock)
 
     def _release(self, path: Path, lock: int) -> None:
