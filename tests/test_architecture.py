@@ -81,7 +81,10 @@ LIBRARIES = {
         "poold/operations/keygen.py",
     ),
     "msgpack": ("client/wire/codec.py", "client/wire/unpacking.py"),
-    "click": ("poold/operations/cli.py", "poold/operations/detach.py", "poold/operations/start.py"),
+    "click": (
+        "poold/operations/cli.py", "poold/operations/detach.py", "poold/operations/health.py",
+        "poold/operations/start.py",
+    ),  # fmt: skip
     "rich": ("poold/operations/tables.py",),
     "uvloop": ("poold/daemon.py",),
     "sqlalchemy": ("client/sqlalchemy.py",),

@@ -24,6 +24,7 @@ from client.wire.address import check_address
 from client.wire.messages import Answer, Ask
 from poold import __version__
 from poold.config.model import BrokerConfig
+from poold.operations.health import health
 from poold.operations.log_format import LineFormatter
 from poold.system.file_errors import in_words
 
@@ -78,6 +79,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 @click.version_option(__version__, prog_name="poold", message="%(prog)s %(version)s")
 def main() -> None:
     """poold: the PostgreSQL connection broker for Python applications with many worker processes."""
+
+
+main.add_command(health)
 
 
 @main.command()
