@@ -84,7 +84,7 @@ LIBRARIES = {
     "click": (
         "poold/operations/cli.py", "poold/operations/detach.py", "poold/operations/health.py",
         "poold/operations/start.py",
-    ),  # fmt: skip
+    ),
     "rich": ("poold/operations/tables.py",),
     "uvloop": ("poold/daemon.py",),
     "sqlalchemy": ("client/sqlalchemy.py",),
