@@ -23,7 +23,7 @@ import random
 import resource
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -36,7 +36,7 @@ import zmq
 
 from client.compiled import describe, load
 from client.wire.address import ipc_path
-from client.wire.messages import Failure
+from client.wire.messages import NOT_EXECUTED, Failure, plain_failure
 from poold import __version__
 from poold.clients.frontend import Frontend
 from poold.clients.transport import Peer, Receiver, Transport
@@ -50,8 +50,9 @@ from poold.postgres.observation import Observers
 from poold.readiness import unready_groups
 from poold.service import Service
 from poold.system.address_claim import AddressClaim
-from poold.system.inherited_socket import inherited_socket
+from poold.system.inherited_socket import inherited_socket, taken_over
 from poold.system.poller import Poller
+from poold.system.succession import Estate, Succession
 from poold.system.timelines import Timelines, default_folder
 
 log = logging.getLogger(__name__)
@@ -67,10 +68,11 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 Ready = Callable[[str, Mapping[str, str]], None]
 
 
-def run(config: Config, ready: Ready) -> None:
+def run(config: Config, ready: Ready, command: Sequence[str] = (), estate: Estate | None = None) -> None:
     """Serve until stopped by a signal or a client; ready is called when each group has a backend or cannot have one.
 
-    Clients may connect before that.
+    Clients may connect before that. command starts a broker like this one, () if none can take over from it; estate is
+    what this one takes over.
 
     Raises AddressInUse if another broker serves the address, OSError if it cannot be bound, ValueError if the service
     manager has given this process another socket, and BrokerCrashed.
@@ -80,9 +82,10 @@ def run(config: Config, ready: Ready) -> None:
     broker = config.broker
     has_keys = broker.key_file is not None and broker.client_keys is not None
     is_open = bool(broker.allow_uids or broker.allow_gids)
-    inherited = inherited_socket(broker.address, os.environ)
-    with AddressClaim(broker.address, has_keys, is_open, has_socket=inherited is not None):
-        uvloop.run(Daemon(config, inherited).serve(ready))
+    inherited = inherited_socket(broker.address, os.environ) if estate is None else taken_over(estate)
+    is_managed = inherited is not None if estate is None else estate.is_managed
+    with AddressClaim(broker.address, has_keys, is_open, is_managed, estate) as claim:
+        uvloop.run(Daemon(config, claim, command, inherited).serve(ready))
 
 
 class BrokerCrashed(RuntimeError):
@@ -92,9 +95,13 @@ class BrokerCrashed(RuntimeError):
 class Daemon:
     """One broker process."""
 
-    def __init__(self, config: Config, inherited: socket.socket | None = None) -> None:
-        """inherited is a socket that listens at the broker's address already."""
+    def __init__(
+        self, config: Config, claim: AddressClaim, command: Sequence[str], inherited: socket.socket | None = None
+    ) -> None:
+        """inherited is a socket that listens at the broker's address already; claim and command are `run`'s."""
         self._inherited = inherited
+        self._claim = claim
+        self._succession = Succession(command, self._succeeded) if command else None
         self._config = config
         # The compiled modules of the lane, None without one.
         self._compiled = _LANE if ipc_path(config.broker.address) is not None else None
@@ -159,6 +166,8 @@ class Daemon:
             await self._frontend.finish(LAST_REPLIES)
         finally:
             self._service.end()
+            if self._succession is not None:
+                self._succession.close()
             self._backends.close_all()
             self._observers.close()
             self._frontend.close()
@@ -289,6 +298,29 @@ class Daemon:
         self._service.stopping(0 if at_once else self._config.broker.drain_timeout)
         self._wake()
 
+    def _restart(self) -> dict[str, Any] | Failure:
+        """Start the broker that is to take over."""
+        if self._succession is None:
+            why = "a private PostgreSQL ends with its broker; use poold stop and poold start"
+        elif self._frontend.listener < 0:
+            why = "the socket of a tcp:// address cannot be handed over; stop the broker and start it again"
+        elif self._succession.is_under_way or self._broker.state.name != "RUNNING":
+            why = "a restart or a stop is under way already"
+        else:
+            estate = Estate(self._frontend.listener, self._claim.lock, self._claim.is_managed)
+            try:
+                return {"pid": os.getpid(), "successor": self._succession.begin(estate)}
+            except OSError as error:
+                why = f"no process can be started: {error.strerror}"
+        return plain_failure("usage", NOT_EXECUTED, f"not restarted: {why}")
+
+    def _succeeded(self, pid: int) -> None:
+        """The new broker serves: let go of the address, finish what was begun, and end."""
+        self._frontend.leave()
+        self._claim.leave()
+        self._service.succeeded(pid)
+        self._begin_stop(at_once=False)
+
     def _answer(self, what: str, peer: Peer) -> dict[str, Any] | Failure:
         """Answer a question to the broker itself; the core decides who may ask it."""
         refused = access.may_not_ask(what, peer.caller(), self._config.broker.admin_uids)
@@ -304,6 +336,9 @@ class Daemon:
                 log.info("stop requested pid=%d uid=%s how=%s", peer.pid, peer.uid, what)
                 self._begin_stop(at_once=what == "stop-now")
                 return {"pid": os.getpid()}
+            case "restart":
+                log.info("restart requested pid=%d uid=%s", peer.pid, peer.uid)
+                return self._restart()
         raise AssertionError(f"a question of client.wire.limits without an answer: {what}")
 
     def _stats(self, peer: Peer) -> dict[str, Any]:

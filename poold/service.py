@@ -37,6 +37,7 @@ class Service:
         self._reload = reload
         self._manager = ServiceManager(os.environ)
         self._loop: asyncio.AbstractEventLoop
+        self._has_successor = False
         self._status = ""  # the one that was told; from READY=1 on there is one
         # The next ones of `_watch` and `_tell_status`.
         self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
@@ -55,8 +56,15 @@ class Service:
         if self._manager.patience is not None:
             self._watch()
 
+    def succeeded(self, pid: int) -> None:
+        """Another process is the broker from here on."""
+        self._manager.tell(MAINPID=pid, READY=1)
+        self._has_successor = True
+
     def stopping(self, seconds: float) -> None:
         """The broker ends, within so many seconds."""
+        if self._has_successor:
+            return  # the service goes on
         self._manager.tell(
             STOPPING=1, STATUS=status(self._broker), EXTEND_TIMEOUT_USEC=round((seconds + LAST_STEPS) * 1e6)
         )

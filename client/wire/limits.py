@@ -39,7 +39,7 @@ ON_REPLICAS = "/replicas"
 # Whoever has a conversation's cancel key may cancel its requests from another one, so it is too long to be guessed.
 CANCEL_KEY_BYTES = 16
 
-QUESTIONS = ("ping", "stats", "stop", "stop-now")
+QUESTIONS = ("ping", "stats", "stop", "stop-now", "restart")
 ISOLATIONS = ("read uncommitted", "read committed", "repeatable read", "serializable")
 
 # Steps of a transaction message that are no statements.

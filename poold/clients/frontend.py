@@ -115,6 +115,15 @@ class Frontend:
         """Tell the transport that the broker begins to end."""
         self._transport.draining()
 
+    def leave(self) -> None:
+        """Leave whoever connects from here on to another broker."""
+        self._transport.leave()
+
+    @property
+    def listener(self) -> int:
+        """The descriptor of the listening socket; -1 if no other broker can have it."""
+        return self._transport.listener
+
     def read_last(self) -> None:
         """Take the last messages, as the broker ends. The core refuses them."""
         self._transport.read_last()

@@ -80,9 +80,15 @@ class IpcTransport:
     def draining(self) -> None:
         """Leave whoever connects from here on to the next broker, if the socket outlives this one."""
         if self._is_inherited:
-            self._leave()
+            self.leave()
 
-    def _leave(self) -> None:
+    @property
+    def listener(self) -> int:
+        """The descriptor of the listening socket."""
+        return self._listener.fileno()
+
+    def leave(self) -> None:
+        """Accept nobody any more: another broker does, at the same socket."""
         if not self._is_left:
             self._is_left = True
             self.poller.remove_reader(self._listener.fileno())
@@ -92,7 +98,7 @@ class IpcTransport:
         if self.is_ending:
             return
         self.is_ending = True
-        self._leave()
+        self.leave()
         self._listener.close()
         for peer in list(self.peers):
             peer.read_last()
@@ -109,7 +115,7 @@ class IpcTransport:
 
     def close(self) -> None:
         """Close all connections. Clients still get what their sockets hold already."""
-        self._leave()
+        self.leave()
         self._listener.close()
         for peer in list(self.peers):
             peer.close()

@@ -156,6 +156,14 @@ class TcpTransport:
     def draining(self) -> None:
         """Do nothing: the socket ends with this broker."""
 
+    def leave(self) -> None:
+        """Do nothing: no other broker has the socket."""
+
+    @property
+    def listener(self) -> int:
+        """None that another broker could have."""
+        return -1
+
     def read_last(self) -> None:
         """Take what has come. libzmq cannot refuse what comes later: its clients do not learn what became of it."""
         self._receive()

@@ -54,6 +54,13 @@ class Transport(Protocol):
     def draining(self) -> None:
         """Called when the broker begins to end."""
 
+    def leave(self) -> None:
+        """Accept nobody any more: another broker does, at the same socket."""
+
+    @property
+    def listener(self) -> int:
+        """The descriptor of the listening socket; -1 if no other broker can have it."""
+
     def read_last(self) -> None:
         """Take what has come, and nothing later: what a client sends from here on, it learns, has not arrived."""
 

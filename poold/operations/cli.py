@@ -97,6 +97,7 @@ main.add_command(health)
 @click.option("-v", "--verbose", is_flag=True, help="Log each backend that is opened or closed.")
 @click.option("--ready-fd", type=int, hidden=True)
 @click.option("--own-log", is_flag=True, hidden=True, help="The log file must belong to this user.")
+@click.option("--estate", hidden=True, help="What the broker before this one leaves to it.")
 def start(
     config_file: Path | None,
     address: str | None,
@@ -106,6 +107,7 @@ def start(
     verbose: bool,
     ready_fd: int | None,
     own_log: bool,
+    estate: str | None,
 ) -> None:
     """Start the broker.
 
@@ -114,6 +116,10 @@ def start(
     """
     if config_file is not None and data is not None:
         raise click.UsageError("--data is for the private PostgreSQL, which is not used with --config")
+    arguments = [f"--address={address}"] if address else []
+    arguments += [f"--config={config_file.absolute()}"] if config_file else []
+    arguments += [f"--data={data}"] if data else []
+    arguments += ["--verbose"] if verbose else []
     if detach:
         from poold.config.file import ConfigError, load
         from poold.operations.detach import start_detached
@@ -122,15 +128,17 @@ def start(
             broker = BrokerConfig(address=_target(address)) if config_file is None else load(config_file).broker
         except ConfigError:  # the broker says what is wrong with it, and logs that
             broker = BrokerConfig(address=_target(address))
-        arguments = [f"--address={address}"] if address else []
-        arguments += [f"--config={config_file}"] if config_file else []
-        arguments += [f"--data={data}"] if data else []
-        arguments += ["--verbose"] if verbose else []
         sys.exit(start_detached(arguments, replace(broker, address=address or broker.address), log_file))
     from poold.operations.start import start_here
+    from poold.system.succession import estate_from
 
     _set_up_log(log_file, verbose, own_log)
-    sys.exit(start_here(config_file, address, "" if config_file else _target(address), data, ready_fd))
+    arguments += [f"--log-file={log_file.absolute()}"] if log_file else []
+    arguments += ["--own-log"] if own_log else []
+    command = [sys.executable, "-m", "poold", "start", *arguments]
+    private_address = "" if config_file else _target(address)
+    given = None if estate is None else estate_from(estate)
+    sys.exit(start_here(config_file, address, private_address, data, ready_fd, command, given))
 
 
 @main.command()
@@ -149,6 +157,25 @@ def stop(address: str | None, now: bool) -> None:
             _fail(f"process {pid} was told to stop and is still there after {STOP_TIMEOUT:g} s; try: poold stop --now")
         time.sleep(POLL_INTERVAL)
     click.echo(f"stopped process {pid} at {target}")
+
+
+@main.command()
+@address_option
+@json_option
+def restart(address: str | None, as_json: bool) -> None:
+    """Let a new broker take over, with what the configuration says by now; clients notice nothing."""
+    target = _target(address)
+    answer = _ask(target, "restart")
+    old, new = answer["pid"], answer["successor"]
+    deadline = time.monotonic() + STOP_TIMEOUT
+    while _who_serves(target) != new:
+        if not _is_alive(new) or time.monotonic() > deadline:
+            _fail(f"the new broker (process {new}) did not start; process {old} goes on, and the log says why")
+        time.sleep(POLL_INTERVAL)
+    if as_json:
+        _print_json({"address": target, "pid": new, "before": old})
+    else:
+        click.echo(f"process {new} serves {target}; process {old} finishes what it has begun, and ends")
 
 
 @main.command()
@@ -303,6 +330,16 @@ def _set_up_log(log_file: Path | None, verbose: bool, must_be_own: bool) -> None
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
     logging.getLogger("asyncio").setLevel(logging.INFO)
+
+
+def _who_serves(target: str) -> int | None:
+    """Return the process that answers, None if the one that was asked ends just then."""
+    try:
+        channel = Channel(target, broker_keys(target))
+        answer: Any = channel.call(Ask(channel.next_request(), "ping"), ANSWER_TIMEOUT)
+    except DBConnectionError:
+        return None
+    return int(answer.body["pid"])
 
 
 def _open_channel(target: str) -> Channel:

@@ -6,8 +6,9 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import click
@@ -22,6 +23,7 @@ from poold.embedded.config import private_config
 from poold.embedded.server import EmbeddedError, EmbeddedPostgres, default_data_dir
 from poold.system.address_claim import AddressInUse, is_claimed
 from poold.system.file_errors import explained
+from poold.system.succession import Estate
 
 EXIT_ERROR = 1
 
@@ -29,12 +31,19 @@ log = logging.getLogger(__name__)
 
 
 def start_here(
-    config_file: Path | None, address: str | None, private_address: str, data: Path | None, ready_fd: int | None
+    config_file: Path | None,
+    address: str | None,
+    private_address: str,
+    data: Path | None,
+    ready_fd: int | None,
+    command: Sequence[str],
+    estate: Estate | None,
 ) -> int:
     """Run the broker until it is stopped; returns the exit code.
 
     With a configuration file the broker is at `address`, or else where the file says; without one at private_address,
     with a private PostgreSQL in `data`. What is said when it is ready goes to the descriptor ready_fd, if there is one.
+    command and estate are `daemon.run`'s; a broker with a private PostgreSQL has no use for them.
     """
     # A signal before the loop has its own handlers, or after it has ended, must clean up as well.
     for number in (signal.SIGTERM, signal.SIGQUIT):
@@ -57,7 +66,8 @@ def start_here(
                 config = private_config(server, private_address)
                 note = [f"  private PostgreSQL in {server.data}, for a look inside: psql {shlex.quote(server.dsn())}"]
             try:
-                daemon.run(config, lambda bound, unready: _announce(config, bound, unready, note, ready_fd))
+                announce = partial(_announce, config, note, ready_fd)
+                daemon.run(config, announce, () if config_file is None else command, estate)
             finally:
                 for number in daemon.STOP_SIGNALS:
                     signal.signal(number, signal.SIG_IGN)
@@ -69,7 +79,7 @@ def start_here(
     return 0
 
 
-def _announce(config: Config, bound: str, unready: Mapping[str, str], note: list[str], ready_fd: int | None) -> None:
+def _announce(config: Config, note: list[str], ready_fd: int | None, bound: str, unready: Mapping[str, str]) -> None:
     """Say that the broker is ready, or which groups are not and why, and how to go on at this address.
 
     A detached broker writes it to its parent, which waits for that and prints it.

@@ -16,6 +16,7 @@ from typing import Self
 
 from client.wire.address import ipc_path
 from poold.system.safe_files import GROUP_FOLDER, OPEN_FOLDER, keeps_others_out, make_folder, open_own, remove_socket
+from poold.system.succession import Estate
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +31,21 @@ class AddressClaim:
     Entering raises AddressInUse, ValueError for tcp without the keys that it needs, and OSError.
     """
 
-    def __init__(self, address: str, has_keys: bool = False, is_open: bool = False, has_socket: bool = False) -> None:
+    def __init__(
+        self,
+        address: str,
+        has_keys: bool = False,
+        is_open: bool = False,
+        has_socket: bool = False,
+        estate: Estate | None = None,
+    ) -> None:
         """Claim nothing yet.
 
         is_open: users outside this user's group may connect, so a folder that has to be made is open to them.
-        has_socket: the socket is there already, and stays: whoever has opened it also removes it.
+        has_socket: the socket is there already, and stays: whoever has opened it also removes it. estate: another
+        broker leaves the claim, with the socket, to this one.
         """
+        self._estate = estate
         self._address = address
         self._is_open = is_open
         self._has_keys = has_keys
@@ -46,7 +56,11 @@ class AddressClaim:
     def __enter__(self) -> Self:
         if self._path is None and not self._has_keys and not is_loopback(self._address):
             raise ValueError(open_network(self._address))
-        if self._path is not None:
+        if self._path is not None and self._estate is not None:
+            self._lock = self._estate.lock
+            os.set_inheritable(self._lock, False)
+            _sign(self._lock)
+        elif self._path is not None:
             make_folder(self._path.parent, OPEN_FOLDER if self._is_open else GROUP_FOLDER)
             if self._is_open and (closed := keeps_others_out(self._path)) is not None:
                 log.warning("users of allow_uids and allow_gids may be unable to enter a folder folder=%s", closed)
@@ -64,6 +78,23 @@ class AddressClaim:
             if not self._has_socket:
                 self._path.unlink(missing_ok=True)
             self._release(self._path, self._lock)
+
+    @property
+    def is_managed(self) -> bool:
+        """Whether the socket's file is somebody else's to remove."""
+        return self._has_socket
+
+    @property
+    def lock(self) -> int:
+        """The descriptor of the lock; only an ipc address has one."""
+        assert self._lock is not None
+        return self._lock
+
+    def leave(self) -> None:
+        """Leave the claim, and the socket's file, to the broker that has been given both."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _release(self, path: Path, lock: int) -> None:
         # Removed while it is still locked; _take_lock notices if its file is no longer the one at the path.
@@ -88,10 +119,15 @@ class AddressClaim:
             except FileNotFoundError:
                 is_current = False
             if is_current:
-                os.ftruncate(lock, 0)
-                os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+                _sign(lock)
                 return lock
             os.close(lock)
+
+
+def _sign(lock: int) -> None:
+    """Write into the lock file whose it is."""
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
 
 
 def is_loopback(address: str) -> bool:

@@ -13,6 +13,7 @@ import stat
 from collections.abc import MutableMapping
 
 from client.wire.address import ipc_path
+from poold.system.succession import Estate
 
 FIRST = 3  # SD_LISTEN_FDS_START
 _COUNT, _PROCESS, _OTHERS = "LISTEN_FDS", "LISTEN_PID", ("LISTEN_FDNAMES", "LISTEN_PIDFDID")
@@ -43,6 +44,14 @@ def inherited_socket(address: str, environment: MutableMapping[str, str]) -> soc
             f"unit expected {expected}"
         )
     listener = socket.socket(fileno=FIRST)
+    listener.setblocking(False)
+    return listener
+
+
+def taken_over(estate: Estate) -> socket.socket:
+    """Return the listening socket that the broker before this one has left."""
+    os.set_inheritable(estate.listener, False)
+    listener = socket.socket(fileno=estate.listener)
     listener.setblocking(False)
     return listener
 

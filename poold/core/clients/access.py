@@ -44,6 +44,7 @@ QUESTIONS: Mapping[str, Audience] = {
     "stats": Audience.EVERYBODY,
     "stop": Audience.ADMINS,
     "stop-now": Audience.ADMINS,
+    "restart": Audience.ADMINS,
 }
 
 
