@@ -4,9 +4,12 @@ A broker of a test runs on a socket in a temporary folder of its own, so any num
 Python processes that talk to the test in lines of JSON.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -58,6 +61,32 @@ def listening(transport: str) -> dict[str, Any]:
     return {"address": f"tcp://127.0.0.1:{free_port()}"} if transport == "tcp" else {}
 
 
+class Successor:
+    """A broker that another one has started, as far as subprocess.Popen's methods are of use for it."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._descriptor = os.pidfd_open(pid)
+
+    def poll(self) -> int | None:
+        """0 when it has ended: nobody but its parent learns its exit code."""
+        return 0 if select.select([self._descriptor], [], [], 0)[0] else None
+
+    def wait(self, timeout: float | None = None) -> int:
+        if not select.select([self._descriptor], [], [], timeout)[0]:
+            raise AssertionError(f"process {self.pid} has not ended")
+        return 0
+
+    def send_signal(self, number: signal.Signals) -> None:
+        signal.pidfd_send_signal(self._descriptor, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
 class Broker:
     """One broker process. `start` it again after `kill` or `stop`: its address and its configuration stay the same."""
 
@@ -66,7 +95,9 @@ class Broker:
         self.socket = self.folder / "s"
         self.address = f"ipc://{self.socket}"
         self.config = self.folder / "poold.toml"
-        self.process: subprocess.Popen[bytes]
+        self.process: subprocess.Popen[bytes] | Successor
+        # Those that have left the address to another one.
+        self._earlier: list[subprocess.Popen[bytes] | Successor] = []
         self._log = self.folder / "log"
         self.configure(endpoints, groups, broker)
 
@@ -162,6 +193,14 @@ class Broker:
                 self.ask("stop-now")
         return not self.running
 
+    def restart(self) -> Successor:
+        """Let another process take over by `poold restart`; it is the broker from then on. The old one may go on."""
+        done = poold("restart", "--json", f"--address={self.address}")
+        assert done.returncode == 0, done.stderr
+        self._earlier.append(self.process)
+        self.process = Successor(json.loads(done.stdout)["pid"])
+        return self.process
+
     def kill(self) -> None:
         """End the process as kill -9 does: its socket and its lock stay."""
         self.process.kill()
@@ -185,9 +224,13 @@ class Broker:
                 assert code == 0, f"the broker ended with code {code}:\n{self.log()}"
                 left = [path.name for path in self.folder.glob(f"{self.socket.name}*")]
                 assert not left, f"the broker left {left}:\n{self.log()}"
+            for each in self._earlier:
+                assert each.wait(EXIT_TIMEOUT) == 0, self.log()
         finally:
-            if self.running:
-                self.kill()
+            for process in (*self._earlier, self.process) if hasattr(self, "process") else ():
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -269,12 +312,12 @@ def run_worker(program: str, *arguments: str, address: str = "", **variables: st
         worker.close()
 
 
-def poold(*arguments: str, timeout: float = 60, **variables: str) -> "subprocess.CompletedProcess[str]":
+def poold(*arguments: str, timeout: float = 60, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command of the command line to its end, as run does."""
     return run(sys.executable, "-m", "poold", *arguments, timeout=timeout, **variables)
 
 
-def run(*command: str, timeout: float = 60, **variables: str) -> "subprocess.CompletedProcess[str]":
+def run(*command: str, timeout: float = 60, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a program to its end; its exit code and what it said are for the caller to judge."""
     return subprocess.run(
         command,

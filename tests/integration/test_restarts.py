@@ -14,7 +14,7 @@ from io import StringIO
 from typing import Any
 
 import pytest
-from brokers import Broker
+from brokers import Broker, listening, poold
 from postgres import Postgres
 from waiting import wait_until
 
@@ -174,6 +174,83 @@ def test_a_stop_beside_busy_clients_loses_nothing(broker: Broker, threads: Threa
     over.set()
     for each in working:
         each.result(LONG)
+
+
+def test_a_restart_beside_busy_clients_is_not_noticed(broker: Broker, threads: ThreadPoolExecutor) -> None:
+    over, counts = threading.Event(), [0] * len(WAYS)
+
+    def work(number: int) -> None:
+        db = broker.handler(connect_wait=LONG)
+        while not over.is_set():
+            assert WAYS[number](db) == 1
+            counts[number] += 1
+
+    working = [threads.submit(work, number) for number in range(len(WAYS))]
+    for _ in range(3):
+        before, old = list(counts), broker.process
+        wait_until(
+            lambda before=before: all(now > then + 1 for now, then in zip(counts, before, strict=True)),
+            LONG,
+            "all to be served",
+        )
+        broker.restart()
+        assert old.wait(LONG) == 0
+    over.set()
+    for each in working:
+        each.result(LONG)
+
+
+def test_a_transaction_ends_on_the_broker_that_has_begun_it(broker: Broker) -> None:
+    db, other, old = broker.handler("transactions"), broker.handler("transactions"), broker.process
+    db.query("CREATE TABLE kept (id int)")
+    with broker.handler().session() as session:
+        session.query("SET application_name = 'kept'")
+        broker.restart()
+        assert other.query("SELECT 1 AS one")[0].one == 1
+        db.query("INSERT INTO kept VALUES (1)")
+        db.commit()
+        assert session.query("SHOW application_name").scalar() == "kept"
+        assert old.poll() is None
+    assert old.wait(LONG) == 0
+    assert other.query("SELECT count(*) FROM kept").scalar() == 1
+    other.rollback()
+
+
+def test_the_new_broker_has_the_new_configuration(broker: Broker, postgres: Postgres) -> None:
+    broker.configure({"main": postgres.parameters}, {**GROUPS, "another": {}})
+    broker.restart()
+    assert broker.handler("another").query("SELECT 1 AS one")[0].one == 1
+
+
+def test_a_new_broker_that_does_not_start_changes_nothing(broker: Broker, postgres: Postgres) -> None:
+    db = broker.handler("transactions")
+    db.query("SELECT 1")
+    config = broker.config.read_text("utf-8")
+    broker.config.write_text("[broker]\nno_such_key = 1\n", "utf-8")
+    failed = poold("restart", f"--address={broker.address}")
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert f"did not start; process {broker.pid} goes on, and the log says why" in failed.stderr
+    assert "no_such_key" in broker.log()
+    assert db.query("SELECT 1 AS one")[0].one == 1
+    db.rollback()
+    broker.config.write_text(config, "utf-8")
+    broker.restart()
+    assert db.query("SELECT 1 AS one")[0].one == 1
+    db.rollback()
+
+
+def test_a_broker_over_tcp_cannot_be_restarted(postgres: Postgres, start_broker: StartBroker) -> None:
+    broker = start_broker({"main": postgres.parameters}, GROUPS, listening("tcp"))
+    failed = poold("restart", f"--address={broker.address}")
+    assert failed.returncode == 1
+    assert "restart is for root" in failed.stderr
+
+
+def test_a_killed_successor_leaves_nothing_in_the_way(broker: Broker) -> None:
+    broker.restart()
+    broker.kill()
+    broker.start()
+    assert by_query(broker.handler()) == 1
 
 
 def test_an_open_transaction_is_not_begun_again_elsewhere(broker: Broker) -> None:
