@@ -16,8 +16,15 @@ CACHE = ROOT / ".cache" / "upstream"
 PATIENCE = 600.0
 
 
-def fetched(project: str, version: str) -> Path:
-    """The unpacked source distribution of a project; fetched from where pip is configured to look, if need be."""
+class NotFetchedError(RuntimeError):
+    """A source distribution could not be fetched: there is no way to a package index, or it is not there."""
+
+
+def fetched(project: str, version: str, patience: float = PATIENCE) -> Path:
+    """The unpacked source distribution of a project; fetched from where pip is configured to look, if need be.
+
+    Raises NotFetchedError if it cannot be had within so many seconds.
+    """
     folder = CACHE / f"{project}-{version}"
     if folder.exists():
         return folder
@@ -26,11 +33,14 @@ def fetched(project: str, version: str) -> Path:
         # What builds it is in the environment already; nothing of it is built but its metadata.
         options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-binary", project, "--dest", made]
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", *options]
-        done = subprocess.run(
-            [*command, f"{project}=={version}"], capture_output=True, text=True, timeout=PATIENCE, check=False
-        )
+        try:
+            done = subprocess.run(
+                [*command, f"{project}=={version}"], capture_output=True, text=True, timeout=patience, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise NotFetchedError(f"{project} {version} could not be fetched in {patience:g} s") from error
         if done.returncode:
-            raise RuntimeError(f"{project} {version} could not be fetched:\n{done.stderr}")
+            raise NotFetchedError(f"{project} {version} could not be fetched:\n{done.stderr}")
         (archive,) = Path(made).glob("*.tar.gz")
         with tarfile.open(archive) as tar:
             tar.extractall(made, filter="data")
