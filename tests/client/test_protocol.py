@@ -89,6 +89,7 @@ EXAMPLES: dict[str, Any] = {
     "welcome": Welcome(
         5, 42, "0.1.0", 16777216, 67108864, {"default": True, "transactions": False}, b"0123456789abcdef"
     ),
+    "welcome-sessions": Welcome(5, 42, "0.1.0", 16777216, 67108864, {"old": "sessions"}, b"0123456789abcdef"),
     "result": ResultMessage(1, "none", "SELECT 1", 1, b"\0\0", b"D\0\0\0\6\0\0", ("NOTICE:  careful\n",)),
     "result-no-rows": ResultMessage(1, "active", "UPDATE 3", 3, None, b"", ()),
     "transaction-result": TransactionResult(9, 2, ((0, "none", "UPDATE 3", 3, None, b"", ()), None), None, -1),

@@ -1,6 +1,8 @@
 """What a Handler decides by itself: its first call, whether statements commit by themselves, what rows are."""
 
+import io
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -129,7 +131,15 @@ def test_rows_are_dicts_if_the_handler_or_the_call_wants_them(broker: Broker, gr
 
 def test_another_processes_position_is_handed_over_by_the_first_call(start_broker: Any) -> None:
     broker = start_broker(groups={"default": {"role": "primary"}}, start=False)
-    for first in (lambda db: db.query("SELECT 1"), lambda db: db.run(["SELECT 1"]), lambda db: db.position):
+    firsts: list[Callable[[Handler], Any]] = [
+        lambda db: db.query("SELECT 1"),
+        lambda db: db.run(["SELECT 1"]),
+        lambda db: db.position,
+        lambda db: db.copy_in("COPY handed FROM STDIN", b"1\n"),
+        lambda db: db.copy_out("COPY (SELECT 1) TO STDOUT", io.BytesIO()),
+        lambda db: next(db.stream("SELECT 1")),
+    ]
+    for first in firsts:
         db = broker.handler(after="nonsense")
         with pytest.raises(DBConnectionError):
             first(db)
@@ -144,3 +154,6 @@ def test_another_processes_position_is_handed_over_by_the_first_call(start_broke
     db = broker.handler(after=broker.handler().position)
     assert [db.query("SELECT 1").scalar(), db.run(["SELECT 2"])[0].scalar()] == [1, 2]
     assert db.position
+    sink = io.BytesIO()
+    broker.handler(after=db.position).copy_out("COPY (SELECT 1) TO STDOUT", sink)
+    assert sink.getvalue() == b"1\n"
