@@ -120,6 +120,11 @@ class Result(_Fields):
         """Make the Result of a ResultMessage with these fields, in their order."""
         return cls(messages.ResultMessage._make(fields), dicts)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What pickle and copy keep: the result as it came. The other one is read from its first row."""
+        fields = (0, messages.TX_NONE, self.statusmessage, self.rowcount, self._columns, self._rows, self.notices)
+        return type(self).from_fields, (fields, self._dicts)
+
     @property
     def columns(self) -> tuple[str, ...] | None:
         """The column names, None if the statement returns no rows."""

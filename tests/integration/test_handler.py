@@ -253,6 +253,24 @@ def test_rows_survive_pickling_and_copying(db: Handler) -> None:
         assert (twin.id, twin["list"]) == (1, [1, 2])
 
 
+@pytest.mark.parametrize("rows", ["row", "dict"])
+def test_results_survive_pickling_and_copying_and_are_read_from_their_first_row(db: Handler, rows: str) -> None:
+    numbers = "SELECT n, 'é' AS text FROM generate_series(1, 2000) AS n"
+    readings: list[Callable[[Any], Any]] = [lambda _: None, lambda result: result.fetchone(), list, lambda r: r[5]]
+    for read in readings:
+        result = db.query(numbers, rows=rows)
+        read(result)
+        wanted = db.query(numbers, rows=rows).fetchall()
+        for twin in (pickle.loads(pickle.dumps(result)), copy.copy(result), copy.deepcopy(result)):
+            assert twin.fetchall() == wanted
+            assert (twin.rowcount, twin.statusmessage, twin.columns) == (2000, "SELECT 2000", ("n", "text"))
+            assert twin.description == result.description
+    made = db.query("DO $$ BEGIN RAISE NOTICE 'n'; END $$")
+    twin = pickle.loads(pickle.dumps(made))
+    assert (twin.notices, twin.columns, twin.statusmessage) == (made.notices, None, "DO")
+    assert twin.notices
+
+
 # Autocommit.
 
 
