@@ -21,7 +21,7 @@ from client.dbapi.copying import Copying, quoted_name
 from client.dbapi.many import Progress
 from client.dbapi.rows import NO_ROWS, Rows, Values, rows_of
 from client.dbapi.wording import in_our_words
-from client.errors import DBError, UsageError
+from client.errors import DBError
 from client.values import offline
 from client.values.result import Result
 
@@ -336,7 +336,7 @@ class Cursor(Copying, _Theirs):
         try:
             return run(*arguments)
         except DBError as error:
-            told = in_our_words(error) if isinstance(error, UsageError) else error
+            told = in_our_words(error)
             told.cursor = self
             if error.failure.sqlstate:
                 self._status = ""  # the command tag of PostgreSQL's error

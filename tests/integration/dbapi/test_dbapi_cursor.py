@@ -13,6 +13,7 @@ from brokers import Broker
 from psycopg2 import sql
 from psycopg2.extensions import new_array_type, new_type, register_type
 
+from client import TransactionLost
 from client import dbapi as psycopg2
 from client.dbapi import extras
 
@@ -292,6 +293,41 @@ def test_copy_reads_and_writes_files(connection: Any, autocommit: bool, isolatio
         cursor.copy_from("no file", "The copied")
     with pytest.raises(TypeError, match="write"):
         cursor.copy_to("no file", "The copied")
+
+
+def test_errors_speak_of_what_a_cursor_has(broker: Broker) -> None:
+    connection = psycopg2.connect(broker.address)
+    connection.autocommit = True
+    cursor = connection.cursor()
+    for call, said in (
+        (lambda: cursor.execute("COPY pg_class FROM STDIN"), r"use copy_expert\(sql, file\)$"),
+        (lambda: cursor.execute("COPY pg_class TO STDOUT"), r"use copy_expert\(sql, file\)$"),
+        (lambda: cursor.executemany("COPY pg_class TO STDOUT", [(), ()]), r"so use copy_expert\(\)$"),
+        (lambda: cursor.copy_expert("SELECT 1", io.StringIO()), r"run other statements by execute\(\)$"),
+        (lambda: cursor.copy_expert("COPY pg_class TO/**/STDOUT", io.StringIO()), None),
+        (lambda: cursor.copy_expert("COPY pg_class FROM/**/STDIN", io.StringIO()), "nothing but space between"),
+        (lambda: cursor.execute("SELECT lastval()"), "session=True"),
+    ):
+        if said is None:
+            call()
+            continue
+        with pytest.raises(theirs.Error, match=said) as caught:
+            call()
+        assert caught.value.cursor is cursor
+        assert "db." not in str(caught.value)
+    connection.close()
+
+
+def test_a_lost_session_says_that_it_wants_another_connection(start_broker: Any, postgres: Any) -> None:
+    broker = start_broker()
+    connection = psycopg2.connect(broker.address, session=True)
+    cursor = connection.cursor()
+    cursor.execute("SELECT pg_backend_pid()")
+    postgres.execute("SELECT pg_terminate_backend(%s)", cursor.fetchone())
+    with pytest.raises(TransactionLost, match=r"; connect again$") as caught:
+        cursor.execute("SELECT 1")
+    assert caught.value.outcome == "not executed"
+    connection.close()
 
 
 def test_two_phases(fresh_postgres: Any, start_broker: Any) -> None:
