@@ -113,7 +113,10 @@ class DBError(Exception):
 
     @property
     def outcome(self) -> Outcome:
-        """What is known of the statement: 'not executed', 'failed', 'executed' or 'unknown'."""
+        """What is known of the statement: 'not executed', 'failed', 'executed' or 'unknown'.
+
+        'not executed' is also what a statement in a transaction was that was lost while it ran: all was rolled back.
+        """
         return self.failure.outcome
 
     @property

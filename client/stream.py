@@ -32,11 +32,12 @@ from client.options import DEFAULT_PRIORITY, Settings, checked_priority, packed_
 from client.values.bind import bind
 from client.values.offline import plain
 from client.values.result import Result
-from client.wire.limits import MAX_NUMBER
 from client.wire.messages import Commit, Query, Rollback
 
 # Enough for the round trip of a block to be little beside its rows' way; psycopg2's named cursors have as many.
 BLOCK_ROWS = 2000
+# PostgreSQL's grammar reads FETCH's number as an int4: https://www.postgresql.org/docs/current/sql-fetch.html
+MAX_BLOCK_ROWS = 2**31 - 1
 # What DECLARE takes, behind comments and parentheses. It refuses a WITH that writes by itself.
 _READS = re.compile(r"(?:\s|\(|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*(?:select|values|table|with)\b", re.IGNORECASE | re.DOTALL)
 # Unique per process, so also in each transaction.
@@ -59,8 +60,8 @@ class Asked(NamedTuple):
 def asked(statement: Any, params: Any, size: int, timeout: float | None, dicts: bool, **options: Any) -> Asked:
     """Return the request, if the statement is one whose rows a cursor can read and its parameters fit."""
     statement = plain(statement)
-    if isinstance(size, bool) or not isinstance(size, int) or not 0 < size <= MAX_NUMBER:
-        raise ValueError(f"size is {size!r}; expected a number of rows from 1, to be read in one block")
+    if isinstance(size, bool) or not isinstance(size, int) or not 0 < size <= MAX_BLOCK_ROWS:
+        raise ValueError(f"size is {size!r}; expected from 1 to {MAX_BLOCK_ROWS} rows, to be read in one block")
     if timeout is not None:
         patience(timeout)
     checked_priority(options.get("priority") or DEFAULT_PRIORITY)
@@ -169,10 +170,18 @@ class Cursor:
         except BaseException as error:
             self.is_complete, self._has_ended = False, True
             if isinstance(error, ResultTooLarge) and is_own(error):
-                error.add_note(f"{self._asked.size} rows are too large for one block; give stream() a smaller size")
+                self._explain(error)
             self._failed(error)
             raise
         return block
+
+    def _explain(self, error: DBError) -> None:
+        """Have the error of a block that is too large say what to do in a stream."""
+        size = self._asked.size
+        way = "the row is too large" if size == 1 else f"give stream() a smaller size than {size}, its rows in a block"
+        text = f"{error.failure.message}; {way}"
+        error.failure = error.failure._replace(message=text)
+        error.args = (text,)
 
     def close(self) -> None:
         """End before the last row, if it has not ended."""

@@ -150,6 +150,14 @@ def test_it_is_refused_outside_of_a_lease_and_setseed_outside_of_a_session(funct
     assert [sql] in sent(world)
 
 
+def test_who_asks_for_a_sequences_value_is_told_how_to_get_it() -> None:
+    world = World()
+    world.client()
+    text = refused(world, world.query(statement=b"SELECT lastval()")).message
+    for words in ("nextval() gave last in the same session", "RETURNING", "one transaction", "db.session() block"):
+        assert words in text
+
+
 def test_several_statements_in_one_string_make_sense_together() -> None:
     found = use_of(b"SET search_path = a; SELECT 1; PREPARE p AS SELECT 2")
     assert (found.leaves, found.wants_session) == ("a setting", False)

@@ -272,7 +272,8 @@ def test_a_sinks_exception_reaches_the_program_and_ends_the_copy(db: Handler, tx
         (OUT, True, "copies the other way", "executed"),
         (IN, False, "copies the other way", "failed"),
         (f"COPY {SCHEMA}.missing FROM STDIN", True, "does not exist", "failed"),
-        (f"{IN}; {IN}", True, "send each by itself", "not executed"),
+        (f"{IN}; {IN}", True, "several statements; a COPY.* a single one: send each by itself", "not executed"),
+        (f"{OUT}; SELECT 1", False, "several statements; a COPY.* a single one: send each by itself", "not executed"),
     ],
 )
 def test_what_cannot_be_copied_is_refused(

@@ -3,6 +3,7 @@
 import gc
 import itertools
 import json
+import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -49,7 +50,7 @@ def is_free(broker: Broker, group: str = "default") -> bool:
 
 @pytest.mark.parametrize("group", ["default", "transactions"])
 def test_a_stream_gives_all_rows_and_gives_its_backend_back(own: Broker, group: str) -> None:
-    for count, size in ((0, 3), (1, 3), (3, 3), (10, 3), (9, 3), (10, 1), (5000, 2000), (10, 100)):
+    for count, size in ((0, 3), (1, 3), (3, 3), (10, 3), (9, 3), (10, 1), (5000, 2000), (10, 100), (10, 2**31 - 1)):
         expected = [(number, f"row {number}") for number in range(1, count + 1)]
         stream = own.handler(group).stream(NUMBERS, (count,), size)
         assert list(stream) == expected
@@ -93,7 +94,9 @@ def test_what_a_stream_takes_is_what_query_takes(db: Handler) -> None:
         ),
         (lambda db: db.stream("/* SELECT */ DELETE FROM streamed"), UsageError, "call query"),
         (lambda db: db.stream("selected"), UsageError, "call query"),
-        (lambda db: db.stream("SELECT 1", size=0), ValueError, "size is 0; expected a number of rows from 1"),
+        (lambda db: db.stream("SELECT 1", size=0), ValueError, "size is 0; expected from 1 to 2147483647 rows"),
+        (lambda db: db.stream("SELECT 1", size=2**31), ValueError, "size is 2147483648; expected from 1 to 2147483647"),
+        (lambda db: next(db.stream("SELECT 1; SELECT 2")), UsageError, "several statements; .* a stream"),
         (lambda db: db.stream("SELECT 1", timeout=-1), ValueError, "timeout is -1"),
         (lambda db: db.stream("SELECT 1", priority="high"), ValueError, "priority is 'high'"),
         (lambda db: db.stream("SELECT 1", settings={"": 1}), ValueError, "settings has the name ''"),
@@ -241,7 +244,10 @@ def test_a_block_that_is_too_large_says_what_to_do(start_broker: Any) -> None:
     wide = "SELECT repeat('x', 1000) FROM generate_series(1, 200)"
     with pytest.raises(ResultTooLarge) as caught:
         next(broker.handler().stream(wide))
-    assert caught.value.__notes__ == ["2000 rows are too large for one block; give stream() a smaller size"]
+    assert str(caught.value).endswith("; give stream() a smaller size than 2000, its rows in a block")
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+    with pytest.raises(ResultTooLarge, match=r"the row is too large$"):
+        next(broker.handler().stream("SELECT repeat('x', 100000)", size=1))
     assert len([*broker.handler().stream(wide, size=20)]) == 200
 
 

@@ -105,8 +105,11 @@ def test_settings_that_cannot_be_are_refused_and_nothing_runs(
 
 
 def test_settings_do_not_travel_with_several_statements(db: Handler) -> None:
-    for sql in ("SELECT 1; SELECT 2", "BEGIN"):
-        with pytest.raises(UsageError, match="settings travel with one statement"):
+    for sql, said in (
+        ("SELECT 1; SELECT 2", "several statements; .* settings .* want a single one: send each by itself"),
+        ("BEGIN", "settings travel with a statement that is neither .* BEGIN.*; send this one without settings"),
+    ):
+        with pytest.raises(UsageError, match=said):
             db.query(sql, settings={"work_mem": "1MB"})
 
 

@@ -341,8 +341,7 @@ def _objection(statement: Statement, message: Query) -> Failure | None:
         return None
     traits = statement.examine()
     if traits.is_several or traits.controls_transaction or traits.is_empty:
-        what = "what only reads is" if message.settings.endswith(READ_ONLY) else "settings travel with"
-        return failures.usage(f"{what} one statement, which is no BEGIN or COMMIT; send each by itself")
+        return failures.no_single(traits.is_several, message.settings.endswith(READ_ONLY))
     reason = settings.objection(message.settings)
     return failures.usage(reason) if reason else None
 

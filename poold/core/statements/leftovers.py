@@ -30,6 +30,8 @@ _INNOCENT = re.compile(rb"\s*+(?:SELECT|INSERT|UPDATE|DELETE|WITH|VALUES|MERGE|T
 _SUSPICIOUS = (b"advisory", b"temp", b"currval", b"lastval", b"setseed", b"replication", b"dblink_connect", b"u&")
 
 SETTING = "a setting"
+# That it leaves something is not true of these: they ask for what others have left.
+SEQUENCE_VALUE = "what nextval() gave last"
 # Session-level locks; those of a transaction (pg_advisory_xact_lock) end with it.
 _LOCKS = re.compile(rb"pg_(?:try_)?advisory_lock(?:_shared)?")
 # Functions that leave what only the end of the connection takes away; of slots only temporary ones.
@@ -172,7 +174,7 @@ class _Reader:
         if _LOCKS.fullmatch(name):
             self._add(Use("an advisory lock"))
         elif name in (b"currval", b"lastval"):
-            self._add(Use("nothing that it asks for"))
+            self._add(Use(SEQUENCE_VALUE))
         elif name in _LASTING:
             self._add(Use(_LASTING[name], is_lasting=True))
         elif name == b"setseed":

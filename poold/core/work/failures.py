@@ -20,7 +20,7 @@ from client.wire.sqlstates import IN_FAILED_SQL_TRANSACTION, LOST_RACES, NOT_ON_
 from poold.core.records.backend import Backend
 from poold.core.records.lease import Lease
 from poold.core.records.request import Request, Verb
-from poold.core.statements.leftovers import SETTING
+from poold.core.statements.leftovers import SEQUENCE_VALUE, SETTING
 
 # Words of statements that may end their transaction: if the backend is lost behind one, the outcome is unknown.
 _MAY_COMMIT = re.compile(rb"\b(commit|end|prepare|call|do)\b", re.IGNORECASE)
@@ -74,7 +74,13 @@ def endpoint_lost(lease: Lease, endpoint: str, error: str) -> Failure:
 
 
 def wants_session(leaves: str) -> Failure:
-    """The statement makes sense only if others of its client follow in the same session."""
+    """The statement makes sense only if others of its client run in the same session."""
+    if leaves == SEQUENCE_VALUE:
+        return usage(
+            "currval() and lastval() give what nextval() gave last in the same session, and the statement that called "
+            "it may have run in another one; let that statement return the value (INSERT ... RETURNING, SELECT "
+            "nextval(...)), or run both in one transaction or in a db.session() block"
+        )
     text = (
         f"this statement leaves {leaves} in its session, which is reset before the next statement may run in it; run "
         "what belongs together in a db.session() block"
@@ -82,6 +88,20 @@ def wants_session(leaves: str) -> Failure:
     if leaves == SETTING:
         text += ", or let the setting travel with each statement: settings={'name': 'value'}"
     return usage(text)
+
+
+def no_single(is_several: bool, is_reading: bool) -> Failure:
+    """What has settings is several statements, or none; is_reading: the setting is that it only reads."""
+    if is_several:
+        # COPY and streams have settings that their programs did not give, so all are named.
+        return usage(
+            "this string holds several statements; a COPY, a stream, settings and read_only=True want a single one: "
+            "send each by itself"
+        )
+    what, without = ("what only reads is", "read_only") if is_reading else ("settings travel with", "settings")
+    return usage(
+        f"{what} a statement that is neither empty nor BEGIN, COMMIT or the like; send this one without {without}"
+    )
 
 
 def relied_on() -> Failure:

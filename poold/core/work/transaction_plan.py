@@ -85,7 +85,7 @@ class Plan:
                     limit = MESSAGE_TOKENS if traits.is_read else MAX_TOKENS
                     reason = f"is too long to be read: more than {limit} words and signs so far, use parameters"
                 elif traits.is_copy:
-                    reason = "is a COPY, which poold does not run"
+                    reason = "is a COPY; its data passes in messages of its own, so use copy_in() or copy_out()"
                 elif traits.is_several:
                     reason = "holds several statements; give each its own query()"
                 elif traits.controls_transaction:
