@@ -24,6 +24,7 @@ from client.channels.channel import Channel
 from client.channels.registry import give_back
 from client.errors import DBError, UsageError
 from client.options import Settings, checked_priority, checked_read_only, packed_settings, patience
+from client.values.blanks import BLANKS
 from client.values.copy_data import payloads
 from client.values.offline import render
 from client.values.result import Result
@@ -49,7 +50,7 @@ PIECE_BYTES = 32768
 _OVERHEAD_BYTES = 64
 # The client says that it has taken data each time it was so much.
 _TELL_FROM = COPY_WINDOW // 8
-_COPY = re.compile(rb"(?:\s|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*copy\b", re.IGNORECASE | re.DOTALL)
+_COPY = re.compile(BLANKS + rb"copy\b", re.IGNORECASE)
 _NO_TIMEOUT = b"\0".join((b"statement_timeout", b"0", b""))
 
 

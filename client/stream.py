@@ -30,6 +30,7 @@ from client.interruptions import is_own, suppressed
 from client.lease import Call, ClientLease
 from client.options import DEFAULT_PRIORITY, Settings, checked_priority, packed_settings, patience
 from client.values.bind import bind
+from client.values.blanks import BLANKS
 from client.values.offline import plain
 from client.values.result import Result
 from client.wire.messages import Commit, Query, Rollback
@@ -39,7 +40,7 @@ BLOCK_ROWS = 2000
 # PostgreSQL's grammar reads FETCH's number as an int4: https://www.postgresql.org/docs/current/sql-fetch.html
 MAX_BLOCK_ROWS = 2**31 - 1
 # What DECLARE takes, behind comments and parentheses. It refuses a WITH that writes by itself.
-_READS = re.compile(r"(?:\s|\(|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*(?:select|values|table|with)\b", re.IGNORECASE | re.DOTALL)
+_READS = re.compile(BLANKS + rb"(?:\(" + BLANKS + rb")*+(?:select|values|table|with)\b", re.IGNORECASE)
 # Unique per process, so also in each transaction.
 _numbers = itertools.count(1)
 # All rows are wanted, where PostgreSQL plans for the first tenth of a cursor's. What the program sets counts.
@@ -68,7 +69,7 @@ def asked(statement: Any, params: Any, size: int, timeout: float | None, dicts: 
     packed_settings(options.get("settings"))
     if bind(statement, params).references:
         raise UsageError("a parameter is a result of a statement in a transaction block; read it after the block")
-    if _READS.match(statement if isinstance(statement, str) else statement.decode("latin-1")) is None:
+    if _READS.match(statement.encode() if isinstance(statement, str) else statement) is None:
         raise UsageError(
             "stream() reads the rows of SELECT, VALUES, TABLE or WITH, which PostgreSQL can read in blocks; for any "
             "other statement call query()"

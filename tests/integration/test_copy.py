@@ -269,6 +269,7 @@ def test_a_sinks_exception_reaches_the_program_and_ends_the_copy(db: Handler, tx
     ("statement", "is_in", "error", "outcome"),
     [
         ("SELECT 1", True, "is no COPY", "not executed"),
+        ("/**/" * 1000 + "SELECT 1", True, "is no COPY", "not executed"),
         (OUT, True, "copies the other way", "executed"),
         (IN, False, "copies the other way", "failed"),
         (f"COPY {SCHEMA}.missing FROM STDIN", True, "does not exist", "failed"),

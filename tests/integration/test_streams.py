@@ -94,6 +94,7 @@ def test_what_a_stream_takes_is_what_query_takes(db: Handler) -> None:
         ),
         (lambda db: db.stream("/* SELECT */ DELETE FROM streamed"), UsageError, "call query"),
         (lambda db: db.stream("selected"), UsageError, "call query"),
+        (lambda db: db.stream("/**/" * 1000 + "("), UsageError, "call query"),
         (lambda db: db.stream("SELECT 1", size=0), ValueError, "size is 0; expected from 1 to 2147483647 rows"),
         (lambda db: db.stream("SELECT 1", size=2**31), ValueError, "size is 2147483648; expected from 1 to 2147483647"),
         (lambda db: next(db.stream("SELECT 1; SELECT 2")), UsageError, "several statements; .* a stream"),
