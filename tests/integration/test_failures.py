@@ -198,6 +198,25 @@ tell(db.query('SELECT 7')[0][0])
     assert worker.hear() == 7, "a request waits until the server has recovered"
 
 
+def test_nothing_remains_of_a_transaction_whose_backend_dies_during_a_statement(
+    own_broker: tuple[Broker, Postgres],
+) -> None:
+    broker, server = own_broker
+    server.execute("CREATE TABLE begun (id int)")
+    db = broker.handler("transactions")
+    db.query("INSERT INTO begun VALUES (1)")
+    with pytest.raises(client.TransactionLost, match="the transaction was rolled back") as caught:
+        db.query(
+            "WITH mine AS (INSERT INTO begun VALUES (2) RETURNING id) "
+            "SELECT pg_terminate_backend(pg_backend_pid()), pg_sleep(%s) FROM mine",
+            (FOREVER,),
+        )
+    assert (caught.value.outcome, caught.value.is_safe_to_repeat) == ("not executed", True)
+    db.rollback()
+    assert server.execute("SELECT count(*) FROM begun") == [(0,)]
+    assert db.query("SELECT 1").scalar() == 1
+
+
 def test_a_server_restart_ends_an_open_transaction_with_the_truth_and_later_ones_work(
     own_broker: tuple[Broker, Postgres],
 ) -> None:
