@@ -82,8 +82,8 @@ LIBRARIES = {
     ),
     "msgpack": ("client/wire/codec.py", "client/wire/unpacking.py"),
     "click": (
-        "poold/operations/cli.py", "poold/operations/detach.py", "poold/operations/health.py",
-        "poold/operations/start.py",
+        "poold/operations/cli.py", "poold/operations/detach.py", "poold/operations/doctor.py",
+        "poold/operations/health.py", "poold/operations/start.py",
     ),
     "rich": ("poold/operations/tables.py",),
     "uvloop": ("poold/daemon.py",),
@@ -97,7 +97,8 @@ LIBRARIES = {
         "client/dbapi/two_phase.py", "client/dbapi/tz.py", "client/errors.py", "client/values/bind.py",
         "client/values/casting.py", "client/values/offline.py",
         "client/values/result.py", "poold/daemon.py", "poold/embedded/server.py", "poold/postgres/backend.py",
-        "poold/postgres/backends.py", "poold/postgres/connect.py", "poold/postgres/libpq.py",
+        "poold/postgres/backends.py", "poold/postgres/connect.py", "poold/postgres/examination.py",
+        "poold/postgres/libpq.py",
         "poold/postgres/observation.py",
     ),
 }  # fmt: skip

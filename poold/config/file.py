@@ -35,12 +35,14 @@ class ConfigError(Exception):
     """The configuration cannot be used.
 
     `problems` holds every problem found, one line each; str() puts the source's name above them. Neither has secrets.
+    `usable` has the endpoints and groups with which nothing is wrong, to try them all the same; None if there are none.
     """
 
-    def __init__(self, problems: list[str], source_name: str = "configuration") -> None:
+    def __init__(self, problems: list[str], source_name: str = "configuration", usable: Config | None = None) -> None:
         super().__init__(problems, source_name)
         self.problems = problems
         self.source_name = source_name
+        self.usable = usable
 
     def __str__(self) -> str:
         return "\n  ".join([f"{self.source_name}: problems found: {len(self.problems)}", *self.problems])
@@ -81,11 +83,34 @@ def parse(source: str | Mapping[str, object], source_name: str) -> Config:
         values["allow_users"], wrong = resolved_users(values.get("allow_users", ()), address, client_keys)
         problems += [f"{where} allow_users: {each}" for each in wrong]
     if problems:
-        raise ConfigError(problems, source_name)
+        raise ConfigError(problems, source_name, _usable(broker, endpoints, groups, problems))
     return Config(
         broker=BrokerConfig(**broker),
         endpoints={name: EndpointConfig(**values) for name, values in endpoints.items()},
         groups={name: GroupConfig(**values) for name, values in groups.items()},
+    )
+
+
+def _usable(broker: dict[str, Any], endpoints: _Tables, groups: _Tables, problems: list[str]) -> Config | None:
+    """Return what nothing is wrong with: a group that loses endpoints takes any that are left."""
+
+    def good(kind: str, tables: _Tables) -> _Tables:
+        starts = {name: f"[{kind}.{quoted_key(name)}]" for name in tables}
+        return {name: tables[name] for name in tables if not any(each.startswith(starts[name]) for each in problems)}
+
+    left = good("endpoints", endpoints)
+    able = {}
+    for name, values in good("groups", groups).items():
+        names = tuple(each for each in values["endpoints"] if each in left)
+        if names:
+            role = values["role"] if names == values["endpoints"] else "any"
+            able[name] = GroupConfig(**values | {"endpoints": names, "role": role})
+    if not able:
+        return None
+    return Config(
+        broker=BrokerConfig(**broker),
+        endpoints={name: EndpointConfig(**values) for name, values in left.items()},
+        groups=able,
     )
 
 

@@ -24,6 +24,7 @@ from client.wire.address import check_address
 from client.wire.messages import Answer, Ask
 from poold import __version__
 from poold.config.model import BrokerConfig
+from poold.operations.doctor import doctor, examined
 from poold.operations.health import health
 from poold.operations.log_format import LineFormatter
 from poold.system.file_errors import in_words
@@ -75,13 +76,10 @@ address_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, commands=[doctor, health], context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="poold", message="%(prog)s %(version)s")
 def main() -> None:
     """poold: the PostgreSQL connection broker for Python applications with many worker processes."""
-
-
-main.add_command(health)
 
 
 @main.command()
@@ -218,12 +216,15 @@ def ping(address: str | None, as_json: bool) -> None:
 
 @main.command("check-config")
 @click.argument("file", type=_GivenPath(path_type=Path))
+@click.option("--connect", is_flag=True, help="Log in to each endpoint, too; see poold doctor.")
 @json_option
-def check_config(file: Path, as_json: bool) -> None:
+def check_config(file: Path, connect: bool, as_json: bool) -> None:
     """Check a configuration and start nothing."""
     from poold.config.file import ConfigError, describe, load
     from poold.config.permissions import exposed_files
 
+    if connect:
+        sys.exit(examined(file, as_json, is_brief=True))
     try:
         config = load(file)
     except ConfigError as error:

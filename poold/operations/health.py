@@ -22,7 +22,7 @@ EXIT_NOT_HEALTHY = 1
 TIMEOUT = 5.0
 
 
-@click.command()
+@click.command(short_help="Say whether the broker answers, and whether each group can serve.")
 @click.option("--address", help="The broker's address; as for poold ping.")
 @click.option("--live", "is_live", is_flag=True, help="Only ask whether the broker answers.")
 @click.option("--ready", "is_ready", is_flag=True, help="Ask whether each group can serve as well (the default).")

@@ -1,0 +1,42 @@
+"""`poold doctor`, and `poold check-config --connect`, which is the same in short: what they print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from poold.operations.findings import PROBLEM, WARNING, Finding
+from poold.operations.log_format import printable
+
+
+@click.command(short_help="Try all that a configuration needs, and say what to do.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(file: Path, as_json: bool) -> None:
+    """Try all that a configuration needs, logins above all, and say what to do; exit code 1 if there is a problem."""
+    sys.exit(examined(file, as_json))
+
+
+def examined(file: Path, as_json: bool, is_brief: bool = False) -> int:
+    """Print what is found; returns the exit code: 1 if something is a problem."""
+    # Only here, as it brings all that connects to PostgreSQL.
+    from poold.operations.diagnosis import diagnose
+
+    findings = diagnose(file, is_brief)
+    problems = _texts(findings, PROBLEM)
+    if as_json:
+        plain = [each.plain() for each in findings]
+        warnings = _texts(findings, WARNING)
+        whole = {"ok": not problems, "problems": problems, "warnings": warnings, "findings": plain}
+        click.echo(json.dumps(whole, indent=2))
+    else:
+        for each in findings:
+            click.echo("\n".join(printable(line) for line in str(each).splitlines()))
+    return 1 if problems else 0
+
+
+def _texts(findings: list[Finding], level: str) -> list[str]:
+    return [f"{each.subject}: {each.text}" for each in findings if each.level == level]

@@ -1,0 +1,305 @@
+"""`poold doctor` and `poold check-config --connect` on real servers: what is well, what is not, and what to do."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from brokers import ROOT, Broker, environment, poold, toml
+from clusters import Cluster, cluster
+from postgres import Postgres
+
+ROLE = "patient"
+NOWHERE = {"host": "127.0.0.1", "port": 1, "dbname": "app", "user": "app"}
+
+Examine = Callable[..., tuple[int, dict[str, Any]]]
+
+
+@pytest.fixture
+def examine(tmp_path: Path) -> Examine:
+    """Run the doctor on these tables; the exit code and the report."""
+
+    def examine(
+        endpoints: Mapping[str, Any],
+        groups: Mapping[str, Any],
+        broker: Mapping[str, Any] | None = None,
+        command: tuple[str, ...] = ("doctor",),
+    ) -> tuple[int, dict[str, Any]]:
+        file = tmp_path / "poold.toml"
+        own = {"address": f"ipc://{tmp_path}/s", "state_dir": str(tmp_path / "timelines")}
+        file.write_text(toml({"broker": own | {**(broker or {})}, "endpoints": endpoints, "groups": groups}), "utf-8")
+        file.chmod(0o600)
+        done = poold(*command, str(file), "--json")
+        assert done.stderr == ""
+        report = json.loads(done.stdout)
+        assert report["ok"] is (done.returncode == 0) is (not report["problems"])
+        assert [path.name for path in tmp_path.iterdir()] == ["poold.toml"]  # nothing was made
+        return done.returncode, report
+
+    return examine
+
+
+@pytest.fixture
+def patient(postgres: Postgres) -> Iterator[dict[str, Any]]:
+    """An endpoint with a plain role of its own."""
+    postgres.execute(f"CREATE ROLE {ROLE} LOGIN")
+    try:
+        yield {**postgres.parameters, "user": ROLE}
+    finally:
+        postgres.execute(f"DROP ROLE {ROLE}")
+
+
+@pytest.fixture(scope="module")
+def servers(bindir: Callable[[], Path]) -> Iterator[Cluster]:
+    """A primary "a" and a standby "b"."""
+    with cluster(1, bindir=bindir()) as servers:
+        yield servers
+
+
+def advice(report: dict[str, Any], words: str) -> str:
+    """What to do about the one finding that has these words."""
+    [finding] = [each for each in report["findings"] if words in f"{each['subject']}: {each['text']}"]
+    return str(finding["advice"])
+
+
+def test_a_configuration_that_will_do_is_well_and_people_read_the_same(
+    examine: Examine, patient: dict[str, Any], tmp_path: Path
+) -> None:
+    code, report = examine({"main": patient}, {"default": {}})
+    assert (code, report["problems"], report["warnings"]) == (0, [], [])
+    texts = " | ".join(f"{each['subject']}: {each['text']}" for each in report["findings"])
+    for words in (
+        "configuration: ",
+        f"may write in {tmp_path}",
+        "open files: the limit is ",
+        f"lets in {ROLE} in postgres",
+        "it is a primary",
+        "may open up to 10 of",
+        'group default: role = "auto" is met by main',
+    ):
+        assert words in texts
+    said = poold("doctor", str(tmp_path / "poold.toml"))
+    assert said.returncode == 0
+    assert [line for line in said.stdout.splitlines() if not line.startswith("ok ")] == []
+    assert len(said.stdout.splitlines()) == len(report["findings"])
+
+
+def test_one_run_tells_every_problem(examine: Examine, patient: dict[str, Any], postgres: Postgres) -> None:
+    endpoints = {
+        "main": patient,
+        "away": NOWHERE,
+        "keyless": {**patient, "sslkey": "/nowhere/client.key"},
+        "unlocked": {**patient, "password_file": "/nowhere/password"},
+        "unknown": {**patient, "dbname": "nothing"},
+        "stranger": {**patient, "user": "nobody-here"},
+    }
+    groups = {
+        "default": {"endpoints": ["main"], "max_size": 5000},
+        "reports": {"endpoints": ["main"], "role": "replica"},
+        "lost": {"endpoints": ["away"]},
+        "mixed": {"endpoints": ["main", "keyless"], "max_size": 1},
+        "crossed": {"endpoints": ["unknown", "stranger", "unlocked"], "role": "any"},
+        "typo": {"endpoints": ["main"], "max_sise": 3},
+    }
+    code, report = examine(endpoints, groups)
+    assert code == 1
+    for words, what_to_do in {
+        "[endpoints.keyless] sslkey: found": "correct ",
+        "[endpoints.unlocked] password_file: found": "correct ",
+        "did you mean max_size?": "correct ",
+        "endpoint away: no login for app": "start the server, or correct host and port",
+        "endpoint unknown: no login": "create it on the server, or correct the endpoint",
+        "endpoint stranger: no login": "create it on the server, or correct the endpoint",
+        'group reports: role = "replica" needs a replica': "name a replica's endpoint",
+        "connections (max_size, and 2 for questions), the server allows": "lower max_size, or raise max_connections",
+    }.items():
+        assert what_to_do in advice(report, words)
+    assert len(report["problems"]) == 8
+    assert not [each for each in report["findings"] if each["subject"] in ("endpoint keyless", "group typo")]
+    [limits] = [each for each in report["problems"] if "max_size, and" in each]
+    assert "may open up to 5011 connections" in limits  # 5000, 8, 1 and 2
+    del postgres
+
+
+def test_settings_of_the_role_that_end_what_the_broker_keeps_are_named(
+    examine: Examine, patient: dict[str, Any], postgres: Postgres
+) -> None:
+    postgres.execute(f"ALTER ROLE {ROLE} SET idle_session_timeout = '2min'")
+    postgres.execute(f"ALTER ROLE {ROLE} SET idle_in_transaction_session_timeout = '5s'")
+    groups = {"default": {"idle_in_transaction_timeout": 4}, "slow": {"idle_in_transaction_timeout": 6}}
+    code, report = examine({"main": patient}, groups)
+    assert (code, report["problems"], len(report["warnings"])) == (0, [], 2)
+    assert f"ALTER ROLE {ROLE} SET idle_session_timeout = 0" in advice(report, "sessions that idle for 120000 ms")
+    words = "idle_in_transaction_session_timeout is 5000 ms: the server closes the connection before"
+    assert f"ALTER ROLE {ROLE} SET idle_in_transaction_session_timeout = 0" in advice(report, words)
+    code, report = examine({"main": patient}, {"default": {"idle_in_transaction_timeout": 4}})
+    assert len(report["warnings"]) == 1
+
+
+def test_limits_of_role_and_database_count(examine: Examine, patient: dict[str, Any], postgres: Postgres) -> None:
+    postgres.execute(f"ALTER ROLE {ROLE} CONNECTION LIMIT 9")
+    code, report = examine({"main": patient}, {"default": {"max_size": 8}})
+    assert code == 1
+    assert "ALTER ROLE" in advice(report, f"connections (max_size, and 2 for questions), role {ROLE} allows 9")
+    postgres.execute(f"ALTER ROLE {ROLE} CONNECTION LIMIT 10")
+    assert examine({"main": patient}, {"default": {"max_size": 8}})[0] == 0
+
+
+def test_two_names_of_one_server_share_its_connections(
+    examine: Examine, patient: dict[str, Any], postgres: Postgres
+) -> None:
+    ((limit,),) = postgres.execute("SELECT current_setting('max_connections')::int")
+    size = limit // 2
+    endpoints = {"main": patient, "same": {**patient, "host": "127.0.0.1"}}
+    groups = {
+        "default": {"endpoints": ["main"], "max_size": size},
+        "other": {"endpoints": ["same"], "max_size": size},
+    }
+    code, report = examine(endpoints, groups)
+    assert code == 1
+    assert "lower max_size" in advice(
+        report, f"endpoint main and same: groups may open up to {2 * size + 4} connections"
+    )
+    assert examine({"main": patient}, {"default": groups["default"]})[0] == 0
+
+
+def test_connections_that_others_have_now_are_a_warning(
+    examine: Examine, patient: dict[str, Any], postgres: Postgres
+) -> None:
+    ((limit,),) = postgres.execute(
+        "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"
+    )
+    other = postgres.connect()
+    try:
+        code, report = examine({"main": patient}, {"default": {"max_size": limit - 2}})
+        assert (code, len(report["warnings"])) == (0, 1)
+        assert "others use the broker as well" in advice(report, "are reserved, others have")
+    finally:
+        other.close()
+
+
+def test_roles_are_compared_with_what_the_groups_need(examine: Examine, servers: Cluster) -> None:
+    endpoints = {name: dict(servers[name].parameters) for name in "ab"}
+    groups = {
+        "default": {"endpoints": ["a", "b"]},
+        "reports": {"endpoints": ["a", "b"], "role": "replica"},
+        "stuck": {"endpoints": ["b"], "role": "primary"},
+        "writes": {"endpoints": ["b"]},
+        "reads": {"endpoints": ["a"], "role": "primary", "route_reads": True},
+    }
+    code, report = examine(endpoints, groups)
+    assert code == 1
+    assert [each.partition(":")[0] for each in report["problems"]] == ["group stuck"]
+    assert "promote a server" in advice(report, 'group stuck: role = "primary" needs a primary')
+    assert 'set role = "primary"' in advice(report, "group writes: role")
+    assert "name replicas' endpoints" in advice(report, "group reads: reads are to run on replicas")
+    assert advice(report, 'group reports: role = "replica" is met by b') == ""
+    assert "a role that may do what" in advice(report, "endpoint a: role")
+
+
+def test_servers_that_have_nothing_to_do_with_each_other_are_no_group(
+    examine: Examine, servers: Cluster, patient: dict[str, Any]
+) -> None:
+    endpoints = {"a": dict(servers["a"].parameters), "main": patient}
+    code, report = examine(endpoints, {"default": {}, "any": {"role": "any"}})
+    assert code == 1
+    assert "make a group for each" in advice(
+        report, "group default: endpoints a, main are of different database clusters"
+    )
+    assert len(report["problems"]) == 1
+
+
+def test_the_sockets_folder_is_judged(examine: Examine, patient: dict[str, Any], tmp_path: Path) -> None:
+    groups = {"default": {}}
+    tmp_path.chmod(0o777)
+    code, report = examine({"main": patient}, groups)
+    assert code == 1
+    assert "a folder of the broker's own" in advice(report, f"address: anybody may write in {tmp_path}, and pose")
+    tmp_path.chmod(0o1777)
+    assert examine({"main": patient}, groups)[0] == 0
+    code, report = examine({"main": patient}, groups, {"address": f"ipc://{tmp_path}/poold.toml/s"})
+    assert code == 1
+    assert "poold.toml is no folder" in report["problems"][0]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_a_folder_in_which_the_user_may_not_write_is_a_problem() -> None:
+    program = (
+        "import os\nfrom pathlib import Path\nfrom poold.operations.host_findings import _writable\n"
+        "os.setgroups([]); os.setgid(4242); os.setuid(4242)\n"
+        "print(_writable('address', Path('/etc/poold-not-there'), 'no socket'))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "PROBLEM  address: user 4242 may not write in /etc (user 0" in done.stdout, done.stderr
+
+
+def test_too_few_open_files_are_a_problem(patient: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "poold.toml"
+    tables = {
+        "broker": {"address": f"ipc://{tmp_path}/s", "max_clients": 500},
+        "endpoints": {"main": patient},
+        "groups": {"default": {}},
+    }
+    file.write_text(toml(tables), "utf-8")
+    command = f"ulimit -n 256; exec {sys.executable} -m poold doctor {file}"
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "PROBLEM  open files: the limit is 256; backends need up to 8, 500 clients" in done.stdout
+    assert "LimitNOFILE=" in done.stdout
+
+
+def test_a_password_that_others_can_read_is_a_warning(patient: dict[str, Any], tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("secret\n")
+    secret.chmod(0o644)
+    file = tmp_path / "poold.toml"
+    tables = {"endpoints": {"main": {**patient, "password_file": str(secret)}}, "groups": {"default": {}}}
+    file.write_text(toml(tables), "utf-8")
+    for command in (["doctor"], ["check-config", "--connect"]):
+        done = poold(*command, str(file))
+        assert done.returncode == 0
+        assert f"warning  secrets: {secret} holds a password" in done.stdout
+        assert "-> chmod 6" in done.stdout
+
+
+def test_check_config_connects_if_it_is_asked_to_and_leaves_the_rest_to_the_doctor(
+    examine: Examine, patient: dict[str, Any], postgres: Postgres
+) -> None:
+    postgres.execute(f"ALTER ROLE {ROLE} SET idle_session_timeout = '2min'")
+    connect = ("check-config", "--connect")
+    code, report = examine({"main": patient}, {"default": {}}, command=connect)
+    assert (code, report["warnings"]) == (0, [])
+    assert {each["subject"] for each in report["findings"]} == {"configuration", "endpoint main", "group default"}
+    code, report = examine(
+        {"main": {**patient, "sslkey": "/nowhere/client.key"}, "away": NOWHERE, "fine": patient},
+        {"default": {"endpoints": ["fine"], "max_size": 5000}, "lost": {"endpoints": ["away"], "role": "replica"}},
+        command=connect,
+    )
+    assert code == 1
+    assert len(report["problems"]) == 4  # the key file, the login, the role that is not there, and max_size
+
+
+def test_what_is_no_configuration_is_all_that_can_be_said(tmp_path: Path) -> None:
+    file = tmp_path / "poold.toml"
+    file.write_text("[broker\n")
+    done = poold("doctor", str(file))
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.startswith("PROBLEM  configuration: not valid TOML")
+    assert len(done.stdout.splitlines()) == 2
+
+
+def test_a_broker_that_runs_is_named_and_its_own_backends_are_not_others(
+    examine: Examine, start_broker: Callable[..., Broker], patient: dict[str, Any]
+) -> None:
+    broker = start_broker(endpoints={"main": patient}, groups={"default": {"min_size": 3, "max_size": 3}})
+    for _ in range(3):
+        broker.handler().query("SELECT 1")
+    code, report = examine({"main": patient}, {"default": {"max_size": 3}}, {"address": broker.address})
+    assert code == 0
+    assert advice(report, f"address: a broker runs at {broker.address}") == ""
