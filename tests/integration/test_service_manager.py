@@ -1,5 +1,6 @@
 """What the real broker tells the service manager that started it, which the tests play."""
 
+import ctypes
 import os
 import re
 import signal
@@ -99,6 +100,7 @@ def test_it_counts_who_works_and_who_waits(manager: Manager, start_broker: Calla
 
 
 GATED = """
+import ctypes
 import os
 from poold.daemon import Daemon
 Daemon._reload = lambda self: open({gate!r}).close()  # hangs until somebody opens the other end
@@ -162,3 +164,20 @@ def test_a_manager_that_cannot_be_told_is_no_obstacle(
     assert broker.stop() == 0
     assert broker.log().count("service manager not told") == 1
     assert why in broker.log()
+
+
+# As MemoryDenyWriteExecute= in the unit; it holds for what the process runs afterwards, too.
+BANNED = """
+import ctypes, os, sys
+assert ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) == 0
+os.execv(sys.executable, [sys.executable, "-m", "poold", *sys.argv[1:]])
+"""
+
+
+def test_a_broker_that_may_make_no_memory_executable_serves(start_broker: Callable[..., Broker]) -> None:
+    if ctypes.CDLL(None).prctl(66, 0, 0, 0, 0) < 0:
+        pytest.skip("this kernel (before 6.3) has no such ban without systemd")
+    broker = start_broker(start=False).start(before=BANNED)
+    assert broker.handler().query("SELECT %s + 1", (1,)).fetchone() == (2,)
+    with broker.handler("transactions") as tx:
+        assert tx.query("SELECT 1").fetchone() == (1,)
