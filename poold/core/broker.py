@@ -36,10 +36,11 @@ from poold.core.requests.rerouting import Rerouting
 from poold.core.requests.runs import Runs
 from poold.core.requests.waiting import Waiting
 from poold.core.requests.watching import Watching
+from poold.core.requests.withdrawal import Withdrawal
 from poold.core.settling import Settling
 from poold.core.shared.queue import Queue
 from poold.core.snapshot import snapshot_endpoints, snapshot_group, snapshot_processes
-from poold.core.state import CANCELLED, DRAINING, RUNNING, WITHDRAWN, BrokerState, RequestState
+from poold.core.state import DRAINING, BrokerState, RequestState
 from poold.core.statements.generations import Generations
 from poold.core.statements.proofs import Examination
 from poold.core.work import failures
@@ -101,6 +102,7 @@ class Broker:
             self.generations,
             self.copying,
         )
+        self.withdrawal = Withdrawal(self.leases, self.waiting, self.runs)
         self.watching = Watching(agenda, self.waiting)
         self.hand_over = HandOver(config, agenda, self.accounts, self.waiting, self.runs)
         steps = agenda, self.leases, self.waiting, self.lifecycle, self.runs
@@ -234,20 +236,7 @@ class Broker:
         if client is None:
             return
         self.agenda.timers.clear(client)
-        for request in list(client.requests.values()):
-            if request.state is RequestState.DONE:
-                continue  # answered in this loop, together with the request that was to open its lease
-            request.group.stats.withdrawn += 1
-            if request.is_waiting:
-                self.waiting.discard(request, None)
-            elif request.state is RequestState.IN_DOUBT:
-                request.become(WITHDRAWN)
-            else:
-                self.runs.cancel(request, WITHDRAWN, "", now)
-        for lease in list(client.leases.values()):
-            self.leases.end(lease, "its client is gone")
-        for group in client.groups:
-            group.clients -= 1
+        self.withdrawal.leave(client, now)
         self.settling.settle(now)
 
     def client_stalled(self, key: int) -> None:
@@ -270,14 +259,8 @@ class Broker:
         request = client.requests.get(number) if client else None
         if request is None:
             return
-        request.group.stats.withdrawn += 1
-        if request.is_waiting:
-            self.waiting.discard(request, failures.withdrawn())
-            self.settling.settle(now)
-        elif request.state is RUNNING:
-            self.runs.cancel(request, CANCELLED, "", now)
-        elif request.state is RequestState.IN_DOUBT and request.script is not None:
-            request.script.retries = 0  # no other try; the client is still told the outcome of this one
+        self.withdrawal.withdraw(request, now)
+        self.settling.settle(now)
 
     def request(
         self,
