@@ -82,8 +82,8 @@ LIBRARIES = {
     ),
     "msgpack": ("client/wire/codec.py", "client/wire/unpacking.py"),
     "click": (
-        "poold/operations/cli.py", "poold/operations/detach.py", "poold/operations/doctor.py",
-        "poold/operations/health.py", "poold/operations/start.py",
+        "poold/operations/asking.py", "poold/operations/cli.py", "poold/operations/detach.py",
+        "poold/operations/doctor.py", "poold/operations/health.py", "poold/operations/start.py",
     ),
     "rich": ("poold/operations/tables.py",),
     "uvloop": ("poold/daemon.py",),

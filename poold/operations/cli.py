@@ -5,7 +5,6 @@ import neither its event loop nor its backends.
 """
 
 import faulthandler
-import json
 import logging
 import os
 import shlex
@@ -13,26 +12,33 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
 from client.channels.channel import Channel
-from client.channels.registry import ADDRESS_VARIABLE, KEY_VARIABLE, SERVER_KEY_VARIABLE, broker_address, broker_keys
-from client.errors import DBConnectionError, DBError
-from client.wire.address import check_address
-from client.wire.messages import Answer, Ask
+from client.channels.registry import KEY_VARIABLE, SERVER_KEY_VARIABLE, broker_keys
+from client.errors import DBConnectionError
+from client.wire.messages import Ask
 from poold import __version__
 from poold.config.model import BrokerConfig
+from poold.operations.asking import (
+    ANSWER_TIMEOUT,
+    EXIT_ERROR,
+    address_option,
+    ask,
+    ask_through,
+    fail,
+    json_option,
+    open_channel,
+    print_json,
+    target_of,
+)
 from poold.operations.doctor import doctor, examined
 from poold.operations.health import health
 from poold.operations.log_format import LineFormatter
 from poold.system.file_errors import in_words
 
-EXIT_ERROR = 1
-EXIT_NOT_RUNNING = 3
-# Seconds. A broker answers in its next turn, but a busy one may take longer.
-ANSWER_TIMEOUT = 10.0
 # Seconds for which `poold stop` waits: for the drain and for the private PostgreSQL's last checkpoint.
 STOP_TIMEOUT = 120.0
 POLL_INTERVAL = 0.05
@@ -59,21 +65,6 @@ class _GivenPath(click.Path):
         if value == "":
             self.fail("expected a path, found an empty text", param, ctx)
         return super().convert(value, param, ctx)
-
-
-def _checked_address(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
-    try:
-        return None if value is None else check_address(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-address_option = click.option(
-    "--address",
-    callback=_checked_address,
-    help=f"The broker's address; else {ADDRESS_VARIABLE}, else this user's default.",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group(cls=_Commands, commands=[doctor, health], context_settings={"help_option_names": ["-h", "--help"]})
@@ -123,9 +114,9 @@ def start(
         from poold.operations.detach import start_detached
 
         try:
-            broker = BrokerConfig(address=_target(address)) if config_file is None else load(config_file).broker
+            broker = BrokerConfig(address=target_of(address)) if config_file is None else load(config_file).broker
         except ConfigError:  # the broker says what is wrong with it, and logs that
-            broker = BrokerConfig(address=_target(address))
+            broker = BrokerConfig(address=target_of(address))
         sys.exit(start_detached(arguments, replace(broker, address=address or broker.address), log_file))
     from poold.operations.start import start_here
     from poold.system.succession import estate_from
@@ -134,7 +125,7 @@ def start(
     arguments += [f"--log-file={log_file.absolute()}"] if log_file else []
     arguments += ["--own-log"] if own_log else []
     command = [sys.executable, "-m", "poold", "start", *arguments]
-    private_address = "" if config_file else _target(address)
+    private_address = "" if config_file else target_of(address)
     given = None if estate is None else estate_from(estate)
     sys.exit(start_here(config_file, address, private_address, data, ready_fd, command, given))
 
@@ -146,13 +137,13 @@ def stop(address: str | None, now: bool) -> None:
     """Stop the broker: let it finish what it has, and wait until it is gone."""
     from poold.system.address_claim import is_claimed
 
-    target = _target(address)
-    answer = _ask(target, "stop-now" if now else "stop")
+    target = target_of(address)
+    answer = ask(target, "stop-now" if now else "stop")
     pid = answer["pid"]
     deadline = time.monotonic() + STOP_TIMEOUT
     while is_claimed(target) or _is_alive(pid):
         if time.monotonic() > deadline:
-            _fail(f"process {pid} was told to stop and is still there after {STOP_TIMEOUT:g} s; try: poold stop --now")
+            fail(f"process {pid} was told to stop and is still there after {STOP_TIMEOUT:g} s; try: poold stop --now")
         time.sleep(POLL_INTERVAL)
     click.echo(f"stopped process {pid} at {target}")
 
@@ -162,16 +153,16 @@ def stop(address: str | None, now: bool) -> None:
 @json_option
 def restart(address: str | None, as_json: bool) -> None:
     """Let a new broker take over, with what the configuration says by now; clients notice nothing."""
-    target = _target(address)
-    answer = _ask(target, "restart")
+    target = target_of(address)
+    answer = ask(target, "restart")
     old, new = answer["pid"], answer["successor"]
     deadline = time.monotonic() + STOP_TIMEOUT
     while _who_serves(target) != new:
         if not _is_alive(new) or time.monotonic() > deadline:
-            _fail(f"the new broker (process {new}) did not start; process {old} goes on, and the log says why")
+            fail(f"the new broker (process {new}) did not start; process {old} goes on, and the log says why")
         time.sleep(POLL_INTERVAL)
     if as_json:
-        _print_json({"address": target, "pid": new, "before": old})
+        print_json({"address": target, "pid": new, "before": old})
     else:
         click.echo(f"process {new} serves {target}; process {old} finishes what it has begun, and ends")
 
@@ -184,15 +175,15 @@ def stats(address: str | None, as_json: bool, watch: bool) -> None:
     """Show what the broker is doing: clients, waiting requests, backends, totals and times."""
     from poold.operations.tables import show, show_continuously
 
-    target = _target(address)
+    target = target_of(address)
     if watch:
         if as_json:
             raise click.UsageError("--watch is for people, --json for programs: give one of them")
-        show_continuously(lambda: _ask(target, "stats"))
+        show_continuously(lambda: ask(target, "stats"))
     elif as_json:
-        _print_json(_ask(target, "stats"))
+        print_json(ask(target, "stats"))
     else:
-        show(_ask(target, "stats"))
+        show(ask(target, "stats"))
 
 
 @main.command()
@@ -200,13 +191,13 @@ def stats(address: str | None, as_json: bool, watch: bool) -> None:
 @json_option
 def ping(address: str | None, as_json: bool) -> None:
     """Ask the broker whether it is there."""
-    target = _target(address)
-    channel = _open_channel(target)
+    target = target_of(address)
+    channel = open_channel(target)
     began = time.perf_counter()
-    answer = _ask_through(channel, "ping")
+    answer = ask_through(channel, "ping")
     answer = {"address": target, **answer, "round_trip_ms": round((time.perf_counter() - began) * 1000, 3)}
     if as_json:
-        _print_json(answer)
+        print_json(answer)
     else:
         click.echo(
             f"poold {answer['version']} at {target} is {answer['state']} (process {answer['pid']}), "
@@ -229,12 +220,12 @@ def check_config(file: Path, connect: bool, as_json: bool) -> None:
         config = load(file)
     except ConfigError as error:
         if as_json:
-            _print_json({"ok": False, "problems": error.problems})
+            print_json({"ok": False, "problems": error.problems})
             sys.exit(EXIT_ERROR)
-        _fail(str(error))
+        fail(str(error))
     warnings = exposed_files(config, file)
     if as_json:
-        _print_json({"ok": True, "warnings": warnings, "config": describe(config)})
+        print_json({"ok": True, "warnings": warnings, "config": describe(config)})
     else:
         for warning in warnings:
             click.echo(f"warning: {warning}", err=True)
@@ -255,11 +246,11 @@ def import_config(file: Path, output: Path | None) -> None:
         source = sys.stdin.buffer.read().decode() if is_stdin else file.read_text(encoding="utf-8")
         text = convert(source, "standard input" if is_stdin else str(file))
     except OSError as error:
-        _fail(f"cannot read the configuration: {in_words(file, error)}")
+        fail(f"cannot read the configuration: {in_words(file, error)}")
     except UnicodeDecodeError as error:
-        _fail(f"cannot read the configuration: {file} is no text in UTF-8 ({error.reason} at byte {error.start})")
+        fail(f"cannot read the configuration: {file} is no text in UTF-8 ({error.reason} at byte {error.start})")
     except ConfigError as error:
-        _fail(str(error))
+        fail(str(error))
     if output is None:
         click.echo(text, nl=False)
         return
@@ -268,7 +259,7 @@ def import_config(file: Path, output: Path | None) -> None:
         with os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
             out.write(text)
     except OSError as error:
-        _fail(f"cannot write the configuration: {in_words(output, error)}")
+        fail(f"cannot write the configuration: {in_words(output, error)}")
     click.echo(f"wrote {output}; check it with: poold check-config {shlex.quote(str(output))}")
 
 
@@ -281,7 +272,7 @@ def keygen(name: Path) -> None:
     try:
         secret, public = (file.absolute() for file in make_pair(name))
     except OSError as error:
-        _fail(f"cannot make the key pair: {in_words(Path(error.filename or name), error)}")
+        fail(f"cannot make the key pair: {in_words(Path(error.filename or name), error)}")
     click.echo(
         f"wrote {secret}, which stays here, and {public}, which is for the other end\n"
         f'  for a broker: key_file = "{secret}" in [broker];\n'
@@ -301,20 +292,12 @@ def version(as_json: bool) -> None:
     found = versions()
     missing = lacking()
     if as_json:
-        _print_json({**found, "lacking": missing})
+        print_json({**found, "lacking": missing})
     else:
         for name, number in found.items():
             click.echo(f"{name} {number}")
         for what in missing:
             click.echo(f"lacking: {what}")
-
-
-def _target(address: str | None) -> str:
-    """Return the address to use; a wrong POOLD_ADDRESS is reported as a usage error, like a wrong option."""
-    try:
-        return broker_address(address)
-    except ValueError as error:
-        raise click.UsageError(f"{ADDRESS_VARIABLE}: {error}") from None
 
 
 def _set_up_log(log_file: Path | None, verbose: bool, must_be_own: bool) -> None:
@@ -325,7 +308,7 @@ def _set_up_log(log_file: Path | None, verbose: bool, must_be_own: bool) -> None
     try:
         handler = logging.StreamHandler() if log_file is None else LogFile(log_file, must_be_own)
     except OSError as error:
-        _fail(f"cannot write the log: {in_words(log_file or Path(), error)}")
+        fail(f"cannot write the log: {in_words(log_file or Path(), error)}")
     SIGNALS.catch()
     faulthandler.enable()  # so that a broker that hangs, and is ended by its watchdog, says where
     handler.setFormatter(LineFormatter())
@@ -343,36 +326,6 @@ def _who_serves(target: str) -> int | None:
     return int(answer.body["pid"])
 
 
-def _open_channel(target: str) -> Channel:
-    try:
-        keys = broker_keys(target)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
-    try:
-        return Channel(target, keys)
-    except DBError as error:
-        click.echo(f"poold: {error}", err=True)
-        is_absent = isinstance(error, DBConnectionError) and not error.is_kept_out
-        sys.exit(EXIT_NOT_RUNNING if is_absent else EXIT_ERROR)
-
-
-def _ask(target: str, what: str) -> dict[str, Any]:
-    channel = _open_channel(target)
-    try:
-        return _ask_through(channel, what)
-    finally:
-        channel.close()
-
-
-def _ask_through(channel: Channel, what: str) -> dict[str, Any]:
-    try:
-        answer = channel.call(Ask(channel.next_request(), what), ANSWER_TIMEOUT)
-    except DBError as error:
-        _fail(str(error))
-    assert isinstance(answer, Answer)
-    return answer.body
-
-
 def _is_alive(pid: int) -> bool:
     """Whether the process still runs; a zombie, which has ended and waits for its parent to notice, does not."""
     try:
@@ -387,12 +340,3 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2))
-
-
-def _fail(text: str) -> NoReturn:
-    click.echo(f"poold: {text}", err=True)
-    sys.exit(EXIT_ERROR)

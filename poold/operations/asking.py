@@ -1,0 +1,85 @@
+"""How commands find a broker, ask it, and say what came of it: options, answers, exit codes."""
+
+import json
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from client.channels.channel import Channel
+from client.channels.registry import ADDRESS_VARIABLE, broker_address, broker_keys
+from client.errors import DBConnectionError, DBError
+from client.wire.address import check_address
+from client.wire.messages import Answer, Ask
+
+EXIT_ERROR = 1
+EXIT_NOT_RUNNING = 3
+# Seconds. A broker answers in its next turn, but a busy one may take longer.
+ANSWER_TIMEOUT = 10.0
+
+
+def _checked_address(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    try:
+        return None if value is None else check_address(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+address_option = click.option(
+    "--address",
+    callback=_checked_address,
+    help=f"The broker's address; else {ADDRESS_VARIABLE}, else this user's default.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def target_of(address: str | None) -> str:
+    """Return the address to use; a wrong POOLD_ADDRESS is reported as a usage error, like a wrong option."""
+    try:
+        return broker_address(address)
+    except ValueError as error:
+        raise click.UsageError(f"{ADDRESS_VARIABLE}: {error}") from None
+
+
+def open_channel(target: str) -> Channel:
+    """Connect to the broker; end the program if there is none."""
+    try:
+        keys = broker_keys(target)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    try:
+        return Channel(target, keys)
+    except DBError as error:
+        click.echo(f"poold: {error}", err=True)
+        is_absent = isinstance(error, DBConnectionError) and not error.is_kept_out
+        sys.exit(EXIT_NOT_RUNNING if is_absent else EXIT_ERROR)
+
+
+def ask(target: str, what: str) -> dict[str, Any]:
+    """Ask the broker; end the program if it refuses."""
+    channel = open_channel(target)
+    try:
+        return ask_through(channel, what)
+    finally:
+        channel.close()
+
+
+def ask_through(channel: Channel, what: str) -> dict[str, Any]:
+    """Ask the broker behind this channel; end the program if it refuses."""
+    try:
+        answer = channel.call(Ask(channel.next_request(), what), ANSWER_TIMEOUT)
+    except DBError as error:
+        fail(str(error))
+    assert isinstance(answer, Answer)
+    return answer.body
+
+
+def print_json(value: Any) -> None:
+    """Print the value for programs."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def fail(text: str) -> NoReturn:
+    """Say what is wrong, and end the program."""
+    click.echo(f"poold: {text}", err=True)
+    sys.exit(EXIT_ERROR)
