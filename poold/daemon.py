@@ -36,7 +36,7 @@ import zmq
 
 from client.compiled import describe, load
 from client.wire.address import ipc_path
-from client.wire.messages import NOT_EXECUTED, Failure, plain_failure
+from client.wire.messages import NOT_EXECUTED, Answer, Ask, Failure, plain_failure
 from poold import __version__
 from poold.clients.frontend import Frontend
 from poold.clients.transport import Peer, Receiver, Transport
@@ -321,8 +321,9 @@ class Daemon:
         self._service.succeeded(pid)
         self._begin_stop(at_once=False)
 
-    def _answer(self, what: str, peer: Peer) -> dict[str, Any] | Failure:
-        """Answer a question to the broker itself; the core decides who may ask it."""
+    def _answer(self, message: Ask, peer: Peer) -> dict[str, Any] | Answer | Failure | None:
+        """Answer a question to the broker itself; the core decides who may ask it. None: the core answers later."""
+        what = message.what
         refused = access.may_not_ask(what, peer.caller(), self._config.broker.admin_uids)
         if refused is not None:
             log.warning("question refused pid=%d uid=%s what=%s", peer.pid, peer.uid, what)
@@ -339,7 +340,10 @@ class Daemon:
             case "restart":
                 log.info("restart requested pid=%d uid=%s", peer.pid, peer.uid)
                 return self._restart()
-        raise AssertionError(f"a question of client.wire.limits without an answer: {what}")
+            case _:
+                log.info("order given pid=%d uid=%s what=%s", peer.pid, peer.uid, what)
+                self._wake()
+                return self._broker.ask(peer.key, message, monotonic())
 
     def _stats(self, peer: Peer) -> dict[str, Any]:
         if self._lane is not None:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from simulation import runner  # noqa: E402  the path comes first
-from simulation.scenario import CLUSTER, COPY, KINDS, LANE  # noqa: E402
+from simulation.scenario import CLUSTER, COPY, KINDS, LANE, OPERATED  # noqa: E402
 
 MILLION = 1_000_000
 
@@ -25,7 +25,7 @@ MILLION = 1_000_000
 @click.argument("seed", type=click.IntRange(0), required=False)
 @click.option("--steps", type=click.IntRange(1), default=MILLION, help="How many steps, over all worlds.")
 @click.option("--world", is_flag=True, help="SEED is that of one world, which has so many steps until faults cease.")
-@click.option("--kind", type=click.Choice([*KINDS, LANE, CLUSTER, COPY]), help="Worlds of one kind only.")
+@click.option("--kind", type=click.Choice([*KINDS, LANE, CLUSTER, COPY, OPERATED]), help="Worlds of one kind only.")
 @click.option("--trace", is_flag=True, help="Print every step.")
 def main(seed: int | None, steps: int, world: bool, kind: str | None, trace: bool) -> None:
     if seed is None:

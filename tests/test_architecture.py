@@ -19,8 +19,8 @@ COMPILED = sorted([*ROOT.glob("client/**/*.p[yx][xd]"), *ROOT.glob("poold/**/*.p
 # What the core may import besides itself: values, and libraries that only compute.
 CORE_MAY_IMPORT = (
     "__future__", "abc", "bisect", "collections", "dataclasses", "enum", "heapq", "itertools", "re", "typing",
-    "client.wire.codec", "client.wire.limits", "client.wire.messages", "client.wire.sqlstates", "poold.config.model",
-    "poold.core",
+    "client.wire.arguments", "client.wire.codec", "client.wire.limits", "client.wire.messages", "client.wire.sqlstates",
+    "poold.config.model", "poold.core",
 )  # fmt: skip
 # Which room may import which: a room is a package, or a file that stands beside packages. What stands beside packages
 # and is not named here may import what it needs, as long as no circle comes of it.
@@ -64,6 +64,10 @@ ROOMS = {
         "client.wire", "poold.config", "poold.core.agenda", "poold.core.effects", "poold.core.pools",
         "poold.core.records", "poold.core.state", "poold.core.statements", "poold.core.work",
     ],
+    "poold.core.operations": [
+        "client.wire", "poold.core.agenda", "poold.core.clients", "poold.core.effects", "poold.core.pools",
+        "poold.core.records", "poold.core.requests", "poold.core.state", "poold.core.work",
+    ],
     "poold.core.requests": [
         "client.wire", "poold.config", "poold.core.agenda", "poold.core.clients", "poold.core.effects",
         "poold.core.facts", "poold.core.pools", "poold.core.records", "poold.core.state", "poold.core.statements",
@@ -84,6 +88,7 @@ LIBRARIES = {
     "click": (
         "poold/operations/asking.py", "poold/operations/cli.py", "poold/operations/detach.py",
         "poold/operations/doctor.py", "poold/operations/health.py", "poold/operations/start.py",
+        "poold/operations/orders.py",
     ),
     "rich": ("poold/operations/tables.py",),
     "uvloop": ("poold/daemon.py",),

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from client.wire.arguments import MAX_ARGUMENT_BYTES, are_arguments
+
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
 MAX_RESULT_BYTES = 64 * 1024 * 1024
 # The most that a reply holds besides its cells; the client's frame limit is the broker's result limit plus this.
@@ -39,7 +41,7 @@ ON_REPLICAS = "/replicas"
 # Whoever has a conversation's cancel key may cancel its requests from another one, so it is too long to be guessed.
 CANCEL_KEY_BYTES = 16
 
-QUESTIONS = ("ping", "stats", "stop", "stop-now", "restart")
+QUESTIONS = ("ping", "stats", "stop", "stop-now", "restart", "reconnect")
 ISOLATIONS = ("read uncommitted", "read committed", "repeatable read", "serializable")
 
 # Steps of a transaction message that are no statements.
@@ -164,6 +166,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "key": (lambda value: type(value) is bytes, "bytes"),
     "position": (_text(MAX_NAME_CHARS), f"text of at most {MAX_NAME_CHARS} characters without NUL"),
     "what": (lambda value: value in QUESTIONS, f"one of {', '.join(QUESTIONS)}"),
+    "arguments": (are_arguments, f"names and values in UTF-8, each ended by NUL, at most {MAX_ARGUMENT_BYTES} bytes"),
 }
 
 

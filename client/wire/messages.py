@@ -243,10 +243,14 @@ class CancelRequest(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """A question to the broker itself: ping, stats, stop (drain first) or stop-now."""
+    """A question, or an order, to the broker itself: one of client.wire.limits' QUESTIONS.
+
+    arguments are names and values as `client.wire.arguments` packs them. The Answer may come later.
+    """
 
     request: int
     what: str
+    arguments: bytes = b""
 
 
 IN_SESSIONS = "sessions"

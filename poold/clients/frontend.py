@@ -57,16 +57,16 @@ class Frontend:
         self,
         config: Config,
         broker: Broker,
-        ask: Callable[[str, Peer], dict[str, Any] | Failure],
+        ask: Callable[[Ask, Peer], dict[str, Any] | Answer | Failure | None],
         wake: Callable[[], None],
         listen: Callable[[Receiver], Transport],
         release: Callable[[int], None],
     ) -> None:
         """Listen for clients.
 
-        ask answers questions to the broker itself; wake is called after each fact given to broker; listen makes the
-        transport that is to tell this frontend of clients and their messages; release is called before the core is
-        told to end something of a client's, so that all of it is in the core.
+        ask answers questions to the broker itself, None if the answer comes later; wake is called after each fact given
+        to broker; listen makes the transport that is to tell this frontend of clients and their messages; release is
+        called before the core is told to end something of a client's, so that all of it is in the core.
         """
         self._config = config
         self._broker = broker
@@ -161,10 +161,10 @@ class Frontend:
                 self._release(key)
                 self._broker.cancel(key, message.request, monotonic())
         elif isinstance(message, Ask):
-            answer = self._ask(message.what, peer)
-            if isinstance(answer, Failure):
+            answer = self._ask(message, peer)
+            if isinstance(answer, (Answer, Failure)):
                 peer.send(encode(answer._replace(request=message.request)))
-            else:
+            elif answer is not None:
                 peer.send(encode(Answer(message.request, answer)))
         else:
             self.violated(peer, "Hello was said already")

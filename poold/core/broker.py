@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from client.wire.messages import GroupRequest
+from client.wire.messages import Answer, Ask, Failure, GroupRequest
 from poold.config.model import Config
 from poold.core.agenda import Agenda
 from poold.core.clients.access import Caller, open_to
@@ -20,6 +20,7 @@ from poold.core.clients.leases import Leases
 from poold.core.deadlines import Deadlines
 from poold.core.effects import Effect, Reply, Stop, Unit
 from poold.core.facts import Completion, Location, Loss, Observation, Server
+from poold.core.operations.operating import Operating
 from poold.core.pools import janitor
 from poold.core.pools.endpoint import Endpoint
 from poold.core.pools.group import Group, for_reads
@@ -111,6 +112,7 @@ class Broker:
         )
         self.settling = Settling(*steps, self.hand_over, self.observing, self.rerouting, examine)
         self.reading = Reading(agenda, self.accounts, self.observing, self.rerouting, self.settling)
+        self.operating = Operating(self.groups, self.endpoints, self.lifecycle)
         self.deadlines = Deadlines(config, *steps, self.watching, self.observing, self.settling, self.reading)
         self.reception = Reception(
             self.admission, self.accounts, self.leases, self.waiting, self.runs, self.settling, self.reading
@@ -209,6 +211,12 @@ class Broker:
                     self.waiting.discard(request, failures.draining())
         self.settling.settle(now)
         self.agenda.effects.append(Stop())
+
+    def ask(self, key: int, message: Ask, now: float) -> Answer | Failure | None:
+        """An admin asks for something. None: the answer comes later, as an effect."""
+        answer = self.operating.ask(key, message, now)
+        self.settling.settle(now)
+        return answer
 
     # Facts about clients.
 

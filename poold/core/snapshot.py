@@ -102,6 +102,7 @@ def snapshot_pool(pool: Pool, now: float) -> dict[str, Any]:
         "connecting": len(members[BackendState.CONNECTING]),
         "cancelling": len(members[BackendState.CANCELLING]) + len(members[BackendState.SETTLING]),
         "resetting": len(members[BackendState.RESETTING]),
+        "outdated": pool.outdated,
         "requests": pool.stats.requests,
         "joined": pool.stats.joined,
         "opened": pool.stats.opened,

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import click
@@ -10,6 +11,7 @@ from client.channels.channel import Channel
 from client.channels.registry import ADDRESS_VARIABLE, broker_address, broker_keys
 from client.errors import DBConnectionError, DBError
 from client.wire.address import check_address
+from client.wire.arguments import packed_arguments
 from client.wire.messages import Answer, Ask
 
 EXIT_ERROR = 1
@@ -55,19 +57,27 @@ def open_channel(target: str) -> Channel:
         sys.exit(EXIT_NOT_RUNNING if is_absent else EXIT_ERROR)
 
 
-def ask(target: str, what: str) -> dict[str, Any]:
-    """Ask the broker; end the program if it refuses."""
+def ask(
+    target: str, what: str, arguments: Iterable[tuple[str, str]] = (), timeout: float = ANSWER_TIMEOUT
+) -> dict[str, Any]:
+    """Ask the broker, which has to answer within timeout seconds; end the program if it refuses."""
     channel = open_channel(target)
     try:
-        return ask_through(channel, what)
+        return ask_through(channel, what, arguments, timeout)
     finally:
         channel.close()
 
 
-def ask_through(channel: Channel, what: str) -> dict[str, Any]:
+def ask_through(
+    channel: Channel, what: str, arguments: Iterable[tuple[str, str]] = (), timeout: float = ANSWER_TIMEOUT
+) -> dict[str, Any]:
     """Ask the broker behind this channel; end the program if it refuses."""
     try:
-        answer = channel.call(Ask(channel.next_request(), what), ANSWER_TIMEOUT)
+        packed = packed_arguments(arguments)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    try:
+        answer = channel.call(Ask(channel.next_request(), what, packed), timeout)
     except DBError as error:
         fail(str(error))
     assert isinstance(answer, Answer)

@@ -22,6 +22,7 @@ from client.errors import DBConnectionError
 from client.wire.messages import Ask
 from poold import __version__
 from poold.config.model import BrokerConfig
+from poold.operations import orders
 from poold.operations.asking import (
     ANSWER_TIMEOUT,
     EXIT_ERROR,
@@ -67,7 +68,9 @@ class _GivenPath(click.Path):
         return super().convert(value, param, ctx)
 
 
-@click.group(cls=_Commands, commands=[doctor, health], context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Commands, commands=[doctor, health, *orders.COMMANDS], context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="poold", message="%(prog)s %(version)s")
 def main() -> None:
     """poold: the PostgreSQL connection broker for Python applications with many worker processes."""

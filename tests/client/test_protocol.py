@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.wire import limits
+from client.wire.arguments import MAX_ARGUMENT_BYTES, MAX_ARGUMENTS, packed_arguments, unpacked_arguments
 from client.wire.codec import decode_reply, decode_request, decode_steps, encode, split_steps
 from client.wire.messages import (
     MESSAGES,
@@ -52,7 +53,7 @@ STEPS = (STEP, 1, STEP._replace(references=(REFERENCE,)), 2)
 
 # One of each message; the file of the same name holds its bytes in hex. A change here is a change of VERSION.
 EXAMPLES: dict[str, Any] = {
-    "hello": Hello(5, 4711, "worker.py", "0.1.0"),
+    "hello": Hello(6, 4711, "worker.py", "0.1.0"),
     "query": Query(1, "default", 0, False, b"SELECT 1", b"", b"", True, 2.5, "report"),
     "query-parameters": Query(3, "default", 0, False, b"SELECT \0, \0", TYPES, VALUES, False, None, ""),
     "query-begin": Query(2, "transactions", 7, True, "SELECT 'é'".encode(), b"", b"", True, None, ""),
@@ -86,8 +87,9 @@ EXAMPLES: dict[str, Any] = {
     "cancel": CancelRequest(4),
     "cancel-other": CancelRequest(4, b"0123456789abcdef"),
     "ask": Ask(5, "stats"),
+    "ask-arguments": Ask(5, "reconnect", b"group\0default\0endpoint\0main\0"),
     "welcome": Welcome(
-        5, 42, "0.1.0", 16777216, 67108864, {"default": True, "transactions": False}, b"0123456789abcdef"
+        6, 42, "0.1.0", 16777216, 67108864, {"default": True, "transactions": False}, b"0123456789abcdef"
     ),
     "welcome-sessions": Welcome(5, 42, "0.1.0", 16777216, 67108864, {"old": "sessions"}, b"0123456789abcdef"),
     "result": ResultMessage(1, "none", "SELECT 1", 1, b"\0\0", b"D\0\0\0\6\0\0", ("NOTICE:  careful\n",)),
@@ -195,6 +197,13 @@ def but(message: Any, **fields: Any) -> bytes:
         (but(EXAMPLES["transaction"], settings=b"x"), "TransactionMessage.settings"),
         (but(EXAMPLES["cancel"], key=""), "CancelRequest.key"),
         (but(EXAMPLES["ask"], what="shutdown"), "Ask.what"),
+        (but(EXAMPLES["ask"], arguments=""), "Ask.arguments"),
+        (but(EXAMPLES["ask"], arguments=b"group"), "Ask.arguments"),
+        (but(EXAMPLES["ask"], arguments=b"group\0"), "Ask.arguments"),
+        (but(EXAMPLES["ask"], arguments=b"\0default\0"), "Ask.arguments"),
+        (but(EXAMPLES["ask"], arguments=b"group\0\xff\0"), "Ask.arguments"),
+        (but(EXAMPLES["ask"], arguments=b"a\0b\0" * (MAX_ARGUMENTS + 1)), "Ask.arguments"),
+        (but(EXAMPLES["ask"], arguments=b"group\0" + b"x" * MAX_ARGUMENT_BYTES + b"\0"), "Ask.arguments"),
         (but(EXAMPLES["hello"], version=0), "Hello.version"),
         (but(EXAMPLES["hello"], application_name="x" * 129), "Hello.application_name"),
     ],
@@ -242,6 +251,14 @@ def test_what_is_no_message_is_refused_with_the_reason(frame: bytes, why: str) -
 def test_what_are_no_steps_is_refused(packed: bytes) -> None:
     with pytest.raises(ProtocolViolation, match=r"TransactionMessage\.steps"):
         decode_steps(packed)
+
+
+def test_arguments_come_back_by_name_and_in_order() -> None:
+    packed = packed_arguments([("group", "b"), ("endpoint", "é"), ("group", "a")])
+    assert unpacked_arguments(packed) == {"group": ["b", "a"], "endpoint": ["é"]}
+    assert unpacked_arguments(packed_arguments([])) == {}
+    with pytest.raises(ValueError, match="no NUL"):
+        packed_arguments([("group", "a\0b")])
 
 
 def test_steps_come_back_without_their_values() -> None:

@@ -3,10 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from client.wire.arguments import packed_arguments
 from client.wire.codec import split_steps
 from client.wire.messages import (
     TX_ACTIVE,
     TX_NONE,
+    Answer,
+    Ask,
     Commit,
     Failure,
     Query,
@@ -94,16 +97,18 @@ class World:
             "tick",
             "opened",
             "observed",
+            "ask",
         ):
             setattr(self.broker, name, self._followed_by_resets(getattr(self.broker, name)))
 
-    def _followed_by_resets(self, fact: Callable[..., None]) -> Callable[..., None]:
-        def told(number: int, *more: Any, **others: Any) -> None:
-            fact(number, *more, **others)
+    def _followed_by_resets(self, fact: Callable[..., Any]) -> Callable[..., Any]:
+        def told(number: int, *more: Any, **others: Any) -> Any:
+            answer = fact(number, *more, **others)
             if fact.__name__ == "completed" and number in self._resetting:
                 self._resetting.discard(number)
                 self._complete_reset(number, NAMES)
             self._complete_resets()
+            return answer
 
         return told
 
@@ -178,6 +183,19 @@ class World:
         self._last_request += 1
         self.broker.request(client, verb(self._last_request, lease), self.now)
         return self._last_request
+
+    def ask(self, what: str, client: int = 1, **arguments: Any) -> Any:
+        """Give an order; returns its number if the answer comes later, else the Answer's body or the Failure."""
+        self._last_request += 1
+        pairs = [
+            (name, each)
+            for name, value in arguments.items()
+            for each in (value if isinstance(value, (list, tuple)) else [value])
+        ]
+        told = self.broker.ask(client, Ask(self._last_request, what, packed_arguments(pairs)), self.now)
+        if told is None:
+            return self._last_request
+        return told.body if isinstance(told, Answer) else told
 
     def connect_all(self) -> None:
         """Every backend that is being opened opens."""

@@ -94,6 +94,7 @@ EXPECTED: dict[str, Case] = {
     "CopyTaken": everybody(CopyTaken(12, 1), ANSWERED),
     "ping": everybody(Ask(5, "ping"), ANSWERED),
     "stats": everybody(Ask(6, "stats"), ANSWERED),
+    "reconnect": admins(Ask(13, "reconnect"), ANSWERED),
     "stop": admins(Ask(7, "stop"), ANSWERED),
     "stop-now": admins(Ask(8, "stop-now"), ANSWERED),
     "restart": admins(Ask(13, "restart"), ANSWERED),

@@ -227,6 +227,7 @@ class Invariants:
         line = self.shell.lines[backend.number]
         state = backend.state
         assert not line.is_closed
+        self.shell.orders.check_backend(backend)
         assert (state is S.CONNECTING) is (line.session is None)
         assert not line.orders or state in (*_BUSY, S.LENT)
         assert line.orders or state not in _BUSY

@@ -20,6 +20,7 @@ from model.fairness import Fairness
 from model.kinds import kind_of
 from model.lifetimes import Lifetimes
 from model.lines import Line
+from model.orders import Orders
 from model.postgres import SETTINGS, Cluster, Fate, Order, Session, is_question
 from poold.core import effects
 from poold.core.broker import Broker
@@ -57,6 +58,7 @@ class Shell:
         self.last_line = 0
         self.dropped: set[int] = set()  # clients that the core wants to be disconnected
         self.todo: deque[effects.Effect] = deque()  # taken, not carried out
+        self.orders = Orders(self)
         # Of each endpoint: up to which change of its schema the core was told; and of each pool the counts told last.
         self.known_schema: Counter[str] = Counter()
         self.told_counts: dict[tuple[str, str], bytes] = {}
@@ -113,6 +115,7 @@ class Shell:
             case effects.Close(number, reason):
                 line = self.lines[number]
                 assert not line.is_closed
+                self.orders.closes(line, reason)
                 line.is_closed = True
                 self._mark_lost(line)
                 self.lifetimes.closes(line.group, line.endpoint, reason)
@@ -143,6 +146,7 @@ class Shell:
     def _given(self, line: Line, unit: Unit) -> None:
         self._check_line(line)
         job = self._whose(line, unit)
+        self.orders.given(line, job)
         backend = self.broker.backends.get(line.number)
         if job is not None:
             self._check_job(line, job)

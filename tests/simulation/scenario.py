@@ -88,7 +88,7 @@ def draw(random: Random, kind: str = "") -> Scenario:
         return with_cluster(random, found)
     if kind == COPY:
         return with_copies(random, found)
-    if kind:
+    if kind and kind != OPERATED:
         return KINDS[kind](random, found)
     return list(KINDS.values())[which](random, found) if which < len(KINDS) else found
 
@@ -314,7 +314,7 @@ def with_lane(random: Random, found: Scenario) -> Scenario:
 
 def is_cluster(seed: int, kind: str = "") -> bool:
     """Whether this world's endpoints are servers of one database cluster."""
-    return kind == CLUSTER or (not kind and seed % 8 == 5)
+    return kind == CLUSTER or (kind in ("", OPERATED) and seed % 8 == 5)
 
 
 def with_copies(random: Random, found: Scenario) -> Scenario:
@@ -512,6 +512,8 @@ def _group(
 LANE = "lane"
 # Likewise those in which data is copied.
 COPY = "copy"
+# Likewise those in which an operator gives orders; some of these have a lane, or endpoints with roles.
+OPERATED = "operated"
 # Likewise those whose endpoints have roles; every eighth world is one of them.
 CLUSTER = "cluster"
 KINDS: dict[str, Callable[[Random, Scenario], Scenario]] = {

@@ -17,9 +17,10 @@ from examples import seeds
 from simulation import runner
 from simulation.mutations_of_clusters import MUTATIONS, SHOWN_IN_CLUSTERS
 from simulation.mutations_of_copying import MISTAKES
+from simulation.mutations_of_operations import BLUNDERS
 from simulation.mutations_of_statements import SHOWN_IN
 from simulation.mutations_of_the_lane import SHOWN_IN_LANES
-from simulation.scenario import CLUSTER, COPY, LANE
+from simulation.scenario import CLUSTER, COPY, LANE, OPERATED
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "simulate.py"
 # For each seed: 204,000 in all.
@@ -81,6 +82,15 @@ def test_all_holds_where_data_is_copied(seed: int) -> None:
     assert summary.tally["cancel hits"]
 
 
+@pytest.mark.parametrize("seed", seeds(2))
+def test_all_holds_whatever_an_operator_orders(seed: int) -> None:
+    summary = runner.run(seed, STEPS, kind=OPERATED)
+    assert summary.outcomes["query", "done"] > 1000
+    assert summary.tally["lane starts"] > 100
+    for order in ("reconnect",):
+        assert summary.tally[order] > 20
+
+
 def test_the_same_seed_makes_the_same_world_in_any_process() -> None:
     shown = [_simulated("7", "--steps", "10000", hash_seed=each) for each in ("1", "2")]
     assert shown[0] == shown[1]
@@ -109,6 +119,13 @@ def test_a_mistake_about_copies_is_found(name: str, monkeypatch: pytest.MonkeyPa
     MISTAKES[name](monkeypatch)
     with pytest.raises(runner.Broken):
         runner.run(1, STEPS_UNTIL_FOUND, kind=COPY)
+
+
+@pytest.mark.parametrize("name", BLUNDERS)
+def test_a_mistake_about_orders_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    BLUNDERS[name](monkeypatch)
+    with pytest.raises(runner.Broken):
+        runner.run(1, STEPS_UNTIL_FOUND, kind=OPERATED)
 
 
 def test_what_does_not_hold_is_shown_with_the_command_that_shows_it_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,10 +45,10 @@ class Turns(Lending):
         self.touched.append(number)
         self.fact(call, number, *args)
 
-    def about_client(self, key: int, call: Callable[..., None], *args: Any) -> None:
+    def about_client(self, key: int, call: Callable[..., Any], *args: Any) -> Any:
         """A fact about a client."""
         self.touched_clients.append(key)
-        self.fact(call, key, *args)
+        return self.fact(call, key, *args)
 
     def forget_touched(self) -> None:
         """They were looked at."""

@@ -30,6 +30,7 @@ from simulation.faults import Faults
 from simulation.faults_of_clusters import FaultsOfClusters
 from simulation.fleet import Fleet
 from simulation.network import Network
+from simulation.operator import Operator
 from simulation.servers import Server
 from simulation.watchers import Watchers
 
@@ -56,6 +57,7 @@ class World(Agenda, Invariants):
         """trace is called with each step's line. kind is one of `scenario.KINDS`, "" for any."""
         super().__init__()
         self.random = Random(seed)
+        is_operated = kind == scenario.OPERATED
         kind = scenario.CLUSTER if scenario.is_cluster(seed, kind) else kind
         self.scenario = scenario.draw(self.random, kind)
         has_lane = scenario.has_lane(seed, kind)
@@ -70,6 +72,7 @@ class World(Agenda, Invariants):
         self.network = self.shell = Network(self)
         self.clients = Clients(self)
         self.faults = FaultsOfClusters(self) if self.fleet else Faults(self)
+        self.operator = Operator(self, seed) if is_operated else None
         self.steps = self.facts = 0
         self.tally: Counter[str] = Counter()  # faults and the like
         self.outcomes: Counter[tuple[str, str]] = Counter()  # of requests, by kind
@@ -130,6 +133,8 @@ class World(Agenda, Invariants):
                 drain_at = steps
                 self.network.fact(self.broker.drain, self.now)
                 self._note("drain")
+            if self.operator is not None:
+                self._note(self.operator.act())
             self._note(self.happen())
 
     def _note(self, text: str | None) -> None:

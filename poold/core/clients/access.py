@@ -45,6 +45,7 @@ QUESTIONS: Mapping[str, Audience] = {
     "stop": Audience.ADMINS,
     "stop-now": Audience.ADMINS,
     "restart": Audience.ADMINS,
+    "reconnect": Audience.ADMINS,
 }
 
 

@@ -26,6 +26,8 @@ def reason_to_retire(group: Group, backend: Backend, now: float) -> str | None:
     """Why this backend, at rest, should be closed instead of used again; None if it should not."""
     if not backend.pool.is_serving:
         return backend.pool.why_unused
+    if backend.is_dismissed:
+        return "reconnect"
     if backend.expires is not None and now >= backend.expires and not _awaits_replacement(backend):
         return "max_lifetime"
     if group.is_surplus(backend):
@@ -47,13 +49,8 @@ def mark_outdated(group: Group, now: float) -> None:
         for pool in group.pools:
             for members in pool.members:
                 for backend in members.values():
-                    if (
-                        backend.expires is not None
-                        and not backend.is_outdated
-                        and now >= backend.expires - REPLACE_AHEAD
-                    ):
-                        backend.is_outdated = True
-                        pool.outdated += 1
+                    if backend.expires is not None and now >= backend.expires - REPLACE_AHEAD:
+                        pool.outdate(backend)
 
 
 def retirements(group: Group, now: float) -> Iterator[tuple[Backend, str]]:

@@ -107,6 +107,17 @@ class Lifecycle:
             self.close(backend, reason)
         self._agenda.grow(group)
 
+    def reconnect(self, pool: Pool) -> None:
+        """Close all backends that the pool has, each as soon as it rests; others are opened as needed."""
+        for backend in list(pool):
+            backend.is_dismissed = True
+            pool.outdate(backend)
+            if backend.state is BackendState.IDLE:
+                self.close(backend, "reconnect")
+            elif backend.state is BackendState.LENT:
+                self.recall(backend)
+        self._agenda.grow(pool.group)
+
     def close(self, backend: Backend, reason: str) -> None:
         """Close a backend that nobody uses."""
         backend.pool.stats.closed += 1

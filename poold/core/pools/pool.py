@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from poold.core.pools.availability import Availability, AvailabilityState
@@ -36,7 +37,7 @@ class Pool:
         self.credit = 0.0  # turns that are owed to it, see `routing.whose_turn`
         self.members: tuple[dict[int, Backend], ...] = tuple({} for _ in BackendState)
         self.size = 0  # backends in all states but CLOSED
-        self.outdated = 0  # how many of these the janitor has marked as old
+        self.outdated = 0  # how many of these are marked, as their end is near
         self.stats = PoolStats()
         self.idle = self.members[BackendState.IDLE]  # in the order they became idle; the last is taken first
         self.connecting = self.members[BackendState.CONNECTING]
@@ -53,6 +54,17 @@ class Pool:
         """Add a new backend, in state CONNECTING."""
         self.connecting[backend.number] = backend
         self.size += 1
+
+    def __iter__(self) -> Iterator[Backend]:
+        """All backends but those that are CLOSED."""
+        for members in self.members:
+            yield from members.values()
+
+    def outdate(self, backend: Backend) -> None:
+        """Note that the backend's end is near: it does not count for the floor."""
+        if not backend.is_outdated:
+            backend.is_outdated = True
+            self.outdated += 1
 
     def move(self, backend: Backend, state: BackendState) -> None:
         """Change the backend's state; a transition that the table does not know is a bug and raises."""

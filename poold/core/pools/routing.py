@@ -149,4 +149,5 @@ def is_company(backend: Backend, now: float) -> bool:
         and len(backend.running) * statement.mean < AHEAD_SECONDS
         and now - began <= statement.patience
         and (backend.expires is None or now < backend.expires)
+        and not backend.is_dismissed
     )

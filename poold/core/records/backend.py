@@ -30,6 +30,7 @@ class Backend:
         "flights",
         "group",
         "idle_since",
+        "is_dismissed",
         "is_outdated",
         "is_recalled",
         "is_refused",
@@ -88,7 +89,8 @@ class Backend:
         # The lane could not have it: it is not lent before it has run something.
         self.is_refused = False
         self.expires: float | None = None  # when max_lifetime, shortened by jitter, is over
-        self.is_outdated = False  # marked by the janitor, as that time is near or past
+        self.is_outdated = False  # its end is near: marked by the janitor, as that time is, or dismissed
+        self.is_dismissed = False  # an operator wants another one in its place: it is closed as soon as it rests
 
     @property
     def request(self) -> Request | None:

@@ -1,0 +1,46 @@
+"""Operators' orders: each is a fact, and has an answer, at once or when it is carried out.
+
+Whether somebody may give orders is decided before (`core.clients.access`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from client.wire.messages import Answer, Ask, Failure
+from poold.core.operations.selection import ENDPOINT, GROUP, NotPossible, arguments_of, select
+from poold.core.pools.endpoint import Endpoint
+from poold.core.pools.group import Group
+from poold.core.pools.lifecycle import Lifecycle
+from poold.core.work import failures
+
+# What a question answers, or None if the answer comes later.
+Told = dict[str, Any] | None
+
+
+class Operating:
+    """Carries out what operators ask for."""
+
+    def __init__(self, groups: Mapping[str, Group], endpoints: Mapping[str, Endpoint], lifecycle: Lifecycle) -> None:
+        self._groups = groups
+        self._endpoints = endpoints
+        self._lifecycle = lifecycle
+        self._orders: dict[str, Callable[[int, Ask, float], Told]] = {"reconnect": self._reconnect}
+
+    def ask(self, key: int, message: Ask, now: float) -> Answer | Failure | None:
+        """Carry out what the client with this key asks for. None: the answer is an effect later."""
+        try:
+            told = self._orders[message.what](key, message, now)
+        except NotPossible as error:
+            return failures.usage(str(error))._replace(request=message.request)
+        return None if told is None else Answer(message.request, told)
+
+    def _reconnect(self, _: int, message: Ask, __: float) -> Told:
+        """Close all backends that there are, each as soon as it rests; others are opened as needed."""
+        chosen = select(self._groups, self._endpoints, arguments_of(message, GROUP, ENDPOINT))
+        count = sum(pool.size for pool in chosen.pools)
+        for pool in chosen.pools:
+            self._lifecycle.reconnect(pool)
+        left = sum(backend.is_dismissed for pool in chosen.pools for backend in pool)
+        return {"groups": chosen.names, "endpoint": chosen.endpoint or None, "closed": count - left, "closing": left}

@@ -1,0 +1,85 @@
+"""Which groups and pools an operator means, by the words of the question."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from client.wire.arguments import unpacked_arguments
+from client.wire.messages import Ask
+from poold.core.pools.endpoint import Endpoint
+from poold.core.pools.group import Group
+from poold.core.pools.pool import Pool
+
+# The arguments that say which.
+GROUP, ENDPOINT = "group", "endpoint"
+
+
+class NotPossible(Exception):
+    """Nobody can do what the operator asks for; the text says why, and what there is instead."""
+
+
+class Selection(NamedTuple):
+    """What an operator means: pools, and how they were named."""
+
+    groups: tuple[Group, ...]  # none of those for reads on replicas, which go with the ones they belong to
+    endpoint: str  # "" if all of the groups' endpoints are meant
+    pools: tuple[Pool, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """The groups' names."""
+        return [group.name for group in self.groups]
+
+
+def arguments_of(message: Ask, *known: str) -> dict[str, list[str]]:
+    """Return the question's arguments, which have to be of the known ones."""
+    found = unpacked_arguments(message.arguments)
+    for name in found.keys() - set(known):
+        raise NotPossible(f"{message.what} has no {name!r}; it has {', '.join(known)}")
+    return found
+
+
+def only(arguments: Mapping[str, list[str]], name: str) -> str:
+    """Return the argument's one value, "" if it was not given."""
+    values = arguments.get(name, [""])
+    if len(values) != 1:
+        raise NotPossible(f"{name} is given {len(values)} times; give it once")
+    return values[0]
+
+
+def select(
+    groups: Mapping[str, Group], endpoints: Mapping[str, Endpoint], arguments: Mapping[str, list[str]]
+) -> Selection:
+    """Return what the arguments group and endpoint name; all groups if they name none."""
+    there = {name: group for name, group in groups.items() if group.main is None}
+    named = dict.fromkeys(arguments.get(GROUP, ()))
+    for name in named:
+        if name not in there:
+            raise NotPossible(f"there is no group {name!r}; there are {_words(there)}")
+    endpoint = only(arguments, ENDPOINT)
+    if endpoint and endpoint not in endpoints:
+        raise NotPossible(f"there is no endpoint {endpoint!r}; there are {_words(endpoints)}")
+    found = [there[name] for name in named] or list(there.values())
+    if endpoint:
+        uses = [group for group in found if any(each.name == endpoint for each in group.endpoints)]
+        if named and len(uses) < len(found):
+            other = next(group for group in found if group not in uses)
+            has = _words([each.name for each in other.endpoints])
+            raise NotPossible(f"group {other.name!r} does not use endpoint {endpoint!r}; it has {has}")
+        if not uses:
+            raise NotPossible(f"no group uses endpoint {endpoint!r}")
+        found = uses
+    pools = (
+        pool
+        for group in found
+        for each in (group, group.replicas)
+        if each is not None
+        for pool in each.pools
+        if not endpoint or pool.endpoint.name == endpoint
+    )
+    return Selection(tuple(found), endpoint, tuple(pools))
+
+
+def _words(names: Collection[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
