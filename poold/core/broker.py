@@ -21,6 +21,7 @@ from poold.core.deadlines import Deadlines
 from poold.core.effects import Effect, Reply, Stop, Unit
 from poold.core.facts import Completion, Location, Loss, Observation, Server
 from poold.core.operations.operating import Operating
+from poold.core.operations.pausing import Pausing
 from poold.core.pools import janitor
 from poold.core.pools.endpoint import Endpoint
 from poold.core.pools.group import Group, for_reads
@@ -41,7 +42,7 @@ from poold.core.requests.withdrawal import Withdrawal
 from poold.core.settling import Settling
 from poold.core.shared.queue import Queue
 from poold.core.snapshot import snapshot_endpoints, snapshot_group, snapshot_processes
-from poold.core.state import DRAINING, BrokerState, RequestState
+from poold.core.state import DRAINING, BrokerState
 from poold.core.statements.generations import Generations
 from poold.core.statements.proofs import Examination
 from poold.core.work import failures
@@ -110,10 +111,13 @@ class Broker:
         self.observing = Observing(
             config.broker.role_check_interval, self.groups.values(), timelines or {}, *steps, self.generations
         )
-        self.settling = Settling(*steps, self.hand_over, self.observing, self.rerouting, examine)
+        self.pausing = Pausing(agenda, self.clients, self.lifecycle)
+        self.settling = Settling(*steps, self.hand_over, self.observing, self.rerouting, self.pausing, examine)
         self.reading = Reading(agenda, self.accounts, self.observing, self.rerouting, self.settling)
-        self.operating = Operating(self.groups, self.endpoints, self.lifecycle)
-        self.deadlines = Deadlines(config, *steps, self.watching, self.observing, self.settling, self.reading)
+        self.operating = Operating(self.groups, self.endpoints, self.lifecycle, self.pausing)
+        self.deadlines = Deadlines(
+            config, *steps, self.watching, self.observing, self.settling, self.reading, self.pausing
+        )
         self.reception = Reception(
             self.admission, self.accounts, self.leases, self.waiting, self.runs, self.settling, self.reading
         )
@@ -130,6 +134,7 @@ class Broker:
         agenda = self.agenda
         if agenda.state is DRAINING and not any(c.requests or c.leases for c in self.clients.values()):
             agenda.state = BrokerState.STOPPED
+            self.pausing.stop()
             agenda.effects.append(Stop())
         effects, agenda.effects = agenda.effects, []
         agenda.turn += 1
@@ -191,6 +196,10 @@ class Broker:
             self.admission.is_open = self.agenda.has_lane = False
             self.agenda.timers.set(_DRAIN, now + self.config.broker.drain_timeout)
             self.lifecycle.recall_all()
+            for group in self.groups.values():
+                if group.is_paused:
+                    self.agenda.serve(group)
+            self.settling.settle(now)
 
     def stop(self, now: float) -> None:
         """Stop at once: whatever runs is lost."""
@@ -198,17 +207,12 @@ class Broker:
             return
         self.agenda.state = BrokerState.STOPPED
         self.admission.is_open = False
+        self.pausing.stop()
         self.hand_over.everything(self.backends.values(), self.groups.values(), now)
         for backend in list(self.backends.values()):
             self.runs.lose(backend, Loss("the broker was stopped"), now)
         for client in self.clients.values():
-            for request in list(client.requests.values()):
-                if request.state is RequestState.IN_DOUBT:
-                    why = "PostgreSQL was not asked"
-                    unknown = self.runs.transaction.unknown(request, "the broker was stopped", why, now)
-                    self.runs.conclude(request, unknown, now)
-                elif request.state is not RequestState.DONE:
-                    self.waiting.discard(request, failures.draining())
+            self.withdrawal.cut_off(client, now)
         self.settling.settle(now)
         self.agenda.effects.append(Stop())
 
@@ -245,6 +249,7 @@ class Broker:
             return
         self.agenda.timers.clear(client)
         self.withdrawal.leave(client, now)
+        self.pausing.leave(key)
         self.settling.settle(now)
 
     def client_stalled(self, key: int) -> None:
@@ -265,9 +270,10 @@ class Broker:
         """A client withdraws a request. It still gets its one reply."""
         client = self.clients.get(key)
         request = client.requests.get(number) if client else None
-        if request is None:
-            return
-        self.withdrawal.withdraw(request, now)
+        if request is not None:
+            self.withdrawal.withdraw(request, now)
+        else:
+            self.pausing.withdraw(key, number)
         self.settling.settle(now)
 
     def request(

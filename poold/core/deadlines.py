@@ -6,6 +6,7 @@ from poold.config.model import Config
 from poold.core.agenda import Agenda
 from poold.core.clients.leases import Leases
 from poold.core.effects import Drop
+from poold.core.operations.pausing import Pausing, PendingPause
 from poold.core.pools.cluster import Cluster
 from poold.core.pools.endpoint import Endpoint
 from poold.core.pools.lifecycle import Lifecycle
@@ -40,6 +41,7 @@ class Deadlines:
         observing: Observing,
         settling: Settling,
         reading: Reading,
+        pausing: Pausing,
     ) -> None:
         self._config = config
         self._agenda = agenda
@@ -51,6 +53,7 @@ class Deadlines:
         self._observing = observing
         self._settling = settling
         self._reading = reading
+        self._pausing = pausing
 
     def due(self, key: object, now: float) -> None:
         """The deadline of this request, backend, lease, client, watch, pool, endpoint or cluster has come."""
@@ -73,6 +76,8 @@ class Deadlines:
             self._observing.look(key, now)
         elif isinstance(key, Cluster):
             self._reading.locate(key, now)
+        elif isinstance(key, PendingPause):
+            self._pausing.due(key, now)
         elif isinstance(key, Observing):
             self._observing.due(now)
             self._reading.roles_told(now)
@@ -134,7 +139,7 @@ class Deadlines:
     def _client_due(self, client: Client, now: float) -> None:
         """Drop the client if it was silent for too long; one that waits for replies does not count as silent."""
         timeout = self._config.broker.client_idle_timeout
-        if client.requests:
+        if client.requests or self._pausing.is_waited_for(client.key):
             client.heard = now
         if now < client.last_heard() + timeout:
             self._agenda.timers.set(client, client.last_heard() + timeout)

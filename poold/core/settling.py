@@ -9,10 +9,11 @@ from client.wire.limits import BATCH
 from poold.core import effects
 from poold.core.agenda import Agenda
 from poold.core.clients.leases import Leases
+from poold.core.operations.pausing import Pausing
 from poold.core.pools import janitor, rest, routing
 from poold.core.pools.group import Group
 from poold.core.pools.lifecycle import Lifecycle
-from poold.core.pools.steps import Adopt, Examine, Grant, Hold, Lend, Open, Poke, Recall, Refuse, Reroute, Step
+from poold.core.pools.steps import Adopt, Dismiss, Examine, Grant, Hold, Lend, Open, Poke, Recall, Refuse, Reroute, Step
 from poold.core.records.backend import Backend
 from poold.core.records.client import NOBODY
 from poold.core.records.request import INQUIRY, Request, Verb
@@ -22,6 +23,7 @@ from poold.core.requests.rerouting import Rerouting
 from poold.core.requests.runs import Runs
 from poold.core.requests.waiting import Waiting
 from poold.core.state import CLOSED, IDLE, LENT, BrokerState
+from poold.core.work import failures
 from poold.core.work.probe import Examine as Examination
 from poold.core.work.probe import Probe
 
@@ -39,6 +41,7 @@ class Settling:
         hand_over: HandOver,
         observing: Observing,
         rerouting: Rerouting,
+        pausing: Pausing,
         examine: Examination,
     ) -> None:
         """examine reads the parse trees of probes."""
@@ -50,6 +53,7 @@ class Settling:
         self._hand_over = hand_over
         self._observing = observing
         self._rerouting = rerouting
+        self._pausing = pausing
         self._examine = examine
 
     def settle(self, now: float) -> None:
@@ -68,6 +72,8 @@ class Settling:
                     del unsettled[group]
                 else:
                     self._take(step, group, now)
+        if self._pausing.pending:
+            self._pausing.look(now)
 
     def dispatch(self, request: Request, now: float) -> None:
         """Give the request a backend, or let it wait for one."""
@@ -114,6 +120,8 @@ class Settling:
             self._waiting.hold(step.request)
         elif type(step) is Refuse:
             self._waiting.overdue(step.request, now)
+        elif type(step) is Dismiss:
+            self._waiting.discard(step.request, failures.draining())
         elif type(step) is Lend:
             self._lend(step.backend)
         elif type(step) is Adopt:

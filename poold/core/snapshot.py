@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from client.wire.limits import PRIORITIES
+from poold.core.operations.pausing import busy
 from poold.core.pools.availability import AvailabilityState
 from poold.core.pools.endpoint import Endpoint
 from poold.core.pools.group import Group
@@ -22,6 +23,7 @@ def snapshot_group(group: Group, now: float) -> dict[str, Any]:
     oldest = group.queue.oldest()
     stats = group.stats
     return {
+        "state": _state(group),
         "autocommit": group.config.autocommit,
         "max_size": group.config.max_size,
         "role": group.role,
@@ -45,6 +47,13 @@ def snapshot_group(group: Group, now: float) -> dict[str, Any]:
         "run_ms": stats.run_times.percentiles_ms(),
         "endpoints": {pool.endpoint.name: snapshot_pool(pool, now) for pool in group.pools},
     }
+
+
+def _state(group: Group) -> str:
+    """Whether requests begin in the group; if not, whether what had begun has come to its end."""
+    if not group.is_paused:
+        return "running"
+    return "pausing" if any(busy(group.pools)) else "paused"
 
 
 def snapshot_endpoints(groups: Iterable[Group], now: float) -> dict[str, Any]:
@@ -92,6 +101,7 @@ def snapshot_pool(pool: Pool, now: float) -> dict[str, Any]:
         "state": availability.state.name.lower(),
         "role": pool.endpoint.role.name.lower() if pool.group.has_roles else None,
         "is_serving": pool.is_serving,
+        "is_paused": pool.is_paused,
         "failures": availability.failures,
         "error": availability.error if is_away else None,
         "next_try_ms": round(max(0.0, availability.until - now) * 1000) if is_away else None,

@@ -1,10 +1,24 @@
-"""The command line's orders to a running broker, for admins: `poold reconnect` and the like."""
+"""The command line's orders to a running broker, for admins: `poold pause`, `poold reconnect` and the like."""
 
+import sys
 from typing import Any
 
 import click
 
-from poold.operations.asking import address_option, ask, json_option, print_json, target_of
+from client.wire.limits import MAX_TIMEOUT
+from poold.operations.asking import (
+    ANSWER_TIMEOUT,
+    EXIT_ERROR,
+    address_option,
+    ask,
+    fail,
+    json_option,
+    print_json,
+    target_of,
+)
+
+# Seconds. New requests wait as well meanwhile, and get errors from queue_timeout on.
+PAUSE_TIMEOUT = 30.0
 
 groups_argument = click.argument("groups", nargs=-1, metavar="[GROUP]...")
 endpoint_option = click.option("--endpoint", metavar="NAME", help="Only this endpoint of the groups.")
@@ -40,4 +54,62 @@ def reconnect(groups: tuple[str, ...], endpoint: str | None, address: str | None
         click.echo(f"{_in_words(answer)}: {closed} backends closed, {left} more follow as they come to rest")
 
 
-COMMANDS = (reconnect,)
+@click.command()
+@groups_argument
+@endpoint_option
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, MAX_TIMEOUT, min_open=True),
+    default=PAUSE_TIMEOUT,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for what runs.",
+)
+@address_option
+@json_option
+def pause(groups: tuple[str, ...], endpoint: str | None, timeout: float, address: str | None, as_json: bool) -> None:
+    """Begin nothing any more in all groups, or in these; return when what runs there has come to its end.
+
+    Until `poold resume` requests wait, for their timeouts and queue_timeout at most. With --endpoint nothing begins on
+    that endpoint, and the groups' other endpoints do its part. If what runs takes longer than the timeout the pause is
+    undone, and the exit status is 1.
+    """
+    arguments = [*_chosen(groups, endpoint), ("timeout", str(timeout))]
+    answer = ask(target_of(address), "pause", arguments, timeout + ANSWER_TIMEOUT)
+    if as_json:
+        print_json(answer)
+        sys.exit(0 if answer["paused"] else EXIT_ERROR)
+    if answer["paused"]:
+        click.echo(f"{_in_words(answer)}: paused; go on with: poold resume")
+        return
+    count = len(answer["busy"]) + answer["busy_not_shown"]
+    lines = [
+        f"{_in_words(answer)}: not at rest within {timeout:g} s, the pause is undone; "
+        f"{count} backends are busy, {answer['in_doubt']} requests wait to hear what became of their COMMIT"
+    ]
+    lines += [f"  {_busy_in_words(each)}" for each in answer["busy"]]
+    if answer["busy_not_shown"]:
+        lines.append(f"  and {answer['busy_not_shown']} more")
+    fail("\n".join(lines))
+
+
+def _busy_in_words(busy: dict[str, Any]) -> str:
+    who = "poold itself" if not busy["pid"] else f"process {busy['pid']}, client {busy['client']}"
+    return f"{busy['group']} on {busy['endpoint']}: {busy['what']} of {who}, for {busy['age_ms'] / 1000:.3g} s"
+
+
+@click.command()
+@groups_argument
+@endpoint_option
+@address_option
+@json_option
+def resume(groups: tuple[str, ...], endpoint: str | None, address: str | None, as_json: bool) -> None:
+    """Go on with all that is paused, or with these groups, or on this endpoint; who waits is served in order."""
+    answer = ask(target_of(address), "resume", _chosen(groups, endpoint))
+    if as_json:
+        print_json(answer)
+    else:
+        click.echo(f"{_in_words(answer)}: resumed" if answer["groups"] else "nothing of it was paused")
+
+
+COMMANDS = (pause, resume, reconnect)

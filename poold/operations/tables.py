@@ -82,7 +82,8 @@ def render(snapshot: dict[str, Any]) -> Group:
             other = pool["cancelling"] + pool["resetting"]
             states = [pool[key] for key in ("size", "active", "leased", "idle", "connecting")]
             is_plain = pool["role"] is None or pool["state"] != "available"
-            _add(backends, name, endpoint, pool["state" if is_plain else "role"], *states, other)
+            state = "paused" if pool["is_paused"] else pool["state" if is_plain else "role"]
+            _add(backends, name, endpoint, state, *states, other)
             _add(totals, name, endpoint, *(pool[key] for key in TOTALS[2:]))
             if pool["error"]:
                 next_try = f"next try in {pool['next_try_ms']} ms"

@@ -188,7 +188,7 @@ class World:
         """Give an order; returns its number if the answer comes later, else the Answer's body or the Failure."""
         self._last_request += 1
         pairs = [
-            (name, each)
+            (name, str(each))
             for name, value in arguments.items()
             for each in (value if isinstance(value, (list, tuple)) else [value])
         ]

@@ -599,12 +599,12 @@ def test_stop_does_not_wait_for_the_brokers_parent_to_notice_its_end(start_broke
 GROUP_FIELDS = {
     "autocommit", "max_size", "clients", "waiting", "waiting_by_priority", "oldest_wait_ms", "oldest_tag", "oldest_pid",
     "requests", "errors", "refused", "timeouts", "withdrawn", "retries", "in_doubt", "statements", "wait_ms", "run_ms",
-    "endpoints", "role", "obstacle", "rerouted",
+    "endpoints", "role", "obstacle", "rerouted", "state",
 }  # fmt: skip
 POOL_FIELDS = {
     "state", "failures", "error", "next_try_ms", "size", "idle", "active", "leased", "connecting", "cancelling",
     "resetting", "requests", "joined", "opened", "failed", "closed", "lost", "role",
-    "is_serving", "outdated",
+    "is_serving", "is_paused", "outdated",
 }  # fmt: skip
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from brokers import Broker, poold
 from waiting import wait_until
 
-from client import Handler
+from client import DBConnectionError, Handler, PoolTimeout
 
 StartBroker = Callable[..., Broker]
 GROUPS: dict[str, dict[str, Any]] = {
@@ -28,6 +32,12 @@ def order(broker: Broker, *words: str) -> Any:
 
 def pid_of(db: Handler) -> int:
     return int(db.query("SELECT pg_backend_pid()")[0][0])
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as threads:
+        yield threads
 
 
 @pytest.fixture
@@ -73,3 +83,97 @@ def test_a_name_that_is_not_there_is_an_error_with_those_that_are(broker: Broker
 def test_an_order_needs_a_broker() -> None:
     done = poold("reconnect", "--address=ipc:///tmp/poold-nobody-is-here")
     assert (done.returncode, done.stdout) == (3, "")
+
+
+# Pauses.
+
+
+def begin(db: Handler, statement: str, threads: ThreadPoolExecutor) -> Future[Any]:
+    return threads.submit(lambda: db.query(statement)[0][0])
+
+
+def test_a_pause_waits_for_what_runs_and_resume_serves_who_waits(broker: Broker, threads: ThreadPoolExecutor) -> None:
+    db = broker.handler()
+    for _ in range(50):  # so that the lane has it
+        db.query("SELECT 1")
+    holder = broker.handler("transactions")
+    holder.query("SELECT 1")
+    pausing = threads.submit(order, broker, "pause")
+    wait_until(lambda: broker.group("transactions")["state"] == "pausing", what="the pause")
+    late = begin(broker.handler(), "SELECT 2", threads)
+    wait_until(lambda: broker.group()["waiting"] == 1, what="the request that waits")
+    assert holder.query("SELECT 3")[0][0] == 3
+    assert not pausing.done()
+    holder.commit()
+    assert pausing.result()["paused"] is True
+    assert [broker.group(name)["state"] for name in GROUPS] == ["paused", "paused"]
+    assert broker.pool()["is_paused"] is True
+    assert "paused" in poold("stats", f"--address={broker.address}").stdout
+    assert not late.done()
+    done = poold("resume", f"--address={broker.address}")
+    assert done.stdout == "default, transactions: resumed\n"
+    assert late.result() == 2
+    assert poold("resume", f"--address={broker.address}").stdout.endswith("nothing of it was paused\n")
+
+
+def test_a_pause_that_takes_too_long_says_who_is_busy_and_is_undone(broker: Broker) -> None:
+    holder = broker.handler("transactions")
+    holder.query("SELECT 1")
+    done = poold("pause", "transactions", "--timeout=0.2", f"--address={broker.address}")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "transactions: not at rest within 0.2 s, the pause is undone; 1 backends are busy" in done.stderr
+    assert f"transactions on main: transaction of process {os.getpid()}, client " in done.stderr
+    assert broker.group("transactions")["state"] == "running"
+    assert holder.query("SELECT 2")[0][0] == 2
+    holder.rollback()
+
+
+def test_a_pause_whose_command_dies_is_undone(broker: Broker) -> None:
+    holder = broker.handler("transactions")
+    holder.query("SELECT 1")
+    command = subprocess.Popen([sys.executable, "-m", "poold", "pause", f"--address={broker.address}"])
+    wait_until(lambda: broker.group("transactions")["state"] == "pausing", what="the pause")
+    assert broker.group()["state"] == "paused"
+    command.kill()
+    command.wait()
+    wait_until(lambda: broker.group()["state"] == "running", what="the end of the pause")
+    assert broker.handler().query("SELECT 1")[0][0] == 1
+    holder.rollback()
+
+
+def test_what_waits_in_a_paused_broker_that_is_stopped_was_not_executed(
+    broker: Broker, threads: ThreadPoolExecutor
+) -> None:
+    order(broker, "pause", "default")
+    waiting = begin(broker.handler(), "SELECT 1", threads)
+    wait_until(lambda: broker.group()["waiting"] == 1, what="the request that waits")
+    broker.ask("stop")
+    with pytest.raises(DBConnectionError, match="shutting down") as caught:
+        waiting.result()
+    assert caught.value.outcome == "not executed"
+    assert broker.wait() == 0
+
+
+def test_what_waits_in_a_pause_times_out_with_the_reason(start_broker: StartBroker) -> None:
+    broker = start_broker(groups={"default": {"queue_timeout": 0.1}})
+    order(broker, "pause")
+    with pytest.raises(PoolTimeout, match="group 'default' was paused by an operator") as caught:
+        broker.handler().query("SELECT 1")
+    assert caught.value.outcome == "not executed"
+    order(broker, "resume")
+    assert broker.handler().query("SELECT 1")[0][0] == 1
+
+
+def test_a_pause_of_an_endpoint_leaves_its_part_to_the_others(start_broker: StartBroker, postgres: Any) -> None:
+    endpoints = {"one": postgres.parameters, "two": postgres.parameters}
+    broker = start_broker(endpoints=endpoints, groups={"default": {"role": "any", "min_size": 2}})
+    order(broker, "pause", "--endpoint=one")
+    assert broker.pool("default", "one")["size"] == 0
+    assert broker.group()["state"] == "running"
+    db = broker.handler()
+    before = broker.pool("default", "one")["requests"]
+    for _ in range(20):
+        assert db.query("SELECT 1")[0][0] == 1
+    assert broker.pool("default", "one")["requests"] == before
+    order(broker, "resume", "--endpoint=one")
+    wait_until(lambda: broker.pool("default", "one")["idle"] > 0, what="backends on the endpoint")

@@ -95,6 +95,8 @@ EXPECTED: dict[str, Case] = {
     "ping": everybody(Ask(5, "ping"), ANSWERED),
     "stats": everybody(Ask(6, "stats"), ANSWERED),
     "reconnect": admins(Ask(13, "reconnect"), ANSWERED),
+    "pause": admins(Ask(14, "pause"), ANSWERED),
+    "resume": admins(Ask(15, "resume"), ANSWERED),
     "stop": admins(Ask(7, "stop"), ANSWERED),
     "stop-now": admins(Ask(8, "stop-now"), ANSWERED),
     "restart": admins(Ask(13, "restart"), ANSWERED),

@@ -70,17 +70,18 @@ class Invariants:
         assert group.batched == batched
         for pool in group.pools:
             size += pool.size
-            is_idle = is_idle or bool(pool.idle)
+            is_idle = is_idle or (bool(pool.idle) and not pool.is_paused)
             if pool.inquiries or pool.questions:
                 assert not pool.idle
                 assert not pool.lent or any(each.is_recalled for each in pool.lent.values()), "nobody is recalled"
         self.shell.lifetimes.check_floor(group)
+        self.shell.orders.check_group(group)
         assert size <= group.config.max_size
         assert len(group.queue) == sum(1 for _ in group.queue)
         if group.queue.size:
             if is_idle:
                 assert group.queue.first(group.priorities()) is None, f"one waits in {group.name} while a backend idles"
-            assert size or self.broker.agenda.timers.next_deadline() is not None
+            assert size or group.is_paused or self.broker.agenda.timers.next_deadline() is not None
             self._check_growth(group)
         if isinstance(self.shell, Lending):
             self.shell.check_nobody_idles(group)
@@ -89,6 +90,8 @@ class Invariants:
         """Where some wait and the group may have more backends, one is being opened, or will be tried soon."""
         if group.size >= group.config.max_size or group._wanted() <= 0 or self.broker.state is BrokerState.STOPPED:
             return
+        if any(pool.is_paused for pool in group.pools if pool.is_serving):
+            return  # until it is resumed
         if not any(pool.is_serving for pool in group.pools):
             assert group.has_roles, f"nobody serves {group.name}"
             return  # until its servers' roles change

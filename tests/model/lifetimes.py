@@ -9,7 +9,7 @@ With `expires` for the end of a backend's max_lifetime, and a look for what the 
 3.  The first look after `expires` - REPLACE_AHEAD marks the backend. One that is marked does not count for the floor of
     its pool: what the pool lacks without it is opened at once, where it can be.
 4.  No pool has fewer open backends than its floor because one was closed for max_lifetime, where another one was being
-    opened or could have been; where the endpoint is not known to be available nothing is promised.
+    opened or could have been; where the endpoint is not known to be available, or is paused, nothing is promised.
 
 What the core decides within one fact is seen after it. So 2 and 4 look at the pool as it was before the fact and as it
 is after it, and are content with either; where connects of the group failed in between, its floors may have been any in
@@ -52,7 +52,7 @@ class _Strength:
 
 def _strength(pool: Pool) -> _Strength:
     opening, state = len(pool.connecting), pool.availability.state
-    room = min(pool.cap - pool.size, pool.group.config.max_size - pool.group.size)
+    room = 0 if pool.is_paused else min(pool.cap - pool.size, pool.group.config.max_size - pool.group.size)
     limit = {
         AvailabilityState.AVAILABLE: CONNECTING_LIMIT,
         AvailabilityState.PROBING: 1,

@@ -2,23 +2,49 @@
 
 1.  Behind `reconnect` no backend that was there is given anything new: only what ran there goes on, and what belongs to
     a lease that has it. It is closed as soon as it rests, and never with anything on it.
+2.  In what is paused nothing begins: only what ran there goes on, what belongs to a lease that is open there, and the
+    broker's questions about these. Neither the core nor the lane begins anything, and no backend is lent.
+3.  An order to pause is answered as soon as nothing runs there, no cancel is on its way, no lease is open, and nobody
+    is in doubt about a COMMIT; at its timeout with what is still busy. If it fails, or nobody waits for the answer any
+    more, what it has paused goes on, and what was paused before stays so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from client.wire.messages import Answer, Failure
 from poold.core import effects
 from poold.core.broker import Broker
-from poold.core.pools.pool import Pool
+from poold.core.pools.group import Group
+from poold.core.pools.pool import Pause, Pool
 from poold.core.records.backend import Backend
+from poold.core.records.request import Request, Verb
 from poold.core.state import BackendState as S
+from poold.core.state import BrokerState, RequestState
 
 if TYPE_CHECKING:
     from model.books import Job
     from model.lines import Line
     from model.shell import Shell
+
+
+# What the broker asks about what has begun.
+_QUESTIONS = (Verb.INQUIRY, Verb.QUESTION, Verb.LOCKS)
+
+
+@dataclass(eq=False)
+class _Pending:
+    """An order to pause that is not answered."""
+
+    client: int
+    number: int
+    pools: tuple[Pool, ...]
+    kind: Pause
+    new: tuple[Pool, ...]  # what was not paused before
+    due: float
 
 
 class Orders:
@@ -29,6 +55,16 @@ class Orders:
         self._broker: Broker = shell.broker
         # Of backends that are to be closed: the requests that ran there when that was said.
         self.dismissed: dict[int, set[int]] = {}
+        # What is paused, and why; and of each backend there what ran when that began, and has not ended since.
+        self.paused: dict[Pool, set[Pause]] = {}
+        self._begun: dict[int, set[int]] = {}
+        self._asked: set[Request] = set()  # questions of the broker's that had begun, or waited
+        self.pending: list[_Pending] = []
+        self.operators: set[int] = set()  # who has waited for an answer
+
+    @property
+    def _now(self) -> float:
+        return self._shell.world.now
 
     def reconnect(self, pools: Iterable[Pool]) -> None:
         """All backends of these pools are about to be dismissed."""
@@ -36,10 +72,86 @@ class Orders:
             for backend in pool:
                 self.dismissed.setdefault(backend.number, _running(backend))
 
+    def pause(self, client: int, number: int, pools: Iterable[Pool], kind: Pause, timeout: float) -> None:
+        """These pools are about to be paused."""
+        pools = tuple(pools)
+        new = tuple(pool for pool in pools if kind not in self.paused.get(pool, ()))
+        for pool in new:
+            if not self.paused.setdefault(pool, set()):
+                self._asked.update(pool.questions)
+                for backend in pool:
+                    self._begun[backend.number] = _running(backend)
+                    self._asked.update(backend.running)
+            self.paused[pool].add(kind)
+        self.operators.add(client)
+        self.pending.append(_Pending(client, number, pools, kind, new, self._now + timeout))
+
+    def resume(self, pools: Iterable[Pool], kinds: Iterable[Pause]) -> None:
+        """These pools are about to go on; orders that wait for one of them fail."""
+        pools, kinds = set(pools), tuple(kinds)
+        for pending in self.pending:
+            if pending.kind in kinds and not pools.isdisjoint(pending.new):
+                pools_then = pending.new
+                self._go_on(pools_then, (pending.kind,))
+        self._go_on(pools, kinds)
+
+    def gone(self, client: int) -> None:
+        """Who gave orders is about to be gone: nobody hears the answers."""
+        for pending in [each for each in self.pending if each.client == client]:
+            self.pending.remove(pending)
+            self._go_on(pending.new, (pending.kind,))
+
+    def dropped(self, client: int) -> None:
+        """The core disconnects an operator: for silence, which is none while it waits for an answer."""
+        assert not any(each.client == client for each in self.pending), f"operator {client} is dropped, and waits"
+
+    def answered(self, client: int, body: Any) -> None:
+        """The core answers an order that it has not answered at once."""
+        pending = next(each for each in self.pending if (each.client, each.number) == (client, body.request))
+        self.pending.remove(pending)
+        if type(body) is Answer and body.body["paused"]:
+            assert self.is_at_rest(pending.pools), f"{pending} is answered too early"
+            return
+        if type(body) is Answer:
+            assert self._now >= pending.due, f"{pending} is given up too early"
+            assert body.body["busy"] or body.body["in_doubt"], "a pause fails for nothing"
+        else:
+            assert type(body) is Failure
+            assert body.outcome == "not executed"
+        self._go_on(pending.new, (pending.kind,))
+
+    def _go_on(self, pools: Iterable[Pool], kinds: Iterable[Pause]) -> None:
+        for pool in pools:
+            self.paused.get(pool, set()).difference_update(kinds)
+
+    def is_at_rest(self, pools: Iterable[Pool]) -> bool:
+        """Whether nothing runs in these pools, no lease is open there, and nobody of their groups is in doubt."""
+        pools = tuple(pools)
+        for pool in pools:
+            for backend in pool:
+                line = self._shell.lines[backend.number]
+                if line.orders or line.cancel or backend.lease is not None or backend.state is S.LENT:
+                    return False
+        groups = {pool.group for pool in pools}
+        requests = [each for client in self._broker.clients.values() for each in client.requests.values()]
+        return not any(
+            not each.is_in_lane and each.state is RequestState.IN_DOUBT and each.group in groups for each in requests
+        )
+
     # What the core decides.
+
+    def fact(self) -> None:
+        """The core is about to be told something: what has ended in a paused pool has ended."""
+        for pool, kinds in self.paused.items():
+            for backend in pool if kinds else ():
+                if backend.number in self._begun:
+                    self._begun[backend.number] &= _running(backend)
 
     def given(self, line: Line, job: Job | None) -> None:
         """The core gives something to the line; job is None if it is a question of its own, or a reset."""
+        backend = self._broker.backends.get(line.number)
+        if backend is not None and self.paused.get(backend.pool):
+            self._check_begun(backend, line, job)
         if job is None or line.number not in self.dismissed:
             return
         is_its_own = job.lease is not None and job.lease.line == line.number
@@ -47,8 +159,8 @@ class Orders:
 
     def given_by_lane(self, backend: Backend) -> None:
         """The lane gives something to the backend; it may do so until it hears of the order."""
-        if backend.number in self.dismissed:
-            assert self._is_recall_on_its_way(backend), f"the lane goes on with {backend}, dismissed"
+        if backend.number in self.dismissed or self.paused.get(backend.pool):
+            assert self._is_recall_on_its_way(backend), f"the lane goes on with {backend}, dismissed or paused"
 
     def closes(self, line: Line, reason: str) -> None:
         """The core closes a backend."""
@@ -59,7 +171,31 @@ class Orders:
             held = [lease.backend.number for lease in leases if lease.backend is not None]
             assert line.number not in held, f"{line.number} is closed in a lease"
 
+    def _check_begun(self, backend: Backend, line: Line, job: Job | None) -> None:
+        """What is given to a backend of a paused pool has begun before."""
+        if job is None:
+            request = backend.running[-1] if backend.running else None
+            is_known = request is None or request.verb in _QUESTIONS or request in self._asked
+            assert is_known or (request is not None and request.verb < Verb.PROBE), f"{request} begins in a pause"
+            return
+        is_its_own = job.lease is not None and job.lease.line == line.number
+        assert is_its_own or job.number in self._begun.get(line.number, ()), f"{job} begins in a pause"
+
     # What must hold.
+
+    def check_group(self, group: Group) -> None:
+        """Paused is what was said to be, and what is paused is not lent; orders are answered in time."""
+        for pool in group.pools:
+            assert pool.pauses == self.paused.get(pool, set()), f"{pool.endpoint.name} of {group.name} is {pool.pauses}"
+            assert pool.is_paused is bool(pool.pauses)
+            for backend in pool.lent.values() if pool.is_paused else ():
+                assert backend.is_recalled, f"{backend} is paused, and lent for longer"
+        if self._broker.state is not BrokerState.STOPPED:
+            for pending in self.pending:
+                assert not self.is_at_rest(pending.pools), f"{pending} is not answered"
+                next_time = self._broker.next_deadline()
+                assert next_time is not None
+                assert next_time <= pending.due, f"{pending} may wait for ever"
 
     def check_backend(self, backend: Backend) -> None:
         """A backend that is dismissed does not rest."""

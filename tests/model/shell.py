@@ -75,6 +75,7 @@ class Shell:
         """Tell the core, and look at what it decides."""
         self.fairness.fact()
         self.lifetimes.fact()
+        self.orders.fact()
         # Groups in which somebody waited for a backend: in the same fact they may be told that it was too long.
         self._waited = {name for name, group in self.broker.groups.items() if group.queue.size}
         told = call(*args, **more)
@@ -119,11 +120,15 @@ class Shell:
                 line.is_closed = True
                 self._mark_lost(line)
                 self.lifetimes.closes(line.group, line.endpoint, reason)
+            case effects.Drop(client) if client in self.orders.operators:
+                self.orders.dropped(client)
             case effects.Drop(client):
                 assert not self.books.owed[client], f"client {client} waits for replies and is dropped"
                 due = self.broker.clients[client].heard + self.broker.config.broker.client_idle_timeout
                 assert due <= self.world.now, f"client {client} is dropped too soon"
                 self.dropped.add(client)
+            case effects.Reply(client, body) if client in self.orders.operators:
+                self.orders.answered(client, body)
             case effects.Reply(client, body):
                 sessions.check_told(self.broker, self.books.jobs[body.request], body)
                 self.books.reply(client, body, self._is_lease_open(body.request), self.world.now)
@@ -272,7 +277,7 @@ class Shell:
                 case effects.Execute(number) if number in self.lines:
                     line = self.lines[number]
                     self._send(line, next(each for each in line.orders if not each.is_written))
-                case effects.Reply(client, body):
+                case effects.Reply(client, body) if client not in self.orders.operators:
                     self._reply(client, body)
                 case effects.Connect(number):
                     self._connect(self.lines[number])
@@ -280,6 +285,8 @@ class Shell:
                     self._cancel(self.lines[number])
                 case effects.Close(number) if number in self.lines:
                     self._end(self.lines[number])
+                case effects.Drop(client) if client in self.orders.operators:
+                    self.fact(self.broker.client_gone, client, self.world.now)
                 case effects.Drop(client):
                     self._drop(client)
                 case effects.Stop():

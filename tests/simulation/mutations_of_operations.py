@@ -7,8 +7,12 @@ from typing import Any
 
 import pytest
 
+from poold.core.operations import pausing
+from poold.core.operations.pausing import Pausing, busy
 from poold.core.pools import janitor, routing
+from poold.core.pools.group import Group
 from poold.core.pools.lifecycle import Lifecycle
+from poold.core.pools.pool import Pool
 from poold.core.state import BackendState
 
 Blunder = Callable[[pytest.MonkeyPatch], None]
@@ -90,3 +94,148 @@ def what_is_dismissed_is_closed_in_the_middle_of_its_lease(patch: pytest.MonkeyP
             self.close(backend, "reconnect")
 
     wrap(patch, Lifecycle, "reconnect", reconnect)
+
+
+# Pauses.
+
+
+@blunder
+def what_is_paused_runs_what_comes(patch: pytest.MonkeyPatch) -> None:
+    def idle_backend(pools: Any) -> Any:
+        return next((next(reversed(pool.idle.values())) for pool in pools if pool.idle), None)
+
+    patch.setattr(routing, "idle_backend", idle_backend)
+
+
+@blunder
+def what_is_paused_takes_more_into_its_pipelines(patch: pytest.MonkeyPatch) -> None:
+    def backend_to_join(original: Any, pools: Any, *rest: Any) -> Any:
+        paused = [pool for pool in pools if pool.is_paused]
+        for pool in paused:
+            pool.is_paused = False
+        found = original(pools, *rest)
+        for pool in paused:
+            pool.is_paused = True
+        return found
+
+    original = routing.backend_to_join
+    patch.setattr(routing, "backend_to_join", lambda *args: backend_to_join(original, *args))
+
+
+@blunder
+def what_is_paused_shares_a_turn(patch: pytest.MonkeyPatch) -> None:
+    def take_sharing(original: Any, self: Group, *args: Any) -> Any:
+        paused = [pool for pool in self.pools if pool.is_paused]
+        for pool in paused:
+            pool.is_paused = False
+        found = original(self, *args)
+        for pool in paused:
+            pool.is_paused = True
+        return found
+
+    wrap(patch, Group, "take_sharing", take_sharing)
+
+
+@blunder
+def what_is_paused_stays_lent(patch: pytest.MonkeyPatch) -> None:
+    def changed(original: Any, self: Pausing, pools: Any) -> None:
+        pools = list(pools)
+        lent = [(pool, dict(pool.lent)) for pool in pools]
+        for pool, _ in lent:
+            pool.lent.clear()
+        original(self, pools)
+        for pool, backends in lent:
+            pool.lent.update(backends)
+
+    wrap(patch, Pausing, "_changed", changed)
+
+
+@blunder
+def what_is_paused_is_lent(patch: pytest.MonkeyPatch) -> None:
+    may_be_lent = routing.may_be_lent
+
+    def may_be(backend: Any) -> bool:
+        is_paused, backend.pool.is_paused = backend.pool.is_paused, False
+        found = may_be_lent(backend)
+        backend.pool.is_paused = is_paused
+        return found
+
+    patch.setattr(routing, "may_be_lent", may_be)
+
+
+@blunder
+def a_pause_is_told_while_leases_are_open(patch: pytest.MonkeyPatch) -> None:
+    leased = BackendState.LEASED
+    patch.setattr(pausing, "busy", lambda pools: (each for each in busy(pools) if each.state is not leased))
+
+
+@blunder
+def a_pause_is_told_while_a_commit_is_in_doubt(patch: pytest.MonkeyPatch) -> None:
+    wrap(patch, Pausing, "_in_doubt", lambda *_: 0)
+
+
+@blunder
+def a_pause_is_not_told_when_all_has_ended(patch: pytest.MonkeyPatch) -> None:
+    def look(original: Any, self: Pausing, now: float) -> None:
+        if any(pending.began == now for pending in self.pending):
+            original(self, now)
+
+    wrap(patch, Pausing, "look", look)
+
+
+@blunder
+def a_pause_that_fails_stays(patch: pytest.MonkeyPatch) -> None:
+    def due(original: Any, self: Pausing, pending: Any, now: float) -> None:
+        pools, pending.pools = pending.pools, ()
+        original(self, pending, now)
+        pending.pools = pools
+
+    wrap(patch, Pausing, "due", due)
+
+
+@blunder
+def a_pause_of_somebody_who_is_gone_stays(patch: pytest.MonkeyPatch) -> None:
+    wrap(patch, Pausing, "leave", lambda *_: None)
+
+
+@blunder
+def a_pause_that_fails_ends_an_earlier_one(patch: pytest.MonkeyPatch) -> None:
+    def undo(original: Any, self: Pausing, pending: Any) -> None:
+        pending.pools = pending.chosen.pools
+        original(self, pending)
+
+    wrap(patch, Pausing, "_undo", undo)
+
+
+@blunder
+def what_is_resumed_does_not_look_at_its_queue(patch: pytest.MonkeyPatch) -> None:
+    def resume(original: Any, self: Pausing, chosen: Any, kinds: Any) -> Any:
+        before = dict(self._agenda.unsettled)
+        found = original(self, chosen, kinds)
+        self._agenda.unsettled.clear()
+        self._agenda.unsettled.update(before)
+        return found
+
+    wrap(patch, Pausing, "resume", resume)
+
+
+@blunder
+def a_group_goes_on_though_its_endpoint_is_paused(patch: pytest.MonkeyPatch) -> None:
+    def resume(_: Any, self: Pool, kind: Any) -> None:
+        self.pauses.discard(kind)
+        self.is_paused = False
+
+    wrap(patch, Pool, "resume", resume)
+
+
+@blunder
+def who_waits_for_a_pause_counts_as_silent(patch: pytest.MonkeyPatch) -> None:
+    wrap(patch, Pausing, "is_waited_for", lambda *_: False)
+
+
+@blunder
+def nobody_asks_about_what_had_begun_in_a_pause(patch: pytest.MonkeyPatch) -> None:
+    def next_errand(original: Any, self: Group) -> Any:
+        return None if self.is_paused else original(self)
+
+    wrap(patch, Group, "_next_errand", next_errand)

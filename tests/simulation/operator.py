@@ -6,8 +6,9 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from client.wire.arguments import packed_arguments
-from client.wire.messages import Answer, Ask
+from client.wire.messages import Answer, Ask, Failure
 from poold.core.operations.selection import select
+from poold.core.pools.pool import PAUSES, Pause, Pool
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 # Keys of operators' connections begin here.
 FIRST_KEY = 1_000_000
 # Mean steps from one order to the next.
-EVERY = 200
+EVERY = 300
+# So much more often between a fact and its turn, when something was decided that nobody has heard of.
+IN_A_TURN = 6.0
 
 
 class Operator:
@@ -26,16 +29,68 @@ class Operator:
         self._random = Random(seed)
         self._every = EVERY * self._random.choice((1, 1, 10))
         self._last_request = 0
-        self._kinds = (self._reconnect,)
+        self._last_key = FIRST_KEY
+        self._kinds = (self._reconnect, self._pause, self._pause, self._resume, self._resume)
 
     def act(self) -> str | None:
         """Give an order, at times; a line about it."""
         world = self._world
-        if world.is_suspended or world.is_stopped or self._random.random() * self._every >= 1.0:
+        weight = IN_A_TURN if world.network.has_turn else 1.0
+        if world.is_suspended or world.is_stopped or self._random.random() * self._every >= weight:
             return None
         kind = self._random.choice(self._kinds)
         world.tally[kind.__name__.strip("_")] += 1
         return kind()
+
+    def finish(self) -> None:
+        """Let all that is paused go on."""
+        pairs: list[tuple[str, str]] = []
+        self._world.network.orders.resume(self._chosen(pairs), PAUSES)
+        self._tell(self._ask("resume", pairs))
+
+    def _pause(self) -> str:
+        """Pause something, and wait for it, for some time or until the operator's program dies."""
+        pairs, timeout = self._some(), self._random.choice((0.01, 0.1, 1.0, 10.0))
+        message = self._ask("pause", [*pairs, ("timeout", str(timeout))])
+        pools, world = self._chosen(pairs), self._world
+        orders, kind = world.network.orders, _kind(pairs)
+        if any(each.kind is kind and not set(pools).isdisjoint(each.new) for each in orders.pending):
+            assert isinstance(self._tell(message), Failure), "two orders pause the same"
+            return f"pause {pairs} is refused"
+        key = self._arrive()
+        orders.pause(key, message.request, pools, kind, timeout)
+        self._tell(message, key)
+        if self._random.random() < 0.2:
+            world.at(world.now + timeout * self._random.random(), self._die, key)
+        if self._random.random() < 0.8:
+            world.at(world.now + 10 ** self._random.uniform(-2, 1), self._resume)
+        return f"pause {pairs} for {timeout} s"
+
+    def _resume(self) -> str | None:
+        if self._world.is_suspended or self._world.is_stopped:
+            return None
+        pairs = self._some()
+        kinds = (_kind(pairs),) if pairs else PAUSES
+        self._world.network.orders.resume(self._chosen(pairs), kinds)
+        assert isinstance(self._tell(self._ask("resume", pairs)), Answer)
+        return f"resume {pairs}"
+
+    def _arrive(self) -> int:
+        """Another connection of an operator's."""
+        self._last_key += 1
+        world = self._world
+        world.network.about_client(
+            self._last_key, world.broker.client_arrived, 1, "operator", None, None, None, world.now
+        )
+        return self._last_key
+
+    def _die(self, key: int) -> str | None:
+        world = self._world
+        if world.is_stopped or world.is_suspended:
+            return None
+        world.network.orders.gone(key)
+        world.network.about_client(key, world.broker.client_gone, world.now)
+        return f"operator {key} is gone"
 
     def _reconnect(self) -> str:
         pairs = self._some()
@@ -55,7 +110,7 @@ class Operator:
             pairs.append(("endpoint", random.choice(list(broker.endpoints))))
         return pairs
 
-    def _chosen(self, pairs: list[tuple[str, str]]) -> tuple[object, ...]:
+    def _chosen(self, pairs: list[tuple[str, str]]) -> tuple[Pool, ...]:
         named = {name: [value for each, value in pairs if each == name] for name, _ in pairs}
         return select(self._world.broker.groups, self._world.broker.endpoints, named).pools
 
@@ -66,3 +121,7 @@ class Operator:
     def _tell(self, message: Ask, key: int = FIRST_KEY) -> object:
         world = self._world
         return world.network.about_client(key, world.broker.ask, message, world.now)
+
+
+def _kind(pairs: list[tuple[str, str]]) -> Pause:
+    return Pause.ENDPOINT if any(name == "endpoint" for name, _ in pairs) else Pause.GROUP

@@ -75,7 +75,7 @@ class Scenario:
 
 def has_lane(seed: int, kind: str = "") -> bool:
     """Whether the broker of this world has a lane; nothing is drawn for it, so that all else is as it is without."""
-    return kind == LANE or seed % 3 == 0
+    return kind == LANE or seed % 3 == 0 or (kind == OPERATED and seed % 3 == 1)
 
 
 def draw(random: Random, kind: str = "") -> Scenario:
@@ -88,6 +88,8 @@ def draw(random: Random, kind: str = "") -> Scenario:
         return with_cluster(random, found)
     if kind == COPY:
         return with_copies(random, found)
+    if kind == OPERATED and random.random() < 0.4:
+        return _with_company(random, found)
     if kind and kind != OPERATED:
         return KINDS[kind](random, found)
     return list(KINDS.values())[which](random, found) if which < len(KINDS) else found

@@ -29,7 +29,7 @@ class Turns(Lending):
         self.has_ticked = False
         self.roles = Roles(world.broker, world.books)
         self.remembered = 0  # the newest timeline
-        self._has_turn = False
+        self.has_turn = False  # there are facts, and a turn is to follow
         self._armed: float | None = None
         self._arming = 0  # of the timer: an event of an earlier one is void
 
@@ -58,8 +58,8 @@ class Turns(Lending):
 
     def wake(self) -> None:
         """There are facts: have a turn soon. Facts that come until then share it."""
-        if not self._has_turn:
-            self._has_turn = True
+        if not self.has_turn:
+            self.has_turn = True
             world = self.sim
             lag = world.scenario.lag
             world.tell_at(world.now + (world.random.random() * lag if lag else 0.0), self.turn_of_shell)
@@ -67,14 +67,14 @@ class Turns(Lending):
     def turn_of_shell(self) -> str:
         """One turn, or as much of it as the shell comes to."""
         world = self.sim
-        self._has_turn = True  # what follows from a deadline belongs to this turn
+        self.has_turn = True  # what follows from a deadline belongs to this turn
         text = "turn"
         deadline = self.broker.next_deadline()
         if deadline is not None and deadline <= world.now:
             self.has_ticked = True
             self.fact(self.broker.tick, world.now)
             text = "tick"
-        self._has_turn = False
+        self.has_turn = False
         self.take()
         partial = world.scenario.partial
         if partial and self.todo and world.random.random() < partial:
@@ -95,7 +95,7 @@ class Turns(Lending):
         if arming != self._arming:
             return None
         self._armed = None
-        self._has_turn = True
+        self.has_turn = True
         return self.turn_of_shell()
 
     def _carry_out_other(self, effect: effects.Effect) -> None:
@@ -160,7 +160,7 @@ class Turns(Lending):
             case effects.Reply(client, body):
                 kind = type(body).__name__ if type(body) is not Failure else f"{body.kind} {body.sqlstate}"
                 self.said.append(f"reply {client} {body.request} {kind}")
-                if self.sim.fleet is not None:
+                if self.sim.fleet is not None and client not in self.orders.operators:
                     self.sim.fleet.replied(client, self.books.jobs[body.request], body)
                 self.touched_clients.append(client)
             case effects.Connect(number, group, endpoint):

@@ -199,6 +199,8 @@ class World(Agenda, Invariants):
         self.clients.finish()
         if self.is_stopped or self.random.random() < 0.2:
             return
+        if self.operator is not None:
+            self.operator.finish()
         self._until(self._is_quiet)
         if self.broker.state is BrokerState.RUNNING:
             self._ask_each_group()

@@ -46,6 +46,8 @@ QUESTIONS: Mapping[str, Audience] = {
     "stop-now": Audience.ADMINS,
     "restart": Audience.ADMINS,
     "reconnect": Audience.ADMINS,
+    "pause": Audience.ADMINS,
+    "resume": Audience.ADMINS,
 }
 
 

@@ -26,6 +26,7 @@ class Leases:
         """Note that the lease's request runs on this backend, which becomes the lease's if the request opens it."""
         if request.opens:
             lease.backend = backend
+            lease.began = now
             backend.lease = lease
             if request.group.config.lease_timeout:
                 lease.expires = now + request.group.config.lease_timeout

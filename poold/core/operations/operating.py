@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from client.wire.limits import MAX_TIMEOUT
 from client.wire.messages import Answer, Ask, Failure
-from poold.core.operations.selection import ENDPOINT, GROUP, NotPossible, arguments_of, select
+from poold.core.operations.pausing import PATIENCE, Pausing, kinds_to_resume
+from poold.core.operations.selection import ENDPOINT, GROUP, TIMEOUT, NotPossible, arguments_of, only, select
 from poold.core.pools.endpoint import Endpoint
 from poold.core.pools.group import Group
 from poold.core.pools.lifecycle import Lifecycle
@@ -22,11 +24,22 @@ Told = dict[str, Any] | None
 class Operating:
     """Carries out what operators ask for."""
 
-    def __init__(self, groups: Mapping[str, Group], endpoints: Mapping[str, Endpoint], lifecycle: Lifecycle) -> None:
+    def __init__(
+        self,
+        groups: Mapping[str, Group],
+        endpoints: Mapping[str, Endpoint],
+        lifecycle: Lifecycle,
+        pausing: Pausing,
+    ) -> None:
         self._groups = groups
         self._endpoints = endpoints
         self._lifecycle = lifecycle
-        self._orders: dict[str, Callable[[int, Ask, float], Told]] = {"reconnect": self._reconnect}
+        self._pausing = pausing
+        self._orders: dict[str, Callable[[int, Ask, float], Told]] = {
+            "reconnect": self._reconnect,
+            "pause": self._pause,
+            "resume": self._resume,
+        }
 
     def ask(self, key: int, message: Ask, now: float) -> Answer | Failure | None:
         """Carry out what the client with this key asks for. None: the answer is an effect later."""
@@ -44,3 +57,29 @@ class Operating:
             self._lifecycle.reconnect(pool)
         left = sum(backend.is_dismissed for pool in chosen.pools for backend in pool)
         return {"groups": chosen.names, "endpoint": chosen.endpoint or None, "closed": count - left, "closing": left}
+
+    def _pause(self, key: int, message: Ask, now: float) -> Told:
+        """Begin nothing in what is chosen, and answer when all that runs there has come to its end."""
+        arguments = arguments_of(message, GROUP, ENDPOINT, TIMEOUT)
+        chosen = select(self._groups, self._endpoints, arguments)
+        self._pausing.pause(key, message.request, chosen, _seconds(only(arguments, TIMEOUT)), now)
+        return None
+
+    def _resume(self, _: int, message: Ask, __: float) -> Told:
+        """Go on with what is chosen; with all that is paused if nothing is named."""
+        arguments = arguments_of(message, GROUP, ENDPOINT)
+        chosen = select(self._groups, self._endpoints, arguments)
+        resumed = self._pausing.resume(chosen, kinds_to_resume(chosen, not arguments))
+        names = dict.fromkeys(pool.group.configured for pool in resumed)
+        return {"groups": list(names), "endpoint": chosen.endpoint or None}
+
+
+def _seconds(text: str) -> float:
+    """Return the timeout that was given, or the usual one."""
+    try:
+        seconds = float(text or PATIENCE)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds <= MAX_TIMEOUT:
+        raise NotPossible(f"timeout is {text!r}; give seconds above 0 and below a year")
+    return seconds

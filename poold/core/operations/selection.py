@@ -12,7 +12,7 @@ from poold.core.pools.group import Group
 from poold.core.pools.pool import Pool
 
 # The arguments that say which.
-GROUP, ENDPOINT = "group", "endpoint"
+GROUP, ENDPOINT, TIMEOUT = "group", "endpoint", "timeout"
 
 
 class NotPossible(Exception):

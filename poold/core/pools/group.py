@@ -15,7 +15,7 @@ from poold.core.pools.availability import AvailabilityState
 from poold.core.pools.cluster import Cluster
 from poold.core.pools.endpoint import Endpoint
 from poold.core.pools.pool import Pool
-from poold.core.pools.steps import Adopt, Examine, Grant, Hold, Lend, Open, Poke, Recall, Refuse, Reroute, Step
+from poold.core.pools.steps import Adopt, Dismiss, Examine, Grant, Hold, Lend, Open, Poke, Recall, Refuse, Reroute, Step
 from poold.core.records.backend import Backend
 from poold.core.records.client import Client
 from poold.core.records.flow import Flight
@@ -93,6 +93,11 @@ class Group:
         return sum(len(pool.members[state]) for pool in self.pools)
 
     @property
+    def is_paused(self) -> bool:
+        """Whether nothing begins in it, on any endpoint."""
+        return all(pool.is_paused for pool in self.pools)
+
+    @property
     def has_lent(self) -> bool:
         """Whether the lane has any backend of the group."""
         return any(pool.lent for pool in self.pools)
@@ -111,7 +116,9 @@ class Group:
     def is_reachable(self) -> bool:
         """Whether any of its requests may be expected to run soon."""
         return any(
-            pool.is_serving and (pool.open or pool.availability.state is AvailabilityState.AVAILABLE)
+            pool.is_serving
+            and not pool.is_evaded
+            and (pool.open or pool.availability.state is AvailabilityState.AVAILABLE)
             for pool in self.pools
         )
 
@@ -157,6 +164,8 @@ class Group:
         backend = self._sharing
         if backend is None or self._sharing_turn != turn or backend.state is not ACTIVE or self.probes:
             return None
+        if backend.pool.is_paused:
+            return None
         is_room = len(backend.running) < self._sharing_depth
         return backend if is_room and routing.is_company(backend, now) else None
 
@@ -175,13 +184,18 @@ class Group:
         is_served: waiting requests may be served, not only backends opened. is_open: the broker takes new work, so
         backends are opened even if no request waits.
         """
+        is_paused = bool(self.queue.size) and self.is_paused
+        if is_paused and not is_open:
+            last = self.queue.first(BATCH + 1)
+            assert last is not None
+            return Adopt(cast(Flight, last)) if last.is_in_lane else Dismiss(last)
         if self.main is not None and self.queue.size and not self.is_reachable:
             first = self.queue.first(BATCH + 1)
             assert first is not None
             return Adopt(cast(Flight, first)) if first.is_in_lane else Reroute(first)
         if is_served:
             step = self._next_errand() if self.has_errands else None
-            if step is None and self.queue.size:
+            if step is None and self.queue.size and not is_paused:
                 step = self._next_served(now, is_open)
             if step is not None:
                 return step
@@ -256,7 +270,9 @@ class Group:
         """
         if self.size >= self.config.max_size:
             return None
-        pool = routing.pool_to_open(self.pools, below_floor=True)
+        pool = next((each for each in self.pools if each.must_ask()), None)
+        if pool is None:
+            pool = routing.pool_to_open(self.pools, below_floor=True)
         if pool is None and self.queue.size and self.count(BackendState.CONNECTING) < self._wanted():
             pool = routing.pool_to_open(self.pools)
         if pool is None and self.is_uneven:
@@ -309,6 +325,9 @@ class Group:
     def overdue(self, waited: float, is_own: bool) -> Failure:
         """The failure of a request that waited for so many seconds; is_own if its own timeout was the shorter one."""
         limit = "the request's timeout" if is_own else "queue_timeout"
+        if self.is_paused:
+            text = f"group {self.name!r} was paused by an operator, and not resumed within {waited:.3g} s ({limit})"
+            return plain_failure("pool-timeout", NOT_EXECUTED, text)
         if not any(pool.is_serving for pool in self.pools):
             wanted = "replica" if self.role == "replica" else "primary"
             known = "; ".join(each.in_words() for each in self.endpoints)

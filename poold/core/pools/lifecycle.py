@@ -77,9 +77,9 @@ class Lifecycle:
         for pool in group.pools:
             for lent in pool.lent.values():
                 self.recall(lent)
-            if not pool.is_serving:
+            if not pool.is_serving or pool.is_evaded:
                 for idle in list(pool.idle.values()):
-                    self.close(idle, pool.why_unused)
+                    self.close(idle, pool.why_unused if not pool.is_serving else "its endpoint is paused")
         for backend, reason in janitor.surplus(group):
             self.close(backend, reason)
         self._agenda.grow(group)
@@ -130,7 +130,7 @@ class Lifecycle:
         self._agenda.timers.clear(backend)
         del self.backends[backend.number]
         backend.pool.move(backend, BackendState.CLOSED)
-        if backend.pool.availability.state is not AvailabilityState.AVAILABLE:
+        if backend.pool.availability.state is not AvailabilityState.AVAILABLE or backend.pool.is_evaded:
             backend.group.respread()  # the cap of an endpoint that is away counts its backends
 
     def reset(self, backend: Backend, now: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from poold.core.pools.availability import Availability, AvailabilityState
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
 CONNECTING_LIMIT = 2
 
 
+class Pause(IntEnum):
+    """What an operator has paused."""
+
+    GROUP = 0
+    ENDPOINT = 1
+
+
+PAUSES = tuple(Pause)
+
+
 class Pool:
     """Backends by state: each is in exactly the collection its state names, and only `move` changes that."""
 
@@ -31,6 +42,9 @@ class Pool:
         self.group = group
         # Whether the group's requests may run here, by the endpoint's role; decided by `requests.observing`.
         self.is_serving = not group.has_roles
+        # What of it is paused: then nothing begins here but what belongs to something that has begun.
+        self.pauses: set[Pause] = set()
+        self.is_paused = False  # whether anything is
         # How many backends the group may have here at most, and keeps here at least; set by `routing.spread`.
         self.cap = 0
         self.floor = 0
@@ -59,6 +73,21 @@ class Pool:
         """All backends but those that are CLOSED."""
         for members in self.members:
             yield from members.values()
+
+    def pause(self, kind: Pause) -> None:
+        """Begin nothing here, until it is resumed."""
+        self.pauses.add(kind)
+        self.is_paused = True
+
+    def resume(self, kind: Pause) -> None:
+        """Go on, unless it is paused for another reason as well."""
+        self.pauses.discard(kind)
+        self.is_paused = bool(self.pauses)
+
+    @property
+    def is_evaded(self) -> bool:
+        """Whether its endpoint is paused: the group's other endpoints do its part."""
+        return Pause.ENDPOINT in self.pauses
 
     def outdate(self, backend: Backend) -> None:
         """Note that the backend's end is near: it does not count for the floor."""
@@ -118,6 +147,11 @@ class Pool:
     def may_open(self) -> bool:
         """Whether another connect may begin here, as far as this pool is concerned."""
         state = self.availability.state
-        if state is AvailabilityState.QUARANTINED or self.size >= self.cap:
+        if state is AvailabilityState.QUARANTINED or self.is_paused or self.size >= self.cap:
             return False
         return len(self.connecting) < (1 if state is AvailabilityState.PROBING else CONNECTING_LIMIT)
+
+    def must_ask(self) -> bool:
+        """Whether it is paused and has no backend for the inquiries that wait: what has begun is brought to its end."""
+        is_wanted = self.is_paused and self.inquiries and not self.size
+        return bool(is_wanted) and self.is_serving and self.availability.state is not AvailabilityState.QUARANTINED

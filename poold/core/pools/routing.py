@@ -20,13 +20,16 @@ def spread(pools: Sequence[Pool], max_size: int, min_size: int) -> None:
 
     Those without the role that the group wants get nothing.
     A quarantined endpoint keeps the backends that are open there, up to its share; the rest goes to the others
-    meanwhile. An endpoint that is being probed gets one backend more.
+    meanwhile. An endpoint that is being probed gets one backend more. One that is paused is treated as quarantined.
     """
     for pool in pools:
         pool.cap = pool.floor = 0
     limits = {AvailabilityState.AVAILABLE: max_size, AvailabilityState.QUARANTINED: 0, AvailabilityState.PROBING: 1}
     most = [
-        (pool, limits[state] + (0 if state is AvailabilityState.AVAILABLE else pool.open))
+        (
+            pool,
+            pool.open if pool.is_evaded else limits[state] + (0 if state is AvailabilityState.AVAILABLE else pool.open),
+        )
         for pool in pools
         if pool.is_serving
         for state in (pool.availability.state,)
@@ -65,8 +68,8 @@ def idle_backend(pools: Sequence[Pool]) -> Backend | None:
     """
     if len(pools) == 1:
         idle = pools[0].idle
-        return next(reversed(idle.values())) if idle else None
-    found = [pool for pool in pools if pool.idle]
+        return next(reversed(idle.values())) if idle and not pools[0].is_paused else None
+    found = [pool for pool in pools if pool.idle and not pool.is_paused]
     if not found:
         return None
     pool = found[0] if len(found) == 1 else whose_turn(found)
@@ -102,7 +105,7 @@ def backend_to_join(pools: Sequence[Pool], depth: int, now: float) -> Backend | 
     """The backend with the fewest statements, fewer than depth, that another short one may join; None without any."""
     found: Backend | None = None
     for pool in pools:
-        if pool.size > pool.cap or pool.inquiries or pool.questions:
+        if pool.size > pool.cap or pool.inquiries or pool.questions or pool.is_paused:
             continue
         for backend in pool.active.values():
             if len(backend.running) < depth and is_company(backend, now):
@@ -112,7 +115,7 @@ def backend_to_join(pools: Sequence[Pool], depth: int, now: float) -> Backend | 
 
 def may_be_lent(backend: Backend) -> bool:
     """Whether the lane may have this idle backend: it writes to its socket, and leaves alone what is to be replaced."""
-    return not (backend.server.is_encrypted or backend.is_outdated or backend.is_refused)
+    return not (backend.server.is_encrypted or backend.is_outdated or backend.is_refused or backend.pool.is_paused)
 
 
 def may_join(request: Request) -> bool:

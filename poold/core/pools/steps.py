@@ -38,6 +38,12 @@ class Refuse(NamedTuple):
     request: Request
 
 
+class Dismiss(NamedTuple):
+    """The request waits in a group that is paused, and the broker takes no new work: it will not run."""
+
+    request: Request
+
+
 class Reroute(NamedTuple):
     """The request waits for a replica and there is none: it is for the primary."""
 
@@ -72,4 +78,4 @@ class Recall(NamedTuple):
     backend: Backend
 
 
-Step = Grant | Examine | Hold | Refuse | Reroute | Open | Lend | Adopt | Poke | Recall
+Step = Grant | Examine | Hold | Refuse | Dismiss | Reroute | Open | Lend | Adopt | Poke | Recall

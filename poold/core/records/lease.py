@@ -29,6 +29,7 @@ class Lease:
     is_session: bool = False
     begins: bool = False  # its first request begins a transaction
     backend: Backend | None = None
+    began: float = 0.0  # when it was given its backend
     expires: float | None = None  # lease_timeout after the grant
     # Settings were changed in it, or a statement ran that is not proven harmless: all that follows runs with literals.
     is_altered: bool = False

@@ -45,3 +45,13 @@ class Withdrawal:
             self._leases.end(lease, "its client is gone")
         for group in client.groups:
             group.clients -= 1
+
+    def cut_off(self, client: Client, now: float) -> None:
+        """The broker stops, and all backends are lost: answer what the client still waits for."""
+        for request in list(client.requests.values()):
+            if request.state is RequestState.IN_DOUBT:
+                why = "PostgreSQL was not asked"
+                unknown = self._runs.transaction.unknown(request, "the broker was stopped", why, now)
+                self._runs.conclude(request, unknown, now)
+            elif request.state is not RequestState.DONE:
+                self._waiting.discard(request, failures.draining())

@@ -1,0 +1,192 @@
+"""Pauses: nothing begins in what is paused, until it is resumed.
+
+An order to pause takes effect at once and is answered when what runs has come to its end. If that takes too long, or
+nobody is left to hear the answer, it is undone: an order that failed leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from client.wire.messages import Answer, Failure
+from poold.core.agenda import Agenda
+from poold.core.effects import Reply
+from poold.core.operations.selection import NotPossible, Selection
+from poold.core.pools.lifecycle import Lifecycle
+from poold.core.pools.pool import PAUSES, Pause, Pool
+from poold.core.records.backend import Backend
+from poold.core.records.client import Client
+from poold.core.state import BackendState, RequestState
+from poold.core.work import failures
+
+# Seconds for which a pause waits if its order does not say.
+PATIENCE = 30.0
+# What is still at work is listed up to so many.
+BUSY_SHOWN = 20
+
+_AT_REST = (BackendState.IDLE, BackendState.CONNECTING)
+
+
+@dataclass(slots=True, eq=False)
+class PendingPause:
+    """A pause whose order is not answered yet. Also a deadline's key."""
+
+    client: int
+    number: int
+    chosen: Selection
+    kind: Pause
+    pools: tuple[Pool, ...]  # those that were not paused before: if it fails they go on
+    began: float
+    timeout: float
+
+
+class Pausing:
+    """The steps of pauses."""
+
+    def __init__(self, agenda: Agenda, clients: Mapping[int, Client], lifecycle: Lifecycle) -> None:
+        self._agenda = agenda
+        self._clients = clients
+        self._lifecycle = lifecycle
+        # Enter by pause, leave when answered, or with their client.
+        self.pending: dict[PendingPause, None] = {}
+
+    def pause(self, client: int, number: int, chosen: Selection, timeout: float, now: float) -> None:
+        """Begin nothing in these pools from here on; the answer comes when they rest, or at the timeout."""
+        kind = kind_of(chosen)
+        for pending in self.pending:
+            if pending.kind is kind and not set(chosen.pools).isdisjoint(pending.pools):
+                names = ", ".join(pending.chosen.names)
+                raise NotPossible(f"{names}: another command waits for this pause; wait for it, or resume")
+        pools = tuple(pool for pool in chosen.pools if kind not in pool.pauses)
+        for pool in pools:
+            pool.pause(kind)
+        self._changed(pools)
+        pending = PendingPause(client, number, chosen, kind, pools, now, timeout)
+        self.pending[pending] = None
+        self._agenda.timers.set(pending, now + timeout)
+
+    def resume(self, chosen: Selection, kinds: Iterable[Pause]) -> list[Pool]:
+        """Let these pools go on. Returns those that do; pauses that wait for any of them have failed."""
+        kinds = tuple(kinds)
+        for pending in list(self.pending):
+            if pending.kind in kinds and not set(chosen.pools).isdisjoint(pending.pools):
+                self._fail(pending, failures.usage("another command has resumed it before it came to rest"))
+        resumed = [pool for pool in chosen.pools if pool.pauses and not pool.pauses.isdisjoint(kinds)]
+        for pool in resumed:
+            for kind in kinds:
+                pool.resume(kind)
+        self._changed(resumed)
+        return resumed
+
+    def look(self, now: float) -> None:
+        """Answer the orders whose pools have come to rest."""
+        for pending in list(self.pending):
+            if not any(busy(pending.chosen.pools)) and not self._is_in_doubt(pending):
+                self._answer(pending, {"paused": True, "waited_ms": round((now - pending.began) * 1000), "busy": []})
+
+    def due(self, pending: PendingPause, now: float) -> None:
+        """What runs has not come to its end in time: undo the pause, and tell what it is."""
+        found = [_described(backend, now) for backend in busy(pending.chosen.pools)]
+        doubts = self._in_doubt(pending)
+        self._undo(pending)
+        told = {"paused": False, "waited_ms": round((now - pending.began) * 1000), "busy": found[:BUSY_SHOWN]}
+        self._answer(pending, {**told, "busy_not_shown": max(0, len(found) - BUSY_SHOWN), "in_doubt": doubts})
+
+    def is_waited_for(self, client: int) -> bool:
+        """Whether the client waits for an answer."""
+        return any(pending.client == client for pending in self.pending)
+
+    def withdraw(self, client: int, number: int) -> None:
+        """The client withdraws the order, if it is one that is not answered."""
+        for pending in list(self.pending):
+            if (pending.client, pending.number) == (client, number):
+                self._fail(pending, failures.withdrawn())
+
+    def leave(self, client: int) -> None:
+        """The client is gone: undo what it waits for."""
+        for pending in list(self.pending):
+            if pending.client == client:
+                self._undo(pending)
+
+    def stop(self) -> None:
+        """The broker stops."""
+        for pending in list(self.pending):
+            self._fail(pending, failures.draining())
+
+    def _answer(self, pending: PendingPause, told: dict[str, Any]) -> None:
+        self._forget(pending)
+        about = {"groups": pending.chosen.names, "endpoint": pending.chosen.endpoint or None}
+        self._agenda.effects.append(Reply(pending.client, Answer(pending.number, {**about, **told})))
+
+    def _fail(self, pending: PendingPause, failure: Failure) -> None:
+        self._undo(pending)
+        self._agenda.effects.append(Reply(pending.client, failure._replace(request=pending.number)))
+
+    def _undo(self, pending: PendingPause) -> None:
+        self._forget(pending)
+        for pool in pending.pools:
+            pool.resume(pending.kind)
+        self._changed(pending.pools)
+
+    def _forget(self, pending: PendingPause) -> None:
+        self.pending.pop(pending, None)
+        self._agenda.timers.clear(pending)
+
+    def _changed(self, pools: Iterable[Pool]) -> None:
+        """The pools are paused, or go on: recall what is lent, deal out sizes again, and look at who waits."""
+        for group in dict.fromkeys(pool.group for pool in pools):
+            self._lifecycle.endpoint_changed(group)
+            self._agenda.serve(group)
+
+    def _is_in_doubt(self, pending: PendingPause) -> bool:
+        return self._in_doubt(pending) > 0
+
+    def _in_doubt(self, pending: PendingPause) -> int:
+        """How many requests of the groups wait to hear what became of their COMMIT. O(requests)."""
+        groups = {pool.group for pool in pending.chosen.pools}
+        return sum(
+            not request.is_in_lane and request.state is RequestState.IN_DOUBT and request.group in groups
+            for client in self._clients.values()
+            for request in client.requests.values()
+        )
+
+
+def kind_of(chosen: Selection) -> Pause:
+    """What is paused: groups, or an endpoint."""
+    return Pause.ENDPOINT if chosen.endpoint else Pause.GROUP
+
+
+def kinds_to_resume(chosen: Selection, is_everything: bool) -> tuple[Pause, ...]:
+    """Which pauses end; is_everything: nothing was named, so all do."""
+    return PAUSES if is_everything else (kind_of(chosen),)
+
+
+def busy(pools: Iterable[Pool]) -> Iterator[Backend]:
+    """The backends that have not come to rest: they run something, are leased, or are the lane's."""
+    for pool in pools:
+        for state in BackendState:
+            if state not in _AT_REST:
+                yield from pool.members[state].values()
+
+
+def _described(backend: Backend, now: float) -> dict[str, Any]:
+    """What keeps the backend busy, as plain values."""
+    lease, request = backend.lease, backend.request
+    if lease is not None:
+        what, client, since = ("session" if lease.is_session else "transaction"), lease.client, lease.began
+    elif request is not None:
+        what, client, since = "request", request.client, request.started
+    elif backend.flights:
+        what, client, since = "request", backend.flights[0].client, backend.flights[0].began
+    else:
+        what, client, since = backend.state.name.lower(), None, now
+    return {
+        "group": backend.group.name,
+        "endpoint": backend.pool.endpoint.name,
+        "what": what,
+        "client": client.key if client is not None else None,
+        "pid": client.pid if client is not None else None,
+        "age_ms": round((now - since) * 1000),
+    }
