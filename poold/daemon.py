@@ -343,6 +343,9 @@ class Daemon:
             case _:
                 log.info("order given pid=%d uid=%s what=%s", peer.pid, peer.uid, what)
                 self._wake()
+                if what == "kill":
+                    for key in self._broker.operating.killing.concerns(message):
+                        self._release(key)
                 return self._broker.ask(peer.key, message, monotonic())
 
     def _stats(self, peer: Peer) -> dict[str, Any]:

@@ -80,6 +80,15 @@ def test_stats_shows_names_of_clients_as_they_are_and_steers_no_terminal() -> No
         "held": 0,
         "leases": 0,
     }
+    work = {
+        "what": "request",
+        "id": "1/2",
+        "state": "running",
+        "pid": 1,
+        "group": "a",
+        "age_ms": 1.0,
+        "tag": "t\x1b[3J",
+    }
     general = {"version": "0", "pid": 1, "state": "running", "address": "a", "uptime_s": 1.0, "cpu_s": 0.1}
     snapshot = {
         **general,
@@ -89,6 +98,8 @@ def test_stats_shows_names_of_clients_as_they_are_and_steers_no_terminal() -> No
         "groups": {},
         "endpoints": {},
         "processes": [process],
+        "work": [work],
+        "work_not_shown": 0,
     }
     from rich.console import Console
 
@@ -96,4 +107,5 @@ def test_stats_shows_names_of_clients_as_they_are_and_steers_no_terminal() -> No
     console.print(render({**snapshot, "processes_not_shown": 0}))
     text = console.file.getvalue()
     assert r"[/red]\x1b[2J" in text
+    assert r"t\x1b[3J" in text
     assert "\x1b" not in text

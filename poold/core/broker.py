@@ -20,6 +20,7 @@ from poold.core.clients.leases import Leases
 from poold.core.deadlines import Deadlines
 from poold.core.effects import Effect, Reply, Stop, Unit
 from poold.core.facts import Completion, Location, Loss, Observation, Server
+from poold.core.operations.killing import Killing
 from poold.core.operations.operating import Operating
 from poold.core.operations.pausing import Pausing
 from poold.core.pools import janitor
@@ -41,7 +42,7 @@ from poold.core.requests.watching import Watching
 from poold.core.requests.withdrawal import Withdrawal
 from poold.core.settling import Settling
 from poold.core.shared.queue import Queue
-from poold.core.snapshot import snapshot_endpoints, snapshot_group, snapshot_processes
+from poold.core.snapshot import snapshot_endpoints, snapshot_group, snapshot_processes, snapshot_work
 from poold.core.state import DRAINING, BrokerState
 from poold.core.statements.generations import Generations
 from poold.core.statements.proofs import Examination
@@ -114,7 +115,8 @@ class Broker:
         self.pausing = Pausing(agenda, self.clients, self.lifecycle)
         self.settling = Settling(*steps, self.hand_over, self.observing, self.rerouting, self.pausing, examine)
         self.reading = Reading(agenda, self.accounts, self.observing, self.rerouting, self.settling)
-        self.operating = Operating(self.groups, self.endpoints, self.lifecycle, self.pausing)
+        killing = Killing(agenda, self.clients, self.leases, self.waiting, self.runs)
+        self.operating = Operating(self.groups, self.endpoints, self.lifecycle, self.pausing, killing)
         self.deadlines = Deadlines(
             config, *steps, self.watching, self.observing, self.settling, self.reading, self.pausing
         )
@@ -151,6 +153,7 @@ class Broker:
             "state": self.state.name.lower(),
             "clients": len(self.clients),
             **snapshot_processes(self.clients.values()),
+            **snapshot_work(self.clients.values(), groups, now),
             "groups": {name: snapshot_group(group, now) for name, group in groups.items()},
             "endpoints": snapshot_endpoints(groups.values(), now),
         }
@@ -169,25 +172,13 @@ class Broker:
         """Time has passed: act on every deadline that is due."""
         while (key := self.agenda.timers.pop_due(now)) is not None:
             if key is _JANITOR:
-                self._tidy(now)
+                self.agenda.timers.set(_JANITOR, now + janitor.INTERVAL)
+                self.deadlines.tidy(self.groups.values(), self.clients.values(), now)
             elif key is _DRAIN:
                 self.stop(now)
             else:
                 self.deadlines.due(key, now)
                 self.settling.settle(now)
-
-    def _tidy(self, now: float) -> None:
-        """Look through all groups from time to time."""
-        self.agenda.timers.set(_JANITOR, now + janitor.INTERVAL)
-        for group in self.groups.values():
-            self.lifecycle.retire(group, now)
-            self.settling.settle(now)
-            for pool in group.pools:
-                self.watching.look_at_catalogs(pool, now)
-            self.settling.settle(now)
-        processes = {client.process for client in self.clients.values()} if self.observing.clusters else ()
-        for cluster in self.observing.clusters.values():
-            cluster.forget(processes)
 
     def drain(self, now: float) -> None:
         """Take no new work and finish what was accepted. Stop follows then, or when drain_timeout is over."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from poold.config.model import Config
 from poold.core.agenda import Agenda
 from poold.core.clients.leases import Leases
@@ -9,6 +11,7 @@ from poold.core.effects import Drop
 from poold.core.operations.pausing import Pausing, PendingPause
 from poold.core.pools.cluster import Cluster
 from poold.core.pools.endpoint import Endpoint
+from poold.core.pools.group import Group
 from poold.core.pools.lifecycle import Lifecycle
 from poold.core.pools.pool import Pool
 from poold.core.pools.watch import Watch
@@ -54,6 +57,18 @@ class Deadlines:
         self._settling = settling
         self._reading = reading
         self._pausing = pausing
+
+    def tidy(self, groups: Iterable[Group], clients: Iterable[Client], now: float) -> None:
+        """Look through all groups, as is due from time to time."""
+        for group in groups:
+            self._lifecycle.retire(group, now)
+            self._settling.settle(now)
+            for pool in group.pools:
+                self._watching.look_at_catalogs(pool, now)
+            self._settling.settle(now)
+        processes = {client.process for client in clients} if self._observing.clusters else ()
+        for cluster in self._observing.clusters.values():
+            cluster.forget(processes)
 
     def due(self, key: object, now: float) -> None:
         """The deadline of this request, backend, lease, client, watch, pool, endpoint or cluster has come."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 from client.wire.limits import PRIORITIES
 from poold.core.operations.pausing import busy
@@ -12,10 +12,13 @@ from poold.core.pools.endpoint import Endpoint
 from poold.core.pools.group import Group
 from poold.core.pools.pool import Pool
 from poold.core.records.client import Client
+from poold.core.records.flow import Flight
 from poold.core.state import BackendState
 
 # Nobody reads ten thousand processes, and the answer must fit into one reply.
 PROCESSES_SHOWN = 100
+KEYS_SHOWN = 10  # of the clients of one process
+WORK_SHOWN = 100
 
 
 def snapshot_group(group: Group, now: float) -> dict[str, Any]:
@@ -84,12 +87,49 @@ def snapshot_processes(clients: Iterable[Client]) -> dict[str, Any]:
         if process is None:
             process = dict(zip(("pid", "uid", "gid", "name"), key, strict=True))
             processes[key] = process = process | dict.fromkeys(("clients", "requests", "held", "leases"), 0)
+            process["keys"] = []
         process["clients"] += 1
+        if len(process["keys"]) < KEYS_SHOWN:
+            process["keys"].append(client.key)
         process["requests"] += len(client.requests)
         process["held"] += len(client.held)
         process["leases"] += len(client.leases)
     order = sorted(processes.values(), key=lambda each: (-each["leases"], -each["requests"], each["pid"]))
     return {"processes": order[:PROCESSES_SHOWN], "processes_not_shown": max(0, len(order) - PROCESSES_SHOWN)}
+
+
+def snapshot_work(clients: Iterable[Client], groups: Mapping[str, Group], now: float) -> dict[str, Any]:
+    """The requests and leases in these groups, at most WORK_SHOWN, the oldest first. O(requests log n)."""
+    shown = set(groups.values())
+    found = []
+    for client in clients:
+        for request in client.requests.values():
+            if request.is_in_lane:
+                flight = cast(Flight, request)
+                if flight.flow.group in shown:
+                    state = "queued" if flight.is_waiting else "running"
+                    found.append(_work("request", client, flight.number, flight.flow.group, state, flight.arrived, ""))
+            elif request.group in shown:
+                state = request.state.name.lower()
+                found.append(
+                    _work("request", client, request.number, request.group, state, request.arrived, request.tag)
+                )
+        for lease in client.leases.values():
+            if lease.group in shown and lease.backend is not None:
+                what = "session" if lease.is_session else "transaction"
+                state = lease.backend.state.name.lower()
+                found.append(_work(what, client, lease.number, lease.group, state, lease.began, ""))
+    found.sort(key=lambda each: each[0])
+    work = [{**each, "age_ms": round((now - since) * 1000, 3)} for since, each in found[:WORK_SHOWN]]
+    return {"work": work, "work_not_shown": max(0, len(found) - WORK_SHOWN)}
+
+
+def _work(
+    what: str, client: Client, number: int, group: Group, state: str, since: float, tag: str
+) -> tuple[float, dict[str, Any]]:
+    """Return since when it is there, and what it is; id is the name by which it can be killed."""
+    own = {"what": what, "id": f"{client.key}/{number}", "client": client.key, "pid": client.pid}
+    return since, {**own, "group": group.name, "state": state, "tag": tag}
 
 
 def snapshot_pool(pool: Pool, now: float) -> dict[str, Any]:

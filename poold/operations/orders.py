@@ -112,4 +112,36 @@ def resume(groups: tuple[str, ...], endpoint: str | None, address: str | None, a
         click.echo(f"{_in_words(answer)}: resumed" if answer["groups"] else "nothing of it was paused")
 
 
-COMMANDS = (pause, resume, reconnect)
+@click.command()
+@click.option("--client", metavar="KEY", help="A client: its connection is ended.")
+@click.option("--pid", metavar="PID", help="All clients of a process.")
+@click.option("--lease", metavar="CLIENT/NUMBER", help="A transaction or a session that is open.")
+@click.option("--request", metavar="CLIENT/NUMBER", help="A request that waits or runs.")
+@address_option
+@json_option
+def kill(
+    client: str | None,
+    pid: str | None,
+    lease: str | None,
+    request: str | None,
+    address: str | None,
+    as_json: bool,
+) -> None:
+    """End a client, all clients of a process, a transaction or session, or a request, as poold stats names them.
+
+    Whoever waits for it gets an error that says so, and what became of the work. A COMMIT that runs is not ended.
+    """
+    given = {"client": client, "pid": pid, "lease": lease, "request": request}
+    named = [(name, value) for name, value in given.items() if value is not None]
+    if len(named) != 1:
+        raise click.UsageError("give one of --client, --pid, --lease and --request")
+    answer = ask(target_of(address), "kill", named)
+    if as_json:
+        print_json(answer)
+    elif answer["what"] in ("client", "pid"):
+        click.echo(f"{answer['what']} {answer['id']}: {len(answer['clients'])} clients are disconnected")
+    else:
+        click.echo(f"{answer['what']} {answer['id']} is ended")
+
+
+COMMANDS = (pause, resume, reconnect, kill)

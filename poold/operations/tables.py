@@ -22,9 +22,11 @@ TIMES = ("group", "mode", "wait p50", "wait p99", "run p50", "run p99")
 BACKENDS = ("group", "endpoint", "state", "size", "active", "leased", "idle", "connecting", "other")
 TOTALS = ("group", "endpoint", "requests", "opened", "closed", "failed", "lost")
 PROCESSES = ("pid", "uid", "gid", "name", "clients", "requests", "held", "leases")
-TEXT_COLUMNS = ("group", "mode", "endpoint", "state", "name")
+WORKING = ("what", "id", "state", "pid", "group", "age ms", "tag")
+TEXT_COLUMNS = ("what", "id", "tag", "group", "mode", "endpoint", "state", "name")
 # More than these would push the groups off the screen; --json has more.
 PROCESSES_SHOWN = 10
+WORK_SHOWN = 10
 LONGEST_NAME = 32
 
 
@@ -94,7 +96,7 @@ def render(snapshot: dict[str, Any]) -> Group:
         if endpoint["role"] not in ("primary", "replica") or not endpoint["answers"]:
             silent = "" if endpoint["answers"] else ", and does not answer now"
             problems.append(Text(f"endpoint {name} is {endpoint['role']}: {printable(endpoint['why'])}{silent}"))
-    return Group(head, work, times, backends, totals, _processes(snapshot), *problems)
+    return Group(head, work, times, backends, totals, _processes(snapshot), _working(snapshot), *problems)
 
 
 def _processes(snapshot: dict[str, Any]) -> Table:
@@ -106,6 +108,18 @@ def _processes(snapshot: dict[str, Any]) -> Table:
     for process in listed[:PROCESSES_SHOWN]:
         pid, uid, gid, name, *counts = (process[key] for key in PROCESSES)
         _add(table, pid, uid, gid, name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "...", *counts)
+    return table
+
+
+def _working(snapshot: dict[str, Any]) -> Table:
+    """Return the table of requests and leases, the oldest first; the id is for `poold kill`."""
+    listed = snapshot["work"]
+    left_out = max(0, len(listed) - WORK_SHOWN) + snapshot["work_not_shown"]
+    more = f"; {left_out} more are not shown" if left_out else ""
+    table = _table(WORKING, f"requests, transactions and sessions now{more}")
+    for each in listed[:WORK_SHOWN]:
+        own = [each[key] for key in ("what", "id", "state", "pid", "group", "age_ms", "tag")]
+        _add(table, *own[:-1], own[-1][:LONGEST_NAME])
     return table
 
 

@@ -28,9 +28,19 @@ def test_the_clients_of_a_process_are_one_line_and_another_user_is_another() -> 
     found = snapshot_processes(clients)
     assert found == {
         "processes": [
-            {"pid": 70, "uid": 5, "gid": 6, "name": "web", "clients": 2, "requests": 3, "held": 1, "leases": 1},
-            {"pid": 60, "uid": None, "gid": None, "name": "far", **NONE},
-            {"pid": 70, "uid": 8, "gid": 6, "name": "web", **NONE},
+            {
+                "pid": 70,
+                "uid": 5,
+                "gid": 6,
+                "name": "web",
+                "clients": 2,
+                "requests": 3,
+                "held": 1,
+                "leases": 1,
+                "keys": [1, 2],
+            },
+            {"pid": 60, "uid": None, "gid": None, "name": "far", **NONE, "keys": [4]},
+            {"pid": 70, "uid": 8, "gid": 6, "name": "web", **NONE, "keys": [3]},
         ],
         "processes_not_shown": 0,
     }

@@ -184,7 +184,7 @@ class World:
         self.broker.request(client, verb(self._last_request, lease), self.now)
         return self._last_request
 
-    def ask(self, what: str, client: int = 1, **arguments: Any) -> Any:
+    def ask(self, what: str, asker: int = 1, /, **arguments: Any) -> Any:
         """Give an order; returns its number if the answer comes later, else the Answer's body or the Failure."""
         self._last_request += 1
         pairs = [
@@ -192,7 +192,7 @@ class World:
             for name, value in arguments.items()
             for each in (value if isinstance(value, (list, tuple)) else [value])
         ]
-        told = self.broker.ask(client, Ask(self._last_request, what, packed_arguments(pairs)), self.now)
+        told = self.broker.ask(asker, Ask(self._last_request, what, packed_arguments(pairs)), self.now)
         if told is None:
             return self._last_request
         return told.body if isinstance(told, Answer) else told

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import psycopg2
 import pytest
 from brokers import Broker, poold
 from waiting import wait_until
 
-from client import DBConnectionError, Handler, PoolTimeout
+from client import DBConnectionError, Handler, PoolTimeout, TransactionLost
 
 StartBroker = Callable[..., Broker]
 GROUPS: dict[str, dict[str, Any]] = {
@@ -177,3 +178,78 @@ def test_a_pause_of_an_endpoint_leaves_its_part_to_the_others(start_broker: Star
     assert broker.pool("default", "one")["requests"] == before
     order(broker, "resume", "--endpoint=one")
     wait_until(lambda: broker.pool("default", "one")["idle"] > 0, what="backends on the endpoint")
+
+
+# Kills.
+
+
+def work(broker: Broker, what: str, **wanted: Any) -> dict[str, Any]:
+    """The one piece of work of this kind that `poold stats` lists."""
+
+    def found() -> list[dict[str, Any]]:
+        listed: list[dict[str, Any]] = json.loads(poold("stats", "--json", f"--address={broker.address}").stdout)[
+            "work"
+        ]
+        return [each for each in listed if each["what"] == what and wanted.items() <= each.items()]
+
+    wait_until(lambda: len(found()) == 1, what=f"a {what}")
+    return found()[0]
+
+
+def test_a_killed_statement_ends_with_an_error_that_says_by_whom(broker: Broker, threads: ThreadPoolExecutor) -> None:
+    running = begin(broker.handler(tag="slow report"), "SELECT pg_sleep(60)", threads)
+    found = work(broker, "request", tag="slow report", state="running")
+    assert found["pid"] == os.getpid()
+    assert found["id"] in poold("stats", f"--address={broker.address}").stdout
+    done = poold("kill", f"--request={found['id']}", f"--address={broker.address}")
+    assert done.stdout == f"request {found['id']} is ended\n"
+    with pytest.raises(psycopg2.errors.QueryCanceled, match="an administrator ended it"):
+        running.result()
+
+
+def test_a_killed_transaction_is_rolled_back_and_its_client_told_why(broker: Broker) -> None:
+    db = broker.handler("transactions")
+    db.query("CREATE TABLE killed (n int)")
+    found = work(broker, "transaction", group="transactions")
+    assert order(broker, "kill", f"--lease={found['id']}")["clients"] == [found["client"]]
+    with pytest.raises(TransactionLost, match="an administrator ended it"):
+        db.query("SELECT 1")
+    db.rollback()
+    assert db.query("SELECT to_regclass('killed')")[0][0] is None
+    db.rollback()
+
+
+def test_a_killed_process_is_disconnected_and_told_why(broker: Broker) -> None:
+    program = """
+import sys
+from client import Handler, DBConnectionError
+db = Handler()
+print("ready", flush=True)
+try:
+    db.query("SELECT pg_sleep(60)")
+except DBConnectionError as error:
+    print(error.outcome, error, flush=True)
+print(db.query("SELECT 1")[0][0])
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        env={**os.environ, "POOLD_ADDRESS": broker.address},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        work(broker, "request", pid=process.pid, state="running")
+        told = order(broker, "kill", f"--pid={process.pid}")
+        assert len(told["clients"]) == 1
+        output = process.communicate(timeout=30)[0].splitlines()
+    assert output[0] == "ready"
+    assert output[1].startswith("unknown ")
+    assert "disconnected: an administrator ended it" in output[1]
+    assert output[2] == "1"
+
+
+def test_what_is_gone_already_is_an_error(broker: Broker) -> None:
+    done = poold("kill", "--request=1/999", f"--address={broker.address}")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "poold stats --json" in done.stderr
+    assert poold("kill", f"--address={broker.address}").returncode == 2
+    assert poold("kill", "--pid=1", "--client=1", f"--address={broker.address}").returncode == 2

@@ -97,6 +97,7 @@ EXPECTED: dict[str, Case] = {
     "reconnect": admins(Ask(13, "reconnect"), ANSWERED),
     "pause": admins(Ask(14, "pause"), ANSWERED),
     "resume": admins(Ask(15, "resume"), ANSWERED),
+    "kill": admins(Ask(16, "kill", b"client\x001000000\0"), REFUSED),
     "stop": admins(Ask(7, "stop"), ANSWERED),
     "stop-now": admins(Ask(8, "stop-now"), ANSWERED),
     "restart": admins(Ask(13, "restart"), ANSWERED),

@@ -142,7 +142,7 @@ class Lending(Shell):
             case effects.Close(number, "max_idle"):
                 due = self.used.get(number, 0.0) + self.broker.groups[self.lines[number].group].config.max_idle
                 assert due <= self.world.now, f"{number} is closed as idle, where the lane has just used it"
-            case effects.Drop(client):
+            case effects.Drop(client) if client not in self.orders.killed:
                 due = self.heard.get(client, 0.0) + self.broker.config.broker.client_idle_timeout
                 assert due <= self.world.now, f"client {client} is dropped, which the lane has heard"
 

@@ -7,6 +7,7 @@
 3.  An order to pause is answered as soon as nothing runs there, no cancel is on its way, no lease is open, and nobody
     is in doubt about a COMMIT; at its timeout with what is still busy. If it fails, or nobody waits for the answer any
     more, what it has paused goes on, and what was paused before stays so.
+4.  What is killed gets its one reply, and true; who is killed is disconnected, and nobody else is.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Orders:
         self.paused: dict[Pool, set[Pause]] = {}
         self._begun: dict[int, set[int]] = {}
         self._asked: set[Request] = set()  # questions of the broker's that had begun, or waited
+        self.killed: set[int] = set()  # clients that are to be disconnected
         self.pending: list[_Pending] = []
         self.operators: set[int] = set()  # who has waited for an answer
 

@@ -122,6 +122,8 @@ class Shell:
                 self.lifetimes.closes(line.group, line.endpoint, reason)
             case effects.Drop(client) if client in self.orders.operators:
                 self.orders.dropped(client)
+            case effects.Drop(client) if client in self.orders.killed:
+                self.dropped.add(client)
             case effects.Drop(client):
                 assert not self.books.owed[client], f"client {client} waits for replies and is dropped"
                 due = self.broker.clients[client].heard + self.broker.config.broker.client_idle_timeout

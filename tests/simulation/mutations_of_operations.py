@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 
-from poold.core.operations import pausing
+from poold.core.effects import Drop
+from poold.core.operations import killing, pausing
+from poold.core.operations.killing import REASON, Killing
 from poold.core.operations.pausing import Pausing, busy
 from poold.core.pools import janitor, routing
 from poold.core.pools.group import Group
 from poold.core.pools.lifecycle import Lifecycle
 from poold.core.pools.pool import Pool
-from poold.core.state import BackendState
+from poold.core.state import CANCELLED, RUNNING, BackendState
+from poold.core.work import failures
 
 Blunder = Callable[[pytest.MonkeyPatch], None]
 BLUNDERS: dict[str, Blunder] = {}
@@ -239,3 +242,50 @@ def nobody_asks_about_what_had_begun_in_a_pause(patch: pytest.MonkeyPatch) -> No
         return None if self.is_paused else original(self)
 
     wrap(patch, Group, "_next_errand", next_errand)
+
+
+# Kills.
+
+
+@blunder
+def a_killed_request_is_not_answered(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(failures, "killed", lambda _: None)
+
+
+@blunder
+def a_killed_request_counts_as_failed_while_it_runs_on(patch: pytest.MonkeyPatch) -> None:
+    def end_request(_: Any, self: Killing, request: Any, now: float) -> None:
+        if request.is_waiting:
+            self._waiting.discard(request, failures.killed(REASON))
+        elif request.state is RUNNING:
+            self._runs.cancel(request, CANCELLED, REASON, now)
+            self._waiting._accounts.answer(request, failures.killed(REASON))
+
+    wrap(patch, Killing, "_end_request", end_request)
+
+
+@blunder
+def a_killed_lease_is_told_to_be_rolled_back_while_it_commits(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(killing, "_refuse_what_cannot_end", lambda _: None)
+
+
+@blunder
+def a_killed_lease_goes_on(patch: pytest.MonkeyPatch) -> None:
+    wrap(patch, Killing, "_end_lease", lambda *_: None)
+
+
+@blunder
+def only_one_client_of_a_killed_process_is_disconnected(patch: pytest.MonkeyPatch) -> None:
+    def meant(original: Any, self: Killing, kind: str, text: str) -> Any:
+        return original(self, kind, text)[:1]
+
+    wrap(patch, Killing, "_meant", meant)
+
+
+@blunder
+def another_client_is_disconnected(patch: pytest.MonkeyPatch) -> None:
+    def end_client(_: Any, self: Killing, client: Any) -> None:
+        others = [key for key in self._clients if key != client.key]
+        self._agenda.effects.append(Drop(others[0] if others else client.key, REASON))
+
+    wrap(patch, Killing, "_end_client", end_client)

@@ -9,6 +9,7 @@ from client.wire.arguments import packed_arguments
 from client.wire.messages import Answer, Ask, Failure
 from poold.core.operations.selection import select
 from poold.core.pools.pool import PAUSES, Pause, Pool
+from poold.core.records.request import Verb
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -30,7 +31,7 @@ class Operator:
         self._every = EVERY * self._random.choice((1, 1, 10))
         self._last_request = 0
         self._last_key = FIRST_KEY
-        self._kinds = (self._reconnect, self._pause, self._pause, self._resume, self._resume)
+        self._kinds = (self._reconnect, self._pause, self._pause, self._resume, self._resume, *(self._kill,) * 4)
 
     def act(self) -> str | None:
         """Give an order, at times; a line about it."""
@@ -91,6 +92,48 @@ class Operator:
         world.network.orders.gone(key)
         world.network.about_client(key, world.broker.client_gone, world.now)
         return f"operator {key} is gone"
+
+    def _kill(self) -> str:
+        """End something that there is; at times something that there is not."""
+        random, network, world = self._random, self._world.network, self._world
+        clients = [client for client in world.broker.clients.values() if client.key in world.books.owed]
+        if not clients:
+            return "kill nobody"
+        client = random.choice(clients)
+        working = [each for each in clients if each.requests or each.leases]
+        kind = random.choice(("request", "request", "lease", "lease", "client", "pid"))
+        if kind in ("request", "lease") and working:
+            client = random.choice(working)
+        own = list(client.requests if kind == "request" else client.leases)
+        number = random.choice(own) if own else 1
+        name = {"client": str(client.key), "pid": str(client.pid)}.get(kind, f"{client.key}/{number}")
+        meant = [client] if kind != "pid" else [each for each in clients if each.pid == client.pid]
+        for each in meant:
+            network.release(each.key)
+        jobs = [world.books.jobs[each] for one in meant for each in one.requests]
+        jobs = [job for job in jobs if kind != "request" or job.number == number]
+        jobs = [job for job in jobs if kind != "lease" or (job.lease is not None and job.lease.number == number)]
+        told_before = [job.is_withdrawn for job in jobs]
+        is_ending = any(
+            not each.is_in_lane and each.verb in (Verb.COMMIT, Verb.ROLLBACK) and not each.is_waiting
+            for each in client.requests.values()
+            if each.number in [job.number for job in jobs]
+        )
+        if kind in ("client", "pid"):
+            network.orders.killed.update(each.key for each in meant)
+        for job in jobs:
+            job.is_withdrawn = True
+        told = self._tell(self._ask("kill", [(kind, name)]))
+        if not isinstance(told, Answer):
+            assert kind in ("request", "lease"), f"{kind} {name} is not killed: {told}"
+            for job, was in zip(jobs, told_before, strict=True):
+                job.is_withdrawn = was
+        elif kind in ("client", "pid"):
+            assert {each.key for each in meant} <= network.dropped, f"{kind} {name} is not disconnected"
+        elif kind == "lease":
+            assert number not in client.leases, f"lease {name} goes on"
+            assert not is_ending, f"lease {name} is ended while it commits"
+        return f"kill {kind} {name}: {type(told).__name__}"
 
     def _reconnect(self) -> str:
         pairs = self._some()

@@ -87,7 +87,7 @@ def test_all_holds_whatever_an_operator_orders(seed: int) -> None:
     summary = runner.run(seed, STEPS, kind=OPERATED)
     assert summary.outcomes["query", "done"] > 1000
     assert summary.tally["lane starts"] > 100
-    for order in ("reconnect", "pause", "resume"):
+    for order in ("reconnect", "pause", "resume", "kill"):
         assert summary.tally[order] > 20
 
 

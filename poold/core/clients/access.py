@@ -48,6 +48,7 @@ QUESTIONS: Mapping[str, Audience] = {
     "reconnect": Audience.ADMINS,
     "pause": Audience.ADMINS,
     "resume": Audience.ADMINS,
+    "kill": Audience.ADMINS,
 }
 
 

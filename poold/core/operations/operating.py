@@ -10,6 +10,7 @@ from typing import Any
 
 from client.wire.limits import MAX_TIMEOUT
 from client.wire.messages import Answer, Ask, Failure
+from poold.core.operations.killing import Killing
 from poold.core.operations.pausing import PATIENCE, Pausing, kinds_to_resume
 from poold.core.operations.selection import ENDPOINT, GROUP, TIMEOUT, NotPossible, arguments_of, only, select
 from poold.core.pools.endpoint import Endpoint
@@ -30,15 +31,18 @@ class Operating:
         endpoints: Mapping[str, Endpoint],
         lifecycle: Lifecycle,
         pausing: Pausing,
+        killing: Killing,
     ) -> None:
         self._groups = groups
         self._endpoints = endpoints
         self._lifecycle = lifecycle
         self._pausing = pausing
+        self.killing = killing
         self._orders: dict[str, Callable[[int, Ask, float], Told]] = {
             "reconnect": self._reconnect,
             "pause": self._pause,
             "resume": self._resume,
+            "kill": self.killing.kill,
         }
 
     def ask(self, key: int, message: Ask, now: float) -> Answer | Failure | None:

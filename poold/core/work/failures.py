@@ -116,6 +116,11 @@ def withdrawn() -> Failure:
     return plain_failure("query", NOT_EXECUTED, "canceled before it ran", sqlstate=QUERY_CANCELED)
 
 
+def killed(reason: str) -> Failure:
+    """Somebody else has ended the request before it ran."""
+    return plain_failure("query", NOT_EXECUTED, f"canceled before it ran ({reason})", sqlstate=QUERY_CANCELED)
+
+
 def commit_rolled_back() -> Failure:
     """COMMIT was answered with ROLLBACK: PostgreSQL's way to say that the transaction had failed before."""
     text = "COMMIT rolled back: a statement of this transaction had failed, nothing was committed"
