@@ -323,30 +323,24 @@ class Daemon:
 
     def _answer(self, message: Ask, peer: Peer) -> dict[str, Any] | Answer | Failure | None:
         """Answer a question to the broker itself; the core decides who may ask it. None: the core answers later."""
-        what = message.what
-        refused = access.may_not_ask(what, peer.caller(), self._config.broker.admin_uids)
+        refused = access.may_not_ask(message.what, peer.caller(), self._config.broker.admin_uids)
         if refused is not None:
-            log.warning("question refused pid=%d uid=%s what=%s", peer.pid, peer.uid, what)
+            log.warning("question refused pid=%d uid=%s what=%s", peer.pid, peer.uid, message.what)
             return refused
-        match what:
+        match message.what:
             case "ping":
                 return {"pid": os.getpid(), "version": __version__, "state": self._broker.state.name.lower()}
             case "stats":
                 return self._stats(peer)
             case "stop" | "stop-now":
-                log.info("stop requested pid=%d uid=%s how=%s", peer.pid, peer.uid, what)
-                self._begin_stop(at_once=what == "stop-now")
+                log.info("stop requested pid=%d uid=%s how=%s", peer.pid, peer.uid, message.what)
+                self._begin_stop(at_once=message.what == "stop-now")
                 return {"pid": os.getpid()}
             case "restart":
                 log.info("restart requested pid=%d uid=%s", peer.pid, peer.uid)
                 return self._restart()
             case _:
-                log.info("order given pid=%d uid=%s what=%s", peer.pid, peer.uid, what)
-                self._wake()
-                if what == "kill":
-                    for key in self._broker.operating.killing.concerns(message):
-                        self._release(key)
-                return self._broker.ask(peer.key, message, monotonic())
+                return self._frontend.order(peer, message)
 
     def _stats(self, peer: Peer) -> dict[str, Any]:
         if self._lane is not None:

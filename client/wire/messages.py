@@ -27,7 +27,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from client.wire.limits import NO_SESSION, NORMAL
 
-VERSION = 6
+VERSION = 7
 
 # Outcomes: what is known of the statement's effect after an error; never a guess.
 Outcome = Literal["not executed", "failed", "executed", "unknown"]

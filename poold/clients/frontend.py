@@ -107,6 +107,14 @@ class Frontend:
             peer.drop()
             log.info("client disconnected pid=%d reason=%s", peer.pid, reason)
 
+    def order(self, peer: Peer, message: Ask) -> Answer | Failure | None:
+        """Give the core an admin's order, and before that all that it is about. None: the answer comes later."""
+        log.info("order given pid=%d uid=%s what=%s", peer.pid, peer.uid, message.what)
+        for key in self._broker.operating.killing.concerns(message):
+            self._release(key)
+        self._wake()
+        return self._broker.ask(peer.key, message, monotonic())
+
     def after_turn(self) -> None:
         """Tell the transport that the turn is over."""
         self._transport.after_turn()

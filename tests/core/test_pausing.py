@@ -247,7 +247,7 @@ def test_a_drain_tells_those_who_wait_that_they_were_not_executed() -> None:
     made.broker.drain(made.now)
     reply = made.reply_to(request)
     assert isinstance(reply, Failure)
-    assert (reply.kind, reply.outcome) == ("connection", "not executed")
+    assert (reply.kind, reply.outcome) == ("unserved", "not executed")
     assert "shutting down" in reply.message
     assert made.taken(effects.Stop)
 
@@ -258,7 +258,7 @@ def test_a_stop_answers_the_order_that_waits() -> None:
     made.connect_all()
     number = pause(made)
     made.broker.stop(made.now)
-    assert answer(made, number).kind == "connection"
+    assert answer(made, number).outcome == "not executed"
 
 
 def test_a_pause_during_a_drain_lets_nobody_wait() -> None:

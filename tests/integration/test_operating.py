@@ -149,7 +149,7 @@ def test_what_waits_in_a_paused_broker_that_is_stopped_was_not_executed(
     waiting = begin(broker.handler(), "SELECT 1", threads)
     wait_until(lambda: broker.group()["waiting"] == 1, what="the request that waits")
     broker.ask("stop")
-    with pytest.raises(DBConnectionError, match="shutting down") as caught:
+    with pytest.raises(DBConnectionError) as caught:
         waiting.result()
     assert caught.value.outcome == "not executed"
     assert broker.wait() == 0

@@ -39,6 +39,8 @@ class Killing:
 
     def concerns(self, message: Ask) -> list[int]:
         """The keys of the clients that the order is about; none if it is no order that can be carried out."""
+        if message.what != "kill":
+            return []
         try:
             return [client.key for client in self._meant(*self._target(message))]
         except NotPossible:
