@@ -113,6 +113,8 @@ class Operator:
         jobs = [world.books.jobs[each] for one in meant for each in one.requests]
         jobs = [job for job in jobs if kind != "request" or job.number == number]
         jobs = [job for job in jobs if kind != "lease" or (job.lease is not None and job.lease.number == number)]
+        if kind in ("client", "pid"):  # what a lease has goes on until its client is gone
+            jobs = [job for job in jobs if job.lease is None]
         told_before = [job.is_withdrawn for job in jobs]
         is_ending = any(
             not each.is_in_lane and each.verb in (Verb.COMMIT, Verb.ROLLBACK) and not each.is_waiting
