@@ -18,6 +18,16 @@ EXIT_ERROR = 1
 EXIT_NOT_RUNNING = 3
 # Seconds. A broker answers in its next turn, but a busy one may take longer.
 ANSWER_TIMEOUT = 10.0
+# Characters: beyond any sentence.
+LONGEST_SUMMARY = 1000
+
+
+class Summarised(click.Command):
+    """A command whose summary in the list of commands is a whole sentence, on as many lines as it needs."""
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        del limit
+        return super().get_short_help_str(LONGEST_SUMMARY)
 
 
 def _checked_address(_: click.Context, __: click.Parameter, value: str | None) -> str | None:

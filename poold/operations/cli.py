@@ -26,6 +26,7 @@ from poold.operations import orders
 from poold.operations.asking import (
     ANSWER_TIMEOUT,
     EXIT_ERROR,
+    Summarised,
     address_option,
     ask,
     ask_through,
@@ -43,20 +44,10 @@ from poold.system.file_errors import in_words
 # Seconds for which `poold stop` waits: for the drain and for the private PostgreSQL's last checkpoint.
 STOP_TIMEOUT = 120.0
 POLL_INTERVAL = 0.05
-# Characters: beyond any sentence.
-LONGEST_SUMMARY = 1000
-
-
-class _Summarised(click.Command):
-    """A command whose summary in the list of commands is a whole sentence, on as many lines as it needs."""
-
-    def get_short_help_str(self, limit: int = 45) -> str:
-        del limit
-        return super().get_short_help_str(LONGEST_SUMMARY)
 
 
 class _Commands(click.Group):
-    command_class = _Summarised
+    command_class = Summarised
 
 
 class _GivenPath(click.Path):

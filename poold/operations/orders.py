@@ -9,6 +9,7 @@ from client.wire.limits import MAX_TIMEOUT
 from poold.operations.asking import (
     ANSWER_TIMEOUT,
     EXIT_ERROR,
+    Summarised,
     address_option,
     ask,
     fail,
@@ -35,7 +36,7 @@ def _in_words(answer: dict[str, Any]) -> str:
     return names if answer["endpoint"] is None else f"endpoint {answer['endpoint']} in {names}"
 
 
-@click.command()
+@click.command(cls=Summarised)
 @groups_argument
 @endpoint_option
 @address_option
@@ -54,7 +55,7 @@ def reconnect(groups: tuple[str, ...], endpoint: str | None, address: str | None
         click.echo(f"{_in_words(answer)}: {closed} backends closed, {left} more follow as they come to rest")
 
 
-@click.command()
+@click.command(cls=Summarised)
 @groups_argument
 @endpoint_option
 @click.option(
@@ -98,7 +99,7 @@ def _busy_in_words(busy: dict[str, Any]) -> str:
     return f"{busy['group']} on {busy['endpoint']}: {busy['what']} of {who}, for {busy['age_ms'] / 1000:.3g} s"
 
 
-@click.command()
+@click.command(cls=Summarised)
 @groups_argument
 @endpoint_option
 @address_option
@@ -112,7 +113,7 @@ def resume(groups: tuple[str, ...], endpoint: str | None, address: str | None, a
         click.echo(f"{_in_words(answer)}: resumed" if answer["groups"] else "nothing of it was paused")
 
 
-@click.command()
+@click.command(cls=Summarised)
 @click.option("--client", metavar="KEY", help="A client: its connection is ended.")
 @click.option("--pid", metavar="PID", help="All clients of a process.")
 @click.option("--lease", metavar="CLIENT/NUMBER", help="A transaction or a session that is open.")
