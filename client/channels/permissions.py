@@ -1,12 +1,19 @@
 """Why a user may not connect to a broker's socket: what is closed to it, whose that is, and what to do."""
 
-import grp
 import os
-import pwd
 import stat
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from client.interruptions import is_own
+
+try:
+    _NAMES: Any = import_module("pwd"), import_module("grp")
+except ImportError as failed:
+    if not is_own(failed):
+        raise
+    _NAMES = None  # a process that has changed its user may not read Python's own folder any more
 
 
 def refusal(socket: Path) -> str:
@@ -49,6 +56,9 @@ def closed_to_us(socket: Path) -> Path | None:
 
 def _user(number: int) -> str:
     """Return the user's name and number, the number alone if it has no name."""
+    if _NAMES is None:
+        return str(number)
+    pwd, _ = _NAMES
     try:
         return f"{pwd.getpwuid(number).pw_name} ({number})"
     except KeyError as error:
@@ -59,6 +69,9 @@ def _user(number: int) -> str:
 
 def _group(number: int) -> str:
     """Return the group's name and number, the number alone if it has no name."""
+    if _NAMES is None:
+        return str(number)
+    _, grp = _NAMES
     try:
         return f"{grp.getgrgid(number).gr_name} ({number})"
     except KeyError as error:

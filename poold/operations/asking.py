@@ -22,6 +22,15 @@ ANSWER_TIMEOUT = 10.0
 LONGEST_SUMMARY = 1000
 
 
+class GivenPath(click.Path):
+    """A path. An empty one, of a variable that is not set say, would silently mean the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("expected a path, found an empty text", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class Summarised(click.Command):
     """A command whose summary in the list of commands is a whole sentence, on as many lines as it needs."""
 

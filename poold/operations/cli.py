@@ -26,6 +26,7 @@ from poold.operations import orders
 from poold.operations.asking import (
     ANSWER_TIMEOUT,
     EXIT_ERROR,
+    GivenPath,
     Summarised,
     address_option,
     ask,
@@ -50,15 +51,6 @@ class _Commands(click.Group):
     command_class = Summarised
 
 
-class _GivenPath(click.Path):
-    """A path. An empty one, of a variable that is not set say, would silently mean the current folder."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value == "":
-            self.fail("expected a path, found an empty text", param, ctx)
-        return super().convert(value, param, ctx)
-
-
 @click.group(
     cls=_Commands, commands=[doctor, health, *orders.COMMANDS], context_settings={"help_option_names": ["-h", "--help"]}
 )
@@ -69,14 +61,12 @@ def main() -> None:
 
 @main.command()
 @click.option(
-    "-c", "--config", "config_file", type=_GivenPath(path_type=Path), help="A TOML file; see poold check-config."
+    "-c", "--config", "config_file", type=GivenPath(path_type=Path), help="A TOML file; see poold check-config."
 )
 @address_option
-@click.option(
-    "--data", type=_GivenPath(path_type=Path), help="Folder of the private PostgreSQL, used without --config."
-)
+@click.option("--data", type=GivenPath(path_type=Path), help="Folder of the private PostgreSQL, used without --config.")
 @click.option("--detach", is_flag=True, help="Run in the background; return when the broker is ready.")
-@click.option("--log-file", type=_GivenPath(path_type=Path), help="Append the log here instead of to stderr.")
+@click.option("--log-file", type=GivenPath(path_type=Path), help="Append the log here instead of to stderr.")
 @click.option("-v", "--verbose", is_flag=True, help="Log each backend that is opened or closed.")
 @click.option("--ready-fd", type=int, hidden=True)
 @click.option("--own-log", is_flag=True, hidden=True, help="The log file must belong to this user.")
@@ -200,7 +190,7 @@ def ping(address: str | None, as_json: bool) -> None:
 
 
 @main.command("check-config")
-@click.argument("file", type=_GivenPath(path_type=Path))
+@click.argument("file", type=GivenPath(path_type=Path))
 @click.option("--connect", is_flag=True, help="Log in to each endpoint, too; see poold doctor.")
 @json_option
 def check_config(file: Path, connect: bool, as_json: bool) -> None:
@@ -228,8 +218,8 @@ def check_config(file: Path, connect: bool, as_json: bool) -> None:
 
 
 @main.command("import-config")
-@click.argument("file", type=_GivenPath(path_type=Path))
-@click.option("-o", "--output", type=_GivenPath(path_type=Path), help="Write here (mode 0600) instead of to stdout.")
+@click.argument("file", type=GivenPath(path_type=Path))
+@click.option("-o", "--output", type=GivenPath(path_type=Path), help="Write here (mode 0600) instead of to stdout.")
 def import_config(file: Path, output: Path | None) -> None:
     """Turn a pgdbpool configuration (JSON, or Python with a plain `config`) into poold's TOML; - is stdin."""
     from poold.config.file import ConfigError
@@ -258,7 +248,7 @@ def import_config(file: Path, output: Path | None) -> None:
 
 
 @main.command()
-@click.argument("name", type=_GivenPath(path_type=Path))
+@click.argument("name", type=GivenPath(path_type=Path))
 def keygen(name: Path) -> None:
     """Make a key pair, NAME.key_secret and NAME.key, for a broker or a client at a tcp:// address."""
     from poold.operations.keygen import make_pair

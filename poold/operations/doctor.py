@@ -8,12 +8,13 @@ from pathlib import Path
 
 import click
 
+from poold.operations.asking import GivenPath, Summarised
 from poold.operations.findings import PROBLEM, WARNING, Finding
 from poold.operations.log_format import printable
 
 
-@click.command(short_help="Try all that a configuration needs, and say what to do.")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.command(cls=Summarised)
+@click.argument("file", type=GivenPath(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(file: Path, as_json: bool) -> None:
     """Try all that a configuration needs, logins above all, and say what to do; exit code 1 if there is a problem."""

@@ -64,7 +64,7 @@ def test_it_writes_nothing(broker_of: Broker, written: Postgres, statement: str)
 
 
 def test_several_statements_are_refused_with_the_reason(broker_of: Broker) -> None:
-    with pytest.raises(UsageError, match="what only reads is one statement"):
+    with pytest.raises(UsageError, match="this string holds several statements"):
         broker_of.handler(read_only=True).query("SELECT 1; INSERT INTO written VALUES (2)")
 
 

@@ -123,7 +123,7 @@ def asked(broker: Broker, threads: ThreadPoolExecutor, ways: Any = WAYS) -> list
 
 def have_sent() -> bool:
     """Whether all wait for the frozen broker, which has something unread of each."""
-    channels = [each for each in gc.get_objects() if isinstance(each, Channel)]
+    channels = [each for each in gc.get_objects() if type(each) is Channel]
     return sum(1 for each in channels if not each._is_broken and unread(each._descriptor)) >= len(WAYS)
 
 
@@ -202,17 +202,17 @@ def test_a_restart_beside_busy_clients_is_not_noticed(broker: Broker, threads: T
 
 def test_a_transaction_ends_on_the_broker_that_has_begun_it(broker: Broker) -> None:
     db, other, old = broker.handler("transactions"), broker.handler("transactions"), broker.process
-    db.query("CREATE TABLE kept (id int)")
+    db.query("CREATE TABLE over_a_restart (id int)")
     with broker.handler().session() as session:
         session.query("SET application_name = 'kept'")
         broker.restart()
         assert other.query("SELECT 1 AS one")[0].one == 1
-        db.query("INSERT INTO kept VALUES (1)")
+        db.query("INSERT INTO over_a_restart VALUES (1)")
         db.commit()
         assert session.query("SHOW application_name").scalar() == "kept"
         assert old.poll() is None
     assert old.wait(LONG) == 0
-    assert other.query("SELECT count(*) FROM kept").scalar() == 1
+    assert other.query("SELECT count(*) FROM over_a_restart").scalar() == 1
     other.rollback()
 
 
