@@ -2,18 +2,21 @@
 
 import os
 import stat
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from client.interruptions import is_own
 
+_NAMES: Any
 try:
-    _NAMES: Any = import_module("pwd"), import_module("grp")
+    import grp
+    import pwd
 except ImportError as failed:
     if not is_own(failed):
         raise
     _NAMES = None  # a process that has changed its user may not read Python's own folder any more
+else:
+    _NAMES = pwd, grp
 
 
 def refusal(socket: Path) -> str:
@@ -58,9 +61,9 @@ def _user(number: int) -> str:
     """Return the user's name and number, the number alone if it has no name."""
     if _NAMES is None:
         return str(number)
-    pwd, _ = _NAMES
+    users, _ = _NAMES
     try:
-        return f"{pwd.getpwuid(number).pw_name} ({number})"
+        return f"{users.getpwuid(number).pw_name} ({number})"
     except KeyError as error:
         if not is_own(error):
             raise
@@ -71,9 +74,9 @@ def _group(number: int) -> str:
     """Return the group's name and number, the number alone if it has no name."""
     if _NAMES is None:
         return str(number)
-    _, grp = _NAMES
+    _, groups = _NAMES
     try:
-        return f"{grp.getgrgid(number).gr_name} ({number})"
+        return f"{groups.getgrgid(number).gr_name} ({number})"
     except KeyError as error:
         if not is_own(error):
             raise

@@ -15,6 +15,7 @@ from client.channels.channel import Channel
 from client.channels.registry import broker_address, broker_keys
 from client.errors import DBError
 from client.wire.messages import Answer, Ask
+from poold.operations.asking import Summarised
 from poold.operations.log_format import printable
 
 EXIT_NOT_HEALTHY = 1
@@ -22,7 +23,7 @@ EXIT_NOT_HEALTHY = 1
 TIMEOUT = 5.0
 
 
-@click.command(short_help="Say whether the broker answers, and whether each group can serve.")
+@click.command(cls=Summarised)
 @click.option("--address", help="The broker's address; as for poold ping.")
 @click.option("--live", "is_live", is_flag=True, help="Only ask whether the broker answers.")
 @click.option("--ready", "is_ready", is_flag=True, help="Ask whether each group can serve as well (the default).")

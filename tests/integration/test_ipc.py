@@ -223,7 +223,7 @@ def as_nobody(broker: Broker, groups: list[int]) -> str:
 @pytest.mark.parametrize(
     ("settings", "groups", "refusal"),
     [
-        ({}, [], "Permission denied"),
+        ({}, [], "is kept out"),
         ({"allow_uids": [NOBODY]}, [], ""),
         ({"allow_gids": [NOBODY]}, [], ""),
         ({"allow_gids": [4242]}, [1, 4242], ""),
