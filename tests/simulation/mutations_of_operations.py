@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from poold.core.effects import Drop
-from poold.core.operations import killing, pausing
+from poold.core.operations import pausing
 from poold.core.operations.killing import REASON, Killing
 from poold.core.operations.pausing import Pausing, busy
 from poold.core.pools import janitor, routing
@@ -154,19 +154,6 @@ def what_is_paused_stays_lent(patch: pytest.MonkeyPatch) -> None:
 
 
 @blunder
-def what_is_paused_is_lent(patch: pytest.MonkeyPatch) -> None:
-    may_be_lent = routing.may_be_lent
-
-    def may_be(backend: Any) -> bool:
-        is_paused, backend.pool.is_paused = backend.pool.is_paused, False
-        found = may_be_lent(backend)
-        backend.pool.is_paused = is_paused
-        return found
-
-    patch.setattr(routing, "may_be_lent", may_be)
-
-
-@blunder
 def a_pause_is_told_while_leases_are_open(patch: pytest.MonkeyPatch) -> None:
     leased = BackendState.LEASED
     patch.setattr(pausing, "busy", lambda pools: (each for each in busy(pools) if each.state is not leased))
@@ -262,11 +249,6 @@ def a_killed_request_counts_as_failed_while_it_runs_on(patch: pytest.MonkeyPatch
             self._waiting._accounts.answer(request, failures.killed(REASON))
 
     wrap(patch, Killing, "_end_request", end_request)
-
-
-@blunder
-def a_killed_lease_is_told_to_be_rolled_back_while_it_commits(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(killing, "_refuse_what_cannot_end", lambda _: None)
 
 
 @blunder
