@@ -96,9 +96,8 @@ class Calls:
             try:
                 return attempt(channel, left)
             except DBError as error:
-                if not channel.is_unserved(error):
+                if not channel.is_unserved(error) or not attempts.another():
                     raise
-                attempts.wait(error)
             finally:
                 give_back(channel, self._address, self._keys)
 
@@ -162,7 +161,8 @@ class Calls:
                 if opening is None or self._lease.number or not opening.is_unserved(error):
                     raise
                 attempts = attempts or Attempts(self._connect_wait)
-                attempts.wait(error)
+                if not attempts.another():
+                    raise
                 channel, waits = None, None if until is None else max(0.001, until - time.monotonic())
 
     def _once_in_lease(

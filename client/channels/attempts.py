@@ -19,9 +19,10 @@ class Attempts:
         """The seconds that are left."""
         return max(0.0, self._until - time.monotonic())
 
-    def wait(self, error: BaseException) -> None:
-        """Wait before another attempt; raises the last one's error if there is no time for another."""
+    def another(self) -> bool:
+        """Wait, and return True; False at once if there is no time for another attempt."""
         if self.left < self._pause:
-            raise error
+            return False
         time.sleep(self._pause)
         self._pause = min(2 * self._pause, CONNECT_SELDOM)
+        return True

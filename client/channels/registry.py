@@ -212,9 +212,8 @@ def channel_to(
         try:
             return Channel(address, keys, patience, attempts.left)
         except DBConnectionError as error:
-            if error.failure.kind != UNSERVED or not is_own(error):
+            if error.failure.kind != UNSERVED or not is_own(error) or not attempts.another():
                 raise
-            attempts.wait(error)
 
 
 def free_channels(address: str) -> FreeChannels | None:

@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from client.channels.timeouts import CONNECT_AGAIN, CONNECT_SELDOM, CONNECT_TIMEOUT, GONE_AFTER
+from client.channels.attempts import Attempts
+from client.channels.timeouts import CONNECT_TIMEOUT, GONE_AFTER
 from client.errors import connection_error
 from client.interruptions import imported_whole, is_own
 from client.wire.address import folder_trap, ipc_path, runtime_dir
@@ -128,16 +129,14 @@ def connected(
 
     Raises DBConnectionError if no connection comes about.
     """
-    deadline, pause = time.monotonic() + wait, CONNECT_AGAIN
+    attempts = Attempts(wait)
     while True:
         try:
             return _plain(address) if keys is None else _encrypted(address, keys)
         except OSError as error:
             if not is_own(error):
                 raise
-            if time.monotonic() + pause < deadline and isinstance(error, _NOBODY_THERE):
-                time.sleep(pause)
-                pause = min(2 * pause, CONNECT_SELDOM)
+            if isinstance(error, _NOBODY_THERE) and attempts.another():
                 continue
             path = ipc_path(address)
             if path is not None and isinstance(error, PermissionError):
