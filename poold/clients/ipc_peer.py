@@ -108,15 +108,11 @@ class IpcPeer(Peer):
 
     def _take_all(self, data: bytes) -> None:
         """Give the frontend all messages that are whole with this data; raises ZmtpError."""
-        frontend, zmtp = self._transport.frontend, self._zmtp
+        zmtp = self._zmtp
         zmtp.received(data)
         while self._state < DROPPED:
             while zmtp.inbox:
-                payload = zmtp.inbox.popleft()
-                if payload is None:
-                    frontend.violated(self, "a message has one frame")
-                else:
-                    frontend.message(self, payload)
+                self._give(zmtp.inbox.popleft())
             if not zmtp.is_behind:
                 break
             zmtp.received(b"")
@@ -198,11 +194,7 @@ class IpcPeer(Peer):
         frontend, inbox = self._transport.frontend, self._zmtp.inbox
         until = monotonic() + SECONDS_AT_ONCE
         while inbox and self._state < DROPPED:
-            payload = inbox.popleft()
-            if payload is None:
-                frontend.violated(self, "a message has one frame")
-            else:
-                frontend.message(self, payload)
+            self._give(inbox.popleft())
             if monotonic() > until:
                 break
         if self._state < DROPPED and (inbox or self._zmtp.is_behind):
@@ -210,6 +202,13 @@ class IpcPeer(Peer):
             self._heard = self._transport.heard
             self._transport.loop.call_soon(self._choose_pause)
         frontend.wake()
+
+    def _give(self, payload: bytes | None) -> None:
+        """Give the frontend a message, None if it was none of one frame."""
+        if payload is None:
+            self._transport.frontend.violated(self, "a message has one frame")
+        else:
+            self._transport.frontend.message(self, payload)
 
     def _choose_pause(self) -> None:
         if self._outgoing is not None:
