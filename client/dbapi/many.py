@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from client.errors import DBError, error_from, place_of
 from client.values.bind import bind
+from client.values.blanks import BLANKS
 from client.values.result import Result
 from client.wire.limits import MAX_STEPS
 from client.wire.messages import Step
@@ -22,11 +23,7 @@ MESSAGE_BYTES = 1 << 20
 # What a set has in a message besides its text and its values, at most.
 _OVERHEAD_BYTES = 32
 # Statements that PostgreSQL plans; all others may be about transactions, and go by themselves.
-_PLANNED = re.compile(
-    rb"\s*+(?:(?:--[^\n]*+\n|/\*(?:[^*]|\*(?!/))*+\*/)\s*+)*+"
-    rb"(?:DELETE|INSERT|MERGE|SELECT|TABLE|UPDATE|VALUES|WITH)\b",
-    re.IGNORECASE,
-)
+_PLANNED = re.compile(BLANKS + rb"(?:DELETE|INSERT|MERGE|SELECT|TABLE|UPDATE|VALUES|WITH)\b", re.IGNORECASE)
 
 
 @dataclass(slots=True)
