@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 import click
 
-from poold.operations.asking import GivenPath, Summarised
+from poold.operations.asking import GivenPath, Summarised, json_option, print_json
 from poold.operations.findings import PROBLEM, WARNING, Finding
 from poold.operations.log_format import printable
 
 
 @click.command(cls=Summarised)
 @click.argument("file", type=GivenPath(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def doctor(file: Path, as_json: bool) -> None:
     """Try all that a configuration needs, logins above all, and say what to do; exit code 1 if there is a problem."""
     sys.exit(examined(file, as_json))
@@ -32,7 +31,7 @@ def examined(file: Path, as_json: bool, is_brief: bool = False) -> int:
         plain = [each.plain() for each in findings]
         warnings = _texts(findings, WARNING)
         whole = {"ok": not problems, "problems": problems, "warnings": warnings, "findings": plain}
-        click.echo(json.dumps(whole, indent=2))
+        print_json(whole)
     else:
         for each in findings:
             click.echo("\n".join(printable(line) for line in str(each).splitlines()))

@@ -5,7 +5,6 @@ Exit codes are what probes expect: 0 healthy, 1 not, whatever the reason. Whoeve
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
@@ -15,7 +14,7 @@ from client.channels.channel import Channel
 from client.channels.registry import broker_address, broker_keys
 from client.errors import DBError
 from client.wire.messages import Answer, Ask
-from poold.operations.asking import Summarised
+from poold.operations.asking import Summarised, json_option, print_json
 from poold.operations.log_format import printable
 
 EXIT_NOT_HEALTHY = 1
@@ -28,7 +27,7 @@ TIMEOUT = 5.0
 @click.option("--live", "is_live", is_flag=True, help="Only ask whether the broker answers.")
 @click.option("--ready", "is_ready", is_flag=True, help="Ask whether each group can serve as well (the default).")
 @click.option("--timeout", type=click.FloatRange(min=0.1), default=TIMEOUT, show_default=True, help="Seconds.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def health(address: str | None, is_live: bool, is_ready: bool, timeout: float, as_json: bool) -> None:
     """Say whether the broker answers, and whether each group can serve: exit code 0, else 1 and a line per problem."""
     if is_live and is_ready:
@@ -53,7 +52,7 @@ def health(address: str | None, is_live: bool, is_ready: bool, timeout: float, a
         problems = [] if is_live else unready(answer.body)
     report |= {"ok": not problems, "problems": problems}
     if as_json:
-        click.echo(json.dumps(report, indent=2))
+        print_json(report)
     elif problems:
         for problem in problems:
             click.echo(printable(problem))

@@ -21,11 +21,10 @@ from poold.config.model import Config
 from poold.config.permissions import exposed_files
 from poold.embedded.config import private_config
 from poold.embedded.server import EmbeddedError, EmbeddedPostgres, default_data_dir
+from poold.operations.asking import EXIT_ERROR
 from poold.system.address_claim import AddressInUse, is_claimed
 from poold.system.file_errors import explained
 from poold.system.succession import Estate
-
-EXIT_ERROR = 1
 
 log = logging.getLogger(__name__)
 
