@@ -102,8 +102,7 @@ def render(snapshot: dict[str, Any]) -> Group:
 def _processes(snapshot: dict[str, Any]) -> Table:
     """Return the table of clients' processes, in the order of the snapshot: those with most work first."""
     listed = snapshot["processes"]
-    left_out = max(0, len(listed) - PROCESSES_SHOWN) + snapshot["processes_not_shown"]
-    more = f"; {left_out} more are not shown" if left_out else ""
+    more = _more(snapshot, "processes", PROCESSES_SHOWN)
     table = _table(PROCESSES, f"processes of clients and their work now; held: until they read replies{more}")
     for process in listed[:PROCESSES_SHOWN]:
         pid, uid, gid, name, *counts = (process[key] for key in PROCESSES)
@@ -114,13 +113,17 @@ def _processes(snapshot: dict[str, Any]) -> Table:
 def _working(snapshot: dict[str, Any]) -> Table:
     """Return the table of requests and leases, the oldest first; the id is for `poold kill`."""
     listed = snapshot["work"]
-    left_out = max(0, len(listed) - WORK_SHOWN) + snapshot["work_not_shown"]
-    more = f"; {left_out} more are not shown" if left_out else ""
-    table = _table(WORKING, f"requests, transactions and sessions now{more}")
+    table = _table(WORKING, f"requests, transactions and sessions now{_more(snapshot, 'work', WORK_SHOWN)}")
     for each in listed[:WORK_SHOWN]:
         own = [each[key] for key in ("what", "id", "state", "pid", "group", "age_ms", "tag")]
         _add(table, *own[:-1], own[-1][:LONGEST_NAME])
     return table
+
+
+def _more(snapshot: dict[str, Any], what: str, shown: int) -> str:
+    """Say how many of these the table leaves out, besides those that the snapshot has left out."""
+    left_out = max(0, len(snapshot[what]) - shown) + snapshot[f"{what}_not_shown"]
+    return f"; {left_out} more are not shown" if left_out else ""
 
 
 def _table(columns: tuple[str, ...], title: str) -> Table:
