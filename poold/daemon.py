@@ -81,10 +81,9 @@ def run(config: Config, ready: Ready, command: Sequence[str] = (), estate: Estat
     gc.set_threshold(7000, 20, 20)
     broker = config.broker
     has_keys = broker.key_file is not None and broker.client_keys is not None
-    is_open = bool(broker.allow_uids or broker.allow_gids)
     inherited = inherited_socket(broker.address, os.environ) if estate is None else taken_over(estate)
     is_managed = inherited is not None if estate is None else estate.is_managed
-    with AddressClaim(broker.address, has_keys, is_open, is_managed, estate) as claim:
+    with AddressClaim(broker.address, has_keys, broker.has_lists, is_managed, estate) as claim:
         uvloop.run(Daemon(config, claim, command, inherited).serve(ready))
 
 
