@@ -152,7 +152,8 @@ def test_what_comes_too_late_for_a_broker_that_stops_another_one_runs(
     assert [each.result(LONG) for each in found] == [1] * len(WAYS)
 
 
-def test_a_stop_beside_busy_clients_loses_nothing(broker: Broker, threads: ThreadPoolExecutor) -> None:
+def replaced_beside_busy_clients(broker: Broker, threads: ThreadPoolExecutor, replace: Callable[[], None]) -> None:
+    """Replace the broker three times, while each of the ways is gone all the time and has to succeed."""
     over, counts = threading.Event(), [0] * len(WAYS)
 
     def work(number: int) -> None:
@@ -169,35 +170,27 @@ def test_a_stop_beside_busy_clients_loses_nothing(broker: Broker, threads: Threa
             LONG,
             "all to be served",
         )
-        broker.stop()
-        broker.start()
+        replace()
     over.set()
     for each in working:
         each.result(LONG)
+
+
+def test_a_stop_beside_busy_clients_loses_nothing(broker: Broker, threads: ThreadPoolExecutor) -> None:
+    def stop_and_start() -> None:
+        broker.stop()
+        broker.start()
+
+    replaced_beside_busy_clients(broker, threads, stop_and_start)
 
 
 def test_a_restart_beside_busy_clients_is_not_noticed(broker: Broker, threads: ThreadPoolExecutor) -> None:
-    over, counts = threading.Event(), [0] * len(WAYS)
-
-    def work(number: int) -> None:
-        db = broker.handler(connect_wait=LONG)
-        while not over.is_set():
-            assert WAYS[number](db) == 1
-            counts[number] += 1
-
-    working = [threads.submit(work, number) for number in range(len(WAYS))]
-    for _ in range(3):
-        before, old = list(counts), broker.process
-        wait_until(
-            lambda before=before: all(now > then + 1 for now, then in zip(counts, before, strict=True)),
-            LONG,
-            "all to be served",
-        )
+    def restart() -> None:
+        old = broker.process
         broker.restart()
         assert old.wait(LONG) == 0
-    over.set()
-    for each in working:
-        each.result(LONG)
+
+    replaced_beside_busy_clients(broker, threads, restart)
 
 
 def test_a_transaction_ends_on_the_broker_that_has_begun_it(broker: Broker) -> None:

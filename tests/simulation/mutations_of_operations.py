@@ -17,6 +17,7 @@ from poold.core.pools.lifecycle import Lifecycle
 from poold.core.pools.pool import Pool
 from poold.core.state import CANCELLED, RUNNING, BackendState
 from poold.core.work import failures
+from simulation.mutations import wrap
 
 Blunder = Callable[[pytest.MonkeyPatch], None]
 BLUNDERS: dict[str, Blunder] = {}
@@ -26,12 +27,6 @@ def blunder(function: Blunder) -> Blunder:
     """Put it on the list."""
     BLUNDERS[function.__name__.replace("_", " ")] = function
     return function
-
-
-def wrap(patch: pytest.MonkeyPatch, owner: type, name: str, instead: Callable[..., Any]) -> None:
-    """Let instead(original, self, ...) be the method."""
-    original = getattr(owner, name)
-    patch.setattr(owner, name, lambda self, *args, **more: instead(original, self, *args, **more))
 
 
 # Reconnect.
