@@ -303,6 +303,16 @@ class Handler(Executor):
             pending = [tx.query(*each) if isinstance(each, (tuple, list)) else tx.query(each) for each in statements]
         return [each.result() for each in pending]
 
+    def _run_step(self, step: Step) -> Result:
+        """Run a statement that is bound already, by itself."""
+        if self._unseen:
+            self._catch_up(None)
+        channel, waits = self._channel(None)
+        self._check_group(channel)
+        rest = (*step[:4], None, self._tag, self._priority, self._settings)
+        message = Query(channel.next_request(), self._group_for(self._read_only), 0, False, *rest)
+        return Result(self._ask(channel, message, waits), self._dicts)
+
     def commit(self) -> None:
         """Commit the open transaction; without one it does nothing, as psycopg2's commit.
 

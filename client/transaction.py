@@ -120,6 +120,15 @@ class Transaction(_Fields):
         steps.append(Step._make((sql, types, values, is_prepared, earlier, low, high)))
         return pending
 
+    def _add(self, steps: Sequence[Step]) -> list[PendingResult]:
+        """Add statements that are bound already, at most MAX_STEPS."""
+        self._check_open()
+        self._take_over()
+        pending = [PendingResult(None, self._dicts) for _ in steps]
+        self._statements.update(zip(pending, range(len(self._steps), MAX_STEPS), strict=False))
+        self._steps.extend(steps)
+        return pending
+
     @contextlib.contextmanager
     def savepoint(self) -> Iterator[Savepoint]:
         """A block of statements that succeed or fail together: an error in it does not end the transaction."""

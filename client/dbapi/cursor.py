@@ -95,25 +95,31 @@ class Cursor(Copying, _Theirs):
     def executemany(self, query: Any, vars_list: Iterable[Any]) -> None:
         """Run a statement with each of these parameters; rowcount is that of all together.
 
-        Up to 1,000 of them are one message. With autocommit these commit together, or none of them does.
+        Up to 1,000 of them are one message. With autocommit these commit together, or none of them does. As with
+        psycopg2 the rows of the statement before stay readable if none was run.
         """
         self._check("executemany")
         if self.name is not None:
             raise psycopg2.ProgrammingError("can't call .executemany() on named cursors")
-        self._clear()
         progress = Progress()
         try:
             self.noted(self.connection.run_each, query, vars_list, progress)
         except DBError:
+            self._clear()
             self._sent = query, progress.last
             raise
         except Exception:
-            # Of the iterable, or of a set that does not fit: the sets before it have run.
+            # Of the iterable, or of a set that does not fit: some sets before it may have run.
+            if progress.result is not None or progress.is_unfit:
+                self._clear()
+            else:
+                self._count = 0
             if progress.result is not None:
                 self._sent = None if progress.is_unfit else (query, progress.last)
                 self._status = progress.result.statusmessage
             raise
         if progress.result is not None:
+            self._clear()
             self._sent = query, progress.last
             self._keep(progress.result, has_rows=False)
         self._count = progress.count

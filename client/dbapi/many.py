@@ -1,7 +1,9 @@
 """executemany: sets of parameters for one statement, collected into as few messages as can be.
 
-psycopg2 runs the statement with one set after the other. So it is here to look at: a set that does not fit, or an
-iterable that fails, ends it behind what came before. Only sets are taken from the iterable ahead of being run.
+psycopg2 runs the statement with one set after the other. So it is here to look at: a set that does not fit ends it
+behind what came before. Only sets are taken from the iterable ahead of being run. If the iterable fails, what was taken
+and not sent has not run: whether it has raised the exception, or a signal handler that ran meanwhile, cannot be told,
+and what a handler ends must not be sent any more.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from client.errors import DBError, error_from, place_of
+from client.interruptions import is_own
 from client.values.bind import bind
 from client.values.blanks import BLANKS
 from client.values.result import Result
@@ -22,7 +25,7 @@ from client.wire.messages import Step
 MESSAGE_BYTES = 1 << 20
 # What a set has in a message besides its text and its values, at most.
 _OVERHEAD_BYTES = 32
-# Statements that PostgreSQL plans; all others may be about transactions, and go by themselves.
+# Statements that PostgreSQL plans; all others may be about transactions or the session, and go by themselves.
 _PLANNED = re.compile(BLANKS + rb"(?:DELETE|INSERT|MERGE|SELECT|TABLE|UPDATE|VALUES|WITH)\b", re.IGNORECASE)
 
 
@@ -71,24 +74,20 @@ class Sets(NamedTuple):
 def collected(
     statement: Any, parameters: Iterable[Any], prepare: bool, most_bytes: int, progress: Progress
 ) -> Iterator[Sets]:
-    """The sets of each message, for statements in a transaction; most_bytes is the largest request's.
+    """The sets of each message; most_bytes is the largest request's.
 
-    An exception of the iterable, or of a set that does not fit, comes behind the sets before it.
+    The error of a set that does not fit comes behind the sets before it, and any other exception at once.
     """
     most = min(MESSAGE_BYTES, most_bytes // 2)
-    kept, size, left = Sets([], []), 0, iter(parameters)
-    while True:
-        is_taken = False
+    kept, size = Sets([], []), 0
+    for each in parameters:
         try:
-            each = next(left)
-            is_taken = True
             text, types, values, references = bind(statement, each)
         except Exception as error:
-            if kept.steps:
-                yield kept
-            if isinstance(error, StopIteration) and not is_taken:
-                return
-            progress.is_unfit = is_taken
+            if is_own(error):
+                progress.is_unfit = True
+                if kept.steps:
+                    yield kept
             raise
         added = len(text) + len(types) + len(values) + _OVERHEAD_BYTES
         is_alone = added > most or bool(references) or not _is_planned(text)
@@ -101,15 +100,20 @@ def collected(
         kept.parameters.append(each)
         kept.steps.append(Step(text, types, values, prepare, (), 0, None))
         size += added
+    if kept.steps:
+        yield kept
 
 
-def moved(error: DBError, sets: int, total: int) -> DBError:
-    """The error of a transaction message's statement, with its place among all sets; sets ran before the message."""
+def placed(error: DBError, ran: int, total: int, sets: Sets) -> DBError:
+    """The error of a transaction message's statement, with its place among all sets; so many ran before the message."""
     place = error.place
-    if place is None or not sets:
+    if place is not None:
+        place = place._replace(number=place.number + ran, total=total)
+    elif len(sets.steps) == 1 < total:
+        place = place_of(ran, total, sets.steps[0].statement)
+    else:
         return error
-    told = error_from(error.failure, place._replace(number=place.number + sets, total=total))
-    return told.with_traceback(error.__traceback__)
+    return error_from(error.failure, place).with_traceback(error.__traceback__)
 
 
 def _is_planned(text: bytes) -> bool:

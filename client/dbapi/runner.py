@@ -6,24 +6,22 @@ keeps the casters that were registered for it, so psycopg2's own functions take 
 
 from __future__ import annotations
 
-import itertools
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
 from psycopg2 import extensions
 
 from client.dbapi.characteristics import Characteristics
-from client.dbapi.many import Progress, Sets, collected, moved
+from client.dbapi.many import Progress, Sets, collected, placed
 from client.errors import DBError, UsageError
 from client.handler import Handler
 from client.session import Session
 from client.values import offline
 from client.values.bind import bind
 from client.values.result import Result
-from client.wire.limits import MAX_STEPS
 from client.wire.messages import NOT_EXECUTED, TX_ACTIVE, TX_FAILED, ResultMessage
 
 if TYPE_CHECKING:
@@ -85,13 +83,18 @@ class Runner(_Theirs):
         """Whether the next statement does."""
         return self._autocommit and not self._is_entered
 
+    @property
+    def _is_by_itself(self) -> bool:
+        """Whether the next statement runs in no session and no transaction of the connection's."""
+        return self.commits_by_itself and not self.is_session
+
     def run(self, statement: Any, params: Sequence[Any] | Mapping[str, Any] | None = None) -> Result:
         """Run a statement where this connection's next one has to run; the transaction begins with it, if need be."""
         with self._lock:
             self.check_open()
             own = self._own
             try:
-                if self.commits_by_itself and not isinstance(own, Session):
+                if self._is_by_itself:
                     if self._settings and _is_several(statement):
                         return self._run_several(statement, params)
                     if not self._characteristics.modes:
@@ -111,62 +114,60 @@ class Runner(_Theirs):
         """
         with self._lock:
             self.check_open()
-            own = self._own
-            is_alone = self.commits_by_itself and not isinstance(own, Session)
-            limit = 0 if is_alone else own._request_limit()
-        if is_alone:
-            self._run_in_transactions(statement, parameters, progress)
-            return
-        for sets in collected(statement, parameters, own._prepare, limit, progress):
+            executor = self._by_itself if self._is_by_itself else self._own
+            limit = executor._request_limit()
+        total = len(parameters) if isinstance(parameters, Sized) else None
+        for sets in collected(statement, parameters, executor._prepare, limit, progress):
             with self._lock:
                 self.check_open()
-                self._run_sets(statement, sets, progress)
+                self._run_sets(statement, sets, progress, total)
 
-    def _run_in_transactions(self, statement: Any, parameters: Iterable[Any], progress: Progress) -> None:
-        """Run the statement with each of these parameters, each so many of them as a transaction message."""
-        left = iter(parameters)
-        while True:
-            sets = Sets([], [])
-            try:
-                # Each set is bound as it is taken, so the iterable may change and give the same object again.
-                results = self._by_itself.run(_noted(left, statement, sets), **self._characteristics.options)
-            except DBError as error:
-                taken = progress.sets + len(sets.parameters)
-                total = len(parameters) if isinstance(parameters, Sized) else taken
-                raise moved(error, progress.sets, total) from error.__cause__
-            finally:
-                with self._lock:
-                    self._take_notices()
-            if not results:
-                return
-            counts = [each.rowcount for each in results]
-            progress.add(results[-1], -1 if -1 in counts else sum(counts), sets)
-
-    def _run_sets(self, statement: Any, sets: Sets, progress: Progress) -> None:
-        """Run the statement with these sets, in the transaction or in the session."""
+    def _run_sets(self, statement: Any, sets: Sets, progress: Progress, total: int | None) -> None:
+        """Run the statement with these sets, out of total ones if it is known, where its next statement has to run."""
         if not sets.steps:
             (progress.last,) = sets.parameters
             result = self.run(statement, progress.last)
             progress.add(result, result.rowcount, sets)
             return
+        is_by_itself = self._is_by_itself
         try:
-            reply = self._send_steps(statement, sets)
+            result, rows = self._send_by_itself(sets) if is_by_itself else self._send_steps(statement, sets)
         except UsageError as error:
-            # The broker takes so many words at a time only.
+            # A message may hold so many words only, and no statement that makes sense in a session alone. As few sets
+            # as can be are told so one by one.
             if len(sets.steps) == 1 or error.outcome != NOT_EXECUTED or error.failure.request == 0:
                 raise
             for half in sets.halves():
-                self._run_sets(statement, half, progress)
+                self._run_sets(statement, half, progress, total)
         except DBError as error:
+            if is_by_itself:
+                ran = progress.sets
+                raise placed(error, ran, total or ran + len(sets.parameters), sets) from error.__cause__
             progress.failed(error, sets)
             raise
         else:
-            progress.add(Result(reply, self._own._dicts), reply.rowcount, sets)
+            progress.add(result, rows, sets)
         finally:
             self._take_notices()
 
-    def _send_steps(self, statement: Any, sets: Sets) -> ResultMessage:
-        """Run these steps as one message; with autocommit, in a session, as a transaction."""
+    def _send_by_itself(self, sets: Sets) -> tuple[Result, int]:
+        """Run these steps as one transaction message, or a single one as a query; with how many rows there were."""
+        characteristics = self._characteristics
+        if len(sets.steps) == 1 and not characteristics.modes:
+            result = self._by_itself._run_step(sets.steps[0])
+            return result, result.rowcount
+        with self._by_itself.transaction(**characteristics.options) as transaction:
+            pending = transaction._add(sets.steps)
+        results = [each.result() for each in pending]
+        counts = [each.rowcount for each in results]
+        return results[-1], -1 if -1 in counts else sum(counts)
+
+    def _send_steps(self, statement: Any, sets: Sets) -> tuple[Result, int]:
+        """Run these steps as one message in the transaction; in a session with autocommit as one of their own."""
+        reply = self._sent(statement, sets)
+        return Result(reply, self._own._dicts), reply.rowcount
+
+    def _sent(self, statement: Any, sets: Sets) -> ResultMessage:
         own = self._own
         if own.in_transaction or not self.commits_by_itself:
             if not own.in_transaction:
@@ -194,7 +195,7 @@ class Runner(_Theirs):
         with self._lock:
             self.check_open()
             own = self._own
-            is_by_itself = self.commits_by_itself and not self.is_session
+            is_by_itself = self._is_by_itself
             try:
                 if is_by_itself and not self._characteristics.modes:
                     return _copied(self._by_itself, statement, file, reads)
@@ -331,13 +332,6 @@ class Runner(_Theirs):
     def _rollback(self) -> None:
         self.mark += 1
         self._own.rollback()
-
-
-def _noted(parameters: Iterator[Any], statement: Any, sets: Sets) -> Iterator[tuple[Any, Any]]:
-    """Yield the statement with each of the next parameters, for one message; notes them in sets."""
-    for each in itertools.islice(parameters, MAX_STEPS):
-        sets.parameters.append(each)
-        yield statement, each
 
 
 def _is_several(statement: Any) -> bool:

@@ -100,6 +100,9 @@ class Plan:
                     reason = f"leaves {self.statement(place).use.leaves}, so it wants a session; use db.session()"
             if reason:
                 self.obstacle = f"statement {self.places[place] + 1} of the transaction {reason}"
+        if read and not self.obstacle and all(each.use.wants_session for each in read):
+            alone = failures.wants_session(next(iter(read)).use.leaves)
+            self.obstacle = f"nothing else in the transaction goes with this: {alone.message}"
 
 
 class Plans:

@@ -302,7 +302,7 @@ def test_errors_speak_of_what_a_cursor_has(broker: Broker) -> None:
     for call, said in (
         (lambda: cursor.execute("COPY pg_class FROM STDIN"), r"use copy_expert\(sql, file\)$"),
         (lambda: cursor.execute("COPY pg_class TO STDOUT"), r"use copy_expert\(sql, file\)$"),
-        (lambda: cursor.executemany("COPY pg_class TO STDOUT", [(), ()]), r"so use copy_expert\(\)$"),
+        (lambda: cursor.executemany("COPY pg_class TO STDOUT", [(), ()]), r"; use copy_expert\(sql, file\)$"),
         (lambda: cursor.copy_expert("SELECT 1", io.StringIO()), r"run other statements by execute\(\)$"),
         (lambda: cursor.copy_expert("COPY pg_class TO/**/STDOUT", io.StringIO()), None),
         (lambda: cursor.copy_expert("COPY pg_class FROM/**/STDIN", io.StringIO()), "nothing but space between"),

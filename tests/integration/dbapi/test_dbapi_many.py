@@ -42,12 +42,6 @@ def reused() -> Iterator[dict[str, Any]]:
         yield each
 
 
-def ends_early() -> Iterator[Any]:
-    yield (1, "a")
-    yield (2, "b")
-    raise OSError("no more")
-
-
 # Statement and sets; the sets come from a function, as an iterable may be used once.
 Many = tuple[Any, Callable[[], Any]]
 MANY: dict[str, Many] = {
@@ -80,7 +74,6 @@ MANY: dict[str, Many] = {
     "a first set that does not fit": (INSERT, lambda: [(1,), (2, "b")]),
     "a set without an adapter": (INSERT, lambda: [(1, "a"), (2, Odd())]),
     "NUL": (INSERT, lambda: [(1, "a"), (2, "b\0")]),
-    "an iterable that fails": (INSERT, ends_early),
     "no iterable": (INSERT, lambda: 5),
     "a duplicate": (INSERT, lambda: [(1, "a"), (2, "b"), (1, "c"), (3, "d")]),
     "a duplicate far behind": (INSERT, lambda: [(n % 1700, "x") for n in range(1800)]),
