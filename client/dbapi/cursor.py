@@ -95,8 +95,8 @@ class Cursor(Copying, _Theirs):
     def executemany(self, query: Any, vars_list: Iterable[Any]) -> None:
         """Run a statement with each of these parameters; rowcount is that of all together.
 
-        Up to 1,000 of them are one message. With autocommit these commit together, or none of them does. As with
-        psycopg2 the rows of the statement before stay readable if none was run.
+        Up to 1,000 of them are one message. With autocommit these commit together, or none of them does. If none
+        is run, the statement before stays the cursor's.
         """
         self._check("executemany")
         if self.name is not None:

@@ -140,7 +140,7 @@ def test_it_is_refused_outside_of_a_lease_and_setseed_outside_of_a_session(funct
     world.client()
     sql = b"SELECT " + function.encode()
     assert refused(world, world.query(statement=sql)).kind == "usage"
-    assert world.is_answered(world.transaction(step(sql))) is function.startswith("setseed")
+    assert world.is_answered(world.transaction(step(b"INSERT INTO t"), step(sql))) is function.startswith("setseed")
     world.connect_all()
     in_transaction = world.query(1, "tx", lease=1, begin=True, statement=sql)
     world.connect_all()
@@ -148,6 +148,25 @@ def test_it_is_refused_outside_of_a_lease_and_setseed_outside_of_a_session(funct
     world.query(lease=2, session=OPENS_SESSION, statement=sql)
     world.connect_all()
     assert [sql] in sent(world)
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        [b"SELECT pg_advisory_lock(\0)"],
+        [b"SELECT pg_advisory_lock(\0)"] * 3,
+        [b"LISTEN a", b"LISTEN b"],
+        [b"SET work_mem = 1"],
+        [b"CREATE TEMP TABLE t ()", b"SELECT lastval()"],
+    ],
+)
+def test_a_transaction_of_nothing_else_is_refused(statements: list[bytes]) -> None:
+    world = World()
+    world.client()
+    failure = refused(world, world.transaction(*map(step, statements)))
+    assert (failure.kind, failure.outcome) == ("usage", NOT_EXECUTED)
+    assert "nothing else in the transaction goes with this" in failure.message
+    assert not world.is_answered(world.transaction(*map(step, statements), step(b"SELECT 1")))
 
 
 def test_who_asks_for_a_sequences_value_is_told_how_to_get_it() -> None:

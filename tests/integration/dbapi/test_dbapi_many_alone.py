@@ -210,7 +210,7 @@ def test_characteristics_hold_for_it(broker: Broker) -> None:
 
 
 @pytest.mark.parametrize("make", [list, lambda: iter(()), lambda: failing(0, no_more)])
-def test_if_nothing_is_run_the_rows_before_stay_readable(
+def test_if_nothing_is_run_the_statement_before_stays(
     connection: Any, postgres: Postgres, make: Callable[[], Any]
 ) -> None:
     theirs = postgres.connect()
@@ -222,6 +222,6 @@ def test_if_nothing_is_run_the_rows_before_stay_readable(
             cursor.executemany("SELECT %s", make())
         except OSError as failed:
             error = str(failed)
-        found.append((error, cursor.rowcount, cursor.description[0].name, cursor.fetchall(), cursor.query))
+        found.append((error, cursor.rowcount, cursor.description[0].name, cursor.query))
     theirs.close()
     assert found[0] == found[1]
