@@ -29,7 +29,8 @@ ROOMS = {
     "client.lane": [],
     "client.values": ["client.compiled", "client.interruptions", "client.wire"],
     "client.dbapi": [
-        "client.errors", "client.handler", "client.interruptions", "client.options", "client.session", "client.values", "client.wire",
+        "client.errors", "client.handler", "client.interruptions", "client.options", "client.session",
+        "client.values", "client.wire",
     ],
     "client.channels": ["client.compiled", "client.errors", "client.interruptions", "client.wire"],
     "poold.system": ["client.wire"],

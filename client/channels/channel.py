@@ -28,6 +28,7 @@ from client.channels.begun import Begun
 from client.channels.ends import no_answer, no_handshake, not_answered, not_sent, tells_of_unread
 from client.channels.forks import let_go_after_fork
 from client.channels.hello import greet
+from client.channels.ledger import NOTHING_SHARED, shared
 from client.channels.sockets import PlainSocket, connected
 from client.channels.timeouts import CONNECT_TIMEOUT, GONE_AFTER, PING_AFTER, WELCOME_TIMEOUT
 from client.compiled import load
@@ -86,21 +87,20 @@ class Channel(_Fields):
         # weakly: its traceback refers to the channel, and such a cycle would last until the next garbage collection.
         self._error: weakref.ref[DBError] | None = None
         self._last_request = 0
-        # The last request of which a byte may have been sent, and the last whose reply was taken.
-        self._asked = self._answered = 0
+        self._asked = self._answered = 0  # the last request of which a byte may have gone, and whose reply was taken
         self._is_broken = False
         # The last request behind which something else was sent, and whether the broker has gone without reading all.
         self._spoke_in, self._is_unread = 0, False
+        self._is_over, self._ledger = False, NOTHING_SHARED  # whether it has gone, and what it has begun
         self._heard = 0.0  # when the broker last sent something
-        # False if it has to be looked up whether all that came was taken.
-        self._is_drained = False
-        # Until Welcome tells the broker's own limit.
-        self._max_request_bytes = MAX_REQUEST_BYTES
+        self._is_drained = False  # False: it has to be looked up whether all that came was taken
+        self._max_request_bytes = MAX_REQUEST_BYTES  # until Welcome tells the broker's own
         self._zmtp = ZmtpConnection(REPLY_OVERHEAD_BYTES, is_ready=keys is not None)
         self._socket = connected(address, keys, wait)
         try:
             let_go_after_fork(self._socket)
             self.welcome = greet(self, WELCOME_TIMEOUT if patience is None else min(patience, WELCOME_TIMEOUT))
+            self._ledger = shared(self._socket, self.welcome)
         except BaseException:
             self.close()
             raise
@@ -316,8 +316,9 @@ class Channel(_Fields):
                 return None
             self._receive(deadline)
             if self._is_broken and not inbox:
-                is_unread = self._is_unread and self._asked != self._spoke_in
-                raise self._own(not_answered(self.address, is_unread or not self._asked))
+                is_unread = not self._asked or (self._is_unread and self._asked != self._spoke_in)
+                has_not_begun = self._is_over and self._ledger.has_not_begun(self._asked)
+                raise self._own(not_answered(self.address, is_unread, has_not_begun))
         return self._decoded(inbox.popleft() or b"")
 
     def _decoded(self, payload: bytes) -> ToClient:
@@ -347,7 +348,7 @@ class Channel(_Fields):
         self._is_drained = False
         self._heard = time.monotonic()
         if not data:
-            self._is_broken = True
+            self._is_broken = self._is_over = True
             return False
         try:
             self._zmtp.received(data)

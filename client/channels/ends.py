@@ -19,10 +19,16 @@ def not_sent(address: str, error: OSError, is_more: bool) -> DBError:
     return unserved(text)
 
 
-def not_answered(address: str, is_unread: bool) -> DBError:
-    """The error of a request that was sent; is_unread: the broker has certainly not read all of it."""
+def not_answered(address: str, is_unread: bool, has_not_begun: bool = False) -> DBError:
+    """The error of a request that was sent.
+
+    is_unread: the broker has certainly not read all of it; has_not_begun: it has certainly given none of it to
+    PostgreSQL.
+    """
     if is_unread:
         return unserved(f"broker at {address} went away before it read the request")
+    if has_not_begun:
+        return unserved(f"broker at {address} went away before it began the request")
     return connection_error(f"broker at {address} went away before it answered; the statement may have run")
 
 

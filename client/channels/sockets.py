@@ -8,6 +8,8 @@ so that other greenlets run while this one waits.
 from __future__ import annotations
 
 import _socket
+import array
+import os
 import select
 import socket
 import struct
@@ -31,9 +33,36 @@ if TYPE_CHECKING:
 _poll: Any = getattr(select, "poll", None)
 # BlockingIOError is a broker whose backlog is full for the moment.
 _NOBODY_THERE = (ConnectionRefusedError, FileNotFoundError, BlockingIOError)
+# Bytes of a descriptor that comes along with data, and what has to be there for it.
+_ROOM_SIZE = array.array("i").itemsize
+_ROOM = socket.CMSG_SPACE(_ROOM_SIZE)
 
 
-class PlainSocket(socket.socket):
+class Greeted(socket.socket):
+    """A socket on which a descriptor may come along with Welcome."""
+
+    descriptor: int | None = None  # what came, until somebody takes it
+    is_greeting = False  # whether one may come
+
+    def kept(self, received: tuple[bytes, list[tuple[int, int, bytes]], int, Any]) -> bytes:
+        """Return the data that was received, and keep the descriptor that came along."""
+        data, along, _, _ = received
+        for level, kind, packed in along:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                for each in array.array("i", packed[: len(packed) // _ROOM_SIZE * _ROOM_SIZE]):
+                    if self.descriptor is not None:
+                        os.close(self.descriptor)
+                    self.descriptor = each
+        return data
+
+    def greeted(self) -> int | None:
+        """Take what came along; nothing does from here on."""
+        self.is_greeting = False
+        descriptor, self.descriptor = self.descriptor, None
+        return descriptor
+
+
+class PlainSocket(Greeted):
     """A blocking socket.
 
     A thread that waits in recv on a unix socket is woken twice per request: also when the peer reads what was sent, as
@@ -45,6 +74,7 @@ class PlainSocket(socket.socket):
         poller = _poll()
         poller.register(self.fileno(), select.POLLIN)
         self._wait_ms: Callable[[float], list[Any]] = poller.poll
+        self.is_greeting = family == socket.AF_UNIX
 
     def receive(self, size: int, seconds: float) -> bytes:
         """Return what comes first, at most size bytes, b"" at the end; raises BlockingIOError if nothing comes in time.
@@ -53,6 +83,8 @@ class PlainSocket(socket.socket):
         """
         if not self._wait_ms(seconds * 1000):
             raise BlockingIOError
+        if self.is_greeting:
+            return self.kept(self.recvmsg(size, _ROOM, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC))
         return self.recv(size, socket.MSG_DONTWAIT)
 
     def send_by(self, data: bytes, deadline: float) -> None:
@@ -71,17 +103,24 @@ class PlainSocket(socket.socket):
     __del__ = _socket.socket.close
 
 
-class GreenSocket(socket.socket):
+class GreenSocket(Greeted):
     """A blocking socket of gevent's or eventlet's class, which waits in its hub.
 
-    That class knows neither SO_SNDTIMEO nor MSG_DONTWAIT; its own timeout ends a wait.
+    That class knows neither SO_SNDTIMEO nor MSG_DONTWAIT; its own timeout ends a wait. Eventlet's does not receive
+    descriptors.
     """
+
+    def __init__(self, family: int) -> None:
+        super().__init__(family)
+        self.is_greeting = family == socket.AF_UNIX and hasattr(socket.socket, "recvmsg")
 
     def receive(self, size: int, seconds: float) -> bytes:
         """Return what comes first, at most size bytes, b"" at the end; raises BlockingIOError if nothing comes in time.
 
         seconds may be 0.
         """
+        if self.is_greeting:
+            return self.kept(self._within(seconds, super().recvmsg, size, _ROOM, socket.MSG_CMSG_CLOEXEC))
         return self._within(seconds, super().recv, size)  # type: ignore[no-any-return]  # recv gives bytes
 
     def sendall(self, data: Any, flags: int = 0) -> None:

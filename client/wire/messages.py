@@ -27,7 +27,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from client.wire.limits import NO_SESSION, NORMAL
 
-VERSION = 7
+VERSION = 8
 
 # Outcomes: what is known of the statement's effect after an error; never a guess.
 Outcome = Literal["not executed", "failed", "executed", "unknown"]
@@ -261,7 +261,8 @@ class Welcome(NamedTuple):
 
     groups maps the name of each group that the client may use to the group's autocommit; to IN_SESSIONS if statements
     commit by themselves and the with block of a Handler is a session. Whoever has cancel_key may
-    cancel this conversation's requests from another one.
+    cancel this conversation's requests from another one. ledger and ledger_key are the place and the key of the
+    client's entry in the memory whose descriptor comes along (`client.wire.ledger`), -1 if none does.
     """
 
     version: int
@@ -271,6 +272,8 @@ class Welcome(NamedTuple):
     max_result_bytes: int
     groups: dict[str, bool | str]
     cancel_key: bytes = b""
+    ledger: int = -1
+    ledger_key: int = 0
 
 
 class ResultMessage(NamedTuple):

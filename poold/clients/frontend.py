@@ -38,6 +38,7 @@ from client.wire.messages import (
     plain_failure,
 )
 from poold import __version__
+from poold.clients.ledger import Ledger
 from poold.clients.transport import Peer, Receiver, Transport
 from poold.config.model import Config, GroupConfig
 from poold.core.broker import Broker
@@ -78,6 +79,7 @@ class Frontend:
         # The same clients' keys by their cancel keys, with which another conversation may cancel their requests.
         self._cancel_keys: dict[bytes, int] = {}
         self._last_key = 0
+        self._ledger = Ledger()
         self._log = RateLimitedLog(log)
         self.violations = 0  # messages that broke the protocol
         self.dropped = 0  # replies whose client was gone or did not read
@@ -146,6 +148,7 @@ class Frontend:
     def close(self) -> None:
         """Send what is still to be sent, then close."""
         self._transport.close()
+        self._ledger.close()
 
     # Facts, from the transport.
 
@@ -169,6 +172,8 @@ class Frontend:
                 self._release(key)
                 self._broker.cancel(key, message.request, monotonic())
         elif isinstance(message, Ask):
+            if peer.entry is not None:
+                peer.entry.note(message.request)
             answer = self._ask(message, peer)
             if isinstance(answer, (Answer, Failure)):
                 peer.send(encode(answer._replace(request=message.request)))
@@ -183,6 +188,8 @@ class Frontend:
             del self._cancel_keys[peer.cancel_key]
             self._release(peer.key)
             self._broker.client_gone(peer.key, monotonic())
+            if peer.entry is not None:
+                self._ledger.leave(peer.entry)
             self._wake()
 
     def stalled(self, peer: Peer) -> None:
@@ -230,9 +237,12 @@ class Frontend:
         self._peers[peer.key] = peer
         self._cancel_keys[peer.cancel_key] = peer.key
         broker = self._config.broker
+        entry = peer.entry = self._ledger.enter(peer.key) if peer.shares_memory else None
         found = self._broker.client_arrived(
             peer.key, peer.pid, hello.application_name, peer.uid, peer.gid, peer.caller(), monotonic()
         )
+        if entry is not None:
+            self._broker.clients[peer.key].begun = entry.begun
         groups = {name: _mode(group.config) for name, group in found.items() if group.main is None}
         welcome = Welcome(
             VERSION,
@@ -242,8 +252,9 @@ class Frontend:
             broker.max_result_bytes,
             groups,
             peer.cancel_key,
+            *((entry.place, peer.key) if entry is not None else ()),
         )
-        peer.send(encode(welcome))
+        peer.welcome(encode(welcome))
         peer.greeted(self._broker.clients[peer.key])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from array import array
 from enum import IntEnum
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -49,6 +50,7 @@ _NEXT = (
 class IpcPeer(Peer):
     """One client's connection."""
 
+    shares_memory = True
     __slots__ = ("_heard", "_outgoing", "_socket", "_state", "_timer", "_transport", "_zmtp", "taken_at")
 
     def __init__(self, transport: IpcTransport, connection: socket.socket, uid: int, gid: int, pid: int) -> None:
@@ -75,6 +77,20 @@ class IpcPeer(Peer):
         else:
             self._write(self._zmtp.head(message), message)
         return True
+
+    def welcome(self, message: bytes) -> None:
+        """Send the first message, and along with it the descriptor of the client's entry, if it has one."""
+        data = self._zmtp.encoded(message)
+        if self.entry is None or self._outgoing is not None or self._state >= DROPPED:
+            self._write(data)
+            return
+        sent, along = 0, [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [self.entry.descriptor]))]
+        try:
+            sent = self._socket.sendmsg([data], along)
+        except OSError:
+            pass  # it goes without, or the end of the file follows and is handled there
+        if sent < len(data):
+            self._write(data[sent:])
 
     def greeted(self, client: object) -> None:
         """Let the lane serve the client."""

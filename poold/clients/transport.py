@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 from typing import Protocol
 
+from poold.clients.ledger import Entry
 from poold.core.clients.access import Caller
 
 
 class Peer:
     """The broker's end of one client's connection, made by its transport. uid and gid are None if they are unknown."""
 
-    __slots__ = ("cancel_key", "gid", "key", "pid", "uid", "violations")
+    __slots__ = ("cancel_key", "entry", "gid", "key", "pid", "uid", "violations")
+    shares_memory = False  # whether a descriptor can be sent to it
 
     def __init__(self, uid: int | None, gid: int | None, pid: int) -> None:
         self.uid = uid
@@ -24,6 +26,7 @@ class Peer:
         self.key = 0  # the core's number of the client, from its Hello on
         self.cancel_key = b""  # from its Hello on
         self.violations = 0  # messages that broke the protocol
+        self.entry: Entry | None = None  # where it can read which of its requests have begun
 
     def caller(self) -> Caller:
         """Return who the client is, for decisions about what it may do."""
@@ -32,6 +35,10 @@ class Peer:
     def send(self, message: bytes) -> bool:
         """Send without waiting; False if the client is gone."""
         raise NotImplementedError
+
+    def welcome(self, message: bytes) -> None:
+        """Send the first message, and along with it the descriptor of the client's entry, if it has one."""
+        self.send(message)
 
     def greeted(self, client: object) -> None:
         """Take note that Hello and Welcome were said; client is what the core knows it by."""

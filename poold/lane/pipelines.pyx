@@ -147,8 +147,11 @@ cdef class Pipelines:
         cdef Fleet fleet = lent.fleet
         cdef list heads = self._heads(lent, way)
         cdef int place
+        cdef unsigned long long number = flight.number
         flight.is_waiting = False
         flight.began = self.now
+        if number > flight.line.begun[0]:
+            flight.line.begun[0] = number
         if lent.flights:
             lent.joined += 1
         else:

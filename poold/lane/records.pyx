@@ -1,5 +1,6 @@
 """What the lane keeps of flows, requests, clients and backends, beside the core's own records."""
 
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdlib cimport free, malloc, realloc
 
@@ -217,7 +218,17 @@ cdef class Line:
         self.process = client.process
         self.requests = client.requests
         self.heard = client.heard
+        if PyObject_CheckBuffer(client.begun):
+            PyObject_GetBuffer(client.begun, &self._memory, PyBUF_WRITABLE)
+            self.begun = <unsigned long long *>self._memory.buf
+            self._is_shared = True
+        else:
+            self.begun = &self._nowhere
         client.line = self
+
+    def __dealloc__(self):
+        if self._is_shared:
+            PyBuffer_Release(&self._memory)
 
 
 cdef class Lent:

@@ -188,6 +188,7 @@ class Invariants:
             assert request.backend is not None
             is_counted = request.backend.counting is request
             assert (request in request.backend.running) is not is_counted, f"{request} runs nowhere"
+            assert request.client.begun[0] >= request.number, f"the client of {request} believes that it has not begun"
             assert self.broker.backends.get(request.backend.number) is request.backend
             is_timed = request.deadline is not None and state is RequestState.RUNNING and not is_counted
             assert request in held or not is_timed, f"{request} may run beyond its deadline"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from client.wire.messages import Failure
@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 
 # The reasons why leases were lost are kept until their client asks, at most so many of each client.
 LOST_LEASES_KEPT = 64
+
+
+class Place(Protocol):
+    """Holds a number, with index 0: a list, or memory that others read."""
+
+    def __getitem__(self, index: int, /) -> int: ...
+
+    def __setitem__(self, index: int, number: int, /) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -53,6 +61,9 @@ class Client:
     # read its replies, or unexecuted.
     held: dict[Request, None] = field(default_factory=dict)
     bytes: int = 0  # the size of its unanswered requests in the core, as received
+    # The greatest number of a request of which something may be on its way to PostgreSQL, in one place; the shell may
+    # put one in that the client reads.
+    begun: Place = field(default_factory=lambda: [0])
     process: Hashable = field(init=False)
 
     def __post_init__(self) -> None:
@@ -61,6 +72,11 @@ class Client:
     def last_heard(self) -> float:
         """When it last sent something."""
         return self.heard if self.line is None else max(self.heard, self.line.heard)
+
+    def has_begun(self, number: int) -> None:
+        """Note that this request begins."""
+        if number > self.begun[0]:
+            self.begun[0] = number
 
     def lease_lost(self, number: int, failure: Failure, is_session: bool) -> None:
         """Keep the reason why a lease was lost for when the client asks."""

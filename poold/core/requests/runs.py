@@ -107,6 +107,7 @@ class Runs:
         if statement is not None:
             statement.begun = now
         request.unit = unit = self._work[request.verb].begin(backend, request, now)
+        request.client.has_begun(request.number)
         backend.running.append(request)
         if request.priority == BATCH:
             request.group.batched.add(backend)
