@@ -3,7 +3,7 @@
     DBError                     outcome says what is known of the statement, retryable whether to repeat it
       DBConnectionError         try again: no broker, or a connection was lost       (a psycopg2.OperationalError)
         DBOfflineError          no endpoint of the group can be reached
-        PoolTimeout             no backend became free within queue_timeout
+        PoolTimeout             no backend became free in time
         TooManyRequests         max_waiting requests wait already
         TransactionLost         the interactive transaction is gone, all of it rolled back
         CommitOutcomeUnknown    COMMIT was sent and its answer is not known
@@ -187,7 +187,7 @@ class DBOfflineError(DBConnectionError):
 
 
 class PoolTimeout(DBConnectionError):
-    """No backend became free within queue_timeout. Nothing was executed."""
+    """No backend became free within queue_timeout or the request's timeout, or too late. Nothing was executed."""
 
 
 class TooManyRequests(DBConnectionError):

@@ -119,7 +119,7 @@ class Settling:
         elif type(step) is Hold:
             self._waiting.hold(step.request)
         elif type(step) is Refuse:
-            self._waiting.overdue(step.request, now)
+            self._waiting.refuse(step.request, now)
         elif type(step) is Dismiss:
             self._waiting.discard(step.request, failures.draining())
         elif type(step) is Lend:

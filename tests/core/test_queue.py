@@ -16,7 +16,7 @@ from poold.core.records.client import Client
 from poold.core.records.request import Request, Verb
 from poold.core.shared.queue import Queue
 from poold.core.state import BackendState as S
-from poold.core.statements.statement import TRUSTED_FOR
+from poold.core.statements.statement import AHEAD_SECONDS, TRUSTED_FOR
 
 ALL = len(PRIORITIES)
 
@@ -369,8 +369,50 @@ def test_what_cannot_end_before_its_deadline_leaves_unexecuted() -> None:
     world.finish(running[0])
     refused = failed(world, hopeless)
     assert (refused.kind, refused.outcome) == ("pool-timeout", NOT_EXECUTED)
-    assert "the request's timeout" in refused.message
+    assert refused.message == (
+        "not begun after 1 s in the queue: it usually takes up to 1.32 s, and 0.5 s are left of the request's timeout "
+        "of 1.5 s; give it a longer timeout, or group 'default' more backends (max_size = 1)"
+    )
     assert world.running(hopeful)
+
+
+def test_of_a_short_statement_the_error_counts_those_ahead_of_it() -> None:
+    world, running = busy()
+    short = promote(world, b"SELECT 2", is_short=True)
+    hopeless = world.query(statement=b"SELECT 2", timeout=1.0)
+    world.pass_time(0.998)
+    world.finish(running[0])
+    said = failed(world, hopeless).message
+    needed = short.expected + AHEAD_SECONDS
+    assert f"it usually takes up to {needed:.3g} s with those ahead of it, and 0.002 s are left" in said
+
+
+@pytest.mark.parametrize(
+    ("timeout", "limit"), [(None, "queue_timeout = 3 s"), (2.0, "the request's timeout of 2 s"), (9.0, "queue_timeout")]
+)
+def test_who_waits_too_long_is_told_by_which_limit(timeout: float | None, limit: str) -> None:
+    world, _ = busy(queue_timeout=3.0)
+    slow = world.broker.groups["default"].statements.find(b"SELECT 2", b"")
+    for _ in range(5):
+        slow.record(8.0, 100)  # would also not end in 9 s, but that is not what happened
+    waiting = world.query(statement=b"SELECT 3" if timeout == 2.0 else b"SELECT 2", timeout=timeout)
+    world.pass_time(3.0)
+    said = failed(world, waiting).message
+    assert f"no backend of group 'default' became free within {min(timeout or 3.0, 3.0):g} s ({limit}" in said
+
+
+def test_a_leases_statement_behind_another_one_is_told_that() -> None:
+    world = World()
+    world.client()
+    world.begin(1)
+    world.query(group="tx", lease=1)
+    behind = world.query(group="tx", lease=1, timeout=2.0)
+    world.pass_time(2.0)
+    said = failed(world, behind)
+    assert said.message == (
+        "not begun within 2 s (the request's timeout of 2 s): the statement before it in its transaction has not ended"
+    )
+    assert (said.kind, said.outcome, said.transaction) == ("pool-timeout", NOT_EXECUTED, "active")
 
 
 def test_what_takes_longer_now_and_then_has_time_for_that_or_is_not_begun() -> None:

@@ -112,6 +112,22 @@ def test_during_the_pause_the_backend_serves_others_and_the_next_try_waits_its_t
     committed(world, request)
 
 
+def test_a_next_try_that_waits_too_long_is_told_how_long_it_has_waited_since_the_last_one() -> None:
+    world = World(max_size=1, queue_timeout=3.0, **UNTRACKED)
+    request, backend = begin(world, INSERT, retries=1)
+    world.query()
+    world.now = 2.0
+    lose_race(world, backend)
+    world.pass_time(FIRST_PAUSE)
+    began = world.now
+    world.pass_time(3.0)
+    told = world.reply_to(request)
+    assert isinstance(told, Failure)
+    assert told.kind == "pool-timeout"
+    assert "became free within 3 s, for another try (queue_timeout = 3 s)" in told.message
+    assert world.now == began + 3.0
+
+
 def test_a_message_past_its_deadline_is_not_tried_again() -> None:
     world = World(**UNTRACKED)
     request, backend = begin(world, INSERT, retries=5, timeout=1.0)

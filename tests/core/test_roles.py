@@ -118,7 +118,7 @@ def test_requests_wait_for_a_primary_and_are_told_why_there_is_none() -> None:
     told = world.reply_to(request)
     assert isinstance(told, Failure)
     assert told.outcome == NOT_EXECUTED
-    assert "no endpoint of group 'default' was a primary within 3 s (queue_timeout)" in told.message
+    assert "no endpoint of group 'default' was a primary within 3 s (queue_timeout = 3 s)" in told.message
     assert "a: a replica on timeline 4; b: it does not answer (connection refused)" in told.message
 
 

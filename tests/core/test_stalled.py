@@ -74,7 +74,7 @@ def test_it_leaves_unexecuted_with_the_reason_when_its_time_is_over() -> None:
     reply = world.reply_to(request, STALLED)
     assert isinstance(reply, Failure)
     assert (reply.kind, reply.outcome) == ("pool-timeout", "not executed")
-    assert "leaves earlier replies unread" in reply.message
+    assert "within 2 s (queue_timeout = 2 s): this client leaves earlier replies unread" in reply.message
     world.broker.client_reads(STALLED, world.now)
     assert not world.broker.clients[STALLED].held
 

@@ -322,27 +322,33 @@ class Group:
             and routing.needs_room(self.pools)
         )
 
-    def overdue(self, waited: float, is_own: bool) -> Failure:
-        """The failure of a request that waited for so many seconds; is_own if its own timeout was the shorter one."""
-        limit = "the request's timeout" if is_own else "queue_timeout"
+    def overdue(self, waited: str, limit: str, is_hopeless: bool = False) -> Failure:
+        """The failure of a request that waited for so long, and no longer because of this limit; both in words.
+
+        is_hopeless: the limit is not reached yet, and the request would not end before it.
+        """
         if self.is_paused:
-            text = f"group {self.name!r} was paused by an operator, and not resumed within {waited:.3g} s ({limit})"
+            text = f"group {self.name!r} was paused by an operator, and not resumed within {waited} ({limit})"
             return plain_failure("pool-timeout", NOT_EXECUTED, text)
         if not any(pool.is_serving for pool in self.pools):
             wanted = "replica" if self.role == "replica" else "primary"
             known = "; ".join(each.in_words() for each in self.endpoints)
-            text = f"no endpoint of group {self.name!r} was a {wanted} within {waited:.3g} s ({limit}): {known}"
+            text = f"no endpoint of group {self.name!r} was a {wanted} within {waited} ({limit}): {known}"
             return plain_failure("offline", NOT_EXECUTED, text)
         serving = [pool for pool in self.pools if pool.is_serving]
         unreachable = [pool for pool in serving if pool.availability.state is not AvailabilityState.AVAILABLE]
         errors = "; ".join(f"{pool.endpoint.name}: {pool.availability.error}" for pool in unreachable)
         if len(unreachable) == len(serving) and not any(pool.open for pool in self.pools):
             roles = f" ({'; '.join(each.in_words() for each in self.endpoints)})" if self.has_roles else ""
-            text = (
-                f"no endpoint of group {self.name!r} could be reached within {waited:.3g} s ({limit}): {errors}{roles}"
-            )
+            text = f"no endpoint of group {self.name!r} could be reached within {waited} ({limit}): {errors}{roles}"
             return plain_failure("offline", NOT_EXECUTED, text)
-        text = f"no backend of group {self.name!r} became free within {waited:.3g} s ({limit}); {self.load()}"
+        if is_hopeless:
+            text = (
+                f"not begun after {waited} in the queue: {limit}; give it a longer timeout, or group {self.name!r} "
+                f"more backends (max_size = {self.config.max_size})"
+            )
+        else:
+            text = f"no backend of group {self.name!r} became free within {waited} ({limit}); {self.load()}"
         if unreachable:
             text += f"; no further connection: {errors}"
         return plain_failure("pool-timeout", NOT_EXECUTED, text)

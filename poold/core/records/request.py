@@ -82,6 +82,7 @@ class Request:
     epoch = ""
     backend: Backend | None = None
     started = 0.0
+    waits_since: float | None = None  # if it has run before and waits to run once more
     # The unit that it runs, and the unit that follows if the first one succeeds.
     unit: Unit = ()
     then: Unit = ()

@@ -12,7 +12,7 @@ from poold.core.records.lease import Lease
 from poold.core.records.request import INQUIRY, Request
 from poold.core.state import QUEUED, RequestState
 from poold.core.work import failures
-from poold.core.work.time_limits import is_hopeless
+from poold.core.work.time_limits import too_little
 
 
 class Waiting:
@@ -58,6 +58,7 @@ class Waiting:
     def again(self, request: Request, now: float, is_last: bool = False) -> None:
         """Run the request once more: as the next one of its group, or if is_last behind those of its process."""
         request.wait_again()
+        request.waits_since = now
         request.become(QUEUED)
         if is_last:
             request.group.queue.push(request)
@@ -71,6 +72,7 @@ class Waiting:
         """Let the request wait until the given time."""
         request.become(RequestState.PAUSED)
         request.backend = None
+        request.waits_since = until
         self._agenda.timers.set(request, until)
 
     def ask(self, question: Request) -> None:
@@ -100,11 +102,32 @@ class Waiting:
 
     def overdue(self, request: Request, now: float) -> None:
         """The request waited too long: take it out, unexecuted."""
+        waited, limit = self._waited(request, now), self._limit(request, now)
+        if request.state is RequestState.HELD:
+            failure = failures.unread(waited, limit)
+        elif request.state is RequestState.PENDING and request.lease is not None:
+            failure = failures.behind(waited, limit, request.lease.is_session)
+        else:
+            failure = request.group.overdue(waited, limit)
         request.group.stats.timeouts += 1
-        is_own = request.deadline is not None and (request.deadline <= now or is_hopeless(request, now))
-        waited = now - request.arrived
-        is_held = request.state is RequestState.HELD
-        self.discard(request, failures.unread(waited) if is_held else request.group.overdue(waited, is_own))
+        self.discard(request, failure)
+
+    def refuse(self, request: Request, now: float) -> None:
+        """The request would not end in time: take it out, unexecuted."""
+        request.group.stats.timeouts += 1
+        failure = request.group.overdue(self._waited(request, now), too_little(request, now), is_hopeless=True)
+        self.discard(request, failure)
+
+    def _waited(self, request: Request, now: float) -> str:
+        """How long the request has waited, in words."""
+        since = request.waits_since
+        return f"{now - request.arrived:.3g} s" if since is None else f"{now - since:.3g} s, for another try"
+
+    def _limit(self, request: Request, now: float) -> str:
+        """The limit, in words, until which the request has waited."""
+        if request.deadline is not None and request.deadline <= now:
+            return failures.own_timeout(request)
+        return f"queue_timeout = {request.group.config.queue_timeout:g} s"
 
     def limit(self, request: Request, now: float) -> None:
         """Let the request wait for queue_timeout, but not beyond its own deadline."""

@@ -47,9 +47,16 @@ def too_many(text: str) -> Failure:
     return plain_failure("too-many-requests", NOT_EXECUTED, text)
 
 
-def unread(waited: float) -> Failure:
+def unread(waited: str, limit: str) -> Failure:
     """A held request waited until its time was over, as its client did not read earlier replies."""
-    text = f"not begun within {waited:.3g} s: this client leaves earlier replies unread; read them first"
+    text = f"not begun within {waited} ({limit}): this client leaves earlier replies unread; read them first"
+    return plain_failure("pool-timeout", NOT_EXECUTED, text)
+
+
+def behind(waited: str, limit: str, is_session: bool) -> Failure:
+    """A lease's request waited until its time was over, as the one before it had not ended."""
+    where = "session" if is_session else "transaction"
+    text = f"not begun within {waited} ({limit}): the statement before it in its {where} has not ended"
     return plain_failure("pool-timeout", NOT_EXECUTED, text)
 
 
@@ -223,10 +230,15 @@ def result_too_large(limit: int) -> Failure:
     return plain_failure("result-too-large", EXECUTED, text)
 
 
+def own_timeout(request: Request) -> str:
+    """The limit, in words, that the request's client has given it."""
+    assert request.deadline is not None
+    return f"the request's timeout of {request.deadline - request.arrived:g} s"
+
+
 def timeout_passed(request: Request) -> str:
     """The reason, in words, why a request is cancelled at its deadline."""
-    assert request.deadline is not None
-    return f"the request's timeout of {request.deadline - request.arrived:g} s has passed"
+    return f"{own_timeout(request)} has passed"
 
 
 def query_timeout_passed(endpoint: str, timeout: float) -> str:

@@ -6,7 +6,7 @@ from client.wire.messages import Failure
 from client.wire.sqlstates import QUERY_CANCELED
 from poold.core.records.backend import Backend
 from poold.core.records.request import Request
-from poold.core.statements.statement import AHEAD_SECONDS, TRUSTED_AFTER, TRUSTED_FOR
+from poold.core.statements.statement import AHEAD_SECONDS, TRUSTED_AFTER, TRUSTED_FOR, Statement
 from poold.core.work import failures
 
 # Seconds that a running statement may take beyond its endpoint's query_timeout before the broker acts: the server's
@@ -29,9 +29,22 @@ def is_hopeless(request: Request, now: float) -> bool:
         deadline is not None
         and statement is not None
         and statement.runs >= TRUSTED_AFTER
-        and now + statement.expected + (AHEAD_SECONDS if statement.is_short else 0.0) > deadline
+        and now + _needed(statement) > deadline
         and now < statement.begun + TRUSTED_FOR
     )
+
+
+def _needed(statement: Statement) -> float:
+    return statement.expected + (AHEAD_SECONDS if statement.is_short else 0.0)
+
+
+def too_little(request: Request, now: float) -> str:
+    """The limit, in words, because of which a hopeless request is not begun."""
+    statement, deadline = request.statement, request.deadline
+    assert statement is not None
+    assert deadline is not None
+    needed = f"{_needed(statement):.3g} s" + (" with those ahead of it" if statement.is_short else "")
+    return f"it usually takes up to {needed}, and {deadline - now:.3g} s are left of {failures.own_timeout(request)}"
 
 
 def out_of_time(request: Request, failure: Failure, now: float) -> str:
