@@ -17,7 +17,7 @@ from typing import Any
 from client.channels.attempts import Attempts
 from client.channels.begun import Begun
 from client.channels.channel import Channel, GoOn
-from client.channels.registry import give_back
+from client.channels.registry import forget_free, give_back
 from client.errors import DBConnectionError, DBError, UnconfiguredGroupError
 from client.lease import Call, ClientLease, may_commit
 from client.options import timeout_in
@@ -87,11 +87,12 @@ class Calls:
     def _until_served(self, waits: float | None, attempt: Callable[[Channel, float | None], Any]) -> Any:
         """Return what the attempt with a channel returns, if one has failed as no broker had begun its request.
 
-        waits is how many seconds are left for all.
+        waits is how many seconds are left for all. The first attempt is made at once, on a new connection.
         """
         attempts = Attempts(self._connect_wait)
         until = None if waits is None else time.monotonic() + waits
         while True:
+            forget_free(self._address, self._keys)
             channel, left = self._channel(None if until is None else max(0.001, until - time.monotonic()))
             try:
                 return attempt(channel, left)
@@ -160,9 +161,10 @@ class Calls:
                 opening = call.channel if call.is_opening else None
                 if opening is None or self._lease.number or not opening.is_unserved(error):
                     raise
-                attempts = attempts or Attempts(self._connect_wait)
+                attempts = attempts or Attempts(self._connect_wait, at_once=1)
                 if not attempts.another():
                     raise
+                forget_free(self._address, self._keys)
                 channel, waits = None, None if until is None else max(0.001, until - time.monotonic())
 
     def _once_in_lease(

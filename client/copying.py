@@ -149,16 +149,18 @@ class CopyingCalls(Calls):
             channel, waits = self._channel(waits)
             if self._commits_by_itself(channel):
                 message = CopyMessage(channel.next_request(), group, 0, False, *rest)
+                reply: ResultMessage | None = None
                 try:
                     reply = self._converse(channel, message, waits, part)
                 except DBError as error:
                     if not channel.is_unserved(error):
                         raise
+                finally:
+                    give_back(channel, self._address, self._keys)
+                if reply is None:
                     reply = self._until_served(
                         waits, lambda own, left: self._converse(own, renewed(message, own, left), left, part)
                     )
-                finally:
-                    give_back(channel, self._address, self._keys)
                 return Result(reply)
         return Result(
             self._in_lease(

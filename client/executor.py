@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from client.channels.begun import Begun
 from client.channels.channel import TRUSTED_FOR, Channel
-from client.channels.registry import FREE_KEPT, channel_to, free_channels, give_back
+from client.channels.registry import FREE_KEPT, channel_to, free_channels, give_back, new_channel
 from client.compiled import load
 from client.copying import CopyingCalls
 from client.errors import DBError, UsageError
@@ -238,7 +238,7 @@ class Executor(CopyingCalls):
         waiting = [(channel, request) for channel, request in calls if channel is not None]
         if not waiting:
             return 0
-        channel = Channel(self._address, self._keys)  # of its own: this thread's may be in the middle of a call
+        channel = new_channel(self._address, self._keys)  # of its own: this thread's may be in the middle of a call
         try:
             for other, request in waiting:
                 channel.post(CancelRequest(request, other.welcome.cancel_key))

@@ -8,11 +8,16 @@ from client.channels.timeouts import CONNECT_AGAIN, CONNECT_SELDOM
 
 
 class Attempts:
-    """The attempts within so many seconds, which begin now."""
+    """The attempts within so many seconds, which begin now.
 
-    def __init__(self, seconds: float) -> None:
+    at_once: so many more follow the first one without a wait, however few the seconds are. A broker that ends has let
+    go of its address before it refuses anything, so a broker that has taken over serves the next attempt.
+    """
+
+    def __init__(self, seconds: float, at_once: int = 0) -> None:
         self._until = time.monotonic() + seconds
         self._pause = CONNECT_AGAIN
+        self._at_once = at_once
 
     @property
     def left(self) -> float:
@@ -20,7 +25,10 @@ class Attempts:
         return max(0.0, self._until - time.monotonic())
 
     def another(self) -> bool:
-        """Wait, and return True; False at once if there is no time for another attempt."""
+        """Wait, if need be, and return True; False at once if there is no time for another attempt."""
+        if self._at_once:
+            self._at_once -= 1
+            return True
         if self.left < self._pause:
             return False
         time.sleep(self._pause)

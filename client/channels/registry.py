@@ -62,7 +62,13 @@ class FreeChannels(list[Channel]):
     def close(self) -> None:
         """End them all."""
         while self:
-            self.pop().close()
+            try:
+                channel = self.pop()
+            except IndexError as error:
+                if not is_own(error):
+                    raise
+                return  # a signal handler has taken the last one
+            channel.close()
 
 
 class _PerThread(threading.local):
@@ -207,7 +213,17 @@ def channel_to(
             return channel
         if channel.pid == os.getpid():
             channel.close()
-    attempts = Attempts(wait)
+    return new_channel(address, keys, patience, wait)
+
+
+def new_channel(
+    address: str, keys: Keys | None = None, patience: float | None = None, wait: float = CONNECT_TIMEOUT
+) -> Channel:
+    """Return a channel that was opened for the caller; raises as `channel_to`.
+
+    A broker that ends in the middle of that has left its address to another one, or to nobody: once more is no wait.
+    """
+    attempts = Attempts(wait, at_once=1)
     while True:
         try:
             return Channel(address, keys, patience, attempts.left)
@@ -220,6 +236,14 @@ def free_channels(address: str) -> FreeChannels | None:
     """Return this thread's free channels to a broker without keys, None if there never was one. For compiled code."""
     channels = _per_thread.channels if _settings.threaded else _per_process
     return channels.get(address)
+
+
+def forget_free(address: str, keys: Keys | None = None) -> None:
+    """Close this thread's free channels to that broker: it serves nobody any more, and another one may be there."""
+    channels = _per_thread.channels if _settings.threaded else _per_process
+    free = channels.get(address if keys is None else (address, keys))
+    if free is not None:
+        free.close()
 
 
 def give_back(channel: Channel, address: str, keys: Keys | None = None) -> None:

@@ -69,7 +69,7 @@ def by_usual_block(db: Handler) -> int:
 
 
 def by_lease(db: Handler) -> int:
-    with Handler("transactions", address=db._address, connect_wait=LONG) as leased:
+    with Handler("transactions", address=db._address, connect_wait=db._connect_wait) as leased:
         return int(leased.query("SELECT 1 AS one")[0].one)
 
 
@@ -85,7 +85,7 @@ def by_copy_out(db: Handler) -> int:
 
 
 def by_copy_in_a_lease(db: Handler) -> int:
-    with Handler("transactions", address=db._address, connect_wait=LONG) as leased:
+    with Handler("transactions", address=db._address, connect_wait=db._connect_wait) as leased:
         sink = StringIO()
         leased.copy_out("COPY (SELECT 1) TO STDOUT", sink)
         return int(sink.getvalue())
@@ -102,21 +102,30 @@ WAYS = (
 )  # fmt: skip
 
 
-def asked(broker: Broker, threads: ThreadPoolExecutor, ways: Any = WAYS) -> list["Future[int]"]:
-    """What these ways return, each in a thread of its own that has talked to the broker before."""
-    known = threading.Barrier(len(ways) + 1)
-    go_on = threading.Event()
+def asked(
+    broker: Broker, threads: ThreadPoolExecutor, wait: float = LONG, before: Callable[[], object] | None = None
+) -> list["Future[int]"]:
+    """What the ways return, each in a thread of its own that has talked to the broker before.
+
+    It has several free channels to that broker. What happens before they are asked: without a word the broker freezes.
+    """
+    known = threading.Barrier(len(WAYS) + 1)
+    go_on, one_by_one = threading.Event(), threading.Lock()
 
     def ask(way: Callable[[Handler], int]) -> int:
-        db = broker.handler(connect_wait=LONG)
-        by_query(db)
+        db = broker.handler(connect_wait=wait)
+        with one_by_one, db.session() as one, db.session() as other:
+            assert [by_query(each) for each in (one, other, db)] == [1, 1, 1]
         known.wait()
         assert go_on.wait(LONG)
         return way(db)
 
-    found = [threads.submit(ask, way) for way in ways]
+    found = [threads.submit(ask, way) for way in WAYS]
     known.wait()
-    os.kill(broker.pid, signal.SIGSTOP)
+    if before is None:
+        os.kill(broker.pid, signal.SIGSTOP)
+    else:
+        before()
     go_on.set()
     return found
 
@@ -152,12 +161,44 @@ def test_what_comes_too_late_for_a_broker_that_stops_another_one_runs(
     assert [each.result(LONG) for each in found] == [1] * len(WAYS)
 
 
-def replaced_beside_busy_clients(broker: Broker, threads: ThreadPoolExecutor, replace: Callable[[], None]) -> None:
+def test_what_a_broker_refuses_after_a_restart_the_new_one_runs_at_once(
+    broker: Broker, threads: ThreadPoolExecutor
+) -> None:
+    old, holder = broker.process, broker.handler("transactions")
+    holder.query("SELECT 1")  # so the old broker goes on
+
+    found = asked(broker, threads, 0.0, broker.restart)
+    assert [each.result(LONG) for each in found] == [1] * len(WAYS)
+    assert old.poll() is None
+    holder.rollback()
+
+
+def test_what_a_broker_has_not_read_when_it_ends_behind_a_restart_the_new_one_runs_at_once(
+    broker: Broker, threads: ThreadPoolExecutor
+) -> None:
+    old, holder = broker.process, broker.handler("transactions")
+    holder.query("SELECT 1")
+
+    def restart_and_freeze() -> None:
+        broker.restart()
+        old.send_signal(signal.SIGSTOP)
+
+    found = asked(broker, threads, 0.0, restart_and_freeze)
+    wait_until(have_sent, what="all requests to be sent")
+    broker._earlier.remove(old)
+    old.kill()
+    old.wait()
+    assert [each.result(LONG) for each in found] == [1] * len(WAYS)
+
+
+def replaced_beside_busy_clients(
+    broker: Broker, threads: ThreadPoolExecutor, replace: Callable[[], None], wait: float = LONG
+) -> None:
     """Replace the broker three times, while each of the ways is gone all the time and has to succeed."""
     over, counts = threading.Event(), [0] * len(WAYS)
 
     def work(number: int) -> None:
-        db = broker.handler(connect_wait=LONG)
+        db = broker.handler(connect_wait=wait)
         while not over.is_set():
             assert WAYS[number](db) == 1
             counts[number] += 1
@@ -184,13 +225,14 @@ def test_a_stop_beside_busy_clients_loses_nothing(broker: Broker, threads: Threa
     replaced_beside_busy_clients(broker, threads, stop_and_start)
 
 
-def test_a_restart_beside_busy_clients_is_not_noticed(broker: Broker, threads: ThreadPoolExecutor) -> None:
+@pytest.mark.parametrize("wait", [0.0, LONG])
+def test_a_restart_beside_busy_clients_is_not_noticed(broker: Broker, threads: ThreadPoolExecutor, wait: float) -> None:
     def restart() -> None:
         old = broker.process
         broker.restart()
         assert old.wait(LONG) == 0
 
-    replaced_beside_busy_clients(broker, threads, restart)
+    replaced_beside_busy_clients(broker, threads, restart, wait)
 
 
 def test_a_transaction_ends_on_the_broker_that_has_begun_it(broker: Broker) -> None:
