@@ -15,8 +15,8 @@ from __future__ import annotations
 import codecs
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import index
 from typing import Any
 
 from client.calls import Calls, renewed
@@ -86,9 +86,9 @@ class CopyingCalls(Calls):
         sending = _Sending(blocks)
         try:
             return self._copy(sending, statement, params, timeout, priority, settings, self._group)
-        except DBError:
+        except DBError as error:
             if sending.error is not None:
-                raise sending.error  # noqa: B904  the program's own exception, as it would see it without us
+                raise _noted(sending.error, error)  # noqa: B904  the program's own, as it would see it without us
             raise
 
     def copy_out(
@@ -104,21 +104,24 @@ class CopyingCalls(Calls):
     ) -> Result:
         """Run a COPY ... TO STDOUT and write its data to sink; its rowcount is the number of rows.
 
-        sink has write, for text if it is a text file, else for bytes; it gets whole pieces, which may end anywhere.
-        read_only=True lets it run on a replica. The other arguments are `copy_in`'s.
+        sink has write, for text if it is a text file, else for bytes; it gets pieces, which may end anywhere. What
+        write returns is how many bytes or characters of the piece it has taken, and the rest is given to it again. If
+        it is no number it has taken all; of a file without a buffer (io.RawIOBase) None says that it takes nothing. A
+        sink that takes nothing is a BlockingIOError. read_only=True lets it run on a replica. The other arguments are
+        `copy_in`'s.
         """
         receiving = _Receiving(sink)
         is_read_only = self._read_only if read_only is None else checked_read_only(read_only)
         group = self._group_for(is_read_only)
         try:
             result = self._copy(receiving, statement, params, timeout, priority, settings, group)
-            receiving.finish()
-        except DBError:
+        except DBError as error:
             if receiving.error is not None:
-                raise receiving.error  # noqa: B904  as in copy_in
+                raise _noted(receiving.error, error)  # noqa: B904  as in copy_in
             raise
+        receiving.finish()
         if receiving.error is not None:
-            raise receiving.error
+            raise _noted(receiving.error, None)
         return result
 
     def _copy(
@@ -263,7 +266,7 @@ class _Receiving:
         if not callable(getattr(sink, "write", None)):
             raise TypeError(f"sink is {sink!r:.200}; expected a file, or something else with write()")
         self.error: BaseException | None = None  # the program's own, raised by its sink
-        self._write: Callable[[Any], Any] = partial(_write_all, sink) if isinstance(sink, io.RawIOBase) else sink.write
+        self._sink = sink
         self._decoder = codecs.getincrementaldecoder("utf-8")() if _is_text(sink) else None
         self._missing = self._taken = self._request = 0
 
@@ -278,7 +281,7 @@ class _Receiving:
         if self.error is None:
             data, self._missing = payloads(told.data, self._missing)
             try:
-                self._write(data if self._decoder is None else self._decoder.decode(data))
+                _write_all(self._sink, data if self._decoder is None else self._decoder.decode(data))
             except BaseException as error:  # noqa: BLE001  raised again when the COPY has ended
                 self.error = error
                 yield CancelRequest(self._request)
@@ -288,19 +291,52 @@ class _Receiving:
             yield CopyTaken(self._request, taken)
 
     def finish(self) -> None:
-        """All data has come; raises what the decoder says if it ends in the middle of a character."""
+        """All data has come; the error is what the decoder says if it ends in the middle of a character."""
         if self._decoder is not None and self.error is None:
-            self._decoder.decode(b"", True)
+            try:
+                self._decoder.decode(b"", True)
+            except UnicodeDecodeError as error:
+                self.error = error
 
 
-def _write_all(file: io.RawIOBase, data: bytes) -> None:
-    """Write all of it to a file without a buffer, which takes as much at a time as it likes."""
-    rest = memoryview(data)
+def _write_all(sink: Any, data: bytes | str) -> None:
+    """Write all of it, in as many parts as the sink likes."""
+    is_raw = isinstance(sink, io.RawIOBase)
+    rest: Any = memoryview(data) if is_raw and isinstance(data, bytes) else data
     while rest:
-        taken = file.write(rest)
-        if taken is None:
+        taken = sink.write(rest)
+        if taken is None and is_raw:
             raise BlockingIOError("the sink's write() gave None: it takes nothing now; make it a file that blocks")
-        rest = rest[taken:]
+        # What is no number says nothing of how much was taken, as None, or True of a function that has worked.
+        if isinstance(taken, bool) or not hasattr(taken, "__index__"):
+            if hasattr(taken, "__await__"):
+                raise TypeError(f"the sink's write() gave {taken!r:.200}, to be awaited; expected one that writes")
+            return
+        count = index(taken)
+        if count == 0:
+            raise BlockingIOError(
+                f"the sink's write() gave 0: it takes none of {_size(rest)}; make it a file that blocks, or return "
+                "how many it has taken, None for all"
+            )
+        if count < 0 or (count > len(rest) and not isinstance(rest, str)):
+            raise ValueError(
+                f"the sink's write() gave {count} for {_size(rest)}; expected how many of these it has taken, or None "
+                "for all"
+            )
+        rest = rest[count:]  # of text all, if the sink counts the bytes that it became
+
+
+def _size(data: Any) -> str:
+    return f"{len(data)} {'characters' if isinstance(data, str) else 'bytes'}"
+
+
+def _noted(own: BaseException, failure: DBError | None) -> BaseException:
+    """Return the program's own exception with a note that says what became of the COPY; failure is how it ended."""
+    if failure is None:
+        own.add_note("the COPY had been executed when this ended the copying of its data")
+    else:
+        own.add_note(f"the COPY ended by this has the outcome {failure.outcome!r} ({type(failure).__name__})")
+    return own
 
 
 def _is_text(file: Any) -> bool:
