@@ -12,7 +12,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from client.channels.attempts import Attempts
 from client.channels.begun import Begun
@@ -53,6 +53,13 @@ class Calls:
     # Requests that wait for their replies, by channel: one for each thread that is in a call. Channels are held weakly,
     # so that one whose call was interrupted is closed as soon as nothing else refers to it.
     _calls: dict[weakref.ref[Channel], int]
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied: two of them would share a lease, and another process has no part in it."""
+        raise TypeError(
+            f"a {type(self).__name__} belongs to its process and can be neither pickled nor copied; make another "
+            "Handler from the same arguments"
+        )
 
     def _channel(self, waits: float | None) -> tuple[Channel, float | None]:
         """Return a channel for one call, and how many seconds are left to wait for its reply."""

@@ -101,7 +101,7 @@ class DBError(Exception):
 
     # The cursor whose statement failed, as psycopg2's errors have it; only client.dbapi has cursors.
     cursor: Any = None
-    # Whether a broker may well be there, and lets this user not in; an error that was pickled does not tell.
+    # Whether a broker may well be there, and lets this user not in.
     is_kept_out = False
 
     def __init__(self, message: str, failure: Failure | None = None, place: Place | None = None) -> None:
@@ -175,7 +175,9 @@ class DBError(Exception):
         return Diagnostics(self.failure.diag)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return error_from, (self.failure, self.place)
+        # Given to a function, as psycopg2's classes take no state but their own.
+        kept = {name: self.__dict__[name] for name in ("__notes__", "is_kept_out") if name in self.__dict__}
+        return _revived, (self.failure, self.place, kept)
 
 
 class DBConnectionError(DBError, psycopg2.OperationalError):  # type: ignore[misc,override]  # see DBError.pgcode
@@ -273,6 +275,13 @@ def error_from(failure: Failure, place: Place | None = None) -> DBError:
     if failure.sqlstate:
         found = _with_psycopg2_class(kind_of(found), failure.sqlstate)
     return found(failure.message if place is None else f"{place}: {failure.message}", failure, place)
+
+
+def _revived(failure: Failure, place: Place | None, kept: dict[str, Any]) -> DBError:
+    error = error_from(failure, place)
+    for name, value in kept.items():
+        setattr(error, name, value)
+    return error
 
 
 def place_of(number: int, total: int, statement: bytes) -> Place:

@@ -6,7 +6,8 @@ give the values themselves. Deliberately nothing here waits for a result; readin
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, overload
+from copy import copy, deepcopy
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from client.compiled import load
 from client.errors import DBError, UsageError
@@ -21,6 +22,7 @@ TOO_EARLY = (
     "Read it after the block; to use a value of it in a later statement of the block, give result['column'] as a "
     "parameter; to decide by a value, use query and commit of a Handler(autocommit=False)"
 )
+UNSENT = "what a transaction block has not sent yet cannot be pickled: it belongs to its block; pickle it after that"
 
 
 RESULT_FIELDS = len(messages.ResultMessage._fields)
@@ -58,6 +60,18 @@ class PendingResult(_Fields):
     def is_settled(self) -> bool:
         """Whether it is known what became of the statement."""
         return self._known is not None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What pickle keeps: the result, to be read from its first row, or why there is none."""
+        if self._known is None:
+            raise UsageError(UNSENT)
+        return _revived, (self._known, self._dicts)
+
+    def __copy__(self) -> "PendingResult":
+        return self if self._known is None else _revived(copy(self._known), self._dicts)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PendingResult":
+        return self if self._known is None else _revived(deepcopy(self._known, memo), self._dicts)
 
     def settle(self, known: tuple[Any, ...] | DBError) -> None:
         """Take what became of the statement, if it is not known yet; the transaction calls this."""
@@ -189,11 +203,32 @@ class PendingResult(_Fields):
             raise IndexError(f"no row {place}: the statement gave {len(result)} rows ({result!r})") from None
 
 
+def _revived(known: Any, dicts: bool) -> PendingResult:
+    made = PendingResult(None, dicts)
+    made.settle(known)
+    return made
+
+
 if _METHODS is not None:
     _METHODS.before(PendingResult, "result", "fetchone", "fetchall")
 
 
-class PendingRow:
+class _Unsent:
+    """Something of a statement that was not sent: a copy of it is itself, and nothing of it can be pickled."""
+
+    __slots__ = ()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        raise UsageError(UNSENT)
+
+
+class PendingRow(_Unsent):
     """One row of a PendingResult inside the block; row['id'], row.id and row[0] are parameters for later statements."""
 
     __slots__ = ("_place", "_source")
@@ -228,7 +263,7 @@ class PendingRow:
         return f"<PendingRow {self._place}>"
 
 
-class Cell(Reference):
+class Cell(_Unsent, Reference):
     """A value that is not known yet and can only be a parameter.
 
     Comparing it or making text of it raises: a program would otherwise decide by, or store, nonsense.
@@ -274,11 +309,28 @@ class Savepoint:
             )
         return self._error
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        if not self._is_settled:
+            raise UsageError(UNSENT)
+        return _settled, (self.mark, self._error)
+
+    def __copy__(self) -> "Savepoint":
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Savepoint":
+        return self if not self._is_settled else _settled(self.mark, deepcopy(self._error, memo))
+
     def settle(self, error: DBError | None) -> None:
         """Take what became of the block, if it is not known yet; the transaction calls this."""
         if not self._is_settled:
             self._is_settled = True
             self._error = error
+
+
+def _settled(mark: int, error: DBError | None) -> Savepoint:
+    made = Savepoint(mark, None)
+    made.settle(error)
+    return made
 
 
 def _number(value: Any, what: str) -> int:

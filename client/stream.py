@@ -22,7 +22,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, NoReturn, Self
 
 from client.errors import DBError, ResultTooLarge, UsageError
 from client.executor import Executor
@@ -89,6 +89,9 @@ class Stream:
         # Nothing in here refers to the Stream, so that one that nobody has any more is gone at once.
         self._blocks = _blocks(cursor)
         self._rows: Iterator[Any] = chain.from_iterable(self._blocks)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Stream can be neither pickled nor copied, its rows can; open another one for them")
 
     @property
     def columns(self) -> tuple[str, ...]:

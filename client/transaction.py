@@ -15,7 +15,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from client.compiled import load
 from client.errors import DBError, UsageError, connection_error, error_from, kind_of, place_of
@@ -89,6 +89,9 @@ class Transaction(_Fields):
         # Each savepoint block that was begun, an outer one before those in it; and those not left yet.
         self._savepoints: list[Savepoint] = []
         self._open: list[Savepoint] = []
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a transaction block can be neither pickled nor copied, the results of its statements can")
 
     def query(
         self,

@@ -78,7 +78,34 @@ class Row(tuple[Any, ...]):
         return f"Row({', '.join(f'{name}={value!r}' for name, value in zip(self._names, self, strict=True))})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _revive, (self._names, tuple(self))
+        return _revive, (self._names, tuple(map(_portable, self)))
+
+    def __copy__(self) -> "Row":
+        return self
+
+
+class _Bytes:
+    """A bytea's memoryview, which can be neither pickled nor copied, on its way: what comes out is a memoryview."""
+
+    __slots__ = ("_view",)
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _view, (bytes(self._view), self._view.format)
+
+
+def _view(data: bytes, form: Any) -> Any:
+    # psycopg2's have a form of their own, by which memoryviews compare.
+    return memoryview(data).cast(form)
+
+
+def _portable(value: Any) -> Any:
+    """Return the value as it can be pickled; a bytea, or an array of such."""
+    if type(value) is memoryview:
+        return _Bytes(value)
+    return [_portable(each) for each in value] if type(value) is list else value
 
 
 def _revive(names: tuple[str, ...], values: tuple[Any, ...]) -> Row:
