@@ -23,6 +23,7 @@ from client.options import (
     Settings,
     checked_autocommit,
     checked_choice,
+    checked_group,
     checked_isolation,
     checked_position,
     checked_prepare,
@@ -98,7 +99,7 @@ class Handler(Executor):
         rows: str = "row",
         connect_wait: float | None = None,
     ) -> None:
-        self._group = group
+        self._group = checked_group(group)
         self._address = broker_address(address)
         self._keys = broker_keys(self._address, server_key, key)
         self._connect_wait = connect_wait_of(connect_wait)
@@ -132,20 +133,8 @@ class Handler(Executor):
     def _new_lane(self) -> Any:
         assert _REQUESTS is not None
         self._forms: dict[Options, tuple[bytes, bytes]] = {}
-        usual = Query(
-            0,
-            self._group_for(self._read_only),
-            0,
-            False,
-            b"",
-            b"",
-            b"",
-            self._prepare,
-            None,
-            self._tag,
-            self._priority,
-            self._settings,
-        )
+        rest = (self._prepare, None, self._tag, self._priority, self._settings)
+        usual = Query(0, self._group_for(self._read_only), 0, False, b"", b"", b"", *rest)
         query = encode_around(usual, "statement", "values")
         return _REQUESTS.Lane(self._address, self._group, query, self._form(self._usual_options))
 

@@ -184,7 +184,13 @@ class ClientLease:
     def loss(self) -> DBConnectionError:
         """Return the error that tells of the lease's loss."""
         found: DBConnectionError
-        if self.is_in_doubt:
+        if self.is_in_doubt and self._farewell is Rollback and self._noun != "transaction":
+            text = (
+                f"all rows of this {self._noun} were read, and the answer to the COMMIT behind them was not taken: "
+                "what its statement has written may have been committed, or not; look for that"
+            )
+            found = CommitOutcomeUnknown(text, plain_failure("commit-unknown", UNKNOWN, text, TX_LOST))
+        elif self.is_in_doubt:
             text = (
                 f"COMMIT was sent in this {self._noun} and its answer was not taken: it may have been committed, or "
                 f"not; look for what it would have written, and call rollback() to go on with this Handler"

@@ -32,6 +32,17 @@ class Options(NamedTuple):
     settings: bytes = b""
 
 
+def checked_group(group: str) -> str:
+    """Return the group's name, if it is one that can be sent."""
+    if not isinstance(group, str):
+        raise TypeError(f"group is {group!r:.200}; expected the name of a group of the broker's")
+    if not group or len(group) > limits.MAX_NAME_CHARS or "\0" in group:
+        raise ValueError(
+            f"group is {group!r:.200}; expected a name of 1 to {limits.MAX_NAME_CHARS} characters without NUL"
+        )
+    return group
+
+
 def checked_isolation(isolation: str | None) -> str | None:
     """Return the isolation level as it travels."""
     if isolation is None:
@@ -112,7 +123,9 @@ def patience(timeout: float) -> float:
     """Return the seconds to wait for the reply to a request with this timeout; raises ValueError if it is invalid."""
     is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
     if not is_number or not 0 < timeout <= limits.MAX_TIMEOUT:
-        raise ValueError(f"timeout is {timeout!r}; expected seconds above 0, or None")
+        raise ValueError(
+            f"timeout is {timeout!r:.200}; expected seconds, above 0 and up to {limits.MAX_TIMEOUT:.0f}, or None"
+        )
     return timeout + GRACE
 
 

@@ -24,16 +24,17 @@ from itertools import chain
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Self
 
-from client.errors import DBError, ResultTooLarge, UsageError
+from client.errors import DBError, ResultTooLarge, TransactionLost, UsageError
 from client.executor import Executor
 from client.interruptions import is_own, suppressed
 from client.lease import Call, ClientLease
 from client.options import DEFAULT_PRIORITY, Settings, checked_priority, packed_settings, patience
 from client.values.bind import bind
 from client.values.blanks import BLANKS
-from client.values.offline import plain
+from client.values.offline import plain, render
 from client.values.result import Result
-from client.wire.messages import Commit, Query, Rollback
+from client.values.statements import is_single
+from client.wire.messages import Commit, Failure, Query, Rollback
 
 # Enough for the round trip of a block to be little beside its rows' way; psycopg2's named cursors have as many.
 BLOCK_ROWS = 2000
@@ -41,8 +42,11 @@ BLOCK_ROWS = 2000
 MAX_BLOCK_ROWS = 2**31 - 1
 # What DECLARE takes, behind comments and parentheses. It refuses a WITH that writes by itself.
 _READS = re.compile(BLANKS + rb"(?:\(" + BLANKS + rb")*+(?:select|values|table|with)\b", re.IGNORECASE)
+_NOTHING = re.compile(rb"(?:" + BLANKS + rb";)*+" + BLANKS)
 # Unique per process, so also in each transaction.
 _numbers = itertools.count(1)
+# How the broker's text begins if a lease is lost; the reason follows, and behind a semicolon what to do.
+_ROLLED_BACK = "the transaction was rolled back: "
 # All rows are wanted, where PostgreSQL plans for the first tenth of a cursor's. What the program sets counts.
 _PLAN = packed_settings({"cursor_tuple_fraction": 1.0})
 
@@ -69,7 +73,15 @@ def asked(statement: Any, params: Any, size: int, timeout: float | None, dicts: 
     packed_settings(options.get("settings"))
     if bind(statement, params).references:
         raise UsageError("a parameter is a result of a statement in a transaction block; read it after the block")
-    if _READS.match(statement.encode() if isinstance(statement, str) else statement) is None:
+    sent = render(statement, params)
+    if _NOTHING.fullmatch(sql := statement.encode() if isinstance(statement, str) else statement) is not None:
+        raise UsageError("stream() was given blanks, comments or semicolons, and no statement")
+    if not is_single(sent):
+        raise UsageError(
+            "stream() reads the rows of one statement, and this text holds several, all of which PostgreSQL would run; "
+            "run the others by query()"
+        )
+    if _READS.match(sql) is None:
         raise UsageError(
             "stream() reads the rows of SELECT, VALUES, TABLE or WITH, which PostgreSQL can read in blocks; for any "
             "other statement call query()"
@@ -150,6 +162,8 @@ class Cursor:
         self._executor = executor
         self._asked = asked
         self._name = f"poold_stream_{next(_numbers)}"
+        # A line of its own: PostgreSQL's errors show the statement's lines and no other.
+        self._declare_as = f"DECLARE {self._name} NO SCROLL CURSOR FOR\n"
         self._fetch = f"FETCH {asked.size} FROM {self._name}"
         self._transaction: Any = None  # in which it was declared; as Executor._open_transaction
         self.columns: tuple[str, ...] | None = None
@@ -173,19 +187,26 @@ class Cursor:
                 self._look_ahead()
         except BaseException as error:
             self.is_complete, self._has_ended = False, True
-            if isinstance(error, ResultTooLarge) and is_own(error):
+            if isinstance(error, DBError) and is_own(error):
                 self._explain(error)
             self._failed(error)
             raise
         return block
 
     def _explain(self, error: DBError) -> None:
-        """Have the error of a block that is too large say what to do in a stream."""
-        size = self._asked.size
-        way = "the row is too large" if size == 1 else f"give stream() a smaller size than {size}, its rows in a block"
-        text = f"{error.failure.message}; {way}"
-        error.failure = error.failure._replace(message=text)
-        error.args = (text,)
+        """Have the error say what a stream's program has to know of it."""
+        failure = error.failure
+        if isinstance(error, ResultTooLarge):
+            size = self._asked.size
+            way = (
+                "the row is too large"
+                if size == 1
+                else f"give stream() a smaller size than {size}, its rows in a block"
+            )
+            failure = failure._replace(message=f"{failure.message}; {way}")
+        elif self._transaction is None:
+            failure = _as_written(failure, len(self._declare_as))
+        error.failure, error.args = failure, (failure.message,)
 
     def close(self) -> None:
         """End before the last row, if it has not ended."""
@@ -200,7 +221,7 @@ class Cursor:
 
     def _declare(self) -> None:
         statement: Any = self._asked.statement
-        start = f"DECLARE {self._name} NO SCROLL CURSOR FOR "
+        start = self._declare_as
         statement = start + statement if isinstance(statement, str) else start.encode() + statement
         self._query(statement, self._asked.params, **self._asked.options)
         self._transaction = self._executor._open_transaction()
@@ -230,6 +251,21 @@ class Cursor:
     def _query(self, statement: Any, params: Any = None, **options: Any) -> Result:
         rows = "dict" if self._asked.dicts else "row"
         return self._executor.query(statement, params, self._asked.timeout, prepare=False, rows=rows, **options)
+
+
+def _as_written(failure: Failure, ahead: int) -> Failure:
+    """Return PostgreSQL's failure with its place in the statement, before which came a line of ahead characters."""
+    position, primary = failure.diag.get("statement_position", ""), failure.diag.get("message_primary", "")
+    if not position.isdecimal() or int(position) <= ahead:
+        return failure
+    place = str(int(position) - ahead)
+    message, start = failure.message, f"{primary}\nLINE "
+    if message.startswith(start):
+        number, _, rest = message.removeprefix(start).partition(": ")
+        line, _, rest = rest.partition("\n")
+        fewer = len(number) - len(shown := str(int(number) - 1))  # by so much less the mark is indented
+        message = f"{start}{shown}: {line}\n{rest[fewer:]}"
+    return failure._replace(message=message, diag=failure.diag | {"statement_position": place})
 
 
 class _Reader(Executor):
@@ -313,6 +349,15 @@ class CursorOfItsOwn(Cursor):
         options = dict(asked.options)
         super().__init__(_Reader(parent, options.pop("settings")), asked._replace(options=options))
         self._waits = None if asked.timeout is None else patience(asked.timeout)
+
+    def _explain(self, error: DBError) -> None:
+        super()._explain(error)
+        if isinstance(error, TransactionLost):
+            # The transaction is the stream's own, of which the program knows nothing.
+            _, _, reason = error.failure.message.partition(_ROLLED_BACK)
+            if reason:
+                text = f"the stream has ended before its last row: {reason.rpartition('; ')[0]}; open another one"
+                error.failure, error.args = error.failure._replace(message=text), (text,)
 
     def give_up(self) -> None:
         super().give_up()

@@ -40,6 +40,29 @@ def refusal(socket: Path) -> str:
     )
 
 
+def occupant(socket: Path) -> str | None:
+    """Say what else is where a broker's socket should be; None if that is a socket, or nothing, or out of sight."""
+    try:
+        for folder in reversed(socket.parents):
+            if not stat.S_ISDIR(folder.stat().st_mode):
+                return f"{folder} is {_kind(folder.stat().st_mode)} and no folder"
+        mode = socket.stat().st_mode
+    except OSError as error:
+        if not is_own(error):
+            raise
+        return None
+    if stat.S_ISSOCK(mode):
+        return None
+    inside = f", as ipc://{socket}/poold.sock may be" if stat.S_ISDIR(mode) else ""
+    return f"{socket} is {_kind(mode)}, and a broker's address is that of its socket{inside}"
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISREG(mode):
+        return "an ordinary file"
+    return "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
+
+
 def closed_to_us(socket: Path) -> Path | None:
     """Return the first folder on the way to the socket that this user may not enter, or the socket itself.
 

@@ -137,8 +137,9 @@ class Connection:
 
 def broker_address(address: str | None = None) -> str:
     """The first of: the argument, Connection.init, POOLD_ADDRESS, the per-user default."""
-    address = address or _settings.address or os.environ.get(ADDRESS_VARIABLE)
-    return check_address(address) if address else default_address()
+    if address is None:
+        address = _settings.address or os.environ.get(ADDRESS_VARIABLE) or default_address()
+    return check_address(address)
 
 
 def connect_wait_of(given: float | None = None) -> float:
@@ -160,7 +161,7 @@ def checked_wait(value: Any, name: str) -> float:
             raise
         seconds = math.nan
     if not 0 <= seconds <= MAX_TIMEOUT:
-        raise ValueError(f"{name} is {value!r}; expected seconds, from 0 to {MAX_TIMEOUT:g}")
+        raise ValueError(f"{name} is {value!r:.200}; expected seconds, from 0 to {MAX_TIMEOUT:.0f}")
     return seconds
 
 

@@ -175,9 +175,12 @@ def connected(
         except OSError as error:
             if not is_own(error):
                 raise
+            path = ipc_path(address)
+            other = None if path is None else imported_whole("client.channels.permissions").occupant(path)
+            if other is not None:
+                raise connection_error(f"not connected to {address}: {other}", NOT_EXECUTED) from None
             if isinstance(error, _NOBODY_THERE) and attempts.another():
                 continue
-            path = ipc_path(address)
             if path is not None and isinstance(error, PermissionError):
                 explained: str = imported_whole("client.channels.permissions").refusal(path)
                 raise connection_error(f"not connected to {address}: {explained}", NOT_EXECUTED, True) from None

@@ -60,7 +60,7 @@ class Connection(Modes):
         connect_wait: float | None = None,
     ) -> None:
         refuse_servers(address, {})
-        if address is not None:
+        if isinstance(address, str):
             address = str(address)  # of a subclass, perhaps
         options: dict[str, Any] = {
             "address": address, "server_key": server_key, "key": key, "tag": tag, "prepare": prepare,

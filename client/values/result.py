@@ -173,7 +173,12 @@ class Result(_Fields):
     def scalar(self) -> Any:
         """The first column of the first row, None if there is no row."""
         self._need_rows()
-        return cast_row(self._casters or self._look_up(), self._rows, 0)[0] if self._rows else None
+        if not self._rows:
+            return None
+        values = cast_row(self._casters or self._look_up(), self._rows, 0)
+        if not values:
+            raise LookupError("scalar() wants a result with a column; this one has rows without any")
+        return values[0]
 
     def __iter__(self) -> Iterator[Any]:
         self._need_rows()

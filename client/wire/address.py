@@ -51,7 +51,15 @@ def default_address() -> str:
 
 
 def check_address(address: str) -> str:
-    """Return the address if it has a form that poold knows, else raise ValueError that says what is expected."""
+    """Return the address if it has a form that poold knows.
+
+    Raises ValueError, or TypeError if it is no text, that says what is expected.
+    """
+    if not isinstance(address, str):
+        hint = "; write f'ipc://{path}'" if isinstance(address, os.PathLike) else ""
+        raise TypeError(f"address is {address!r:.200}; expected text, ipc:///absolute/path or tcp://HOST:PORT{hint}")
+    if "\0" in address:
+        raise ValueError(f"address {address!r:.200} contains NUL; expected ipc:///absolute/path or tcp://HOST:PORT")
     if address.startswith("ipc://"):
         path = address.removeprefix("ipc://")
         if not path.startswith("/"):

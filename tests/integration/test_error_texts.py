@@ -1,11 +1,14 @@
 """Errors read as psycopg2's do, down to the line of the statement and the mark under the place."""
 
 import random
+from typing import Any
 
 import psycopg2
 import pytest
 from brokers import Broker
 from postgres import Postgres
+
+import client
 
 # Of one column, of two and of none; some that one version of Unicode knows and another does not.
 LETTERS = "ab \t\n\r,;é中\uff01\u0301\u302a😀\ufffe\uff21\u2ffc\ufa6e\U0003134b\U0003fffd"
@@ -37,6 +40,43 @@ def test_the_place_of_a_mistake_is_shown_as_psycopg2_shows_it(broker: Broker, po
             assert len(errors) in (0, 2), f"seed {seed}, statement {number}: {wrong!r}"
             assert len(set(errors)) < 2, f"seed {seed}, statement {number}: {wrong!r}"
     connection.close()
+
+
+@pytest.mark.parametrize("name", ["default", "transactions"])
+def test_a_stream_shows_the_programs_statement_and_the_place_in_it(
+    broker: Broker, postgres: Postgres, name: str
+) -> None:
+    seed = 20261128
+    dice = random.Random(seed)
+    db = broker.handler(name)
+    if name == "transactions":
+        db.query("SELECT 1")
+    wrong = [statement(dice) for _ in range(100)]
+    wrong += ["\n" * lines + "SELECT  nocol" for lines in (0, 8, 9, 10, 98, 99)]
+    wrong += ["SELECT", "SELECT 1 FROM", "SELECT ';' ;  -- behind\n", "SELECT 'LINE 1: x' || nocol", "TABLE nothere;"]
+    compared = 0
+    with postgres.connect() as connection:
+        for number, each in enumerate(wrong):
+            found: list[Any] = []
+            for run in (connection.cursor().execute, lambda text: list(db.stream(text))):
+                try:
+                    run(each)
+                except client.UsageError:
+                    break  # several statements, or none that reads
+                except psycopg2.Error as error:
+                    place = error.diag.statement_position
+                    # What CURSOR FOR reads is no statement of its own: where one ends too early the words differ.
+                    found.append((str(error).partition("\n")[2], place, error.pgcode))
+                connection.rollback()
+                if name == "transactions":
+                    db.rollback()
+                    db.query("SELECT 1")
+            if len(found) == 2:
+                compared += 1
+                assert found[0] == found[1], f"seed {seed}, statement {number}: {each!r}"
+    connection.close()
+    db.rollback()
+    assert compared > 30
 
 
 def test_a_mistake_in_a_line_of_a_million_characters_is_found_at_once(broker: Broker, postgres: Postgres) -> None:

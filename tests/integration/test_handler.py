@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import gc
+import io
 import pickle
 import signal
 import string
@@ -244,6 +245,16 @@ def test_rows_equal_tuples_lists_and_rows_with_the_same_values(db: Handler) -> N
     assert row != {"a": 1, "b": "x"}
     assert row < other
     assert {row, (1, "x")} == {(1, "x")}
+
+
+def test_a_scalar_of_rows_without_columns_is_an_error(db: Handler) -> None:
+    with pytest.raises(LookupError, match=r"scalar\(\) wants a result with a column"):
+        db.query("SELECT FROM generate_series(1, 2)").scalar()
+    assert db.query("SELECT FROM generate_series(1, 0)").scalar() is None
+    with db.transaction() as tx:
+        pending = tx.query("SELECT")
+    with pytest.raises(LookupError, match="wants a result with a column"):
+        pending.scalar()
 
 
 def test_rows_survive_pickling_and_copying(db: Handler) -> None:
@@ -735,8 +746,19 @@ def test_query_timeout_of_the_endpoint_bounds_every_statement(start_broker: Any,
         broker.handler("transactions").query("SELECT pg_sleep(60)")
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e12])
-def test_a_timeout_that_is_none_is_refused(db: Handler, timeout: float) -> None:
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e12, True, "5", b"5", [5]])
+def test_a_timeout_that_is_none_is_refused(db: Handler, timeout: Any) -> None:
+    for call in (
+        lambda: db.transaction(timeout=timeout),
+        lambda: db.run(["SELECT 1"], timeout=timeout),
+        lambda: db.copy_in("COPY t FROM STDIN", b"", timeout=timeout),
+        lambda: db.copy_out("COPY t TO STDOUT", io.BytesIO(), timeout=timeout),
+        lambda: db.stream("SELECT 1", timeout=timeout),
+        lambda: db.session().query("SELECT 1", timeout=timeout),
+        lambda: db.query_prepared((1,), timeout),
+    ):
+        with pytest.raises(ValueError, match=r"timeout is .*; expected seconds, above 0 and up to 31622400, or None"):
+            call()
     with pytest.raises(ValueError, match="timeout is"):
         db.query("SELECT 1", timeout=timeout)
 

@@ -97,7 +97,12 @@ def test_what_a_stream_takes_is_what_query_takes(db: Handler) -> None:
         (lambda db: db.stream("/**/" * 1000 + "("), UsageError, "call query"),
         (lambda db: db.stream("SELECT 1", size=0), ValueError, "size is 0; expected from 1 to 2147483647 rows"),
         (lambda db: db.stream("SELECT 1", size=2**31), ValueError, "size is 2147483648; expected from 1 to 2147483647"),
-        (lambda db: next(db.stream("SELECT 1; SELECT 2")), UsageError, "several statements; .* a stream"),
+        (lambda db: db.stream("SELECT 1; SELECT 2"), UsageError, "of one statement, and this text holds several"),
+        (lambda db: db.stream("SELECT %s; SELECT 2", (1,)), UsageError, "this text holds several"),
+        (lambda db: db.stream("   "), UsageError, "blanks, comments or semicolons, and no statement"),
+        (lambda db: db.stream(" ; -- nothing\n ; /* here */"), UsageError, "and no statement"),
+        (lambda db: db.stream(""), psycopg2.ProgrammingError, "can't execute an empty query"),
+        (lambda db: db.stream("SELECT 1", timeout=1e12), ValueError, "above 0 and up to 31622400, or None"),
         (lambda db: db.stream("SELECT 1", timeout=-1), ValueError, "timeout is -1"),
         (lambda db: db.stream("SELECT 1", priority="high"), ValueError, "priority is 'high'"),
         (lambda db: db.stream("SELECT 1", settings={"": 1}), ValueError, "settings has the name ''"),
@@ -152,6 +157,29 @@ def test_in_an_open_transaction_streams_see_its_work_and_end_with_it(tx: Handler
     assert tx.query("SELECT 5").scalar() == 5  # its transaction has not suffered
     with pytest.raises(UsageError, match="has ended before its last row"):
         next(rest)
+
+
+@pytest.mark.parametrize("second", ["DELETE FROM streamed", "/* ; */ SELECT 2", "COMMIT; SELECT 3"])
+def test_of_several_statements_none_runs_also_in_an_open_transaction(
+    tx: Handler, db: Handler, postgres: Postgres, second: str
+) -> None:
+    tx.query("INSERT INTO streamed VALUES (1)")
+    with pytest.raises(UsageError, match="this text holds several"):
+        tx.stream(f"SELECT ';' ; {second}")
+    tx.commit()
+    with db.session() as session:
+        session.query("BEGIN")
+        with pytest.raises(UsageError, match="this text holds several"):
+            session.stream(f"SELECT $a$;$a$;{second};")
+        session.query("COMMIT")
+    assert written(postgres) == 1
+
+
+def test_a_semicolon_behind_the_statement_and_comments_are_no_second_one(tx: Handler) -> None:
+    tx.query("SELECT 1")
+    for behind in (";", " ; ", ";;", "; -- one; two", ";/* a; /* b; */ */ ;", "\n;--"):
+        assert [row[0] for row in tx.stream(f"SELECT ';'{behind}")] == [";"]
+    tx.rollback()
 
 
 def test_a_session_streams_in_its_transaction(db: Handler, broker: Broker) -> None:
@@ -284,8 +312,13 @@ def test_a_pause_beyond_the_groups_timeout_loses_the_stream(start_broker: Any) -
     assert next(rows).id == 1
     assert is_free(broker)  # which waits for the backend, until it is taken from the stream
     assert next(rows).id == 2
-    with pytest.raises(TransactionLost):
+    with pytest.raises(TransactionLost) as caught:
         list(rows)
+    assert str(caught.value) == (
+        "the stream has ended before its last row: it was idle for longer than idle_in_transaction_timeout = 0.3 s; "
+        "open another one"
+    )
+    assert caught.value.outcome == "not executed"
     with pytest.raises(UsageError, match="by close"):
         next(rows)
 

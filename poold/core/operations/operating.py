@@ -85,5 +85,5 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 < seconds <= MAX_TIMEOUT:
-        raise NotPossible(f"timeout is {text!r}; give seconds above 0 and below a year")
+        raise NotPossible(f"timeout is {text!r}; give seconds above 0 and up to {MAX_TIMEOUT:.0f}")
     return seconds
