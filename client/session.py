@@ -38,6 +38,7 @@ class Session(Executor):
     def __init__(self, parent: Executor) -> None:
         self._share(parent)
         self._ended = 0  # how many replies have reported that none is open
+        self._was_lost = False  # and rolled back since, which brings nothing back
 
     @property
     def in_transaction(self) -> bool:
@@ -58,7 +59,7 @@ class Session(Executor):
     @property
     def is_lost(self) -> bool:
         """Whether its backend is gone, and with it all that was left there; only another session can go on."""
-        return self._transaction == TX_LOST or self._lease.is_lost
+        return self._was_lost or self._transaction == TX_LOST or self._lease.is_lost
 
     def commit(self) -> None:
         """Commit the open transaction; without one it does nothing. The session goes on."""
@@ -69,6 +70,7 @@ class Session(Executor):
         """Roll back the open transaction; without one it does nothing. The session goes on, if it is not lost."""
         if self.in_transaction:
             self._finish(Rollback)
+            self._was_lost = self.is_lost
             self._lease.is_in_doubt = False
             self._transaction = TX_NONE
 
@@ -78,6 +80,7 @@ class Session(Executor):
             self._finish(Release)
             self._close_lease()
         self._transaction = TX_NONE
+        self._was_lost = False
 
     def transaction(self, *_: Any, **__: Any) -> NoReturn:
         """Refuse: the broker runs a transaction message on any backend, and again if it lost a race."""

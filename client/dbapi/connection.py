@@ -21,6 +21,7 @@ from client.dbapi.cursor import Cursor
 from client.dbapi.factories import with_ours
 from client.dbapi.info import ConnectionInfo, encoding_of
 from client.dbapi.modes import Modes
+from client.dbapi.runner import session_lost
 from client.handler import DEFAULT_GROUP
 from client.options import DEFAULT_PRIORITY, Settings
 from client.session import Session
@@ -103,11 +104,16 @@ class Connection(Modes):
             self._commit()
 
     def rollback(self) -> None:
-        """Roll the open transaction back and give its backend back; without one do nothing."""
+        """Roll the open transaction back and give its backend back; without one do nothing.
+
+        Raises an OperationalError if this finds the session lost; `closed` is 2 then.
+        """
         with self._lock:
             self.check_open()
             self._refuse_in_two_phases("rollback")
             self._rollback()
+            if self.closed:
+                raise session_lost()
 
     def close(self) -> None:
         """Close the connection; what is open is rolled back, unless it was begun by a parent process."""
@@ -124,10 +130,10 @@ class Connection(Modes):
 
     @property
     def closed(self) -> int:
-        """0 if it is open, 1 if it was closed, 2 if it has lost its session."""
+        """0 if it is open, 1 if it was closed, 2 if it has lost its session, which it does not get back."""
         if self._is_closed:
             return 1
-        return 2 if isinstance(self._own, Session) and self._own.is_lost else 0
+        return 2 if self._is_lost else 0
 
     def __enter__(self) -> Self:
         self.check_open()
@@ -144,7 +150,7 @@ class Connection(Modes):
         try:
             if kind is None:
                 self.commit()
-            else:
+            elif not self._is_lost:  # else the error of the block says so
                 self.rollback()
         finally:
             self._is_entered = False
@@ -155,7 +161,7 @@ class Connection(Modes):
 
     def get_transaction_status(self) -> int:
         """psycopg2.extensions' TRANSACTION_STATUS_ number; UNKNOWN if the connection or its transaction is lost."""
-        if self._is_closed:
+        if self.closed:
             return int(extensions.TRANSACTION_STATUS_UNKNOWN)
         return int(_STATUSES.get(self._own.transaction_status, extensions.TRANSACTION_STATUS_UNKNOWN))
 

@@ -16,13 +16,13 @@ from psycopg2 import extensions
 
 from client.dbapi.characteristics import Characteristics
 from client.dbapi.many import Progress, Sets, collected, placed
-from client.errors import DBError, UsageError
+from client.errors import DBError, UsageError, error_from
 from client.handler import Handler
 from client.session import Session
 from client.values import offline
 from client.values.bind import bind
 from client.values.result import Result
-from client.wire.messages import NOT_EXECUTED, TX_ACTIVE, TX_FAILED, ResultMessage
+from client.wire.messages import NOT_EXECUTED, TX_ACTIVE, TX_FAILED, TX_LOST, ResultMessage, plain_failure
 
 if TYPE_CHECKING:
     _Theirs = object
@@ -235,9 +235,17 @@ class Runner(_Theirs):
         self._by_itself._mode()
 
     def check_open(self) -> None:
-        """Raise psycopg2's InterfaceError if the connection is closed."""
+        """Raise psycopg2's InterfaceError if the connection is closed, by close() or with its session."""
         if self._is_closed:
             raise psycopg2.InterfaceError("connection already closed")
+        if self._is_lost:
+            raise psycopg2.InterfaceError("connection already closed: it has lost its session; connect anew")
+
+    @property
+    def _is_lost(self) -> bool:
+        """Whether its session is gone, and with it all that was left there; one of a parent process is not."""
+        own = self._own
+        return isinstance(own, Session) and own.is_lost and not own._lease.is_inherited
 
     def ask(self, statement: str | bytes) -> Result:
         """Run a question of the connection's own, outside of its transactions, but in its session."""
@@ -332,6 +340,12 @@ class Runner(_Theirs):
     def _rollback(self) -> None:
         self.mark += 1
         self._own.rollback()
+
+
+def session_lost() -> DBError:
+    """The error of a call that finds the connection's session lost, and is not told by the broker why."""
+    text = "the session of this connection is lost, and what was open in it is rolled back; connect anew"
+    return error_from(plain_failure("transaction-lost", NOT_EXECUTED, text, TX_LOST))
 
 
 def _is_several(statement: Any) -> bool:

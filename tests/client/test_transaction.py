@@ -80,9 +80,9 @@ def test_isolation_is_taken_in_any_spelling(db: Handler, channel: FakeChannel, g
         ({"retries": MAX_RETRIES + 1}, f"retries is {MAX_RETRIES + 1}"),
         ({"retries": True}, "retries is True"),
         ({"retries": 1.5}, "retries is 1.5"),
-        ({"timeout": 0}, "timeout is 0; expected seconds above 0, or None"),
+        ({"timeout": 0}, "timeout is 0; expected seconds, above 0 and up to 31622400, or None"),
         ({"timeout": True}, "timeout is True"),
-        ({"timeout": "1"}, "timeout is '1'; expected seconds above 0, or None"),
+        ({"timeout": "1"}, "timeout is '1'; expected seconds, above 0 and up to 31622400, or None"),
     ],
 )
 def test_options_that_cannot_be_sent_are_refused_at_the_call(db: Handler, options: Any, words: str) -> None:

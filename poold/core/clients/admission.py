@@ -11,6 +11,7 @@ from typing import cast
 
 from client.wire.limits import NO_SESSION, ON_REPLICAS, OPENS_SESSION
 from client.wire.messages import (
+    TX_LOST,
     TX_NONE,
     BatchMessage,
     Commit,
@@ -291,10 +292,10 @@ class Admission:
                 unknown = failures.end_unknown("it had ended already")
                 return client.lost_leases.get(message.lease, unknown)
             if message.lease in client.lost_sessions:
-                # The client knows of the loss. Whatever else it asks of this session is not executed.
+                # Whatever else the client asks of this session is not executed.
                 client.lost_leases[message.lease] = failures.lease_lost("it had ended already", is_session=True)
-            else:
-                client.forget_lost(message.lease)
+                return rolled_back(message.request)._replace(transaction=TX_LOST)
+            client.forget_lost(message.lease)
             return rolled_back(message.request)
         return Request(client, message.request, lease.group, verb, now, lease=lease)
 
