@@ -9,12 +9,12 @@ from world import BEGUN, OK, World, failure
 from client.wire.codec import split_steps
 from client.wire.limits import IN_SESSION, OPENS_SESSION, SAVEPOINT
 from client.wire.messages import (
+    FAILED,
     NOT_EXECUTED,
     TX_ACTIVE,
     TX_FAILED,
     TX_LOST,
     TX_NONE,
-    UNKNOWN,
     BatchMessage,
     Commit,
     Failure,
@@ -22,9 +22,9 @@ from client.wire.messages import (
     Rollback,
     StepReference,
 )
-from poold.core.effects import Cancel
+from poold.core.effects import Cancel, Execute
 from poold.core.facts import Completion, Loss
-from poold.core.work.batch import NOTICES_KEPT
+from poold.core.work.batch import FAILING, NOTICES_KEPT
 
 ADD = b"INSERT INTO t VALUES (\0)"
 
@@ -176,15 +176,83 @@ def test_nothing_follows_values_that_cannot_be_literals() -> None:
     assert sent(world, backend)[-1] == [b"INSERT INTO t VALUES (2)", b""]
 
 
-def test_a_cancel_between_two_units_keeps_the_second_one_back() -> None:
-    world, request, backend = begun(*AMBIGUOUS)
-    world.broker.cancel(1, request, world.now)
-    assert world.taken(Cancel)
-    world.broker.completed(backend, Completion(TX_ACTIVE, [BEGUN, OK]), world.now)
+# In each gap of AMBIGUOUS, which is three units: how many statements have run.
+GAPS = {1: [1], 3: [1, 2]}
+
+
+def canceled_in_gap(ran: int, **over: Any) -> tuple[World, int, int]:
+    """A batch that was cancelled while the last unit before this gap ran, which has ended well."""
+    world, request, backend = begun(*AMBIGUOUS, **over)
+    for number, count in enumerate(GAPS[ran]):
+        if number == len(GAPS[ran]) - 1:
+            world.broker.cancel(1, request, world.now)
+        world.broker.completed(backend, Completion(TX_ACTIVE, [BEGUN] * (number == 0) + [OK] * count), world.now)
+    return world, request, backend
+
+
+@pytest.mark.parametrize("ran", GAPS)
+@pytest.mark.parametrize("sqlstate", ["3B001", "57014"])
+@pytest.mark.parametrize("is_session", [False, True])
+def test_a_cancel_between_two_units_fails_the_transaction_at_the_next_statement(
+    ran: int, sqlstate: str, is_session: bool
+) -> None:
+    world, request, backend = canceled_in_gap(ran, session=OPENS_SESSION if is_session else 0)
+    assert not world.is_answered(request)
+    assert world.taken(Execute)[-1].unit == FAILING
+    # It fails by itself, or the cancel hits it.
+    world.broker.completed(
+        backend, Completion(TX_FAILED, [], failure(sqlstate, TX_FAILED, "no such savepoint")), world.now
+    )
     reply = world.reply_to(request)
     assert isinstance(reply, Failure)
-    assert (reply.sqlstate, reply.outcome, reply.transaction) == ("57014", UNKNOWN, TX_ACTIVE)
-    assert len(sent(world, backend)) == 1
+    assert (reply.sqlstate, reply.outcome, reply.transaction) == ("57014", FAILED, TX_FAILED)
+    assert reply.diag == {"severity": "ERROR", "step": str(ran)}
+    assert reply.message.startswith("canceled before it ran, behind other statements of its message")
+    assert len(sent(world, backend)) == len(GAPS[ran]) + 1
+    world.broker.cancelled(backend, world.now)
+    end = world.end(Rollback, 1)
+    world.complete(backend, TX_NONE, command="ROLLBACK")
+    assert isinstance(world.reply_to(end), ResultMessage)
+
+
+@pytest.mark.parametrize("ran", GAPS)
+def test_a_timeout_between_two_units_fails_the_transaction_too_and_says_so(ran: int) -> None:
+    world, request, backend = begun(*AMBIGUOUS, timeout=5.0)
+    for number, count in enumerate(GAPS[ran]):
+        if number == len(GAPS[ran]) - 1:
+            world.pass_time(5.0)
+        world.broker.completed(backend, Completion(TX_ACTIVE, [BEGUN] * (number == 0) + [OK] * count), world.now)
+    world.broker.completed(backend, Completion(TX_FAILED, [], failure("3B001", TX_FAILED)), world.now)
+    reply = world.reply_to(request)
+    assert isinstance(reply, Failure)
+    assert (reply.sqlstate, reply.outcome, reply.transaction) == ("57014", FAILED, TX_FAILED)
+    assert reply.message.endswith("(the request's timeout of 5 s has passed)")
+
+
+@pytest.mark.parametrize("ran", GAPS)
+def test_a_backend_that_is_lost_in_the_gap_has_lost_the_transaction(ran: int) -> None:
+    world, request, backend = canceled_in_gap(ran)
+    world.broker.lost(backend, Loss("reset by peer"), world.now)
+    reply = world.reply_to(request)
+    assert isinstance(reply, Failure)
+    assert (reply.kind, reply.outcome, reply.transaction) == ("transaction-lost", NOT_EXECUTED, TX_LOST)
+
+
+def test_a_cancel_behind_the_last_unit_changes_nothing() -> None:
+    world, request, backend = begun(*AMBIGUOUS[:2])
+    world.broker.completed(backend, Completion(TX_ACTIVE, [BEGUN, OK]), world.now)
+    world.broker.cancel(1, request, world.now)
+    world.broker.completed(backend, Completion(TX_ACTIVE, [OK]), world.now)
+    assert isinstance(world.reply_to(request), ResultMessage)
+
+
+def test_who_goes_away_between_two_units_leaves_nothing_running() -> None:
+    world, _, backend = begun(*AMBIGUOUS)
+    world.broker.client_gone(1, world.now)
+    world.broker.completed(backend, Completion(TX_ACTIVE, [BEGUN, OK]), world.now)
+    world.broker.cancelled(backend, world.now)
+    assert FAILING not in [each.unit for each in world.taken(Execute)]
+    assert backend in world.resets()
 
 
 @pytest.mark.parametrize("is_session", [False, True])

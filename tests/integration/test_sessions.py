@@ -11,6 +11,8 @@ from postgres import Postgres
 from waiting import wait_until
 
 from client import Handler, Session, TransactionLost, UsageError
+from poold.core.effects import SimpleQuery
+from poold.core.work.batch import FAILING
 
 StartBroker = Callable[..., Broker]
 
@@ -249,6 +251,20 @@ def test_a_session_closed_and_used_again_is_another(db: Handler) -> None:
     session.close()
     with session:
         assert session.query("SELECT to_regclass('pg_temp.mine')")[0][0] is None
+
+
+@pytest.mark.parametrize("before", [(), ("SAVEPOINT other",), ("SAVEPOINT other", "RELEASE other")])
+def test_what_fails_the_transaction_of_a_canceled_batch_fails_any(db: Handler, before: tuple[str, ...]) -> None:
+    (failing,) = FAILING
+    assert isinstance(failing, SimpleQuery)
+    with db.session() as session:
+        session.query("BEGIN")
+        for statement in before:
+            session.query(statement)
+        with pytest.raises(psycopg2.errors.InvalidSavepointSpecification):
+            session.query(failing.sql)
+        assert session.transaction_status == "failed"
+        session.rollback()
 
 
 def test_the_pool_is_clean_after_all(broker: Broker) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from client.wire.messages import ResultMessage, Step
-from poold.core.effects import Bind, Command, Plain, Unit, in_order
+from poold.core.effects import Bind, Command, Plain, SimpleQuery, Unit, in_order
 from poold.core.facts import Completion
 from poold.core.statements.statement import Statement
 from poold.core.work.transaction_plan import is_ambiguous
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from poold.core.records.request import Request
     from poold.core.work.units import Runner
 
+# Fails in any transaction, whatever it has: PostgreSQL then waits for its rollback.
+FAILING: Unit = (SimpleQuery(b"ROLLBACK TO SAVEPOINT poold_canceled_between_two_statements"),)
 # As many as psycopg2 keeps, and as a result has; and their characters, as those of a unit.
 NOTICES_KEPT = 50
 CHARACTERS_KEPT = 262_144
@@ -30,12 +32,13 @@ class Batch:
     """What is still to be sent of a batch, and what has come."""
 
     __slots__ = ("_ahead", "_command", "_first", "_literal", "_next", "_notices", "_ran", "_rowcount",
-                 "_steps", "to_probe")  # fmt: skip
+                 "_steps", "is_given_up", "to_probe")  # fmt: skip
 
     def __init__(self, steps: Sequence[Step]) -> None:
         """The steps have their values, and no references and row counts."""
         self._steps = steps
         self._first = self._next = 0  # the first step of the unit on its way, and the first one not sent yet
+        self.is_given_up = False  # it was cancelled between two units, and its transaction is made to fail
         self._ahead = 0  # results of the unit on its way that come before those of steps
         self._rowcount = 0
         self._command = ""
@@ -77,6 +80,15 @@ class Batch:
             if type(added[-1]) is Plain and not added[-1].sql:
                 break  # values that cannot be literals: it fails, but PostgreSQL would go on to the next statement
         return in_order(commands)
+
+    def give_up(self) -> Unit:
+        """Return the unit that has the transaction fail, as a cancel of the next statement would.
+
+        Else a program could commit what has run of a batch whose error it was told.
+        """
+        self.is_given_up = True
+        self._first, self._ahead = self._next, 0
+        return FAILING
 
     def take(self, done: Completion) -> None:
         """Take the results of the unit on its way. A failure of the completion is told its statement's number."""

@@ -123,6 +123,13 @@ def withdrawn() -> Failure:
     return plain_failure("query", NOT_EXECUTED, "canceled before it ran", sqlstate=QUERY_CANCELED)
 
 
+def canceled_between(failure: Failure) -> Failure:
+    """A batch was cancelled between two of its statements; failure is how its transaction was made to fail then."""
+    text = "canceled before it ran, behind other statements of its message, which end with the transaction's rollback"
+    diag = {name: value for name, value in failure.diag.items() if name in ("severity", "step")}
+    return failure._replace(message=text, sqlstate=QUERY_CANCELED, diag=diag)
+
+
 def killed(reason: str) -> Failure:
     """Somebody else has ended the request before it ran."""
     return plain_failure("query", NOT_EXECUTED, f"canceled before it ran ({reason})", sqlstate=QUERY_CANCELED)

@@ -6,7 +6,7 @@ their own; see `outcomes` for what the answers tell.
 
 from __future__ import annotations
 
-from client.wire.messages import NOT_EXECUTED, TX_BROKEN, TX_NONE, UNKNOWN, Failure, ResultMessage
+from client.wire.messages import NOT_EXECUTED, TX_ACTIVE, TX_BROKEN, TX_NONE, UNKNOWN, Failure, ResultMessage
 from client.wire.sqlstates import QUERY_CANCELED
 from poold.core.effects import Bind, SimpleQuery, Unit
 from poold.core.facts import Completion, Loss, StatementResult
@@ -93,9 +93,13 @@ class QueryWork:
         if request.group.config.prepare == "auto":
             request.group.probes.extend(batch.to_probe)  # also of a batch that fails
         batch.to_probe.clear()
+        if batch.is_given_up and done.failure is not None and done.transaction != TX_BROKEN:
+            done.failure = failures.canceled_between(done.failure)
         if done.failure is not None or batch.is_sent:
             return ()
         if request.state is not RUNNING or backend.lease is None:
+            if backend.lease is not None and done.transaction == TX_ACTIVE and not batch.is_given_up:
+                return batch.give_up()
             # Statements of it have run, so its outcome is not that of a request that was not begun.
             done.failure = failures.withdrawn()._replace(outcome=UNKNOWN, transaction=done.transaction)
             return ()
