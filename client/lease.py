@@ -169,6 +169,8 @@ class ClientLease:
     def is_lost(self) -> bool:
         """Whether it is open and known to be gone."""
         channel = self._channel
+        if self._use:
+            return self.number != 0 and self._is_lost  # what a call in the middle finds out, it tells
         return self.number != 0 and (self._is_lost or channel is None or not channel.is_usable)
 
     @property
