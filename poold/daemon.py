@@ -20,7 +20,6 @@ import logging
 import os
 import platform
 import random
-import resource
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +37,7 @@ from client.compiled import describe, load
 from client.wire.address import ipc_path
 from client.wire.messages import NOT_EXECUTED, Answer, Ask, Failure, plain_failure
 from poold import __version__
+from poold.answers import Answers
 from poold.clients.frontend import Frontend
 from poold.clients.transport import Peer, Receiver, Transport
 from poold.config.model import BrokerConfig, Config
@@ -119,7 +119,7 @@ class Daemon:
         self._frontend: Frontend
         self._backends: Backends
         self._observers: Observers
-        self._started = monotonic()
+        self._answers: Answers
         self._is_turn_scheduled = False
         # The timer that wakes the broker for its next deadline, and that deadline.
         self._timer: asyncio.TimerHandle | None = None
@@ -148,6 +148,8 @@ class Daemon:
             self._lane.attach(self._backends)
         listen = partial(_transport, self._config.broker, poller, self._inherited)
         self._frontend = Frontend(self._config, self._broker, self._answer, self._wake, listen, self._release)
+        why_none = describe() if _LANE is None else "not over tcp"
+        self._answers = Answers(self._config.broker, self._broker, self._frontend, self._lane, why_none)
         for number in STOP_SIGNALS:
             self._loop.add_signal_handler(number, self._signalled, number)
         self._service.begin(self._loop)
@@ -330,7 +332,7 @@ class Daemon:
             case "ping":
                 return {"pid": os.getpid(), "version": __version__, "state": self._broker.state.name.lower()}
             case "stats":
-                return self._stats(peer)
+                return self._answers.stats(peer)
             case "stop" | "stop-now":
                 log.info("stop requested pid=%d uid=%s how=%s", peer.pid, peer.uid, message.what)
                 self._begin_stop(at_once=message.what == "stop-now")
@@ -340,29 +342,6 @@ class Daemon:
                 return self._restart()
             case _:
                 return self._frontend.order(peer, message)
-
-    def _stats(self, peer: Peer) -> dict[str, Any]:
-        if self._lane is not None:
-            self._lane.fold()
-        reader = None if access.is_admin(peer.caller(), self._config.broker.admin_uids) else peer.key
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        return {
-            "pid": os.getpid(),
-            "version": __version__,
-            "lane": self._lane_in_words(),
-            "address": self._frontend.address,
-            "uptime_s": round(monotonic() - self._started, 1),
-            "cpu_s": round(usage.ru_utime + usage.ru_stime, 3),
-            "max_memory_kb": usage.ru_maxrss,
-            "protocol_violations": self._frontend.violations,
-            "dropped_replies": self._frontend.dropped,
-            **self._broker.snapshot(monotonic(), reader),
-        }
-
-    def _lane_in_words(self) -> dict[str, Any]:
-        if self._lane is None:
-            return {"state": describe() if _LANE is None else "not over tcp"}
-        return {"state": describe(), **self._lane.counts}
 
     def _crashed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
