@@ -147,7 +147,7 @@ class Deadlines:
             reason = (
                 f"it was idle for longer than idle_in_transaction_timeout = {config.idle_in_transaction_timeout:g} s"
             )
-        self._leases.lose(lease, reason)
+        self._leases.lose(lease, reason, now)
         if request is not None and request.state is RUNNING:
             self._runs.cancel(request, CANCELLED, reason, now)
 

@@ -73,7 +73,7 @@ class Reception:
         if self._accounts.bytes + size > self._admission.most_bytes and isinstance(
             message, (Query, BatchMessage, TransactionMessage)
         ):
-            refused = self._admission.share_exceeded(client, size, clients)
+            refused = self._admission.share_exceeded(client, message.group, size, clients)
             if refused is not None:
                 return refused
         admitted: Request | ResultMessage | Failure | None = self._admission.request(client, message, now, size)
@@ -121,7 +121,7 @@ class Reception:
                     self._runs.cancel(request, CANCELLED, reason, now)
                 elif request.is_waiting and request.opens:
                     self._waiting.discard(request, failures.lease_lost(reason, is_session=True))
-            self._leases.end(lease, reason)
+            self._leases.end(lease, reason, now)
         return ResultMessage(message.request, TX_NONE, "RELEASE", -1, None, b"", ())
 
 

@@ -149,11 +149,11 @@ class Settling:
                 self._leases.wait(backend, lease, now)
         elif found is rest.CLOSE:
             if lease is not None:
-                self._leases.broken(lease)
+                self._leases.broken(lease, now)
             self._lifecycle.close(backend, "unusable after its last statement")
         else:
             if lease is not None:
-                self._leases.end(lease, "it had ended already")
+                self._leases.end(lease, "it had ended already", now)
             if found is rest.RESET:
                 self._lifecycle.reset(backend, now)
             else:

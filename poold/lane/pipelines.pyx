@@ -284,7 +284,7 @@ cdef class Pipelines:
             if lent.completed > flight.began:
                 seconds = self.now - lent.completed
             way.record(seconds, answers[0].rows_size)
-        lent.fleet.ran(seconds)
+        lent.fleet.ran(seconds, way.is_transaction)
         lent.completed = self.now
         way.went_well()
         if way.writes and lent.fleet.group.followed is not None:

@@ -7,7 +7,7 @@ from poold.lane.messages cimport MOST_STEPS
 from poold.lane.queue cimport Queue
 
 cdef enum:
-    BUCKETS = 99  # of `poold.core.stats.Times`
+    BUCKETS = 102  # of `poold.core.stats.Times`
 
 
 cdef class Way:
@@ -98,13 +98,15 @@ cdef class Fleet:
     cdef unsigned long sharing_turn
     cdef list queries  # those of ways that are no transactions
     # Since the last fold.
-    cdef long requests, waits, runs
+    cdef long requests, waits, runs, messages
     cdef long wait_times[BUCKETS]
     cdef long run_times[BUCKETS]
+    cdef long message_times[BUCKETS]  # of these, transaction messages'
+    cdef double wait_seconds, run_seconds, message_seconds
 
     cdef list idle_by_turn(self)
     cdef waited(self, double seconds)
-    cdef ran(self, double seconds)
+    cdef ran(self, double seconds, bint is_transaction)
     cdef fold(self)
 
 

@@ -13,7 +13,7 @@ from poold.core.effects import Bind
 from poold.core.pools.group import SHARING
 from poold.core.pools.routing import whose_turn
 from poold.core.statements import statement as statements
-from poold.core.stats import BOUNDS
+from poold.core.stats import BOUNDS, Use
 
 cdef extern from *:
     unsigned long POOLD_SOURCES
@@ -55,6 +55,15 @@ cdef int bucket_of(double seconds) noexcept:
         else:
             high = middle
     return low
+
+
+cdef tell(times, long *counts, double *seconds):
+    """Give the counts by bucket, and their sum, to the core's Times, and begin again."""
+    cdef int place
+    times.add([counts[place] for place in range(BUCKETS)], seconds[0])
+    seconds[0] = 0.0
+    for place in range(BUCKETS):
+        counts[place] = 0
 
 
 cdef void leave_out(list some, Lent lent):
@@ -306,28 +315,33 @@ cdef class Fleet:
     cdef waited(self, double seconds):
         """Count how long a request has waited for its backend."""
         self.waits += 1
+        self.wait_seconds += seconds
         self.wait_times[bucket_of(seconds)] += 1
 
-    cdef ran(self, double seconds):
+    cdef ran(self, double seconds, bint is_transaction):
         """Count how long a request has run."""
+        cdef int bucket = bucket_of(seconds)
         self.runs += 1
-        self.run_times[bucket_of(seconds)] += 1
+        self.run_seconds += seconds
+        self.run_times[bucket] += 1
+        if is_transaction:
+            self.messages += 1
+            self.message_seconds += seconds
+            self.message_times[bucket] += 1
 
     cdef fold(self):
         """Tell the group's records what was counted."""
-        cdef int place
         if self.requests:
             self.stats.requests += self.requests
             self.requests = 0
         if self.waits:
-            self.stats.wait_times.add([self.wait_times[place] for place in range(BUCKETS)])
+            tell(self.stats.wait_times, self.wait_times, &self.wait_seconds)
             self.waits = 0
-            for place in range(BUCKETS):
-                self.wait_times[place] = 0
+        if self.messages:
+            tell(self.stats.use_times[Use.MESSAGE], self.message_times, &self.message_seconds)
+            self.messages = 0
         if self.runs:
-            self.stats.run_times.add([self.run_times[place] for place in range(BUCKETS)])
+            tell(self.stats.run_times, self.run_times, &self.run_seconds)
             self.runs = 0
-            for place in range(BUCKETS):
-                self.run_times[place] = 0
             for way in self.queries:
                 (<Way>way).fold()

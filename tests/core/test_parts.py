@@ -1,10 +1,11 @@
 """The small parts of the core: timers, queue, times."""
 
+import itertools
 import random
 
 import pytest
 
-from poold.core.stats import WINDOW, Times
+from poold.core.stats import BOUNDS, WINDOW, Times
 from poold.core.timers import COMPACT_FROM, Timers
 
 
@@ -108,6 +109,33 @@ def test_times_beyond_the_buckets_are_counted_at_their_ends() -> None:
     found = times.percentiles_ms()["p99"]
     assert found is not None
     assert found > 100_000
+
+
+def test_bounds_are_close_and_have_round_ones_among_them() -> None:
+    assert list(BOUNDS) == sorted(set(BOUNDS))
+    assert max(high / low for low, high in itertools.pairwise(BOUNDS)) < 1.202
+    assert (BOUNDS[0], BOUNDS[-1]) == (1e-5, 500.0)
+    assert {float(f"{figure}e{power}") for figure in ("1", "2.5", "5") for power in range(-5, 3)} <= set(BOUNDS)
+
+
+def test_all_times_since_the_start_are_told_by_some_of_the_bounds() -> None:
+    dice = random.Random(7)
+    times, all_of_them, some = Times(), list[float](), (0.001, 0.0025, 0.1, 50.0)
+    for window in range(6):
+        for _ in range(500):
+            seconds = dice.choice([0.0, 0.001, dice.lognormvariate(-4, 3)])
+            all_of_them.append(seconds)
+            times.record(seconds)
+        many = [0] * (len(BOUNDS) + 1)
+        many[BOUNDS.index(0.1)] = 3  # what somebody else has counted, of more than the bound before that
+        times.add(many, 0.27)
+        all_of_them += [0.09] * 3
+        times.turn((window + 1) * WINDOW)
+        expected = [sum(each <= bound for each in all_of_them) for bound in some]
+        assert times.up_to(some) == [*expected, len(all_of_them)]
+        assert times.sum == pytest.approx(sum(all_of_them))
+    with pytest.raises(ValueError, match="not in tuple"):
+        times.up_to((0.0011,))
 
 
 def test_times_are_forgotten_after_two_windows() -> None:

@@ -1,5 +1,6 @@
 """The same arrivals at a broker with a lane and at one without: the same replies, and the same figures in `stats`."""
 
+import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 from stage import HARMLESS, INT, OTHER, PLAIN_READ, READ, WRITE, Stage, is_right
 
-from poold.core.stats import Times
+from poold.core.stats import BOUNDS, Times, Use
 
 SEEDS = 40
 ROUNDS = 40
@@ -63,14 +64,24 @@ def play(played: Stage, seed: int) -> dict[int, list[bytes]]:
 
 def figures(played: Stage) -> dict[str, Any]:
     shown = played.broker.snapshot(played.now)["groups"]["default"]
-    times: dict[str, Times] = {name: getattr(played.group.stats, name) for name in ("wait_times", "run_times")}
+    stats = played.group.stats
+    times: dict[str, Times] = {"wait": stats.wait_times, "run": stats.run_times, **stats.use_times}
     return {
         **{name: shown[name] for name in FIGURES},
         "run": shown["endpoints"]["main"]["requests"],
         "statements": shown["statements"],
         "runs": {each.sql: each.runs for each in played.group.statements},
-        **{name: sum(each._current) + sum(each._previous) for name, each in times.items()},
+        **{name: each.up_to(())[-1] for name, each in times.items()},
     }
+
+
+def is_plausible(times: Times) -> bool:
+    """Whether the sum can be that of the times which the buckets have counted."""
+    counts = times.up_to(BOUNDS)
+    counted = [count - before for count, before in zip(counts, [0, *counts], strict=False)]
+    least = sum(count * bound for count, bound in zip(counted, [0.0, *BOUNDS], strict=True))
+    most = sum(count * bound for count, bound in zip(counted, [*BOUNDS, math.inf], strict=True) if count)
+    return least - 1e-9 <= times.sum <= most + 1e-9
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
@@ -85,5 +96,9 @@ def test_nobody_can_tell_who_ran_a_request(seed: int) -> None:
             assert all(is_right(reply, number, asked[number]) for number, reply in replies.items())
             assert replies == {reply.request: reply for reply in cold.clients[key].replies}  # type: ignore[union-attr]
         assert figures(hot) == figures(cold)
+        for each in (hot, cold):
+            stats = each.group.stats
+            assert all(map(is_plausible, (stats.wait_times, stats.run_times, *stats.use_times.values())))
+            assert stats.run_times.sum >= stats.use_times[Use.MESSAGE].sum - 1e-9
         assert hot.lane is not None
         assert hot.lane.counts["requests"] > 0

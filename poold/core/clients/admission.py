@@ -31,6 +31,7 @@ from poold.core.records.flow import MAX_MESSAGE_BYTES, Flight
 from poold.core.records.lease import Lease
 from poold.core.records.request import QUERY, Request, Verb
 from poold.core.statements.statement import PREPARED, Statement, Statements
+from poold.core.stats import Refusal
 from poold.core.work import failures, read_only, settings
 from poold.core.work.batch import Batch
 from poold.core.work.results import rolled_back
@@ -257,17 +258,19 @@ class Admission:
         else:
             return None
         if (group := client.open_groups.get(message.group)) is not None:
-            group.stats.refused += 1
+            group.stats.refused_for[Refusal.CLIENT_LIMIT] += 1
         return failures.too_many(f"this client has {reason}; wait for replies")
 
-    def share_exceeded(self, client: Client, size: int, clients: int) -> Failure | None:
-        """Why the client may not send so many bytes while all clients together have too many; None if it may.
+    def share_exceeded(self, client: Client, name: str, size: int, clients: int) -> Failure | None:
+        """Why the client may not send so many bytes to the group while all clients have too many; None if it may.
 
         clients is their number. Each may have an equal share of the limit, so a client with few unanswered bytes is
         not refused because of others that have many.
         """
         if client.bytes + size <= self.most_bytes // clients:
             return None
+        if (group := client.open_groups.get(name)) is not None:
+            group.stats.refused_for[Refusal.MAX_BUFFERED_BYTES] += 1
         return failures.too_many(
             f"requests of all clients wait with {self.most_bytes} bytes (max_buffered_bytes), and this client's would "
             f"have {client.bytes + size}, more than its part; wait for replies, or send less at a time"
@@ -276,10 +279,10 @@ class Admission:
     def _no_room(self, group: Group) -> Failure | None:
         """Why the group takes no new requests at the moment; None if it does."""
         if not self.is_open:
-            group.stats.refused += 1
+            group.stats.refused_for[Refusal.DRAINING] += 1
             return failures.draining()
         if 0 < group.config.max_waiting <= len(group.queue):
-            group.stats.refused += 1
+            group.stats.refused_for[Refusal.MAX_WAITING] += 1
             return group.full()
         return None
 

@@ -10,6 +10,7 @@ from poold.core.records.backend import Backend
 from poold.core.records.lease import Lease
 from poold.core.records.request import Request, Verb
 from poold.core.state import BackendState
+from poold.core.stats import Use
 from poold.core.work import failures
 from poold.core.work.results import rolled_back
 
@@ -44,18 +45,18 @@ class Leases:
         if limits:
             self._timers.set(lease, min(limits))
 
-    def end(self, lease: Lease, reason: str) -> None:
+    def end(self, lease: Lease, reason: str, now: float) -> None:
         """End the lease and answer its pending requests. Its backend belongs to nobody and comes to rest by itself."""
         client, backend = lease.client, lease.backend
         client.leases.pop(lease.number, None)
         self._timers.clear(lease)
-        lease.backend = None
         while lease.pending:
             request = lease.pending.popleft()
             is_rollback = request.verb is Verb.ROLLBACK
             reply = rolled_back(request.number) if is_rollback else failures.lease_lost(reason, lease.is_session)
             self._accounts.answer(request, reply)
         if backend is not None:
+            self.part(lease, now)
             backend.lease = None
             lease.group.let_go(backend)
             if backend.state is BackendState.LEASED:
@@ -63,15 +64,20 @@ class Leases:
         if lease.priority == BATCH:
             self._agenda.serve(lease.group)  # others of this priority may wait for their share
 
-    def lose(self, lease: Lease, reason: str) -> None:
+    def part(self, lease: Lease, now: float) -> None:
+        """The lease has its backend no more."""
+        lease.backend = None
+        lease.group.stats.use_times[Use.SESSION if lease.is_session else Use.LEASE].record(now - lease.began)
+
+    def lose(self, lease: Lease, reason: str, now: float) -> None:
         """End a lease that its client did not end, and keep the reason for when the client asks."""
         lost = failures.lease_lost(reason, lease.is_session)
         lease.client.lease_lost(lease.number, lost, lease.is_session)
-        self.end(lease, reason)
+        self.end(lease, reason, now)
 
-    def broken(self, lease: Lease) -> None:
+    def broken(self, lease: Lease, now: float) -> None:
         """Lose the lease, as its last statement left its backend unusable."""
-        self.lose(lease, "its last statement left the connection unusable")
+        self.lose(lease, "its last statement left the connection unusable", now)
 
 
 def transaction_of(lease: Lease) -> TransactionStatus:

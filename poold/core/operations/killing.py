@@ -112,7 +112,7 @@ class Killing:
             if request.opens and request.is_waiting:
                 self._waiting.discard(request, failures.lease_lost(REASON, lease.is_session))
                 return
-        self._leases.lose(lease, REASON)
+        self._leases.lose(lease, REASON, now)
         for request in own:
             if request.state is RUNNING:
                 self._runs.cancel(request, CANCELLED, REASON, now)

@@ -35,6 +35,7 @@ class Lifecycle:
     def open(self, pool: Pool, now: float) -> None:
         """Begin a connect."""
         backend = Backend(next(self._numbers), pool)
+        backend.since = now
         self.backends[backend.number] = backend
         pool.add(backend)
         self._agenda.timers.set(backend, now + pool.endpoint.connect_timeout)
@@ -46,6 +47,8 @@ class Lifecycle:
         """The backend is connected and ready."""
         pool, group = backend.pool, backend.group
         pool.stats.opened += 1
+        pool.stats.connect_times.record(now - backend.since)
+        backend.since = now
         backend.server = server or backend.server
         self._agenda.timers.clear(backend)
         lifetime = group.config.max_lifetime

@@ -45,6 +45,7 @@ class Backend:
         "resets",
         "running",
         "server",
+        "since",
         "state",
         "transaction",
         "used_sequences",
@@ -73,6 +74,7 @@ class Backend:
         # The request that takes so long that the server is being asked whether it still works on it.
         self.looked_for: Request | None = None
         self.completed = 0.0  # when its last request ended
+        self.since = 0.0  # when it was opened; while it is CONNECTING, when that began
         # The request that failed here and waits for the server's count of transactions, see `work.outcomes`.
         self.counting: Request | None = None
         # The lease that holds it: always in LEASED, perhaps in the states of a running statement.

@@ -263,7 +263,7 @@ class Observing:
             request = backend.running[-1] if backend.running else None
             if backend.lease is None or (request is not None and request.verb is not QUERY):
                 continue  # a COMMIT or ROLLBACK is ending the lease
-            self._leases.lose(backend.lease, reason)
+            self._leases.lose(backend.lease, reason, now)
             if request is not None and request.state is RUNNING:
                 self._runs.cancel(request, CANCELLED, reason, now)
         for inquiry in list(pool.inquiries):

@@ -180,7 +180,7 @@ class Runs:
         elif backend.state is CANCELLING:
             backend.pool.move(backend, BackendState.SETTLING)
             if backend.transaction == TX_BROKEN and backend.lease is not None:
-                self._leases.broken(backend.lease)  # what waits in the lease need not wait for the cancel
+                self._leases.broken(backend.lease, now)  # what waits in the lease need not wait for the cancel
         else:
             backend.is_unused = request.verb is CATALOGS
             self._agenda.resting.append(backend)
@@ -370,9 +370,9 @@ class Runs:
         backend.lease = None
         self._lifecycle.remove(backend)
         if lease is not None:
-            lease.backend = None
+            self._leases.part(lease, now)
             reason = f"the connection to endpoint {backend.pool.endpoint.name!r} was lost ({loss.error})"
-            self._leases.lose(lease, reason)
+            self._leases.lose(lease, reason, now)
             if len(running) > unsent and failures.may_end(running[-1]):
                 lease.client.lease_lost(lease.number, failures.end_unknown(reason), lease.is_session)
         # The last one first, as each goes to the front of the queue.

@@ -98,7 +98,8 @@ class Waiting:
                 reply = reply._replace(transaction=transaction_of(lease))  # the lease goes on
         self._accounts.answer(request, reply)
         if lease is not None and request.opens:
-            self._leases.lose(lease, "its first statement did not run")
+            # It has had no backend, so there is no time to be counted.
+            self._leases.lose(lease, "its first statement did not run", lease.began)
 
     def overdue(self, request: Request, now: float) -> None:
         """The request waited too long: take it out, unexecuted."""

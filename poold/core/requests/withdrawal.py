@@ -42,7 +42,7 @@ class Withdrawal:
             else:
                 self._runs.cancel(request, WITHDRAWN, "", now)
         for lease in list(client.leases.values()):
-            self._leases.end(lease, "its client is gone")
+            self._leases.end(lease, "its client is gone", now)
         for group in client.groups:
             group.clients -= 1
 

@@ -46,7 +46,7 @@ class EndingWork:
 
     def lost(self, backend: Backend, request: Request, loss: Loss, is_begun: bool, _now: float) -> Decision:
         """Answer what is known: without its backend a transaction is rolled back, unless a COMMIT had been sent."""
-        request.group.stats.errors += 1
+        request.group.stats.count_error(None)
         endpoint, lease = backend.pool.endpoint.name, request.lease
         if request.verb is Verb.ROLLBACK:
             return Answer(request, rolled_back(request.number))

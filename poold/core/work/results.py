@@ -45,7 +45,7 @@ def explained(
 
     seconds is how long the statement ran. Counts the error in the group's statistics.
     """
-    request.group.stats.errors += 1
+    request.group.stats.count_error(reply.sqlstate)
     if reply is done.failure:
         is_cancelled = request.state is CANCELLED
         why = out_of_time(request, reply, now) or by_query_timeout(backend, request, reply, seconds)

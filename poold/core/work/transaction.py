@@ -13,6 +13,7 @@ from poold.core.state import CANCELLED, RUNNING, RequestState
 from poold.core.statements.generations import Generations
 from poold.core.statements.leftovers import NOTHING
 from poold.core.statements.statement import StatementState
+from poold.core.stats import Use
 from poold.core.work import failures
 from poold.core.work.decision import Again, Answer, Decision, Elsewhere, Inquire, Next, Pause
 from poold.core.work.early_failures import is_early
@@ -66,6 +67,7 @@ class TransactionWork:
             verdict = following
         _take_probes(request, script)
         request.group.stats.run_times.record(now - request.started)
+        request.group.stats.use_times[Use.MESSAGE].record(now - request.started)
         return self._concluded(request, script, verdict, now)
 
     def lost(self, backend: Backend, request: Request, loss: Loss, is_begun: bool, now: float) -> Decision:
@@ -163,7 +165,7 @@ class TransactionWork:
         script, failure = request.script, verdict.failure
         assert script is not None
         assert failure is not None
-        request.group.stats.errors += 1
+        request.group.stats.count_error(failure.sqlstate)
         is_cancelled = request.state is CANCELLED
         why = request.reason if is_cancelled else out_of_time(request, failure, now)
         if not why and not is_cancelled and (backend := request.backend) is not None:
