@@ -26,7 +26,7 @@ def snapshot_group(group: Group, now: float) -> dict[str, Any]:
     oldest = group.queue.oldest()
     stats = group.stats
     return {
-        "state": _state(group),
+        "state": state_of(group),
         "autocommit": group.config.autocommit,
         "max_size": group.config.max_size,
         "role": group.role,
@@ -52,7 +52,7 @@ def snapshot_group(group: Group, now: float) -> dict[str, Any]:
     }
 
 
-def _state(group: Group) -> str:
+def state_of(group: Group) -> str:
     """Whether requests begin in the group; if not, whether what had begun has come to its end."""
     if not group.is_paused:
         return "running"

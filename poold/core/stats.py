@@ -43,6 +43,7 @@ def _bounds() -> tuple[float, ...]:
 
 
 BOUNDS = _bounds()
+_PLACES = {bound: place for place, bound in enumerate(BOUNDS)}
 
 
 class Times:
@@ -78,10 +79,11 @@ class Times:
     def up_to(self, bounds: Sequence[float]) -> list[int]:
         """Return how many times since the start were not above each of these, which are some of BOUNDS; then how many.
 
-        Raises ValueError for another bound.
+        Raises KeyError for another bound.
         """
-        counts = list(accumulate(map(sum, zip(self._past, self._previous, self._current, strict=True))))
-        return [*(counts[place] for place in map(BOUNDS.index, bounds)), counts[-1]]
+        windows = zip(self._past, self._previous, self._current, strict=True)
+        counts = list(accumulate([past + previous + current for past, previous, current in windows]))
+        return [*(counts[place] for place in map(_PLACES.__getitem__, bounds)), counts[-1]]
 
     def percentiles_ms(self) -> dict[str, float | None]:
         """{'p50': milliseconds, 'p99': milliseconds}, None without any recorded time."""

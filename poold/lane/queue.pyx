@@ -176,13 +176,17 @@ cdef class Queue:
         """The request that has waited longest, None if nobody waits. O(processes that wait)."""
         cdef Row row
         cdef Turn turn
-        found = [(<Place>place).request for place in reversed(self._returned)]
+        oldest = min([(<Place>place).request for place in reversed(self._returned)], key=_arrived, default=None)
+        cdef double arrived, since = float("inf") if oldest is None else oldest.arrived
         for row in self._rows:
             turn = <Turn>row.first
             while turn is not None:
-                found.append((<Place>turn.first).request)
+                arrived = (<Place>turn.first).request.arrived
+                if arrived < since:
+                    since = arrived
+                    oldest = (<Place>turn.first).request
                 turn = <Turn>turn.behind
-        return min(found, key=_arrived, default=None)
+        return oldest
 
     cpdef long count(self, int priority):
         """How many requests of this priority wait, not counting those that had their turn before."""

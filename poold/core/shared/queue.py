@@ -17,6 +17,7 @@ says otherwise, leaving from the middle included (a client that died, a deadline
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
 from typing import cast
@@ -158,8 +159,15 @@ class Queue:
 
     def oldest(self) -> Request | None:
         """The request that has waited longest, None if nobody waits. O(processes that wait)."""
-        heads = [next(iter(requests)) for line in self._lines for requests in line.turns.values()]
-        return min((*self._returned, *heads), key=lambda request: request.arrived, default=None)
+        oldest = min(self._returned, key=lambda request: request.arrived, default=None)
+        since = math.inf if oldest is None else oldest.arrived
+        for line in self._lines:
+            for requests in line.turns.values():
+                for request in requests:
+                    if request.arrived < since:
+                        oldest, since = request, request.arrived
+                    break  # those behind it in its turn came later
+        return oldest
 
     def count(self, priority: int) -> int:
         """How many requests of this priority wait, not counting those that had their turn before."""
