@@ -45,6 +45,7 @@ from poold.core import effects
 from poold.core.broker import Broker
 from poold.core.clients import access
 from poold.core.shared.queue import Queue
+from poold.metrics.server import MetricsServer, metrics_socket
 from poold.postgres.backends import Backends
 from poold.postgres.observation import Observers
 from poold.readiness import unready_groups
@@ -84,7 +85,8 @@ def run(config: Config, ready: Ready, command: Sequence[str] = (), estate: Estat
     inherited = inherited_socket(broker.address, os.environ) if estate is None else taken_over(estate)
     is_managed = inherited is not None if estate is None else estate.is_managed
     with AddressClaim(broker.address, has_keys, broker.has_lists, is_managed, estate) as claim:
-        uvloop.run(Daemon(config, claim, command, inherited).serve(ready))
+        metrics = metrics_socket(broker.metrics_address, -1 if estate is None else estate.metrics)
+        uvloop.run(Daemon(config, claim, command, inherited, metrics).serve(ready))
 
 
 class BrokerCrashed(RuntimeError):
@@ -95,10 +97,19 @@ class Daemon:
     """One broker process."""
 
     def __init__(
-        self, config: Config, claim: AddressClaim, command: Sequence[str], inherited: socket.socket | None = None
+        self,
+        config: Config,
+        claim: AddressClaim,
+        command: Sequence[str],
+        inherited: socket.socket | None = None,
+        metrics: socket.socket | None = None,
     ) -> None:
-        """inherited is a socket that listens at the broker's address already; claim and command are `run`'s."""
+        """claim and command are `run`'s.
+
+        inherited is a socket that listens at the broker's address already, metrics one at metrics_address.
+        """
         self._inherited = inherited
+        self._metrics_socket = metrics
         self._claim = claim
         self._succession = Succession(command, self._succeeded) if command else None
         self._config = config
@@ -120,6 +131,7 @@ class Daemon:
         self._backends: Backends
         self._observers: Observers
         self._answers: Answers
+        self._metrics: MetricsServer
         self._is_turn_scheduled = False
         # The timer that wakes the broker for its next deadline, and that deadline.
         self._timer: asyncio.TimerHandle | None = None
@@ -150,12 +162,15 @@ class Daemon:
         self._frontend = Frontend(self._config, self._broker, self._answer, self._wake, listen, self._release)
         why_none = describe() if _LANE is None else "not over tcp"
         self._answers = Answers(self._config.broker, self._broker, self._frontend, self._lane, why_none)
+        self._metrics = MetricsServer(self._metrics_socket, poller, self._answers.page)
         for number in STOP_SIGNALS:
             self._loop.add_signal_handler(number, self._signalled, number)
         self._service.begin(self._loop)
         try:
             self._broker.start(monotonic())
             self._wake()
+            if not self._claim.is_inherited:
+                self._metrics.start()  # else the broker before this one serves them until this one is ready
             log.info("broker started address=%s pid=%d version=%s", self._frontend.address, os.getpid(), __version__)
             unready = await unready_groups(
                 lambda: self._broker.snapshot(monotonic()), self._config.groups, self._stopped
@@ -163,6 +178,7 @@ class Daemon:
             if not self._stopped.done():
                 ready(self._frontend.address, unready)
                 self._service.ready()
+                self._metrics.start()
             await self._stopped
             await self._frontend.finish(LAST_REPLIES)
         finally:
@@ -172,6 +188,7 @@ class Daemon:
             self._backends.close_all()
             self._observers.close()
             self._frontend.close()
+            self._metrics.close()
             poller.close()
             log.info("broker stopped pid=%d", os.getpid())
 
@@ -308,7 +325,8 @@ class Daemon:
         elif self._succession.is_under_way or self._broker.state.name != "RUNNING":
             why = "a restart or a stop is under way already"
         else:
-            estate = Estate(self._frontend.listener, self._claim.lock, self._claim.is_managed)
+            descriptors = self._frontend.listener, self._claim.lock
+            estate = Estate(*descriptors, self._claim.is_managed, self._metrics.descriptor)
             try:
                 return {"pid": os.getpid(), "successor": self._succession.begin(estate)}
             except OSError as error:
@@ -318,6 +336,7 @@ class Daemon:
     def _succeeded(self, pid: int) -> None:
         """The new broker serves: let go of the address, finish what was begun, and end."""
         self._frontend.leave()
+        self._metrics.leave()
         self._claim.leave()
         self._service.succeeded(pid)
         self._begin_stop(at_once=False)
@@ -333,6 +352,8 @@ class Daemon:
                 return {"pid": os.getpid(), "version": __version__, "state": self._broker.state.name.lower()}
             case "stats":
                 return self._answers.stats(peer)
+            case "metrics":
+                return self._answers.metrics(peer, message)
             case "stop" | "stop-now":
                 log.info("stop requested pid=%d uid=%s how=%s", peer.pid, peer.uid, message.what)
                 self._begin_stop(at_once=message.what == "stop-now")

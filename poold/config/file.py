@@ -23,6 +23,7 @@ from poold.config import passwords
 from poold.config.client_keys import key_problems
 from poold.config.model import SIZES, BrokerConfig, Config, EndpointConfig, GroupConfig, Weights
 from poold.config.users import resolved_users
+from poold.system.tcp_listener import host_and_port
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # narrow, because names appear in log lines and metric labels
 MAX_WEIGHT = 1000  # with more, the other priorities would hardly ever have a turn
@@ -319,12 +320,19 @@ def _entries(kind: str, rules: Mapping[str, Rule], top: Mapping[str, Any], probl
 
 
 def _broker_problems(values: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with the address, or with the keys for it."""
+    """Return what is wrong with the addresses, or with the keys for them."""
     try:
         address = check_address(values.get("address", default_address()))
     except ValueError as error:
         return [f"[broker] {error}"]
     problems = key_problems(address, values.get("key_file"), values.get("client_keys"))
+    metrics_address = values.get("metrics_address")
+    if metrics_address is not None:
+        try:
+            host_and_port(metrics_address)
+        except ValueError as error:
+            key = "metrics_address"
+            problems.append(f"{key}: found {shown(metrics_address)}, {error} ({_BROKER[key].help})")
     return [f"[broker] {problem}" for problem in problems]
 
 

@@ -1,1 +1,1 @@
-"""What monitoring systems collect: the broker's figures in Prometheus's text formats, and the server that gives them."""
+"""The broker's figures for monitoring systems: as texts in Prometheus's formats, and the server that gives them."""

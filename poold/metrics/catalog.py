@@ -115,7 +115,9 @@ METRICS: dict[Level, tuple[Metric, ...]] = {
         Metric("poold_errors_total", _C, "errors", "Requests answered with an error, by SQLSTATE.", "sqlstate_class"),
         Metric("poold_requests_refused_total", _C, "refused", "Requests that were not accepted.", "reason"),
         Metric("poold_request_timeouts_total", _C, "timeouts", "Requests that waited too long, and did not run."),
-        Metric("poold_requests_withdrawn_total", _C, "withdrawn", "Requests cancelled, or left by a client that ended."),
+        Metric(
+            "poold_requests_withdrawn_total", _C, "withdrawn", "Requests cancelled, or left by a client that ended."
+        ),
         Metric("poold_requests_rerouted_total", _C, "rerouted", "Reads that ran on the primary, not on a replica."),
         Metric("poold_transaction_retries_total", _C, "retries", "Tries of transaction messages after the first."),
         Metric("poold_transactions_in_doubt_total", _C, "in_doubt", "Transactions of which nobody knows the outcome."),
@@ -137,7 +139,9 @@ METRICS: dict[Level, tuple[Metric, ...]] = {
         Metric("poold_endpoint_serving", _G, "is_serving", "1 if the endpoint has the role that the group needs."),
         Metric("poold_endpoint_paused", _G, "is_paused", "1 if nothing begins there, by an operator's word."),
         Metric("poold_backend_requests_total", _C, "requests", "Requests that were given to backends."),
-        Metric("poold_backend_requests_joined_total", _C, "joined", "Of these, those that share a backend with others."),
+        Metric(
+            "poold_backend_requests_joined_total", _C, "joined", "Of these, those that share a backend with others."
+        ),
         Metric("poold_backends_opened_total", _C, "opened", "Connects that succeeded."),
         Metric("poold_connect_failures_total", _C, "failed", "Connects that failed."),
         Metric("poold_backends_closed_total", _C, "closed", "Connections that the broker has closed."),

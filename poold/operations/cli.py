@@ -155,12 +155,22 @@ def restart(address: str | None, as_json: bool) -> None:
 @address_option
 @json_option
 @click.option("--watch", is_flag=True, help="Show it again every second until Ctrl-C.")
-def stats(address: str | None, as_json: bool, watch: bool) -> None:
+@click.option(
+    "--format",
+    "text_format",
+    type=click.Choice(["prometheus", "openmetrics"]),
+    help="Print all metrics as text for monitoring systems.",
+)
+def stats(address: str | None, as_json: bool, watch: bool, text_format: str | None) -> None:
     """Show what the broker is doing: clients, waiting requests, backends, totals and times."""
     from poold.operations.tables import show, show_continuously
 
     target = target_of(address)
-    if watch:
+    if text_format is not None:
+        if as_json or watch:
+            raise click.UsageError("--format goes with neither --json nor --watch")
+        click.echo(ask(target, "metrics", [("format", text_format)])["text"], nl=False)
+    elif watch:
         if as_json:
             raise click.UsageError("--watch is for people, --json for programs: give one of them")
         show_continuously(lambda: ask(target, "stats"))

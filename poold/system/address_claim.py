@@ -85,6 +85,11 @@ class AddressClaim:
         return self._has_socket
 
     @property
+    def is_inherited(self) -> bool:
+        """Whether another broker, which serves until this one is ready, leaves the claim to this one."""
+        return self._estate is not None
+
+    @property
     def lock(self) -> int:
         """The descriptor of the lock; only an ipc address has one."""
         assert self._lock is not None

@@ -24,15 +24,23 @@ class Estate(NamedTuple):
     listener: int
     lock: int
     is_managed: bool
+    metrics: int = -1  # where the one before it serves its metrics; -1 if it does not
 
     def __str__(self) -> str:
-        return f"{self.listener},{self.lock},{int(self.is_managed)}"
+        # Left out if there is none: an older release, which may be the one that takes over, knows three words.
+        metrics = f",{self.metrics}" if self.metrics >= 0 else ""
+        return f"{self.listener},{self.lock},{int(self.is_managed)}{metrics}"
+
+    @property
+    def descriptors(self) -> list[int]:
+        """All of them."""
+        return [each for each in (self.listener, self.lock, self.metrics) if each >= 0]
 
 
 def estate_from(text: str) -> Estate:
     """Return the estate that the text, an estate's str, names; raises ValueError if it is none."""
-    listener, lock, is_managed = (int(each) for each in text.split(","))
-    return Estate(listener, lock, bool(is_managed))
+    listener, lock, is_managed, *metrics = (int(each) for each in text.split(","))
+    return Estate(listener, lock, bool(is_managed), *metrics[:1])
 
 
 class Succession:
@@ -59,7 +67,7 @@ class Succession:
             self._process = subprocess.Popen(
                 [*self._command, f"--estate={estate}", f"--ready-fd={end}"],
                 stdin=subprocess.DEVNULL,
-                pass_fds=[end, estate.listener, estate.lock],
+                pass_fds=[end, *estate.descriptors],
             )
         except OSError:
             os.close(self._pipe)

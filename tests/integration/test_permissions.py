@@ -94,6 +94,7 @@ EXPECTED: dict[str, Case] = {
     "CopyTaken": everybody(CopyTaken(12, 1), ANSWERED),
     "ping": everybody(Ask(5, "ping"), ANSWERED),
     "stats": everybody(Ask(6, "stats"), ANSWERED),
+    "metrics": everybody(Ask(17, "metrics", b"format\x00openmetrics\x00"), ANSWERED),
     "reconnect": admins(Ask(13, "reconnect"), ANSWERED),
     "pause": admins(Ask(14, "pause"), ANSWERED),
     "resume": admins(Ask(15, "resume"), ANSWERED),

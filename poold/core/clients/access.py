@@ -42,6 +42,7 @@ class Audience(IntEnum):
 QUESTIONS: Mapping[str, Audience] = {
     "ping": Audience.EVERYBODY,
     "stats": Audience.EVERYBODY,
+    "metrics": Audience.EVERYBODY,
     "stop": Audience.ADMINS,
     "stop-now": Audience.ADMINS,
     "restart": Audience.ADMINS,
