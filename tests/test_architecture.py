@@ -43,6 +43,7 @@ ROOMS = {
     "poold.clients": [
         "client.wire", "poold", "poold.config", "poold.core.broker", "poold.core.clients", "poold.system",
     ],
+    "poold.metrics": ["poold.core.pools", "poold.core.state", "poold.system"],
     # A client like any other: nothing of the broker's.
     "poold.django": ["client.dbapi", "client.errors", "client.handler", "client.values"],
     "poold.operations": [
@@ -54,7 +55,7 @@ ROOMS = {
     "poold.core.shared": ["poold.core.records"],
     "poold.core.work": [
         "client.wire", "poold.core.effects", "poold.core.facts", "poold.core.records", "poold.core.state",
-        "poold.core.statements",
+        "poold.core.statements", "poold.core.stats",
     ],
     "poold.core.pools": [
         "client.wire", "poold.config", "poold.core.agenda", "poold.core.effects", "poold.core.facts",
@@ -63,7 +64,7 @@ ROOMS = {
     ],
     "poold.core.clients": [
         "client.wire", "poold.config", "poold.core.agenda", "poold.core.effects", "poold.core.pools",
-        "poold.core.records", "poold.core.state", "poold.core.statements", "poold.core.work",
+        "poold.core.records", "poold.core.state", "poold.core.statements", "poold.core.stats", "poold.core.work",
     ],
     "poold.core.operations": [
         "client.wire", "poold.core.agenda", "poold.core.clients", "poold.core.effects", "poold.core.pools",

@@ -5,7 +5,6 @@ costs one bisect. Two windows take turns, so what percentiles are shown of cover
 counts of windows that are over are kept as one sum, so that all times since the start can be shown as well.
 """
 
-import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from enum import StrEnum
@@ -101,7 +100,7 @@ def _percentile_ms(counts: list[int], share: float) -> float | None:
         return None
     place = min(bisect_left(list(accumulate(counts)), share * total), len(BOUNDS) - 1)
     # The middle of the bucket, in the geometric sense.
-    middle = math.sqrt(BOUNDS[max(place - 1, 0)] * BOUNDS[place])
+    middle: float = (BOUNDS[max(place - 1, 0)] * BOUNDS[place]) ** 0.5
     return round(middle * 1000, 4)
 
 

@@ -17,7 +17,6 @@ says otherwise, leaving from the middle included (a client that died, a deadline
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
 from typing import cast
@@ -160,7 +159,7 @@ class Queue:
     def oldest(self) -> Request | None:
         """The request that has waited longest, None if nobody waits. O(processes that wait)."""
         oldest = min(self._returned, key=lambda request: request.arrived, default=None)
-        since = math.inf if oldest is None else oldest.arrived
+        since = float("inf") if oldest is None else oldest.arrived
         for line in self._lines:
             for requests in line.turns.values():
                 for request in requests:
