@@ -104,10 +104,7 @@ class Daemon:
         inherited: socket.socket | None = None,
         metrics: socket.socket | None = None,
     ) -> None:
-        """claim and command are `run`'s.
-
-        inherited is a socket that listens at the broker's address already, metrics one at metrics_address.
-        """
+        """claim and command are `run`'s; inherited listens at the broker's address already, metrics at its own."""
         self._inherited = inherited
         self._metrics_socket = metrics
         self._claim = claim
@@ -169,18 +166,20 @@ class Daemon:
         try:
             self._broker.start(monotonic())
             self._wake()
-            if not self._claim.is_inherited:
+            if self._claim.is_own:
                 self._metrics.start()  # else the broker before this one serves them until this one is ready
             log.info("broker started address=%s pid=%d version=%s", self._frontend.address, os.getpid(), __version__)
             unready = await unready_groups(
                 lambda: self._broker.snapshot(monotonic()), self._config.groups, self._stopped
             )
             if not self._stopped.done():
+                self._claim.own()
                 ready(self._frontend.address, unready)
                 self._service.ready()
                 self._metrics.start()
             await self._stopped
             await self._frontend.finish(LAST_REPLIES)
+            await self._metrics.finish()
         finally:
             self._service.end()
             if self._succession is not None:
@@ -325,8 +324,8 @@ class Daemon:
         elif self._succession.is_under_way or self._broker.state.name != "RUNNING":
             why = "a restart or a stop is under way already"
         else:
-            descriptors = self._frontend.listener, self._claim.lock
-            estate = Estate(*descriptors, self._claim.is_managed, self._metrics.descriptor)
+            listener, metrics = self._frontend.listener, self._metrics.descriptor
+            estate = Estate(listener, self._claim.lock, self._claim.is_managed, metrics)
             try:
                 return {"pid": os.getpid(), "successor": self._succession.begin(estate)}
             except OSError as error:

@@ -10,6 +10,7 @@ import pytest
 
 from client.wire.address import IPC_PATH_LIMIT, check_address, default_address, runtime_dir
 from poold.system.address_claim import AddressClaim, AddressInUse, is_claimed, lock_path
+from poold.system.succession import Estate, estate_from
 
 
 @pytest.fixture
@@ -104,3 +105,32 @@ def test_the_default_is_the_users_own_whatever_the_environment_says(monkeypatch:
 def test_a_folder_that_is_made_for_listed_users_lets_them_in(tmp_path: Path) -> None:
     with AddressClaim(f"ipc://{tmp_path}/made/s", is_open=True):
         assert (tmp_path / "made").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("is_ready", [False, True])
+def test_a_broker_that_takes_over_removes_the_socket_only_if_it_was_ready(tmp_path: Path, is_ready: bool) -> None:
+    address = f"ipc://{tmp_path}/s"
+    before = AddressClaim(address)
+    before.__enter__()
+    assert before.is_own
+    (tmp_path / "s").touch()
+    successor = AddressClaim(address, estate=Estate(-1, os.dup(before.lock), is_managed=False))
+    with successor:
+        assert not successor.is_own
+        if is_ready:
+            successor.own()
+            before.leave()
+    assert (tmp_path / "s").exists() is not is_ready
+    assert is_claimed(address) is not is_ready
+    before.__exit__()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_broker_leaves_travels_as_text_and_an_older_release_s_as_well() -> None:
+    for estate in (Estate(3, 4, True), Estate(3, 4, False, 5)):
+        assert estate_from(str(estate)) == estate
+    assert str(Estate(3, 4, True)) == "3,4,1"
+    assert Estate(3, 4, False).descriptors == [3, 4]
+    assert Estate(3, 4, False, 5).descriptors == [3, 4, 5]
+    with pytest.raises(ValueError, match="not enough values"):
+        estate_from("3,4")

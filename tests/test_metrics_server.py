@@ -356,19 +356,48 @@ def test_who_has_left_the_socket_answers_what_was_asked_and_nothing_else() -> No
         assert await answered(idle) == PAGE
         asking, writer = await stage.connect(GET)
         assert await answered(asking) == PAGE
-        partial, _ = await stage.connect(GET[:-2])
-        await until(lambda: len(stage.server._connections) == 3)
+        partial, finishing = await stage.connect(GET[:-2])
+        new, beginning = await stage.connect()
+        await until(lambda: len(stage.server._connections) == 4)
         writer.write(GET)
         await writer.drain()
         stage.server.leave()
         assert await answered(asking) == PAGE
-        assert [await ended(reader) for reader in (asking, idle, partial)] == [b"", b"", b""]
+        finishing.write(GET[-2:])
+        beginning.write(GET)
+        assert [await answered(reader) for reader in (partial, new)] == [PAGE, PAGE]
+        assert [await ended(reader) for reader in (asking, idle, partial, new)] == [b""] * 4
         assert stage.server.descriptor == -1
         with pytest.raises(ConnectionRefusedError):
             await stage.connect()
         stage.server.leave()
 
     play(scene)
+
+
+def test_the_end_waits_for_the_last_answers_but_not_for_who_does_not_take_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "LAST_ANSWERS", 60.0)
+
+    async def scene(stage: Stage) -> None:
+        reader, writer = await stage.connect()
+        await until(lambda: stage.server._connections)
+        ending = asyncio.create_task(stage.server.finish())
+        await until(lambda: stage.server.descriptor == -1)
+        writer.write(GET)
+        assert await answered(reader) == PAGE
+        writer.close()
+        await ending
+        await stage.server.finish()
+
+    async def with_a_silent_one(stage: Stage) -> None:
+        monkeypatch.setattr(server, "LAST_ANSWERS", SHORT)
+        await stage.connect()
+        await until(lambda: stage.server._connections)
+        await stage.server.finish()
+        assert stage.server._connections
+
+    play(scene)
+    play(with_a_silent_one)
 
 
 def test_without_a_socket_there_is_nothing_to_do() -> None:

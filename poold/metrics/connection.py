@@ -49,6 +49,7 @@ class Connection:
         self.state = State.READING
         self.deadline = now + REQUEST_TIMEOUT
         self.is_last = False  # it ends behind its next answer
+        self._is_new = True  # nothing has been answered yet
         self._received = b""
         self._request = Request(HTTPStatus.BAD_REQUEST)
         self._unsent = memoryview(b"")
@@ -57,6 +58,11 @@ class Connection:
     def wanted(self) -> Format:
         """The format of the page that it waits for."""
         return self._request.wanted
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits for an answer, as far as is known: whoever has just connected is about to ask."""
+        return self.state is State.READING and not self._received and not self._is_new
 
     @property
     def has_more(self) -> bool:
@@ -91,6 +97,7 @@ class Connection:
 
     def answer(self, page: bytes, now: float, date: float) -> None:
         """Begin to answer the request; page is for one that waits. date is now in seconds since the epoch."""
+        self._is_new = False
         self.is_last = self.is_last or not self._request.is_kept
         self._unsent = memoryview(response(self._request, page, date, is_kept=not self.is_last))
         self.state, self.deadline = State.WRITING, now + WRITE_TIMEOUT

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 MAX_CONNECTIONS = 16
 # How long the broker's turns may wait for a part of a page, in seconds.
 SLICE = 0.0005
+# How long the broker's end may wait for the last answers, in seconds.
+LAST_ANSWERS = 1.0
 # How often deadlines are looked at, in seconds.
 LOOK = 0.5
 # How long to wait before accepting again after that was not possible, as no descriptor was left.
@@ -69,6 +71,7 @@ class MetricsServer:
         self._maker: Iterator[str] | None = None
         self._is_listening = False  # whether the listener is watched
         self._is_leaving = False  # whether nobody else is accepted any more
+        self._ended: asyncio.Future[None] | None = None  # whoever waits for the last connection to end
         self._is_resting = False  # whether the budget is used up
         self._postponed: list[Callable[[], None]] = []  # what was to be done meanwhile
         # The next of `_look`, `_resume` and `_listen`.
@@ -84,16 +87,23 @@ class MetricsServer:
         self._listen()
 
     def leave(self) -> None:
-        """Leave the listening socket to another process, and answer only what has been asked by now."""
+        """Leave the listening socket to another process; answer whoever has connected once more, if he asks."""
         if self._is_leaving:
             return
         self._stop_listening()
         for connection in list(self._connections.values()):
             connection.is_last = True
-            if connection.state is State.READING:
-                self._read(connection)
-            if connection.state is State.READING:
-                self._drop(connection)
+            if connection.is_idle:
+                self._read(connection)  # its next request may be there
+                if connection in self._connections.values() and connection.is_idle:
+                    self._drop(connection)
+
+    async def finish(self) -> None:
+        """Leave, and wait until all have their answers, but not for long."""
+        self.leave()
+        if self._connections:
+            self._ended = self._loop.create_future()
+            await asyncio.wait([self._ended], timeout=LAST_ANSWERS)
 
     def close(self) -> None:
         """Close everything."""
@@ -217,6 +227,8 @@ class MetricsServer:
         for those in (self._waiting, self._served):
             if connection in those:
                 those.remove(connection)
+        if self._ended is not None and not self._connections and not self._ended.done():
+            self._ended.set_result(None)
 
     # Pages.
 

@@ -46,6 +46,7 @@ class AddressClaim:
         broker leaves the claim, with the socket, to this one.
         """
         self._estate = estate
+        self._is_own = estate is None
         self._address = address
         self._is_open = is_open
         self._has_keys = has_keys
@@ -74,7 +75,9 @@ class AddressClaim:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._path is not None and self._lock is not None:
+        if self._lock is not None and not self._is_own:
+            self.leave()  # to the broker that goes on with it
+        elif self._path is not None and self._lock is not None:
             if not self._has_socket:
                 self._path.unlink(missing_ok=True)
             self._release(self._path, self._lock)
@@ -85,9 +88,13 @@ class AddressClaim:
         return self._has_socket
 
     @property
-    def is_inherited(self) -> bool:
-        """Whether another broker, which serves until this one is ready, leaves the claim to this one."""
-        return self._estate is not None
+    def is_own(self) -> bool:
+        """Whether no other broker serves the address, until this one that gets its claim is ready."""
+        return self._is_own
+
+    def own(self) -> None:
+        """Take note that the other broker, if there is one, leaves the address from here on."""
+        self._is_own = True
 
     @property
     def lock(self) -> int:
