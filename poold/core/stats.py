@@ -22,6 +22,9 @@ ERROR_CLASSES = frozenset(
 )
 OTHER_CLASS = "other"
 NO_CLASS = "none"
+# These are told before there is any error of them: whoever compares two scrapes does not see the one with which a
+# series begins.
+USUAL_CLASSES = (NO_CLASS, "08", "22", "23", "25", "40", "42", "53", "55", "57", "XX")
 
 
 def _bounds() -> tuple[float, ...]:
@@ -142,7 +145,7 @@ class GroupStats:
         self.requests = 0  # accepted
         # Answered with an error of PostgreSQL, or of a lost connection: by one of ERROR_CLASSES, OTHER_CLASS or
         # NO_CLASS.
-        self.errors_by_class = {NO_CLASS: 0}
+        self.errors_by_class = dict.fromkeys(USUAL_CLASSES, 0)
         self.refused_for = dict.fromkeys(Refusal, 0)  # not accepted
         self.timeouts = 0  # left the queue unexecuted at their deadline
         self.withdrawn = 0  # cancelled by their client, or left by a client that died
