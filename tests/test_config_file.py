@@ -68,6 +68,7 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
         address = "tcp://127.0.0.1:6543"
         key_file = "{secret}"
         client_keys = "{public}"
+        metrics_address = "[::1]:9127"
         max_request_bytes = 4096
         max_result_bytes = 8192
         drain_timeout = 0
@@ -142,7 +143,7 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
 
 def test_the_table_of_the_test_above_knows_every_key() -> None:
     keys = {field.name for cls in (BrokerConfig, EndpointConfig, GroupConfig) for field in dataclasses.fields(cls)}
-    assert len(keys) == 62, "a key was added to poold.config.model: set it in test_every_key_can_be_set"
+    assert len(keys) == 63, "a key was added to poold.config.model: set it in test_every_key_can_be_set"
 
 
 def users_of(*users: str) -> tuple[str, ...]:
@@ -268,6 +269,10 @@ IMPOSSIBLE = [
     ("broker", "max_client_bytes = -1", "found -1, expected an integer from 0 up"),
     ("broker", "client_idle_timeout = -1", "found -1, expected a number from 0 up"),
     ("broker", 'allow_uids = ["root"]', "expected an array of whole numbers"),
+    ("broker", 'metrics_address = "9127"', 'found "9127", expected HOST:PORT, as in 127.0.0.1:9127 or [::1]:9127'),
+    ("broker", "metrics_address = 9127", "found 9127, expected a string"),
+    ("broker", 'metrics_address = ""', 'found "", expected HOST:PORT'),
+    ("broker", 'metrics_address = "localhost:0"', "expected HOST:PORT"),
     ("group", "pipeline_depth = 0", "found 0, expected an integer from 1 up"),
     ("group", 'prepare = "on"', 'found "on", expected one of auto, off'),
     ("endpoint", "port = 0", "found 0, expected an integer from 1 to 65535"),

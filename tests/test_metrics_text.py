@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 import pytest
+from documents import ROOT, rows
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_families
 from prometheus_client.parser import text_string_to_metric_families as families
 
@@ -164,6 +165,42 @@ def test_the_process_is_the_kernel_s_word_for_it() -> None:
     assert 0 < found["resident"] < found["virtual"]
     assert 2 < found["descriptors"] < found["most_descriptors"]
     assert found == {**process_figures(), **{key: found[key] for key in ("cpu", "resident", "virtual", "descriptors")}}
+
+
+# The document.
+
+PAGE = ROOT / "docs" / "metrics.md"
+HEADINGS = {
+    Level.BROKER: "### The broker",
+    Level.PROCESS: "### Its process",
+    Level.LANE: "### Compiled code",
+    Level.GROUP: "### Groups",
+    Level.POOL: "### Backends",
+    Level.ENDPOINT: "### Servers",
+}
+
+
+@pytest.mark.parametrize("level", Level)
+def test_every_metric_is_described_with_its_type_and_labels_and_none_that_is_not_there(level: Level) -> None:
+    described = {row[0].strip("`"): (row[1], re.findall(r"`(\w+)`", row[2])) for row in rows(PAGE, HEADINGS[level])}
+    own = {Kind.INFO: ["version", "lane"]}
+    assert described == {
+        metric.name: (metric.kind.value, own.get(metric.kind, [*LABELS[level], *filter(None, [metric.label])]))
+        for metric in METRICS[level]
+    }
+    assert all(row[3] for row in rows(PAGE, HEADINGS[level]))
+
+
+@pytest.mark.parametrize("metric", [each for _, each in ALL if each.states], ids=lambda metric: metric.name)
+def test_every_state_is_in_its_metric_s_description(metric: Metric) -> None:
+    (row,) = [row for heading in HEADINGS.values() for row in rows(PAGE, heading) if row[0] == f"`{metric.name}`"]
+    assert set(metric.states) == set(re.findall(r"`(\w+)`", row[3]))
+
+
+def test_what_the_page_says_of_other_exporters_names_metrics_that_are_there() -> None:
+    named = re.findall(r"`(poold_\w+)`", " ".join(row[2] for row in rows(PAGE, "## From other exporters")))
+    assert named
+    assert {*named} <= {metric.name for _, metric in ALL}
 
 
 # HTTP.

@@ -78,7 +78,7 @@ _C, _G, _H = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
 
 METRICS: dict[Level, tuple[Metric, ...]] = {
     Level.BROKER: (
-        Metric("poold_build_info", Kind.INFO, "build", "Release of poold and Python, and whether there is a lane."),
+        Metric("poold_build_info", Kind.INFO, "build", "The release, and whether requests run in compiled code."),
         Metric("poold_state", _G, "state", "Whether the broker takes work.", "state", _words(BrokerState)),
         Metric("poold_clients", _G, "clients", "Clients that are connected."),
         Metric("poold_protocol_violations_total", _C, "violations", "Messages of clients that broke the protocol."),

@@ -5,12 +5,12 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from brokers import Broker, poold
+from documents import ROOT, rows
 from postgres import Postgres, free_port
 from promql import TARGET, Promql, UnknownNameError, Vector, scraped
 from promql_parser import parse
@@ -21,7 +21,8 @@ import client
 
 StartBroker = Callable[..., Broker]
 
-FOLDER = Path(__file__).resolve().parent.parent.parent / "examples" / "monitoring"
+FOLDER = ROOT / "examples" / "monitoring"
+PAGE = ROOT / "docs" / "metrics.md"
 DASHBOARD = json.loads((FOLDER / "grafana-dashboard.json").read_text("utf-8"))
 RULES = yaml.safe_load((FOLDER / "poold.rules.yml").read_text("utf-8"))
 PROMETHEUS = yaml.safe_load((FOLDER / "prometheus.yml").read_text("utf-8"))
@@ -122,6 +123,19 @@ def test_each_series_of_the_alerts_is_there_and_each_label_of_their_texts(alert:
     assert rule["labels"]["severity"] in ("critical", "warning", "info")
     assert re.fullmatch(r"Poold[A-Z]\w+", alert)
     assert re.fullmatch(r"\d+[sm]", rule.get("for", "0s"))
+
+
+def test_the_page_has_each_alert_and_what_to_do() -> None:
+    described = {row[0].strip("`"): row for row in rows(PAGE, "## Alerts")}
+    assert described.keys() == ALERTS.keys()
+    assert all(cell for row in described.values() for cell in row)
+
+
+def test_the_page_s_expressions_are_understood(series: Promql) -> None:
+    expressions = [re.findall(r"`([^`]+)`", row[1])[0] for row in rows(PAGE, "## Questions and their expressions")]
+    assert len(expressions) > 4
+    for expression in expressions:
+        series.check(expression)
 
 
 @pytest.mark.parametrize(
