@@ -1,4 +1,4 @@
-"""Judging this machine: the socket's folder, files with secrets, the folder of timelines, the limit of open files."""
+"""Judging this machine: addresses, files with secrets, the folder of timelines, the limit of open files."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from poold.config.model import Config
 from poold.config.permissions import exposed_files
 from poold.operations.findings import OK, PROBLEM, WARNING, Finding
 from poold.system.address_claim import is_claimed
+from poold.system.tcp_listener import listening_socket
 from poold.system.timelines import default_folder
 
 # Descriptors of the process itself, and those of a few clients that come in the worst moment.
@@ -34,6 +35,8 @@ def host_findings(config: Config) -> Iterator[Finding]:
     if any(len(group.endpoints) > 1 or group.wanted != "any" for group in config.groups.values()):
         state = config.broker.state_dir
         yield _writable("state_dir", Path(state) if state else default_folder(), "timelines are forgotten at a restart")
+    if config.broker.metrics_address is not None and not is_claimed(config.broker.address):
+        yield _metrics(config.broker.metrics_address)
     yield _descriptors(config)
 
 
@@ -68,6 +71,16 @@ def _writable(subject: str, folder: Path, consequence: str) -> Finding:
     )
     advice = f"make {folder} for the broker's user, or run poold doctor as that user"
     return Finding(subject, PROBLEM, text if there.is_dir() else f"{there} is no folder: {consequence}", advice)
+
+
+def _metrics(address: str) -> Finding:
+    """Whether metrics could be served there; a broker that runs has shown it."""
+    try:
+        listening_socket("metrics_address", address).close()
+    except OSError as error:
+        text, _, advice = str(error).rpartition("; ")
+        return Finding("metrics", PROBLEM, text, advice)
+    return Finding("metrics", OK, f"metrics can be served at {address}")
 
 
 def _descriptors(config: Config) -> Finding:

@@ -297,3 +297,21 @@ LEGACY = [
     b'{"db": [{"host": "h", "name": "n", "user": "u", "pass": "p"}],'
     b' "groups": {"a": {"connection_count": 2, "autocommit": true}}}',
 ]
+
+# Heads of requests for metrics, without the empty line at their end.
+HTTP = [
+    b"GET /metrics HTTP/1.1\r\nHost: localhost:9127\r\nUser-Agent: Prometheus/3.5\r\nAccept-Encoding: gzip\r\n"
+    b"Accept: application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
+    b"HEAD http://a/metrics?x=1 HTTP/1.0\r\nConnection: keep-alive",
+    b"POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 3",
+]
+HTTP_WORDS = (
+    b"\r\n",
+    b"Host: a",
+    b"Connection: close",
+    b"Transfer-Encoding: chunked",
+    b"q=0.",
+    b";",
+    b",",
+    b" HTTP/1.1",
+)

@@ -34,6 +34,7 @@ from poold.core.statements import literals, sql
 from poold.core.statements.statement import Statements
 from poold.core.work import references
 from poold.core.work.transaction_plan import Plan
+from poold.metrics.http import read_head, response
 from poold.postgres import diagnostics
 from poold.postgres.errors import WireError
 from poold.postgres.parameter_status import ParameterStatus
@@ -286,6 +287,12 @@ class _Nobody:
         return None
 
 
+def _metrics(data: bytes) -> str:
+    request = read_head(data)
+    assert response(request, b"page", 0.0).startswith(b"HTTP/1.1 ")
+    return f"{request.status} {request.wanted.name} {request.is_head} {request.is_kept}"
+
+
 def _zap(data: bytes) -> str:
     handler: Any = object.__new__(ZapHandler)
     handler._clients, handler._next_log, handler._probe, handler.refused = _Nobody(), float("inf"), "", 0
@@ -336,6 +343,7 @@ DECODERS: dict[str, Decoder] = {
     "public-key": Decoder(_public_key, corpus.KEY_FILES, (ValueError,), _KEY_WORDS, 50),
     "secret-key": Decoder(_secret_key, corpus.KEY_FILES, (ValueError,), _KEY_WORDS, 50),
     "zap": Decoder(_zap, corpus.ZAP, (), (b"\0\5poold", b"\0\5CURVE", b"\0\0")),
+    "metrics": Decoder(_metrics, corpus.HTTP, (), corpus.HTTP_WORDS, 40),
     "config": Decoder(_config, [corpus.TOML], (file.ConfigError,), _TOML_WORDS, 1000),
     "legacy": Decoder(_legacy, corpus.LEGACY, (file.ConfigError,), _LEGACY_WORDS, 2000),
 }

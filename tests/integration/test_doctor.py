@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from brokers import ROOT, Broker, environment, poold, toml
 from clusters import Cluster, cluster
-from postgres import Postgres
+from postgres import Postgres, free_port
 
 ROLE = "patient"
 NOWHERE = {"host": "127.0.0.1", "port": 1, "dbname": "app", "user": "app"}
@@ -224,6 +224,23 @@ def test_the_sockets_folder_is_judged(examine: Examine, patient: dict[str, Any],
     code, report = examine({"main": patient}, groups, {"address": f"ipc://{tmp_path}/poold.toml/s"})
     assert code == 1
     assert "poold.toml is no folder" in report["problems"][0]
+
+
+def test_the_address_for_metrics_is_tried(
+    examine: Examine, patient: dict[str, Any], start_broker: Callable[..., Broker]
+) -> None:
+    address, groups = f"127.0.0.1:{free_port()}", {"default": {}}
+    code, report = examine({"main": patient}, groups, {"metrics_address": address})
+    assert code == 0
+    assert advice(report, f"metrics: metrics can be served at {address}") == ""
+    broker = start_broker(broker={"metrics_address": address})
+    code, report = examine({"main": patient}, groups, {"metrics_address": address})
+    assert code == 1
+    assert advice(report, f"metrics_address = '{address}' cannot be used: address already in use") == (
+        "choose another one"
+    )
+    code, _ = examine({"main": patient}, groups, {"metrics_address": address, "address": broker.address})
+    assert code == 0  # it is this broker that has it
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
