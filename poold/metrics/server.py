@@ -187,8 +187,8 @@ class MetricsServer:
         """Answer a request that is whole, or let it wait for its page. Returns whether there was one."""
         if not connection.find_request():
             return False
-        self._watch(connection)
         if connection.state is State.WAITING:
+            self._watch(connection)
             self._waiting.append(connection)
             if self._maker is None:
                 self._begin_page()
@@ -207,8 +207,8 @@ class MetricsServer:
         except OSError:
             self._drop(connection)
             return
-        # It is the last one to make room for others.
-        self._connections[connection.descriptor] = self._connections.pop(connection.descriptor)
+        if connection.state is not State.WRITING:  # it has been answered, so it is the last one to make room for others
+            self._connections[connection.descriptor] = self._connections.pop(connection.descriptor)
         self._watch(connection)
         if connection.state is State.READING and connection.has_more:
             # Others have their turn before the request behind the last one.
