@@ -70,7 +70,11 @@ class Stage:
 def play(scene: Callable[[Stage], Awaitable[None]]) -> None:
     """Run the scene on a loop like the broker's."""
 
+    unexpected = []
+
     async def staged() -> None:
+        # In the broker whatever gets here ends it.
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: unexpected.append(context))
         stage = Stage()
         try:
             await scene(stage)
@@ -78,6 +82,7 @@ def play(scene: Callable[[Stage], Awaitable[None]]) -> None:
             await stage.close()
 
     uvloop.run(staged())
+    assert unexpected == []
 
 
 async def answered(reader: asyncio.StreamReader) -> tuple[int, bytes]:

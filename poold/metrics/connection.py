@@ -40,6 +40,22 @@ class State(Enum):
     ENDING = "ending"
 
 
+class Watch(Enum):
+    """What of the socket is watched."""
+
+    NOTHING = "nothing"
+    READ = "read"
+    WRITE = "write"
+
+
+_WANTED = {
+    State.READING: Watch.READ,
+    State.WAITING: Watch.NOTHING,
+    State.WRITING: Watch.WRITE,
+    State.ENDING: Watch.READ,
+}
+
+
 class Connection:
     """One connection; the socket does not block."""
 
@@ -49,10 +65,16 @@ class Connection:
         self.state = State.READING
         self.deadline = now + REQUEST_TIMEOUT
         self.is_last = False  # it ends behind its next answer
+        self.watched = Watch.NOTHING  # kept by whoever watches
         self._is_new = True  # nothing has been answered yet
         self._received = b""
         self._request = Request(HTTPStatus.BAD_REQUEST)
         self._unsent = memoryview(b"")
+
+    @property
+    def wants(self) -> Watch:
+        """What has to be watched in this state."""
+        return _WANTED[self.state]
 
     @property
     def wanted(self) -> Format:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from time import monotonic, time
 
 from poold.metrics.budget import Budget
-from poold.metrics.connection import Connection, State
+from poold.metrics.connection import Connection, State, Watch
 from poold.metrics.exposition import Format
 from poold.system.poller import Poller
 from poold.system.tcp_listener import listening_socket
@@ -159,16 +159,17 @@ class MetricsServer:
     # Connections.
 
     def _watch(self, connection: Connection) -> None:
-        """Watch for what the connection's state wants."""
-        descriptor, state = connection.descriptor, connection.state
-        if self._is_resting or state is State.WAITING:
-            self._poller.remove_reader(descriptor)
-            self._poller.remove_writer(descriptor)
-        elif state is State.WRITING:
-            self._poller.remove_reader(descriptor)
+        """Watch for what the connection's state wants, and for nothing else."""
+        descriptor = connection.descriptor
+        wanted = Watch.NOTHING if self._is_resting else connection.wants
+        if wanted is connection.watched:
+            return
+        self._poller.remove_reader(descriptor)
+        self._poller.remove_writer(descriptor)
+        connection.watched = wanted
+        if wanted is Watch.WRITE:
             self._poller.add_writer(descriptor, self._counted(lambda: self._send(connection)))
-        else:
-            self._poller.remove_writer(descriptor)
+        elif wanted is Watch.READ:
             self._poller.add_reader(descriptor, self._counted(lambda: self._read(connection)))
 
     def _read(self, connection: Connection) -> None:
