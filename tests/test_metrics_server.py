@@ -180,6 +180,18 @@ def test_what_is_no_request_is_answered_and_the_connection_ends(said: bytes, sta
     play(scene)
 
 
+@pytest.mark.parametrize("some", [b"G", b"\r\n"], ids=["a letter", "a line end"])
+def test_what_comes_of_a_request_is_no_new_time_for_it(some: bytes) -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        begun = connection.Connection(near, 100.0)
+        for now in (100.0, 102.0, 104.0):
+            far.send(some)
+            assert begun.receive(now)
+            assert not begun.find_request()
+            assert begun.deadline == 100.0 + connection.REQUEST_TIMEOUT
+
+
 def test_who_does_not_finish_a_request_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "REQUEST_TIMEOUT", SHORT)
     monkeypatch.setattr(server, "LOOK", SHORT)
