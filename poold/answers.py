@@ -14,7 +14,7 @@ from client.wire.messages import Ask
 from poold import __version__
 from poold.clients.frontend import Frontend
 from poold.clients.transport import Peer
-from poold.config.model import BrokerConfig
+from poold.config.current import CurrentConfig
 from poold.core.broker import Broker
 from poold.core.clients import access
 from poold.core.figures import figures
@@ -25,7 +25,7 @@ from poold.metrics.process import process_figures
 class Answers:
     """Answers questions about the broker."""
 
-    def __init__(self, config: BrokerConfig, broker: Broker, frontend: Frontend, lane: Any, why_no_lane: str) -> None:
+    def __init__(self, config: CurrentConfig, broker: Broker, frontend: Frontend, lane: Any, why_no_lane: str) -> None:
         """lane is the compiled Lane, None without one; why_no_lane says why."""
         self._config = config
         self._broker = broker
@@ -75,7 +75,7 @@ class Answers:
         )
 
     def _reader(self, peer: Peer) -> int | None:
-        return None if access.is_admin(peer.caller(), self._config.admin_uids) else peer.key
+        return None if access.is_admin(peer.caller(), self._config.broker.admin_uids) else peer.key
 
     def _lane_in_words(self) -> dict[str, Any]:
         return {"state": self._why_no_lane} if self._lane is None else {"state": describe(), **self._lane.counts}

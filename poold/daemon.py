@@ -40,7 +40,8 @@ from poold import __version__
 from poold.answers import Answers
 from poold.clients.frontend import Frontend
 from poold.clients.transport import Peer, Receiver, Transport
-from poold.config.model import BrokerConfig, Config
+from poold.config.current import CurrentConfig
+from poold.config.model import Config
 from poold.core import effects
 from poold.core.broker import Broker
 from poold.core.clients import access
@@ -109,7 +110,6 @@ class Daemon:
         self._metrics_socket = metrics
         self._claim = claim
         self._succession = Succession(command, self._succeeded) if command else None
-        self._config = config
         # The compiled modules of the lane, None without one.
         self._compiled = _LANE if ipc_path(config.broker.address) is not None else None
         make_queue = Queue if self._compiled is None else self._compiled.Queue
@@ -151,14 +151,14 @@ class Daemon:
         if self._compiled is not None:
             self._lane = self._compiled.Lane(self._broker, self._loop.call_later)
         poller = Poller(self._lane)
-        self._backends = Backends(self._config, self._broker, self._wake, poller)
-        self._observers = Observers(self._config, self._broker, self._wake)
+        self._backends = Backends(self._broker.config, self._broker, self._wake, poller)
+        self._observers = Observers(self._broker.config, self._broker, self._wake)
         if self._lane is not None:
             self._lane.attach(self._backends)
-        listen = partial(_transport, self._config.broker, poller, self._inherited)
-        self._frontend = Frontend(self._config, self._broker, self._answer, self._wake, listen, self._release)
+        listen = partial(_transport, self._broker.config, poller, self._inherited)
+        self._frontend = Frontend(self._broker.config, self._broker, self._answer, self._wake, listen, self._release)
         why_none = describe() if _LANE is None else "not over tcp"
-        self._answers = Answers(self._config.broker, self._broker, self._frontend, self._lane, why_none)
+        self._answers = Answers(self._broker.config, self._broker, self._frontend, self._lane, why_none)
         self._metrics = MetricsServer(self._metrics_socket, poller, self._answers.page)
         for number in STOP_SIGNALS:
             self._loop.add_signal_handler(number, self._signalled, number)
@@ -170,7 +170,7 @@ class Daemon:
                 self._metrics.start()  # else the broker before this one serves them until this one is ready
             log.info("broker started address=%s pid=%d version=%s", self._frontend.address, os.getpid(), __version__)
             unready = await unready_groups(
-                lambda: self._broker.snapshot(monotonic()), self._config.groups, self._stopped
+                lambda: self._broker.snapshot(monotonic()), self._broker.config.groups, self._stopped
             )
             if not self._stopped.done():
                 self._claim.own()
@@ -312,7 +312,7 @@ class Daemon:
         else:
             self._broker.drain(monotonic())
         self._frontend.draining()
-        self._service.stopping(0 if at_once else self._config.broker.drain_timeout)
+        self._service.stopping(0 if at_once else self._broker.config.broker.drain_timeout)
         self._wake()
 
     def _restart(self) -> dict[str, Any] | Failure:
@@ -342,7 +342,7 @@ class Daemon:
 
     def _answer(self, message: Ask, peer: Peer) -> dict[str, Any] | Answer | Failure | None:
         """Answer a question to the broker itself; the core decides who may ask it. None: the core answers later."""
-        refused = access.may_not_ask(message.what, peer.caller(), self._config.broker.admin_uids)
+        refused = access.may_not_ask(message.what, peer.caller(), self._broker.config.broker.admin_uids)
         if refused is not None:
             log.warning("question refused pid=%d uid=%s what=%s", peer.pid, peer.uid, message.what)
             return refused
@@ -372,9 +372,9 @@ class Daemon:
             self._stopped.set_exception(BrokerCrashed(f"the broker ended for an unexpected {kind}; its log says where"))
 
 
-def _transport(config: BrokerConfig, poller: Poller, inherited: socket.socket | None, receiver: Receiver) -> Transport:
+def _transport(config: CurrentConfig, poller: Poller, inherited: socket.socket | None, receiver: Receiver) -> Transport:
     """Return the transport of the configured address; only the one that is needed is imported."""
-    if ipc_path(config.address) is not None:
+    if ipc_path(config.broker.address) is not None:
         from poold.clients.ipc import IpcTransport
 
         return IpcTransport(config, receiver, poller, inherited)

@@ -5,6 +5,7 @@ import socket
 from types import SimpleNamespace
 from typing import Any
 
+from poold.config.current import CurrentConfig
 from poold.config.model import BrokerConfig, Config, EndpointConfig, GroupConfig
 from poold.core.effects import SimpleQuery
 from poold.postgres.backend import Unread
@@ -18,11 +19,12 @@ class Shell:
     """Backends of a core that takes everything to heart, and what it was told."""
 
     def __init__(self) -> None:
-        self._config = Config(
+        config = Config(
             broker=BrokerConfig(address="ipc:///tmp/x"),
             endpoints={"main": EndpointConfig(host="/tmp", dbname="db", user="user")},
             groups={"default": GroupConfig(endpoints=("main",))},
         )
+        self._config = CurrentConfig(config)
         self._lost: asyncio.Future[tuple[Any, ...]] = asyncio.get_running_loop().create_future()
         self.woken = 0
         self.poller = Poller()

@@ -12,7 +12,8 @@ from waiting import wait_until
 
 from poold.clients.tcp import TcpPeer, TcpTransport
 from poold.clients.transport import Peer
-from poold.config.model import BrokerConfig
+from poold.config.current import CurrentConfig
+from poold.config.model import BrokerConfig, Config
 
 
 class Told:
@@ -43,10 +44,14 @@ class Told:
         """Nothing."""
 
 
+def current(broker: BrokerConfig) -> CurrentConfig:
+    return CurrentConfig(Config(broker=broker, endpoints={}, groups={}))
+
+
 @asynccontextmanager
 async def listening() -> AsyncIterator[tuple[TcpTransport, Told]]:
     told = Told()
-    transport = TcpTransport(BrokerConfig(address=f"tcp://127.0.0.1:{free_port()}"), told)
+    transport = TcpTransport(current(BrokerConfig(address=f"tcp://127.0.0.1:{free_port()}")), told)
     try:
         yield transport, told
     finally:

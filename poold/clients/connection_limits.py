@@ -10,7 +10,7 @@ import socket
 import struct
 from collections import Counter
 
-from poold.config.model import BrokerConfig
+from poold.config.current import CurrentConfig
 
 # Descriptors for anything but clients: backends while they are replaced, the loop's own, files being read.
 SPARE_DESCRIPTORS = 64
@@ -25,11 +25,18 @@ GROUPS_BYTES = 1024
 class ConnectionLimits:
     """Counts the connected clients, and says who may not connect."""
 
-    def __init__(self, config: BrokerConfig) -> None:
+    def __init__(self, config: CurrentConfig) -> None:
         self._config = config
-        self.limit = descriptor_limit(config.max_clients)
+        self._room = descriptor_room()
+        if objection := descriptor_objection(config.broker.max_clients):
+            raise ValueError(objection)
         self._count = 0
         self._by_user: Counter[int] = Counter()
+
+    @property
+    def limit(self) -> int:
+        """How many clients there may be."""
+        return self._config.broker.max_clients or max(self._room, FEW_CLIENTS)
 
     def objection(self, connection: socket.socket, uid: int, gid: int) -> tuple[str, str] | None:
         """Return why this user may not connect another client, for the log and for the client; None if it may."""
@@ -58,7 +65,7 @@ class ConnectionLimits:
 
     def _is_allowed(self, connection: socket.socket, uid: int, gid: int) -> bool:
         """Whether this user may connect; without lists the mode of the socket file has already decided that."""
-        config = self._config
+        config = self._config.broker
         if not config.allow_uids and not config.allow_gids:
             return True
         if uid in (0, os.getuid()) or uid in (*config.allow_uids, *config.admin_uids) or gid in config.allow_gids:
@@ -72,19 +79,21 @@ class ConnectionLimits:
         return any(group in config.allow_gids for (group,) in struct.iter_unpack("I", packed))
 
 
-def descriptor_limit(max_clients: int) -> int:
-    """Return how many clients there may be; max_clients 0 is as many as there are descriptors for.
-
-    Raises the soft limit of descriptors to the hard one. Raises ValueError if even that is too low for max_clients.
-    """
+def descriptor_room() -> int:
+    """Return for how many clients there are descriptors; raises the soft limit of descriptors to the hard one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard - SPARE_DESCRIPTORS - RESERVED_CLIENTS
+
+
+def descriptor_objection(max_clients: int) -> str:
+    """Return why there cannot be so many clients, "" if there can."""
+    room = descriptor_room()
+    if max_clients <= room:
+        return ""
     others = SPARE_DESCRIPTORS + RESERVED_CLIENTS
-    room = hard - others
-    if max_clients > room:
-        raise ValueError(
-            f"max_clients = {max_clients} needs {max_clients + others} descriptors, this process may have "
-            f"{hard}; raise the limit (ulimit -n, LimitNOFILE= of systemd) or lower max_clients"
-        )
-    return max_clients or max(room, FEW_CLIENTS)
+    return (
+        f"max_clients = {max_clients} needs {max_clients + others} descriptors, this process may have "
+        f"{room + others}; raise the limit (ulimit -n, LimitNOFILE= of systemd) or lower max_clients"
+    )

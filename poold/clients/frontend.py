@@ -40,7 +40,8 @@ from client.wire.messages import (
 from poold import __version__
 from poold.clients.ledger import Ledger
 from poold.clients.transport import Peer, Receiver, Transport
-from poold.config.model import Config, GroupConfig
+from poold.config.current import CurrentConfig
+from poold.config.model import GroupConfig
 from poold.core.broker import Broker
 from poold.system.rate_limited_log import RateLimitedLog
 
@@ -56,7 +57,7 @@ class Frontend:
 
     def __init__(
         self,
-        config: Config,
+        config: CurrentConfig,
         broker: Broker,
         ask: Callable[[Ask, Peer], dict[str, Any] | Answer | Failure | None],
         wake: Callable[[], None],

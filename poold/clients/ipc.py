@@ -29,6 +29,7 @@ from poold.clients.ipc_peer import SECONDS_AT_ONCE, IpcPeer
 from poold.clients.partial_messages import PartialMessages
 from poold.clients.transport import Receiver
 from poold.clients.unread_budget import UnreadBudget
+from poold.config.current import CurrentConfig
 from poold.config.model import BrokerConfig
 from poold.system.poller import Poller
 from poold.system.rate_limited_log import RateLimitedLog
@@ -45,10 +46,10 @@ class IpcTransport:
     """The listening socket, and its clients."""
 
     def __init__(
-        self, config: BrokerConfig, frontend: Receiver, poller: Poller, inherited: socket.socket | None = None
+        self, config: CurrentConfig, frontend: Receiver, poller: Poller, inherited: socket.socket | None = None
     ) -> None:
         """Listen at the address; inherited is a socket that does so already, with its own mode and backlog."""
-        path = ipc_path(config.address)
+        path = ipc_path(config.broker.address)
         assert path is not None
         self.config = config
         self.frontend = frontend
@@ -59,12 +60,12 @@ class IpcTransport:
         self.unread = UnreadBudget(config)
         # Connections, from accept until they end.
         self.peers: set[IpcPeer] = set()
-        self.unfinished = PartialMessages(config.max_request_bytes, self.loop)
+        self.unfinished = PartialMessages(config.broker.max_request_bytes, self.loop)
         self._path = path
         self._door = ConnectionLimits(config)
         self._is_left = False  # whether nobody is accepted any more
         self._is_inherited = inherited is not None
-        self._listener = _listener(config, path) if inherited is None else inherited
+        self._listener = _listener(config.broker, path) if inherited is None else inherited
         self.poller.add_reader(self._listener.fileno(), self._accept)
         self.is_ending = False  # nothing more is read
         self._finished: asyncio.Future[None] = self.loop.create_future()

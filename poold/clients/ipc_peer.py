@@ -57,7 +57,7 @@ class IpcPeer(Peer):
         super().__init__(uid, gid, pid)
         self._transport = transport
         self._socket = connection
-        self._zmtp = ZmtpConnection(transport.config.max_request_bytes, SERVER)
+        self._zmtp = ZmtpConnection(transport.config.broker.max_request_bytes, SERVER)
         # Replies that the socket did not take yet; while there are any, the loop watches for room. Else None.
         self._outgoing: SendBuffer | None = None
         self.taken_at = 0.0  # when the socket last took some of these
@@ -288,7 +288,7 @@ class IpcPeer(Peer):
             if self._state is READING:
                 self._become(HELD)
             if self._timer is None:
-                timeout = self._transport.config.client_write_timeout
+                timeout = self._transport.config.broker.client_write_timeout
                 self._timer = self._transport.loop.call_later(timeout, self._write_overdue, timeout)
 
     def _writable(self) -> None:
@@ -318,7 +318,7 @@ class IpcPeer(Peer):
 
     def _is_over(self) -> bool:
         """Whether the client leaves more unread than it may."""
-        return self._outgoing is not None and self._outgoing.size > self._transport.config.client_buffer_bytes
+        return self._outgoing is not None and self._outgoing.size > self._transport.config.broker.client_buffer_bytes
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -23,6 +23,7 @@ from client.wire.keyfiles import read_secret
 from poold.clients.curve_auth import ZapHandler, ask_for_keys
 from poold.clients.transport import Peer, Receiver
 from poold.config.client_keys import ClientKeys
+from poold.config.current import CurrentConfig
 from poold.config.model import BrokerConfig
 from poold.core.clients.access import Caller
 
@@ -72,7 +73,7 @@ class TcpPeer(Peer):
 class TcpTransport:
     """The ROUTER socket: bound on creation."""
 
-    def __init__(self, config: BrokerConfig, frontend: Receiver) -> None:
+    def __init__(self, config: CurrentConfig, frontend: Receiver) -> None:
         self._frontend = frontend
         self._loop = asyncio.get_running_loop()
         # Clients by ROUTER identity and by descriptor: enter with their first message, leave when gone.
@@ -87,7 +88,7 @@ class TcpTransport:
         for option, value in (
             (zmq.ROUTER_MANDATORY, 1),
             (zmq.LINGER, LINGER_MS),
-            (zmq.MAXMSGSIZE, config.max_request_bytes),
+            (zmq.MAXMSGSIZE, config.broker.max_request_bytes),
             (zmq.BACKLOG, BACKLOG),
             (zmq.HANDSHAKE_IVL, HANDSHAKE_TIMEOUT_MS),
             (zmq.IPV6, 1),
@@ -102,7 +103,7 @@ class TcpTransport:
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         self._zap: ZapHandler | None = None
         try:
-            self._bind(config)
+            self._bind(config.broker)
         except BaseException:
             self._close_sockets()
             raise

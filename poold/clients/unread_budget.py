@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Protocol
 
 from client.wire.limits import REPLY_OVERHEAD_BYTES
-from poold.config.model import BrokerConfig
+from poold.config.current import CurrentConfig
 
 # A client that leaves more unread than so many of the largest results, besides client_buffer_bytes, is dropped at once.
 # A client that has one request at a time never comes there.
@@ -42,12 +42,22 @@ class Holder(Protocol):
 class UnreadBudget:
     """How much all clients together leave unread, in bytes, and how much they may."""
 
-    def __init__(self, config: BrokerConfig) -> None:
+    def __init__(self, config: CurrentConfig) -> None:
+        self._config = config
         self.size = 0
-        self.most_by_one = config.client_buffer_bytes + UNREAD_RESULTS * config.max_result_bytes
-        # At least one of the largest results must fit.
+
+    @property
+    def most_by_one(self) -> int:
+        """How much one client may leave unread."""
+        config = self._config.broker
+        return config.client_buffer_bytes + UNREAD_RESULTS * config.max_result_bytes
+
+    @property
+    def most(self) -> int:
+        """How much all of them may; at least one of the largest results must fit."""
+        config = self._config.broker
         largest = config.client_buffer_bytes + config.max_result_bytes + REPLY_OVERHEAD_BYTES
-        self.most = max(config.max_buffered_bytes, largest)
+        return max(config.max_buffered_bytes, largest)
 
     def changed(self, by: int, holders: Iterable[Holder]) -> None:
         """Add so many bytes, and make room if that is too much. To take bytes away, subtract them from size."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from client.wire.messages import Answer, Ask, Failure, GroupRequest
+from poold.config.current import CurrentConfig
 from poold.config.model import Config
 from poold.core.agenda import Agenda
 from poold.core.clients.access import Caller, open_to
@@ -71,7 +72,7 @@ class Broker:
         has_lane: whether the shell has a lane, to which backends may be lent. make_queue: the lane's queue, which does
         what `Queue` does. timelines: the newest one of each database cluster by its system identifier, as remembered.
         """
-        self.config = config
+        self.config = current = CurrentConfig(config)
         self.endpoints = {
             name: Endpoint(
                 name, each.query_timeout, each.connect_timeout, each.weight, "synchronous_commit" in each.options
@@ -90,12 +91,12 @@ class Broker:
         self.waiting = Waiting(agenda, self.accounts, self.leases)
         self.lifecycle = Lifecycle(agenda)
         self.backends: Mapping[int, Backend] = self.lifecycle.backends
-        self.admission = Admission(config.broker)
+        self.admission = Admission(current)
         self.rerouting = Rerouting(agenda, self.accounts, self.waiting, self.admission)
         # COPY has facts of its own.
         self.copying = Copying(agenda, self.backends, self.clients)
         self.runs = Runs(
-            config,
+            current,
             agenda,
             self.accounts,
             self.leases,
@@ -107,18 +108,16 @@ class Broker:
         )
         self.withdrawal = Withdrawal(self.leases, self.waiting, self.runs)
         self.watching = Watching(agenda, self.waiting)
-        self.hand_over = HandOver(config, agenda, self.accounts, self.waiting, self.runs)
+        self.hand_over = HandOver(current, agenda, self.accounts, self.waiting, self.runs)
         steps = agenda, self.leases, self.waiting, self.lifecycle, self.runs
-        self.observing = Observing(
-            config.broker.role_check_interval, self.groups.values(), timelines or {}, *steps, self.generations
-        )
+        self.observing = Observing(current, self.groups.values(), timelines or {}, *steps, self.generations)
         self.pausing = Pausing(agenda, self.clients, self.lifecycle)
         self.settling = Settling(*steps, self.hand_over, self.observing, self.rerouting, self.pausing, examine)
         self.reading = Reading(agenda, self.accounts, self.observing, self.rerouting, self.settling)
         killing = Killing(agenda, self.clients, self.leases, self.waiting, self.runs)
         self.operating = Operating(self.groups, self.endpoints, self.lifecycle, self.pausing, killing)
         self.deadlines = Deadlines(
-            config, *steps, self.watching, self.observing, self.settling, self.reading, self.pausing
+            current, *steps, self.watching, self.observing, self.settling, self.reading, self.pausing
         )
         self.reception = Reception(
             self.admission, self.accounts, self.leases, self.waiting, self.runs, self.settling, self.reading

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from poold.config.model import Config
+from poold.config.current import CurrentConfig
 from poold.core.agenda import Agenda
 from poold.core.clients.leases import Leases
 from poold.core.effects import Drop
@@ -34,7 +34,7 @@ class Deadlines:
 
     def __init__(
         self,
-        config: Config,
+        config: CurrentConfig,
         agenda: Agenda,
         leases: Leases,
         waiting: Waiting,
@@ -117,6 +117,8 @@ class Deadlines:
     def _running_due(self, request: Request, now: float) -> None:
         """The request has run until its deadline, or its COPY has waited for its client for too long."""
         idle_until = self._runs.copying.idle_until(request)
+        if self._runs.copying.may_wait_longer(request, now):
+            return
         if request.deadline is not None and (now >= request.deadline or idle_until is None):
             reason = failures.timeout_passed(request)
         else:
@@ -140,7 +142,7 @@ class Deadlines:
         request = lease.backend.running[-1] if lease.backend is not None and lease.backend.running else None
         if request is not None and request.verb is not Verb.QUERY:
             return  # a COMMIT or ROLLBACK is ending the lease
-        config = lease.group.config
+        config = lease.limits
         if lease.expires is not None and lease.expires <= now:
             reason = f"it was open for longer than lease_timeout = {config.lease_timeout:g} s"
         else:

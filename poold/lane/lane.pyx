@@ -19,7 +19,7 @@ from libc.stdlib cimport free, malloc
 from client.lane.octets cimport HEAD, LONG, SHORT_HEAD, get64
 from poold.lane.messages cimport MOST_STEPS, Message, are_values, read_message
 from poold.lane.pipelines cimport Pipelines
-from poold.lane.records cimport Fleet, Flight, Lent, Line, Way
+from poold.lane.records cimport Fleet, Flight, Lent, Limits, Line, Way
 from poold.lane.sockets cimport MSG_DONTWAIT, epoll_event, epoll_wait, is_nothing_yet, lane_clock, recv
 
 from poold.core.records.flow import MAX_MESSAGE_BYTES
@@ -47,16 +47,14 @@ cdef int MOST_WAYS = 1000  # of programs that make ever new transactions the cor
 cdef class Lane:
     """Serves clients and backends that it was given, until there is a surprise."""
 
-    cdef object admission, accounts, later
+    cdef object accounts, later
+    cdef Limits limits
     cdef Pipelines pipelines
     cdef list owners  # by descriptor: Line or Lent
-    cdef dict ways  # by key
-    cdef dict fleets  # by group
+    cdef dict ways, fleets  # by key; by group
     cdef char *into
     cdef double used  # when a request came last, about
     cdef bint is_ticking
-    cdef int most_requests
-    cdef long most_bytes
 
     def __cinit__(self):
         self.into = <char *>malloc(ROOM)
@@ -65,11 +63,8 @@ cdef class Lane:
 
     def __init__(self, broker, later):
         """later is the loop's call_later."""
-        config = broker.config.broker
-        self.admission = broker.admission
         self.accounts = broker.accounts
-        self.most_requests = config.max_client_requests
-        self.most_bytes = config.max_client_bytes
+        self.limits = Limits(broker)
         self.later = later
         self.owners = []
         self.ways = {}
@@ -159,6 +154,17 @@ cdef class Lane:
         for lent in list(self.pipelines.lent.values()):
             self.pipelines.hand_over(lent, b"")
         self.pipelines.hand_over_waiting([each for each in self.pipelines.waiting if (<Flight>each).is_waiting])
+
+    def reconfigured(self):
+        """Go by the configuration as it is from here on, and forget what is of removed groups."""
+        self.limits.load()
+        for way in [each for each in self.ways.values() if not (<Way>each).holds()]:
+            self._forget(way)
+        self.fleets = {group: each for group, each in self.fleets.items() if (<Fleet>each).count or not group.is_removed}
+        for fleet in self.fleets.values():
+            (<Fleet>fleet).load(self.pipelines.lent.values())
+        for line in [each for each in self.owners if type(each) is Line]:
+            (<Line>line).fleet = None  # perhaps it may not use that group any more
 
     cdef Fleet _fleet(self, group):
         if group not in self.fleets:
@@ -353,9 +359,9 @@ cdef class Lane:
             line.fleet = fleet
         requests = line.requests
         number = found.number
-        if requests and (number in requests or not self._has_room(line.client)):
+        if requests and (number in requests or not self.limits.has_room(line.client)):
             return False
-        if self.accounts.bytes + size > self.admission.most_bytes:
+        if self.accounts.bytes + size > self.limits.most_of_all:
             return False
         is_queue = fleet.queue.size > 0
         lent = None if is_queue else self.pipelines.backend_for(fleet, way)
@@ -392,9 +398,3 @@ cdef class Lane:
     cdef _forget(self, Way way):
         del self.ways[way.flow.key]
         way.end()
-
-    cdef bint _has_room(self, client) except -1:
-        """Whether a client that waits for replies may have one request more."""
-        cdef Py_ssize_t count = len(client.requests)
-        bytes_then = client.bytes + LONGEST_MESSAGE * (count + 1)
-        return not (0 < self.most_requests <= count or 0 < self.most_bytes < bytes_then)

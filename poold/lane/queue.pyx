@@ -93,6 +93,11 @@ cdef class Queue:
     def __len__(self):
         return self.size
 
+    def reweigh(self, weights):
+        """Let the priorities have these weights from here on."""
+        for row, weight in zip(self._rows, weights):
+            (<Row>row).stride = 1.0 / weight
+
     def __iter__(self):
         """All of them, in no useful order."""
         return iter(list(self._places))

@@ -85,6 +85,16 @@ cdef class Lent:
     cdef fold(self)
 
 
+cdef class Limits:
+    cdef object broker
+    cdef int most_requests
+    cdef long most_bytes
+    cdef readonly long most_of_all  # bytes of all clients' requests in the core
+
+    cdef load(self)
+    cdef bint has_room(self, client) except -1
+
+
 cdef class Fleet:
     cdef object group, stats, statements
     cdef Queue queue
@@ -104,6 +114,7 @@ cdef class Fleet:
     cdef long message_times[BUCKETS]  # of these, transaction messages'
     cdef double wait_seconds, run_seconds, message_seconds
 
+    cdef load(self, lents)
     cdef list idle_by_turn(self)
     cdef waited(self, double seconds)
     cdef ran(self, double seconds, bint is_transaction)

@@ -12,6 +12,7 @@ from client.wire.codec import decode_request
 from poold.core.effects import Bind
 from poold.core.pools.group import SHARING
 from poold.core.pools.routing import whose_turn
+from poold.core.records.flow import MAX_MESSAGE_BYTES
 from poold.core.statements import statement as statements
 from poold.core.stats import BOUNDS, Use
 
@@ -287,6 +288,27 @@ cdef class Lent:
             self.requests = self.joined = 0
 
 
+cdef class Limits:
+    """What all clients together, and each of them, may have in the core and in the lane, as configured."""
+
+    def __init__(self, broker):
+        self.broker = broker
+        self.load()
+
+    cdef load(self):
+        """Take them from the configuration."""
+        config = self.broker.config.broker
+        self.most_requests = config.max_client_requests
+        self.most_bytes = config.max_client_bytes
+        self.most_of_all = self.broker.admission.most_bytes
+
+    cdef bint has_room(self, client) except -1:
+        """Whether a client that waits for replies may have one request more."""
+        cdef Py_ssize_t count = len(client.requests)
+        bytes_then = client.bytes + MAX_MESSAGE_BYTES * (count + 1)
+        return not (0 < self.most_requests <= count or 0 < self.most_bytes < bytes_then)
+
+
 cdef class Fleet:
     """The backends of one group that are the lane's, by pool: at rest, and running."""
 
@@ -295,15 +317,27 @@ cdef class Fleet:
         self.queue = group.queue
         self.stats = group.stats
         self.statements = group.statements
-        self.pools = list(group.pools)
-        self.idle = [[] for _ in self.pools]
-        self.active = [[] for _ in self.pools]
+        self.pools = []
         self.queries = []
-        self.depth = group.config.pipeline_depth
+        self.load(())
+
+    cdef load(self, lents):
+        """Take what the group's configuration says; lents are all backends of the lane's."""
+        config = self.group.config
+        self.depth = config.pipeline_depth
         self.sharing_depth = min(SHARING, self.depth)
-        self.most = group.config.max_size
-        self.most_waiting = group.config.max_waiting
-        self.longest_wait = min(LONGEST_WAIT, group.config.queue_timeout / 2)
+        self.most = config.max_size
+        self.most_waiting = config.max_waiting
+        self.longest_wait = min(LONGEST_WAIT, config.queue_timeout / 2)
+        if self.pools != list(self.group.pools):
+            idle, active = self.idle, self.active
+            before = {pool: place for place, pool in enumerate(self.pools)}
+            self.pools = list(self.group.pools)
+            self.idle = [idle[before[pool]] if pool in before else [] for pool in self.pools]
+            self.active = [active[before[pool]] if pool in before else [] for pool in self.pools]
+            for lent in lents:
+                if (<Lent>lent).fleet is self:
+                    (<Lent>lent).place = self.pools.index((<Lent>lent).pool)
 
     cdef list idle_by_turn(self):
         """Return the backends that rest, of the pool whose turn it is."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 
-from poold.config.model import Config
+from poold.config.current import CurrentConfig
 from poold.core.effects import Unit
 from poold.postgres import libpq
 from poold.postgres.errors import WireError
@@ -39,7 +39,13 @@ class BackendConnection:
     """One open connection to PostgreSQL."""
 
     def __init__(
-        self, number: int, connection: Any, config: Config, is_read_only: bool, owner: Backends, endpoint: str = ""
+        self,
+        number: int,
+        connection: Any,
+        config: CurrentConfig,
+        is_read_only: bool,
+        owner: Backends,
+        endpoint: str = "",
     ) -> None:
         self.number = number
         self.endpoint = endpoint

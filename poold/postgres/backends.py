@@ -17,7 +17,8 @@ from time import monotonic
 
 import psycopg2
 
-from poold.config.model import Config, GroupConfig
+from poold.config.current import CurrentConfig
+from poold.config.model import GroupConfig
 from poold.core.broker import Broker
 from poold.core.effects import Unit
 from poold.core.facts import Completion, Loss, Server
@@ -46,7 +47,7 @@ class Backends:
     been told of the loss by then, and has answered the request; the effect is ignored.
     """
 
-    def __init__(self, config: Config, broker: Broker, wake: Callable[[], None], poller: Poller) -> None:
+    def __init__(self, config: CurrentConfig, broker: Broker, wake: Callable[[], None], poller: Poller) -> None:
         """wake is called after each fact given to broker: there may be effects to take."""
         self._config = config
         self._broker = broker
@@ -61,7 +62,6 @@ class Backends:
         # Bytes of results that are not whole, and the backends that are not read from until there are fewer: enter when
         # there are too many, leave when any such result is whole, or its backend is gone.
         self._unfinished = 0
-        self._most_unfinished = int(UNFINISHED_RESULTS * config.broker.max_buffered_bytes)
         self._waiting: dict[int, BackendConnection] = {}
         self._threads = ThreadPoolExecutor(CANCEL_THREADS, thread_name_prefix="cancel")
 
@@ -251,7 +251,7 @@ class Backends:
         """Count bytes of a result that is not whole yet; if all together are too large, only the largest goes on."""
         backend.unfinished += size
         self._unfinished += size
-        if self._unfinished > self._most_unfinished:
+        if self._unfinished > UNFINISHED_RESULTS * self._config.broker.max_buffered_bytes:
             largest = max(self._open.values(), key=lambda each: each.unfinished)
             if backend is not largest and backend.number in self._open:
                 self._waiting[backend.number] = backend

@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg2
 
-from poold.config.model import Config
+from poold.config.current import CurrentConfig
 from poold.core.broker import Broker
 from poold.core.facts import Location, Observation
 from poold.postgres import connect as connecting
@@ -68,7 +68,7 @@ _WHERE_TYPES = [bool, int, int]
 class Observers:
     """One connection to each endpoint that is asked what it is."""
 
-    def __init__(self, config: Config, broker: Broker, wake: Callable[[], None]) -> None:
+    def __init__(self, config: CurrentConfig, broker: Broker, wake: Callable[[], None]) -> None:
         """wake is called after each fact given to broker."""
         self._config = config
         self._broker = broker

@@ -210,7 +210,7 @@ class Invariants:
             assert begins, f"lease {lease.number} has no backend and waits for none"
             return
         assert backend.lease is lease, f"lease {lease.number} is not its backend's"
-        config = lease.group.config
+        config = lease.limits
         if backend.state is S.LEASED and (config.lease_timeout or config.idle_in_transaction_timeout):
             assert lease in self.broker.agenda.timers._deadlines, f"lease {lease.number} could stay for ever"
 
@@ -249,7 +249,7 @@ class Invariants:
             assert self.broker.clients.get(lease.client.key) is lease.client, "leased to a client that is gone"
         if state not in (S.IDLE, S.LEASED, S.LENT):
             held = self.broker.agenda.timers._deadlines
-            is_unlimited = backend.pool.endpoint.query_timeout == 0 and state is S.ACTIVE
+            is_unlimited = backend.query_timeout == 0 and state is S.ACTIVE
             assert is_unlimited or backend in held or backend.request in held, f"{backend} could stay so for ever"
 
     def check_lines(self) -> None:

@@ -82,7 +82,7 @@ def a_library_counts_as_reset(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def what_wants_a_session_runs_without_one(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("poold.core.clients.admission._objection", lambda *_: None)
+    patch.setattr("poold.core.clients.admission.statement_objection", lambda *_: None)
 
 
 @mutation

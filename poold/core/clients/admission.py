@@ -12,7 +12,6 @@ from typing import cast
 from client.wire.limits import NO_SESSION, ON_REPLICAS, OPENS_SESSION
 from client.wire.messages import (
     TX_LOST,
-    TX_NONE,
     BatchMessage,
     Commit,
     Failure,
@@ -20,39 +19,46 @@ from client.wire.messages import (
     Query,
     ResultMessage,
     Rollback,
-    Step,
     TransactionMessage,
 )
-from poold.config.model import BrokerConfig
+from poold.config.current import CurrentConfig
+from poold.core.clients.objections import (
+    READ_ONLY,
+    batch_objection,
+    message_would_write,
+    not_in,
+    statement_objection,
+    would_write,
+)
 from poold.core.pools.group import Group
-from poold.core.records.backend import Backend
 from poold.core.records.client import Client
 from poold.core.records.flow import MAX_MESSAGE_BYTES, Flight
 from poold.core.records.lease import Lease
 from poold.core.records.request import QUERY, Request, Verb
-from poold.core.statements.statement import PREPARED, Statement, Statements
+from poold.core.statements.statement import PREPARED, Statements
 from poold.core.stats import Refusal
-from poold.core.work import failures, read_only, settings
+from poold.core.work import failures, settings
 from poold.core.work.batch import Batch
 from poold.core.work.results import rolled_back
 from poold.core.work.script import Script
 from poold.core.work.transaction import refusal
-from poold.core.work.transaction_plan import Plan
-
-# The settings that hold for what only reads, and has to run on the primary: for the transaction that it runs in, and
-# for one that it begins by itself.
-READ_ONLY = b"transaction_read_only\0on\0default_transaction_read_only\0on\0"
 
 
 class Admission:
     """Turns messages into requests, or refuses them."""
 
-    def __init__(self, config: BrokerConfig) -> None:
+    def __init__(self, config: CurrentConfig) -> None:
         self.is_open = True  # whether new work is taken; an open lease may always be ended
         self._config = config
-        # Bytes of all clients' unanswered requests from which on a client is limited to its share, at least two of the
-        # largest requests.
-        self.most_bytes = max(config.max_buffered_bytes, 2 * config.max_request_bytes)
+
+    @property
+    def most_bytes(self) -> int:
+        """Bytes of all clients' unanswered requests from which on a client is limited to its share.
+
+        At least two of the largest requests.
+        """
+        config = self._config.broker
+        return max(config.max_buffered_bytes, 2 * config.max_request_bytes)
 
     def request(
         self,
@@ -112,7 +118,7 @@ class Admission:
             opens = message.session == OPENS_SESSION or (message.begin and not message.session)
             if not opens:
                 lease = client.leases.get(message.lease)
-                refused = _not_in(lease, client, group, message)
+                refused = not_in(lease, client, group, message)
                 group = group if lease is None else lease.group
             elif message.lease in client.leases:
                 refused = failures.protocol(f"lease {message.lease} is open already, numbers must be new")
@@ -155,7 +161,7 @@ class Admission:
             return failures.protocol("a batch runs in a session or a transaction, which has a lease number")
         if not plan.is_whole or len(message.values) != plan.count:
             return failures.protocol("a batch holds statements alone, with values for each")
-        refused = _batch_objection(group, plan, message)
+        refused = batch_objection(group, plan, message)
         if refused is not None:
             return refused
         steps = [step._replace(values=values) for step, values in zip(plan.steps, message.values, strict=True)]  # type: ignore[union-attr]  # no marks
@@ -180,9 +186,9 @@ class Admission:
                 return failures.protocol(str(violation))
         # The hot path: what most requests do not have is left to the class's defaults, and not checked again.
         is_special = statement.is_remarkable or message.settings
-        refused = _objection(statement, message) if is_special else None
+        refused = statement_objection(statement, message) if is_special else None
         if refused is None and group.config.read_only:
-            refused = _would_write(statement, message, lease)
+            refused = would_write(statement, message, lease)
         if refused is not None:
             return refused
         deadline = None if message.timeout is None else now + message.timeout
@@ -221,8 +227,8 @@ class Admission:
             return failures.usage(obstacle)
         if len(message.values) != plan.count:
             return failures.protocol(f"{plan.count} statements have {len(message.values)} values")
-        config, limit = group.config, self._config.max_result_bytes
-        if config.read_only and (refused := _message_would_write(plan, message)) is not None:
+        config, limit = group.config, self._config.broker.max_result_bytes
+        if config.read_only and (refused := message_would_write(plan, message)) is not None:
             return refused
         script = Script(message, plan, group.statements, config.track_outcome, limit, config.read_only)
         refused = refusal(script)
@@ -247,7 +253,7 @@ class Admission:
         """
         if not isinstance(message, (Query, BatchMessage, TransactionMessage)):
             return None
-        config, count = self._config, len(client.requests)
+        config, count = self._config.broker, len(client.requests)
         if 0 < config.max_client_requests <= count:
             reason = f"{count} unanswered requests, max_client_requests = {config.max_client_requests}"
         elif 0 < config.max_client_bytes < _unanswered_bytes(client, config.max_client_bytes - size) + size:
@@ -321,80 +327,3 @@ def _is_routed(statements: Statements, message: Query) -> bool:
         return False
     statement = statements.find(message.statement, message.types, b"")
     return statement.state is PREPARED and statement.proof.is_plain_read and not statement.is_forgotten
-
-
-def _not_in(lease: Lease | None, client: Client, group: Group, message: Query) -> Failure | None:
-    """Why the message cannot run in the lease that it names, None if it can; lease is None if it is not open."""
-    is_session = message.session != NO_SESSION
-    if lease is None:
-        return _gone(client, message.lease, is_session)
-    if lease.group not in (group, group.main) or lease.is_session is not is_session:
-        what = "session" if lease.is_session else "transaction"
-        return failures.usage(f"lease {lease.number} is a {what} in group {lease.group.name!r}")
-    return None
-
-
-def _objection(statement: Statement, message: Query) -> Failure | None:
-    """Why the statement may not run, must run in a session, or cannot have these settings; None if it can run."""
-    if statement.is_forbidden:
-        return failures.relied_on()
-    use = statement.use
-    if use.wants_session and not (message.session if use.wants_no_transaction else message.lease):
-        return failures.wants_session(use.leaves)
-    if not message.settings:
-        return None
-    traits = statement.examine()
-    if traits.is_several or traits.controls_transaction or traits.is_empty:
-        return failures.no_single(traits.is_several, message.settings.endswith(READ_ONLY))
-    reason = settings.objection(message.settings)
-    return failures.usage(reason) if reason else None
-
-
-def _would_write(statement: Statement, message: Query, lease: Lease | None) -> Failure | None:
-    """Why the statement cannot run in a read-only group; None if it can."""
-    is_in_block = message.begin or (
-        lease is not None
-        and (not lease.is_session or (lease.backend is not None and _is_in_block(lease.backend, lease)))
-    )
-    reason = read_only.settings_objection(message.settings) or read_only.objection(
-        statement.sql, message.values, is_in_block
-    )
-    return failures.usage(reason) if reason else None
-
-
-def _is_in_block(backend: Backend, lease: Lease) -> bool:
-    """Whether the lease is certainly inside a transaction block when its next statement runs."""
-    return backend.transaction != TX_NONE and not backend.running and not lease.pending
-
-
-def _batch_objection(group: Group, plan: Plan, message: BatchMessage) -> Failure | None:
-    """Why the batch cannot run, None if it can, as far as its statements tell."""
-    if plan.obstacle:
-        return failures.usage(plan.obstacle)
-    for place, values in enumerate(message.values):
-        statement = plan.statement(place)
-        if not statement.examine().is_plain:
-            return failures.usage(f"statement {place + 1} of the batch may not be planned by PostgreSQL; use query()")
-        if group.config.read_only and (reason := read_only.objection(statement.sql, values, is_in_block=True)):
-            return failures.usage(reason)
-        if statement.state is not PREPARED or not cast(Step, plan.steps[place]).prepare:
-            try:
-                statement.rendered(values)
-            except ProtocolViolation as violation:
-                return failures.protocol(f"statement {place + 1} of the batch: {violation}")
-    return None
-
-
-def _message_would_write(plan: Plan, message: TransactionMessage) -> Failure | None:
-    reason = read_only.settings_objection(message.settings)
-    if message.read_only is False:
-        reason = "this group is read_only, its transactions cannot be READ WRITE"
-    for place, at in enumerate(plan.places):
-        if at >= 0 and not reason:
-            reason = read_only.objection(plan.statement(place).sql, message.values[at], is_in_block=True)
-    return failures.usage(reason) if reason else None
-
-
-def _gone(client: Client, number: int, is_session: bool = False) -> Failure:
-    """The failure that tells what became of a lease that is not open."""
-    return client.lost_leases.get(number) or failures.lease_lost("it had ended already", is_session)

@@ -29,8 +29,8 @@ class Leases:
             lease.backend = backend
             lease.began = now
             backend.lease = lease
-            if request.group.config.lease_timeout:
-                lease.expires = now + request.group.config.lease_timeout
+            if lease.limits.lease_timeout:
+                lease.expires = now + lease.limits.lease_timeout
         if lease.expires is None:
             self._timers.clear(lease)
         else:
@@ -40,8 +40,8 @@ class Leases:
         """Let the lease's backend wait for the client's next statement."""
         backend.pool.move(backend, BackendState.LEASED)
         limits = [lease.expires] if lease.expires is not None else []
-        if lease.group.config.idle_in_transaction_timeout:
-            limits.append(now + lease.group.config.idle_in_transaction_timeout)
+        if lease.limits.idle_in_transaction_timeout:
+            limits.append(now + lease.limits.idle_in_transaction_timeout)
         if limits:
             self._timers.set(lease, min(limits))
 

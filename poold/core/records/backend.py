@@ -42,6 +42,7 @@ class Backend:
         "number",
         "pool",
         "prepared",
+        "query_timeout",
         "resets",
         "running",
         "server",
@@ -56,6 +57,8 @@ class Backend:
         self.group = pool.group
         self.pool = pool
         self.state = BackendState.CONNECTING
+        # Its session's statement_timeout in seconds, 0 for none: that of its endpoint when it was opened.
+        self.query_timeout = pool.endpoint.query_timeout
         # The requests it runs, first the one that PostgreSQL works on; the others wait in the connection behind it.
         # Not empty in the states of a running statement, and only there. Enter by `Runs.start`, or as a question of the
         # broker's around a statement; leave when they have ended.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from client.wire.limits import NORMAL
 
 if TYPE_CHECKING:
+    from poold.config.model import GroupConfig
     from poold.core.pools.group import Group
     from poold.core.records.backend import Backend
     from poold.core.records.client import Client
@@ -37,3 +38,8 @@ class Lease:
     outdates: bool = False
     # Requests of this lease that wait behind the one that runs, in order of arrival.
     pending: deque[Request] = field(default_factory=deque)
+    # Its time limits, which are those that it began with, whatever its group has by now.
+    limits: GroupConfig = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.limits = self.group.config

@@ -178,11 +178,23 @@ class Copying:
         waits = transfer.is_held if not transfer.is_in else not transfer.pending
         return transfer.moved + limit if waits else None
 
+    def may_wait_longer(self, request: Request, now: float) -> bool:
+        """Whether the request's time has come by a limit that its group has no more, or has raised: wait on, then."""
+        idle_until = self.idle_until(request)
+        if request.transfer is None or (request.deadline is not None and now >= request.deadline):
+            return False
+        if (idle_until is not None and idle_until <= now) or (idle_until is None and request.deadline is not None):
+            return False
+        self._set_time(request)
+        return True
+
     def _rearm(self, request: Request, transfer: Transfer, now: float) -> None:
         """Data has passed: set the time at which the client, or the request, is late."""
         transfer.moved = now
-        if request.state is not RUNNING:
-            return
+        if request.state is RUNNING:
+            self._set_time(request)
+
+    def _set_time(self, request: Request) -> None:
         due = [when for when in (request.deadline, self.idle_until(request)) if when is not None]
         if due:
             self._timers.set(request, min(due))

@@ -11,7 +11,7 @@ from typing import cast
 
 from client.wire.codec import decode_request
 from client.wire.messages import Query, TransactionMessage
-from poold.config.model import Config
+from poold.config.current import CurrentConfig
 from poold.core.agenda import Agenda
 from poold.core.clients.accounts import Accounts
 from poold.core.effects import Unit
@@ -29,7 +29,7 @@ from poold.core.work.units import Runner
 class HandOver:
     """The steps by which the lane's backends and requests become the core's."""
 
-    def __init__(self, config: Config, agenda: Agenda, accounts: Accounts, waiting: Waiting, runs: Runs) -> None:
+    def __init__(self, config: CurrentConfig, agenda: Agenda, accounts: Accounts, waiting: Waiting, runs: Runs) -> None:
         self._agenda = agenda
         self._accounts = accounts
         self._waiting = waiting

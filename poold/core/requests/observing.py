@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from poold.config.current import CurrentConfig
 from poold.core.agenda import Agenda
 from poold.core.clients.leases import Leases
 from poold.core.effects import Note, Observe, Remember
@@ -43,7 +44,7 @@ class Observing:
 
     def __init__(
         self,
-        interval: float,
+        config: CurrentConfig,
         groups: Iterable[Group],
         timelines: Mapping[str, int],
         agenda: Agenda,
@@ -53,8 +54,8 @@ class Observing:
         runs: Runs,
         generations: Generations,
     ) -> None:
-        """interval is in seconds. timelines: the newest one of each database cluster, as far as it was remembered."""
-        self._interval = interval
+        """timelines: the newest one of each database cluster, as far as it was remembered."""
+        self._config = config
         self._agenda = agenda
         every = list(groups)
         self._groups = [group for group in every if group.has_roles]
@@ -146,7 +147,8 @@ class Observing:
         self._is_started = self._is_started or all(each.is_asked for each in self.endpoints)
         self._judge(now)
         is_missing = any(group.is_primary_missing for group in self._groups)
-        pause = min(self._interval, URGENT_INTERVAL) if is_missing else self._interval
+        interval = self._config.broker.role_check_interval
+        pause = min(interval, URGENT_INTERVAL) if is_missing else interval
         self._agenda.timers.set(endpoint, now + pause)
 
     def handed_over(self, backend: Backend, now: float) -> None:

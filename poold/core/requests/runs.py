@@ -9,7 +9,7 @@ import itertools
 
 from client.wire.limits import BATCH
 from client.wire.messages import TX_BROKEN
-from poold.config.model import Config
+from poold.config.current import CurrentConfig
 from poold.core.agenda import Agenda
 from poold.core.clients.accounts import Accounts
 from poold.core.clients.leases import Leases
@@ -56,7 +56,7 @@ class Runs:
 
     def __init__(
         self,
-        config: Config,
+        config: CurrentConfig,
         agenda: Agenda,
         accounts: Accounts,
         leases: Leases,
@@ -146,7 +146,7 @@ class Runs:
         question.started = now
         backend.running.append(question)
         backend.pool.move(backend, ACTIVE)
-        self._timers.set(backend, now + backend.pool.endpoint.query_timeout + QUESTION_TIMEOUT)
+        self._timers.set(backend, now + backend.query_timeout + QUESTION_TIMEOUT)
         self._agenda.effects.append(Execute(backend.number, question.unit))
 
     def ended(self, backend: Backend, done: Completion, now: float) -> None:
@@ -222,7 +222,7 @@ class Runs:
     def _next_in_line(self, backend: Backend, request: Request, now: float) -> None:
         """PostgreSQL goes on with this request, which waited in the backend's connection."""
         if backend.state is CANCELLING and request.state is RUNNING:
-            self._timers.set(backend, now + max(backend.pool.endpoint.query_timeout, CANCEL_TIMEOUT) + GUARD)
+            self._timers.set(backend, now + max(backend.query_timeout, CANCEL_TIMEOUT) + GUARD)
         if backend.state is not ACTIVE:
             return
         if request.state is RUNNING:
@@ -235,7 +235,7 @@ class Runs:
 
     def _guard(self, backend: Backend, request: Request, now: float) -> None:
         """Set the time after which the broker checks whether the server still works on the backend's first request."""
-        timeout = backend.pool.endpoint.query_timeout
+        timeout = backend.query_timeout
         if timeout:
             statements = request.batch or (request.script.steps if request.script is not None else (request,))
             self._timers.set(backend, now + timeout * len(statements) + GUARD)

@@ -101,6 +101,11 @@ class Queue:
     def __len__(self) -> int:
         return self.size
 
+    def reweigh(self, weights: Sequence[int]) -> None:
+        """Let the priorities have these weights from here on."""
+        for line, weight in zip(self._lines, weights, strict=True):
+            line.stride = 1.0 / weight
+
     def __iter__(self) -> Iterator[Request]:
         """All of them, in no useful order. O(n)."""
         yield from self._returned

@@ -58,20 +58,20 @@ def by_query_timeout(backend: Backend, request: Request, failure: Failure, secon
 
     PostgreSQL's message may be in any language, so this is told by the seconds that the request ran.
     """
-    endpoint = backend.pool.endpoint
-    if failure.sqlstate != QUERY_CANCELED or not endpoint.query_timeout or "user request" in failure.message:
+    limit = backend.query_timeout
+    if failure.sqlstate != QUERY_CANCELED or not limit or "user request" in failure.message:
         return ""
     is_own = b"statement_timeout" in request.settings.lower()
-    if is_own or not EARLY * endpoint.query_timeout <= seconds <= endpoint.query_timeout + GUARD:
+    if is_own or not EARLY * limit <= seconds <= limit + GUARD:
         return ""
-    return failures.query_timeout_passed(endpoint.name, endpoint.query_timeout)
+    return failures.query_timeout_passed(backend.pool.endpoint.name, limit)
 
 
 def not_heard(backend: Backend, request: Request) -> str:
     """The reason, in words, why the broker does not wait for the request any longer."""
     endpoint = backend.pool.endpoint
     if must_have_ended(request):
-        return f"endpoint {endpoint.name!r} did not end it after its query_timeout of {endpoint.query_timeout:g} s"
+        return f"endpoint {endpoint.name!r} did not end it after its query_timeout of {backend.query_timeout:g} s"
     return f"endpoint {endpoint.name!r} sends nothing and is not at work for it"
 
 

@@ -159,7 +159,7 @@ def server_timeout(backend: Backend, request: Request, now: float) -> int:
 
     Notes in the request whether the server watches its deadline.
     """
-    limit = backend.pool.endpoint.query_timeout
+    limit = backend.query_timeout
     if request.settings:
         limit = settings.own_timeout(request.settings, limit)
     milliseconds = settings.until(request.deadline, now, limit)
