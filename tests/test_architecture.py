@@ -20,7 +20,7 @@ COMPILED = sorted([*ROOT.glob("client/**/*.p[yx][xd]"), *ROOT.glob("poold/**/*.p
 CORE_MAY_IMPORT = (
     "__future__", "abc", "bisect", "collections", "dataclasses", "enum", "heapq", "itertools", "re", "typing",
     "client.wire.arguments", "client.wire.codec", "client.wire.limits", "client.wire.messages", "client.wire.sqlstates",
-    "poold.config.current", "poold.config.model", "poold.core",
+    "poold.config.changes", "poold.config.current", "poold.config.model", "poold.core",
 )  # fmt: skip
 # Which room may import which: a room is a package, or a file that stands beside packages. What stands beside packages
 # and is not named here may import what it needs, as long as no circle comes of it.
@@ -67,8 +67,9 @@ ROOMS = {
         "poold.core.records", "poold.core.state", "poold.core.statements", "poold.core.stats", "poold.core.work",
     ],
     "poold.core.operations": [
-        "client.wire", "poold.core.agenda", "poold.core.clients", "poold.core.effects", "poold.core.pools",
-        "poold.core.records", "poold.core.requests", "poold.core.state", "poold.core.work",
+        "client.wire", "poold.config", "poold.core.agenda", "poold.core.clients", "poold.core.effects",
+        "poold.core.pools", "poold.core.records", "poold.core.requests", "poold.core.state", "poold.core.statements",
+        "poold.core.work",
     ],
     "poold.core.requests": [
         "client.wire", "poold.config", "poold.core.agenda", "poold.core.clients", "poold.core.effects",

@@ -15,10 +15,16 @@ from client.wire.limits import MAX_REQUEST_BYTES, MAX_RESULT_BYTES
 SIZES = {"kB": 1024, "MB": 1024**2, "GB": 1024**3}
 # In allow_users an entry that begins so names a client's key.
 KEY_PREFIX = "key:"
+# What a reload does about a changed key, if it is more than to let it hold from then on: it needs a restart; backends
+# are replaced, each as soon as it rests; and that, as they lead elsewhere.
+RESTART, REPLACE, MOVE = "restart", "replace", "move"
 
 
 def setting(help: str, default: Any = ..., minimum: float | None = None, **more: Any) -> Any:
-    """Make a dataclass field with its rules: help, the least value, and in more what else a Rule has, as choices."""
+    """Make a dataclass field with its rules: help, the least value, and in more what else a Rule has, as choices.
+
+    reload=RESTART, REPLACE or MOVE tells what a reload does about it.
+    """
     metadata = {"help": help, "minimum": minimum, **more}
     is_shown = not more.get("secret")
     return (
@@ -32,11 +38,13 @@ def setting(help: str, default: Any = ..., minimum: float | None = None, **more:
 class BrokerConfig:
     """`[broker]`: one broker process."""
 
-    address: str = setting("ipc:///absolute/path or tcp://HOST:PORT", default_address())
-    key_file: str | None = setting("the broker's secret key, made by poold keygen; for tcp://", None)
-    client_keys: str | None = setting("a folder with the public keys (*.key) of the clients that may connect", None)
-    max_request_bytes: int = setting("the largest request a client may send", MAX_REQUEST_BYTES, 4096)
-    max_result_bytes: int = setting("the largest result a client can get", MAX_RESULT_BYTES, 4096)
+    address: str = setting("ipc:///absolute/path or tcp://HOST:PORT", default_address(), reload=RESTART)
+    key_file: str | None = setting("the broker's secret key, made by poold keygen; for tcp://", None, reload=RESTART)
+    client_keys: str | None = setting(
+        "a folder with the public keys (*.key) of the clients that may connect", None, reload=RESTART
+    )
+    max_request_bytes: int = setting("the largest request a client may send", MAX_REQUEST_BYTES, 4096, reload=RESTART)
+    max_result_bytes: int = setting("the largest result a client can get", MAX_RESULT_BYTES, 4096, reload=RESTART)
     max_clients: int = setting("clients at once over ipc://; 0 is as many as there are descriptors", 0, 0)
     client_buffer_bytes: int = setting("replies a client may leave unread before it is not read from", 16777216, 65536)
     max_client_requests: int = setting("unanswered requests of one client; 0 is no limit", 2000, 0)
@@ -57,7 +65,9 @@ class BrokerConfig:
         "HOST:PORT where GET /metrics is answered, for Prometheus; left out: nowhere", None
     )
     state_dir: str | None = setting(
-        "a folder to remember the newest timeline of each database cluster in; left out: the user's own", None
+        "a folder to remember the newest timeline of each database cluster in; left out: the user's own",
+        None,
+        reload=RESTART,
     )
 
     @property
@@ -70,32 +80,36 @@ class BrokerConfig:
 class EndpointConfig:
     """`[endpoints.NAME]`: one PostgreSQL address and how to log in there."""
 
-    host: str = setting("a host name, an IP address or the folder of a unix socket")
-    port: int = setting("the port", 5432, 1, maximum=65535)
-    dbname: str = setting("the database")
-    user: str = setting("the role")
-    password: str | None = setting("the password itself; password_file is better", None, secret=True)
+    host: str = setting("a host name, an IP address or the folder of a unix socket", reload=MOVE)
+    port: int = setting("the port", 5432, 1, maximum=65535, reload=MOVE)
+    dbname: str = setting("the database", reload=MOVE)
+    user: str = setting("the role", reload=REPLACE)
+    password: str | None = setting("the password itself; password_file is better", None, secret=True, reload=REPLACE)
     password_file: str | None = setting("a file whose first line is the password", None)
     password_env: str | None = setting("an environment variable that holds the password", None)
     sslmode: str = setting(
         "as in libpq",
         "prefer",
         choices=("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+        reload=REPLACE,
     )
-    sslrootcert: str | None = setting("a file with the certificates of trusted authorities", None)
-    sslcert: str | None = setting("a file with the client's certificate", None)
-    sslkey: str | None = setting("a file with the client's key", None)
-    sslcrl: str | None = setting("a file with revoked certificates", None)
+    sslrootcert: str | None = setting("a file with the certificates of trusted authorities", None, reload=REPLACE)
+    sslcert: str | None = setting("a file with the client's certificate", None, reload=REPLACE)
+    sslkey: str | None = setting("a file with the client's key", None, reload=REPLACE)
+    sslcrl: str | None = setting("a file with revoked certificates", None, reload=REPLACE)
     channel_binding: str = setting(
         "require: the password's proof is bound to the server's certificate, or there is no connection",
         "prefer",
         choices=("prefer", "require", "disable"),
+        reload=REPLACE,
     )
     connect_timeout: float = setting("how long opening a backend may take", 10.0, 0.1)
-    query_timeout: float = setting("the server's statement_timeout; 0 is none", 5.0, 0)
-    temp_buffers: str = setting("PostgreSQL's temp_buffers, as in '128MB'", "128MB", pattern=r"\d+(kB|MB|GB)")
-    options: str = setting("further server options, as in '-c work_mem=64MB'", "")
-    application_name: str = setting("what pg_stat_activity shows", "poold")
+    query_timeout: float = setting("the server's statement_timeout; 0 is none", 5.0, 0, reload=REPLACE)
+    temp_buffers: str = setting(
+        "PostgreSQL's temp_buffers, as in '128MB'", "128MB", pattern=r"\d+(kB|MB|GB)", reload=REPLACE
+    )
+    options: str = setting("further server options, as in '-c work_mem=64MB'", "", reload=REPLACE)
+    application_name: str = setting("what pg_stat_activity shows", "poold", reload=REPLACE)
     weight: float = setting("its part of the work, in proportion to the other endpoints of a group", 1.0, 0.001)
 
 
@@ -124,8 +138,10 @@ class GroupConfig:
     catch_up: float = setting("how long a read waits for a replica to have what its process has written", 0.05, 0)
     min_size: int = setting("backends kept open", 1, 0)
     max_size: int = setting("backends at most, over all endpoints", 8, 1)
-    autocommit: bool = setting("true: each statement by itself; false: transactions by lease", True)
-    legacy_session: bool = setting("true: the with block of a Handler is a session, as in pgdbpool", False)
+    autocommit: bool = setting("true: each statement by itself; false: transactions by lease", True, reload=RESTART)
+    legacy_session: bool = setting(
+        "true: the with block of a Handler is a session, as in pgdbpool", False, reload=RESTART
+    )
     max_waiting: int = setting("requests that may wait; more are refused; 0 is no limit", 10_000, 0)
     queue_timeout: float = setting("how long a request waits for a backend", 30.0, 0.001)
     weights: Weights = setting("turns of each priority, in proportion", Weights())  # noqa: RUF009  a frozen value
@@ -134,18 +150,23 @@ class GroupConfig:
     max_lifetime: float = setting("an older backend is replaced; 0 is never", 3600.0, 0)
     idle_in_transaction_timeout: float = setting("a lease idle for longer is rolled back; 0 is never", 60.0, 0)
     lease_timeout: float = setting("a lease held for longer is rolled back; 0 is never", 600.0, 0)
-    read_only: bool = setting("true: statements can write nothing to the database", False)
-    prepare: str = setting("auto: statements seen often are prepared; off: never", "auto", choices=("auto", "off"))
+    read_only: bool = setting("true: statements can write nothing to the database", False, reload=REPLACE)
+    prepare: str = setting(
+        "auto: statements seen often are prepared; off: never", "auto", choices=("auto", "off"), reload=REPLACE
+    )
     plans: str = setting(
         "custom: prepared statements are planned for their values, as literals are; auto: as PostgreSQL decides",
         "custom",
         choices=("custom", "auto"),
+        reload=REPLACE,
     )
-    proofs: bool = setting("true: what statements are is found out, by trees that PostgreSQL logs as well", True)
+    proofs: bool = setting(
+        "true: what statements are is found out, by trees that PostgreSQL logs as well", True, reload=REPLACE
+    )
     pipeline_depth: int = setting("short autocommit statements that may share a backend; 1 is none", 16, 1)
     track_outcome: bool = setting("find out what became of a COMMIT whose answer was lost; costs 8 % of TPC-B", False)
     allow_users: tuple[str, ...] = setting("users who may use it: names, numbers, or key:NAME; all when left out", ())
-    sqlprepare: bool = setting('call "SQLPrepare"."PrepareQueries"() on each new backend', False)
+    sqlprepare: bool = setting('call "SQLPrepare"."PrepareQueries"() on each new backend', False, reload=REPLACE)
 
     @property
     def wanted(self) -> str:

@@ -7,7 +7,7 @@ shell takes them once per turn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from client.wire.messages import Answer, Ask, Failure, GroupRequest
@@ -24,9 +24,11 @@ from poold.core.facts import Completion, Location, Loss, Observation, Server
 from poold.core.operations.killing import Killing
 from poold.core.operations.operating import Operating
 from poold.core.operations.pausing import Pausing
+from poold.core.operations.reconfiguring import Reconfiguring
 from poold.core.pools import janitor
+from poold.core.pools.directory import Directory
 from poold.core.pools.endpoint import Endpoint
-from poold.core.pools.group import Group, for_reads
+from poold.core.pools.group import Group
 from poold.core.pools.lifecycle import Lifecycle
 from poold.core.reading import Reading
 from poold.core.reception import Reception
@@ -73,25 +75,19 @@ class Broker:
         what `Queue` does. timelines: the newest one of each database cluster by its system identifier, as remembered.
         """
         self.config = current = CurrentConfig(config)
-        self.endpoints = {
-            name: Endpoint(
-                name, each.query_timeout, each.connect_timeout, each.weight, "synchronous_commit" in each.options
-            )
-            for name, each in config.endpoints.items()
-        }
-        made = {name: Group(name, each, self.endpoints, make_queue) for name, each in config.groups.items()}
-        reads = [for_reads(group, self.endpoints, make_queue) for group in made.values() if group.role == "primary"]
-        self.groups = made | {group.name: group for group in reads}
+        self.directory = directory = Directory(current, make_queue)
+        self.endpoints: Mapping[str, Endpoint] = directory.endpoints
+        self.groups: Mapping[str, Group] = directory.groups
         # Connected clients: enter by client_arrived, leave by client_gone.
         self.clients: dict[int, Client] = {}
         self.agenda = agenda = Agenda(chance, has_lane)
-        self.generations = Generations(group.statements for group in self.groups.values())
+        self.generations = Generations(lambda: (group.statements for group in directory.every()))
         self.accounts = Accounts(agenda)
         self.leases = Leases(agenda, self.accounts)
         self.waiting = Waiting(agenda, self.accounts, self.leases)
         self.lifecycle = Lifecycle(agenda)
         self.backends: Mapping[int, Backend] = self.lifecycle.backends
-        self.admission = Admission(current)
+        self.admission = Admission(current, directory.removed)
         self.rerouting = Rerouting(agenda, self.accounts, self.waiting, self.admission)
         # COPY has facts of its own.
         self.copying = Copying(agenda, self.backends, self.clients)
@@ -110,14 +106,23 @@ class Broker:
         self.watching = Watching(agenda, self.waiting)
         self.hand_over = HandOver(current, agenda, self.accounts, self.waiting, self.runs)
         steps = agenda, self.leases, self.waiting, self.lifecycle, self.runs
-        self.observing = Observing(current, self.groups.values(), timelines or {}, *steps, self.generations)
-        self.pausing = Pausing(agenda, self.clients, self.lifecycle)
+        self.observing = Observing(current, directory, timelines or {}, *steps, self.generations)
+        self.pausing = Pausing(agenda, directory, self.clients, self.lifecycle)
         self.settling = Settling(*steps, self.hand_over, self.observing, self.rerouting, self.pausing, examine)
         self.reading = Reading(agenda, self.accounts, self.observing, self.rerouting, self.settling)
         killing = Killing(agenda, self.clients, self.leases, self.waiting, self.runs)
         self.operating = Operating(self.groups, self.endpoints, self.lifecycle, self.pausing, killing)
+        more = self.runs, self.generations, self.observing, self.pausing
+        self.reconfiguring = Reconfiguring(current, agenda, directory, self.clients, self.lifecycle, *more)
         self.deadlines = Deadlines(
-            current, *steps, self.watching, self.observing, self.settling, self.reading, self.pausing
+            current,
+            *steps,
+            self.watching,
+            self.observing,
+            self.settling,
+            self.reading,
+            self.pausing,
+            self.reconfiguring,
         )
         self.reception = Reception(
             self.admission, self.accounts, self.leases, self.waiting, self.runs, self.settling, self.reading
@@ -147,7 +152,7 @@ class Broker:
 
     def snapshot(self, now: float, reader: int | None = None) -> dict[str, Any]:
         """The state as plain values. reader is a client's key: then only the groups that it may use are shown."""
-        groups = self.groups if reader is None else self.clients[reader].open_groups
+        groups = self.directory.shown() if reader is None else self.clients[reader].open_groups
         return {
             "state": self.state.name.lower(),
             "clients": len(self.clients),
@@ -172,7 +177,8 @@ class Broker:
         while (key := self.agenda.timers.pop_due(now)) is not None:
             if key is _JANITOR:
                 self.agenda.timers.set(_JANITOR, now + janitor.INTERVAL)
-                self.deadlines.tidy(self.groups.values(), self.clients.values(), now)
+                self.deadlines.tidy(list(self.directory.every()), self.clients.values(), now)
+                self.directory.sweep()
             elif key is _DRAIN:
                 self.stop(now)
             else:
@@ -186,7 +192,7 @@ class Broker:
             self.admission.is_open = self.agenda.has_lane = False
             self.agenda.timers.set(_DRAIN, now + self.config.broker.drain_timeout)
             self.lifecycle.recall_all()
-            for group in self.groups.values():
+            for group in self.directory.every():
                 if group.is_paused:
                     self.agenda.serve(group)
             self.settling.settle(now)
@@ -198,13 +204,21 @@ class Broker:
         self.agenda.state = BrokerState.STOPPED
         self.admission.is_open = False
         self.pausing.stop()
-        self.hand_over.everything(self.backends.values(), self.groups.values(), now)
+        self.hand_over.everything(self.backends.values(), self.directory.every(), now)
         for backend in list(self.backends.values()):
             self.runs.lose(backend, Loss("the broker was stopped"), now)
         for client in self.clients.values():
             self.withdrawal.cut_off(client, now)
         self.settling.settle(now)
         self.agenda.effects.append(Stop())
+
+    def reconfigured(self, config: Config, now: float, renewed: Collection[str] = ()) -> None:
+        """Another configuration holds from here on, but for what needs a restart (`poold.config.changes`).
+
+        renewed: the names of endpoints whose files have another content.
+        """
+        self.reconfiguring.apply(config, renewed, now)
+        self.settling.settle(now)
 
     def ask(self, key: int, message: Ask, now: float) -> Answer | Failure | None:
         """An admin asks for something. None: the answer comes later, as an effect."""
@@ -226,7 +240,7 @@ class Broker:
     ) -> Mapping[str, Group]:
         """A client said Hello. Returns the groups it may use."""
         groups = open_to(caller or Caller(uid), self.groups)
-        client = self.clients[key] = Client(key, pid, name, uid, gid, groups)
+        client = self.clients[key] = Client(key, pid, name, uid, gid, groups, caller=caller)
         client.heard = now
         if self.config.broker.client_idle_timeout:
             self.agenda.timers.set(client, now + self.config.broker.client_idle_timeout)
@@ -292,20 +306,23 @@ class Broker:
 
     def observed(self, name: str, observation: Observation, now: float) -> None:
         """The endpoint's server says what it is."""
-        self.observing.observed(self.endpoints[name], observation, now)
-        self.reading.roles_told(now)
-        self.settling.settle(now)
+        if (endpoint := self.endpoints.get(name)) is not None:
+            self.observing.observed(endpoint, observation, now)
+            self.reading.roles_told(now)
+            self.settling.settle(now)
 
     def unobserved(self, name: str, error: str, now: float) -> None:
         """The endpoint's server could not be asked what it is."""
-        self.observing.unobserved(self.endpoints[name], error, now)
-        self.reading.roles_told(now)
-        self.settling.settle(now)
+        if (endpoint := self.endpoints.get(name)) is not None:
+            self.observing.unobserved(endpoint, error, now)
+            self.reading.roles_told(now)
+            self.settling.settle(now)
 
     def located(self, name: str, location: Location, now: float) -> None:
         """The endpoint's server says how far it has come."""
-        self.reading.located(self.endpoints[name], location, now)
-        self.settling.settle(now)
+        if (endpoint := self.endpoints.get(name)) is not None:
+            self.reading.located(endpoint, location, now)
+            self.settling.settle(now)
 
     # Facts about backends.
 

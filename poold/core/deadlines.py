@@ -9,6 +9,7 @@ from poold.core.agenda import Agenda
 from poold.core.clients.leases import Leases
 from poold.core.effects import Drop
 from poold.core.operations.pausing import Pausing, PendingPause
+from poold.core.operations.reconfiguring import Reconfiguring, Removal
 from poold.core.pools.cluster import Cluster
 from poold.core.pools.endpoint import Endpoint
 from poold.core.pools.group import Group
@@ -45,6 +46,7 @@ class Deadlines:
         settling: Settling,
         reading: Reading,
         pausing: Pausing,
+        reconfiguring: Reconfiguring,
     ) -> None:
         self._config = config
         self._agenda = agenda
@@ -57,6 +59,7 @@ class Deadlines:
         self._settling = settling
         self._reading = reading
         self._pausing = pausing
+        self._reconfiguring = reconfiguring
 
     def tidy(self, groups: Iterable[Group], clients: Iterable[Client], now: float) -> None:
         """Look through all groups, as is due from time to time."""
@@ -93,6 +96,8 @@ class Deadlines:
             self._reading.locate(key, now)
         elif isinstance(key, PendingPause):
             self._pausing.due(key, now)
+        elif isinstance(key, Removal):
+            self._reconfiguring.due(key, now)
         elif isinstance(key, Observing):
             self._observing.due(now)
             self._reading.roles_told(now)

@@ -233,6 +233,13 @@ class Locate:
 
 
 @dataclass(slots=True)
+class Leave:
+    """Close the connection on which the endpoint's server is asked; what it is asked is not answered any more."""
+
+    endpoint: str
+
+
+@dataclass(slots=True)
 class Remember:
     """Keep over restarts that the database cluster has reached this timeline."""
 
@@ -256,5 +263,5 @@ class Stop:
 ToBackend = Connect | Execute | Feed | EndFeed | Hold | Cancel | Look | Close
 ToClient = Reply | Tell | Drop
 ToLane = Teach | Lend | Recall | Poke
-ToEndpoint = Observe | Locate
+ToEndpoint = Observe | Locate | Leave
 Effect = ToBackend | ToClient | ToLane | ToEndpoint | Remember | Note | Stop

@@ -117,7 +117,7 @@ class Reading:
         """Tell the client what its process has to see, or add to it; None: the answer comes when the primary's has."""
         group = client.open_groups.get(message.group)
         if group is None or group.main is not None:
-            return failures.unconfigured_group(message.group, list(client.open_groups))
+            return self._rerouting.unconfigured(client, message.group)
         cluster = group.followed
         if group.role in ("replica", "prefer-replica"):
             text = f"group {group.name!r} has role = {group.role!r}: it shows what its replicas have"

@@ -121,7 +121,9 @@ class Settling:
         elif type(step) is Refuse:
             self._waiting.refuse(step.request, now)
         elif type(step) is Dismiss:
-            self._waiting.discard(step.request, failures.draining())
+            self._waiting.discard(
+                step.request, failures.removed(group.name) if group.is_removed else failures.draining()
+            )
         elif type(step) is Lend:
             self._lend(step.backend)
         elif type(step) is Adopt:

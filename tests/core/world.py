@@ -1,6 +1,7 @@
 """A broker core with nothing around it: facts are called by the test, effects are collected by kind."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from client.wire.arguments import packed_arguments
@@ -98,6 +99,7 @@ class World:
             "opened",
             "observed",
             "ask",
+            "reconfigured",
         ):
             setattr(self.broker, name, self._followed_by_resets(getattr(self.broker, name)))
 
@@ -196,6 +198,38 @@ class World:
         if told is None:
             return self._last_request
         return told.body if isinstance(told, Answer) else told
+
+    def reconfigure(
+        self,
+        endpoints: dict[str, Any] | None = None,
+        groups: dict[str, Any] | None = None,
+        broker: dict[str, Any] | None = None,
+        renewed: Sequence[str] = (),
+    ) -> None:
+        """Another configuration: what is named is changed or added, None instead of settings removes it.
+
+        Groups have all endpoints unless theirs are named.
+        """
+        now = self.broker.config.as_it_is()
+        ends, made = {**now.endpoints}, {**now.groups}
+        for name, over in (endpoints or {}).items():
+            if over is None:
+                del ends[name]
+            else:
+                ends[name] = replace(ends.get(name) or endpoint(), **over)
+        for name, over in (groups or {}).items():
+            if over is None:
+                del made[name]
+            else:
+                made[name] = replace(made.get(name) or next(iter(now.groups.values())), **over)
+        if endpoints and ends.keys() != now.endpoints.keys():
+            named = {name for name, over in (groups or {}).items() if over and "endpoints" in over}
+            made = {
+                name: each if name in named else replace(each, endpoints=tuple(ends)) for name, each in made.items()
+            }
+        config = Config(broker=replace(now.broker, **(broker or {})), endpoints=ends, groups=made)
+        self.broker.reconfigured(config, self.now, renewed)
+        self.take()
 
     def connect_all(self) -> None:
         """Every backend that is being opened opens."""

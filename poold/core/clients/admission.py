@@ -7,6 +7,7 @@ kept.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 from client.wire.limits import NO_SESSION, ON_REPLICAS, OPENS_SESSION
@@ -22,6 +23,8 @@ from client.wire.messages import (
     TransactionMessage,
 )
 from poold.config.current import CurrentConfig
+from poold.config.model import GroupConfig
+from poold.core.clients.access import Caller, may_use
 from poold.core.clients.objections import (
     READ_ONLY,
     batch_objection,
@@ -47,8 +50,10 @@ from poold.core.work.transaction import refusal
 class Admission:
     """Turns messages into requests, or refuses them."""
 
-    def __init__(self, config: CurrentConfig) -> None:
+    def __init__(self, config: CurrentConfig, removed: Mapping[str, GroupConfig] | None = None) -> None:
+        """removed: the groups that a reload has removed."""
         self.is_open = True  # whether new work is taken; an open lease may always be ended
+        self._removed = removed if removed is not None else {}
         self._config = config
 
     @property
@@ -106,9 +111,10 @@ class Admission:
         return made
 
     def _query(self, client: Client, message: Query, now: float) -> Request | Failure:
-        group = client.open_groups.get(message.group)
+        group = client.open_groups.get(message.group) or _leaving(client, message)
         if group is None:
-            return self._without_replicas(client, message, now) or _unconfigured(client, message.group)
+            lost = client.lost_leases.get(message.lease)
+            return lost or self._without_replicas(client, message, now) or self.unconfigured(client, message.group)
         refused: Failure | None = None
         lease: Lease | None = None
         opens = False
@@ -150,9 +156,10 @@ class Admission:
 
     def _batch(self, client: Client, message: BatchMessage, now: float) -> Request | Failure:
         """The request is that of the message's first statement, and has all of them as its batch."""
-        group = client.open_groups.get(message.group) or client.open_groups.get(message.group.removesuffix(ON_REPLICAS))
+        open_groups, name = client.open_groups, message.group
+        group = open_groups.get(name) or _leaving(client, message) or open_groups.get(name.removesuffix(ON_REPLICAS))
         if group is None:
-            return _unconfigured(client, message.group)
+            return client.lost_leases.get(message.lease) or self.unconfigured(client, name)
         try:
             plan = group.plans.find(message.steps)
         except ProtocolViolation as violation:
@@ -211,7 +218,7 @@ class Admission:
         """is_accepted: the transaction was admitted before, and has to run on the primary."""
         group = client.open_groups.get(message.group)
         if group is None:
-            return _unconfigured(client, message.group)
+            return self.unconfigured(client, message.group)
         if not is_accepted:
             if message.read_only and message.isolation != "serializable" and group.replicas is not None:
                 group = group.replicas
@@ -282,6 +289,14 @@ class Admission:
             f"have {client.bytes + size}, more than its part; wait for replies, or send less at a time"
         )
 
+    def unconfigured(self, client: Client, name: str) -> Failure:
+        """The failure of a message for a group that there is not, or is not for this client: one text for both."""
+        removed = self._removed.get(name.removesuffix(ON_REPLICAS))
+        if removed is not None and may_use(client.caller or Caller(client.uid), removed):
+            return failures.removed(name)
+        known = [each for each, group in client.open_groups.items() if group.main is None]
+        return failures.unconfigured_group(name, known)
+
     def _no_room(self, group: Group) -> Failure | None:
         """Why the group takes no new requests at the moment; None if it does."""
         if not self.is_open:
@@ -317,8 +332,15 @@ def _unanswered_bytes(client: Client, most: int) -> int:
     return client.bytes + sum(len(each.message) for each in flights)
 
 
-def _unconfigured(client: Client, name: str) -> Failure:
-    return failures.unconfigured_group(name, [each for each, group in client.open_groups.items() if group.main is None])
+def _leaving(client: Client, message: Query | BatchMessage) -> Group | None:
+    """The group that is removed, or not this client's any more, and in which it has the lease that the message names.
+
+    What is open goes on to its end.
+    """
+    lease = client.leases.get(message.lease) if message.lease else None
+    if lease is None or message.group not in (lease.group.name, lease.group.configured):
+        return None
+    return lease.group
 
 
 def _is_routed(statements: Statements, message: Query) -> bool:

@@ -14,6 +14,7 @@ from client.wire.messages import Answer, Failure
 from poold.core.agenda import Agenda
 from poold.core.effects import Reply
 from poold.core.operations.selection import NotPossible, Selection
+from poold.core.pools.directory import Directory
 from poold.core.pools.lifecycle import Lifecycle
 from poold.core.pools.pool import PAUSES, Pause, Pool
 from poold.core.records.backend import Backend
@@ -45,8 +46,11 @@ class PendingPause:
 class Pausing:
     """The steps of pauses."""
 
-    def __init__(self, agenda: Agenda, clients: Mapping[int, Client], lifecycle: Lifecycle) -> None:
+    def __init__(
+        self, agenda: Agenda, directory: Directory, clients: Mapping[int, Client], lifecycle: Lifecycle
+    ) -> None:
         self._agenda = agenda
+        self._directory = directory
         self._clients = clients
         self._lifecycle = lifecycle
         # Enter by pause, leave when answered, or with their client.
@@ -79,6 +83,26 @@ class Pausing:
                 pool.resume(kind)
         self._changed(resumed)
         return resumed
+
+    def joined(self, pools: Iterable[Pool], others: Iterable[Pool]) -> None:
+        """These pools have joined a group that has the others: what holds for all of these holds for them as well.
+
+        So does what holds for all other pools on their endpoint.
+        """
+        others = tuple(others)
+        for pool in pools:
+            on_endpoint = [each for each in self._directory.pools_of(pool.endpoint) if each is not pool]
+            for kind in PAUSES:
+                like = [each for each in (on_endpoint if kind is Pause.ENDPOINT else others) if not each.left]
+                if like and all(kind in each.pauses for each in like):
+                    self._join(pool, kind, like)
+
+    def _join(self, pool: Pool, kind: Pause, like: Iterable[Pool]) -> None:
+        pool.pause(kind)
+        for pending in self.pending:
+            if pending.kind is kind and not set(like).isdisjoint(pending.chosen.pools):
+                pending.chosen = pending.chosen._replace(pools=(*pending.chosen.pools, pool))
+                pending.pools = (*pending.pools, pool)
 
     def look(self, now: float) -> None:
         """Answer the orders whose pools have come to rest."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from poold.config.model import EndpointConfig
 from poold.core.facts import Observation
 
 
@@ -38,6 +39,22 @@ class Endpoint:
     is_asked: bool = False  # whether a question was answered, or has failed, at all
     is_looking: bool = False  # whether a question is under way
     looked: float = float("-inf")  # when the last question began
+
+    def configure(self, config: EndpointConfig) -> None:
+        """Have what the configuration says, from here on."""
+        self.query_timeout = config.query_timeout
+        self.connect_timeout = config.connect_timeout
+        self.weight = config.weight
+        self.is_loose = "synchronous_commit" in config.options
+
+    def forget(self, why: str) -> None:
+        """Nothing is known of its server any more, and no question to it is under way; why, in words."""
+        self.role, self.why = Role.UNKNOWN, why
+        self.observation = None
+        self.observed, self.looked = 0.0, float("-inf")
+        self.position, self.lag = 0, 0.0
+        self.is_located = True
+        self.is_heard = self.is_asked = self.is_looking = False
 
     def in_words(self) -> str:
         """Name and role, for error texts and the log."""

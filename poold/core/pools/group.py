@@ -39,10 +39,7 @@ class Group:
         self, name: str, config: GroupConfig, endpoints: Mapping[str, Endpoint], make_queue: type[Queue] = Queue
     ) -> None:
         self.name = name
-        self.config = config
-        self.role = config.wanted
-        # Whether it uses only endpoints with certain roles; if not, all of them are equals.
-        self.has_roles = self.role != "any"
+        self.is_removed = False  # by a reload: what runs comes to its end, what waits is refused
         # The database cluster of its endpoints, if roles matter and it is known.
         self.cluster: Cluster | None = None
         # The group for reads on replicas that belongs to this one; and on its side, the one that it belongs to.
@@ -50,14 +47,8 @@ class Group:
         self.main: Group | None = None
         self.is_uneven = False  # a request was given a backend while an endpoint had none at all
         self.followed: Cluster | None = None  # the cluster, if its replicas are read: writes are noted there
-        self.most_lag = _most_lag(config.max_lag)
         self.obstacle = ""  # why its endpoints cannot make a group; then all of its requests are refused
-        self.pools = tuple(Pool(endpoints[each], self) for each in config.endpoints)
-        self.endpoints = tuple(pool.endpoint for pool in self.pools)
-        weights = config.weights
-        self.queue = make_queue((weights.interactive, weights.normal, weights.batch))
-        # How many backends requests and leases of priority batch may hold at once.
-        self.batch_limit = max(1, int(config.max_size * config.batch_share))
+        self.queue = make_queue(_turns(config))
         # The backends that they hold: enter when one of them begins there, leave when `let_go` finds none of them left,
         # or when closed. Kept, as counting them for each request would cost more than the rest of its admission.
         self.batched: set[Backend] = set()
@@ -70,9 +61,28 @@ class Group:
         # The backend that was last given a short statement while idle, and the turn in which that was.
         self._sharing: Backend | None = None
         self._sharing_turn = 0
-        self._sharing_depth = min(SHARING, config.pipeline_depth)
         # Whether the lane was told that one of its backends here is wanted, and has not given one back yet.
         self.is_poked = False
+        self.pools: tuple[Pool, ...] = ()
+        self.configure(config)
+        self.use(tuple(Pool(endpoints[each], self) for each in config.endpoints))
+
+    def configure(self, config: GroupConfig) -> None:
+        """Have what the configuration says, from here on; `use` has to follow if that is about endpoints or roles."""
+        self.config = config
+        self.role = config.wanted
+        # Whether it uses only endpoints with certain roles; if not, all of them are equals.
+        self.has_roles = self.role != "any"
+        self.most_lag = _most_lag(config.max_lag)
+        self.queue.reweigh(_turns(config))
+        # How many backends requests and leases of priority batch may hold at once.
+        self.batch_limit = max(1, int(config.max_size * config.batch_share))
+        self._sharing_depth = min(SHARING, config.pipeline_depth)
+
+    def use(self, pools: tuple[Pool, ...]) -> None:
+        """Have these pools, among them those that a reload has taken away and that are not over."""
+        self.pools = pools
+        self.endpoints = tuple(pool.endpoint for pool in pools if not pool.left)
         self.respread()
 
     @property
@@ -185,7 +195,8 @@ class Group:
         backends are opened even if no request waits.
         """
         is_paused = bool(self.queue.size) and self.is_paused
-        if is_paused and not is_open:
+        is_over = self.is_removed and self.main is None and self.queue.size
+        if is_over or (is_paused and not is_open):
             last = self.queue.first(BATCH + 1)
             assert last is not None
             return Adopt(cast(Flight, last)) if last.is_in_lane else Dismiss(last)
@@ -368,6 +379,12 @@ class Group:
         )
 
 
+def _turns(config: GroupConfig) -> tuple[int, int, int]:
+    """The weights by priority."""
+    weights = config.weights
+    return weights.interactive, weights.normal, weights.batch
+
+
 def _most_lag(limit: float | str) -> tuple[float, float]:
     """The seconds and the bytes that a replica may be behind, by max_lag."""
     if isinstance(limit, str):
@@ -375,10 +392,13 @@ def _most_lag(limit: float | str) -> tuple[float, float]:
     return limit or float("inf"), float("inf")
 
 
+def reading(config: GroupConfig) -> GroupConfig:
+    """What the group for reads on replicas has, beside a group with this configuration."""
+    return replace(config, role="replica", min_size=config.min_size if config.route_reads else 0)
+
+
 def for_reads(group: Group, endpoints: Mapping[str, Endpoint], make_queue: type[Queue] = Queue) -> Group:
     """Make the group for reads on replicas that belongs to this one."""
-    least = group.config.min_size if group.config.route_reads else 0
-    config = replace(group.config, role="replica", min_size=least)
-    made = group.replicas = Group(f"{group.name}{ON_REPLICAS}", config, endpoints, make_queue)
+    made = group.replicas = Group(f"{group.name}{ON_REPLICAS}", reading(group.config), endpoints, make_queue)
     made.main = group
     return made

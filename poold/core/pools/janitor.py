@@ -24,8 +24,11 @@ REPLACE_AHEAD = 3.0
 
 def reason_to_retire(group: Group, backend: Backend, now: float) -> str | None:
     """Why this backend, at rest, should be closed instead of used again; None if it should not."""
-    if not backend.pool.is_serving:
-        return backend.pool.why_unused
+    pool = backend.pool
+    if not pool.is_serving:
+        return None if pool.left and pool.inquiries else pool.why_unused
+    if group.size > group.config.max_size:
+        return "max_size"
     if backend.is_dismissed:
         return "reconnect"
     if backend.pool.is_evaded and not backend.pool.inquiries:

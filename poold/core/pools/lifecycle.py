@@ -9,7 +9,7 @@ from poold.core.agenda import Agenda
 from poold.core.effects import Close, Connect, Execute, Recall, Unit
 from poold.core.facts import Completion, Server
 from poold.core.pools import janitor
-from poold.core.pools.availability import AvailabilityState
+from poold.core.pools.availability import Availability, AvailabilityState
 from poold.core.pools.endpoint import Role
 from poold.core.pools.group import Group
 from poold.core.pools.pool import Pool
@@ -51,9 +51,7 @@ class Lifecycle:
         backend.since = now
         backend.server = server or backend.server
         self._agenda.timers.clear(backend)
-        lifetime = group.config.max_lifetime
-        if lifetime:
-            backend.expires = now + lifetime * (1 - janitor.LIFETIME_JITTER * self._agenda.chance())
+        backend.expires = self._expires(group, now)
         if pool.availability.opened():
             self.endpoint_changed(group)
         is_standby = backend.server.is_standby
@@ -86,6 +84,51 @@ class Lifecycle:
         for backend, reason in janitor.surplus(group):
             self.close(backend, reason)
         self._agenda.grow(group)
+
+    def leave(self, pool: Pool, why: str) -> None:
+        """The pool is not its group's any more, for this reason: its backends end as they rest."""
+        pool.left = why
+        pool.is_serving = False
+        self._agenda.timers.clear(pool)
+        pool.questions.clear()
+        for backend in list(pool):
+            if backend.state in (BackendState.IDLE, BackendState.CONNECTING):
+                self.close(backend, why)
+            elif backend.state is BackendState.LENT:
+                self.recall(backend)
+
+    def come_back(self, pool: Pool) -> None:
+        """The pool that has left, and is not over, is its group's again."""
+        pool.left = ""
+        pool.is_serving = not pool.group.has_roles
+        pool.watch.is_asking, pool.watch.looked = False, None
+        self.try_again(pool)
+
+    def shrink(self, group: Group) -> None:
+        """Close what the group has beyond its max_size and nobody uses; the rest follows as it rests."""
+        for state in (BackendState.CONNECTING, BackendState.IDLE):
+            for pool in group.pools:
+                for backend in list(pool.members[state].values()):
+                    if group.size > group.config.max_size:
+                        self.close(backend, "max_size")
+
+    def try_again(self, pool: Pool) -> None:
+        """Connect as if nothing had failed: what the connects failed for may be different."""
+        self._agenda.timers.clear(pool)
+        pool.availability = Availability()
+
+    def shorten(self, group: Group, now: float) -> None:
+        """Let no backend of the group live longer than its max_lifetime from now on."""
+        for backend in [each for pool in group.pools for each in pool]:
+            expires = self._expires(group, now)
+            is_sooner = expires is not None and (backend.expires is None or expires < backend.expires)
+            if is_sooner or (expires is None and not backend.is_outdated):
+                backend.expires = expires
+
+    def _expires(self, group: Group, now: float) -> float | None:
+        """When a backend that was opened now would be too old."""
+        lifetime = group.config.max_lifetime
+        return now + lifetime * (1 - janitor.LIFETIME_JITTER * self._agenda.chance()) if lifetime else None
 
     def recall(self, backend: Backend, at_once: bool = False) -> None:
         """Have the lane give the backend back, at once or when it rests; do nothing if it is to do so already."""

@@ -42,6 +42,9 @@ class Pool:
         self.group = group
         # Whether the group's requests may run here, by the endpoint's role; decided by `requests.observing`.
         self.is_serving = not group.has_roles
+        # Why a reload has taken it away from the group, "" if it has not: its backends end as they rest, and nothing
+        # begins here but what belongs to something that has begun.
+        self.left = ""
         # What of it is paused: then nothing begins here but what belongs to something that has begun.
         self.pauses: set[Pause] = set()
         self.is_paused = False  # whether anything is
@@ -116,6 +119,8 @@ class Pool:
     @property
     def why_unused(self) -> str:
         """Why its backends are closed if it does not serve."""
+        if self.left:
+            return self.left
         return f"its endpoint is not used by group {self.group.name}: {self.endpoint.why}"
 
     @property
@@ -133,6 +138,11 @@ class Pool:
         for backend in self.lent.values():
             resting += not backend.flights
         return self.size - resting
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a reload has taken it away, and nothing is left of it."""
+        return bool(self.left) and not self.size and not self.inquiries
 
     @property
     def is_empty(self) -> bool:

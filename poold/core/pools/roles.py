@@ -117,7 +117,7 @@ def _is_left_behind(endpoint: Endpoint, group: Group) -> bool:
 def serves(pool: Pool, group: Group, now: float) -> bool:
     """Whether the group's requests may run on this pool's endpoint."""
     role = pool.endpoint.role
-    if is_foreign(pool.endpoint, group):
+    if pool.left or is_foreign(pool.endpoint, group):
         return False
     if group.role == "primary":
         return role is Role.PRIMARY

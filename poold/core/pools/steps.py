@@ -39,7 +39,7 @@ class Refuse(NamedTuple):
 
 
 class Dismiss(NamedTuple):
-    """The request waits in a group that is paused, and the broker takes no new work: it will not run."""
+    """The request will not run: its group is removed, or is paused while the broker takes no new work."""
 
     request: Request
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from client.wire.messages import Failure
+    from poold.core.clients.access import Caller
     from poold.core.pools.group import Group
     from poold.core.records.flow import Line
     from poold.core.records.lease import Lease
@@ -64,6 +65,7 @@ class Client:
     # The greatest number of a request of which something may be on its way to PostgreSQL, in one place; the shell may
     # put one in that the client reads.
     begun: Place = field(default_factory=lambda: [0])
+    caller: Caller | None = None  # who it is, for what it may use
     process: Hashable = field(init=False)
 
     def __post_init__(self) -> None:

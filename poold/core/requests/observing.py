@@ -12,10 +12,11 @@ from dataclasses import replace
 from poold.config.current import CurrentConfig
 from poold.core.agenda import Agenda
 from poold.core.clients.leases import Leases
-from poold.core.effects import Note, Observe, Remember
+from poold.core.effects import Leave, Note, Observe, Remember
 from poold.core.facts import Observation
 from poold.core.pools import roles
 from poold.core.pools.cluster import Cluster
+from poold.core.pools.directory import Directory
 from poold.core.pools.endpoint import Endpoint, Role
 from poold.core.pools.group import Group
 from poold.core.pools.lifecycle import Lifecycle
@@ -45,7 +46,7 @@ class Observing:
     def __init__(
         self,
         config: CurrentConfig,
-        groups: Iterable[Group],
+        directory: Directory,
         timelines: Mapping[str, int],
         agenda: Agenda,
         leases: Leases,
@@ -56,11 +57,8 @@ class Observing:
     ) -> None:
         """timelines: the newest one of each database cluster, as far as it was remembered."""
         self._config = config
+        self._directory = directory
         self._agenda = agenda
-        every = list(groups)
-        self._groups = [group for group in every if group.has_roles]
-        # Groups that may write; known are those of them whose cluster is known.
-        self._writing = [group for group in every if group.main is None and group.role != "replica"]
         self._leases = leases
         self._waiting = waiting
         self._lifecycle = lifecycle
@@ -68,11 +66,58 @@ class Observing:
         self._generations = generations
         self._timelines = dict(timelines)
         self.clusters: dict[str, Cluster] = {}  # by system identifier
-        # The endpoints that are asked for their roles.
-        self.endpoints = list(dict.fromkeys(pool.endpoint for group in self._groups for pool in group.pools))
         self._is_started = False
         # Endpoints of another database cluster than their group's, of which the operator was told.
         self._foreign: set[tuple[Group, Endpoint]] = set()
+        # Groups that a reload has given endpoints of which nothing is known, and that have no other: until when all of
+        # them are waited for, as at the start. Leave when all have answered, or at that time.
+        self._awaiting: dict[Group, float] = {}
+        self._look_around()
+
+    def _look_around(self) -> None:
+        """Find out whose roles matter."""
+        every = list(self._directory.every())
+        self._groups = [group for group in every if group.has_roles]
+        # Groups that may write; known are those of them whose cluster is known.
+        self._writing = [group for group in every if group.main is None and group.role != "replica"]
+        # The endpoints that are asked for their roles.
+        self.endpoints = list(dict.fromkeys(endpoint for group in self._groups for endpoint in group.endpoints))
+
+    def changed(self, moved: Iterable[Endpoint], now: float) -> None:
+        """Groups and endpoints are others than before; moved are endpoints that lead elsewhere."""
+        before = self.endpoints
+        for endpoint in moved:
+            self.forget(endpoint, "it was moved elsewhere, and has not said yet what it is")
+        self._look_around()
+        for endpoint in before:
+            if endpoint not in self.endpoints:
+                self.forget(endpoint, "its role is not known yet")
+        self._foreign = {(group, each) for group, each in self._foreign if each in group.endpoints}
+        for group in {*self._groups, *self._writing}:
+            group.obstacle = ""
+            systems = {each.observation.system for each in group.endpoints if each.observation is not None}
+            if group.cluster is not None and group.cluster.system not in systems:
+                group.cluster = None
+            if group.followed is not None and group.followed.system not in systems:
+                group.followed = None
+        for group in self._groups:
+            if not (any(pool.is_serving for pool in group.pools) or all(each.is_asked for each in group.endpoints)):
+                self._awaiting[group] = now + PATIENCE
+                self._agenda.timers.set(self, now + PATIENCE)
+        for endpoint in self.endpoints:
+            self.look(endpoint, now)
+        self._judge(now)
+
+    def forget(self, endpoint: Endpoint, why: str) -> None:
+        """Forget what is known of the endpoint's server, and what it is being asked; why, in words."""
+        if endpoint.is_asked or endpoint.is_looking or not endpoint.is_located:
+            self._agenda.effects.append(Leave(endpoint.name))
+        self._agenda.timers.clear(endpoint)
+        self._agenda.doubted.pop(endpoint, None)
+        endpoint.forget(why)
+        for cluster in self.clusters.values():
+            if cluster.primary is endpoint:
+                cluster.primary = None
 
     def start(self, now: float) -> None:
         """Ask all endpoints."""
@@ -179,13 +224,24 @@ class Observing:
                 endpoint.role, endpoint.why = verdict
             self._follow(system, members, now)
         for group in self._groups:
-            self._apply(group, now)
+            if not self._is_awaiting(group, now):
+                self._apply(group, now)
         for group in self._writing:
             if group.followed is None:
                 seen = next((each.observation for each in group.endpoints if each.observation is not None), None)
-                group.followed = None if seen is None else self.clusters[seen.system]
+                group.followed = None if seen is None else self.clusters.get(seen.system)
         for endpoint in fenced:
             self._abandon(endpoint, now)
+
+    def _is_awaiting(self, group: Group, now: float) -> bool:
+        """Whether the group's endpoints are still waited for."""
+        until = self._awaiting.get(group)
+        if until is None:
+            return False
+        if now < until and not all(each.is_asked for each in group.endpoints):
+            return True
+        del self._awaiting[group]
+        return False
 
     def _follow(self, system: str, members: list[Endpoint], now: float) -> None:
         """Note which endpoint is the cluster's primary, and how far it has come."""

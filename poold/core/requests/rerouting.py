@@ -6,6 +6,7 @@ from client.wire.messages import Failure
 from poold.core.agenda import Agenda
 from poold.core.clients.accounts import Accounts
 from poold.core.clients.admission import Admission
+from poold.core.records.client import Client
 from poold.core.records.request import Request
 from poold.core.requests.waiting import Waiting
 
@@ -18,6 +19,10 @@ class Rerouting:
         self._accounts = accounts
         self._waiting = waiting
         self._admission = admission
+
+    def unconfigured(self, client: Client, name: str) -> Failure:
+        """The failure of a message for a group that there is not."""
+        return self._admission.unconfigured(client, name)
 
     def elsewhere(self, request: Request, now: float) -> None:
         """Run a request on the primary that was refused as its server is a standby."""

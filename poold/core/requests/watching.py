@@ -27,7 +27,7 @@ class Watching:
     def look_at_catalogs(self, pool: Pool, now: float) -> None:
         """Ask whether the catalogs have changed, if a proof made on this pool's server depends on that."""
         watch = pool.watch
-        if pool.is_told or pool.is_paused:
+        if pool.is_told or pool.is_paused or pool.left:
             return
         if watch.catalogs and not watch.is_asking and pool.size > len(pool.connecting):
             watch.is_asking = True

@@ -255,8 +255,6 @@ class Statements:
 
     def __init__(self, is_prepared: bool = True, plans: str = "custom") -> None:
         """is_prepared: whether the broker's own statements may be prepared. plans: the group's setting."""
-        self._own_state = PREPARED if is_prepared else StatementState.REFUSED
-        self._runs_per_parse = _UNLIMITED if plans == "auto" else CUSTOM_PLANS
         # Counts how often names may have come to mean something else.
         self.generation = 0
         # By template, types and settings, the least recently used first: enter when first asked for, leave when there
@@ -266,6 +264,14 @@ class Statements:
         self._numbers = itertools.count(1)
         # The broker's own: BEGIN in its forms, COMMIT, savepoints.
         self._own: dict[bytes, Statement] = {}
+        self.configure(is_prepared, plans)
+
+    def configure(self, is_prepared: bool, plans: str) -> None:
+        """Have these settings from here on; statements that there are have them from their next generation on."""
+        self._own_state = PREPARED if is_prepared else StatementState.REFUSED
+        self._runs_per_parse = _UNLIMITED if plans == "auto" else CUSTOM_PLANS
+        for own in self._own.values():
+            own.state = self._own_state
 
     def __len__(self) -> int:
         return len(self._known)

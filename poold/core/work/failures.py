@@ -42,6 +42,12 @@ def unconfigured_group(name: str, known: list[str]) -> Failure:
     return plain_failure("unconfigured-group", NOT_EXECUTED, text)
 
 
+def removed(name: str) -> Failure:
+    """The request waited for a group that a reload has removed."""
+    text = f"the broker has no group {name!r} any more: a reload of its configuration has removed it"
+    return plain_failure("unconfigured-group", NOT_EXECUTED, text)
+
+
 def too_many(text: str) -> Failure:
     """A limit on waiting or unanswered requests is reached."""
     return plain_failure("too-many-requests", NOT_EXECUTED, text)
