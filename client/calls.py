@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from client.channels.attempts import Attempts
 from client.channels.begun import Begun
 from client.channels.channel import Channel, GoOn
+from client.channels.hello import ask_for_groups
 from client.channels.registry import forget_free, give_back
 from client.errors import DBConnectionError, DBError, UnconfiguredGroupError
 from client.lease import Call, ClientLease, may_commit
@@ -252,9 +253,15 @@ class Calls:
         return bool(autocommit) if self._autocommit is None else self._autocommit
 
     def _check_group(self, channel: Channel) -> bool | str:
-        """Return the group's autocommit, as Welcome has it; raises UnconfiguredGroupError if it has no such group."""
+        """Return the group's autocommit, as the broker has told it.
+
+        Raises UnconfiguredGroupError if there is no such group, and DBConnectionError if the broker is gone.
+        """
         groups = channel.welcome.groups
         autocommit = groups.get(self._group)
+        if autocommit is None:
+            ask_for_groups(channel)  # a reload may have added it since Welcome
+            autocommit = groups.get(self._group)
         if autocommit is None:
             raise UnconfiguredGroupError(
                 f"the broker at {self._address} has no group {self._group!r} for this client; "

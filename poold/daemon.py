@@ -35,13 +35,14 @@ import zmq
 
 from client.compiled import describe, load
 from client.wire.address import ipc_path
-from client.wire.messages import NOT_EXECUTED, Answer, Ask, Failure, plain_failure
+from client.wire.messages import Answer, Ask, Failure
 from poold import __version__
 from poold.answers import Answers
 from poold.clients.frontend import Frontend
 from poold.clients.transport import Peer, Receiver, Transport
 from poold.config.current import CurrentConfig
 from poold.config.model import Config
+from poold.config.source import Source
 from poold.core import effects
 from poold.core.broker import Broker
 from poold.core.clients import access
@@ -50,11 +51,13 @@ from poold.metrics.server import MetricsServer, metrics_socket
 from poold.postgres.backends import Backends
 from poold.postgres.observation import Observers
 from poold.readiness import unready_groups
+from poold.reloading import Reloading
+from poold.replacing import Replacing
 from poold.service import Service
 from poold.system.address_claim import AddressClaim
 from poold.system.inherited_socket import inherited_socket, taken_over
 from poold.system.poller import Poller
-from poold.system.succession import Estate, Succession
+from poold.system.succession import Estate
 from poold.system.timelines import Timelines, default_folder
 
 log = logging.getLogger(__name__)
@@ -70,11 +73,17 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 Ready = Callable[[str, Mapping[str, str]], None]
 
 
-def run(config: Config, ready: Ready, command: Sequence[str] = (), estate: Estate | None = None) -> None:
+def run(
+    config: Config,
+    ready: Ready,
+    command: Sequence[str] = (),
+    estate: Estate | None = None,
+    source: Source | None = None,
+) -> None:
     """Serve until stopped by a signal or a client; ready is called when each group has a backend or cannot have one.
 
     Clients may connect before that. command starts a broker like this one, () if none can take over from it; estate is
-    what this one takes over.
+    what this one takes over; source is where the configuration comes from, None if it cannot be read again.
 
     Raises AddressInUse if another broker serves the address, OSError if it cannot be bound, ValueError if the service
     manager has given this process another socket, and BrokerCrashed.
@@ -87,7 +96,7 @@ def run(config: Config, ready: Ready, command: Sequence[str] = (), estate: Estat
     is_managed = inherited is not None if estate is None else estate.is_managed
     with AddressClaim(broker.address, has_keys, broker.has_lists, is_managed, estate) as claim:
         metrics = metrics_socket(broker.metrics_address, -1 if estate is None else estate.metrics)
-        uvloop.run(Daemon(config, claim, command, inherited, metrics).serve(ready))
+        uvloop.run(Daemon(config, claim, command, inherited, metrics, source).serve(ready))
 
 
 class BrokerCrashed(RuntimeError):
@@ -104,12 +113,14 @@ class Daemon:
         command: Sequence[str],
         inherited: socket.socket | None = None,
         metrics: socket.socket | None = None,
+        source: Source | None = None,
     ) -> None:
-        """claim and command are `run`'s; inherited listens at the broker's address already, metrics at its own."""
+        """inherited listens at the broker's address already, metrics at its own; the others are `run`'s."""
         self._inherited = inherited
         self._metrics_socket = metrics
         self._claim = claim
-        self._succession = Succession(command, self._succeeded) if command else None
+        self._command = command
+        self._source = source
         # The compiled modules of the lane, None without one.
         self._compiled = _LANE if ipc_path(config.broker.address) is not None else None
         make_queue = Queue if self._compiled is None else self._compiled.Queue
@@ -120,28 +131,23 @@ class Daemon:
             random.random,
             has_lane=self._compiled is not None,
             make_queue=make_queue,
-            timelines=self._timelines_then(),
+            timelines=self._timelines.remembered(),
         )
-        self._service = Service(self._broker, self._turn, self._reload)
+        self._service = Service(self._broker, self._turn, lambda: self._reloading.begin(lambda _: None))
         self._lane: Any = None
         self._frontend: Frontend
         self._backends: Backends
         self._observers: Observers
         self._answers: Answers
         self._metrics: MetricsServer
+        self._replacing: Replacing
+        self._reloading: Reloading
         self._is_turn_scheduled = False
         # The timer that wakes the broker for its next deadline, and that deadline.
         self._timer: asyncio.TimerHandle | None = None
         self._timer_deadline: float | None = None
         self._stopped: asyncio.Future[None]
         self._loop: asyncio.AbstractEventLoop
-
-    def _timelines_then(self) -> dict[str, int]:
-        try:
-            return self._timelines.read()
-        except OSError as error:
-            log.warning("timelines not read folder=%s error=%s", self._timelines.folder, error.strerror)
-            return {}
 
     async def serve(self, ready: Ready) -> None:
         """Serve until the core says Stop."""
@@ -160,6 +166,10 @@ class Daemon:
         why_none = describe() if _LANE is None else "not over tcp"
         self._answers = Answers(self._broker.config, self._broker, self._frontend, self._lane, why_none)
         self._metrics = MetricsServer(self._metrics_socket, poller, self._answers.page)
+        self._replacing = Replacing(
+            self._command, self._claim, self._broker, self._frontend, self._metrics, self._service, self._drain
+        )
+        self._reloading = Reloading(self._source, self._broker, self._apply, self._service.reload)
         for number in STOP_SIGNALS:
             self._loop.add_signal_handler(number, self._signalled, number)
         self._service.begin(self._loop)
@@ -182,8 +192,8 @@ class Daemon:
             await self._metrics.finish()
         finally:
             self._service.end()
-            if self._succession is not None:
-                self._succession.close()
+            self._replacing.close()
+            self._reloading.close()
             self._backends.close_all()
             self._observers.close()
             self._frontend.close()
@@ -246,13 +256,16 @@ class Daemon:
             case effects.Recall():
                 self._lane.recall(effect.backend, effect.at_once)
             case effects.Poke():
-                self._lane.poke(self._broker.groups[effect.group])
+                if (group := self._broker.groups.get(effect.group)) is not None:
+                    self._lane.poke(group)
             case effects.Observe():
                 self._observers.observe(effect.endpoint, effect.question)
             case effects.Locate():
                 self._observers.locate(effect.endpoint)
+            case effects.Leave():
+                self._observers.leave(effect.endpoint)
             case effects.Remember():
-                self._remember(effect.system, effect.timeline)
+                self._timelines.remember(effect.system, effect.timeline)
             case effects.Note():
                 log.log(logging.WARNING if effect.is_bad else logging.INFO, "%s", effect.text)
             case effects.Stop():
@@ -270,13 +283,6 @@ class Daemon:
             self._lane.lend(descriptor, backend, wire, monotonic())
         else:
             self._broker.lent_back(number, monotonic(), is_refused=True)
-
-    def _remember(self, system: str, timeline: int) -> None:
-        try:
-            self._timelines.keep(system, timeline)
-        except OSError as error:
-            text = "timeline not remembered in state_dir: after a restart an old primary that answers alone is believed"
-            log.warning("%s state_dir=%s error=%s", text, self._timelines.folder, error.strerror)
 
     def _release(self, key: int) -> None:
         """Give the core all of a client's requests that the lane has."""
@@ -300,9 +306,18 @@ class Daemon:
         log.info("signal received name=%s", signal.Signals(number).name)
         self._begin_stop(at_once=number == signal.SIGQUIT or self._broker.state.name != "RUNNING")
 
-    def _reload(self) -> None:
-        """SIGHUP. This is the place to read the configuration again, which nothing does."""
-        log.warning("configuration not reloaded: a change needs a restart; password_file and client_keys need neither")
+    def _apply(self, config: Config, renewed: Sequence[str]) -> None:
+        """Let another configuration hold, in all parts at once; renewed are endpoints whose files are not the same."""
+        before = self._broker.config.as_it_is()
+        self._broker.reconfigured(config, monotonic(), renewed)
+        if self._lane is not None:
+            self._lane.reconfigured()
+        for part in (self._backends, self._observers):
+            part.reconfigured(before, renewed)
+        self._wake()
+
+    def _drain(self) -> None:
+        self._begin_stop(at_once=False)
 
     def _begin_stop(self, at_once: bool) -> None:
         if at_once:
@@ -314,31 +329,6 @@ class Daemon:
         self._frontend.draining()
         self._service.stopping(0 if at_once else self._broker.config.broker.drain_timeout)
         self._wake()
-
-    def _restart(self) -> dict[str, Any] | Failure:
-        """Start the broker that is to take over."""
-        if self._succession is None:
-            why = "a private PostgreSQL ends with its broker; use poold stop and poold start"
-        elif self._frontend.listener < 0:
-            why = "the socket of a tcp:// address cannot be handed over; stop the broker and start it again"
-        elif self._succession.is_under_way or self._broker.state.name != "RUNNING":
-            why = "a restart or a stop is under way already"
-        else:
-            listener, metrics = self._frontend.listener, self._metrics.descriptor
-            estate = Estate(listener, self._claim.lock, self._claim.is_managed, metrics)
-            try:
-                return {"pid": os.getpid(), "successor": self._succession.begin(estate)}
-            except OSError as error:
-                why = f"no process can be started: {error.strerror}"
-        return plain_failure("usage", NOT_EXECUTED, f"not restarted: {why}")
-
-    def _succeeded(self, pid: int) -> None:
-        """The new broker serves: let go of the address, finish what was begun, and end."""
-        self._frontend.leave()
-        self._metrics.leave()
-        self._claim.leave()
-        self._service.succeeded(pid)
-        self._begin_stop(at_once=False)
 
     def _answer(self, message: Ask, peer: Peer) -> dict[str, Any] | Answer | Failure | None:
         """Answer a question to the broker itself; the core decides who may ask it. None: the core answers later."""
@@ -359,7 +349,13 @@ class Daemon:
                 return {"pid": os.getpid()}
             case "restart":
                 log.info("restart requested pid=%d uid=%s", peer.pid, peer.uid)
-                return self._restart()
+                return self._replacing.restart()
+            case "reload":
+                log.info("reload requested pid=%d uid=%s", peer.pid, peer.uid)
+                self._reloading.begin(partial(self._frontend.tell_later, peer, message.request))
+                return None
+            case "groups":
+                return self._frontend.groups_of(peer)
             case _:
                 return self._frontend.order(peer, message)
 

@@ -31,13 +31,14 @@ class Service:
     """One broker process, as whoever runs it sees it."""
 
     def __init__(self, broker: Broker, turn: Callable[[], None], reload: Callable[[], None]) -> None:
-        """turn is the broker's whole turn; reload reads the configuration again."""
+        """turn is the broker's whole turn; reload begins to read the configuration again."""
         self._broker = broker
         self._turn = turn
         self._reload = reload
         self._manager = ServiceManager(os.environ)
         self._loop: asyncio.AbstractEventLoop
         self._has_successor = False
+        self._reloads = 0  # that are under way; the log's is one
         self._status = ""  # the one that was told; from READY=1 on there is one
         # The next ones of `_watch` and `_tell_status`.
         self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
@@ -76,14 +77,21 @@ class Service:
             timer.cancel()
         self._manager.close()
 
-    def _reload_all(self) -> None:
-        is_ready = bool(self._status)  # before that there is no READY=1 to be taken back
-        if is_ready:
+    def reload(self, is_begun: bool) -> None:
+        """A reload of the configuration begins, or is over."""
+        self._reloads += 1 if is_begun else -1
+        if not self._status:
+            return  # before READY=1 there is none to be taken back
+        if is_begun and self._reloads == 1:
             self._manager.reloading()
+        elif not self._reloads:
+            self._manager.tell(READY=1)
+
+    def _reload_all(self) -> None:
+        self.reload(is_begun=True)
         reopen_logs()
         self._reload()
-        if is_ready:
-            self._manager.tell(READY=1)
+        self.reload(is_begun=False)
 
     def _watch(self) -> None:
         self._turn()

@@ -114,7 +114,7 @@ LIBRARIES = {
 KNOWN_BY = {
     "poold.operations.cli": ("poold/__main__.py",),
     "poold.daemon": ("poold/operations/cli.py", "poold/operations/start.py"),
-    "poold.clients.frontend": ("poold/answers.py", "poold/daemon.py"),
+    "poold.clients.frontend": ("poold/answers.py", "poold/daemon.py", "poold/replacing.py"),
     "poold.clients.ipc": ("poold/clients/ipc_peer.py", "poold/daemon.py"),
     "poold.clients.tcp": ("poold/daemon.py",),
     "poold.postgres.backends": ("poold/daemon.py", "poold/postgres/backend.py"),

@@ -7,9 +7,10 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from client.channels.timeouts import WELCOME_TIMEOUT
 from client.errors import UNSERVED, DBConnectionError, connection_error, error_from, unserved
 from client.wire.limits import MAX_NAME_CHARS
-from client.wire.messages import NOT_EXECUTED, VERSION, Failure, Hello, ToClient, Welcome
+from client.wire.messages import NOT_EXECUTED, VERSION, Answer, Ask, Failure, Hello, ToClient, Welcome
 from client.wire.release import RELEASE
 
 if TYPE_CHECKING:
@@ -43,6 +44,15 @@ def greet(channel: Channel, patience: float) -> Welcome:
             NOT_EXECUTED,
         )
     return reply
+
+
+def ask_for_groups(channel: Channel) -> None:
+    """Note in the channel's Welcome which groups the broker has by now; raises DBError if it does not say so."""
+    answer = channel.call(Ask(channel.next_request(), "groups"), WELCOME_TIMEOUT)
+    assert isinstance(answer, Answer)
+    groups = channel.welcome.groups
+    groups.clear()
+    groups.update(answer.body)
 
 
 def hello(pid: int) -> Hello:

@@ -41,7 +41,20 @@ ON_REPLICAS = "/replicas"
 # Whoever has a conversation's cancel key may cancel its requests from another one, so it is too long to be guessed.
 CANCEL_KEY_BYTES = 16
 
-QUESTIONS = ("ping", "stats", "metrics", "stop", "stop-now", "restart", "reconnect", "pause", "resume", "kill")
+QUESTIONS = (
+    "ping",
+    "stats",
+    "metrics",
+    "groups",
+    "stop",
+    "stop-now",
+    "restart",
+    "reload",
+    "reconnect",
+    "pause",
+    "resume",
+    "kill",
+)
 ISOLATIONS = ("read uncommitted", "read committed", "repeatable read", "serializable")
 
 # Steps of a transaction message that are no statements.

@@ -15,7 +15,6 @@ from typing import Any
 from client.wire.codec import decode_request, encode
 from client.wire.limits import CANCEL_KEY_BYTES
 from client.wire.messages import (
-    IN_SESSIONS,
     NOT_EXECUTED,
     VERSION,
     Answer,
@@ -41,8 +40,8 @@ from poold import __version__
 from poold.clients.ledger import Ledger
 from poold.clients.transport import Peer, Receiver, Transport
 from poold.config.current import CurrentConfig
-from poold.config.model import GroupConfig
 from poold.core.broker import Broker
+from poold.core.clients import access
 from poold.system.rate_limited_log import RateLimitedLog
 
 # So many violations of one client are answered, so that whoever writes a client learns what is wrong. The next one
@@ -96,6 +95,14 @@ class Frontend:
         peer = self._peers.get(key)
         if peer is None or not peer.send(encode(body)):
             self.dropped += 1
+
+    def tell_later(self, peer: Peer, request: int, told: dict[str, Any] | Failure) -> None:
+        """Answer a question to the broker itself that `ask` has left open."""
+        self.reply(peer.key, told._replace(request=request) if isinstance(told, Failure) else Answer(request, told))
+
+    def groups_of(self, peer: Peer) -> dict[str, bool | str]:
+        """Return the groups that the client may use, as Welcome has them."""
+        return access.modes(self._broker.clients[peer.key].open_groups)
 
     def tell(self, key: int, body: CopyBegun | CopyOut | CopyWanted) -> None:
         """Send a message about a request that is under way."""
@@ -244,21 +251,15 @@ class Frontend:
         )
         if entry is not None:
             self._broker.clients[peer.key].begun = entry.begun
-        groups = {name: _mode(group.config) for name, group in found.items() if group.main is None}
         welcome = Welcome(
             VERSION,
             os.getpid(),
             __version__,
             broker.max_request_bytes,
             broker.max_result_bytes,
-            groups,
+            access.modes(found),
             peer.cancel_key,
             *((entry.place, peer.key) if entry is not None else ()),
         )
         peer.welcome(encode(welcome))
         peer.greeted(self._broker.clients[peer.key])
-
-
-def _mode(group: GroupConfig) -> bool | str:
-    """Return what Welcome says of a group."""
-    return IN_SESSIONS if group.legacy_session and group.autocommit else group.autocommit

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any, NamedTuple, TypeVar
 
+from poold.config.current import CurrentConfig
 from poold.config.model import MOVE, REPLACE, RESTART, BrokerConfig, Config, EndpointConfig, GroupConfig
 
 Section = BrokerConfig | EndpointConfig | GroupConfig
@@ -75,6 +76,16 @@ def applied(old: Config, new: Config) -> Config:
 def are_backends_replaced(old: Section, new: Section) -> bool:
     """Whether backends that were opened with the old values are not what they would be with the new ones."""
     return any(getattr(old, key) != getattr(new, key) for key in (*_keys(new, REPLACE), *_keys(new, MOVE)))
+
+
+def changed_endpoints(old: Config, new: Config | CurrentConfig, renewed: Collection[str] = ()) -> set[str]:
+    """Return the names of endpoints that have gone, or to which one connects in another way than before."""
+    names = old.endpoints.items()
+    return {
+        name
+        for name, each in names
+        if name in renewed or name not in new.endpoints or are_backends_replaced(each, new.endpoints[name])
+    }
 
 
 def is_moved(old: EndpointConfig, new: EndpointConfig) -> bool:

@@ -1,5 +1,6 @@
 """The command line's orders to a running broker, for admins: `poold pause`, `poold reconnect` and the like."""
 
+import json
 import sys
 from typing import Any
 
@@ -145,4 +146,48 @@ def kill(
         click.echo(f"{answer['what']} {answer['id']} is ended")
 
 
-COMMANDS = (pause, resume, reconnect, kill)
+# Seconds: the broker waits so long for the files, and a reload that is under way comes first.
+RELOAD_TIMEOUT = 30.0
+
+
+@click.command(cls=Summarised)
+@click.option("-v", "--verbose", is_flag=True, help="Also list what is unchanged.")
+@address_option
+@json_option
+def reload(verbose: bool, address: str | None, as_json: bool) -> None:
+    """Let the broker read its configuration again: all of it holds from then on, or nothing if anything is wrong.
+
+    Files that it names (passwords, certificates) are read again as well. It says of each changed key what came of it;
+    what needs a restart stays as it is until then.
+    """
+    answer = ask(target_of(address), "reload", timeout=RELOAD_TIMEOUT)
+    if as_json:
+        print_json(answer)
+        return
+    for warning in answer["warnings"]:
+        click.echo(f"warning: {warning}", err=True)
+    for change in answer["changes"]:
+        click.echo(_change_in_words(change))
+    if verbose:
+        for name in answer["unchanged"]:
+            click.echo(f"{name}: unchanged")
+    count, waiting = len(answer["changes"]), answer["needing_restart"]
+    text = f"{answer['source']} is reloaded: {count} changes, {len(answer['unchanged'])} keys unchanged"
+    click.echo(f"{text}; {waiting} of them hold after: poold restart" if waiting else text)
+
+
+def _change_in_words(change: dict[str, Any]) -> str:
+    name = change["table"] + (f".{change['key']}" if change["key"] else "")
+    if "to" in change:
+        name += f" {_value(change['from'])} -> {_value(change['to'])}"
+    elif change["key"]:
+        name += " changed"
+    behind = "; its backends are replaced as they rest" if change["replaces_backends"] else ""
+    return f"{name}: {change['result']}{behind}"
+
+
+def _value(value: Any) -> str:
+    return json.dumps(value) if value is not None else "none"
+
+
+COMMANDS = (pause, resume, reconnect, kill, reload)

@@ -19,6 +19,7 @@ from poold import __version__, daemon
 from poold.config.file import ConfigError, at_address, load
 from poold.config.model import Config
 from poold.config.permissions import exposed_files
+from poold.config.source import Source
 from poold.embedded.config import private_config
 from poold.embedded.server import EmbeddedError, EmbeddedPostgres, default_data_dir
 from poold.operations.asking import EXIT_ERROR
@@ -49,12 +50,12 @@ def start_here(
         signal.signal(number, signal.default_int_handler)
     with ExitStack() as cleanup:
         try:
+            source: Source | None = None
             if config_file is not None:
-                config = load(config_file)
-                for warning in exposed_files(config, config_file):
+                source = Source(os.fspath(config_file), partial(_read, config_file, address))
+                config, warnings = source.read()
+                for warning in warnings:
                     log.warning("password exposed reason=%s", warning)
-                if address:
-                    config = at_address(config, address)
                 note = [f"  clients need {SERVER_KEY_VARIABLE} and {KEY_VARIABLE}"] if config.broker.key_file else []
             else:
                 if is_claimed(private_address):
@@ -66,7 +67,7 @@ def start_here(
                 note = [f"  private PostgreSQL in {server.data}, for a look inside: psql {shlex.quote(server.dsn())}"]
             try:
                 announce = partial(_announce, config, note, ready_fd)
-                daemon.run(config, announce, () if config_file is None else command, estate)
+                daemon.run(config, announce, () if config_file is None else command, estate, source)
             finally:
                 for number in daemon.STOP_SIGNALS:
                     signal.signal(number, signal.SIG_IGN)
@@ -76,6 +77,13 @@ def start_here(
             click.echo(f"poold: {explained(error)}", err=True)
             return EXIT_ERROR
     return 0
+
+
+def _read(config_file: Path, address: str | None) -> tuple[Config, list[str]]:
+    """Return the configuration, at another address if one is given, and what files with passwords others can read."""
+    config = load(config_file)
+    warnings = exposed_files(config, config_file)
+    return (at_address(config, address) if address else config), warnings
 
 
 def _announce(config: Config, note: list[str], ready_fd: int | None, bound: str, unready: Mapping[str, str]) -> None:

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from time import monotonic
 
 import psycopg2
 
+from poold.config.changes import changed_endpoints
 from poold.config.current import CurrentConfig
-from poold.config.model import GroupConfig
+from poold.config.model import Config, EndpointConfig, GroupConfig
 from poold.core.broker import Broker
 from poold.core.effects import Unit
 from poold.core.facts import Completion, Loss, Server
@@ -56,7 +58,7 @@ class Backends:
         self._open: dict[int, BackendConnection] = {}
         self._opening: dict[int, asyncio.Task[None]] = {}
         self._looking: dict[int, asyncio.Task[None]] = {}  # questions about backends, until answered
-        self._learned = {name: connecting.Learned() for name in config.endpoints}
+        self._learned: defaultdict[str, connecting.Learned] = defaultdict(connecting.Learned)
         # Backends that were given units in this turn: enter by execute, leave by flush.
         self._unflushed: list[BackendConnection] = []
         # Bytes of results that are not whole, and the backends that are not read from until there are fewer: enter when
@@ -67,8 +69,11 @@ class Backends:
 
     def connect(self, number: int, group: str, endpoint: str, is_read_only: bool = False) -> None:
         """Begin to open a backend. is_read_only: its session writes nothing, even if its group's could."""
-        config = self._config.groups[group]
-        opening = self._open_backend(number, replace(config, read_only=True) if is_read_only else config, endpoint)
+        config, where = self._config.groups.get(group), self._config.endpoints.get(endpoint)
+        if config is None or where is None:
+            return  # a reload has removed it, and the core has closed the backend
+        config = replace(config, read_only=True) if is_read_only else config
+        opening = self._open_backend(number, config, where, self._learned[endpoint], endpoint)
         self._opening[number] = asyncio.get_running_loop().create_task(opening)
 
     def execute(self, number: int, unit: Unit) -> None:
@@ -114,7 +119,8 @@ class Backends:
     def look(self, number: int) -> None:
         """Ask by another connection what the server does for the backend; the core gets an answer in any case."""
         if (backend := self._open.get(number)) is not None and number not in self._looking:
-            self._looking[number] = asyncio.get_running_loop().create_task(self._look(backend))
+            config, learned = self._config.endpoints.get(backend.endpoint), self._learned[backend.endpoint]
+            self._looking[number] = asyncio.get_running_loop().create_task(self._look(backend, config, learned))
 
     def lendable(self, number: int) -> tuple[int, Wire] | None:
         """Return what the lane needs of the backend: its descriptor and its wire; None if it cannot have it now."""
@@ -134,6 +140,12 @@ class Backends:
             backend.close()
             self._finished(backend)
 
+    def reconfigured(self, before: Config, renewed: Collection[str]) -> None:
+        """Forget what was learned of endpoints that are others than before; renewed are those with other files."""
+        changed = changed_endpoints(before, self._config, renewed)
+        for name in [each for each in self._learned if each in changed]:
+            del self._learned[name]
+
     def close_all(self) -> None:
         """Close every backend; for the end of the broker."""
         for number in [*self._opening, *self._open]:
@@ -142,11 +154,11 @@ class Backends:
             task.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _open_backend(self, number: int, group: GroupConfig, endpoint: str) -> None:
+    async def _open_backend(
+        self, number: int, group: GroupConfig, config: EndpointConfig, learned: connecting.Learned, endpoint: str
+    ) -> None:
         try:
-            connection, server = await connecting.connect(
-                self._config.endpoints[endpoint], group, self._learned[endpoint]
-            )
+            connection, server = await connecting.connect(config, group, learned)
             backend = BackendConnection(number, connection, self._config, group.read_only, self, endpoint)
         except (psycopg2.Error, OSError, UnicodeError, libpq.LibpqError) as error:
             log.warning("connect failed endpoint=%s error=%s", endpoint, one_line(error))
@@ -159,10 +171,12 @@ class Backends:
             log.debug("backend opened number=%d endpoint=%s", number, endpoint)
             self.opened(number, server)
 
-    async def _look(self, backend: BackendConnection) -> None:
-        config, learned = self._config.endpoints[backend.endpoint], self._learned[backend.endpoint]
+    async def _look(
+        self, backend: BackendConnection, config: EndpointConfig | None, learned: connecting.Learned
+    ) -> None:
+        """config is None if a reload has removed the backend's endpoint: then nobody can be asked there."""
         try:
-            doing = await connecting.doing(config, learned, backend.pid)
+            doing = Doing.IDLE if config is None else await connecting.doing(config, learned, backend.pid)
             is_at_work = doing is Doing.WORKING or (doing is Doing.WAITING and backend.is_heard())
         except (psycopg2.Error, OSError, UnicodeError) as error:
             log.warning("look failed endpoint=%s error=%s", backend.endpoint, one_line(error))

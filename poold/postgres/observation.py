@@ -10,13 +10,16 @@ https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-RECOVERY-
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Collection
 from time import monotonic
 from typing import Any
 
 import psycopg2
 
+from poold.config.changes import changed_endpoints
 from poold.config.current import CurrentConfig
+from poold.config.model import Config
 from poold.core.broker import Broker
 from poold.core.facts import Location, Observation
 from poold.postgres import connect as connecting
@@ -73,12 +76,14 @@ class Observers:
         self._config = config
         self._broker = broker
         self._wake = wake
-        self._learned = {name: connecting.Learned() for name in config.endpoints}
+        self._learned: defaultdict[str, connecting.Learned] = defaultdict(connecting.Learned)
         # Enter when a connection is open, leave when its server does not answer.
         self._connections: dict[str, Any] = {}
+        # Endpoints whose login has changed: enter by `reconfigured`, leave with the next question.
+        self._outdated: set[str] = set()
         # Questions until they are answered, by endpoint. Of one endpoint one is asked after the other.
-        self._asking: dict[str, set[asyncio.Task[None]]] = {name: set() for name in config.endpoints}
-        self._turns = {name: asyncio.Lock() for name in config.endpoints}
+        self._asking: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def observe(self, endpoint: str, question: str) -> None:
         """Ask the endpoint's server what it is, and this question; the core gets an answer in any case."""
@@ -93,13 +98,23 @@ class Observers:
         self._asking[endpoint].add(task)
         task.add_done_callback(self._asking[endpoint].discard)
 
+    def leave(self, endpoint: str) -> None:
+        """Close the connection to the endpoint's server; what it is being asked is not answered any more."""
+        if not self._asking[endpoint]:
+            self._disconnect(endpoint)
+        for task in self._asking[endpoint]:
+            task.cancel()  # it closes its connection, which the loop watches until then
+
+    def reconfigured(self, before: Config, renewed: Collection[str]) -> None:
+        """Log in anew where that has changed; renewed are endpoints with other files."""
+        for name in changed_endpoints(before, self._config, renewed):
+            self._learned.pop(name, None)
+            self._outdated.add(name)
+
     def close(self) -> None:
         """Close all connections; for the end of the broker."""
-        for endpoint in [each for each in self._connections if not self._asking[each]]:
-            self._disconnect(endpoint)
-        for tasks in self._asking.values():
-            for task in tasks:
-                task.cancel()  # it closes its connection, which the loop watches until then
+        for endpoint in [*self._connections, *self._asking]:
+            self.leave(endpoint)
 
     async def _answer(self, endpoint: str, question: str, types: list[type]) -> None:
         """Ask, and tell the core what the answer is."""
@@ -127,7 +142,12 @@ class Observers:
 
     async def _ask(self, endpoint: str, question: str, types: list[type]) -> tuple[Any, ...]:
         """Return the one row of the answer; raises psycopg2.Error, OSError or UnicodeError."""
-        config = self._config.endpoints[endpoint]
+        config = self._config.endpoints.get(endpoint)
+        if config is None:
+            raise OSError("a reload has removed it")  # the core waits for no answer
+        if endpoint in self._outdated:
+            self._outdated.discard(endpoint)
+            self._disconnect(endpoint)
         if endpoint not in self._connections:
             async with asyncio.timeout(config.connect_timeout):
                 self._connections[endpoint] = await connecting.plain(config, self._learned[endpoint])

@@ -6,9 +6,12 @@ folder keep the newest that any of them has seen.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 _SUFFIX = ".timeline"
 _NAME = re.compile(r"[0-9]{1,20}")  # a system identifier
@@ -28,6 +31,22 @@ class Timelines:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    def remembered(self) -> dict[str, int]:
+        """Return what `read` does; if it cannot be read that is logged."""
+        try:
+            return self.read()
+        except OSError as error:
+            log.warning("timelines not read folder=%s error=%s", self.folder, error.strerror)
+            return {}
+
+    def remember(self, system: str, timeline: int) -> None:
+        """Do what `keep` does; if it cannot be kept that is logged."""
+        try:
+            self.keep(system, timeline)
+        except OSError as error:
+            text = "timeline not remembered in state_dir: after a restart an old primary that answers alone is believed"
+            log.warning("%s state_dir=%s error=%s", text, self.folder, error.strerror)
 
     def read(self) -> dict[str, int]:
         """Return the timelines by system identifier. A file that holds no number is as none; raises OSError."""

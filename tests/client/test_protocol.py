@@ -87,6 +87,8 @@ EXAMPLES: dict[str, Any] = {
     "cancel": CancelRequest(4),
     "cancel-other": CancelRequest(4, b"0123456789abcdef"),
     "ask": Ask(5, "stats"),
+    "ask-groups": Ask(5, "groups"),
+    "ask-reload": Ask(5, "reload"),
     "ask-arguments": Ask(5, "reconnect", b"group\0default\0endpoint\0main\0"),
     "welcome": Welcome(
         8, 42, "0.1.0", 16777216, 67108864, {"default": True, "transactions": False}, b"0123456789abcdef", 4096, 300

@@ -95,6 +95,8 @@ EXPECTED: dict[str, Case] = {
     "ping": everybody(Ask(5, "ping"), ANSWERED),
     "stats": everybody(Ask(6, "stats"), ANSWERED),
     "metrics": everybody(Ask(17, "metrics", b"format\x00openmetrics\x00"), ANSWERED),
+    "groups": everybody(Ask(18, "groups"), ANSWERED),
+    "reload": admins(Ask(20, "reload"), ANSWERED),
     "reconnect": admins(Ask(13, "reconnect"), ANSWERED),
     "pause": admins(Ask(14, "pause"), ANSWERED),
     "resume": admins(Ask(15, "resume"), ANSWERED),

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
-from client.wire.messages import Failure
+from client.wire.messages import IN_SESSIONS, Failure
 from poold.config.model import KEY_PREFIX
 from poold.core.work import failures
 
@@ -43,9 +43,11 @@ QUESTIONS: Mapping[str, Audience] = {
     "ping": Audience.EVERYBODY,
     "stats": Audience.EVERYBODY,
     "metrics": Audience.EVERYBODY,
+    "groups": Audience.EVERYBODY,
     "stop": Audience.ADMINS,
     "stop-now": Audience.ADMINS,
     "restart": Audience.ADMINS,
+    "reload": Audience.ADMINS,
     "reconnect": Audience.ADMINS,
     "pause": Audience.ADMINS,
     "resume": Audience.ADMINS,
@@ -72,6 +74,15 @@ def may_use(caller: Caller, config: GroupConfig) -> bool:
     if not users or caller.is_owner or (caller.uid is not None and str(caller.uid) in users):
         return True
     return bool(caller.key) and KEY_PREFIX + caller.key in users
+
+
+def modes(groups: Mapping[str, Group]) -> dict[str, bool | str]:
+    """What a client is told of the groups that it may use."""
+    return {name: _mode(group.config) for name, group in groups.items() if group.main is None}
+
+
+def _mode(config: GroupConfig) -> bool | str:
+    return IN_SESSIONS if config.legacy_session and config.autocommit else config.autocommit
 
 
 def open_to(caller: Caller, groups: Mapping[str, Group]) -> Mapping[str, Group]:
