@@ -184,11 +184,12 @@ def test_what_is_left_of_a_removed_group_ends_after_drain_timeout(
 def test_a_process_that_was_there_before_uses_a_group_that_is_added(
     broker: Broker, endpoints: dict[str, dict[str, Any]]
 ) -> None:
-    db = broker.handler("later")
+    assert broker.handler().query("SELECT 1").fetchone() == (1,)
     with pytest.raises(UnconfiguredGroupError, match="it has default, transactions"):
-        db.query("SELECT 1")
+        broker.handler("later")
     broker.configure(endpoints, {**GROUPS, "later": {"autocommit": False}})
     reload(broker)
+    db = broker.handler("later")
     assert db.query("SELECT 1").fetchone() == (1,)
     assert db.in_transaction
     db.rollback()
