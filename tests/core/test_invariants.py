@@ -19,6 +19,7 @@ from model.invariants import Invariants
 from model.kinds import CODE, COPIES, LOCK, SCHEMA, Examiner
 from model.leftovers import LEAVINGS
 from model.postgres import ENDINGS, Fate
+from model.reloads import KINDS, another
 from model.requests import CONTROLS, LEASE_CONTROLS, OTHERS, STEPS, TEMPLATES
 from model.shell import Shell
 from model_clients import Clients
@@ -425,7 +426,9 @@ class Machine(Invariants, RuleBasedStateMachine):
 
     @rule(
         data=st.data(),
-        what=st.sampled_from(("failover", "failover", "forget", "forget", "schema", "schema", "drain", *("no",) * 6)),
+        what=st.sampled_from(
+            ("failover", "failover", "forget", "forget", "schema", "schema", "drain", *("reload",) * 4, *("no",) * 6)
+        ),
         shell=SHELL,
     )
     def what_is_rare(self, data: st.DataObject, what: str, shell: str) -> None:
@@ -438,6 +441,11 @@ class Machine(Invariants, RuleBasedStateMachine):
                 self.shell.change_schema(data.draw(st.sampled_from(sorted(self.broker.config.endpoints))))
             case "drain":
                 self.shell.fact(self.broker.drain, self.world.now)
+            case "reload" if self.broker.state is BrokerState.RUNNING:
+                kind = data.draw(st.sampled_from(KINDS))
+                now = self.broker.config.as_it_is()
+                config = another(now, self.world.config, kind, lambda each: data.draw(st.sampled_from(each)))
+                self.shell.reloads.reload(config)
         self.act(shell)
 
     @rule(number=st.integers(-3, 200), fact=st.sampled_from(("opened", "failed", "completed", "cancelled", "lost")))

@@ -102,8 +102,8 @@ def test_it_counts_who_works_and_who_waits(manager: Manager, start_broker: Calla
 GATED = """
 import ctypes
 import os
-from poold.daemon import Daemon
-Daemon._reload = lambda self: open({gate!r}).close()  # hangs until somebody opens the other end
+from poold.reloading import Reloading
+Reloading.begin = lambda self, tell: open({gate!r}).close()  # hangs until somebody opens the other end
 """
 
 

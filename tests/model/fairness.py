@@ -5,6 +5,7 @@ The turns of processes within a priority are in `model.turns`.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from math import ceil
 
 from client.wire.limits import BATCH
@@ -28,12 +29,19 @@ class Fairness:
         self._broker = broker
         self._books = books
         # By group: how many of other priorities were served while one of this waited and could have been.
-        self._overtaken = {name: [0, 0, 0] for name in broker.groups}
+        self._overtaken: defaultdict[Group, list[int]] = defaultdict(lambda: [0, 0, 0])
         self._queues: list[WatchedQueue] = []
-        for group in broker.groups.values():
-            weights = group.config.weights
-            group.queue = queue = WatchedQueue((weights.interactive, weights.normal, weights.batch))
-            self._queues.append(queue)
+        self.adopt()
+
+    def adopt(self) -> None:
+        """Watch the queues of groups that are new; weights may be others."""
+        self._overtaken.clear()
+        for group in self._broker.directory.every():
+            if not isinstance(group.queue, WatchedQueue):
+                assert not group.queue.size
+                weights = group.config.weights
+                group.queue = queue = WatchedQueue((weights.interactive, weights.normal, weights.batch))
+                self._queues.append(queue)
 
     def fact(self) -> None:
         """The core is about to be told something."""
@@ -69,7 +77,7 @@ class Fairness:
         self._count(group, flight.priority)
 
     def _count(self, group: Group, served: int) -> None:
-        queue, overtaken, weights = group.queue, self._overtaken[group.name], group.config.weights
+        queue, overtaken, weights = group.queue, self._overtaken[group], group.config.weights
         if not queue.size:
             overtaken[:] = 0, 0, 0
             return

@@ -38,7 +38,7 @@ class Invariants:
 
     def check_all(self) -> None:
         """All there is; O(everything)."""
-        for group in self.broker.groups.values():
+        for group in self.broker.directory.every():
             self.check_group(group)
             self.check_members(group)
             self.check_probes(group)
@@ -76,7 +76,7 @@ class Invariants:
                 assert not pool.lent or any(each.is_recalled for each in pool.lent.values()), "nobody is recalled"
         self.shell.lifetimes.check_floor(group)
         self.shell.orders.check_group(group)
-        assert size <= group.config.max_size
+        self.shell.reloads.check_size(group, size)
         assert len(group.queue) == sum(1 for _ in group.queue)
         if group.queue.size:
             if is_idle:
@@ -217,7 +217,7 @@ class Invariants:
     def check_clients_of_groups(self) -> None:
         """Each group knows how many clients have used it, and only what is connected waits."""
         clients = self.broker.clients
-        for group in self.broker.groups.values():
+        for group in self.broker.directory.every():
             assert group.clients == sum(group in client.groups for client in clients.values())
             for request in group.queue:
                 assert request.is_in_lane or request.state is RequestState.QUEUED

@@ -77,7 +77,7 @@ class Lending(Shell):
 
     def _counted(self) -> int:
         """How many requests; one that goes to the primary instead of a replica is counted by both groups."""
-        told = sum(group.stats.requests - group.stats.rerouted for group in self.broker.groups.values())
+        told = sum(group.stats.requests - group.stats.rerouted for group in self.broker.directory.every())
         return told + sum(fleet.requests for fleet in self.lane.fleets.values())
 
     # What the lane does.
@@ -140,7 +140,7 @@ class Lending(Shell):
             case effects.Lend(number):
                 self._check_lent(self.broker.backends[number], self.lines[number])
             case effects.Close(number, "max_idle"):
-                due = self.used.get(number, 0.0) + self.broker.groups[self.lines[number].group].config.max_idle
+                due = self.used.get(number, 0.0) + _max_idle(self.lines[number])
                 assert due <= self.world.now, f"{number} is closed as idle, where the lane has just used it"
             case effects.Drop(client) if client not in self.orders.killed:
                 due = self.heard.get(client, 0.0) + self.broker.config.broker.client_idle_timeout
@@ -174,7 +174,8 @@ class Lending(Shell):
                 self.lane.recall(number, at_once)
                 assert not at_once or number not in self.lane.lent, f"the lane keeps {number}, which is wanted at once"
             case effects.Poke(group):
-                self.lane.poke(self.broker.groups[group])
+                if group in self.broker.groups:
+                    self.lane.poke(self.broker.groups[group])
 
     def _lend(self, number: int) -> None:
         backend = self.broker.backends.get(number)
@@ -249,3 +250,7 @@ class Lending(Shell):
         assert is_told or all(each.flights for each in fleet.lents), (
             f"one waits in {group.name} while a backend of the lane's idles"
         )
+
+
+def _max_idle(line: Line) -> float:
+    return 0.0 if line.pool is None else line.pool.group.config.max_idle

@@ -69,9 +69,8 @@ class Lifetimes:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._pools = [pool for group in broker.groups.values() if group.config.max_lifetime for pool in group.pools]
         self._looked = 0.0
-        self._before: list[_Strength] = []  # of each pool, before the fact
+        self._before: dict[Pool, _Strength] = {}  # of each pool, before the fact
         # Of this fact: pools whose backends were closed for max_lifetime, or for other reasons; and that open some.
         self._retired: list[Pool] = []
         self._closed: list[Pool] = []
@@ -85,18 +84,26 @@ class Lifetimes:
 
     def fact(self) -> None:
         """The core is about to be told something."""
-        self._before = [_strength(pool) for pool in self._pools]
+        self._before = {pool: _strength(pool) for pool in self._pools}
         self._retired.clear()
         self._closed.clear()
         self._opened.clear()
 
-    def opens(self, group: str, endpoint: str) -> None:
-        """The core opens a backend."""
-        self._opened.append(self._pool(group, endpoint))
+    @property
+    def _pools(self) -> list[Pool]:
+        """Those in which backends become too old."""
+        every = self._broker.directory.every()
+        return [pool for group in every if group.config.max_lifetime for pool in group.pools]
 
-    def closes(self, group: str, endpoint: str, reason: str) -> None:
+    def opens(self, pool: Pool | None) -> None:
+        """The core opens a backend."""
+        if pool is not None:
+            self._opened.append(pool)
+
+    def closes(self, pool: Pool | None, reason: str) -> None:
         """The core closes a backend."""
-        (self._retired if reason == "max_lifetime" else self._closed).append(self._pool(group, endpoint))
+        if pool is not None:
+            (self._retired if reason == "max_lifetime" else self._closed).append(pool)
 
     def given(self, backend: Backend, request: Request, now: float) -> None:
         """The request is begun on the backend, or goes on there."""
@@ -164,7 +171,9 @@ class Lifetimes:
         """A backend was looked at, and is kept."""
         if backend.expires is None or now < backend.expires:
             return
-        found = self._before[self._pools.index(backend.pool)], _strength(backend.pool)
+        if backend.pool not in self._before:
+            return  # max_lifetime has come with this fact
+        found = self._before[backend.pool], _strength(backend.pool)
         if found[0].failures != found[1].failures:
             return
         is_needed = min(each.open for each in found) <= max(each.floor for each in found)
@@ -173,7 +182,9 @@ class Lifetimes:
 
     def _check_retired(self, pool: Pool) -> None:
         """A backend was closed for max_lifetime."""
-        before, after = self._before[self._pools.index(pool)], _strength(pool)
+        if pool not in self._before:
+            return
+        before, after = self._before[pool], _strength(pool)
         if (before.failures, before.cap) != (after.failures, after.cap):
             return  # in the same fact another endpoint came back, or was lost
         elsewhere = sum(each is not pool and each.group is pool.group for each in self._opened)
@@ -186,6 +197,3 @@ class Lifetimes:
         for pool in self._pools:
             for members in pool.members:
                 yield from members.values()
-
-    def _pool(self, group: str, endpoint: str) -> Pool:
-        return next(each for each in self._broker.groups[group].pools if each.endpoint.name == endpoint)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from model.books import Job
 from model.postgres import Order, Session
+from poold.core.pools.pool import Pool
 
 
 @dataclass(eq=False)
@@ -16,6 +17,7 @@ class Line:
     number: int
     group: str
     endpoint: str
+    pool: Pool | None = None  # None if the core has closed it in the very fact in which it was opened
     is_opening: bool = False  # Connect is carried out
     session: Session | None = None
     # Given and not yet told to be completed.

@@ -63,6 +63,8 @@ class Orders:
         self.killed: set[int] = set()  # clients that are to be disconnected
         self.pending: list[_Pending] = []
         self.operators: set[int] = set()  # who has waited for an answer
+        # Pools that a reload has taken from their groups: nothing begins there, as in those that are paused.
+        self.left: set[Pool] = set()
 
     @property
     def _now(self) -> float:
@@ -79,14 +81,41 @@ class Orders:
         pools = tuple(pools)
         new = tuple(pool for pool in pools if kind not in self.paused.get(pool, ()))
         for pool in new:
-            if not self.paused.setdefault(pool, set()):
-                self._asked.update(pool.questions)
-                for backend in pool:
-                    self._begun[backend.number] = _running(backend)
-                    self._asked.update(backend.running)
-            self.paused[pool].add(kind)
+            self._begins_nothing(pool)
+            self.paused.setdefault(pool, set()).add(kind)
         self.operators.add(client)
         self.pending.append(_Pending(client, number, pools, kind, new, self._now + timeout))
+
+    def _begins_nothing(self, pool: Pool) -> None:
+        """From here on, if that was not so before."""
+        if not self.paused.get(pool) and pool not in self.left:
+            self._asked.update(pool.questions)
+            for backend in pool:
+                self._begun[backend.number] = _running(backend)
+                self._asked.update(backend.running)
+
+    def leave(self, pools: Iterable[Pool]) -> None:
+        """A reload is about to take these pools from their groups, and to give back others that it had taken."""
+        pools = set(pools)
+        for pool in pools:
+            self._begins_nothing(pool)
+        self.left = pools
+
+    def joined(self, pools: Iterable[Pool]) -> None:
+        """A reload has given these pools to groups: they are paused as their groups, and as their endpoints, are."""
+        new, every = set(pools), [pool for group in self._broker.directory.every() for pool in group.pools]
+        for pool in pools:
+            beside = [each for each in every if each.group in (pool.group, pool.group.main) and each not in new]
+            there = [each for each in every if each.endpoint is pool.endpoint and each not in new and not each.left]
+            # Of a group that is new itself the one for reads on replicas has nothing to go by.
+            like = {Pause.GROUP: [each for each in beside if not each.left], Pause.ENDPOINT: there}
+            for kind, others in like.items():
+                if others and all(kind in self.paused.get(each, ()) for each in others):
+                    self.paused.setdefault(pool, set()).add(kind)
+                    for pending in self.pending:
+                        if pending.kind is kind and not set(others).isdisjoint(pending.pools):
+                            pending.pools = (*pending.pools, pool)
+                            pending.new = (*pending.new, pool)
 
     def resume(self, pools: Iterable[Pool], kinds: Iterable[Pause]) -> None:
         """These pools are about to go on; orders that wait for one of them fail."""
@@ -144,15 +173,15 @@ class Orders:
 
     def fact(self) -> None:
         """The core is about to be told something: what has ended in a paused pool has ended."""
-        for pool, kinds in self.paused.items():
-            for backend in pool if kinds else ():
+        for pool in {*(pool for pool, kinds in self.paused.items() if kinds), *self.left}:
+            for backend in pool:
                 if backend.number in self._begun:
                     self._begun[backend.number] &= _running(backend)
 
     def given(self, line: Line, job: Job | None) -> None:
         """The core gives something to the line; job is None if it is a question of its own, or a reset."""
         backend = self._broker.backends.get(line.number)
-        if backend is not None and self.paused.get(backend.pool):
+        if backend is not None and (self.paused.get(backend.pool) or backend.pool in self.left):
             self._check_begun(backend, line, job)
         if job is None or line.number not in self.dismissed:
             return
@@ -161,7 +190,7 @@ class Orders:
 
     def given_by_lane(self, backend: Backend) -> None:
         """The lane gives something to the backend; it may do so until it hears of the order."""
-        if backend.number in self.dismissed or self.paused.get(backend.pool):
+        if backend.number in self.dismissed or self.paused.get(backend.pool) or backend.pool in self.left:
             assert self._is_recall_on_its_way(backend), f"the lane goes on with {backend}, dismissed or paused"
 
     def closes(self, line: Line, reason: str) -> None:
@@ -190,8 +219,9 @@ class Orders:
         for pool in group.pools:
             assert pool.pauses == self.paused.get(pool, set()), f"{pool.endpoint.name} of {group.name} is {pool.pauses}"
             assert pool.is_paused is bool(pool.pauses)
-            for backend in pool.lent.values() if pool.is_paused else ():
-                assert backend.is_recalled, f"{backend} is paused, and lent for longer"
+            for backend in pool.lent.values() if pool.is_paused or pool.left else ():
+                assert backend.is_recalled, f"{backend} is paused, or not its group's, and lent for longer"
+            assert not (pool.left and (pool.idle or pool.connecting)), f"{pool.endpoint.name} of {group.name} has left"
         if self._broker.state is not BrokerState.STOPPED:
             for pending in self.pending:
                 assert not self.is_at_rest(pending.pools), f"{pending} is not answered"

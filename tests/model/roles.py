@@ -46,6 +46,11 @@ class Roles:
         self._heard.add(endpoint)
         self._newest = max(self._newest, observation.timeline)
 
+    def left(self, endpoint: str) -> None:
+        """The core forgets what the endpoint has said, and asks anew if it asks at all."""
+        self._said.pop(endpoint, None)
+        self._heard.discard(endpoint)
+
     def opened(self, endpoint: str, is_standby: bool | None) -> None:
         """The core is about to be told so by a connection of its own."""
         if is_standby and endpoint in self._said:
@@ -72,7 +77,7 @@ class Roles:
     def given(self, backend: Backend, jobs: list[Job]) -> None:
         """Something of these requests is begun there, or goes on."""
         group, endpoint = backend.group, backend.pool.endpoint
-        if not jobs or not group.has_roles or backend.is_recalled:
+        if not jobs or not group.has_roles or backend.is_recalled or backend.pool.left:
             return
         jobs[-1].is_on_replicas, jobs[-1].is_refused_there = group.main is not None, False
         jobs[-1].begun += 1
@@ -105,7 +110,7 @@ class Roles:
     def check_rest(self, group: Group) -> None:
         """Nothing rests where nobody is served."""
         if group.has_roles:
-            for pool in group.pools:
+            for pool in [each for each in group.pools if not each.left]:
                 is_kept = group.role == "primary" and pool.members[BackendState.LEASED]
                 assert pool.is_serving or not is_kept, f"a lease stays on {pool.endpoint.name}, which is not used"
                 assert pool.is_serving or not pool.idle, f"a backend idles on {pool.endpoint.name}, which is not used"

@@ -22,6 +22,7 @@ from model.lifetimes import Lifetimes
 from model.lines import Line
 from model.orders import Orders
 from model.postgres import SETTINGS, Cluster, Fate, Order, Session, is_question
+from model.reloads import Reloads
 from poold.core import effects
 from poold.core.broker import Broker
 from poold.core.effects import Bind, Deallocate, Plain, Prepare, SimpleQuery, Unit
@@ -59,6 +60,7 @@ class Shell:
         self.dropped: set[int] = set()  # clients that the core wants to be disconnected
         self.todo: deque[effects.Effect] = deque()  # taken, not carried out
         self.orders = Orders(self)
+        self.reloads = Reloads(self)
         # Of each endpoint: up to which change of its schema the core was told; and of each pool the counts told last.
         self.known_schema: Counter[str] = Counter()
         self.told_counts: dict[tuple[str, str], bytes] = {}
@@ -77,7 +79,7 @@ class Shell:
         self.lifetimes.fact()
         self.orders.fact()
         # Groups in which somebody waited for a backend: in the same fact they may be told that it was too long.
-        self._waited = {name for name, group in self.broker.groups.items() if group.queue.size}
+        self._waited = {group.name for group in self.broker.directory.every() if group.queue.size}
         told = call(*args, **more)
         self.observe()
         self.lifetimes.told(self.world.now, is_tick=call == self.broker.tick)
@@ -105,8 +107,9 @@ class Shell:
                 self.last_line = number
                 backend = self.broker.backends.get(number)  # it may be one for reads on replicas
                 group = group if backend is None else backend.group.name
-                self.lines[number] = self.line_type(number, group, endpoint)
-                self.lifetimes.opens(group, endpoint)
+                pool = None if backend is None else backend.pool
+                self.lines[number] = self.line_type(number, group, endpoint, pool)
+                self.lifetimes.opens(pool)
             case effects.Execute(number, unit):
                 self._given(self.lines[number], unit)
             case effects.Cancel(number):
@@ -119,7 +122,7 @@ class Shell:
                 self.orders.closes(line, reason)
                 line.is_closed = True
                 self._mark_lost(line)
-                self.lifetimes.closes(line.group, line.endpoint, reason)
+                self.lifetimes.closes(line.pool, reason)
             case effects.Drop(client) if client in self.orders.operators:
                 self.orders.dropped(client)
             case effects.Drop(client) if client in self.orders.killed:
@@ -357,7 +360,8 @@ class Shell:
     def opened(self, number: int) -> None:
         line = self.lines[number]
         cluster = self.clusters.setdefault(line.endpoint, Cluster(f"{line.endpoint}/1"))
-        plans = self.broker.groups[line.group].config.plans
+        assert line.pool is not None
+        plans = line.pool.group.config.plans
         line.session = Session(cluster, number, self.books, self.books.committed, plans)
         server = Server(160000, cluster.identity, pid=number)
         self.fact(self.broker.opened, number, self.world.now, server)

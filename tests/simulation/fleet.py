@@ -235,10 +235,10 @@ class MemberProcess(Process):
 
     def __init__(self, server: Member, wire: Wire) -> None:
         super().__init__(server, wire)
-        group = server.world.broker.groups[wire.group]
-        self._is_read_only = group.config.read_only
+        group = None if wire.pool is None else wire.pool.group
+        self._is_read_only = group is not None and group.config.read_only
         # Whether an older state than the process's own writes must not be read here.
-        self._shows_own = group.role == "primary" or group.main is not None
+        self._shows_own = group is not None and (group.role == "primary" or group.main is not None)
         self._began_on_standby = False
 
     def _begin_command(self, order: Order, command: Command) -> None:

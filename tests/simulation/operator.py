@@ -5,6 +5,8 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING
 
+from model.reloads import KINDS, another
+
 from client.wire.arguments import packed_arguments
 from client.wire.messages import Answer, Ask, Failure
 from poold.core.operations.selection import select
@@ -31,7 +33,15 @@ class Operator:
         self._every = EVERY * self._random.choice((1, 1, 10))
         self._last_request = 0
         self._last_key = FIRST_KEY
-        self._kinds = (self._reconnect, self._pause, self._pause, self._resume, self._resume, *(self._kill,) * 4)
+        self._kinds = (
+            self._reconnect,
+            self._pause,
+            self._pause,
+            self._resume,
+            self._resume,
+            *(self._kill,) * 4,
+            *(self._reload,) * 3,
+        )
 
     def act(self) -> str | None:
         """Give an order, at times; a line about it."""
@@ -45,6 +55,7 @@ class Operator:
 
     def finish(self) -> None:
         """Let all that is paused go on."""
+        self._world.network.reloads.reload(self._world.scenario.config)
         pairs: list[tuple[str, str]] = []
         self._world.network.orders.resume(self._chosen(pairs), PAUSES)
         self._tell(self._ask("resume", pairs))
@@ -137,6 +148,15 @@ class Operator:
             assert not is_ending, f"lease {name} is ended while it commits"
         return f"kill {kind} {name}: {type(told).__name__}"
 
+    def _reload(self) -> str:
+        """Let another configuration hold."""
+        world, random = self._world, self._random
+        kind = random.choice(KINDS)
+        config = another(world.broker.config.as_it_is(), world.scenario.config, kind, random.choice)
+        renewed = [random.choice(sorted(config.endpoints))] if random.random() < 0.1 else []
+        world.network.reloads.reload(config, renewed)
+        return f"reload: {kind}"
+
     def _reconnect(self) -> str:
         pairs = self._some()
         message = self._ask("reconnect", pairs)
@@ -152,7 +172,9 @@ class Operator:
         groups = [name for name, group in broker.groups.items() if group.main is None]
         pairs = [("group", name) for name in random.sample(groups, random.choice((0, 1)))]
         if random.random() < 0.4:
-            pairs.append(("endpoint", random.choice(list(broker.endpoints))))
+            chosen = [broker.groups[name] for _, name in pairs] or [broker.groups[name] for name in groups]
+            used = dict.fromkeys(endpoint.name for group in chosen for endpoint in group.endpoints)
+            pairs.append(("endpoint", random.choice(list(used))))
         return pairs
 
     def _chosen(self, pairs: list[tuple[str, str]]) -> tuple[Pool, ...]:

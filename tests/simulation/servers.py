@@ -129,7 +129,7 @@ class Process(Session):
     """One connection's server process, in time."""
 
     def __init__(self, server: Server, wire: Wire) -> None:
-        plans = server.world.broker.groups[wire.group].config.plans
+        plans = "custom" if wire.pool is None else wire.pool.group.config.plans
         super().__init__(server.cluster, wire.number, server.world.books, server.committed, plans)
         self.server = server
         self.world = server.world

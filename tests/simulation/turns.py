@@ -104,6 +104,8 @@ class Turns(Lending):
                 self.sim.watchers.ask(name, where=False)
             case effects.Locate(name):
                 self.sim.watchers.ask(name, where=True)
+            case effects.Leave(name):
+                self.sim.watchers.leave(name)
             case effects.Remember(_, timeline):
                 assert timeline > self.remembered
                 self.remembered = timeline
@@ -183,6 +185,9 @@ class Turns(Lending):
                 self.said.append(f"poke {group}")
             case effects.Observe(name):
                 self.said.append(f"observe {name}")
+            case effects.Leave(name):
+                self.roles.left(name)
+                self.said.append(f"leave {name}")
             case effects.Note(text):
                 self.said.append(f"note {text}")
             case effects.Remember(_, timeline):

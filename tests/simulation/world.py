@@ -158,7 +158,7 @@ class World(Agenda, Invariants):
         if self.scenario.has_copies:
             network.copies.check()
         if self.fleet is not None:
-            for group in self.broker.groups.values():
+            for group in self.broker.directory.every():
                 network.roles.check_rest(group)
         is_periodic = self.steps % self._check_every == 0
         if is_periodic:
@@ -172,7 +172,7 @@ class World(Agenda, Invariants):
     def _check_touched(self) -> None:
         """What the step may have touched: any group, and the clients and backends it was about, or had effects on."""
         network, backends, owed = self.network, self.broker.backends, self.books.owed
-        for group in self.broker.groups.values():
+        for group in self.broker.directory.every():
             self.check_group(group)
         for number in network.touched:
             if number in backends:

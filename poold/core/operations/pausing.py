@@ -84,14 +84,13 @@ class Pausing:
         self._changed(resumed)
         return resumed
 
-    def joined(self, pools: Iterable[Pool], others: Iterable[Pool]) -> None:
-        """These pools have joined a group that has the others: what holds for all of these holds for them as well.
+    def joined(self, pools: Mapping[Pool, Iterable[Pool]]) -> None:
+        """These pools are new, each beside others of its group: what holds for all of these holds for it as well.
 
-        So does what holds for all other pools on their endpoint.
+        So does what holds for all that were on its endpoint before.
         """
-        others = tuple(others)
-        for pool in pools:
-            on_endpoint = [each for each in self._directory.pools_of(pool.endpoint) if each is not pool]
+        for pool, others in pools.items():
+            on_endpoint = [each for each in self._directory.pools_of(pool.endpoint) if each not in pools]
             for kind in PAUSES:
                 like = [each for each in (on_endpoint if kind is Pause.ENDPOINT else others) if not each.left]
                 if like and all(kind in each.pauses for each in like):

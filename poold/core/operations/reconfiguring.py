@@ -67,6 +67,8 @@ class Reconfiguring:
         self._generations = generations
         self._observing = observing
         self._pausing = pausing
+        # Pools that groups have got in this reload, each with those that its group had before.
+        self._new: dict[Pool, tuple[Pool, ...]] = {}
 
     def apply(self, config: Config, renewed: Collection[str], now: float) -> None:
         """Let this configuration hold, but for what needs a restart.
@@ -77,6 +79,8 @@ class Reconfiguring:
         self._config.become(applied(before, config))
         moved = self._change_endpoints(before, renewed, now)
         changed = self._change_groups(before, now)
+        self._pausing.joined(self._new)
+        self._new = {}
         if moved:
             self._generations.begin_anew()  # names may mean something else there
         self._change_clients(before, now)
@@ -152,11 +156,10 @@ class Reconfiguring:
             old = before.groups.get(name)
             if old is None:
                 made = directory.add(name, config)
-                self._pausing.joined(made.pools, ())
-                changed.append(made)
-                if made.replicas is not None:
-                    self._pausing.joined(made.replicas.pools, ())
-                    changed.append(made.replicas)
+                for each in (made, made.replicas):
+                    if each is not None:
+                        self._new |= dict.fromkeys(each.pools, ())
+                        changed.append(each)
             elif old != config:
                 changed += self._change(directory.groups[name], old, config, now)
         return changed
@@ -190,7 +193,7 @@ class Reconfiguring:
             return [group]
         if replicas is None:
             replicas = self._directory.add_reads(group)
-            self._pausing.joined(replicas.pools, group.pools)
+            self._new |= dict.fromkeys(replicas.pools, group.pools)
         else:
             self._configure(replicas, reading(config), now)
         return [group, replicas]
@@ -227,7 +230,7 @@ class Reconfiguring:
                 self._leave(pool, f"group {group.configured} does not use its endpoint any more", now)
         old = group.pools
         group.use((*pools, *there.values()))
-        self._pausing.joined(new, old)
+        self._new |= dict.fromkeys(new, old)
 
     def _leave(self, pool: Pool, why: str, now: float) -> None:
         """Take the pool away. Nobody is left to say there what became of a COMMIT, if it has no backend."""

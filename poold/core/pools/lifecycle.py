@@ -89,6 +89,7 @@ class Lifecycle:
         """The pool is not its group's any more, for this reason: its backends end as they rest."""
         pool.left = why
         pool.is_serving = False
+        pool.group.respread()
         self._agenda.timers.clear(pool)
         pool.questions.clear()
         for backend in list(pool):
