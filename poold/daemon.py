@@ -304,7 +304,7 @@ class Daemon:
     def _signalled(self, number: signal.Signals) -> None:
         """The first signal drains, the second stops at once, and SIGQUIT always does."""
         log.info("signal received name=%s", signal.Signals(number).name)
-        self._begin_stop(at_once=number == signal.SIGQUIT or self._broker.state.name != "RUNNING")
+        self._begin_stop(at_once=number == signal.SIGQUIT or self._broker.state.name in ("DRAINING", "STOPPED"))
 
     def _apply(self, config: Config, renewed: Sequence[str]) -> None:
         """Let another configuration hold, in all parts at once; renewed are endpoints whose files are not the same."""

@@ -105,7 +105,7 @@ class Reloading:
         except (OSError, ValueError) as error:
             return self._refuse(source, [str(error)])
         config, warnings, digests = reading
-        if self._broker.state is not BrokerState.RUNNING:
+        if self._broker.state in (BrokerState.DRAINING, BrokerState.STOPPED):
             return self._refuse(source, [f"the broker is {self._broker.state.name.lower()}"])
         if objection := descriptor_objection(config.broker.max_clients):
             return self._refuse(source, [f"[broker] max_clients: {objection}"])

@@ -43,7 +43,7 @@ class Replacing:
             why = "a private PostgreSQL ends with its broker; use poold stop and poold start"
         elif self._frontend.listener < 0:
             why = "the socket of a tcp:// address cannot be handed over; stop the broker and start it again"
-        elif self._succession.is_under_way or self._broker.state.name != "RUNNING":
+        elif self._succession.is_under_way or self._broker.state.name in ("DRAINING", "STOPPED"):
             why = "a restart or a stop is under way already"
         else:
             listener, metrics = self._frontend.listener, self._metrics.descriptor

@@ -52,6 +52,7 @@ QUESTIONS = (
     "reload",
     "reconnect",
     "pause",
+    "drain",
     "resume",
     "kill",
 )

@@ -21,6 +21,7 @@ from poold.core.clients.leases import Leases
 from poold.core.deadlines import Deadlines
 from poold.core.effects import Effect, Reply, Stop, Unit
 from poold.core.facts import Completion, Location, Loss, Observation, Server
+from poold.core.operations.closing import Closing
 from poold.core.operations.killing import Killing
 from poold.core.operations.operating import Operating
 from poold.core.operations.pausing import Pausing
@@ -107,11 +108,12 @@ class Broker:
         self.hand_over = HandOver(current, agenda, self.accounts, self.waiting, self.runs)
         steps = agenda, self.leases, self.waiting, self.lifecycle, self.runs
         self.observing = Observing(current, directory, timelines or {}, *steps, self.generations)
-        self.pausing = Pausing(agenda, directory, self.clients, self.lifecycle)
+        self.pausing = Pausing(agenda, directory, self.clients, self.lifecycle, self.observing)
         self.settling = Settling(*steps, self.hand_over, self.observing, self.rerouting, self.pausing, examine)
         self.reading = Reading(agenda, self.accounts, self.observing, self.rerouting, self.settling)
+        closing = Closing(agenda, self.admission, directory, self.lifecycle)
         killing = Killing(agenda, self.clients, self.leases, self.waiting, self.runs)
-        self.operating = Operating(self.groups, self.endpoints, self.lifecycle, self.pausing, killing)
+        self.operating = Operating(self.groups, self.endpoints, self.lifecycle, self.pausing, killing, closing)
         more = self.runs, self.generations, self.observing, self.pausing
         self.reconfiguring = Reconfiguring(current, agenda, directory, self.clients, self.lifecycle, *more)
         self.deadlines = Deadlines(
@@ -187,7 +189,7 @@ class Broker:
 
     def drain(self, now: float) -> None:
         """Take no new work and finish what was accepted. Stop follows then, or when drain_timeout is over."""
-        if self.state is BrokerState.RUNNING:
+        if self.state in (BrokerState.RUNNING, BrokerState.DRAINED):
             self.agenda.state = BrokerState.DRAINING
             self.admission.is_open = self.agenda.has_lane = False
             self.agenda.timers.set(_DRAIN, now + self.config.broker.drain_timeout)

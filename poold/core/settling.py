@@ -6,6 +6,7 @@ One step at a time until nothing is left to do, as each step depends on what the
 from __future__ import annotations
 
 from client.wire.limits import BATCH
+from client.wire.messages import Failure
 from poold.core import effects
 from poold.core.agenda import Agenda
 from poold.core.clients.leases import Leases
@@ -121,9 +122,7 @@ class Settling:
         elif type(step) is Refuse:
             self._waiting.refuse(step.request, now)
         elif type(step) is Dismiss:
-            self._waiting.discard(
-                step.request, failures.removed(group.name) if group.is_removed else failures.draining()
-            )
+            self._waiting.discard(step.request, self._why_dismissed(group))
         elif type(step) is Lend:
             self._lend(step.backend)
         elif type(step) is Adopt:
@@ -133,6 +132,11 @@ class Settling:
             self._agenda.effects.append(effects.Poke(group.name))
         elif type(step) is Recall:
             self._lifecycle.recall(step.backend)
+
+    def _why_dismissed(self, group: Group) -> Failure:
+        if group.is_removed:
+            return failures.removed(group.name)
+        return failures.drained() if self._agenda.state is BrokerState.DRAINED else failures.draining()
 
     def _rest(self, backend: Backend, now: float) -> None:
         """Give a backend its next use; it runs nothing and no cancel is on its way to it."""

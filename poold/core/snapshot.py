@@ -56,6 +56,8 @@ def state_of(group: Group) -> str:
     """Whether requests begin in the group; if not, whether what had begun has come to its end."""
     if not group.is_paused:
         return "running"
+    if all(pool.is_drained for pool in group.pools):
+        return "draining" if group.size else "drained"
     return "pausing" if any(busy(group.pools)) else "paused"
 
 
@@ -142,6 +144,7 @@ def snapshot_pool(pool: Pool, now: float) -> dict[str, Any]:
         "role": pool.endpoint.role.name.lower() if pool.group.has_roles else None,
         "is_serving": pool.is_serving,
         "is_paused": pool.is_paused,
+        "is_drained": pool.is_drained,
         "failures": availability.failures,
         "error": availability.error if is_away else None,
         "next_try_ms": round(max(0.0, availability.until - now) * 1000) if is_away else None,

@@ -26,6 +26,7 @@ class BrokerState(IntEnum):
     RUNNING = 0
     DRAINING = 1  # takes no new work, finishes what it has
     STOPPED = 2
+    DRAINED = 3  # takes no new work by an operator's word, and stays
 
 
 class BackendState(IntEnum):

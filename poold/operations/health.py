@@ -63,12 +63,16 @@ def health(address: str | None, is_live: bool, is_ready: bool, timeout: float, a
 
 def unready(stats: dict[str, Any]) -> list[str]:
     """Return why not all of what `poold stats` shows can serve, a line for each problem."""
+    if stats["state"] == "drained":
+        return ["the broker is drained by an operator and takes no new work; go on with: poold resume"]
     if stats["state"] != "running":
         return [f"the broker is {stats['state']} and takes no new work"]
     problems = []
     for name, group in stats["groups"].items():
         # Reads that find no replica run on the primary, so NAME/replicas need not be there.
-        if "/" not in name and not any(_can_serve(pool) for pool in group["endpoints"].values()):
+        if "/" not in name and group["state"] != "running":
+            problems.append(f"group {name} is {group['state']} by an operator; go on with: poold resume")
+        elif "/" not in name and not any(_can_serve(pool) for pool in group["endpoints"].values()):
             reasons = [_reason(endpoint, pool, stats) for endpoint, pool in group["endpoints"].items()]
             problems.append(f"group {name} cannot serve: {'; '.join(reasons)}")
     return problems

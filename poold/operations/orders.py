@@ -23,6 +23,14 @@ from poold.operations.asking import (
 PAUSE_TIMEOUT = 30.0
 
 groups_argument = click.argument("groups", nargs=-1, metavar="[GROUP]...")
+timeout_option = click.option(
+    "--timeout",
+    type=click.FloatRange(0, MAX_TIMEOUT, min_open=True),
+    default=PAUSE_TIMEOUT,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for what runs.",
+)
 endpoint_option = click.option("--endpoint", metavar="NAME", help="Only this endpoint of the groups.")
 
 
@@ -59,14 +67,7 @@ def reconnect(groups: tuple[str, ...], endpoint: str | None, address: str | None
 @click.command(cls=Summarised)
 @groups_argument
 @endpoint_option
-@click.option(
-    "--timeout",
-    type=click.FloatRange(0, MAX_TIMEOUT, min_open=True),
-    default=PAUSE_TIMEOUT,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to wait for what runs.",
-)
+@timeout_option
 @address_option
 @json_option
 def pause(groups: tuple[str, ...], endpoint: str | None, timeout: float, address: str | None, as_json: bool) -> None:
@@ -76,17 +77,45 @@ def pause(groups: tuple[str, ...], endpoint: str | None, timeout: float, address
     that endpoint, and the groups' other endpoints do its part. If what runs takes longer than the timeout the pause is
     undone, and the exit status is 1.
     """
-    arguments = [*_chosen(groups, endpoint), ("timeout", str(timeout))]
-    answer = ask(target_of(address), "pause", arguments, timeout + ANSWER_TIMEOUT)
+    _pause_or_drain("pause", _chosen(groups, endpoint), timeout, address, as_json)
+
+
+@click.command(cls=Summarised)
+@click.option("--endpoint", metavar="NAME", help="What the broker has at this endpoint.")
+@click.option("--group", "groups", metavar="NAME", multiple=True, help="What this group has; may be given again.")
+@timeout_option
+@address_option
+@json_option
+def drain(groups: tuple[str, ...], endpoint: str | None, timeout: float, address: str | None, as_json: bool) -> None:
+    """Pause an endpoint, groups or the whole broker, and close its connections; return when there is none left.
+
+    For the maintenance of a server, or of a database that must have no connections. A group's other endpoints do its
+    part. Without a name the broker takes no new work: clients wait for one that does, as if it stopped. It stays until
+    `poold resume`, or `poold stop`. If something is still open after the timeout the drain is undone, and the exit
+    status is 1.
+    """
+    if groups and endpoint is not None:
+        raise click.UsageError("give --endpoint or --group")
+    _pause_or_drain("drain", _chosen(groups, endpoint), timeout, address, as_json)
+
+
+def _pause_or_drain(
+    what: str, arguments: list[tuple[str, str]], timeout: float, address: str | None, as_json: bool
+) -> None:
+    answer = ask(target_of(address), what, [*arguments, ("timeout", str(timeout))], timeout + ANSWER_TIMEOUT)
+    is_drain = what == "drain"
+    is_done = answer["drained" if is_drain else "paused"]
     if as_json:
         print_json(answer)
-        sys.exit(0 if answer["paused"] else EXIT_ERROR)
-    if answer["paused"]:
-        click.echo(f"{_in_words(answer)}: paused; go on with: poold resume")
+        sys.exit(0 if is_done else EXIT_ERROR)
+    subject = _in_words(answer) if arguments or not is_drain else "the broker"
+    if is_done:
+        done = "drained, no connection is left" if is_drain else "paused"
+        click.echo(f"{subject}: {done}; go on with: poold resume")
         return
     count = len(answer["busy"]) + answer["busy_not_shown"]
     lines = [
-        f"{_in_words(answer)}: not at rest within {timeout:g} s, the pause is undone; "
+        f"{subject}: not at rest within {timeout:g} s, the {what} is undone; "
         f"{count} backends are busy, {answer['in_doubt']} requests wait to hear what became of their COMMIT"
     ]
     lines += [f"  {_busy_in_words(each)}" for each in answer["busy"]]
@@ -106,7 +135,7 @@ def _busy_in_words(busy: dict[str, Any]) -> str:
 @address_option
 @json_option
 def resume(groups: tuple[str, ...], endpoint: str | None, address: str | None, as_json: bool) -> None:
-    """Go on with all that is paused, or with these groups, or on this endpoint; who waits is served in order."""
+    """Go on with all that is paused or drained, or with these groups, or on this endpoint; who waits has his turn."""
     answer = ask(target_of(address), "resume", _chosen(groups, endpoint))
     if as_json:
         print_json(answer)
@@ -190,4 +219,4 @@ def _value(value: Any) -> str:
     return json.dumps(value) if value is not None else "none"
 
 
-COMMANDS = (pause, resume, reconnect, kill, reload)
+COMMANDS = (pause, drain, resume, reconnect, kill, reload)

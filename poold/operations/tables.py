@@ -84,7 +84,8 @@ def render(snapshot: dict[str, Any]) -> Group:
             other = pool["cancelling"] + pool["resetting"]
             states = [pool[key] for key in ("size", "active", "leased", "idle", "connecting")]
             is_plain = pool["role"] is None or pool["state"] != "available"
-            state = "paused" if pool["is_paused"] else pool["state" if is_plain else "role"]
+            paused = "drained" if pool["is_drained"] else "paused"
+            state = paused if pool["is_paused"] else pool["state" if is_plain else "role"]
             _add(backends, name, endpoint, state, *states, other)
             _add(totals, name, endpoint, *(pool[key] for key in TOTALS[2:]))
             if pool["error"]:

@@ -89,6 +89,7 @@ EXAMPLES: dict[str, Any] = {
     "ask": Ask(5, "stats"),
     "ask-groups": Ask(5, "groups"),
     "ask-reload": Ask(5, "reload"),
+    "ask-drain": Ask(5, "drain", b"endpoint\0main\0timeout\x0030.0\0"),
     "ask-arguments": Ask(5, "reconnect", b"group\0default\0endpoint\0main\0"),
     "welcome": Welcome(
         8, 42, "0.1.0", 16777216, 67108864, {"default": True, "transactions": False}, b"0123456789abcdef", 4096, 300

@@ -99,6 +99,7 @@ EXPECTED: dict[str, Case] = {
     "reload": admins(Ask(20, "reload"), ANSWERED),
     "reconnect": admins(Ask(13, "reconnect"), ANSWERED),
     "pause": admins(Ask(14, "pause"), ANSWERED),
+    "drain": admins(Ask(19, "drain"), ANSWERED),
     "resume": admins(Ask(15, "resume"), ANSWERED),
     "kill": admins(Ask(16, "kill", b"client\x001000000\0"), REFUSED),
     "stop": admins(Ask(7, "stop"), ANSWERED),

@@ -18,6 +18,7 @@ from simulation import runner
 from simulation.mutations_of_clusters import MUTATIONS, SHOWN_IN_CLUSTERS
 from simulation.mutations_of_copying import MISTAKES
 from simulation.mutations_of_operations import BLUNDERS
+from simulation.mutations_of_reloads import SLIPS
 from simulation.mutations_of_statements import SHOWN_IN
 from simulation.mutations_of_the_lane import SHOWN_IN_LANES
 from simulation.scenario import CLUSTER, COPY, LANE, OPERATED
@@ -87,7 +88,7 @@ def test_all_holds_whatever_an_operator_orders(seed: int) -> None:
     summary = runner.run(seed, STEPS, kind=OPERATED)
     assert summary.outcomes["query", "done"] > 1000
     assert summary.tally["lane starts"] > 100
-    for order in ("reconnect", "pause", "resume", "kill"):
+    for order in ("reconnect", "pause", "resume", "kill", "reload"):
         assert summary.tally[order] > 20
 
 
@@ -124,6 +125,13 @@ def test_a_mistake_about_copies_is_found(name: str, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("name", BLUNDERS)
 def test_a_mistake_about_orders_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     BLUNDERS[name](monkeypatch)
+    with pytest.raises(runner.Broken):
+        runner.run(1, STEPS_UNTIL_FOUND, kind=OPERATED)
+
+
+@pytest.mark.parametrize("name", SLIPS)
+def test_a_mistake_about_reloads_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    SLIPS[name](monkeypatch)
     with pytest.raises(runner.Broken):
         runner.run(1, STEPS_UNTIL_FOUND, kind=OPERATED)
 

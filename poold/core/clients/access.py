@@ -50,6 +50,7 @@ QUESTIONS: Mapping[str, Audience] = {
     "reload": Audience.ADMINS,
     "reconnect": Audience.ADMINS,
     "pause": Audience.ADMINS,
+    "drain": Audience.ADMINS,
     "resume": Audience.ADMINS,
     "kill": Audience.ADMINS,
 }

@@ -52,6 +52,7 @@ class Admission:
 
     def __init__(self, config: CurrentConfig, removed: Mapping[str, GroupConfig] | None = None) -> None:
         """removed: the groups that a reload has removed."""
+        self.is_drained = False  # if not: whether an operator's word is the reason
         self.is_open = True  # whether new work is taken; an open lease may always be ended
         self._removed = removed if removed is not None else {}
         self._config = config
@@ -301,7 +302,7 @@ class Admission:
         """Why the group takes no new requests at the moment; None if it does."""
         if not self.is_open:
             group.stats.refused_for[Refusal.DRAINING] += 1
-            return failures.draining()
+            return failures.drained() if self.is_drained else failures.draining()
         if 0 < group.config.max_waiting <= len(group.queue):
             group.stats.refused_for[Refusal.MAX_WAITING] += 1
             return group.full()

@@ -10,8 +10,9 @@ from typing import Any
 
 from client.wire.limits import MAX_TIMEOUT
 from client.wire.messages import Answer, Ask, Failure
+from poold.core.operations.closing import Closing
 from poold.core.operations.killing import Killing
-from poold.core.operations.pausing import PATIENCE, Pausing, kinds_to_resume
+from poold.core.operations.pausing import PATIENCE, Pausing, kind_of, kinds_to_resume
 from poold.core.operations.selection import ENDPOINT, GROUP, TIMEOUT, NotPossible, arguments_of, only, select
 from poold.core.pools.endpoint import Endpoint
 from poold.core.pools.group import Group
@@ -32,15 +33,18 @@ class Operating:
         lifecycle: Lifecycle,
         pausing: Pausing,
         killing: Killing,
+        closing: Closing,
     ) -> None:
         self._groups = groups
         self._endpoints = endpoints
         self._lifecycle = lifecycle
         self._pausing = pausing
         self.killing = killing
+        self._closing = closing
         self._orders: dict[str, Callable[[int, Ask, float], Told]] = {
             "reconnect": self._reconnect,
             "pause": self._pause,
+            "drain": self._drain,
             "resume": self._resume,
             "kill": self.killing.kill,
         }
@@ -66,13 +70,28 @@ class Operating:
         """Begin nothing in what is chosen, and answer when all that runs there has come to its end."""
         arguments = arguments_of(message, GROUP, ENDPOINT, TIMEOUT)
         chosen = select(self._groups, self._endpoints, arguments)
-        self._pausing.pause(key, message.request, chosen, _seconds(only(arguments, TIMEOUT)), now)
+        self._pausing.pause(key, message.request, chosen, kind_of(chosen), _seconds(only(arguments, TIMEOUT)), now)
+        return None
+
+    def _drain(self, key: int, message: Ask, now: float) -> Told:
+        """As a pause, and answer when no backend is left there; of the whole broker if nothing is named."""
+        arguments = arguments_of(message, GROUP, ENDPOINT, TIMEOUT)
+        chosen = select(self._groups, self._endpoints, arguments)
+        is_whole = not arguments.keys() & {GROUP, ENDPOINT}
+        kind, seconds = kind_of(chosen, is_drain=True), _seconds(only(arguments, TIMEOUT))
+        undo = self._closing.open if is_whole and not self._closing.is_closed else None
+        self._pausing.pause(key, message.request, chosen, kind, seconds, now, undo)
+        if is_whole:
+            self._closing.close()
         return None
 
     def _resume(self, _: int, message: Ask, __: float) -> Told:
         """Go on with what is chosen; with all that is paused if nothing is named."""
         arguments = arguments_of(message, GROUP, ENDPOINT)
         chosen = select(self._groups, self._endpoints, arguments)
+        if self._closing.is_closed and arguments:
+            raise NotPossible("the whole broker is drained, and goes on as a whole: poold resume, without a name")
+        self._closing.open()
         resumed = self._pausing.resume(chosen, kinds_to_resume(chosen, not arguments))
         names = dict.fromkeys(pool.group.configured for pool in resumed)
         return {"groups": list(names), "endpoint": chosen.endpoint or None}

@@ -1,4 +1,4 @@
-"""Pauses: nothing begins in what is paused, until it is resumed.
+"""Pauses and drains: nothing begins in what is paused, until it is resumed; what is drained keeps no connection.
 
 An order to pause takes effect at once and is answered when what runs has come to its end. If that takes too long, or
 nobody is left to hear the answer, it is undone: an order that failed leaves nothing behind.
@@ -6,7 +6,7 @@ nobody is left to hear the answer, it is undone: an order that failed leaves not
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,10 @@ from poold.core.effects import Reply
 from poold.core.operations.selection import NotPossible, Selection
 from poold.core.pools.directory import Directory
 from poold.core.pools.lifecycle import Lifecycle
-from poold.core.pools.pool import PAUSES, Pause, Pool
+from poold.core.pools.pool import DRAINS, OF_ENDPOINTS, OF_GROUPS, PAUSES, Pause, Pool
 from poold.core.records.backend import Backend
 from poold.core.records.client import Client
+from poold.core.requests.observing import Observing
 from poold.core.state import BackendState, RequestState
 from poold.core.work import failures
 
@@ -41,33 +42,56 @@ class PendingPause:
     pools: tuple[Pool, ...]  # those that were not paused before: if it fails they go on
     began: float
     timeout: float
+    undo: Callable[[], None] | None = None  # what else is to be done if it fails
+
+    @property
+    def word(self) -> str:
+        """Under which its answer says whether it was carried out."""
+        return "drained" if self.kind in DRAINS else "paused"
 
 
 class Pausing:
     """The steps of pauses."""
 
     def __init__(
-        self, agenda: Agenda, directory: Directory, clients: Mapping[int, Client], lifecycle: Lifecycle
+        self,
+        agenda: Agenda,
+        directory: Directory,
+        clients: Mapping[int, Client],
+        lifecycle: Lifecycle,
+        observing: Observing,
     ) -> None:
         self._agenda = agenda
         self._directory = directory
         self._clients = clients
         self._lifecycle = lifecycle
+        self._observing = observing
         # Enter by pause, leave when answered, or with their client.
         self.pending: dict[PendingPause, None] = {}
 
-    def pause(self, client: int, number: int, chosen: Selection, timeout: float, now: float) -> None:
-        """Begin nothing in these pools from here on; the answer comes when they rest, or at the timeout."""
-        kind = kind_of(chosen)
+    def pause(
+        self,
+        client: int,
+        number: int,
+        chosen: Selection,
+        kind: Pause,
+        timeout: float,
+        now: float,
+        undo: Callable[[], None] | None = None,
+    ) -> None:
+        """Begin nothing in these pools from here on; the answer comes when they rest, or at the timeout.
+
+        If they are drained, when they have no backends any more. undo is called if it fails.
+        """
         for pending in self.pending:
             if pending.kind is kind and not set(chosen.pools).isdisjoint(pending.pools):
                 names = ", ".join(pending.chosen.names)
-                raise NotPossible(f"{names}: another command waits for this pause; wait for it, or resume")
+                raise NotPossible(f"{names}: another command waits for this {_noun(kind)}; wait for it, or resume")
         pools = tuple(pool for pool in chosen.pools if kind not in pool.pauses)
         for pool in pools:
             pool.pause(kind)
         self._changed(pools)
-        pending = PendingPause(client, number, chosen, kind, pools, now, timeout)
+        pending = PendingPause(client, number, chosen, kind, pools, now, timeout, undo)
         self.pending[pending] = None
         self._agenda.timers.set(pending, now + timeout)
 
@@ -82,6 +106,7 @@ class Pausing:
             for kind in kinds:
                 pool.resume(kind)
         self._changed(resumed)
+        self._come_back(resumed)
         return resumed
 
     def joined(self, pools: Mapping[Pool, Iterable[Pool]]) -> None:
@@ -92,7 +117,7 @@ class Pausing:
         for pool, others in pools.items():
             on_endpoint = [each for each in self._directory.pools_of(pool.endpoint) if each not in pools]
             for kind in PAUSES:
-                like = [each for each in (on_endpoint if kind is Pause.ENDPOINT else others) if not each.left]
+                like = [each for each in (on_endpoint if kind in OF_ENDPOINTS else others) if not each.left]
                 if like and all(kind in each.pauses for each in like):
                     self._join(pool, kind, like)
 
@@ -106,15 +131,21 @@ class Pausing:
     def look(self, now: float) -> None:
         """Answer the orders whose pools have come to rest."""
         for pending in list(self.pending):
-            if not any(busy(pending.chosen.pools)) and not self._is_in_doubt(pending):
-                self._answer(pending, {"paused": True, "waited_ms": round((now - pending.began) * 1000), "busy": []})
+            pools = pending.chosen.pools
+            is_left = any(pool.size for pool in pools) if pending.kind in DRAINS else any(busy(pools))
+            if not is_left and not self._is_in_doubt(pending):
+                self._answer(
+                    pending, {pending.word: True, "waited_ms": round((now - pending.began) * 1000), "busy": []}
+                )
+                if pending.kind in DRAINS:
+                    self._leave_endpoints(pools)
 
     def due(self, pending: PendingPause, now: float) -> None:
         """What runs has not come to its end in time: undo the pause, and tell what it is."""
         found = [_described(backend, now) for backend in busy(pending.chosen.pools)]
         doubts = self._in_doubt(pending)
         self._undo(pending)
-        told = {"paused": False, "waited_ms": round((now - pending.began) * 1000), "busy": found[:BUSY_SHOWN]}
+        told = {pending.word: False, "waited_ms": round((now - pending.began) * 1000), "busy": found[:BUSY_SHOWN]}
         self._answer(pending, {**told, "busy_not_shown": max(0, len(found) - BUSY_SHOWN), "in_doubt": doubts})
 
     def is_waited_for(self, client: int) -> bool:
@@ -152,6 +183,20 @@ class Pausing:
         for pool in pending.pools:
             pool.resume(pending.kind)
         self._changed(pending.pools)
+        self._come_back(pending.pools)
+        if pending.undo is not None:
+            pending.undo()
+
+    def _leave_endpoints(self, pools: Iterable[Pool]) -> None:
+        """Have no connection left to endpoints on which all pools are drained, not even to ask what they are."""
+        for endpoint in dict.fromkeys(pool.endpoint for pool in pools):
+            if all(pool.is_drained for pool in self._directory.pools_of(endpoint)):
+                self._observing.rest(endpoint)
+
+    def _come_back(self, pools: Iterable[Pool]) -> None:
+        """Ask what the endpoints are that may be used again."""
+        for endpoint in dict.fromkeys(pool.endpoint for pool in pools if not pool.is_drained):
+            self._observing.wake(endpoint)
 
     def _forget(self, pending: PendingPause) -> None:
         self.pending.pop(pending, None)
@@ -176,14 +221,18 @@ class Pausing:
         )
 
 
-def kind_of(chosen: Selection) -> Pause:
-    """What is paused: groups, or an endpoint."""
-    return Pause.ENDPOINT if chosen.endpoint else Pause.GROUP
+def _noun(kind: Pause) -> str:
+    return "drain" if kind in DRAINS else "pause"
+
+
+def kind_of(chosen: Selection, is_drain: bool = False) -> Pause:
+    """What is paused, or drained: groups, or an endpoint."""
+    return (OF_ENDPOINTS if chosen.endpoint else OF_GROUPS)[is_drain]
 
 
 def kinds_to_resume(chosen: Selection, is_everything: bool) -> tuple[Pause, ...]:
-    """Which pauses end; is_everything: nothing was named, so all do."""
-    return PAUSES if is_everything else (kind_of(chosen),)
+    """Which pauses and drains end; is_everything: nothing was named, so all do."""
+    return PAUSES if is_everything else OF_ENDPOINTS if chosen.endpoint else OF_GROUPS
 
 
 def busy(pools: Iterable[Pool]) -> Iterator[Backend]:

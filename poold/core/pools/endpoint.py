@@ -39,6 +39,7 @@ class Endpoint:
     is_asked: bool = False  # whether a question was answered, or has failed, at all
     is_looking: bool = False  # whether a question is under way
     looked: float = float("-inf")  # when the last question began
+    is_resting: bool = False  # an operator has drained it: it is not asked
 
     def configure(self, config: EndpointConfig) -> None:
         """Have what the configuration says, from here on."""

@@ -31,8 +31,8 @@ def reason_to_retire(group: Group, backend: Backend, now: float) -> str | None:
         return "max_size"
     if backend.is_dismissed:
         return "reconnect"
-    if backend.pool.is_evaded and not backend.pool.inquiries:
-        return "its endpoint is paused"
+    if pool.is_evaded and not pool.inquiries:
+        return pool.why_evaded
     if backend.expires is not None and now >= backend.expires and not _awaits_replacement(backend):
         return "max_lifetime"
     if group.is_surplus(backend):

@@ -80,7 +80,10 @@ class Lifecycle:
                 self.recall(lent)
             if not pool.is_serving or pool.is_evaded:
                 for idle in list(pool.idle.values()):
-                    self.close(idle, pool.why_unused if not pool.is_serving else "its endpoint is paused")
+                    self.close(idle, pool.why_unused if not pool.is_serving else pool.why_evaded)
+            if pool.is_drained and not pool.inquiries:
+                for opening in list(pool.connecting.values()):
+                    self.close(opening, pool.why_evaded)
         for backend, reason in janitor.surplus(group):
             self.close(backend, reason)
         self._agenda.grow(group)

@@ -24,13 +24,18 @@ CONNECTING_LIMIT = 2
 
 
 class Pause(IntEnum):
-    """What an operator has paused."""
+    """What an operator has paused, or drained: what is drained keeps no backend."""
 
     GROUP = 0
     ENDPOINT = 1
+    GROUP_DRAIN = 2
+    ENDPOINT_DRAIN = 3
 
 
 PAUSES = tuple(Pause)
+OF_GROUPS, OF_ENDPOINTS = (Pause.GROUP, Pause.GROUP_DRAIN), (Pause.ENDPOINT, Pause.ENDPOINT_DRAIN)
+DRAINS = frozenset((Pause.GROUP_DRAIN, Pause.ENDPOINT_DRAIN))
+_EVADED = frozenset((Pause.ENDPOINT, *DRAINS))
 
 
 class Pool:
@@ -89,8 +94,18 @@ class Pool:
 
     @property
     def is_evaded(self) -> bool:
-        """Whether its endpoint is paused: the group's other endpoints do its part."""
-        return Pause.ENDPOINT in self.pauses
+        """Whether it keeps no backends, as it is drained or its endpoint is paused: other endpoints do its part."""
+        return not self.pauses.isdisjoint(_EVADED)
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether an operator wants no connection here."""
+        return not self.pauses.isdisjoint(DRAINS)
+
+    @property
+    def why_evaded(self) -> str:
+        """Why its backends are closed if it is evaded."""
+        return "it is drained" if self.is_drained else "its endpoint is paused"
 
     def outdate(self, backend: Backend) -> None:
         """Note that the backend's end is near: it does not count for the floor."""

@@ -105,6 +105,8 @@ class Observing:
                 self._awaiting[group] = now + PATIENCE
                 self._agenda.timers.set(self, now + PATIENCE)
         for endpoint in self.endpoints:
+            if not all(pool.is_drained for pool in self._directory.pools_of(endpoint)):
+                self.wake(endpoint)
             self.look(endpoint, now)
         self._judge(now)
 
@@ -136,9 +138,26 @@ class Observing:
         mine = [each for each in self.endpoints if each.observation and each.observation.system == cluster.system]
         return [each for each in mine if each.role is Role.REPLICA]
 
+    def rest(self, endpoint: Endpoint) -> None:
+        """Leave the endpoint alone until `wake`, as an operator has drained it; then it may be anything."""
+        endpoint.is_resting = True
+        self.forget(endpoint, "an operator has drained it")
+        for group in self._groups:
+            for pool in group.pools:
+                if pool.endpoint is endpoint:
+                    pool.is_serving = False
+
+    def wake(self, endpoint: Endpoint) -> None:
+        """Ask the endpoint again what it is, at once, if it was left alone."""
+        if endpoint.is_resting:
+            endpoint.is_resting = False
+            endpoint.why = "its role is not known yet"
+            if endpoint in self.endpoints:
+                self._agenda.timers.set(endpoint, 0.0)
+
     def look(self, endpoint: Endpoint, now: float) -> None:
         """Ask the endpoint's server what it is."""
-        if endpoint.is_looking:
+        if endpoint.is_looking or endpoint.is_resting:
             return
         if now < endpoint.looked + GAP:
             self._agenda.timers.set(endpoint, endpoint.looked + GAP)

@@ -72,6 +72,12 @@ def draining() -> Failure:
     return plain_failure("unserved", NOT_EXECUTED, text)
 
 
+def drained() -> Failure:
+    """An operator has drained the broker."""
+    text = "an operator has drained the broker, and it takes no new work until it is resumed; try again later"
+    return plain_failure("unserved", NOT_EXECUTED, text)
+
+
 def lease_lost(reason: str, is_session: bool = False) -> Failure:
     """The lease is lost, and with it its transaction or session."""
     if is_session:
