@@ -19,7 +19,6 @@ from postgres import Postgres, PrivatePostgres, server_folder
 from waiting import wait_until
 
 from client import DBOfflineError, Handler, UnconfiguredGroupError
-from poold.config.model import RESTART, BrokerConfig, EndpointConfig, GroupConfig
 
 StartBroker = Callable[..., Broker]
 Factory = Callable[..., Postgres]
@@ -395,17 +394,3 @@ def test_an_endpoint_that_leads_elsewhere_takes_what_comes_and_not_what_is_open(
     holder.rollback()
     assert holder.query(here)[0][0] == second
     holder.rollback()
-
-
-def test_the_document_names_the_keys_that_need_a_restart() -> None:
-    text = Path(__file__).parents[2].joinpath("docs", "configuration.md").read_text("utf-8")
-    section = text.split("## What a reload changes")[1].split("\n## ")[0]
-    marked = {
-        field.name
-        for cls in (BrokerConfig, EndpointConfig, GroupConfig)
-        for field in cls.__dataclass_fields__.values()
-        if field.metadata.get("reload") == RESTART
-    }
-    row = next(line for line in section.splitlines() if line.startswith("| needs a restart"))
-    named = {word.strip("`,") for word in row.split("|")[2].split() if word.startswith("`")}
-    assert named == marked

@@ -45,6 +45,7 @@ class Lending(Shell):
         super().__init__(world, books)
         self.lane = Lane(self, lambda: self.world.now)
         self.heard: dict[int, float] = {}  # when the lane last took a message of this client's
+        self._groups: dict[Group, None] = {}  # all that there have been
         self.used: dict[int, float] = {}  # when a request of the lane's last ended on this backend
 
     # Clients.
@@ -77,7 +78,8 @@ class Lending(Shell):
 
     def _counted(self) -> int:
         """How many requests; one that goes to the primary instead of a replica is counted by both groups."""
-        told = sum(group.stats.requests - group.stats.rerouted for group in self.broker.directory.every())
+        self._groups.update(dict.fromkeys(self.broker.directory.every()))
+        told = sum(group.stats.requests - group.stats.rerouted for group in self._groups)
         return told + sum(fleet.requests for fleet in self.lane.fleets.values())
 
     # What the lane does.

@@ -2,11 +2,12 @@
 
 1.  Behind `reconnect` no backend that was there is given anything new: only what ran there goes on, and what belongs to
     a lease that has it. It is closed as soon as it rests, and never with anything on it.
-2.  In what is paused nothing begins: only what ran there goes on, what belongs to a lease that is open there, and the
-    broker's questions about these. Neither the core nor the lane begins anything, and no backend is lent.
+2.  In what is paused or drained nothing begins: only what ran there goes on, what belongs to a lease that is open
+    there, and the broker's questions about these. Neither the core nor the lane begins anything, and none is lent.
 3.  An order to pause is answered as soon as nothing runs there, no cancel is on its way, no lease is open, and nobody
     is in doubt about a COMMIT; at its timeout with what is still busy. If it fails, or nobody waits for the answer any
     more, what it has paused goes on, and what was paused before stays so.
+    A drain is answered when no connection is left, and there is none from then on.
 4.  What is killed gets its one reply, and true; who is killed is disconnected, and nobody else is.
 """
 
@@ -19,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 from client.wire.messages import Answer, Failure
 from poold.core import effects
 from poold.core.broker import Broker
+from poold.core.operations.reconfiguring import ENDPOINT_REMOVED, GROUP_REMOVED
 from poold.core.pools.group import Group
-from poold.core.pools.pool import Pause, Pool
+from poold.core.pools.pool import DRAINS, OF_GROUPS, Pause, Pool
 from poold.core.records.backend import Backend
 from poold.core.records.request import Request, Verb
 from poold.core.state import BackendState as S
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from model.shell import Shell
 
 
+REMOVED = (GROUP_REMOVED, ENDPOINT_REMOVED)
 # What the broker asks about what has begun.
 _QUESTIONS = (Verb.INQUIRY, Verb.QUESTION, Verb.LOCKS)
 
@@ -63,8 +66,14 @@ class Orders:
         self.killed: set[int] = set()  # clients that are to be disconnected
         self.pending: list[_Pending] = []
         self.operators: set[int] = set()  # who has waited for an answer
-        # Pools that a reload has taken from their groups: nothing begins there, as in those that are paused.
-        self.left: set[Pool] = set()
+        # Pools that a reload has taken from their groups, and when: nothing begins there, as in those that are paused.
+        self.left: dict[Pool, float] = {}
+        # What is drained, and was said to have no connection left.
+        self.emptied: set[Pool] = set()
+
+    @property
+    def _patience(self) -> float:
+        return self._broker.config.broker.drain_timeout
 
     @property
     def _now(self) -> float:
@@ -99,7 +108,7 @@ class Orders:
         pools = set(pools)
         for pool in pools:
             self._begins_nothing(pool)
-        self.left = pools
+        self.left = {pool: self.left.get(pool, self._now) for pool in pools}
 
     def joined(self, pools: Iterable[Pool]) -> None:
         """A reload has given these pools to groups: they are paused as their groups, and as their endpoints, are."""
@@ -108,8 +117,9 @@ class Orders:
             beside = [each for each in every if each.group in (pool.group, pool.group.main) and each not in new]
             there = [each for each in every if each.endpoint is pool.endpoint and each not in new and not each.left]
             # Of a group that is new itself the one for reads on replicas has nothing to go by.
-            like = {Pause.GROUP: [each for each in beside if not each.left], Pause.ENDPOINT: there}
-            for kind, others in like.items():
+            of_group = [each for each in beside if not each.left]
+            for kind in Pause:
+                others = of_group if kind in OF_GROUPS else there
                 if others and all(kind in self.paused.get(each, ()) for each in others):
                     self.paused.setdefault(pool, set()).add(kind)
                     for pending in self.pending:
@@ -140,8 +150,12 @@ class Orders:
         """The core answers an order that it has not answered at once."""
         pending = next(each for each in self.pending if (each.client, each.number) == (client, body.request))
         self.pending.remove(pending)
-        if type(body) is Answer and body.body["paused"]:
-            assert self.is_at_rest(pending.pools), f"{pending} is answered too early"
+        if type(body) is Answer and body.body["drained" if pending.kind in DRAINS else "paused"]:
+            assert self.is_at_rest(pending.pools, pending.kind), f"{pending} is answered too early"
+            if pending.kind in DRAINS:
+                left = [each.number for each in self._shell.lines.values() if each.pool in pending.pools]
+                assert all(self._shell.lines[number].is_closed for number in left), f"{left} are left of {pending}"
+                self.emptied.update(pending.pools)
             return
         if type(body) is Answer:
             assert self._now >= pending.due, f"{pending} is given up too early"
@@ -154,10 +168,17 @@ class Orders:
     def _go_on(self, pools: Iterable[Pool], kinds: Iterable[Pause]) -> None:
         for pool in pools:
             self.paused.get(pool, set()).difference_update(kinds)
+            if DRAINS.isdisjoint(self.paused.get(pool, ())):
+                self.emptied.discard(pool)
 
-    def is_at_rest(self, pools: Iterable[Pool]) -> bool:
-        """Whether nothing runs in these pools, no lease is open there, and nobody of their groups is in doubt."""
+    def is_at_rest(self, pools: Iterable[Pool], kind: Pause) -> bool:
+        """Whether nothing runs in these pools, no lease is open there, and nobody of their groups is in doubt.
+
+        If they are drained, whether there is no backend.
+        """
         pools = tuple(pools)
+        if kind in DRAINS and any(pool.size for pool in pools):
+            return False
         for pool in pools:
             for backend in pool:
                 line = self._shell.lines[backend.number]
@@ -197,6 +218,8 @@ class Orders:
         """The core closes a backend."""
         if reason == "reconnect":
             assert line.number in self.dismissed, f"{line.number} is closed, and was not dismissed"
+        is_early = line.pool in self.left and self._now < self.left[line.pool] + self._patience  # type: ignore[index]  # None is not in it
+        if reason in ("reconnect", "max_size", "it is drained") or (is_early and reason in REMOVED):
             assert not line.orders, f"{line.number} is closed with what it runs"
             leases = [lease for client in self._broker.clients.values() for lease in client.leases.values()]
             held = [lease.backend.number for lease in leases if lease.backend is not None]
@@ -217,6 +240,7 @@ class Orders:
     def check_group(self, group: Group) -> None:
         """Paused is what was said to be, and what is paused is not lent; orders are answered in time."""
         for pool in group.pools:
+            assert not (pool in self.emptied and pool.size), f"{pool.endpoint.name} of {group.name} is drained"
             assert pool.pauses == self.paused.get(pool, set()), f"{pool.endpoint.name} of {group.name} is {pool.pauses}"
             assert pool.is_paused is bool(pool.pauses)
             for backend in pool.lent.values() if pool.is_paused or pool.left else ():
@@ -224,7 +248,7 @@ class Orders:
             assert not (pool.left and (pool.idle or pool.connecting)), f"{pool.endpoint.name} of {group.name} has left"
         if self._broker.state is not BrokerState.STOPPED:
             for pending in self.pending:
-                assert not self.is_at_rest(pending.pools), f"{pending} is not answered"
+                assert not self.is_at_rest(pending.pools, pending.kind), f"{pending} is not answered"
                 next_time = self._broker.next_deadline()
                 assert next_time is not None
                 assert next_time <= pending.due, f"{pending} may wait for ever"

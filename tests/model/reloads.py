@@ -5,6 +5,7 @@
 2.  Nothing begins in a pool that its group has lost, or whose group was removed, but what belongs to something that has
     begun; no backend rests there, none is lent for longer.
 3.  A group has more than max_size backends only of those that it had when it shrank, and none of these rests.
+    Nothing is given anew to any of its backends then.
 4.  Backends that were opened in another way than by now are dismissed, as behind `reconnect` (`model.orders`).
 """
 
@@ -22,6 +23,8 @@ from poold.core.pools.pool import Pool
 from poold.core.state import BackendState as S
 
 if TYPE_CHECKING:
+    from model.books import Job
+    from model.lines import Line
     from model.shell import Shell
 
 T = TypeVar("T")
@@ -81,6 +84,20 @@ class Reloads:
         for group in broker.directory.every():
             for pool in group.pools:
                 assert bool(pool.left) is (pool in shell.orders.left), f"{pool.endpoint.name} of {group.name}"
+
+    def given(self, line: Line, job: Job | None) -> None:
+        """The core gives something to the line; job is None if it is a question of its own, or a reset."""
+        backend = self._broker.backends.get(line.number)
+        if backend is None or job is None or job.lease is not None or line.orders or backend.lease is not None:
+            return
+        group = backend.group
+        assert group.size <= group.config.max_size, f"{group.name} is too large, and goes on with {backend}"
+
+    def refused(self, client: int, job: Job) -> None:
+        """The core says that there is no such group: what is open there goes on all the same."""
+        known = self._broker.clients.get(client)
+        is_open = known is not None and job.lease is not None and job.lease.number in known.leases
+        assert not is_open, f"{job} is refused, and its lease is open"
 
     def check_size(self, group: Group, size: int) -> None:
         """The group is not larger than it may be, but for what it had when it shrank."""

@@ -135,6 +135,8 @@ class Shell:
             case effects.Reply(client, body) if client in self.orders.operators:
                 self.orders.answered(client, body)
             case effects.Reply(client, body):
+                if type(body) is Failure and body.kind == "unconfigured-group":
+                    self.reloads.refused(client, self.books.jobs[body.request])
                 sessions.check_told(self.broker, self.books.jobs[body.request], body)
                 self.books.reply(client, body, self._is_lease_open(body.request), self.world.now)
                 self.copies.replied(self.books.jobs[body.request])
@@ -157,6 +159,7 @@ class Shell:
         self._check_line(line)
         job = self._whose(line, unit)
         self.orders.given(line, job)
+        self.reloads.given(line, job)
         backend = self.broker.backends.get(line.number)
         if job is not None:
             self._check_job(line, job)

@@ -14,7 +14,7 @@ from poold.core.operations.pausing import Pausing, busy
 from poold.core.pools import janitor, routing
 from poold.core.pools.group import Group
 from poold.core.pools.lifecycle import Lifecycle
-from poold.core.pools.pool import Pool
+from poold.core.pools.pool import DRAINS, Pool
 from poold.core.state import CANCELLED, RUNNING, BackendState
 from poold.core.work import failures
 from simulation.mutations import wrap
@@ -266,3 +266,63 @@ def another_client_is_disconnected(patch: pytest.MonkeyPatch) -> None:
         self._agenda.effects.append(Drop(others[0] if others else client.key, REASON))
 
     wrap(patch, Killing, "_end_client", end_client)
+
+
+@blunder
+def what_is_paused_is_lent(patch: pytest.MonkeyPatch) -> None:
+    def may_be_lent(original: Any, backend: Any) -> bool:
+        is_paused, backend.pool.is_paused = backend.pool.is_paused, False
+        found = bool(original(backend))
+        backend.pool.is_paused = is_paused
+        return found
+
+    original = routing.may_be_lent
+    patch.setattr(routing, "may_be_lent", lambda backend: may_be_lent(original, backend))
+
+
+@blunder
+def a_killed_lease_is_told_to_be_rolled_back_while_it_commits(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("poold.core.operations.killing._refuse_what_cannot_end", lambda _: None)
+
+
+# Drains.
+
+
+@blunder
+def a_drain_is_told_when_all_rests(patch: pytest.MonkeyPatch) -> None:
+    def look(original: Any, self: Pausing, now: float) -> None:
+        for pending in list(self.pending):
+            if pending.kind in DRAINS and not any(busy(pending.chosen.pools)) and not self._in_doubt(pending):
+                self._answer(pending, {"drained": True})
+        original(self, now)
+
+    def changed(original: Any, self: Lifecycle, group: Any) -> None:
+        opening = [dict(pool.connecting) for pool in group.pools]
+        for pool in group.pools:
+            pool.connecting.clear()
+        original(self, group)
+        for pool, backends in zip(group.pools, opening, strict=True):
+            pool.connecting.update(backends)
+
+    wrap(patch, Pausing, "look", look)
+    wrap(patch, Lifecycle, "endpoint_changed", changed)
+
+
+@blunder
+def what_is_drained_keeps_what_rests(patch: pytest.MonkeyPatch) -> None:
+    reason_to_retire = janitor.reason_to_retire
+
+    def reason(*args: Any) -> str | None:
+        found = reason_to_retire(*args)
+        return None if found == "it is drained" else found
+
+    patch.setattr(janitor, "reason_to_retire", reason)
+
+
+@blunder
+def a_drain_of_the_broker_that_fails_leaves_it_closed(patch: pytest.MonkeyPatch) -> None:
+    def undo(original: Any, self: Pausing, pending: Any) -> None:
+        pending.undo = None
+        original(self, pending)
+
+    wrap(patch, Pausing, "_undo", undo)

@@ -9,9 +9,12 @@ from model.reloads import KINDS, another
 
 from client.wire.arguments import packed_arguments
 from client.wire.messages import Answer, Ask, Failure
-from poold.core.operations.selection import select
-from poold.core.pools.pool import PAUSES, Pause, Pool
+from poold.core.operations.pausing import kind_of, kinds_to_resume
+from poold.core.operations.selection import Selection, select
+from poold.core.pools.pool import PAUSES, Pool
+from poold.core.records.client import Client
 from poold.core.records.request import Verb
+from poold.core.state import BrokerState
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
 FIRST_KEY = 1_000_000
 # Mean steps from one order to the next.
 EVERY = 300
+# So much more often if there is what orders rarely meet.
+TEMPTED = 3.0
+_ENDS = (Verb.COMMIT, Verb.ROLLBACK)
 # So much more often between a fact and its turn, when something was decided that nobody has heard of.
 IN_A_TURN = 6.0
 
@@ -46,12 +52,25 @@ class Operator:
     def act(self) -> str | None:
         """Give an order, at times; a line about it."""
         world = self._world
+        if world.is_suspended or world.is_stopped:
+            return None
         weight = IN_A_TURN if world.network.has_turn else 1.0
-        if world.is_suspended or world.is_stopped or self._random.random() * self._every >= weight:
+        drawn = self._random.random() * self._every
+        if drawn >= weight and (drawn >= TEMPTED * weight or not self._is_tempting()):
             return None
         kind = self._random.choice(self._kinds)
         world.tally[kind.__name__.strip("_")] += 1
         return kind()
+
+    def _is_tempting(self) -> bool:
+        """Whether there is what is rare and delicate: the lane is at work, or somebody commits."""
+        world = self._world
+        return bool(world.network.lane.ways) or any(self._ending(client) for client in world.broker.clients.values())
+
+    def _ending(self, client: Client) -> bool:
+        """Whether a COMMIT or ROLLBACK of the client's runs."""
+        requests = client.requests.values()
+        return any(not each.is_in_lane and each.verb in _ENDS and not each.is_waiting for each in requests)
 
     def finish(self) -> None:
         """Let all that is paused go on."""
@@ -61,14 +80,15 @@ class Operator:
         self._tell(self._ask("resume", pairs))
 
     def _pause(self) -> str:
-        """Pause something, and wait for it, for some time or until the operator's program dies."""
+        """Pause or drain something, and wait for it, for some time or until the operator's program dies."""
         pairs, timeout = self._some(), self._random.choice((0.01, 0.1, 1.0, 10.0))
-        message = self._ask("pause", [*pairs, ("timeout", str(timeout))])
+        word = self._random.choice(("pause", "pause", "drain"))
+        message = self._ask(word, [*pairs, ("timeout", str(timeout))])
         pools, world = self._chosen(pairs), self._world
-        orders, kind = world.network.orders, _kind(pairs)
+        orders, kind = world.network.orders, kind_of(self._selection(pairs), word == "drain")
         if any(each.kind is kind and not set(pools).isdisjoint(each.new) for each in orders.pending):
             assert isinstance(self._tell(message), Failure), "two orders pause the same"
-            return f"pause {pairs} is refused"
+            return f"{word} {pairs} is refused"
         key = self._arrive()
         orders.pause(key, message.request, pools, kind, timeout)
         self._tell(message, key)
@@ -76,13 +96,14 @@ class Operator:
             world.at(world.now + timeout * self._random.random(), self._die, key)
         if self._random.random() < 0.8:
             world.at(world.now + 10 ** self._random.uniform(-2, 1), self._resume)
-        return f"pause {pairs} for {timeout} s"
+        return f"{word} {pairs} for {timeout} s"
 
     def _resume(self) -> str | None:
         if self._world.is_suspended or self._world.is_stopped:
             return None
-        pairs = self._some()
-        kinds = (_kind(pairs),) if pairs else PAUSES
+        is_closed = self._world.broker.state is BrokerState.DRAINED
+        pairs = [] if is_closed else self._some()
+        kinds = kinds_to_resume(self._selection(pairs), not pairs)
         self._world.network.orders.resume(self._chosen(pairs), kinds)
         assert isinstance(self._tell(self._ask("resume", pairs)), Answer)
         return f"resume {pairs}"
@@ -115,6 +136,9 @@ class Operator:
         kind = random.choice(("request", "request", "lease", "lease", "client", "pid"))
         if kind in ("request", "lease") and working:
             client = random.choice(working)
+        ending = [each for each in clients if self._ending(each)]
+        if ending and random.random() < 0.3:
+            kind, client = "lease", random.choice(ending)
         own = list(client.requests if kind == "request" else client.leases)
         number = random.choice(own) if own else 1
         name = {"client": str(client.key), "pid": str(client.pid)}.get(kind, f"{client.key}/{number}")
@@ -128,7 +152,7 @@ class Operator:
             jobs = [job for job in jobs if job.lease is None]
         told_before = [job.is_withdrawn for job in jobs]
         is_ending = any(
-            not each.is_in_lane and each.verb in (Verb.COMMIT, Verb.ROLLBACK) and not each.is_waiting
+            not each.is_in_lane and each.verb in _ENDS and not each.is_waiting
             for each in client.requests.values()
             if each.number in [job.number for job in jobs]
         )
@@ -151,8 +175,12 @@ class Operator:
     def _reload(self) -> str:
         """Let another configuration hold."""
         world, random = self._world, self._random
-        kind = random.choice(KINDS)
-        config = another(world.broker.config.as_it_is(), world.scenario.config, kind, random.choice)
+        kind, pick = random.choice(KINDS), random.choice
+        lent = list(world.network.lane.lent.values())
+        if lent and random.random() < 0.3:
+            kind, name = random.choice(("remove group", "sizes")), random.choice(lent).backend.group.configured
+            pick = lambda each: name if name in each else random.choice(each)  # noqa: E731  # a sequence of names
+        config = another(world.broker.config.as_it_is(), world.scenario.config, kind, pick)
         renewed = [random.choice(sorted(config.endpoints))] if random.random() < 0.1 else []
         world.network.reloads.reload(config, renewed)
         return f"reload: {kind}"
@@ -177,9 +205,12 @@ class Operator:
             pairs.append(("endpoint", random.choice(list(used))))
         return pairs
 
-    def _chosen(self, pairs: list[tuple[str, str]]) -> tuple[Pool, ...]:
+    def _selection(self, pairs: list[tuple[str, str]]) -> Selection:
         named = {name: [value for each, value in pairs if each == name] for name, _ in pairs}
-        return select(self._world.broker.groups, self._world.broker.endpoints, named).pools
+        return select(self._world.broker.groups, self._world.broker.endpoints, named)
+
+    def _chosen(self, pairs: list[tuple[str, str]]) -> tuple[Pool, ...]:
+        return self._selection(pairs).pools
 
     def _ask(self, what: str, pairs: list[tuple[str, str]]) -> Ask:
         self._last_request += 1
@@ -188,7 +219,3 @@ class Operator:
     def _tell(self, message: Ask, key: int = FIRST_KEY) -> object:
         world = self._world
         return world.network.about_client(key, world.broker.ask, message, world.now)
-
-
-def _kind(pairs: list[tuple[str, str]]) -> Pause:
-    return Pause.ENDPOINT if any(name == "endpoint" for name, _ in pairs) else Pause.GROUP
