@@ -9,8 +9,8 @@ from typing import cast
 
 from client.wire.limits import BATCH, ON_REPLICAS
 from client.wire.messages import NOT_EXECUTED, Failure, plain_failure
-from poold.config.model import SIZES, GroupConfig
-from poold.core.pools import routing
+from poold.config.model import GroupConfig
+from poold.core.pools import roles, routing
 from poold.core.pools.availability import AvailabilityState
 from poold.core.pools.cluster import Cluster
 from poold.core.pools.endpoint import Endpoint
@@ -73,7 +73,7 @@ class Group:
         self.role = config.wanted
         # Whether it uses only endpoints with certain roles; if not, all of them are equals.
         self.has_roles = self.role != "any"
-        self.most_lag = _most_lag(config.max_lag)
+        self.most_lag = roles.most_lag(config.max_lag)
         self.queue.reweigh(_turns(config))
         # How many backends requests and leases of priority batch may hold at once.
         self.batch_limit = max(1, int(config.max_size * config.batch_share))
@@ -383,13 +383,6 @@ def _turns(config: GroupConfig) -> tuple[int, int, int]:
     """The weights by priority."""
     weights = config.weights
     return weights.interactive, weights.normal, weights.batch
-
-
-def _most_lag(limit: float | str) -> tuple[float, float]:
-    """The seconds and the bytes that a replica may be behind, by max_lag."""
-    if isinstance(limit, str):
-        return float("inf"), int(limit[:-2]) * SIZES[limit[-2:]]
-    return limit or float("inf"), float("inf")
 
 
 def reading(config: GroupConfig) -> GroupConfig:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from poold.config.model import SIZES
 from poold.core.pools.endpoint import Endpoint, Role
 
 if TYPE_CHECKING:
@@ -86,6 +87,13 @@ def is_foreign(endpoint: Endpoint, group: Group) -> bool:
     """Whether the endpoint leads to another database cluster than the one that the group began with."""
     cluster, seen = group.cluster, endpoint.observation
     return cluster is not None and seen is not None and seen.system != cluster.system
+
+
+def most_lag(limit: float | str) -> tuple[float, float]:
+    """The seconds and the bytes that a replica may be behind, by max_lag."""
+    if isinstance(limit, str):
+        return float("inf"), int(limit[:-2]) * SIZES[limit[-2:]]
+    return limit or float("inf"), float("inf")
 
 
 def is_behind(endpoint: Endpoint, group: Group, now: float) -> bool:
