@@ -232,6 +232,7 @@ class Lane:
         """Give the request to the backend, which is idle or runs what it may join."""
         flow = flight.flow
         flight.is_waiting = False
+        flight.client.has_begun(flight.number)
         flight.began = self._now()
         lent.joined += bool(lent.flights)
         lent.requests += 1
