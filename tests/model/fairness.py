@@ -63,7 +63,7 @@ class Fairness:
         assert not request.client.is_stalled, f"{request} is begun, whose client reads nothing"
         if request.priority == BATCH:
             held = self._held_by_batch(group)
-            assert held <= group.batch_limit, f"batch holds {held} backends of {group.name}"
+            assert held <= _batch_limit(group), f"batch holds {held} backends of {group.name}"
         self._count(group, request.priority)
 
     def given_by_lane(self, flight: Flight, job: Job) -> None:
@@ -105,3 +105,7 @@ class Fairness:
             return False
         job = self._books.jobs[request.number]
         return not job.was_lost and not job.has_failed
+
+
+def _batch_limit(group: Group) -> int:
+    return max(1, int(group.config.max_size * group.config.batch_share))
