@@ -93,7 +93,7 @@ class Lending(Shell):
         line, job, unit = self.lines[lent.backend.number], self.books.jobs[flight.number], flight.commands
         self._check_line(line)
         self._check_job(line, job)
-        self.orders.given_by_lane(lent.backend)
+        self.orders.given_by_lane(lent.backend, flight.number)
         self._check_flow(lent.backend, flight.flow)
         self.fairness.given_by_lane(flight, job)
         self.lifetimes.given_by_lane(lent.backend, self.world.now)

@@ -209,10 +209,14 @@ class Orders:
         is_its_own = job.lease is not None and job.lease.line == line.number
         assert is_its_own or job.number in self.dismissed[line.number], f"{job} is given to {line.number}, dismissed"
 
-    def given_by_lane(self, backend: Backend) -> None:
+    def given_by_lane(self, backend: Backend, number: int) -> None:
         """The lane gives something to the backend; it may do so until it hears of the order."""
         if backend.number in self.dismissed or self.paused.get(backend.pool) or backend.pool in self.left:
             assert self._is_recall_on_its_way(backend), f"the lane goes on with {backend}, dismissed or paused"
+            # What it has begun goes on in the core if there is a surprise.
+            self._begun.setdefault(backend.number, set()).add(number)
+            if backend.number in self.dismissed:
+                self.dismissed[backend.number].add(number)
 
     def closes(self, line: Line, reason: str) -> None:
         """The core closes a backend."""

@@ -317,12 +317,3 @@ def what_is_drained_keeps_what_rests(patch: pytest.MonkeyPatch) -> None:
         return None if found == "it is drained" else found
 
     patch.setattr(janitor, "reason_to_retire", reason)
-
-
-@blunder
-def a_drain_of_the_broker_that_fails_leaves_it_closed(patch: pytest.MonkeyPatch) -> None:
-    def undo(original: Any, self: Pausing, pending: Any) -> None:
-        pending.undo = None
-        original(self, pending)
-
-    wrap(patch, Pausing, "_undo", undo)

@@ -14,7 +14,6 @@ from poold.core.pools import janitor
 from poold.core.pools.directory import Directory
 from poold.core.pools.group import Group
 from poold.core.pools.lifecycle import Lifecycle
-from poold.core.requests.observing import Observing
 from poold.core.state import BackendState
 from simulation.mutations import wrap
 
@@ -187,27 +186,9 @@ def a_groups_limits_stay_what_they_were(patch: pytest.MonkeyPatch) -> None:
     wrap(patch, Group, "configure", configure)
 
 
-# Pauses, and roles.
+# Pauses.
 
 
 @slip
 def what_joins_a_paused_group_begins(patch: pytest.MonkeyPatch) -> None:
     wrap(patch, Pausing, "joined", lambda *_: None)
-
-
-@slip
-def what_joins_a_pause_that_fails_stays_paused(patch: pytest.MonkeyPatch) -> None:
-    def join(_: Any, self: Pausing, pool: Any, kind: Any, like: Any) -> None:
-        pool.pause(kind)
-
-    wrap(patch, Pausing, "_join", join)
-
-
-@slip
-def what_an_endpoint_said_before_it_left_still_holds(patch: pytest.MonkeyPatch) -> None:
-    def forget(original: Any, self: Observing, endpoint: Any, why: str) -> None:
-        kept = endpoint.role, endpoint.observation
-        original(self, endpoint, why)
-        endpoint.role, endpoint.observation = kept
-
-    wrap(patch, Observing, "forget", forget)

@@ -87,7 +87,7 @@ def test_all_holds_where_data_is_copied(seed: int) -> None:
 def test_all_holds_whatever_an_operator_orders(seed: int) -> None:
     summary = runner.run(seed, STEPS, kind=OPERATED)
     assert summary.outcomes["query", "done"] > 1000
-    assert summary.tally["lane starts"] > 100
+    assert summary.tally["lane starts"] > 30
     for order in ("reconnect", "pause", "resume", "kill", "reload"):
         assert summary.tally[order] > 20
 

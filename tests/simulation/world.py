@@ -61,7 +61,7 @@ class World(Agenda, Invariants):
         kind = scenario.CLUSTER if scenario.is_cluster(seed, kind) else kind
         self.scenario = scenario.draw(self.random, kind)
         has_lane = scenario.has_lane(seed, kind)
-        if has_lane and seed % 2 and kind != scenario.CLUSTER:
+        if has_lane and (seed % 2 or (is_operated and seed % 4)) and kind != scenario.CLUSTER:
             self.scenario = scenario.with_lane(Random(seed), self.scenario)
         self.broker = Broker(self.scenario.config, self.random.random, Examiner, has_lane)
         self.books = Books(self.scenario.query_timeout)
