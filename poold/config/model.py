@@ -62,7 +62,7 @@ class BrokerConfig:
     drain_timeout: float = setting("how long `poold stop` waits for running work", 30.0, 0)
     role_check_interval: float = setting("how often endpoints that have roles are asked for theirs", 1.0, 0.05)
     metrics_address: str | None = setting(
-        "HOST:PORT where GET /metrics is answered, for Prometheus; left out: nowhere", None
+        "HOST:PORT where GET /metrics is answered, for Prometheus; left out: nowhere", None, reload=RESTART
     )
     state_dir: str | None = setting(
         "a folder to remember the newest timeline of each database cluster in; left out: the user's own",

@@ -104,7 +104,7 @@ METRICS: dict[Level, tuple[Metric, ...]] = {
             "state",
             "Whether requests begin; if not, whether what had begun has ended.",
             "state",
-            ("running", "pausing", "paused"),
+            ("running", "pausing", "paused", "draining", "drained"),
         ),
         Metric("poold_group_refused", _G, "is_refused", "1 if its endpoints do not fit together: it refuses all."),
         Metric("poold_group_clients", _G, "clients", "Clients that have used the group."),
