@@ -151,6 +151,6 @@ class Fleet:
         """Tell the core's records what was counted since the last time."""
         stats = self.group.stats
         stats.requests += self.requests
-        stats.wait_times.add(self.wait_times._current)
-        stats.run_times.add(self.run_times._current)
+        stats.wait_times.add(self.wait_times._current, self.wait_times.sum)
+        stats.run_times.add(self.run_times._current, self.run_times.sum)
         self.requests, self.wait_times, self.run_times = 0, Times(), Times()
