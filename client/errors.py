@@ -176,8 +176,8 @@ class DBError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Given to a function, as psycopg2's classes take no state but their own.
-        kept = {name: self.__dict__[name] for name in ("__notes__", "is_kept_out") if name in self.__dict__}
-        return _revived, (self.failure, self.place, kept)
+        kept = {name: value for name, value in self.__dict__.items() if name not in ("failure", "place", "cursor")}
+        return _revived, (self.failure, self.place, {**kept, "args": self.args})
 
 
 class DBConnectionError(DBError, psycopg2.OperationalError):  # type: ignore[misc,override]  # see DBError.pgcode

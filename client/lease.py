@@ -18,6 +18,7 @@ import weakref
 from typing import Any
 
 from client.channels.channel import Channel
+from client.channels.sockets import is_over
 from client.errors import CommitOutcomeUnknown, DBConnectionError, DBError, TransactionLost, UsageError
 from client.wire.messages import (
     NOT_EXECUTED,
@@ -167,11 +168,11 @@ class ClientLease:
 
     @property
     def is_lost(self) -> bool:
-        """Whether it is open and known to be gone."""
+        """Whether it is open and known to be gone. Another thread may be in the middle of a call."""
         channel = self._channel
-        if self._use:
-            return self.number != 0 and self._is_lost  # what a call in the middle finds out, it tells
-        return self.number != 0 and (self._is_lost or channel is None or not channel.is_usable)
+        return self.number != 0 and (
+            self._is_lost or channel is None or channel.pid != os.getpid() or is_over(channel._socket.fileno())
+        )
 
     @property
     def is_inherited(self) -> bool:

@@ -152,6 +152,17 @@ class GreenSocket(Greeted):
 _SOCKET: type[Any] = PlainSocket if issubclass(socket.socket, _socket.socket) else GreenSocket
 
 
+def is_over(descriptor: int) -> bool:
+    """Whether one side of this socket has closed it; reads nothing, so any thread may ask. False if nobody can tell."""
+    if _poll is None:
+        return False
+    if descriptor < 0:
+        return True
+    poller = _poll()
+    poller.register(descriptor, select.POLLRDHUP)
+    return bool(poller.poll(0))
+
+
 def _wait_for_room(plain: PlainSocket, deadline: float) -> None:
     """Wait until the peer takes more."""
     left_ms = int((deadline - time.monotonic()) * 1000) + 1

@@ -19,7 +19,7 @@ from client.values.bind import bind
 from client.values.blanks import BLANKS
 from client.values.result import Result
 from client.wire.limits import MAX_STEPS
-from client.wire.messages import Step
+from client.wire.messages import FAILED, NOT_EXECUTED, UNKNOWN, Step
 
 # Bytes of one message. More of them save no time that could be measured, and the broker has to keep them.
 MESSAGE_BYTES = 1 << 20
@@ -34,33 +34,52 @@ class Progress:
     """How far an executemany has come."""
 
     count: int = 0  # rows of all sets, -1 if it is not known
+    total: int | None = None  # how many sets there are, if that is known
     sets: int = 0  # how many have run
+    committed: int = 0  # how many of these are committed, whatever becomes of the rest
     result: Result | None = None  # the last one
     last: Any = None  # the set that ran last, or failed
     is_unfit: bool = False  # a set does not fit the statement
 
-    def add(self, result: Result, rows: int, sets: Sets) -> None:
+    def add(self, result: Result, rows: int, sets: Sets, is_committed: bool) -> None:
         """Note that these sets have run."""
         self.count = -1 if -1 in (self.count, rows) else self.count + rows
         self.sets += len(sets.parameters)
         self.result = result
         self.last = sets.parameters[-1]
+        if is_committed:
+            self.committed = self.sets
 
-    def failed(self, error: DBError, sets: Sets) -> None:
-        """Note that one of these sets has failed, the first one if that is not known; tell the error which one."""
+    def failed(self, error: DBError, sets: Sets, is_told: bool) -> DBError:
+        """Note that one of these sets has failed, the first one if that is not known.
+
+        Return the error that says which one, in its text if is_told, and what of the sets before them is committed.
+        """
         step = error.failure.diag.get("step")
-        place = 0 if step is None else int(step)
+        place = int(step) if step is not None else error.place.number if error.place is not None else 0
         self.last = sets.parameters[place]
-        if step is not None or len(sets.steps) == 1:
-            number = self.sets + place
-            error.place = place_of(number, self.sets + len(sets.parameters), sets.steps[place].statement)
+        where = None
+        if step is not None or error.place is not None or len(sets.parameters) == 1:
+            total = self.total or self.sets + len(sets.parameters)
+            where = place_of(self.sets + place, total, sets.text or sets.steps[place].statement)
+        failure = error.failure
+        if self.committed and failure.outcome in (NOT_EXECUTED, FAILED):
+            text = f"{failure.message.rstrip()}; {self.committed} sets before it are committed"
+            failure = failure._replace(outcome=UNKNOWN, message=text)
+        is_told = is_told and where is not None and where.total > 1
+        told = error
+        if is_told or failure is not error.failure:
+            told = error_from(failure, where if is_told else None).with_traceback(error.__traceback__)
+        told.place = where
+        return told
 
 
 class Sets(NamedTuple):
-    """Sets for one message: their steps, none if it is a single one that has to go by itself."""
+    """Sets for one message: their steps; or a single one that has to go by itself, and its text."""
 
     parameters: list[Any]
     steps: list[Step]
+    text: bytes = b""
 
     def halves(self) -> list[Sets]:
         """Return the sets of two messages."""
@@ -95,25 +114,13 @@ def collected(
             yield kept
             kept, size = Sets([], []), 0
         if is_alone:
-            yield Sets([each], [])
+            yield Sets([each], [], text)
             continue
         kept.parameters.append(each)
         kept.steps.append(Step(text, types, values, prepare, (), 0, None))
         size += added
     if kept.steps:
         yield kept
-
-
-def placed(error: DBError, ran: int, total: int, sets: Sets) -> DBError:
-    """The error of a transaction message's statement, with its place among all sets; so many ran before the message."""
-    place = error.place
-    if place is not None:
-        place = place._replace(number=place.number + ran, total=total)
-    elif len(sets.steps) == 1 < total:
-        place = place_of(ran, total, sets.steps[0].statement)
-    else:
-        return error
-    return error_from(error.failure, place).with_traceback(error.__traceback__)
 
 
 def _is_planned(text: bytes) -> bool:

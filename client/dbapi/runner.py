@@ -15,7 +15,7 @@ import psycopg2
 from psycopg2 import extensions
 
 from client.dbapi.characteristics import Characteristics
-from client.dbapi.many import Progress, Sets, collected, placed
+from client.dbapi.many import Progress, Sets, collected
 from client.errors import DBError, UsageError, error_from
 from client.handler import Handler
 from client.session import Session
@@ -116,37 +116,37 @@ class Runner(_Theirs):
             self.check_open()
             executor = self._by_itself if self._is_by_itself else self._own
             limit = executor._request_limit()
-        total = len(parameters) if isinstance(parameters, Sized) else None
+        progress.total = len(parameters) if isinstance(parameters, Sized) else None
         for sets in collected(statement, parameters, executor._prepare, limit, progress):
             with self._lock:
                 self.check_open()
-                self._run_sets(statement, sets, progress, total)
+                self._run_sets(statement, sets, progress)
 
-    def _run_sets(self, statement: Any, sets: Sets, progress: Progress, total: int | None) -> None:
-        """Run the statement with these sets, out of total ones if it is known, where its next statement has to run."""
-        if not sets.steps:
-            (progress.last,) = sets.parameters
-            result = self.run(statement, progress.last)
-            progress.add(result, result.rowcount, sets)
-            return
+    def _run_sets(self, statement: Any, sets: Sets, progress: Progress) -> None:
+        """Run the statement with these sets, where this connection's next statement has to run."""
         is_by_itself = self._is_by_itself
         try:
-            result, rows = self._send_by_itself(sets) if is_by_itself else self._send_steps(statement, sets)
-        except UsageError as error:
+            if not sets.steps:
+                result = self.run(statement, sets.parameters[0])
+                rows = result.rowcount
+            elif is_by_itself:
+                result, rows = self._send_by_itself(sets)
+            else:
+                result, rows = self._send_steps(statement, sets)
+        except DBError as error:
             # A message may hold so many words only, and no statement that makes sense in a session alone. As few sets
             # as can be are told so one by one.
-            if len(sets.steps) == 1 or error.outcome != NOT_EXECUTED or error.failure.request == 0:
+            is_refused = isinstance(error, UsageError) and error.outcome == NOT_EXECUTED and error.failure.request != 0
+            if is_refused and len(sets.steps) > 1:
+                for half in sets.halves():
+                    self._run_sets(statement, half, progress)
+                return
+            told = progress.failed(error, sets, is_by_itself)
+            if told is error:
                 raise
-            for half in sets.halves():
-                self._run_sets(statement, half, progress, total)
-        except DBError as error:
-            if is_by_itself:
-                ran = progress.sets
-                raise placed(error, ran, total or ran + len(sets.parameters), sets) from error.__cause__
-            progress.failed(error, sets)
-            raise
+            raise told from error.__cause__
         else:
-            progress.add(result, rows, sets)
+            progress.add(result, rows, sets, self.commits_by_itself and not self._own.in_transaction)
         finally:
             self._take_notices()
 

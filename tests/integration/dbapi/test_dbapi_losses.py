@@ -1,6 +1,8 @@
 """What is left of a connection whose backend is gone: of a session nothing, as with psycopg2; else it goes on."""
 
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import psycopg2 as theirs
@@ -13,6 +15,8 @@ from sqlalchemy.exc import OperationalError
 from waiting import wait_until
 
 from client import dbapi
+
+StartBroker = Callable[..., Broker]
 
 UNKNOWN = extensions.TRANSACTION_STATUS_UNKNOWN
 
@@ -135,3 +139,43 @@ def test_a_clients_session_stays_lost_behind_a_rollback(broker: Broker, postgres
     assert not session.is_lost
     assert session.query("SELECT 1").scalar() == 1
     session.close()
+
+
+def test_a_session_is_not_lost_by_being_looked_at_from_another_thread(broker: Broker) -> None:
+    connection = dbapi.connect(broker.address, session=True)
+    cursor = connection.cursor()
+    cursor.execute("CREATE TEMP TABLE looked_at (id int)")
+    connection.commit()
+    seen: set[object] = set()
+    is_over = threading.Event()
+
+    def look() -> None:
+        while not is_over.is_set():
+            seen.update((connection.closed, connection._own.is_lost))
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        for _ in range(60):
+            cursor.executemany("INSERT INTO looked_at VALUES (%s)", [(number,) for number in range(1500)])
+            connection.commit()
+            with suppress(extensions.QueryCanceledError):
+                connection.cancel()  # which is refused if the session counts as lost
+                cursor.execute("SELECT count(*) FROM looked_at")
+            connection.rollback()
+    finally:
+        is_over.set()
+        watcher.join()
+    assert seen == {0}  # and False
+    connection.close()
+    assert connection.closed == 1
+
+
+def test_a_broker_that_has_gone_is_seen_without_a_call(start_broker: StartBroker) -> None:
+    broker = start_broker()
+    connection = dbapi.connect(broker.address, session=True)
+    connection.cursor().execute("SELECT 1")
+    assert connection.closed == 0
+    broker.kill()
+    wait_until(lambda: connection.closed == 2, what="the session to count as lost")
+    connection.close()

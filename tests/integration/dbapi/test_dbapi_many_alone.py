@@ -1,6 +1,9 @@
 """executemany: what is not sent if its iterable fails, and what goes one by one with autocommit, as by `execute`."""
 
+import copy
 import os
+import pickle
+import re
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -146,7 +149,7 @@ def done(connection: Any, run: Callable[[Any], object]) -> tuple[Any, ...]:
         run(cursor)
     except psycopg2.Error as failed:
         outcome = getattr(failed, "outcome", None)  # psycopg2 itself refuses an empty text
-        error = type(failed).__name__, outcome, str(failed).split("statement ", 1)[0]
+        error = type(failed).__name__, outcome, re.sub(r"^statement 1 of \d \(.*?\): ", "", str(failed))
     return error, connection.get_transaction_status(), cursor.statusmessage if error is None else None, kept(connection)
 
 
@@ -225,3 +228,55 @@ def test_if_nothing_is_run_the_statement_before_stays(
         found.append((error, cursor.rowcount, cursor.description[0].name, cursor.query))
     theirs.close()
     assert found[0] == found[1]
+
+
+# What is said of an executemany of which some is committed.
+
+RAISES = """
+    CREATE OR REPLACE FUNCTION gathered_raises(n int) RETURNS int LANGUAGE plpgsql AS
+    $$ BEGIN IF n = 1500 THEN RAISE 'lost a race' USING ERRCODE = '40001'; END IF; RETURN n; END $$
+"""
+
+
+@pytest.mark.parametrize("mode", ["by itself", "in a session with autocommit"])
+@pytest.mark.parametrize(
+    ("statement", "rows"),
+    [
+        ("INSERT INTO gathered SELECT gathered_raises(%s)", 1000),
+        ("INSERT INTO gathered SELECT gathered_raises(%s); SELECT ';'", 1500),
+    ],
+)
+def test_what_has_committed_before_is_not_safe_to_repeat(broker: Broker, mode: str, statement: str, rows: int) -> None:
+    connection = psycopg2.connect(broker.address, **MODES[mode])
+    cursor = connection.cursor()
+    for each in (TABLE, RAISES):
+        cursor.execute(each)
+    words = rf"lost a race.*; {rows} sets before it are committed"
+    with pytest.raises(psycopg2.errors.SerializationFailure, match=f"(?s){words}") as caught:
+        cursor.executemany(statement, [(number,) for number in range(2000)])
+    error = caught.value
+    assert (error.outcome, error.is_safe_to_repeat, error.retryable) == ("unknown", False, False)
+    assert (error.statement_index, error.pgcode) == (1500, "40001")
+    assert cursor.query == (statement % 1500).encode()
+    assert kept(connection) == rows
+    with pytest.raises(psycopg2.errors.SerializationFailure) as caught:
+        cursor.executemany(statement, [(1500,), (1,)])
+    assert (caught.value.outcome, caught.value.retryable, kept(connection)) == ("failed", True, rows)
+    connection.close()
+
+
+@pytest.mark.parametrize("mode", ["in a transaction", "in a session"])
+def test_in_a_transaction_all_of_it_is_undone(broker: Broker, mode: str) -> None:
+    connection = psycopg2.connect(broker.address, **MODES[mode])
+    cursor = connection.cursor()
+    for each in (TABLE, RAISES):
+        cursor.execute(each)
+    connection.commit()
+    with pytest.raises(psycopg2.errors.SerializationFailure, match=r"^lost a race\n") as caught:
+        cursor.executemany("INSERT INTO gathered SELECT gathered_raises(%s)", [(number,) for number in range(2000)])
+    assert (caught.value.outcome, caught.value.retryable, caught.value.statement_index) == ("failed", True, 1500)
+    for again in (copy.copy(caught.value), pickle.loads(pickle.dumps(caught.value))):
+        assert (str(again), again.args, again.statement_index) == (str(caught.value), caught.value.args, 1500)
+    connection.rollback()
+    assert kept(connection) == 0
+    connection.close()
