@@ -60,16 +60,21 @@ ROOMS = {
     "poold.core.pools": [
         "client.wire", "poold.config", "poold.core.agenda", "poold.core.effects", "poold.core.facts",
         "poold.core.records", "poold.core.shared", "poold.core.state", "poold.core.statements", "poold.core.stats",
-        "poold.core.timers", "poold.core.work",
+        "poold.core.tallies", "poold.core.timers", "poold.core.work",
     ],
     "poold.core.clients": [
         "client.wire", "poold.config", "poold.core.agenda", "poold.core.effects", "poold.core.pools",
-        "poold.core.records", "poold.core.state", "poold.core.statements", "poold.core.stats", "poold.core.work",
+        "poold.core.records", "poold.core.state", "poold.core.statements", "poold.core.stats", "poold.core.tallies",
+        "poold.core.work",
     ],
     "poold.core.operations": [
         "client.wire", "poold.config", "poold.core.agenda", "poold.core.clients", "poold.core.effects",
         "poold.core.pools", "poold.core.records", "poold.core.requests", "poold.core.state", "poold.core.statements",
         "poold.core.work",
+    ],
+    "poold.core.sections": [
+        "client.wire", "poold.core.operations", "poold.core.pools", "poold.core.records", "poold.core.state",
+        "poold.core.tallies",
     ],
     "poold.core.requests": [
         "client.wire", "poold.config", "poold.core.agenda", "poold.core.clients", "poold.core.effects",

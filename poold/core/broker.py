@@ -44,9 +44,10 @@ from poold.core.requests.runs import Runs
 from poold.core.requests.waiting import Waiting
 from poold.core.requests.watching import Watching
 from poold.core.requests.withdrawal import Withdrawal
+from poold.core.sections.wanted import OVERVIEW, Wanted
 from poold.core.settling import Settling
 from poold.core.shared.queue import Queue
-from poold.core.snapshot import snapshot_endpoints, snapshot_group, snapshot_processes, snapshot_work
+from poold.core.snapshot import snapshot_sections
 from poold.core.state import DRAINING, BrokerState
 from poold.core.statements.generations import Generations
 from poold.core.statements.proofs import Examination
@@ -152,17 +153,14 @@ class Broker:
         """When tick must be called next, at the latest."""
         return self.agenda.timers.next_deadline()
 
-    def snapshot(self, now: float, reader: int | None = None) -> dict[str, Any]:
-        """The state as plain values. reader is a client's key: then only the groups that it may use are shown."""
+    def snapshot(self, now: float, reader: int | None = None, wanted: Wanted = OVERVIEW) -> dict[str, Any]:
+        """The state as plain values, as far as it is wanted.
+
+        reader is a client's key: then only the groups that it may use are shown, and no statements.
+        """
         groups = self.directory.shown() if reader is None else self.clients[reader].open_groups
-        return {
-            "state": self.state.name.lower(),
-            "clients": len(self.clients),
-            **snapshot_processes(self.clients.values()),
-            **snapshot_work(self.clients.values(), groups, now),
-            "groups": {name: snapshot_group(group, now) for name, group in groups.items()},
-            "endpoints": snapshot_endpoints(groups.values(), now),
-        }
+        shown = {"state": self.state.name.lower(), "clients": len(self.clients)}
+        return shown | snapshot_sections(self.clients, groups, now, wanted, has_texts=reader is None)
 
     # Facts about the broker itself.
 
@@ -170,6 +168,7 @@ class Broker:
         """The broker begins: open backends up to each group's min_size."""
         self.agenda.timers.set(_JANITOR, now + janitor.INTERVAL)
         for group in self.groups.values():
+            group.stats.turn(now)
             self.agenda.grow(group)
         self.observing.start(now)
         self.settling.settle(now)

@@ -32,6 +32,8 @@ class Completion:
     bound: int = 0
     # Whether a setting that PostgreSQL reports differs from when the backend was opened.
     is_changed: bool = False
+    # How many of the units behind it had ended when the end of this one was read: nobody can tell them apart in time.
+    behind: int = 0
 
     @property
     def is_unbound(self) -> bool:

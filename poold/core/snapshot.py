@@ -13,12 +13,41 @@ from poold.core.pools.group import Group
 from poold.core.pools.pool import Pool
 from poold.core.records.client import Client
 from poold.core.records.flow import Flight
+from poold.core.sections.backends import snapshot_backends
+from poold.core.sections.queue import snapshot_queue
+from poold.core.sections.statements import snapshot_statements
+from poold.core.sections.wanted import BACKENDS, CLIENTS, ENDPOINTS, GROUPS, QUEUE, STATEMENTS, Wanted
 from poold.core.state import BackendState
 
 # Nobody reads ten thousand processes, and the answer must fit into one reply.
 PROCESSES_SHOWN = 100
 KEYS_SHOWN = 10  # of the clients of one process
 WORK_SHOWN = 100
+
+
+def snapshot_sections(
+    clients: Mapping[int, Client], groups: Mapping[str, Group], now: float, wanted: Wanted, has_texts: bool
+) -> dict[str, Any]:
+    """The sections that are wanted, of these groups; has_texts: whether statements are shown."""
+    found: dict[str, Any] = {}
+    if wanted.has(CLIENTS):
+        found |= snapshot_processes(clients.values()) | snapshot_work(clients.values(), groups, now)
+    if wanted.has(GROUPS):
+        found["groups"] = {name: snapshot_group(group, now) for name, group in groups.items()}
+    if wanted.has(GROUPS, ENDPOINTS):
+        found["endpoints"] = snapshot_endpoints(groups.values(), now)
+    if wanted.has(ENDPOINTS):
+        pools = [pool for group in groups.values() for pool in group.pools]
+        found["pools"] = [
+            {"group": pool.group.name, "endpoint": pool.endpoint.name, **snapshot_pool(pool, now)} for pool in pools
+        ]
+    if wanted.has(BACKENDS):
+        found |= snapshot_backends(groups.values(), now, has_texts, wanted.limit)
+    if wanted.has(STATEMENTS):
+        found |= snapshot_statements(groups, wanted.sort, wanted.limit, has_texts, now)
+    if wanted.has(QUEUE):
+        found |= snapshot_queue(clients.values(), groups.values(), now, has_texts, wanted.limit)
+    return found
 
 
 def snapshot_group(group: Group, now: float) -> dict[str, Any]:
@@ -38,7 +67,10 @@ def snapshot_group(group: Group, now: float) -> dict[str, Any]:
         "oldest_tag": None if oldest is None else oldest.tag,
         "oldest_pid": None if oldest is None else oldest.client.pid,
         "requests": stats.requests,
+        "transactions": stats.transactions,
+        "not_begun": stats.not_begun,
         "errors": stats.errors,
+        "rates": stats.rates(now),
         "refused": stats.refused,
         "timeouts": stats.timeouts,
         "withdrawn": stats.withdrawn,

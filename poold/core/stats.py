@@ -128,14 +128,17 @@ class GroupStats:
     """One group's counters since start, and its times."""
 
     __slots__ = (
+        "_marks",
         "errors_by_class",
         "in_doubt",
+        "not_begun",
         "refused_for",
         "requests",
         "rerouted",
         "retries",
         "run_times",
         "timeouts",
+        "transactions",
         "use_times",
         "wait_times",
         "withdrawn",
@@ -143,6 +146,8 @@ class GroupStats:
 
     def __init__(self) -> None:
         self.requests = 0  # accepted
+        self.transactions = 0  # of these: transaction messages, and statements with which a transaction begins
+        self.not_begun = 0  # answered, or left by their client, without having begun on a backend
         # Answered with an error of PostgreSQL, or of a lost connection: by one of ERROR_CLASSES, OTHER_CLASS or
         # NO_CLASS.
         self.errors_by_class = dict.fromkeys(USUAL_CLASSES, 0)
@@ -152,9 +157,12 @@ class GroupStats:
         self.rerouted = 0  # given to the primary instead of a replica
         self.retries = 0  # tries of transaction messages after the first
         self.in_doubt = 0  # transaction messages for which the outcome of COMMIT could not be found out
-        self.wait_times = Times()  # from arrival to start
-        self.run_times = Times()  # from start to end
+        # From arrival to when PostgreSQL begins with it: behind others in a pipeline that is when they have ended.
+        self.wait_times = Times()
+        self.run_times = Times()  # from then to the end
         self.use_times = {use: Times() for use in Use}  # from being given a backend to giving it back
+        # When the last two windows of rates began, and the counters at that time.
+        self._marks: list[tuple[float, int, int, int]] = []
 
     @property
     def errors(self) -> int:
@@ -170,6 +178,26 @@ class GroupStats:
         """Count an answer that is an error; None is one of a connection that was lost."""
         found = NO_CLASS if sqlstate is None else sqlstate[:2] if sqlstate[:2] in ERROR_CLASSES else OTHER_CLASS
         self.errors_by_class[found] = self.errors_by_class.get(found, 0) + 1
+
+    def turn(self, now: float) -> None:
+        """Begin new windows of times and rates if the current ones are over."""
+        self.wait_times.turn(now)
+        self.run_times.turn(now)
+        if not self._marks or now - self._marks[-1][0] >= WINDOW:
+            self._marks = [*self._marks[-1:], (now, self.requests, self.errors, self.transactions)]
+
+    def rates(self, now: float) -> dict[str, float | None]:
+        """How many per second over the last one to two minutes, and over how many seconds that is."""
+        names = ("requests", "errors", "transactions")
+        if not self._marks or now <= self._marks[0][0]:
+            return {"seconds": 0.0, **dict.fromkeys(names)}
+        since, *before = self._marks[0]
+        counts = (self.requests, self.errors, self.transactions)
+        shown = {
+            name: round((count - old) / (now - since), 3)
+            for name, count, old in zip(names, counts, before, strict=True)
+        }
+        return {"seconds": round(now - since, 1), **shown}
 
 
 class PoolStats:

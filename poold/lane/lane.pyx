@@ -221,7 +221,7 @@ cdef class Lane:
                     self.pipelines.hand_over(lent, b"")
             elif now - self.used > KEPT:
                 self.pipelines.give_back(lent)
-        self.fold()
+        self.fold(False)
         old = []
         while self.pipelines.waiting:
             flight = self.pipelines.waiting[0]
@@ -233,12 +233,12 @@ cdef class Lane:
         if old:
             self.pipelines.hand_over_waiting(old)
 
-    def fold(self):
-        """Tell the core's records what was counted since the last time."""
+    def fold(self, bint is_all=True):
+        """Tell the core's records what was counted since the last time; not is_all: what costs little."""
         for lent in self.pipelines.lent.values():
             (<Lent>lent).fold()
         for fleet in self.fleets.values():
-            (<Fleet>fleet).fold()
+            (<Fleet>fleet).fold(is_all)
 
     # Events.
 
@@ -381,6 +381,7 @@ cdef class Lane:
         requests[number] = flight
         line.heard = self.pipelines.now
         fleet.requests += 1
+        fleet.transactions += way.is_transaction
         if not self.is_ticking or self.pipelines.now - self.used > TICK:
             self._work()
         if lent is not None:

@@ -155,11 +155,11 @@ cdef class Pipelines:
         if lent.flights:
             lent.joined += 1
         else:
+            fleet.waited(self.now - flight.arrived)
             leave_out(fleet.idle[lent.place], lent)
             (<list>fleet.active[lent.place]).append(lent)
         lent.flights.append(flight)
         lent.requests += 1
-        fleet.waited(self.now - flight.arrived)
         if not lent.unflushed:
             self._dirty.append(lent)
         lent.unflushed += 1
@@ -255,11 +255,13 @@ cdef class Pipelines:
             if taken <= 0:
                 if taken == NOT_WHOLE and size - at < ROOM and got > 0:
                     lent.partial = PyBytes_FromStringAndSize(self._into + at, size - at)
+                    lent.count(self.now)
                     return
                 way.surprised(self.now)
                 break
             self._end(lent, flight, answers)
             at += taken
+        lent.count(self.now)
         if at < size or got <= 0:
             self.hand_over(lent, PyBytes_FromStringAndSize(self._into + at, size - at))
         elif not lent.flights:
@@ -268,24 +270,23 @@ cdef class Pipelines:
             self.serve_queue(lent.fleet)
 
     cdef _end(self, Lent lent, Flight flight, StatementAnswer *answers):
-        """The backend's first request has ended well: reply to it."""
+        """The backend's first request has ended well: reply to it. It is to be counted then."""
         cdef Way way = flight.way
         cdef Line line = flight.line
         cdef list heads
-        cdef double seconds = self.now - flight.began
         cdef long size, at
         cdef ssize_t sent
+        cdef int place
         self.served += 1
         heads = self._heads(lent, way)
         self._make_room(heads, way.is_transaction, way.steps - way.is_transaction, answers)
         size = write_reply(self._reply + HEAD, flight.number, way.is_transaction, heads, way.steps, answers)
-        del lent.flights[0]
-        if not way.is_transaction:
-            if lent.completed > flight.began:
-                seconds = self.now - lent.completed
-            way.record(seconds, answers[0].rows_size)
-        lent.fleet.ran(seconds, way.is_transaction)
-        lent.completed = self.now
+        lent.ended(flight)
+        flight.size = answers[0].rows_size
+        flight.rows = 0
+        for place in range(way.is_transaction, way.steps - way.is_transaction):
+            if answers[place].told > 0:
+                flight.rows += answers[place].told
         way.went_well()
         if way.writes and lent.fleet.group.followed is not None:
             lent.fleet.group.followed.wrote(line.process, False)
@@ -387,7 +388,7 @@ cdef class Pipelines:
         lent.is_here = False
         lent.backend.completed = lent.completed
         lent.fold()
-        fleet.fold()
+        fleet.fold(False)
         fleet.is_poked = False
         self.owners[lent.descriptor] = None
         del self.lent[lent.number]

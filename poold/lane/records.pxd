@@ -8,6 +8,7 @@ from poold.lane.queue cimport Queue
 
 cdef enum:
     BUCKETS = 102  # of `poold.core.stats.Times`
+    PAIRS = 51  # of these, as `poold.core.tallies` has them
 
 
 cdef class Way:
@@ -28,6 +29,11 @@ cdef class Way:
     cdef bint may_be_short, is_short
     cdef double mean, deviation, recent, expected, size, patience, begun
     cdef long runs, known_runs  # since the last fold; those of the statement at that time
+    # Since the last tally: what `poold.core.tallies` counts.
+    cdef long calls
+    cdef long long rows
+    cdef double seconds
+    cdef long buckets[PAIRS]
 
     cdef bint holds(self) except -1
     cdef end(self)
@@ -37,6 +43,7 @@ cdef class Way:
     cdef record(self, double seconds, long size)
     cdef load(self)
     cdef fold(self)
+    cdef tally(self)
 
 
 cdef class Flight:
@@ -47,6 +54,8 @@ cdef class Flight:
     cdef public bint is_waiting
     cdef Way way
     cdef Line line
+    cdef long size  # of its rows, when it has ended
+    cdef long long rows  # how many it has returned or changed
 
 
 cdef class Line:
@@ -80,8 +89,13 @@ cdef class Lent:
     cdef bint is_here  # False when it was given back
     cdef bint is_recalled
     cdef long requests, joined  # since the last fold
+    # What has ended and is not counted: the first of them, and those behind it, None if there are none.
+    cdef Flight first
+    cdef list more
 
     cdef char *room(self, long size) except NULL
+    cdef ended(self, Flight flight)
+    cdef count(self, double now)
     cdef fold(self)
 
 
@@ -106,9 +120,11 @@ cdef class Fleet:
     cdef bint is_poked  # the next backend that rests is to be given back
     cdef Lent sharing  # the backend that was last given a short statement while idle, and in which turn
     cdef unsigned long sharing_turn
-    cdef list queries  # those of ways that are no transactions
+    cdef list ways  # all that there are, and those of them that are no transactions
+    cdef list queries
+    cdef int folds
     # Since the last fold.
-    cdef long requests, waits, runs, messages
+    cdef long requests, transactions, waits, runs, messages
     cdef long wait_times[BUCKETS]
     cdef long run_times[BUCKETS]
     cdef long message_times[BUCKETS]  # of these, transaction messages'
@@ -117,8 +133,25 @@ cdef class Fleet:
     cdef load(self, lents)
     cdef list idle_by_turn(self)
     cdef waited(self, double seconds)
-    cdef ran(self, double seconds, bint is_transaction)
-    cdef fold(self)
+    cdef ran(self, Flight flight, double seconds)
+    cdef fold(self, bint is_all)
 
 
-cdef void leave_out(list some, Lent lent)
+cdef inline int leave_out(list some, Lent lent) except -1:
+    """Take the backend out of the list, if it is in it; it is likely to be at its end."""
+    cdef Py_ssize_t place = len(some) - 1
+    while place >= 0:
+        if some[place] is lent:
+            del some[place]
+            return 0
+        place -= 1
+    return 0
+
+
+cdef inline tell(times, long *counts, double *seconds):
+    """Give the counts by bucket, and their sum, to the core's Times, and begin again."""
+    cdef int place
+    times.add([counts[place] for place in range(BUCKETS)], seconds[0])
+    seconds[0] = 0.0
+    for place in range(BUCKETS):
+        counts[place] = 0

@@ -14,6 +14,7 @@ from poold.core.pools.group import SHARING
 from poold.core.pools.routing import whose_turn
 from poold.core.records.flow import MAX_MESSAGE_BYTES
 from poold.core.statements import statement as statements
+from poold.core import tallies
 from poold.core.stats import BOUNDS, Use
 
 cdef extern from *:
@@ -28,6 +29,7 @@ cdef double REST = 10.0
 # How long a request waits here at most. It has to be less than any timeout that a message of the lane's may have; but
 # long enough that the lane goes on where the group has more to do than it can: the core would be slower.
 cdef double LONGEST_WAIT = 0.5
+cdef int FOLDS_PER_TALLY = 1000  # each tick of the lane's is one, so tallies are told every few seconds
 # More runs than a name ever has: such names are not parsed anew.
 _UNLIMITED = 1 << 32
 
@@ -44,6 +46,7 @@ cdef double bounds[BUCKETS - 1]
 assert len(BOUNDS) == BUCKETS - 1
 for _place, _bound in enumerate(BOUNDS):
     bounds[_place] = _bound
+assert tallies.BUCKETS == PAIRS
 
 
 cdef int bucket_of(double seconds) noexcept:
@@ -56,25 +59,6 @@ cdef int bucket_of(double seconds) noexcept:
         else:
             high = middle
     return low
-
-
-cdef tell(times, long *counts, double *seconds):
-    """Give the counts by bucket, and their sum, to the core's Times, and begin again."""
-    cdef int place
-    times.add([counts[place] for place in range(BUCKETS)], seconds[0])
-    seconds[0] = 0.0
-    for place in range(BUCKETS):
-        counts[place] = 0
-
-
-cdef void leave_out(list some, Lent lent):
-    """Take the backend out of the list, if it is in it; it is likely to be at its end."""
-    cdef Py_ssize_t place = len(some) - 1
-    while place >= 0:
-        if some[place] is lent:
-            del some[place]
-            return
-        place -= 1
 
 
 cdef class Way:
@@ -96,6 +80,7 @@ cdef class Way:
         self.clients = flow.statements[1 : self.steps - 1] if self.is_transaction else flow.statements
         self.writes = not all([each.proof.is_plain_read for each in self.clients])
         self.is_for_replicas = flow.group.main is not None
+        fleet.ways.append(self)
         if not self.is_transaction:
             self.statement = flow.statements[0]
             self.may_be_short = self.statement.proof.is_plain_read
@@ -105,6 +90,8 @@ cdef class Way:
     cdef end(self):
         """No more messages are run by it."""
         self.flow.is_taught = False
+        self.tally()
+        self.fleet.ways.remove(self)
         if self.statement is not None:
             self.fold()
             self.fleet.queries.remove(self)
@@ -184,6 +171,22 @@ cdef class Way:
         statement.is_short = self.is_short and statement.state is PREPARED
         self.known_runs = statement.runs
         self.runs = 0
+
+    cdef tally(self):
+        """Tell the statement's tally what was counted."""
+        if not self.calls:
+            return
+        if self.is_transaction:
+            found = self.fleet.group.tallies.find(tallies.TRANSACTION, self.flow.plan.masked)
+        else:
+            found = self.fleet.group.tallies.find(tallies.STATEMENT, self.statement.masked)
+        counts = [(place, self.buckets[place]) for place in range(PAIRS) if self.buckets[place]]
+        found.add(self.calls, self.rows, self.seconds, counts)
+        found.lane += self.calls
+        found.is_prepared = True
+        self.calls = self.rows = self.seconds = 0
+        for place in range(PAIRS):
+            self.buckets[place] = 0
 
 
 cdef class Flight:
@@ -279,6 +282,43 @@ cdef class Lent:
             self.out_room = 2 * wanted
         return self.out + self.out_size
 
+    cdef ended(self, Flight flight):
+        """The first of its requests has ended, and is to be counted."""
+        del self.flights[0]
+        if self.first is None:
+            self.first = flight
+        elif self.more is None:
+            self.more = [flight]
+        else:
+            self.more.append(flight)
+
+    cdef count(self, double now):
+        """Count the requests whose ends were read together: they share the time since the first of them began.
+
+        Whoever is behind another one begins with its end, and has waited until then.
+        """
+        cdef Flight flight = self.first
+        cdef double begun, seconds
+        if flight is None:
+            return
+        begun = max(flight.began, self.completed)
+        seconds = now - begun
+        if self.more is None:
+            self.fleet.ran(flight, seconds)
+        else:
+            seconds /= 1 + len(self.more)
+            self.fleet.ran(flight, seconds)
+            for flight in self.more:
+                begun += seconds
+                self.fleet.waited(begun - flight.arrived)
+                self.fleet.ran(flight, seconds)
+            self.more = None
+        self.first = None
+        self.completed = now
+        if self.flights:
+            flight = self.flights[0]
+            self.fleet.waited(now - flight.arrived)
+
     cdef fold(self):
         """Tell the backend's records what happened on it."""
         if self.requests:
@@ -318,6 +358,7 @@ cdef class Fleet:
         self.stats = group.stats
         self.statements = group.statements
         self.pools = []
+        self.ways = []
         self.queries = []
         self.load(())
 
@@ -352,22 +393,34 @@ cdef class Fleet:
         self.wait_seconds += seconds
         self.wait_times[bucket_of(seconds)] += 1
 
-    cdef ran(self, double seconds, bint is_transaction):
-        """Count how long a request has run."""
+    cdef ran(self, Flight flight, double seconds):
+        """Count a request that has run for so long."""
+        cdef Way way = flight.way
         cdef int bucket = bucket_of(seconds)
         self.runs += 1
         self.run_seconds += seconds
         self.run_times[bucket] += 1
-        if is_transaction:
+        way.calls += 1
+        way.rows += flight.rows
+        way.seconds += seconds
+        way.buckets[bucket // 2] += 1
+        if way.is_transaction:
             self.messages += 1
             self.message_seconds += seconds
             self.message_times[bucket] += 1
+        else:
+            way.record(seconds, flight.size)
 
-    cdef fold(self):
-        """Tell the group's records what was counted."""
+    cdef fold(self, bint is_all):
+        """Tell the group's records what was counted; the tallies of statements, which take longer, less often."""
+        self.folds += 1
+        if is_all or self.folds % FOLDS_PER_TALLY == 0:
+            for way in self.ways:
+                (<Way>way).tally()
         if self.requests:
             self.stats.requests += self.requests
-            self.requests = 0
+            self.stats.transactions += self.transactions
+            self.requests = self.transactions = 0
         if self.waits:
             tell(self.stats.wait_times, self.wait_times, &self.wait_seconds)
             self.waits = 0

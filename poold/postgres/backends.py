@@ -237,7 +237,9 @@ class Backends:
                     self._finished(backend)
                     backend.wire.completed = []  # so that a large result is not kept any longer
                 now = monotonic()
+                behind = len(completions)
                 for done in completions:
+                    done.behind = behind = behind - 1
                     broker.completed(number, done, now)
                 self._wake()
             elif not is_copying:

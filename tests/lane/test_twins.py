@@ -14,7 +14,9 @@ from poold.core.stats import BOUNDS, Times, Use
 SEEDS = 40
 ROUNDS = 40
 # What both have to count alike. How many statements share a backend depends on whose turn it is.
-FIGURES = ("requests", "errors", "refused", "timeouts", "withdrawn", "retries", "in_doubt")
+FIGURES = (
+    "requests", "transactions", "not_begun", "errors", "refused", "timeouts", "withdrawn", "retries", "in_doubt",
+)  # fmt: skip
 
 
 @contextmanager
@@ -71,6 +73,7 @@ def figures(played: Stage) -> dict[str, Any]:
         "run": shown["endpoints"]["main"]["requests"],
         "statements": shown["statements"],
         "runs": {each.sql: each.runs for each in played.group.statements},
+        "tallies": {(each.kind, each.text): (each.calls, each.errors, each.rows) for each in played.group.tallies},
         **{name: each.up_to(())[-1] for name, each in times.items()},
     }
 

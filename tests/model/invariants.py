@@ -45,6 +45,7 @@ class Invariants:
         for key in self.books.owed:
             self.check_client(key)
         self.check_clients_of_groups()
+        self.check_counts()
         for backend in self.broker.backends.values():
             self.check_backend(backend)
         self.check_lines()
@@ -223,6 +224,29 @@ class Invariants:
                 assert request.is_in_lane or request.state is RequestState.QUEUED
                 assert clients.get(request.client.key) is request.client, f"the client of {request} is gone"
                 assert request.client.requests.get(request.number) is request
+
+    def check_counts(self) -> None:
+        """Each request that was accepted is a call of some statement, has never begun, or is not answered yet."""
+        unanswered = {each for client in self.broker.clients.values() for each in _own(client)}
+        for backend in self.broker.backends.values():
+            running = [*backend.running, backend.counting]
+            unanswered |= {each for each in running if each is not None and each.verb < Verb.PROBE}
+            unanswered |= {each.about for each in running if each is not None and each.about is not None}
+        held = self.broker.agenda.timers._deadlines
+        unanswered |= {key.about for key in held if isinstance(key, Request) and key.about is not None}
+        flights = [
+            each.flow.group  # type: ignore[attr-defined]  # a Flight
+            for client in self.broker.clients.values()
+            for each in client.requests.values()
+            if each.is_in_lane
+        ]
+        fleets = self.shell.lane.fleets if isinstance(self.shell, Lending) else {}
+        for group in self.broker.groups.values():
+            fleet = fleets.get(group)
+            accepted = group.stats.requests + (fleet.requests if fleet else 0)
+            calls = group.tallies.total().calls + (len(fleet.calls) if fleet else 0)
+            own = sum(each.group is group for each in unanswered) + flights.count(group)
+            assert accepted == calls + group.stats.not_begun + own, f"{group.name} has lost count of its requests"
 
     # Backends.
 

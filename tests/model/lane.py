@@ -154,6 +154,7 @@ class Lane:
         requests[flight.number] = flight
         self._hears(flight.client)
         flight.way.fleet.requests += 1
+        flight.way.fleet.transactions += flight.flow.plan is not None
         self._used = self._now()
         self._work()
 
@@ -237,7 +238,8 @@ class Lane:
         lent.joined += bool(lent.flights)
         lent.requests += 1
         lent.flights.append(flight)
-        lent.fleet.wait_times.record(flight.began - flight.arrived)
+        if len(lent.flights) == 1:
+            lent.fleet.wait_times.record(flight.began - flight.arrived)
         lent.note_runs(flow)
         if flow.plan is None:
             flow.statements[0].begun = flight.began
@@ -309,7 +311,11 @@ class Lane:
             body = TransactionResult(flight.number, 1, entries, None, -1)
         del lent.flights[0]
         lent.completed = now
+        if lent.flights:
+            lent.fleet.wait_times.record(now - lent.flights[0].arrived)
         lent.fleet.run_times.record(seconds)
+        own = done.results if flight.flow.plan is None else done.results[1:-1]
+        lent.fleet.calls.append((flight.flow, seconds, sum(max(0, each.rowcount) for each in own)))
         flight.way.went_well()
         self._hears(flight.client)
         del flight.client.requests[flight.number]

@@ -14,6 +14,7 @@ from poold.core.records.client import Client
 from poold.core.records.flow import Flow
 from poold.core.statements.statement import PREPARED
 from poold.core.stats import Times
+from poold.core.tallies import STATEMENT, TRANSACTION
 
 # A flow that surprises so often in so many runs is left to the core for REST seconds.
 MOST_SURPRISES, RUNS_COUNTED, REST = 3, 100, 10.0
@@ -135,8 +136,11 @@ class Fleet:
     sharing: Lent | None = None  # was given a short statement while idle, at that moment
     sharing_at: float = -1.0
     requests: int = 0  # accepted and not told to the core's records yet
+    transactions: int = 0  # of these
     wait_times: Times = field(default_factory=Times)  # likewise
     run_times: Times = field(default_factory=Times)
+    # Calls by statement, likewise: seconds and rows of each.
+    calls: list[tuple[Flow, float, int]] = field(default_factory=list)
 
     def idle(self) -> Lent | None:
         """The one to be used next; endpoints take turns."""
@@ -151,6 +155,16 @@ class Fleet:
         """Tell the core's records what was counted since the last time."""
         stats = self.group.stats
         stats.requests += self.requests
+        stats.transactions += self.transactions
+        for flow, seconds, rows in self.calls:
+            plan = flow.plan
+            what = (TRANSACTION, plan.masked) if plan is not None else (STATEMENT, flow.statements[0].masked)
+            tally = self.group.tallies.find(*what)
+            self.group.tallies.count(tally, seconds, rows, is_error=False)
+            tally.lane += 1
+            tally.is_prepared = True
+        self.calls = []
         stats.wait_times.add(self.wait_times._current, self.wait_times.sum)
         stats.run_times.add(self.run_times._current, self.run_times.sum)
-        self.requests, self.wait_times, self.run_times = 0, Times(), Times()
+        self.requests, self.transactions = 0, 0
+        self.wait_times, self.run_times = Times(), Times()

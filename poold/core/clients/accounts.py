@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from client.wire.messages import Answer, Failure, ResultMessage, TransactionResult
 from poold.core.agenda import Agenda
+from poold.core.clients.counting import count
 from poold.core.effects import Reply
 from poold.core.records.request import Request
 from poold.core.state import DONE, WITHDRAWN
@@ -25,6 +26,7 @@ class Accounts:
         client.bytes += request.size
         self.bytes += request.size
         group.stats.requests += 1
+        group.stats.transactions += request.begin or request.script is not None
         if group not in client.groups:
             client.groups.add(group)
             group.clients += 1
@@ -38,6 +40,7 @@ class Accounts:
     def replace(self, old: Request, new: Request) -> None:
         """The new request takes the place of the old one, which ends without a reply of its own."""
         self._timers.clear(old)
+        count(old, None)
         old.become(DONE)
         old.client.bytes -= old.size
         self.bytes -= old.size
@@ -53,6 +56,7 @@ class Accounts:
         client.bytes -= request.size
         self.bytes -= request.size
         self._timers.clear(request)
+        count(request, reply)
         cluster = request.group.followed
         if cluster is not None and has_written(request, reply):
             cluster.wrote(client.process, is_loose=not is_flushed(request))

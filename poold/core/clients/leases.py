@@ -31,6 +31,8 @@ class Leases:
             backend.lease = lease
             if lease.limits.lease_timeout:
                 lease.expires = now + lease.limits.lease_timeout
+        lease.tag = request.tag or lease.tag
+        lease.statement = request.statement or lease.statement
         if lease.expires is None:
             self._timers.clear(lease)
         else:

@@ -24,6 +24,7 @@ from poold.core.shared.queue import Queue
 from poold.core.state import ACTIVE, BackendState
 from poold.core.statements.statement import Statement, Statements, StatementState
 from poold.core.stats import GroupStats
+from poold.core.tallies import Tallies
 from poold.core.work import failures
 from poold.core.work.time_limits import is_hopeless
 from poold.core.work.transaction_plan import Plans
@@ -53,6 +54,7 @@ class Group:
         # or when closed. Kept, as counting them for each request would cost more than the rest of its admission.
         self.batched: set[Backend] = set()
         self.stats = GroupStats()
+        self.tallies = Tallies()  # by statement
         self.clients = 0  # connected clients that have used the group
         self.statements = Statements(config.prepare == "auto", config.plans)
         self.plans = Plans(self.statements)

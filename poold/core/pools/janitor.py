@@ -64,8 +64,7 @@ def retirements(group: Group, now: float) -> Iterator[tuple[Backend, str]]:
     The caller must close each backend before it asks for the next: so of several that are old together those that are
     needed stay.
     """
-    group.stats.wait_times.turn(now)
-    group.stats.run_times.turn(now)
+    group.stats.turn(now)
     for pool in group.pools:
         for backend in list(pool.idle.values()):
             reason = reason_to_retire(group, backend, now)

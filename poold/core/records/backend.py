@@ -106,5 +106,13 @@ class Backend:
         """When PostgreSQL began with this request's unit: when it was given, or when the one before it had ended."""
         return request.started if request.started > self.completed else self.completed
 
+    def ended(self, request: Request, behind: int, now: float) -> float:
+        """When PostgreSQL ended the request's unit, whose end was read together with those of so many behind it.
+
+        Then all of them share the time since it began.
+        """
+        begun = self.begun(request)
+        return begun + (now - begun) / (behind + 1) if behind else now
+
     def __repr__(self) -> str:
         return f"<Backend {self.number} {self.pool.endpoint.name} {self.state.name.lower()}>"

@@ -53,6 +53,7 @@ class Flight(Protocol):
     client: Client
     number: int
     flow: Flow
+    tag: str  # read from the message each time
     message: bytes
     priority: int
     arrived: float

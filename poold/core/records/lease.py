@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from poold.core.records.backend import Backend
     from poold.core.records.client import Client
     from poold.core.records.request import Request
+    from poold.core.statements.statement import Statement
 
 
 @dataclass(slots=True, eq=False)
@@ -36,6 +37,9 @@ class Lease:
     is_altered: bool = False
     # A statement ran after whose commit names may mean something else.
     outdates: bool = False
+    # Of its last request, for whoever looks at an open lease that runs nothing.
+    tag: str = ""
+    statement: Statement | None = None
     # Requests of this lease that wait behind the one that runs, in order of arrival.
     pending: deque[Request] = field(default_factory=deque)
     # Its time limits, which are those that it began with, whatever its group has by now.

@@ -81,8 +81,11 @@ class Request:
     identity = ""
     epoch = ""
     backend: Backend | None = None
-    started = 0.0
+    started = 0.0  # when it was given to its backend
     waits_since: float | None = None  # if it has run before and waits to run once more
+    # How long backends have worked for it so far, and of that for its last try; None if it has not begun.
+    ran: float | None = None
+    last_run = 0.0
     # The unit that it runs, and the unit that follows if the first one succeeds.
     unit: Unit = ()
     then: Unit = ()
@@ -135,6 +138,17 @@ class Request:
         if state not in REQUEST_TRANSITIONS[self.state]:
             raise AssertionError(f"{self!r} cannot become {state.name.lower()}")
         self.state = state
+
+    def begins(self, at: float) -> None:
+        """PostgreSQL begins with it."""
+        if self.verb < PROBE:
+            self.group.stats.wait_times.record(at - self.arrived)
+
+    def ran_for(self, seconds: float) -> None:
+        """A backend has worked for it so long."""
+        self.ran = (self.ran or 0.0) + seconds
+        self.last_run = seconds
+        self.group.stats.run_times.record(seconds)
 
     def wait_again(self) -> None:
         """Become ARRIVED again, to be run once more: forget what was noted about its last backend and unit."""

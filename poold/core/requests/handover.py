@@ -56,6 +56,7 @@ class HandOver:
             request.become(RUNNING)
             request.backend = backend
             request.started = flight.began
+            request.ran = 0.0
             request.unit = flight.unit()
             if request.script is not None:
                 request.runner = Runner(backend)

@@ -25,7 +25,7 @@ from poold.core.requests.waiting import Waiting
 from poold.core.requests.watching import CatalogsWork, LocksWork
 from poold.core.state import ACTIVE, CANCELLED, CANCELLING, DONE, RUNNING, BackendState, RequestState
 from poold.core.statements.generations import Generations
-from poold.core.statements.leftovers import NOTHING, UNSEEN
+from poold.core.statements.leftovers import NOTHING
 from poold.core.statements.statement import PREPARED
 from poold.core.work import decision, failures
 from poold.core.work.decision import Answer, Decision, Next, Work
@@ -34,7 +34,7 @@ from poold.core.work.inquiry import InquiryWork, inquiry_about
 from poold.core.work.probe import ProbeWork
 from poold.core.work.query import QueryWork
 from poold.core.work.question import QuestionWork, question_before, question_behind
-from poold.core.work.settings import SERVER_GRACE
+from poold.core.work.settings import SERVER_GRACE, was_changed
 from poold.core.work.time_limits import GUARD, must_have_ended, not_heard
 from poold.core.work.transaction import TransactionWork
 
@@ -117,7 +117,7 @@ class Runs:
                 request.lease.is_altered = True
         if request.verb < PROBE:
             pool.stats.requests += 1
-            request.group.stats.wait_times.record(now - request.arrived)
+            request.ran = request.ran or 0.0
         if request.lease is not None:
             self._leases.hold(backend, request, request.lease, now)
         if request.deadline is None:
@@ -127,6 +127,7 @@ class Runs:
         if len(backend.running) == 1:
             pool.move(backend, ACTIVE)
             backend.is_refused = False
+            request.begins(now)
             self._guard(backend, request, now)
             if request.group.queue.size:
                 pool.watch.arm(self._timers, now)  # who waits may have come when nothing ran here
@@ -156,7 +157,7 @@ class Runs:
         request = running[0]
         request.client.heard = now  # a client that waits for a reply is not silent
         if done.is_changed and done.transaction != TX_BROKEN:
-            _was_changed(backend, request)
+            was_changed(backend, request)
         follows = self._work[request.verb].ended(backend, request, done, now)
         if type(follows) is Next:
             request.unit = follows.unit
@@ -170,7 +171,7 @@ class Runs:
             self._accounts.answer(request, follows.reply)
         else:
             self.conclude(request, follows, now)
-        backend.completed = now
+        backend.completed = backend.ended(request, done.behind, now)
         if request.priority == BATCH:
             request.group.let_go(backend)
             if request.group.queue.size:
@@ -221,6 +222,7 @@ class Runs:
 
     def _next_in_line(self, backend: Backend, request: Request, now: float) -> None:
         """PostgreSQL goes on with this request, which waited in the backend's connection."""
+        request.begins(backend.completed)
         if backend.state is CANCELLING and request.state is RUNNING:
             self._timers.set(backend, now + max(backend.query_timeout, CANCEL_TIMEOUT) + GUARD)
         if backend.state is not ACTIVE:
@@ -384,17 +386,3 @@ class Runs:
         if backend.counting is not None:
             self.conclude(backend.counting, self.question.unanswered(backend, now), now)
         self._agenda.serve(backend.group)
-
-
-def _was_changed(backend: Backend, request: Request) -> None:
-    """The request changed a setting that PostgreSQL reports: reset the session later, prepare nothing in it until then.
-
-    A statement that was taken to leave nothing in its session is refused preparation from here on.
-    """
-    if backend.left is NOTHING and request.statement is not None and request.lease is None:
-        request.statement.refuse()  # although it was proven harmless
-    backend.left = backend.left.joined(UNSEEN)
-    if request.lease is not None:
-        request.lease.is_altered = True
-    if request.runner is not None:
-        request.runner.is_base = False

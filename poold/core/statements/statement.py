@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 
 from client.wire.messages import ProtocolViolation
 from poold.core.effects import Plain, SimpleQuery
-from poold.core.statements import leftovers, literals, sql
+from poold.core.statements import leftovers, literals, masking, sql
 from poold.core.statements.leftovers import NOTHING
 from poold.core.statements.lexemes import names_moment, sets_relied_on
 from poold.core.statements.proofs import UNPROVEN, Proof
@@ -96,6 +96,7 @@ class Statement:
         "is_harmless",
         "is_remarkable",
         "is_short",
+        "masked_text",
         "may_commit",
         "mean",
         "name",
@@ -144,10 +145,18 @@ class Statement:
         self.size = 0.0  # mean bytes of its results
         self.is_short = False
         self.patience = PATIENCE_SECONDS
+        self.masked_text: bytes | None = None  # see `masked`
         self.flow: Flow | None = None  # by which the lane runs it
 
     def __repr__(self) -> str:
         return f"<Statement {self.name.decode()} {self.state.name.lower()} runs={self.runs}>"
+
+    @property
+    def masked(self) -> bytes:
+        """Its text without values, by which it is counted. Made when first wanted."""
+        if self.masked_text is None:
+            self.masked_text = masking.masked(self.sql)
+        return self.masked_text
 
     def examine(self) -> sql.Traits:
         """The traits that its text shows."""
@@ -223,6 +232,7 @@ class Statement:
         """The same statement in another generation: it is probed again, but keeps its profile."""
         made = Statement(number, self.sql, self.types, self.settings, generation)
         made.traits = self.traits
+        made.masked_text = self.masked_text
         made.sightings = min(self.sightings, PROBE_AFTER - 1)
         made.runs, made.begun = self.runs, self.begun
         made.mean, made.deviation, made.recent = self.mean, self.deviation, self.recent

@@ -28,7 +28,7 @@ class EndingWork:
     def ended(self, backend: Backend, request: Request, done: Completion, now: float) -> Decision:
         """Answer the request. PostgreSQL answers a COMMIT with ROLLBACK if the transaction had failed before."""
         seconds = now - backend.begun(request)
-        request.group.stats.run_times.record(seconds)
+        request.ran_for(seconds)
         self._query.committed(request, done)
         reply: ResultMessage | Failure
         lost = lease_lost_meanwhile(backend, request, done)

@@ -50,13 +50,14 @@ class QueryWork:
             following = self._rest_of_batch(backend, request, request.batch, done)
             if following:
                 return Next(request, following)
+        if request.ended is None:
+            request.ran_for(backend.ended(request, done.behind, now) - backend.begun(request))
         if request.is_counted and request.ended is None and wants_count(request, done):
             request.ended = done
             return Count(request)
-        group, statement, lease = request.group, request.statement, request.lease
+        statement, lease = request.statement, request.lease
         assert statement is not None
-        seconds = now - backend.begun(request)
-        group.stats.run_times.record(seconds)
+        seconds = request.last_run
         reply: ResultMessage | Failure
         if done.failure is None and request.batch is not None:
             self._outdate(request, done.results)

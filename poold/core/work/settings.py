@@ -12,10 +12,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from poold.core.effects import Command
+from poold.core.statements.leftovers import NOTHING, UNSEEN
 from poold.core.statements.lexemes import RELIED_ON_WORDS
 from poold.core.statements.statement import Statement, Statements, plain_command
+
+if TYPE_CHECKING:
+    from poold.core.records.backend import Backend
+    from poold.core.records.request import Request
 
 # A statement of the broker's own, with NUL for its parameters.
 SET_LOCAL = b"SELECT pg_catalog.set_config(\0, \0, true)"
@@ -101,3 +107,17 @@ def count(settings: bytes) -> int:
 def sized(value: bytes) -> bytes:
     """The value as it travels among parameters: its length in 4 bytes, and the bytes."""
     return len(value).to_bytes(4, "big") + value
+
+
+def was_changed(backend: Backend, request: Request) -> None:
+    """The request changed a setting that PostgreSQL reports: reset the session later, prepare nothing in it until then.
+
+    A statement that was taken to leave nothing in its session is refused preparation from here on.
+    """
+    if backend.left is NOTHING and request.statement is not None and request.lease is None:
+        request.statement.refuse()  # although it was proven harmless
+    backend.left = backend.left.joined(UNSEEN)
+    if request.lease is not None:
+        request.lease.is_altered = True
+    if request.runner is not None:
+        request.runner.is_base = False

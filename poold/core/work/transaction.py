@@ -66,7 +66,7 @@ class TransactionWork:
                 return Next(request, following)
             verdict = following
         _take_probes(request, script)
-        request.group.stats.run_times.record(now - request.started)
+        request.ran_for(now - request.started)
         request.group.stats.use_times[Use.MESSAGE].record(now - request.started)
         return self._concluded(request, script, verdict, now)
 

@@ -12,6 +12,7 @@ from client.wire.codec import decode_steps
 from client.wire.limits import END_SAVEPOINT, SAVEPOINT
 from client.wire.messages import Step, StepReference, TransactionMessage
 from poold.core.records.flow import Flow
+from poold.core.statements.masking import joined
 from poold.core.statements.sql import AMBIGUOUS, MAX_TOKENS
 from poold.core.statements.statement import Statement, Statements
 from poold.core.work import failures
@@ -50,6 +51,7 @@ class Plan:
         self.obstacle = ""
         # By which the lane runs it, by the messages' fields from group to steps.
         self.flows: dict[tuple[object, ...], Flow] = {}
+        self._masked: bytes | None = None
         self.writes = False
         self.begins_with_set = False
         self._read()
@@ -62,6 +64,17 @@ class Plan:
             assert isinstance(step, Step)
             found = self._found[place] = self._statements.find(step.statement, step.types)
         return found
+
+    @property
+    def masked(self) -> bytes:
+        """The texts of its statements without values, by which it is counted. Made when first wanted."""
+        if self._masked is None:
+            words = {SAVEPOINT: b"SAVEPOINT", END_SAVEPOINT: b"RELEASE"}
+            self._masked = joined(
+                words[step] if isinstance(step, int) else self.statement(place).masked
+                for place, step in enumerate(self.steps)
+            )
+        return self._masked
 
     def _read(self) -> None:
         """Read the statements: what they do, and whether one of them cannot be run."""

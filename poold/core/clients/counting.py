@@ -1,0 +1,39 @@
+"""What a request that is answered adds to the figures of its statement."""
+
+from __future__ import annotations
+
+from client.wire.messages import Answer, Failure, ResultMessage, TransactionResult
+from poold.core.effects import Plain, SimpleQuery
+from poold.core.records.request import Request, Verb
+from poold.core.tallies import BATCH, STATEMENT, TRANSACTION
+
+Reply = Answer | ResultMessage | TransactionResult | Failure | None
+
+
+def count(request: Request, reply: Reply) -> None:
+    """Count the request, which ends with this reply."""
+    group, seconds = request.group, request.ran
+    if seconds is None:
+        group.stats.not_begun += 1
+        return
+    tally = group.tallies.find(*_shape(request))
+    tally.is_prepared = not any(type(each) in (Plain, SimpleQuery) for each in request.unit)
+    rows, is_error = 0, False
+    if type(reply) is ResultMessage:
+        rows = max(0, reply.rowcount)
+    elif type(reply) is TransactionResult:
+        is_error = reply.failure is not None
+        # An entry has the fields of a ResultMessage, or of the Failure that undid its block: then no number is there.
+        rows = sum(each[3] for each in reply.results if each is not None and type(each[3]) is int and each[3] > 0)
+    else:
+        is_error = type(reply) is Failure
+    group.tallies.count(tally, seconds, rows, is_error)
+
+
+def _shape(request: Request) -> tuple[str, bytes]:
+    """The kind of what the request runs, and its text without values."""
+    if request.script is not None:
+        return TRANSACTION, request.script.plan.masked
+    if request.statement is None:
+        return STATEMENT, b"COMMIT" if request.verb is Verb.COMMIT else b"ROLLBACK"
+    return (STATEMENT if request.batch is None else BATCH), request.statement.masked

@@ -1,0 +1,160 @@
+"""The section of the queue: who waits, since when, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+from client.wire.limits import BATCH, PRIORITIES
+from poold.core.pools.availability import AvailabilityState
+from poold.core.pools.group import Group
+from poold.core.pools.pool import Pause, Pool
+from poold.core.records.client import Client
+from poold.core.records.flow import Flight
+from poold.core.records.lease import Lease
+from poold.core.records.request import Request, Verb
+from poold.core.sections.backends import begun, head_of, idle_in_transaction
+from poold.core.sections.texts import text_of
+from poold.core.state import BackendState, RequestState
+
+# Of those who have a group's backends so many are named.
+HOLDERS_NAMED = 3
+
+
+def snapshot_queue(
+    clients: Iterable[Client], groups: Iterable[Group], now: float, has_texts: bool, limit: int
+) -> dict[str, Any]:
+    """The requests in these groups that wait, at most limit, the oldest first. O(requests log n).
+
+    has_texts: whether statements are shown.
+    """
+    of_groups = set(groups)
+    found: list[tuple[float, Request | Flight, Group]] = []
+    for client in clients:
+        for each in client.requests.values():
+            group = cast(Flight, each).flow.group if each.is_in_lane else each.group
+            if each.is_waiting and group in of_groups:
+                found.append((each.arrived, each, group))
+    found.sort(key=lambda each: each[0])
+    reasons = _Reasons(now)
+    shown = [_waiting(request, group, reasons, has_texts) for _, request, group in found[:limit]]
+    return {"queue": shown, "queue_not_shown": max(0, len(found) - limit)}
+
+
+def _waiting(request: Request | Flight, group: Group, reasons: _Reasons, has_texts: bool) -> dict[str, Any]:
+    state = request.state if isinstance(request, Request) else RequestState.QUEUED
+    return {
+        "id": f"{request.client.key}/{request.number}",
+        "client": request.client.key,
+        "pid": request.client.pid,
+        "group": group.name,
+        "priority": PRIORITIES[request.priority],
+        "tag": request.tag,
+        "state": state.name.lower(),
+        "age_ms": round((reasons.now - request.arrived) * 1000, 3),
+        "why": reasons.of(request, group, state),
+        "statement": text_of(request) if has_texts else None,
+    }
+
+
+class _Reasons:
+    """Why requests wait, at one moment. What holds for a whole group is found out once."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+        self._of_groups: dict[tuple[Group, bool], str] = {}
+
+    def of(self, request: Request | Flight, group: Group, state: RequestState) -> str:
+        """Why the request waits, in words."""
+        if isinstance(request, Request):
+            if state is RequestState.PENDING and request.lease is not None:
+                return f"behind its own {_kind(request.lease)}: {self._lease(request.lease)}"
+            if state is RequestState.HELD:
+                return "its client leaves replies unread; it goes on when they are read"
+            if state is RequestState.PAUSED and request.script is not None and request.script.tries:
+                return f"lost a race {request.script.tries} times; it is run again in a moment"
+            if state is RequestState.PAUSED or request.verb is Verb.POSITION:
+                return "replicas do not have yet what its process has written"
+        key = group, request.priority == BATCH
+        if key not in self._of_groups:
+            self._of_groups[key] = self._of_group(*key)
+        return self._of_groups[key]
+
+    def _of_group(self, group: Group, is_batch: bool) -> str:
+        """Why nobody of the group gets a backend, or nobody of priority batch."""
+        if group.is_paused:
+            endpoints = [pool.endpoint.name for pool in group.pools if Pause.GROUP not in pool.pauses]
+            what = f"endpoint {', '.join(endpoints)} is" if endpoints else f"group {group.configured} is"
+            return f"{what} paused; poold resume"
+        serving = [pool for pool in group.pools if pool.is_serving]
+        if not serving:
+            known = "; ".join(each.in_words() for each in group.endpoints)
+            return f"no endpoint is a {'replica' if group.role == 'replica' else 'primary'}: {known}"
+        away = [pool for pool in serving if pool.availability.state is not AvailabilityState.AVAILABLE]
+        if len(away) == len(serving) and not any(pool.open for pool in serving):
+            return self._away(away)
+        if is_batch and len(group.batched) >= group.batch_limit:
+            return (
+                f"batch_share is used up: priority batch has {len(group.batched)} of {group.batch_limit} backends, "
+                f"{self._holders(group, batch_only=True)}"
+            )
+        reason = f"no backend is free: {self._holders(group)}"
+        if opening := group.count(BackendState.CONNECTING):
+            reason += f"; {opening} being opened"
+        paused = [pool.endpoint.name for pool in serving if pool.is_paused]
+        if paused:
+            reason += f"; endpoint {', '.join(paused)} is paused"
+        return f"{reason}; {self._away(away)}" if away else reason
+
+    def _away(self, pools: list[Pool]) -> str:
+        found = []
+        for pool in pools:
+            until = max(0.0, pool.availability.until - self.now)
+            error = " ".join(pool.availability.error.split())
+            found.append(f"endpoint {pool.endpoint.name} is away: {error} (next try in {_time(until)})")
+        return "; ".join(found)
+
+    def _holders(self, group: Group, batch_only: bool = False) -> str:
+        """How many backends of the group are taken, and by whom, the longest first."""
+        found: list[tuple[float, str]] = []
+        leased = running = 0
+        for backend in (each for pool in group.pools for each in pool):
+            if batch_only and backend not in group.batched:
+                continue
+            head = head_of(backend)
+            if backend.lease is not None:
+                leased += 1
+                found.append((self.now - backend.lease.began, self._lease(backend.lease)))
+            elif head is not None:
+                running += 1
+                since = self.now - begun(backend, head)
+                who = f"process {head.client.pid}" if head.client.key else "poold itself"
+                name = f", request {head.client.key}/{head.number}" if head.client.key else ""
+                found.append((since, f"{who}{name}: runs for {_time(since)}"))
+        found.sort(key=lambda each: -each[0])
+        named = "; ".join(text for _, text in found[:HOLDERS_NAMED])
+        more = f"; and {len(found) - HOLDERS_NAMED} more" if len(found) > HOLDERS_NAMED else ""
+        counts = f"of {group.config.max_size} {running} run and {leased} are leased"
+        return counts + (f" ({named}{more})" if named else "")
+
+    def _lease(self, lease: Lease) -> str:
+        """Whose lease it is, and what it does."""
+        who = f"process {lease.client.pid}, lease {lease.client.key}/{lease.number}"
+        backend = lease.backend
+        if backend is None:
+            return f"{who}: waits for its backend"
+        idle = idle_in_transaction(backend, self.now)
+        if idle is not None:
+            return f"{who}: idle in transaction for {_time(idle)}"
+        head = head_of(backend)
+        if head is not None:
+            return f"{who}: runs for {_time(self.now - begun(backend, head))}"
+        return f"{who}: open for {_time(self.now - lease.began)}"
+
+
+def _kind(lease: Lease) -> str:
+    return "session" if lease.is_session else "transaction"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.3g} s" if seconds < 1000 else f"{seconds:.0f} s"
