@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import resource
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ from typing import Any
 
 from client.compiled import describe
 from client.wire.arguments import unpacked_arguments
-from client.wire.messages import Ask
+from client.wire.messages import Answer, Ask, Failure
 from poold import __version__
 from poold.clients.frontend import Frontend
 from poold.clients.transport import Peer
@@ -18,8 +20,16 @@ from poold.config.current import CurrentConfig
 from poold.core.broker import Broker
 from poold.core.clients import access
 from poold.core.figures import figures
+from poold.core.operations.selection import NotPossible
+from poold.core.sections.wanted import BACKENDS, MOST_ROWS, Wanted, wanted
+from poold.core.work import failures
+from poold.lock_report import LockReport
 from poold.metrics.exposition import Format, exposition
 from poold.metrics.process import process_figures
+
+log = logging.getLogger(__name__)
+
+BACKENDS_ALL = Wanted((BACKENDS,), MOST_ROWS)
 
 
 class Answers:
@@ -33,29 +43,74 @@ class Answers:
         self._lane = lane
         self._why_no_lane = why_no_lane
         self._started = monotonic()
+        self._locks = LockReport(config)
+        # Questions to servers that are under way.
+        self._asking: set[asyncio.Task[None]] = set()
 
-    def stats(self, peer: Peer) -> dict[str, Any]:
-        """Return the figures of the process, and the core's as far as this client may see them."""
+    def stats(self, peer: Peer, message: Ask) -> dict[str, Any] | Failure | None:
+        """Return the figures of the process, and those of the core that are asked for and this client may see.
+
+        None: servers have to be asked first, and the answer is sent then.
+        """
+        is_admin = access.is_admin(peer.caller(), self._config.broker.admin_uids)
+        try:
+            asked = wanted(message)
+        except NotPossible as error:
+            return failures.usage(str(error))
+        if (asked.reset or asked.locks) and not is_admin:
+            what = "reset" if asked.reset else "locks"
+            return failures.usage(f"stats with {what} is for root, the broker's own user and its admin_uids")
+        if not asked.locks:
+            return self._figures(peer, asked, is_admin)
+        task = asyncio.get_running_loop().create_task(self._with_locks(peer, message.request, asked))
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+        return None
+
+    def close(self) -> None:
+        """Ask servers nothing more."""
+        for task in self._asking:
+            task.cancel()
+
+    async def _with_locks(self, peer: Peer, request: int, asked: Wanted) -> None:
+        """Answer with what waits for locks as well."""
+        report = await self._locks.make(lambda: self._look(BACKENDS_ALL)["backends"])
+        self._frontend.reply(peer.key, Answer(request, {**self._figures(peer, asked, is_admin=True), **report}))
+
+    def _look(self, asked: Wanted, reader: int | None = None) -> dict[str, Any]:
+        """Return the core's sections, with all that the lane has counted."""
         if self._lane is not None:
             self._lane.fold()
+        return self._broker.snapshot(monotonic(), reader, asked)
+
+    def _figures(self, peer: Peer, asked: Wanted, is_admin: bool) -> dict[str, Any]:
+        sections = self._look(asked, None if is_admin else peer.key)
+        now = monotonic()
+        memory = memory_kb()
         usage = resource.getrusage(resource.RUSAGE_SELF)
-        return {
+        shown = {
             "pid": os.getpid(),
             "version": __version__,
             "lane": self._lane_in_words(),
             "address": self._frontend.address,
-            "uptime_s": round(monotonic() - self._started, 1),
+            "uptime_s": round(now - self._started, 1),
             "cpu_s": round(usage.ru_utime + usage.ru_stime, 3),
-            "max_memory_kb": usage.ru_maxrss,
+            "memory_kb": memory,
+            "max_memory_kb": max(usage.ru_maxrss, memory or 0),
             "protocol_violations": self._frontend.violations,
             "dropped_replies": self._frontend.dropped,
-            **self._broker.snapshot(monotonic(), self._reader(peer)),
+            **sections,
         }
+        if asked.reset:
+            log.info("statements reset pid=%d uid=%s", peer.pid, peer.uid)
+            for group in self._broker.groups.values():
+                group.tallies.reset(now)
+        return shown
 
     def metrics(self, peer: Peer, message: Ask) -> dict[str, Any]:
         """Return metrics as text, of the groups that this client may use."""
-        wanted = unpacked_arguments(message.arguments).get("format", [""])[0]
-        found = Format.OPENMETRICS if wanted == "openmetrics" else Format.PROMETHEUS
+        asked = unpacked_arguments(message.arguments).get("format", [""])[0]
+        found = Format.OPENMETRICS if asked == "openmetrics" else Format.PROMETHEUS
         return {"text": "".join(self.page(found, self._reader(peer)))}
 
     def page(self, wanted: Format, reader: int | None = None) -> Iterator[str]:
@@ -79,3 +134,13 @@ class Answers:
 
     def _lane_in_words(self) -> dict[str, Any]:
         return {"state": self._why_no_lane} if self._lane is None else {"state": describe(), **self._lane.counts}
+
+
+def memory_kb() -> int | None:
+    """Return how much memory this process has now; None where the system does not say."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as statm:
+            pages = int(statm.read().split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * (os.sysconf("SC_PAGE_SIZE") // 1024)

@@ -46,6 +46,7 @@ from poold.config.source import Source
 from poold.core import effects
 from poold.core.broker import Broker
 from poold.core.clients import access
+from poold.core.sections.wanted import GROUPS, Wanted
 from poold.core.shared.queue import Queue
 from poold.metrics.server import MetricsServer, metrics_socket
 from poold.postgres.backends import Backends
@@ -180,7 +181,9 @@ class Daemon:
                 self._metrics.start()  # else the broker before this one serves them until this one is ready
             log.info("broker started address=%s pid=%d version=%s", self._frontend.address, os.getpid(), __version__)
             unready = await unready_groups(
-                lambda: self._broker.snapshot(monotonic()), self._broker.config.groups, self._stopped
+                lambda: self._broker.snapshot(monotonic(), wanted=Wanted((GROUPS,))),
+                self._broker.config.groups,
+                self._stopped,
             )
             if not self._stopped.done():
                 self._claim.own()
@@ -194,6 +197,7 @@ class Daemon:
             self._service.end()
             self._replacing.close()
             self._reloading.close()
+            self._answers.close()
             self._backends.close_all()
             self._observers.close()
             self._frontend.close()
@@ -340,7 +344,7 @@ class Daemon:
             case "ping":
                 return {"pid": os.getpid(), "version": __version__, "state": self._broker.state.name.lower()}
             case "stats":
-                return self._answers.stats(peer)
+                return self._answers.stats(peer, message)
             case "metrics":
                 return self._answers.metrics(peer, message)
             case "stop" | "stop-now":

@@ -95,10 +95,11 @@ LIBRARIES = {
     "msgpack": ("client/wire/codec.py", "client/wire/unpacking.py"),
     "click": (
         "poold/operations/asking.py", "poold/operations/cli.py", "poold/operations/detach.py",
-        "poold/operations/doctor.py", "poold/operations/health.py", "poold/operations/start.py",
+        "poold/operations/doctor.py", "poold/operations/figures.py", "poold/operations/health.py",
+        "poold/operations/start.py",
         "poold/operations/orders.py",
     ),
-    "rich": ("poold/operations/tables.py",),
+    "rich": ("poold/operations/figures.py", "poold/operations/layout.py"),
     "uvloop": ("poold/daemon.py",),
     "sqlalchemy": ("client/sqlalchemy.py",),
     "psycopg2": (
@@ -110,7 +111,8 @@ LIBRARIES = {
         "client/dbapi/two_phase.py", "client/dbapi/tz.py", "client/errors.py", "client/values/bind.py",
         "client/values/casting.py", "client/values/offline.py",
         "client/values/result.py", "poold/daemon.py", "poold/embedded/server.py", "poold/postgres/backend.py",
-        "poold/postgres/backends.py", "poold/postgres/connect.py", "poold/postgres/examination.py",
+        "poold/postgres/backends.py", "poold/postgres/blockers.py", "poold/postgres/connect.py",
+        "poold/postgres/examination.py",
         "poold/postgres/libpq.py",
         "poold/postgres/observation.py",
     ),

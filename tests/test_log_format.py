@@ -6,8 +6,8 @@ from io import StringIO
 
 import pytest
 
+from poold.operations.figures import lines_of
 from poold.operations.log_format import LONGEST, LineFormatter, printable
-from poold.operations.tables import render
 
 SECRET = "opensesame"
 
@@ -101,11 +101,7 @@ def test_stats_shows_names_of_clients_as_they_are_and_steers_no_terminal() -> No
         "work": [work],
         "work_not_shown": 0,
     }
-    from rich.console import Console
-
-    console = Console(width=160, file=StringIO())
-    console.print(render({**snapshot, "processes_not_shown": 0}))
-    text = console.file.getvalue()
+    text = "\n".join(lines_of({**snapshot, "processes_not_shown": 0}, None, ()))
     assert r"[/red]\x1b[2J" in text
     assert r"t\x1b[3J" in text
     assert "\x1b" not in text

@@ -38,6 +38,7 @@ from poold.operations.asking import (
     target_of,
 )
 from poold.operations.doctor import doctor, examined
+from poold.operations.figures import stats
 from poold.operations.health import health
 from poold.operations.log_format import LineFormatter
 from poold.system.file_errors import in_words
@@ -52,7 +53,9 @@ class _Commands(click.Group):
 
 
 @click.group(
-    cls=_Commands, commands=[doctor, health, *orders.COMMANDS], context_settings={"help_option_names": ["-h", "--help"]}
+    cls=_Commands,
+    commands=[doctor, health, stats, *orders.COMMANDS],
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="poold", message="%(prog)s %(version)s")
 def main() -> None:
@@ -149,35 +152,6 @@ def restart(address: str | None, as_json: bool) -> None:
         print_json({"address": target, "pid": new, "before": old})
     else:
         click.echo(f"process {new} serves {target}; process {old} finishes what it has begun, and ends")
-
-
-@main.command()
-@address_option
-@json_option
-@click.option("--watch", is_flag=True, help="Show it again every second until Ctrl-C.")
-@click.option(
-    "--format",
-    "text_format",
-    type=click.Choice(["prometheus", "openmetrics"]),
-    help="Print all metrics as text for monitoring systems.",
-)
-def stats(address: str | None, as_json: bool, watch: bool, text_format: str | None) -> None:
-    """Show what the broker is doing: clients, waiting requests, backends, totals and times."""
-    from poold.operations.tables import show, show_continuously
-
-    target = target_of(address)
-    if text_format is not None:
-        if as_json or watch:
-            raise click.UsageError("--format goes with neither --json nor --watch")
-        click.echo(ask(target, "metrics", [("format", text_format)])["text"], nl=False)
-    elif watch:
-        if as_json:
-            raise click.UsageError("--watch is for people, --json for programs: give one of them")
-        show_continuously(lambda: ask(target, "stats"))
-    elif as_json:
-        print_json(ask(target, "stats"))
-    else:
-        show(ask(target, "stats"))
 
 
 @main.command()

@@ -13,6 +13,7 @@ import click
 from client.channels.channel import Channel
 from client.channels.registry import broker_address, broker_keys
 from client.errors import DBError
+from client.wire.arguments import packed_arguments
 from client.wire.messages import Answer, Ask
 from poold.operations.asking import Summarised, json_option, print_json
 from poold.operations.log_format import printable
@@ -41,7 +42,7 @@ def health(address: str | None, is_live: bool, is_ready: bool, timeout: float, a
     try:
         channel = Channel(target, keys, timeout)
         try:
-            answer = channel.call(Ask(channel.next_request(), "ping" if is_live else "stats"), timeout)
+            answer = channel.call(_question(channel.next_request(), is_live), timeout)
         finally:
             channel.close()
     except DBError as error:
@@ -59,6 +60,13 @@ def health(address: str | None, is_live: bool, is_ready: bool, timeout: float, a
     else:
         click.echo(f"poold at {target} {'lives' if is_live else 'is ready'}")
     sys.exit(EXIT_NOT_HEALTHY if problems else 0)
+
+
+def _question(number: int, is_live: bool) -> Ask:
+    """Return what to ask; of the figures only what groups have, however many clients there are."""
+    if is_live:
+        return Ask(number, "ping")
+    return Ask(number, "stats", packed_arguments([("section", "groups")]))
 
 
 def unready(stats: dict[str, Any]) -> list[str]:

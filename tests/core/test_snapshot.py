@@ -4,8 +4,9 @@ from typing import Any
 
 from poold.core.records.client import Client
 from poold.core.snapshot import PROCESSES_SHOWN, snapshot_processes
-from poold.operations.tables import PROCESSES_SHOWN as LINES
-from poold.operations.tables import _processes
+from poold.operations.layout import Room, render
+from poold.operations.tables import OVERVIEW_ROWS as LINES
+from poold.operations.tables import processes
 
 NONE = {"clients": 1, "requests": 0, "held": 0, "leases": 0}
 
@@ -58,7 +59,7 @@ def test_of_many_processes_those_at_work_are_shown_and_the_others_counted() -> N
 
 
 def test_the_table_has_few_lines_and_says_how_many_are_missing() -> None:
-    table = _processes(many(PROCESSES_SHOWN + 5))
-    assert table.row_count == LINES
-    assert f"{PROCESSES_SHOWN + 5 - LINES} more are not shown" in str(table.title)
-    assert "more are not shown" not in str(_processes(many(LINES)).title)
+    table = processes(many(PROCESSES_SHOWN + 5), LINES)
+    assert len(table.rows) == LINES
+    assert render([table], Room())[-1] == f"{PROCESSES_SHOWN + 5 - LINES} more are not shown"
+    assert "more are not shown" not in str(render([processes(many(LINES), LINES)], Room()))

@@ -599,7 +599,7 @@ def test_stop_does_not_wait_for_the_brokers_parent_to_notice_its_end(start_broke
 GROUP_FIELDS = {
     "autocommit", "max_size", "clients", "waiting", "waiting_by_priority", "oldest_wait_ms", "oldest_tag", "oldest_pid",
     "requests", "errors", "refused", "timeouts", "withdrawn", "retries", "in_doubt", "statements", "wait_ms", "run_ms",
-    "endpoints", "role", "obstacle", "rerouted", "state",
+    "endpoints", "role", "obstacle", "rerouted", "state", "transactions", "not_begun", "rates",
 }  # fmt: skip
 POOL_FIELDS = {
     "state", "failures", "error", "next_try_ms", "size", "idle", "active", "leased", "connecting", "cancelling",

@@ -1,0 +1,96 @@
+"""Who of the broker's waits for a lock, and for whom: what servers say, and what the core knows of the sessions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from poold.config.model import Config
+from poold.postgres.blockers import Locks, Session, Wait, locks
+from poold.postgres.connect import Learned
+
+# Backends as `poold.core.sections.backends` shows them.
+Backends = Sequence[Mapping[str, Any]]
+
+_ABOUT = (
+    "number", "group", "endpoint", "server_pid", "state", "client", "pid", "tag", "request", "lease", "lease_age_ms",
+    "idle_in_transaction_ms", "statement", "statement_age_ms",
+)  # fmt: skip
+
+
+class LockReport:
+    """Asks the servers of all endpoints at which something runs."""
+
+    def __init__(self, config: Config) -> None:
+        self._endpoints = config.endpoints
+        self._learned = {name: Learned() for name in config.endpoints}
+
+    async def make(self, look: Callable[[], Backends]) -> dict[str, Any]:
+        """Return what waits for locks; look returns the backends at the moment."""
+        pids: dict[str, list[int]] = {}
+        for backend in look():
+            if _runs(backend):
+                pids.setdefault(backend["endpoint"], []).append(backend["server_pid"])
+        asked = [locks(self._endpoints[name], self._learned[name], found) for name, found in pids.items()]
+        answers = dict(zip(pids, await asyncio.gather(*asked), strict=True))
+        backends = look()
+        found = [each for name, answer in answers.items() for each in self._of_endpoint(name, answer, backends)]
+        # Those first for whom nobody else has to wait: who blocks them is where it begins.
+        found.sort(key=lambda each: (all(who["waits"] for who in each["blocked_by"]), -each["statement_age_ms"]))
+        errors = {name: answer.error for name, answer in answers.items() if answer.error}
+        return {"locks": found, "locks_unknown": errors}
+
+    def _of_endpoint(self, endpoint: str, answer: Locks, backends: Backends) -> list[dict[str, Any]]:
+        here = self._endpoints[endpoint]
+        same = [name for name, each in self._endpoints.items() if (each.host, each.port) == (here.host, here.port)]
+        # Endpoints may be databases of one server; its own first, as nobody knows whether two names are one server.
+        ours = {each["server_pid"]: each for each in backends if each["endpoint"] in same}
+        sessions = {each.pid: each for each in answer.sessions}
+        waiting = {wait.pid for wait in answer.waits}
+        found = []
+        for wait in answer.waits:
+            backend = ours.get(wait.pid)
+            if backend is not None and _runs(backend):
+                blockers = [
+                    {**_blocker(pid, ours.get(pid), sessions.get(pid)), "waits": pid in waiting}
+                    for pid in dict.fromkeys(wait.blockers)
+                ]
+                lock = {"kind": wait.kind, "mode": wait.mode, "relation": wait.relation, "in_words": _in_words(wait)}
+                found.append({**{key: backend[key] for key in _ABOUT}, "lock": lock, "blocked_by": blockers})
+        return found
+
+
+def _runs(backend: Mapping[str, Any]) -> bool:
+    return backend["statement_age_ms"] is not None and backend["server_pid"] is not None
+
+
+def _blocker(pid: int, backend: Mapping[str, Any] | None, session: Session | None) -> dict[str, Any]:
+    """Describe who has the lock: a backend of the broker's own, or anybody else's session."""
+    if backend is not None:
+        return {"is_own": True, **{key: backend[key] for key in _ABOUT}}
+    if pid == 0:
+        return {"is_own": False, "server_pid": None, "state": "prepared transaction"}
+    if session is None:
+        return {"is_own": False, "server_pid": pid, "state": "gone"}
+    return {
+        "is_own": False,
+        "server_pid": pid,
+        "application_name": session.application_name,
+        "user": session.user,
+        "database": session.database,
+        "state": session.state,
+        "query_age_ms": _ms(session.query_age),
+        "transaction_age_ms": _ms(session.transaction_age),
+    }
+
+
+def _in_words(wait: Wait) -> str:
+    if wait.kind in ("transactionid", "tuple"):
+        return "the end of a transaction" if wait.relation is None else f"a row of {wait.relation}"
+    of = "" if wait.relation is None else f" of {wait.relation}"
+    return f"{wait.kind}{of} ({wait.mode})"
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(max(0.0, seconds) * 1000, 3)

@@ -1,0 +1,140 @@
+"""`poold stats`: what the broker is asked for, and how it is shown."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from poold.operations import tables
+from poold.operations.asking import Summarised, address_option, ask, fail, json_option, print_json, target_of
+from poold.operations.layout import Room, Table, render, wrapped
+
+WATCH_INTERVAL = 1.0
+# As `poold.core.sections.wanted` has them.
+SECTIONS = ("groups", "endpoints", "backends", "clients", "statements", "queue")
+ORDERS = ("total", "calls", "mean", "p99", "rows", "errors")
+MOST_ROWS = 1000
+# What an answer with these sections has.
+_PROOFS = {"endpoints": "pools", "clients": "processes"}
+
+Take = Callable[[], dict[str, Any]]
+
+
+@click.command(cls=Summarised)
+@click.argument("sections", nargs=-1, metavar="[SECTION]...", type=click.Choice(SECTIONS))
+@address_option
+@json_option
+@click.option("--watch", is_flag=True, help="Show it again every second until Ctrl-C, with rates of that second.")
+@click.option("--sort", type=click.Choice(ORDERS), help="statements: rank them by this; else by total.")
+@click.option("--limit", type=click.IntRange(1, MOST_ROWS), metavar="N", help="Show so many rows of a section at most.")
+@click.option("--locks", is_flag=True, help="backends: ask PostgreSQL who waits for whose lock. For admins.")
+@click.option(
+    "--format",
+    "text_format",
+    type=click.Choice(["prometheus", "openmetrics"]),
+    help="Print all metrics as text for monitoring systems.",
+)
+@click.option("--reset", is_flag=True, help="statements: show the figures, then begin anew. For admins.")
+def stats(
+    sections: tuple[str, ...],
+    address: str | None,
+    as_json: bool,
+    watch: bool,
+    sort: str | None,
+    limit: int | None,
+    locks: bool,
+    text_format: str | None,
+    reset: bool,
+) -> None:
+    """Show what the broker is doing: at a glance, or by section.
+
+    Sections: groups, endpoints, backends, clients, statements, queue.
+    """
+    sections = tuple(dict.fromkeys(sections))
+    if (sort or reset) and sections != ("statements",):
+        raise click.UsageError(f"{'--sort' if sort else '--reset'} is for: poold stats statements")
+    if locks and "backends" not in sections:
+        raise click.UsageError("--locks is for: poold stats backends")
+    if watch and as_json:
+        raise click.UsageError("--watch is for people, --json for programs: give one of them")
+    if watch and reset:
+        raise click.UsageError("--reset begins anew once; give it without --watch")
+    target = target_of(address)
+    if text_format is not None:
+        if as_json or watch:
+            raise click.UsageError("--format goes with neither --json nor --watch")
+        if sections or limit:
+            raise click.UsageError("--format prints all metrics; give it without sections and --limit")
+        click.echo(ask(target, "metrics", [("format", text_format)])["text"], nl=False)
+        return
+    rows = limit or (Room.here().height if not as_json else None) or MOST_ROWS
+    arguments = [("section", name) for name in sections]
+    if sections:
+        arguments.append(("limit", str(rows)))
+    arguments += [("sort", sort)] if sort else []
+    arguments += [("locks", "yes")] if locks else []
+    arguments += [("reset", "yes")] if reset else []
+
+    def take() -> dict[str, Any]:
+        figures = ask(target, "stats", arguments)
+        for name in sections:
+            if _PROOFS.get(name, name) not in figures:
+                fail(f"the broker (poold {figures['version']}) does not know section {name}; restart it")
+        return figures
+
+    if watch:
+        show_continuously(take, sections)
+    elif as_json:
+        print_json(take())
+    else:
+        print_lines(lines_of(take(), None, sections))
+
+
+def lines_of(figures: dict[str, Any], before: dict[str, Any] | None, sections: tuple[str, ...]) -> list[str]:
+    """The figures as lines that fit the terminal."""
+    rates = tables.Rates(figures, before)
+    found: list[Table] = []
+    below: list[str] = []
+    parts = [tables.of_section(name, figures, rates) for name in sections] or [tables.overview(figures, rates)]
+    for some, lines in parts:
+        found += some
+        below += lines
+    room = Room.here()
+    top, below = wrapped(tables.head(figures), room), wrapped(below, room)
+    return [*top, "", *render(found, room, len(top) + len(below) + 2), *below]
+
+
+def print_lines(lines: list[str]) -> None:
+    """Print lines as they are: they come from strangers, and are no markup."""
+    for line in lines:
+        click.echo(line)
+
+
+def show_continuously(take: Take, sections: tuple[str, ...]) -> None:
+    """Show new figures every second until Ctrl-C: in place on a terminal, else one after the other."""
+    from rich.console import Console  # which takes as long to import as all other commands need
+    from rich.live import Live
+    from rich.text import Text
+
+    before = None
+    try:
+        if not sys.stdout.isatty():
+            while True:
+                figures = take()
+                print_lines(lines_of(figures, before, sections))
+                sys.stdout.flush()
+                before = figures
+                time.sleep(WATCH_INTERVAL)
+        with Live(Text(""), console=Console(highlight=False), auto_refresh=False, screen=True) as live:
+            while True:
+                figures = take()
+                shown = "\n".join(lines_of(figures, before, sections))
+                live.update(Text(shown, no_wrap=True, overflow="crop"), refresh=True)
+                before = figures
+                time.sleep(WATCH_INTERVAL)
+    except KeyboardInterrupt:
+        return
