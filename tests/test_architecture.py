@@ -96,10 +96,10 @@ LIBRARIES = {
     "click": (
         "poold/operations/asking.py", "poold/operations/cli.py", "poold/operations/detach.py",
         "poold/operations/doctor.py", "poold/operations/figures.py", "poold/operations/health.py",
-        "poold/operations/start.py",
+        "poold/operations/start.py", "poold/operations/top.py",
         "poold/operations/orders.py",
     ),
-    "rich": ("poold/operations/figures.py", "poold/operations/layout.py"),
+    "rich": ("poold/operations/figures.py", "poold/operations/layout.py", "poold/operations/screen.py"),
     "uvloop": ("poold/daemon.py",),
     "sqlalchemy": ("client/sqlalchemy.py",),
     "psycopg2": (

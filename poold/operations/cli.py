@@ -41,6 +41,7 @@ from poold.operations.doctor import doctor, examined
 from poold.operations.figures import stats
 from poold.operations.health import health
 from poold.operations.log_format import LineFormatter
+from poold.operations.top import top
 from poold.system.file_errors import in_words
 
 # Seconds for which `poold stop` waits: for the drain and for the private PostgreSQL's last checkpoint.
@@ -54,7 +55,7 @@ class _Commands(click.Group):
 
 @click.group(
     cls=_Commands,
-    commands=[doctor, health, stats, *orders.COMMANDS],
+    commands=[doctor, health, stats, top, *orders.COMMANDS],
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="poold", message="%(prog)s %(version)s")

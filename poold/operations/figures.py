@@ -16,7 +16,6 @@ from poold.operations.layout import Room, Table, render, wrapped
 WATCH_INTERVAL = 1.0
 # As `poold.core.sections.wanted` has them.
 SECTIONS = ("groups", "endpoints", "backends", "clients", "statements", "queue")
-ORDERS = ("total", "calls", "mean", "p99", "rows", "errors")
 MOST_ROWS = 1000
 # What an answer with these sections has.
 _PROOFS = {"endpoints": "pools", "clients": "processes"}
@@ -29,7 +28,7 @@ Take = Callable[[], dict[str, Any]]
 @address_option
 @json_option
 @click.option("--watch", is_flag=True, help="Show it again every second until Ctrl-C, with rates of that second.")
-@click.option("--sort", type=click.Choice(ORDERS), help="statements: rank them by this; else by total.")
+@click.option("--sort", type=click.Choice(tables.ORDERS), help="statements: rank them by this; else by total.")
 @click.option("--limit", type=click.IntRange(1, MOST_ROWS), metavar="N", help="Show so many rows of a section at most.")
 @click.option("--locks", is_flag=True, help="backends: ask PostgreSQL who waits for whose lock. For admins.")
 @click.option(
