@@ -1,8 +1,8 @@
 """Tables of text that fit a terminal: what is less important gives way, and no number is ever cut.
 
 A table that is too wide first loses the ends of its long texts, down to what each column needs at least, and then its
-least important columns. Tables that are too high for the screen share its lines, and say how many rows are not shown.
-Without a terminal nothing is left out.
+least important columns; what room is left goes to the texts of the most important ones. Tables that are too high for
+the screen share its lines, and say how many rows are not shown. Without a terminal nothing is left out.
 """
 
 from __future__ import annotations
@@ -176,11 +176,10 @@ def _fitted(table: Table, rows: list[list[str]], width: int | None) -> tuple[lis
         shown.remove(max(shown, key=lambda place: (columns[place].rank, place)))
     widths = {place: least[place] for place in shown}
     left = width - _sum(least, shown)
-    while left > 0 and (cut := [place for place in shown if widths[place] < full[place]]):
-        for place in cut:
-            given = min(full[place] - widths[place], max(1, left // len(cut)), left)
-            widths[place] += given
-            left -= given
+    for place in sorted(shown, key=lambda place: columns[place].rank):
+        given = min(full[place] - widths[place], left)
+        widths[place] += given
+        left -= given
     return shown, [widths[place] for place in shown]
 
 

@@ -14,7 +14,7 @@ Figures = Mapping[str, Any]
 # A text column with its least width; other columns are numbers.
 _GROUP = Column("group", is_text=True, least=8)
 _ENDPOINT = Column("endpoint", is_text=True, least=8)
-_TAG = Column("tag", 3, is_text=True, least=6)
+_TAG = Column("tag", 3, is_text=True, least=10)
 _STATE = Column("state", is_text=True, least=8)
 LONGEST_NAME = 32
 # What statements may be ranked by, as `poold.core.sections.wanted` has it.
@@ -203,7 +203,7 @@ def backends(figures: Figures) -> list[Table]:
             Column("number", 6), _GROUP, Column("endpoint", 5, is_text=True, least=8), _STATE, Column("server pid"),
             Column("open", 7), Column("age", 1), Column("idle", 1), Column("lease", 1, is_text=True, least=20),
             Column("lease age", 4), Column("pid"), Column("behind", 8), _TAG,
-            Column("statement", 2, is_text=True, least=16),
+            Column("statement", 2, is_text=True, least=30),
         ],
     )  # fmt: skip
 
@@ -226,8 +226,8 @@ def locks(figures: Figures) -> Table:
     table = Table(
         "statements that wait for a lock",
         [
-            Column("pid"), Column("tag", 3, is_text=True, least=6), Column("waits"), Column("for", is_text=True),
-            Column("held by", is_text=True, least=24), Column("end it with", 1, is_text=True, least=36),
+            Column("pid"), _TAG, Column("waits"), Column("for", is_text=True, least=20),
+            Column("held by", is_text=True, least=48), Column("end it with", 1, is_text=True, least=36),
             Column("statement", 2, is_text=True, least=16),
         ],
     )  # fmt: skip
@@ -257,7 +257,9 @@ def _holder(blocker: Figures) -> str:
 
 
 def _remedy(blocker: Figures) -> str | None:
-    """The command that would end it."""
+    """The command that would end it; for whom somebody else has to wait himself that is no remedy."""
+    if blocker.get("waits"):
+        return None
     if not blocker["is_own"]:
         pid = blocker["server_pid"]
         return None if pid is None else f"SELECT pg_terminate_backend({pid})"
@@ -271,7 +273,7 @@ def queue(figures: Figures) -> list[Table]:
         "requests that wait, the oldest first",
         [
             Column("id", 1, is_text=True, least=20), _GROUP, Column("priority", 4, is_text=True), Column("pid"), _TAG,
-            Column("waits"), Column("why", is_text=True, least=20), Column("statement", 5, is_text=True, least=16),
+            Column("waits"), Column("why", is_text=True, least=30), Column("statement", 5, is_text=True, least=16),
         ],
     )  # fmt: skip
 
