@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from poold.config.model import Config
+from poold.config.current import CurrentConfig
+from poold.config.model import EndpointConfig
 from poold.postgres.blockers import Locks, Session, Wait, locks
 from poold.postgres.connect import Learned
 
@@ -22,9 +23,10 @@ _ABOUT = (
 class LockReport:
     """Asks the servers of all endpoints at which something runs."""
 
-    def __init__(self, config: Config) -> None:
-        self._endpoints = config.endpoints
-        self._learned = {name: Learned() for name in config.endpoints}
+    def __init__(self, config: CurrentConfig) -> None:
+        self._config = config
+        # What was learned of each endpoint's server, and by which configuration; a reload may name another server.
+        self._learned: dict[str, tuple[EndpointConfig, Learned]] = {}
 
     async def make(self, look: Callable[[], Backends]) -> dict[str, Any]:
         """Return what waits for locks; look returns the backends at the moment."""
@@ -32,18 +34,30 @@ class LockReport:
         for backend in look():
             if _runs(backend):
                 pids.setdefault(backend["endpoint"], []).append(backend["server_pid"])
-        asked = [locks(self._endpoints[name], self._learned[name], found) for name, found in pids.items()]
-        answers = dict(zip(pids, await asyncio.gather(*asked), strict=True))
+        known = {name: found for name, found in pids.items() if name in self._config.endpoints}
+        asked = [locks(*self._server(name), found) for name, found in known.items()]
+        answers = dict(zip(known, await asyncio.gather(*asked), strict=True))
         backends = look()
         found = [each for name, answer in answers.items() for each in self._of_endpoint(name, answer, backends)]
         # Those first for whom nobody else has to wait: who blocks them is where it begins.
         found.sort(key=lambda each: (all(who["waits"] for who in each["blocked_by"]), -each["statement_age_ms"]))
         errors = {name: answer.error for name, answer in answers.items() if answer.error}
+        errors |= dict.fromkeys(pids.keys() - known.keys(), "a reload has removed the endpoint")
         return {"locks": found, "locks_unknown": errors}
 
+    def _server(self, endpoint: str) -> tuple[EndpointConfig, Learned]:
+        config = self._config.endpoints[endpoint]
+        found = self._learned.get(endpoint)
+        if found is None or found[0] is not config:
+            found = self._learned[endpoint] = config, Learned()
+        return found
+
     def _of_endpoint(self, endpoint: str, answer: Locks, backends: Backends) -> list[dict[str, Any]]:
-        here = self._endpoints[endpoint]
-        same = [name for name, each in self._endpoints.items() if (each.host, each.port) == (here.host, here.port)]
+        endpoints = self._config.endpoints
+        here = endpoints.get(endpoint)
+        if here is None:
+            return []  # a reload has removed it meanwhile
+        same = [name for name, each in endpoints.items() if (each.host, each.port) == (here.host, here.port)]
         # Endpoints may be databases of one server; its own first, as nobody knows whether two names are one server.
         ours = {each["server_pid"]: each for each in backends if each["endpoint"] in same}
         sessions = {each.pid: each for each in answer.sessions}
