@@ -36,7 +36,7 @@ import zmq
 from client.compiled import describe, load
 from client.wire.address import ipc_path
 from client.wire.messages import Answer, Ask, Failure
-from poold import __version__
+from poold import __version__, notes
 from poold.answers import Answers
 from poold.clients.frontend import Frontend
 from poold.clients.transport import Peer, Receiver, Transport
@@ -271,7 +271,7 @@ class Daemon:
             case effects.Remember():
                 self._timelines.remember(effect.system, effect.timeline)
             case effects.Note():
-                log.log(logging.WARNING if effect.is_bad else logging.INFO, "%s", effect.text)
+                notes.write(effect)
             case effects.Stop():
                 if not self._stopped.done():
                     self._stopped.set_result(None)

@@ -370,4 +370,4 @@ class IpcPeer(Peer):
         self._drop_line(f"it left %d bytes of replies unread{rest}", self._outgoing.size, *values)
 
     def _drop_line(self, reason: str, *values: object) -> None:
-        self._transport.log.warning(f"client dropped pid=%d reason={reason}", self.pid, *values)
+        self._transport.log.warning("client dropped pid=%d reason=%s", self.pid, reason % values)

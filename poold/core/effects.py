@@ -14,6 +14,7 @@ The repr of an effect shows no statement, no value and no result, as logs and er
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from client.wire.messages import (
     CopyWanted,
     Failure,
     ResultMessage,
+    Timing,
     TransactionResult,
 )
 
@@ -177,7 +179,7 @@ class Tell:
     """A message about a request that is under way; its final reply comes later."""
 
     client: int
-    body: CopyBegun | CopyOut | CopyWanted = field(repr=False)
+    body: CopyBegun | CopyOut | CopyWanted | Timing = field(repr=False)
 
 
 @dataclass(slots=True)
@@ -249,10 +251,20 @@ class Remember:
 
 @dataclass(slots=True)
 class Note:
-    """Tell the operator, in the log. is_bad: somebody should look after it."""
+    """Tell the operator, in the log: an event in constant words, and its fields; those without a value are left out.
 
-    text: str
+    is_bad: somebody should look after it. is_frequent: there may be many, so the log may leave some out.
+    """
+
+    event: str
     is_bad: bool
+    fields: Mapping[str, object] = field(default_factory=dict)
+    is_frequent: bool = False
+
+    @property
+    def text(self) -> str:
+        """All of it in one line."""
+        return " ".join([self.event, *[f"{name}={value}" for name, value in self.fields.items()]])
 
 
 @dataclass(slots=True)

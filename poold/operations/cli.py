@@ -40,7 +40,7 @@ from poold.operations.asking import (
 from poold.operations.doctor import doctor, examined
 from poold.operations.figures import stats
 from poold.operations.health import health
-from poold.operations.log_format import LineFormatter
+from poold.operations.log_format import FORMATS, TEXT, complaint, use
 from poold.operations.top import top
 from poold.system.file_errors import in_words
 
@@ -72,6 +72,7 @@ def main() -> None:
 @click.option("--detach", is_flag=True, help="Run in the background; return when the broker is ready.")
 @click.option("--log-file", type=GivenPath(path_type=Path), help="Append the log here instead of to stderr.")
 @click.option("-v", "--verbose", is_flag=True, help="Log each backend that is opened or closed.")
+@click.option("--log-format", type=click.Choice(FORMATS), help="How log lines look, whatever the configuration says.")
 @click.option("--ready-fd", type=int, hidden=True)
 @click.option("--own-log", is_flag=True, hidden=True, help="The log file must belong to this user.")
 @click.option("--estate", hidden=True, help="What the broker before this one leaves to it.")
@@ -82,6 +83,7 @@ def start(
     detach: bool,
     log_file: Path | None,
     verbose: bool,
+    log_format: str | None,
     ready_fd: int | None,
     own_log: bool,
     estate: str | None,
@@ -97,6 +99,7 @@ def start(
     arguments += [f"--config={config_file.absolute()}"] if config_file else []
     arguments += [f"--data={data}"] if data else []
     arguments += ["--verbose"] if verbose else []
+    arguments += [f"--log-format={log_format}"] if log_format else []
     if detach:
         from poold.config.file import ConfigError, load
         from poold.operations.detach import start_detached
@@ -109,13 +112,13 @@ def start(
     from poold.operations.start import start_here
     from poold.system.succession import estate_from
 
-    _set_up_log(log_file, verbose, own_log)
+    _set_up_log(log_file, verbose, own_log, log_format or TEXT)
     arguments += [f"--log-file={log_file.absolute()}"] if log_file else []
     arguments += ["--own-log"] if own_log else []
     command = [sys.executable, "-m", "poold", "start", *arguments]
     private_address = "" if config_file else target_of(address)
     given = None if estate is None else estate_from(estate)
-    sys.exit(start_here(config_file, address, private_address, data, ready_fd, command, given))
+    sys.exit(start_here(config_file, address, private_address, data, ready_fd, command, given, log_format))
 
 
 @main.command()
@@ -269,19 +272,20 @@ def version(as_json: bool) -> None:
             click.echo(f"lacking: {what}")
 
 
-def _set_up_log(log_file: Path | None, verbose: bool, must_be_own: bool) -> None:
-    """Log to the file or to stderr; from here on only signals that are meant to end the broker do so."""
+def _set_up_log(log_file: Path | None, verbose: bool, must_be_own: bool, form: str) -> None:
+    """Log to the file or to stderr, in this format; from here on only signals that are meant to end the broker do."""
     from poold.system.log_file import LogFile
     from poold.system.signals import SIGNALS
 
     try:
         handler = logging.StreamHandler() if log_file is None else LogFile(log_file, must_be_own)
     except OSError as error:
-        fail(f"cannot write the log: {in_words(log_file or Path(), error)}")
+        click.echo(complaint(f"cannot write the log: {in_words(log_file or Path(), error)}", form), err=True)
+        sys.exit(EXIT_ERROR)
     SIGNALS.catch()
     faulthandler.enable()  # so that a broker that hangs, and is ended by its watchdog, says where
-    handler.setFormatter(LineFormatter())
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
+    use(form)
     logging.getLogger("asyncio").setLevel(logging.INFO)
 
 

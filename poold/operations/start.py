@@ -23,6 +23,7 @@ from poold.config.source import Source
 from poold.embedded.config import private_config
 from poold.embedded.server import EmbeddedError, EmbeddedPostgres, default_data_dir
 from poold.operations.asking import EXIT_ERROR
+from poold.operations.log_format import JSON, TEXT, complaint, use
 from poold.system.address_claim import AddressInUse, is_claimed
 from poold.system.file_errors import explained
 from poold.system.succession import Estate
@@ -38,13 +39,16 @@ def start_here(
     ready_fd: int | None,
     command: Sequence[str],
     estate: Estate | None,
+    log_format: str | None = None,
 ) -> int:
     """Run the broker until it is stopped; returns the exit code.
 
     With a configuration file the broker is at `address`, or else where the file says; without one at private_address,
     with a private PostgreSQL in `data`. What is said when it is ready goes to the descriptor ready_fd, if there is one.
-    command and estate are `daemon.run`'s; a broker with a private PostgreSQL has no use for them.
+    command and estate are `daemon.run`'s; a broker with a private PostgreSQL has no use for them. log_format is the one
+    that holds whatever the file says.
     """
+    form = log_format or TEXT
     # A signal before the loop has its own handlers, or after it has ended, must clean up as well.
     for number in (signal.SIGTERM, signal.SIGQUIT):
         signal.signal(number, signal.default_int_handler)
@@ -54,6 +58,9 @@ def start_here(
             if config_file is not None:
                 source = Source(os.fspath(config_file), partial(_read, config_file, address))
                 config, warnings = source.read()
+                if log_format is None:
+                    form = config.broker.log_format
+                    use(form)
                 for warning in warnings:
                     log.warning("password exposed reason=%s", warning)
                 note = [f"  clients need {SERVER_KEY_VARIABLE} and {KEY_VARIABLE}"] if config.broker.key_file else []
@@ -66,7 +73,8 @@ def start_here(
                 config = private_config(server, private_address)
                 note = [f"  private PostgreSQL in {server.data}, for a look inside: psql {shlex.quote(server.dsn())}"]
             try:
-                announce = partial(_announce, config, note, ready_fd)
+                is_logged = form == JSON and ready_fd is None
+                announce = _log_that_it_is_ready if is_logged else partial(_announce, config, note, ready_fd)
                 daemon.run(config, announce, () if config_file is None else command, estate, source)
             finally:
                 for number in daemon.STOP_SIGNALS:
@@ -74,7 +82,7 @@ def start_here(
         except KeyboardInterrupt:
             return 0
         except (ConfigError, EmbeddedError, daemon.BrokerCrashed, AddressInUse, OSError, ValueError) as error:
-            click.echo(f"poold: {explained(error)}", err=True)
+            click.echo(complaint(explained(error), form), err=True)
             return EXIT_ERROR
     return 0
 
@@ -84,6 +92,12 @@ def _read(config_file: Path, address: str | None) -> tuple[Config, list[str]]:
     config = load(config_file)
     warnings = exposed_files(config, config_file)
     return (at_address(config, address) if address else config), warnings
+
+
+def _log_that_it_is_ready(bound: str, unready: Mapping[str, str]) -> None:
+    """Say that the broker is ready where all that it says is JSON."""
+    not_ready = "; ".join([f"{name}: {reason}" for name, reason in unready.items()])
+    log.info("broker ready address=%s unready=%s reason=%s", bound, list(unready), not_ready)
 
 
 def _announce(config: Config, note: list[str], ready_fd: int | None, bound: str, unready: Mapping[str, str]) -> None:

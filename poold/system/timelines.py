@@ -45,8 +45,8 @@ class Timelines:
         try:
             self.keep(system, timeline)
         except OSError as error:
-            text = "timeline not remembered in state_dir: after a restart an old primary that answers alone is believed"
-            log.warning("%s state_dir=%s error=%s", text, self.folder, error.strerror)
+            risk = "after a restart an old primary that answers alone is believed"
+            log.warning("timeline not remembered state_dir=%s error=%s risk=%s", self.folder, error.strerror, risk)
 
     def read(self) -> dict[str, int]:
         """Return the timelines by system identifier. A file that holds no number is as none; raises OSError."""

@@ -159,7 +159,7 @@ def test_an_old_primary_that_comes_back_gets_nothing() -> None:
     tell(world, a=seen(1, started="later"))
     assert roles(world) == {"a": "fenced", "b": "primary"}
     note = [each for each in world.taken(Note) if each.is_bad][-1]
-    assert "endpoint a is fenced: it was the primary on timeline 1" in note.text
+    assert "endpoint has a role endpoint=a role=fenced reason=it was the primary on timeline 1" in note.text
     assert "pg_rewind" in note.text
     request = world.query()
     open_all(world)
@@ -225,7 +225,7 @@ def test_an_endpoint_that_leads_to_another_cluster_later_is_not_used() -> None:
     tell(world, a="refused", b=seen(9, system="2"))
     assert not world.broker.groups["default"].obstacle
     assert not any(pool.is_serving for pool in world.broker.groups["default"].pools if pool.endpoint.name == "b")
-    assert any("endpoint b is not used by group default" in each.text for each in world.taken(Note) if each.is_bad)
+    assert any("endpoint not used endpoint=b group=default" in each.text for each in world.taken(Note) if each.is_bad)
 
 
 @pytest.mark.parametrize(
@@ -391,7 +391,7 @@ def test_answers_that_cannot_change_anything_open_nothing_twice() -> None:
         tell(world, a=seen(started="a"), b=seen(standby=True, started="b"))
     world.pass_time(3)
     assert len(opened_on(world)) == connects
-    assert len([each for each in world.taken(Note) if "endpoint a is" in each.text]) == 1, "told once"
+    assert len([each for each in world.taken(Note) if "endpoint=a role=" in each.text]) == 1, "told once"
 
 
 def test_a_session_on_a_demoted_endpoint_ends_with_the_reason() -> None:

@@ -190,14 +190,16 @@ class Observing:
         endpoint.observed = now
         endpoint.position = observation.position
         if endpoint.is_asked and not endpoint.is_heard:
-            self._agenda.effects.append(Note(f"endpoint {endpoint.name} answers again", is_bad=False))
+            self._agenda.effects.append(Note("endpoint answers again", False, {"endpoint": endpoint.name}))
         endpoint.is_heard = True
         self._answered(endpoint, now)
 
     def unobserved(self, endpoint: Endpoint, error: str, now: float) -> None:
         """The endpoint's server did not answer."""
         if endpoint.is_heard or not endpoint.is_asked:
-            self._agenda.effects.append(Note(f"endpoint {endpoint.name} does not answer: {error}", is_bad=True))
+            self._agenda.effects.append(
+                Note("endpoint does not answer", True, {"endpoint": endpoint.name, "error": error})
+            )
         endpoint.is_heard = False
         endpoint.is_located = True
         endpoint.position = 0
@@ -288,8 +290,8 @@ class Observing:
     def _note(self, endpoint: Endpoint, verdict: roles.Verdict) -> None:
         if (endpoint.role, endpoint.why) != verdict:
             is_bad = verdict.role is Role.FENCED
-            text = f"endpoint {endpoint.name} is {verdict.role.name.lower()}: {verdict.why}"
-            self._agenda.effects.append(Note(text, is_bad))
+            fields = {"endpoint": endpoint.name, "role": verdict.role.name.lower(), "reason": verdict.why}
+            self._agenda.effects.append(Note("endpoint has a role", is_bad, fields))
 
     def _apply(self, group: Group, now: float) -> None:
         """Use the group's endpoints that have the role it wants, and no others."""
@@ -318,8 +320,8 @@ class Observing:
         for endpoint in group.endpoints:
             if roles.is_foreign(endpoint, group) and (group, endpoint) not in self._foreign:
                 self._foreign.add((group, endpoint))
-                text = f"endpoint {endpoint.name} is not used by group {group.name}: {roles.mixed(group.endpoints)}"
-                self._agenda.effects.append(Note(text, is_bad=True))
+                fields = {"endpoint": endpoint.name, "group": group.name, "reason": roles.mixed(group.endpoints)}
+                self._agenda.effects.append(Note("endpoint not used", True, fields))
 
     def _refuse(self, group: Group, obstacle: str) -> None:
         """Refuse the group's requests from here on, as its endpoints do not fit together."""
@@ -327,7 +329,7 @@ class Observing:
             f"group {group.name!r} has role = {group.role!r}, but {obstacle}; put each cluster into a group of its "
             'own, or give the group role = "any" if they are equals'
         )
-        self._agenda.effects.append(Note(group.obstacle, is_bad=True))
+        self._agenda.effects.append(Note("group refused", True, {"group": group.name, "reason": group.obstacle}))
         for request in list(group.queue):
             self._waiting.discard(request, failures.usage(group.obstacle))
 
