@@ -22,11 +22,14 @@ from client.channels.registry import forget_free, give_back
 from client.errors import DBConnectionError, DBError, UnconfiguredGroupError
 from client.lease import Call, ClientLease, may_commit
 from client.options import timeout_in
+from client.tracing import Spans
 from client.wire import messages
 from client.wire.keyfiles import Keys
 from client.wire.limits import NO_SESSION
 from client.wire.messages import TX_NONE, UNKNOWN, Commit, Failure, Follow, Query, Release, Rollback, TransactionStatus
+from client.wire.origins import is_traced
 
+_TRACEABLE = (Query, messages.TransactionMessage)
 _Message = Query | messages.TransactionMessage | messages.Follow | Begun
 
 
@@ -71,6 +74,8 @@ class Calls:
 
         This is the hot path, so the code of `_call` is repeated here.
         """
+        if type(message) in _TRACEABLE and is_traced(message.origin):  # type: ignore[union-attr]  # they have it
+            return self._ask_traced(channel, message, waits)
         calls, mine = self._calls, weakref.ref(channel)
         began = 0.0 if waits is None else time.monotonic()
         calls[mine] = message[0]
@@ -91,6 +96,19 @@ class Calls:
         if type(reply) is messages.ResultMessage and reply.notices:
             self.notices.extend(reply.notices)
         return reply
+
+    def _ask_traced(self, channel: Channel, message: _Message, waits: float | None) -> Any:
+        """Return the reply as `_ask` does; `_call` makes the spans."""
+        until = None if waits is None else time.monotonic() + waits
+        try:
+            return self._call(channel, message, waits)
+        except DBError as error:
+            if not channel.is_unserved(error):
+                raise
+        finally:
+            give_back(channel, self._address, self._keys)
+        left = None if until is None else until - time.monotonic()
+        return self._until_served(left, lambda own, rest: self._call(own, renewed(message, own, rest), rest))
 
     def _until_served(self, waits: float | None, attempt: Callable[[Channel, float | None], Any]) -> Any:
         """Return what the attempt with a channel returns, if one has failed as no broker had begun its request.
@@ -132,15 +150,20 @@ class Calls:
 
     def _call(self, channel: Channel, message: Any, waits: float | None, go_on: GoOn | None = None) -> Any:
         """Return the reply; until it comes `cancel` can find the request. Notices are kept. go_on: `Channel.call`'s."""
+        spans = Spans(message, go_on) if is_traced(getattr(message, "origin", b"")) else None
         calls, mine = self._calls, weakref.ref(channel)
         calls[mine] = message[0]
         try:
-            reply: Any = channel.call(message, waits, go_on)
+            reply: Any = channel.call(message, waits, go_on if spans is None else spans.go_on)
         except DBError as error:
             self.notices.extend(error.notices)
+            if spans is not None:
+                spans.end(error)
             raise
         finally:
             calls.pop(mine, None)
+        if spans is not None:
+            spans.end(reply)
         if type(reply) is messages.ResultMessage and reply.notices:
             self.notices.extend(reply.notices)
         return reply

@@ -24,16 +24,16 @@ from client.channels.channel import Channel
 from client.channels.registry import give_back
 from client.errors import DBError, UsageError
 from client.options import Settings, checked_priority, checked_read_only, packed_settings, patience
+from client.origins import Origin
 from client.values.blanks import BLANKS
 from client.values.copy_data import payloads
 from client.values.offline import render
 from client.values.result import Result
-from client.wire.limits import COPY_WINDOW, MAX_ERROR_CHARS
+from client.wire.limits import COPY_WINDOW, MAX_ERROR_CHARS, NO_SESSION
 from client.wire.messages import (
     FAILED,
     UNKNOWN,
     CancelRequest,
-    CopyBegun,
     CopyEnd,
     CopyIn,
     CopyMessage,
@@ -42,6 +42,7 @@ from client.wire.messages import (
     CopyWanted,
     ResultMessage,
     ToBroker,
+    UnderWay,
 )
 
 # Bytes of one message: large enough that the way through the broker costs little, small enough for its socket's buffer.
@@ -60,6 +61,7 @@ class CopyingCalls(Calls):
     _tag: str
     _priority: int
     _settings: bytes
+    _origin: Origin
     _read_only: bool
     _is_in_block: bool
     _unseen: str
@@ -146,12 +148,12 @@ class CopyingCalls(Calls):
         rank = self._priority if priority is None else checked_priority(priority)
         packed = self._settings if settings is None else packed_settings(settings)
         packed = self._settings_of_copy(packed)
-        rest = (sql, part.is_in, timeout, self._tag, rank, packed)
+        rest, origin = (sql, part.is_in, timeout, self._tag, rank, packed), self._origin()
         channel: Channel | None = None
         if not self._needs_lease():
             channel, waits = self._channel(waits)
             if self._commits_by_itself(channel):
-                message = CopyMessage(channel.next_request(), group, 0, False, *rest)
+                message = CopyMessage(channel.next_request(), group, 0, False, *rest, NO_SESSION, origin)
                 reply: ResultMessage | None = None
                 try:
                     reply = self._converse(channel, message, waits, part)
@@ -168,7 +170,7 @@ class CopyingCalls(Calls):
         return Result(
             self._in_lease(
                 lambda own, lease, begin, session: CopyMessage(
-                    own.next_request(), self._group_of_lease(group, begin), lease, begin, *rest, session
+                    own.next_request(), self._group_of_lease(group, begin), lease, begin, *rest, session, origin
                 ),
                 waits,
                 channel,
@@ -229,7 +231,7 @@ class _Sending:
         """The request has this number, and a message at most so many bytes of data."""
         self._request, self._most = request, max(1, min(PIECE_BYTES, most))
 
-    def go_on(self, told: CopyBegun | CopyWanted | CopyOut) -> Iterator[ToBroker]:
+    def go_on(self, told: UnderWay) -> Iterator[ToBroker]:
         """Yield what follows on a message of the broker's."""
         if isinstance(told, CopyWanted):
             self._room += told.size
@@ -274,7 +276,7 @@ class _Receiving:
         """The request has this number."""
         self._request = request
 
-    def go_on(self, told: CopyBegun | CopyWanted | CopyOut) -> Iterator[ToBroker]:
+    def go_on(self, told: UnderWay) -> Iterator[ToBroker]:
         """Yield what follows on a message of the broker's."""
         if not isinstance(told, CopyOut):
             return

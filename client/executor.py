@@ -23,11 +23,12 @@ from client.options import (
     patience,
     wants_dicts,
 )
+from client.origins import Origin
 from client.values import bind as binding
 from client.values.bind import bind
 from client.values.result import Result
 from client.wire.codec import split_steps
-from client.wire.limits import ON_REPLICAS
+from client.wire.limits import NO_SESSION, ON_REPLICAS
 from client.wire.messages import (
     TX_LOST,
     TX_NONE,
@@ -57,6 +58,7 @@ class Executor(CopyingCalls):
     _priority: int
     _settings: bytes
     _read_only: bool
+    _origin: Origin
     _dicts: bool  # whether the rows of results are dicts
     # Whether the Handler's with block was entered and not left.
     _is_in_block = False
@@ -69,7 +71,7 @@ class Executor(CopyingCalls):
         """Take over the group and the options of the other, with notices and a lease of one's own."""
         for name in (
             "_group", "_address", "_keys", "_tag", "_prepare", "_priority", "_settings", "_read_only", "_autocommit",
-            "_dicts", "_connect_wait",
+            "_dicts", "_connect_wait", "_origin",
         ):  # fmt: skip
             setattr(self, name, getattr(other, name))
         self._begin_anew()
@@ -156,19 +158,21 @@ class Executor(CopyingCalls):
         dicts = self._dicts if rows is None else wants_dicts(rows)
         if self._unseen:
             self._catch_up(waits)
+        origin = self._origin()
         channel = None
         if not self._needs_lease():
             channel, waits = self._channel(waits)
             # The hot path: looked up here first; _check_group raises if there is no such group.
             if channel.welcome.groups.get(self._group) or self._commits_by_itself(channel):
                 number = channel.next_request()
-                message = Query(number, group, 0, False, sql, types, values, prepare, timeout, self._tag, rank, packed)
+                rest = (sql, types, values, prepare, timeout, self._tag, rank, packed, NO_SESSION, origin)
+                message = Query(number, group, 0, False, *rest)
                 return Result(self._ask(channel, message, waits), dicts)
-        rest = (sql, types, values, prepare, timeout, self._tag, rank, packed)
+        asked = (sql, types, values, prepare, timeout, self._tag, rank, packed)
         return Result(
             self._in_lease(
                 lambda own, lease, begin, session: Query(
-                    own.next_request(), self._group_of_lease(group, begin), lease, begin, *rest, session
+                    own.next_request(), self._group_of_lease(group, begin), lease, begin, *asked, session, origin
                 ),
                 waits,
                 channel,
@@ -185,19 +189,27 @@ class Executor(CopyingCalls):
         if self._unseen:
             self._catch_up(None)
         group = self._group_for(self._read_only)
-        rest = (None, self._tag, self._priority, packed)
+        rest, origin = (None, self._tag, self._priority, packed), self._origin()
         if len(steps) == 1:
             (sql, types, values, prepare, *_) = steps[0]
             return self._in_lease(
                 lambda own, lease, begin, session: Query(
                     own.next_request(), self._group_of_lease(group, begin), lease, begin, sql, types, values, prepare,
-                    *rest, session,
+                    *rest, session, origin,
                 )
             )  # fmt: skip
         shapes, all_values = split_steps(steps)
         return self._in_lease(
             lambda own, lease, begin, session: BatchMessage(
-                own.next_request(), self._group_of_lease(group, begin), lease, begin, shapes, all_values, *rest, session
+                own.next_request(),
+                self._group_of_lease(group, begin),
+                lease,
+                begin,
+                shapes,
+                all_values,
+                *rest,
+                session,
+                origin,
             )
         )
 

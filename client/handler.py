@@ -35,6 +35,7 @@ from client.options import (
     patience,
     wants_dicts,
 )
+from client.origins import Origin
 from client.session import Session
 from client.stream import BLOCK_ROWS, Cursor, CursorOfItsOwn, Stream, asked
 from client.transaction import Transaction
@@ -75,6 +76,8 @@ class Handler(Executor):
     from the first call on, what this process reads on replicas is not older than that. autocommit says whether each
     query commits by itself; None: as its group's configuration has it. server_key and key are files, for a tcp://
     address whose broker has keys: the broker's public key, and this client's secret one. They are read once, here.
+    code_place=True sends with each request the place in the program that calls, for the broker's log; None: if
+    POOLD_CODE_PLACE is 1. trace says whether requests are part of the program's traces; None: if it uses OpenTelemetry.
 
     A Handler may be made before there is a broker: each call waits connect_wait seconds for one, and sends again by
     itself what a broker that stops, or restarts, has certainly not begun; then it raises DBConnectionError. If
@@ -98,11 +101,14 @@ class Handler(Executor):
         autocommit: bool | None = None,
         rows: str = "row",
         connect_wait: float | None = None,
+        code_place: bool | None = None,
+        trace: bool | None = None,
     ) -> None:
         self._group = checked_group(group)
         self._address = broker_address(address)
         self._keys = broker_keys(self._address, server_key, key)
         self._connect_wait = connect_wait_of(connect_wait)
+        self._origin = Origin(code_place, trace)
         self._tag = checked_tag(tag)
         self._prepare = checked_prepare(prepare)
         self._priority = checked_priority(priority)
@@ -136,7 +142,7 @@ class Handler(Executor):
         rest = (self._prepare, None, self._tag, self._priority, self._settings)
         usual = Query(0, self._group_for(self._read_only), 0, False, b"", b"", b"", *rest)
         query = encode_around(usual, "statement", "values")
-        return _REQUESTS.Lane(self._address, self._group, query, self._form(self._usual_options))
+        return _REQUESTS.Lane(self._address, self._group, query, self._form(self._usual_options), self._origin)
 
     def _new_lease(self) -> ClientLease:
         """Return the lease of interactive transactions, not open yet."""
@@ -343,6 +349,7 @@ class Handler(Executor):
             self._tag,
             options.priority,
             options.settings,
+            self._origin(),
         )
         return self._noted(self._ask(channel, message, waits))
 

@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool, Pool, QueuePool
 from client.errors import DBConnectionError, PoolTimeout, TooManyRequests
 
 # What may stand behind ? in a URL, as `client.dbapi.connect` has it; the others are texts.
-FLAGS = ("prepare", "read_only", "session")
+FLAGS = ("code_place", "prepare", "read_only", "session", "trace")
 TEXTS = ("address", "after", "connect_wait", "key", "priority", "server_key", "tag")
 OPTIONS = "options"
 _TRUTH = {

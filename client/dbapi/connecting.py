@@ -22,7 +22,8 @@ def connect(
 
     address is the broker's, None for the default one. autocommit=True begins without transactions. session=True keeps
     one backend for the connection's life, for what outlives transactions: SET, temporary tables, advisory locks.
-    tag, priority, prepare, settings, read_only, after, server_key, key and connect_wait are `client.handler.Handler`'s.
+    tag, priority, prepare, settings, read_only, after, server_key, key, connect_wait, code_place and trace are
+    `client.handler.Handler`'s.
     connection_factory and cursor_factory are classes of connections and cursors, as psycopg2's.
 
     Raises DBConnectionError, a psycopg2.OperationalError, if no broker is there. Whether PostgreSQL is there is seen by

@@ -59,6 +59,8 @@ class Connection(Modes):
         server_key: str | os.PathLike[str] | None = None,
         key: str | os.PathLike[str] | None = None,
         connect_wait: float | None = None,
+        code_place: bool | None = None,
+        trace: bool | None = None,
     ) -> None:
         refuse_servers(address, {})
         if isinstance(address, str):
@@ -66,7 +68,7 @@ class Connection(Modes):
         options: dict[str, Any] = {
             "address": address, "server_key": server_key, "key": key, "tag": tag, "prepare": prepare,
             "priority": priority, "settings": settings, "read_only": read_only, "after": after,
-            "connect_wait": connect_wait,
+            "connect_wait": connect_wait, "code_place": code_place, "trace": trace,
         }  # fmt: skip
         super().__init__(group, bool(autocommit), bool(session), options)
         self.cursor_factory = cursor_factory

@@ -12,7 +12,9 @@ cdef class Lane:
     cdef bytes _query_before, _query_behind
     cdef tuple _block_form
     cdef unsigned long _thread
-    cdef object _settings, _free
+    cdef object _settings, _free, _origin
+    cdef bint _is_always, _is_curious  # whether to ask for each request's origin: always, or if there may be traces
+    cdef bytes _origin_now(self)
     cpdef query(self, calls, statement, params)
     cpdef transaction(self, calls, Collector collector, tuple form)
     cdef _free_channels(self)

@@ -8,6 +8,8 @@ the exchange. As in `client.calls` a channel is nowhere to be found during its c
 call closes it.
 """
 
+import sys
+
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.list cimport PyList_Append, PyList_Size
@@ -36,6 +38,9 @@ cdef extern from *:
     unsigned long POOLD_SOURCES
 
 SOURCES = POOLD_SOURCES
+
+cdef dict _modules = sys.modules
+cdef str _API = "opentelemetry.trace"  # client.origins.API
 
 cdef enum:
     LONGEST = 65535  # in bytes; longer requests are sent in two pieces
@@ -67,9 +72,24 @@ cdef class Lane:
     thread asks, or they are gone with their thread.
     """
 
-    def __init__(self, str address not None, str group not None, query, tuple block not None):
+    def __init__(self, str address not None, str group not None, query, tuple block not None, origin):
+        """origin tells of each request where it comes from."""
         self._address, self._group, self._block_form = address, group, block
         self._query_before, self._query_behind = query
+        self._origin = origin
+        self._is_always = origin.code_place or origin.trace is True
+        self._is_curious = origin.trace is None
+
+    cdef bytes _origin_now(self):
+        """Return where the request comes from; None if Python code has to send it, as its trace is recorded."""
+        cdef bytes origin
+        if not self._is_always:
+            if not self._is_curious or PyDict_GetItemWithError(_modules, _API) == NULL:
+                return b""
+        origin = self._origin()
+        if PyBytes_GET_SIZE(origin) and PyBytes_AS_STRING(origin)[PyBytes_GET_SIZE(origin) - 1] != 0:
+            return None
+        return origin
 
     cpdef query(self, calls, statement, params):
         """Return the statement's Result; None if it has to be sent by Python code, and nothing was sent here."""
@@ -78,7 +98,11 @@ cdef class Lane:
         cdef uint8_t types_room[256]
         cdef uint8_t values_room[1024]
         cdef uint8_t frame_room[2048]
+        cdef bytes origin
         if template is None:
+            return None
+        origin = self._origin_now()
+        if origin is None:
             return None
         begin(&types, types_room, sizeof(types_room))
         begin(&values, values_room, sizeof(values_room))
@@ -94,7 +118,7 @@ cdef class Lane:
             put(&frame, PyBytes_AS_STRING(template.packed), PyBytes_GET_SIZE(template.packed))
             put_bytes(&frame, types.data, types.size)
             put_bytes(&frame, values.data, values.size)
-            put(&frame, PyBytes_AS_STRING(self._query_behind), PyBytes_GET_SIZE(self._query_behind))
+            _put_end(&frame, self._query_behind, origin)
             reply = self._asked(calls, channel, free, &frame, template, None)
             return reply if reply is None or type(reply) is _result_class else _result_class(reply)
         finally:
@@ -110,9 +134,12 @@ cdef class Lane:
         """
         cdef Octets frame
         cdef uint8_t frame_room[4096]
-        cdef bytes steps = collector.packed_steps(), before, behind
+        cdef bytes steps = collector.packed_steps(), before, behind, origin
         before, behind = form
         if calls._lease.number:
+            return None
+        origin = self._origin_now()
+        if origin is None:
             return None
         free = self._free_channels()
         channel = self._taken(free, False)
@@ -124,7 +151,7 @@ cdef class Lane:
             put_bytes(&frame, PyBytes_AS_STRING(steps), PyBytes_GET_SIZE(steps))
             put_array_head(&frame, len(collector.pending))
             put(&frame, collector.values.data, collector.values.size)
-            put(&frame, PyBytes_AS_STRING(behind), PyBytes_GET_SIZE(behind))
+            _put_end(&frame, behind, origin)
             reply = self._asked(calls, channel, free, &frame, None, collector)
             return reply if reply is None or type(reply) is int else calls._noted(reply)
         finally:
@@ -226,6 +253,14 @@ cdef int _put_head(Octets *frame, bytes before, ChannelFields channel) except -1
     channel._last_request += 1
     put_number(frame, channel._last_request)
     return put(frame, PyBytes_AS_STRING(before) + 2, PyBytes_GET_SIZE(before) - 2)
+
+
+cdef int _put_end(Octets *frame, bytes behind, bytes origin) except -1:
+    """Put what is behind the values, with this origin in the place of none, which is the last field, of two bytes."""
+    if PyBytes_GET_SIZE(origin) == 0:
+        return put(frame, PyBytes_AS_STRING(behind), PyBytes_GET_SIZE(behind))
+    put(frame, PyBytes_AS_STRING(behind), PyBytes_GET_SIZE(behind) - 2)
+    return put_bytes(frame, PyBytes_AS_STRING(origin), PyBytes_GET_SIZE(origin))
 
 
 cdef object _results_in(const uint8_t *data, Py_ssize_t size, uint64_t request, Collector collector):

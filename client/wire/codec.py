@@ -89,7 +89,7 @@ def decode_request(frame: bytes) -> ToBroker:
         raise ProtocolViolation(f"not a msgpack array: {type(error).__name__}") from None
     if type(array) is not tuple or not array or type(array[0]) is not int:
         raise ProtocolViolation("expected an array that begins with a message code")
-    if array[0] == _QUERY_CODE and len(array) == 14 and is_query(*array):
+    if array[0] == _QUERY_CODE and len(array) == 15 and is_query(*array):
         return Query._make(array[1:])
     found = _INBOUND.get(array[0])
     if found is None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from client.wire.arguments import MAX_ARGUMENT_BYTES, are_arguments
+from client.wire.origins import MAX_PLACE_BYTES, is_origin
 
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
 MAX_RESULT_BYTES = 64 * 1024 * 1024
@@ -170,6 +171,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "priority": (_whole(0, BATCH), f"a whole number from 0 to {BATCH}"),
     "settings": (are_settings, f"names and values of at most {MAX_SETTINGS} settings, each ended by NUL"),
     "session": (_whole(0, IN_SESSION), f"a whole number from 0 to {IN_SESSION}"),
+    "origin": (is_origin, f"a code place of at most {MAX_PLACE_BYTES} bytes, NUL and a traceparent; or nothing"),
     "is_in": (lambda value: type(value) is bool, "a boolean"),
     "data": (lambda value: type(value) is bytes, "bytes"),
     "error": (
@@ -199,6 +201,7 @@ def is_query(
     priority: Any,
     settings: Any,
     session: Any,
+    origin: Any,
 ) -> bool:
     """The rules of a Query in one expression, because nearly all messages are one. If false, RULES finds out why."""
     return (
@@ -225,4 +228,5 @@ def is_query(
         and (settings == b"" or are_settings(settings))
         and type(session) is int
         and 0 <= session <= IN_SESSION
+        and (origin == b"" or is_origin(origin))
     )

@@ -20,11 +20,21 @@ Statements and results travel as PostgreSQL's own protocol has them, so that the
 All numbers in these are big-endian. https://www.postgresql.org/docs/current/protocol-message-formats.html
 
 Settings travel as name NUL value NUL, one pair after the other; they hold for the statement, or the transaction, alone.
+
+origin says where in the program a request comes from, for whoever watches: a code place NUL a W3C traceparent, either
+of which may be empty; b"" if both are (`client.wire.origins`). A traceparent travels only if its trace is recorded, and
+asks for a Timing ahead of the reply.
 `client.wire.codec` turns messages into bytes, and bytes into messages.
 """
 
 from typing import Any, Final, Literal, NamedTuple
 
+from client.wire.copy_messages import CopyBegun as CopyBegun
+from client.wire.copy_messages import CopyEnd as CopyEnd
+from client.wire.copy_messages import CopyIn as CopyIn
+from client.wire.copy_messages import CopyOut as CopyOut
+from client.wire.copy_messages import CopyTaken as CopyTaken
+from client.wire.copy_messages import CopyWanted as CopyWanted
 from client.wire.limits import NO_SESSION, NORMAL
 
 VERSION = 8
@@ -80,6 +90,7 @@ class Query(NamedTuple):
     priority: int = NORMAL
     settings: bytes = b""
     session: int = NO_SESSION
+    origin: bytes = b""
 
 
 class StepReference(NamedTuple):
@@ -132,6 +143,7 @@ class TransactionMessage(NamedTuple):
     tag: str
     priority: int = NORMAL
     settings: bytes = b""
+    origin: bytes = b""
 
 
 class BatchMessage(NamedTuple):
@@ -154,6 +166,7 @@ class BatchMessage(NamedTuple):
     priority: int = NORMAL
     settings: bytes = b""
     session: int = NO_SESSION
+    origin: bytes = b""
 
 
 class CopyMessage(NamedTuple):
@@ -176,27 +189,7 @@ class CopyMessage(NamedTuple):
     priority: int = NORMAL
     settings: bytes = b""
     session: int = NO_SESSION
-
-
-class CopyIn(NamedTuple):
-    """The next piece of a COPY's data, for PostgreSQL."""
-
-    request: int
-    data: bytes
-
-
-class CopyEnd(NamedTuple):
-    """The end of a COPY's data; with an error the COPY fails, and nothing of it takes effect."""
-
-    request: int
-    error: str | None
-
-
-class CopyTaken(NamedTuple):
-    """The client has taken so many bytes of a COPY's data, and can take as many more."""
-
-    request: int
-    size: int
+    origin: bytes = b""
 
 
 class Commit(NamedTuple):
@@ -311,27 +304,6 @@ def plain_failure(
     return Failure(0, transaction, kind, outcome, message, sqlstate, {} if sqlstate is None else {"severity": "ERROR"})
 
 
-class CopyBegun(NamedTuple):
-    """PostgreSQL waits for the data of a COPY (is_in), or begins to send it."""
-
-    request: int
-    is_in: bool
-
-
-class CopyOut(NamedTuple):
-    """The next piece of a COPY's data, from PostgreSQL: its messages of type CopyData, one behind the other."""
-
-    request: int
-    data: bytes
-
-
-class CopyWanted(NamedTuple):
-    """PostgreSQL has taken so many bytes of a COPY's data, and can take as many more."""
-
-    request: int
-    size: int
-
-
 class TransactionResult(NamedTuple):
     """What became of a transaction message.
 
@@ -348,6 +320,22 @@ class TransactionResult(NamedTuple):
     step: int
 
 
+class Timing(NamedTuple):
+    """How long a request with a traceparent waited for its backend, and ran there; its reply follows.
+
+    Both are seconds; ran is None, pid 0, host and dbname "" and port 0 if no backend has begun with it. pid is the
+    server process; the others are its endpoint's, as configured.
+    """
+
+    request: int
+    waited: float
+    ran: float | None
+    pid: int
+    host: str
+    port: int
+    dbname: str
+
+
 class Answer(NamedTuple):
     """The reply to Ask and to Follow."""
 
@@ -356,7 +344,7 @@ class Answer(NamedTuple):
 
 
 # About a request whose reply comes later.
-UnderWay = CopyBegun | CopyOut | CopyWanted
+UnderWay = CopyBegun | CopyOut | CopyWanted | Timing
 # What runs in a group, or tells of one.
 GroupRequest = Query | BatchMessage | CopyMessage | TransactionMessage | Commit | Rollback | Release | Follow
 Request = GroupRequest | Ask
@@ -396,4 +384,5 @@ MESSAGES: dict[int, type[ToBroker] | type[ToClient]] = {
     69: CopyBegun,
     70: CopyOut,
     71: CopyWanted,
+    72: Timing,
 }

@@ -31,6 +31,7 @@ from client.wire.messages import (
     Hello,
     ProtocolViolation,
     ResultMessage,
+    Timing,
     ToClient,
     TransactionResult,
     Welcome,
@@ -104,7 +105,7 @@ class Frontend:
         """Return the groups that the client may use, as Welcome has them."""
         return access.modes(self._broker.clients[peer.key].open_groups)
 
-    def tell(self, key: int, body: CopyBegun | CopyOut | CopyWanted) -> None:
+    def tell(self, key: int, body: CopyBegun | CopyOut | CopyWanted | Timing) -> None:
         """Send a message about a request that is under way."""
         if (peer := self._peers.get(key)) is not None:
             peer.send(encode(body))

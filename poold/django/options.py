@@ -12,7 +12,7 @@ from client.handler import DEFAULT_GROUP
 # Of OPTIONS: what the client takes, see `client.handler.Handler`.
 CLIENT_OPTIONS = (
     "address", "server_key", "key", "connect_wait", "tag", "priority", "prepare", "read_only", "after",
-    "cursor_factory",
+    "cursor_factory", "code_place", "trace",
 )  # fmt: skip
 # Of OPTIONS: what this backend makes of Django's own.
 OWN_OPTIONS = ("group", "settings", "isolation_level", "assume_role")

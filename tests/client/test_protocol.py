@@ -37,10 +37,12 @@ from client.wire.messages import (
     Rollback,
     Step,
     StepReference,
+    Timing,
     TransactionMessage,
     TransactionResult,
     Welcome,
 )
+from client.wire.origins import MAX_PLACE_BYTES
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -51,6 +53,8 @@ REFERENCE = StepReference(1, 0, None, "id")
 SHAPE = (*STEP[:2], *STEP[3:])
 STEPS = (STEP, 1, STEP._replace(references=(REFERENCE,)), 2)
 
+ORIGIN = b"shop.orders.pay orders.py:7\x0000-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
 # One of each message; the file of the same name holds its bytes in hex. A change here is a change of VERSION.
 EXAMPLES: dict[str, Any] = {
     "hello": Hello(8, 4711, "worker.py", "0.1.0"),
@@ -59,6 +63,7 @@ EXAMPLES: dict[str, Any] = {
     "query-begin": Query(2, "transactions", 7, True, "SELECT 'é'".encode(), b"", b"", True, None, ""),
     "query-session": Query(2, "default", 8, False, b"SET x = 1", b"", b"", True, None, "", 0, b"", 1),
     "query-settings": Query(2, "default", 0, False, b"SELECT 1", b"", b"", True, None, "", 2, b"work_mem\0001MB\0"),
+    "query-origin": Query(2, "default", 0, False, b"SELECT 1", b"", b"", True, None, "", 1, b"", 0, ORIGIN),
     "transaction": TransactionMessage(9, "default", "serializable", False, None, 3, *split_steps(STEPS), 1.5, "t"),
     "batch": BatchMessage(
         8,
@@ -101,6 +106,8 @@ EXAMPLES: dict[str, Any] = {
     "transaction-failure": TransactionResult(9, 1, (), (9, "none", "query", "failed", "no", "42P01", {}, ()), 1),
     "failure": Failure(2, "failed", "query", "failed", "no", "42P01", {"severity": "ERROR"}, ()),
     "answer": Answer(5, {"pid": 42}),
+    "timing": Timing(1, 0.25, 1.5, 4711, "db1", 5432, "app"),
+    "timing-not-begun": Timing(1, 0.25, None, 0, "", 0, ""),
 }
 
 
@@ -188,6 +195,15 @@ def but(message: Any, **fields: Any) -> bytes:
         (but(EXAMPLES["query"], priority=-1), "Query.priority"),
         (but(EXAMPLES["query"], priority=True), "Query.priority"),
         (but(EXAMPLES["query"], priority="batch"), "Query.priority"),
+        (but(EXAMPLES["query"], origin=""), "Query.origin"),
+        (but(EXAMPLES["query"], origin=b"no NUL"), "Query.origin"),
+        (but(EXAMPLES["query"], origin=b"x" * (MAX_PLACE_BYTES + 1) + b"\0"), "Query.origin"),
+        (but(EXAMPLES["query"], origin=b"\xff\0"), "Query.origin"),
+        (but(EXAMPLES["query"], origin=ORIGIN + b"0"), "Query.origin"),
+        (but(EXAMPLES["query"], origin=ORIGIN.upper()), "Query.origin"),
+        (but(EXAMPLES["transaction"], origin=b"x"), "TransactionMessage.origin"),
+        (but(EXAMPLES["batch"], origin=b"x"), "BatchMessage.origin"),
+        (but(EXAMPLES["copy-message"], origin=b"x"), "CopyMessage.origin"),
         (but(EXAMPLES["query"], settings=""), "Query.settings"),
         (but(EXAMPLES["query"], settings=b"work_mem"), "Query.settings"),
         (but(EXAMPLES["query"], settings=b"work_mem\0"), "Query.settings"),
@@ -328,6 +344,7 @@ words = st.binary(max_size=20).map(lambda value: value.replace(b"\0", b""))
             lambda pairs: b"".join(b"%b\0%b\0" % pair for pair in pairs)
         ),
         session=st.integers(0, limits.IN_SESSION),
+        origin=st.sampled_from([b"", b"shop.pay shop.py:7\0", ORIGIN, ORIGIN[ORIGIN.index(b"\0") :]]),
     )
 )
 def test_every_valid_query_survives_the_wire(message: Query) -> None:
