@@ -5,7 +5,7 @@ in each field's metadata is quoted by error messages about the key.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from client.wire.address import default_address
@@ -13,6 +13,8 @@ from client.wire.limits import MAX_REQUEST_BYTES, MAX_RESULT_BYTES
 
 # Sizes of PostgreSQL, and their bytes.
 SIZES = {"kB": 1024, "MB": 1024**2, "GB": 1024**3}
+# In an endpoint's application_name it stands for the group's name.
+GROUP = "{group}"
 # In allow_users an entry that begins so names a client's key.
 KEY_PREFIX = "key:"
 # What a reload does about a changed key, if it is more than to let it hold from then on: it needs a restart; backends
@@ -70,6 +72,10 @@ class BrokerConfig:
         reload=RESTART,
     )
 
+    log_format: str = setting(
+        "text: for people; json: one object a line", "text", choices=("text", "json"), reload=RESTART
+    )
+
     @property
     def has_lists(self) -> bool:
         """Whether lists say who may connect over ipc://, instead of the modes of socket and folder."""
@@ -109,8 +115,14 @@ class EndpointConfig:
         "PostgreSQL's temp_buffers, as in '128MB'", "128MB", pattern=r"\d+(kB|MB|GB)", reload=REPLACE
     )
     options: str = setting("further server options, as in '-c work_mem=64MB'", "", reload=REPLACE)
-    application_name: str = setting("what pg_stat_activity shows", "poold", reload=REPLACE)
+    application_name: str = setting(
+        "what pg_stat_activity shows; {group} is the group's name", "poold", reload=REPLACE
+    )
     weight: float = setting("its part of the work, in proportion to the other endpoints of a group", 1.0, 0.001)
+
+    def named(self, group: str) -> "EndpointConfig":
+        """The same with this group's name in application_name, if it is to be there."""
+        return replace(self, application_name=self.application_name.replace(GROUP, group))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +177,13 @@ class GroupConfig:
     )
     pipeline_depth: int = setting("short autocommit statements that may share a backend; 1 is none", 16, 1)
     track_outcome: bool = setting("find out what became of a COMMIT whose answer was lost; costs 8 % of TPC-B", False)
+    show_tags: str = setting(
+        "how requests' tags are shown in PostgreSQL: off, application_name, or comment",
+        "off",
+        choices=("off", "application_name", "comment"),
+    )
+    log_slow: float = setting("log what runs, or is open, for longer; 0 is never", 0.0, 0)
+    log_long_wait: float = setting("log what waits for a backend for longer; 0 is never", 0.0, 0)
     allow_users: tuple[str, ...] = setting("users who may use it: names, numbers, or key:NAME; all when left out", ())
     sqlprepare: bool = setting('call "SQLPrepare"."PrepareQueries"() on each new backend', False, reload=REPLACE)
 

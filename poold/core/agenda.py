@@ -30,6 +30,7 @@ class Agenda:
         self.chance = chance
         self.has_lane = has_lane
         self.state = BrokerState.RUNNING
+        self.now = 0.0  # when the fact came that is looked after
         self.turn = 0  # how often the shell has taken effects
         # Deadlines of requests, leases, backends, clients, watches and quarantined pools; the key is the object itself.
         self.timers = Timers()

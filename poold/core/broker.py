@@ -175,6 +175,7 @@ class Broker:
 
     def tick(self, now: float) -> None:
         """Time has passed: act on every deadline that is due."""
+        self.agenda.now = now
         while (key := self.agenda.timers.pop_due(now)) is not None:
             if key is _JANITOR:
                 self.agenda.timers.set(_JANITOR, now + janitor.INTERVAL)
@@ -200,6 +201,7 @@ class Broker:
 
     def stop(self, now: float) -> None:
         """Stop at once: whatever runs is lost."""
+        self.agenda.now = now
         if self.state is BrokerState.STOPPED:
             return
         self.agenda.state = BrokerState.STOPPED
@@ -223,6 +225,7 @@ class Broker:
 
     def ask(self, key: int, message: Ask, now: float) -> Answer | Failure | None:
         """An admin asks for something. None: the answer comes later, as an effect."""
+        self.agenda.now = now
         answer = self.operating.ask(key, message, now)
         self.settling.settle(now)
         return answer
@@ -249,6 +252,7 @@ class Broker:
 
     def client_gone(self, key: int, now: float) -> None:
         """A client's connection ended: its work is cancelled, its transactions are rolled back."""
+        self.agenda.now = now
         client = self.clients.pop(key, None)
         if client is None:
             return
@@ -273,6 +277,7 @@ class Broker:
 
     def cancel(self, key: int, number: int, now: float) -> None:
         """A client withdraws a request. It still gets its one reply."""
+        self.agenda.now = now
         client = self.clients.get(key)
         request = client.requests.get(number) if client else None
         if request is not None:
@@ -289,6 +294,7 @@ class Broker:
         size: int = 0,
     ) -> None:
         """A client sent a request; size is that of its message in bytes."""
+        self.agenda.now = now
         client = self.clients.get(key)
         if client is None:
             return
@@ -308,6 +314,7 @@ class Broker:
     def observed(self, name: str, observation: Observation, now: float) -> None:
         """The endpoint's server says what it is."""
         if (endpoint := self.endpoints.get(name)) is not None:
+            self.agenda.now = now
             self.observing.observed(endpoint, observation, now)
             self.reading.roles_told(now)
             self.settling.settle(now)
@@ -315,6 +322,7 @@ class Broker:
     def unobserved(self, name: str, error: str, now: float) -> None:
         """The endpoint's server could not be asked what it is."""
         if (endpoint := self.endpoints.get(name)) is not None:
+            self.agenda.now = now
             self.observing.unobserved(endpoint, error, now)
             self.reading.roles_told(now)
             self.settling.settle(now)
@@ -335,12 +343,14 @@ class Broker:
 
     def connect_failed(self, number: int, error: str, now: float) -> None:
         """The backend could not be opened."""
+        self.agenda.now = now
         if (backend := self.backends.get(number)) is not None:
             self.lifecycle.connect_failed(backend, error, now)
             self.settling.settle(now)
 
     def completed(self, number: int, done: Completion, now: float) -> None:
         """The first of the backend's units has ended."""
+        self.agenda.now = now
         if (backend := self.backends.get(number)) is not None:
             if backend.running:
                 self.runs.ended(backend, done, now)
@@ -391,6 +401,7 @@ class Broker:
 
     def lost(self, number: int, loss: Loss, now: float) -> None:
         """The backend's connection is gone."""
+        self.agenda.now = now
         if (backend := self.backends.get(number)) is not None:
             backend.pool.stats.lost += 1
             self.runs.lose(backend, loss, now)

@@ -26,7 +26,7 @@ from poold.core.requests.runs import Runs
 from poold.core.requests.waiting import Waiting
 from poold.core.settling import Settling
 from poold.core.state import CANCELLED, RUNNING, BackendState
-from poold.core.work import failures
+from poold.core.work import failures, labels
 
 # Requests of one lease that may wait behind its running statement. A synchronous client has one at most.
 LEASE_PENDING_LIMIT = 16
@@ -80,6 +80,9 @@ class Reception:
         if type(admitted) is Request:
             admitted.size = size
             admitted.transfer = transfer
+            if isinstance(message, (Query, BatchMessage, TransactionMessage)):
+                admitted.origin = message.origin
+            labels.attach(admitted)
             admitted = self._accept(admitted, now)
         if type(admitted) is Failure and admitted.transaction == TX_NONE and isinstance(message, (Query, BatchMessage)):
             lease = client.leases.get(message.lease)
@@ -128,4 +131,4 @@ class Reception:
 def as_query(copy: CopyMessage) -> Query:
     """Return the Query that runs the statement of a COPY; what passes of its data is told by a Transfer."""
     begin = (copy.request, copy.group, copy.lease, copy.begin, copy.statement, b"", b"", False)
-    return Query(*begin, copy.timeout, copy.tag, copy.priority, copy.settings, copy.session)
+    return Query(*begin, copy.timeout, copy.tag, copy.priority, copy.settings, copy.session, copy.origin)

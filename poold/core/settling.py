@@ -61,6 +61,7 @@ class Settling:
         """Look after all backends that came to rest and all groups in which something changed."""
         resting, unsettled, doubted = self._agenda.resting, self._agenda.unsettled, self._agenda.doubted
         state = self._agenda.state
+        self._agenda.now = now
         while resting or unsettled or doubted:
             if doubted:
                 self._observing.doubt(now)

@@ -22,7 +22,7 @@ from poold.lane.pipelines cimport Pipelines
 from poold.lane.records cimport Fleet, Flight, Lent, Limits, Line, Way
 from poold.lane.sockets cimport MSG_DONTWAIT, epoll_event, epoll_wait, is_nothing_yet, lane_clock, recv
 
-from poold.core.records.flow import MAX_MESSAGE_BYTES
+from poold.core.records.flow import MAX_MESSAGE_BYTES, TICK_SECONDS
 from poold.lane import queue
 
 cdef extern from *:
@@ -35,9 +35,8 @@ cdef enum:
     AT_ONCE = 256  # events taken in one go
     ROOM = 16384  # bytes received at once from a client, so that the others have their turn
 
-# What runs for longer than PATIENCE is the core's. That is looked for every TICK, and begins a tick ahead.
-cdef double PATIENCE = 0.020
-cdef double TICK = 0.005
+# What runs or waits for too long is looked for every TICK, and becomes the core's a tick ahead.
+cdef double TICK = TICK_SECONDS
 cdef double KEPT = 1.0  # how long backends are kept that nobody uses
 cdef double STAY = 0.003  # how long events are waited for in a row, while there is nothing else to do
 cdef long LONGEST_MESSAGE = MAX_MESSAGE_BYTES
@@ -54,7 +53,7 @@ cdef class Lane:
     cdef dict ways, fleets  # by key; by group
     cdef char *into
     cdef double used  # when a request came last, about
-    cdef bint is_ticking
+    cdef bint is_ticking, is_uneven  # uneven: in some groups requests wait here for longer than in others
 
     def __cinit__(self):
         self.into = <char *>malloc(ROOM)
@@ -169,6 +168,7 @@ cdef class Lane:
     cdef Fleet _fleet(self, group):
         if group not in self.fleets:
             self.fleets[group] = Fleet(group)
+            self.is_uneven = len({(<Fleet>each).longest_wait for each in self.fleets.values()}) > 1
         return self.fleets[group]
 
     cdef _own(self, int descriptor, owner):
@@ -217,21 +217,21 @@ cdef class Lane:
         for lent in list(self.pipelines.lent.values()):
             if lent.flights:
                 flight = lent.flights[0]
-                if now - max(flight.began, lent.completed) > PATIENCE - TICK:
+                if now - max(flight.began, lent.completed) > lent.fleet.patience - TICK:
                     self.pipelines.hand_over(lent, b"")
             elif now - self.used > KEPT:
                 self.pipelines.give_back(lent)
         self.fold(False)
         old = []
-        while self.pipelines.waiting:
-            flight = self.pipelines.waiting[0]
-            if flight.is_waiting and now - flight.arrived <= flight.way.fleet.longest_wait - TICK:
-                break
-            self.pipelines.waiting.popleft()
-            if flight.is_waiting:
+        for flight in self.pipelines.waiting:
+            if flight.is_waiting and now - flight.arrived > flight.way.fleet.longest_wait - TICK:
                 old.append(flight)
+            elif flight.is_waiting and not self.is_uneven:
+                break
         if old:
             self.pipelines.hand_over_waiting(old)
+        while self.pipelines.waiting and not (<Flight>self.pipelines.waiting[0]).is_waiting:
+            self.pipelines.waiting.popleft()
 
     def fold(self, bint is_all=True):
         """Tell the core's records what was counted since the last time; not is_all: what costs little."""
@@ -351,7 +351,7 @@ cdef class Lane:
         if not way.holds():
             self._forget(way)
             return False
-        if way.rests_until > self.pipelines.now or not way.suits(line.client):
+        if way.rests_until > self.pipelines.now or not way.suits(line.client) or (found.has_tag and fleet.shows_tags):
             return False
         if line.fleet is not fleet:
             if fleet.group not in line.client.groups:

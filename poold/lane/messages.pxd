@@ -20,6 +20,7 @@ cdef struct Message:
     long key_size
     int count  # of statements
     Values values[MOST_STEPS]
+    bint has_tag
     int priority
     double timeout  # in seconds, 0 for none
 
@@ -33,8 +34,8 @@ cdef inline bint read_message(const char *at, long size, Message *found) noexcep
     cdef int place
     if size < 8:
         return False
-    found.is_transaction = <unsigned char>at[0] == 0x9d and at[1] == 7
-    if not found.is_transaction and not (<unsigned char>at[0] == 0x9e and at[1] == 2):
+    found.is_transaction = <unsigned char>at[0] == 0x9e and at[1] == 7
+    if not found.is_transaction and not (<unsigned char>at[0] == 0x9f and at[1] == 2):
         return False
     at = read_number(at + 2, end, &found.number)
     found.key = at
@@ -78,6 +79,7 @@ cdef inline bint read_message(const char *at, long size, Message *found) noexcep
             return False
         at += 1
     at = _read_timeout(at, end, &found.timeout)
+    found.has_tag = at != NULL and at < end and <unsigned char>at[0] != 0xa0
     at = read_number(skip_text(at, end), end, &number)  # tag, priority
     if at == NULL or number > 1 or end - at < 2 or <unsigned char>at[0] != 0xc4 or at[1] != 0:  # no settings
         return False
@@ -87,6 +89,9 @@ cdef inline bint read_message(const char *at, long size, Message *found) noexcep
         if at >= end or at[0] != 0:  # no session
             return False
         at += 1
+    at = read_bytes(at, end, &data, &length)  # origin
+    if at == NULL or (length and data[length - 1] != 0):  # with a traceparent the reply is not the lane's
+        return False
     return at == end
 
 

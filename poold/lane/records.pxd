@@ -116,7 +116,8 @@ cdef class Fleet:
     cdef int count  # of backends
     cdef int depth, sharing_depth
     cdef long most, most_waiting
-    cdef double longest_wait  # in seconds; a request that waits for longer is the core's
+    cdef bint shows_tags  # whether a request that has a tag is the core's
+    cdef double longest_wait, patience  # in seconds; a request that waits for longer is the core's
     cdef bint is_poked  # the next backend that rests is to be given back
     cdef Lent sharing  # the backend that was last given a short statement while idle, and in which turn
     cdef unsigned long sharing_turn

@@ -30,6 +30,8 @@ cdef double REST = 10.0
 # long enough that the lane goes on where the group has more to do than it can: the core would be slower.
 cdef double LONGEST_WAIT = 0.5
 cdef int FOLDS_PER_TALLY = 1000  # each tick of the lane's is one, so tallies are told every few seconds
+# What runs for longer is the core's.
+cdef double PATIENCE = 0.020
 # More runs than a name ever has: such names are not parsed anew.
 _UNLIMITED = 1 << 32
 
@@ -370,6 +372,13 @@ cdef class Fleet:
         self.most = config.max_size
         self.most_waiting = config.max_waiting
         self.longest_wait = min(LONGEST_WAIT, config.queue_timeout / 2)
+        self.shows_tags = config.show_tags != "off"
+        self.patience = PATIENCE
+        # What is to be logged must have become the core's by then.
+        if config.log_long_wait:
+            self.longest_wait = min(self.longest_wait, config.log_long_wait)
+        if config.log_slow:
+            self.patience = min(self.patience, config.log_slow)
         if self.pools != list(self.group.pools):
             idle, active = self.idle, self.active
             before = {pool: place for place, pool in enumerate(self.pools)}

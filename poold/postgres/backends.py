@@ -73,7 +73,7 @@ class Backends:
         if config is None or where is None:
             return  # a reload has removed it, and the core has closed the backend
         config = replace(config, read_only=True) if is_read_only else config
-        opening = self._open_backend(number, config, where, self._learned[endpoint], endpoint)
+        opening = self._open_backend(number, config, where.named(group), self._learned[endpoint], endpoint)
         self._opening[number] = asyncio.get_running_loop().create_task(opening)
 
     def execute(self, number: int, unit: Unit) -> None:

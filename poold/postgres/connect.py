@@ -37,6 +37,10 @@ _STATE = "SELECT state, wait_event_type FROM pg_catalog.pg_stat_activity WHERE p
 _TELLS_OUTCOMES = 130000
 
 
+# In application_name, of connections that belong to no group.
+EVERY_GROUP = "*"
+
+
 class UnsuitableServer(OSError):
     """The connection must not be used; the text says why and what to do."""
 
@@ -81,7 +85,7 @@ async def connect(config: EndpointConfig, group: GroupConfig, learned: Learned |
             if not has_check or not isinstance(error, psycopg2.OperationalError) or startup.CHECK not in str(error):
                 raise
             learned.refuses_check = True
-            log.info("%s not set error=%s", startup.CHECK, " ".join(str(error).split()))
+            log.info("startup option not set name=%s error=%s", startup.CHECK, " ".join(str(error).split()))
 
 
 async def _parameters(config: EndpointConfig, learned: Learned) -> dict[str, Any]:
@@ -99,7 +103,7 @@ async def _parameters(config: EndpointConfig, learned: Learned) -> dict[str, Any
         "sslcrl": config.sslcrl,
         "channel_binding": config.channel_binding,
         "gssencmode": "disable",  # its bytes could not be read outside libpq
-        "application_name": config.application_name,
+        "application_name": config.named(EVERY_GROUP).application_name,  # if it still has a place for one
         "client_encoding": "UTF8",
         # A server that vanished from the network is noticed within a minute even if nothing is sent.
         "keepalives_idle": 30,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg2
 
-from poold.config.model import Config, EndpointConfig, GroupConfig
+from poold.config.model import GROUP, Config, EndpointConfig, GroupConfig
 from poold.postgres.backend import one_line
 from poold.postgres.connect import Learned, UnsuitableServer, ask, connect
+from poold.postgres.parameter_status import LABEL
 
 # Sessions of others are counted by what every role may see of them. Settings are in milliseconds, None on servers that
 # do not have them.
@@ -29,7 +31,7 @@ SELECT pg_catalog.pg_is_in_recovery(),
     (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity AS a
         WHERE a.datid IS NOT NULL AND a.usesysid IS NOT NULL
         AND (a.usename OPERATOR(pg_catalog.=) current_user
-            AND a.application_name OPERATOR(pg_catalog.=) %s) IS NOT TRUE),
+            AND a.application_name OPERATOR(pg_catalog.~~) ANY (%s)) IS NOT TRUE),
     (SELECT s.setting::pg_catalog.int8 FROM pg_catalog.pg_settings AS s WHERE s.name = 'idle_session_timeout'),
     (SELECT s.setting::pg_catalog.int8 FROM pg_catalog.pg_settings AS s
         WHERE s.name = 'idle_in_transaction_session_timeout'),
@@ -98,11 +100,17 @@ async def _visit(endpoint: EndpointConfig, groups: Mapping[str, GroupConfig]) ->
     return Visit(failures, found)
 
 
+def _names(endpoint: EndpointConfig) -> list[str]:
+    """Patterns of the application_names that a broker's sessions may have: of any group, or of a request's tag."""
+    escaped = re.sub(r"([\\\\%_])", r"\\\1", endpoint.application_name)
+    return [escaped.replace(GROUP, "%"), f"{LABEL}%"]
+
+
 async def _login(endpoint: EndpointConfig, group: GroupConfig, learned: Learned) -> Found:
     connection: Any
     connection, server = await connect(endpoint, group, learned)
     try:
-        rows = await ask(connection, _QUESTION, (endpoint.application_name,))
+        rows = await ask(connection, _QUESTION, (_names(endpoint),))
     finally:
         connection.close()
     if len(rows) != 1:

@@ -13,6 +13,8 @@ from client.wire.limits import RELIED_ON
 READ_ONLY = "default_transaction_read_only"
 REPORTED = ("TimeZone", "application_name", "search_path", "session_authorization", READ_ONLY)
 
+# How the values begin that the broker gives application_name (`poold.core.work.labels`).
+LABEL = "poold:"
 # Of a longer value only the beginning, the length and a hash are kept, to notice that it is another one.
 LONGEST_VALUE = 4096
 
@@ -37,6 +39,8 @@ class ParameterStatus:
         if name in self._initial:
             if len(value) > LONGEST_VALUE:
                 value = f"{value[:LONGEST_VALUE]}... {len(value)} {hash(value)}"
+            if name == "application_name" and value.startswith(LABEL):
+                value = self._initial[name] or ""  # the broker's, for one request or transaction
             self._current[name] = value
             self.is_changed = self._current != self._initial
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from client.wire.messages import Answer, Failure, ResultMessage, TransactionResult
 from poold.core.agenda import Agenda
 from poold.core.clients.counting import count
+from poold.core.clients.journal import Journal
 from poold.core.effects import Reply
 from poold.core.records.request import Request
 from poold.core.state import DONE, WITHDRAWN
@@ -17,6 +18,7 @@ class Accounts:
     def __init__(self, agenda: Agenda) -> None:
         self._agenda = agenda
         self._timers = agenda.timers
+        self.journal = Journal(agenda)
         self.bytes = 0  # the size of all clients' unanswered requests in the core, as received
 
     def open(self, request: Request) -> None:
@@ -36,6 +38,11 @@ class Accounts:
         request.client.requests[request.number] = request
         request.client.bytes += request.size
         self.bytes += request.size
+
+    def begun(self, request: Request, now: float) -> None:
+        """Take note that the request begins on its backend."""
+        if request.group.config.log_long_wait:
+            self.journal.begun(request, now - request.arrived)
 
     def replace(self, old: Request, new: Request) -> None:
         """The new request takes the place of the old one, which ends without a reply of its own."""
@@ -60,6 +67,9 @@ class Accounts:
         cluster = request.group.followed
         if cluster is not None and has_written(request, reply):
             cluster.wrote(client.process, is_loose=not is_flushed(request))
+        config = request.group.config
+        if config.log_slow or config.log_long_wait or request.origin:
+            self.journal.ended(request, None if request.state is WITHDRAWN else reply)
         if reply is not None and request.state is not WITHDRAWN:
             if type(reply) is Failure:
                 reply = reply._replace(request=request.number)

@@ -38,10 +38,11 @@ from poold.core.records.client import Client
 from poold.core.records.flow import MAX_MESSAGE_BYTES, Flight
 from poold.core.records.lease import Lease
 from poold.core.records.request import QUERY, Request, Verb
-from poold.core.statements.statement import PREPARED, Statements
+from poold.core.statements.statement import PREPARED
 from poold.core.stats import Refusal
 from poold.core.work import failures, settings
 from poold.core.work.batch import Batch
+from poold.core.work.labels import comment_of
 from poold.core.work.results import rolled_back
 from poold.core.work.script import Script
 from poold.core.work.transaction import refusal
@@ -106,7 +107,7 @@ class Admission:
                 made.lease, made.begin, made.opens = request.lease, request.begin, request.opens
                 request.lease.group = main
         if isinstance(made, Request):
-            made.size, made.moves = request.size, request.moves
+            made.size, made.moves, made.origin = request.size, request.moves, request.origin
             made.is_alone, made.yields = request.is_alone, request.yields
             made.transfer, made.batch = request.transfer, request.batch
         return made
@@ -133,7 +134,7 @@ class Admission:
             refused = self._no_room(group)
         if refused is not None:
             return refused
-        if group.routes_reads and _is_routed(group.statements, message):
+        if group.routes_reads and _is_routed(group, message):
             group = cast(Group, group.replicas)
         made = self._of_statement(client, group, message, lease, now)
         if type(made) is not Request or not message.lease:
@@ -175,18 +176,19 @@ class Admission:
         steps = [step._replace(values=values) for step, values in zip(plan.steps, message.values, strict=True)]  # type: ignore[union-attr]  # no marks
         first = steps[0]
         begin = (message.request, message.group, message.lease, message.begin, *first[:4])
-        options = (message.timeout, message.tag, message.priority, message.settings, message.session)
+        options = (message.timeout, message.tag, message.priority, message.settings, message.session, message.origin)
         query = Query._make((*begin, *options))
         made = self._query(client, query, now)
         if type(made) is Request:
-            made.batch = Batch(steps)
+            made.batch = Batch(steps, comment_of(made.group.config.show_tags, message.tag))
         return made
 
     def _of_statement(
         self, client: Client, group: Group, message: Query, lease: Lease | None, now: float
     ) -> Request | Failure:
         """Return the request of the message's statement in this group, or why it cannot run; lease is the open one."""
-        statement = group.statements.find(message.statement, message.types, message.settings)
+        text = message.statement + comment_of(group.config.show_tags, message.tag)
+        statement = group.statements.find(text, message.types, message.settings)
         if statement.state is not PREPARED:
             try:
                 statement.rendered(message.values)
@@ -203,9 +205,7 @@ class Admission:
         request = Request(client, message.request, group, QUERY, now, deadline)
         request.tag = message.tag
         request.priority = message.priority
-        request.statement = statement
-        request.values = message.values
-        request.prepare = message.prepare
+        request.statement, request.values, request.prepare = statement, message.values, message.prepare
         if group.main is not None:
             request.message = message
         if is_special:
@@ -227,7 +227,7 @@ class Admission:
             if refused is not None:
                 return refused
         try:
-            plan = group.plans.find(message.steps)
+            plan = group.plans.find(message.steps, comment_of(group.config.show_tags, message.tag))
         except ProtocolViolation as violation:
             return failures.protocol(str(violation))
         obstacle = plan.obstacle or settings.objection(message.settings)
@@ -244,10 +244,8 @@ class Admission:
             return refused
         deadline = None if message.timeout is None else now + message.timeout
         request = Request(client, message.request, group, Verb.TRANSACTION, now, deadline)
-        request.tag = message.tag
-        request.priority = message.priority
-        request.script = script
-        request.settings = message.settings
+        request.tag, request.priority = message.tag, message.priority
+        request.script, request.settings = script, message.settings
         if group.main is not None:
             request.message = message
         return request
@@ -344,9 +342,11 @@ def _leaving(client: Client, message: Query | BatchMessage) -> Group | None:
     return lease.group
 
 
-def _is_routed(statements: Statements, message: Query) -> bool:
+def _is_routed(group: Group, message: Query) -> bool:
     """Whether the message's statement is proven to be a plain read, and so may run on a replica."""
     if message.lease or message.settings or not message.prepare:
         return False
-    statement = statements.find(message.statement, message.types, b"")
+    statement = group.statements.find(
+        message.statement + comment_of(group.config.show_tags, message.tag), message.types, b""
+    )
     return statement.state is PREPARED and statement.proof.is_plain_read and not statement.is_forgotten

@@ -25,9 +25,14 @@ class Leases:
 
     def hold(self, backend: Backend, request: Request, lease: Lease, now: float) -> None:
         """Note that the lease's request runs on this backend, which becomes the lease's if the request opens it."""
+        lease.requests += 1
+        if lease.idle_since is not None:
+            lease.idle += now - lease.idle_since
+            lease.idle_since = None
         if request.opens:
             lease.backend = backend
             lease.began = now
+            lease.tag, lease.origin = request.tag, request.origin
             backend.lease = lease
             if lease.limits.lease_timeout:
                 lease.expires = now + lease.limits.lease_timeout
@@ -41,6 +46,7 @@ class Leases:
     def wait(self, backend: Backend, lease: Lease, now: float) -> None:
         """Let the lease's backend wait for the client's next statement."""
         backend.pool.move(backend, BackendState.LEASED)
+        lease.idle_since = now
         limits = [lease.expires] if lease.expires is not None else []
         if lease.limits.idle_in_transaction_timeout:
             limits.append(now + lease.limits.idle_in_transaction_timeout)
@@ -58,7 +64,7 @@ class Leases:
             reply = rolled_back(request.number) if is_rollback else failures.lease_lost(reason, lease.is_session)
             self._accounts.answer(request, reply)
         if backend is not None:
-            self.part(lease, now)
+            self.part(lease, now, reason)
             backend.lease = None
             lease.group.let_go(backend)
             if backend.state is BackendState.LEASED:
@@ -66,8 +72,9 @@ class Leases:
         if lease.priority == BATCH:
             self._agenda.serve(lease.group)  # others of this priority may wait for their share
 
-    def part(self, lease: Lease, now: float) -> None:
+    def part(self, lease: Lease, now: float, why: str = "its backend was lost") -> None:
         """The lease has its backend no more."""
+        self._accounts.journal.lease_ended(lease, why)
         lease.backend = None
         lease.group.stats.use_times[Use.SESSION if lease.is_session else Use.LEASE].record(now - lease.began)
 

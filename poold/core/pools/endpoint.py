@@ -26,6 +26,7 @@ class Endpoint:
     query_timeout: float = 0.0
     connect_timeout: float = 10.0
     weight: float = 1.0
+    address: tuple[str, int, str] = ("", 0, "")  # host, port and database, for clients that record traces
     # Whether its options say something about synchronous_commit: what was acknowledged may not be flushed.
     is_loose: bool = False
     role: Role = Role.UNKNOWN
@@ -46,6 +47,7 @@ class Endpoint:
         self.query_timeout = config.query_timeout
         self.connect_timeout = config.connect_timeout
         self.weight = config.weight
+        self.address = config.host, config.port, config.dbname
         self.is_loose = "synchronous_commit" in config.options
 
     def forget(self, why: str) -> None:

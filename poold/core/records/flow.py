@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # A message that has more bytes than this is not the lane's.
 MAX_MESSAGE_BYTES = 1024
+# How often the lane looks for what has become too old for it.
+TICK_SECONDS = 0.005
 
 
 @dataclass(slots=True, eq=False)

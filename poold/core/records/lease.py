@@ -32,6 +32,11 @@ class Lease:
     begins: bool = False  # its first request begins a transaction
     backend: Backend | None = None
     began: float = 0.0  # when it was given its backend
+    tag: str = ""  # of the request that opened it, and its origin
+    origin: bytes = b""
+    requests: int = 0  # that have begun on its backend
+    idle: float = 0.0  # how long its backend has waited for the client so far
+    idle_since: float | None = None  # since when it does again
     expires: float | None = None  # lease_timeout after the grant
     # Settings were changed in it, or a statement ran that is not proven harmless: all that follows runs with literals.
     is_altered: bool = False

@@ -56,6 +56,10 @@ class Request:
 
     is_in_lane = False
     tag = ""
+    origin = b""  # where in its program it comes from, as it travels
+    label = b""  # the application_name with which it runs, see `work.labels`
+    is_shown = False  # whether its tag or trace is to be seen in PostgreSQL
+    is_told = False  # whether its long wait was logged
     priority = NORMAL
     size = 0  # of its message in bytes, as received
     opens = False  # begins its lease

@@ -7,7 +7,7 @@ from client.wire.limits import BATCH
 from poold.core.agenda import Agenda
 from poold.core.effects import Teach
 from poold.core.pools.group import Group
-from poold.core.records.flow import MAX_MESSAGE_BYTES, Flow
+from poold.core.records.flow import MAX_MESSAGE_BYTES, TICK_SECONDS, Flow
 from poold.core.records.request import QUERY, Request, Verb
 from poold.core.statements.statement import PREPARED, SHORT_SECONDS, Statement
 from poold.core.work.script import Script
@@ -22,6 +22,8 @@ class Flows:
     def learn(self, request: Request, now: float) -> bool:
         """The request has ended well: whether the lane would run another one like it now."""
         flow: Flow | None = None
+        if request.is_shown or _is_watched_closely(request.group):
+            return False
         if request.size > MAX_MESSAGE_BYTES:
             return False
         if request.verb is QUERY and request.statement is not None:
@@ -66,6 +68,12 @@ class Flows:
             flow.is_taught = True
             self._agenda.effects.append(Teach(flow))
         return flow
+
+
+def _is_watched_closely(group: Group) -> bool:
+    """Whether more of what its requests take is to be logged than the lane would notice."""
+    config = group.config
+    return 0 < config.log_slow < TICK_SECONDS or 0 < config.log_long_wait < TICK_SECONDS
 
 
 def _may_run(statement: Statement, group: Group) -> bool:

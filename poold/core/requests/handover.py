@@ -97,7 +97,7 @@ class HandOver:
         deadline = None if message.timeout is None else flight.arrived + message.timeout
         verb = QUERY if flow.plan is None else Verb.TRANSACTION
         request = Request(client, flight.number, flow.group, verb, flight.arrived, deadline)
-        request.tag = message.tag
+        request.tag, request.origin = message.tag, message.origin
         request.priority = message.priority
         request.size = len(flight.message)
         if isinstance(message, Query):

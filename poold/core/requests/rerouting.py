@@ -9,6 +9,7 @@ from poold.core.clients.admission import Admission
 from poold.core.records.client import Client
 from poold.core.records.request import Request
 from poold.core.requests.waiting import Waiting
+from poold.core.work import labels
 
 
 class Rerouting:
@@ -43,6 +44,7 @@ class Rerouting:
         if isinstance(admitted, Failure):
             self._waiting.discard(request, admitted)
             return
+        labels.attach(admitted)
         self._accounts.replace(request, admitted)
         self._waiting.queue(admitted, now)
         self._agenda.serve(admitted.group)

@@ -118,6 +118,7 @@ class Runs:
         if request.verb < PROBE:
             pool.stats.requests += 1
             request.ran = request.ran or 0.0
+            self._accounts.begun(request, now)
         if request.lease is not None:
             self._leases.hold(backend, request, request.lease, now)
         if request.deadline is None:

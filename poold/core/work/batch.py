@@ -31,11 +31,12 @@ CHARACTERS_KEPT = 262_144
 class Batch:
     """What is still to be sent of a batch, and what has come."""
 
-    __slots__ = ("_ahead", "_command", "_first", "_literal", "_next", "_notices", "_ran", "_rowcount",
+    __slots__ = ("_ahead", "_command", "_comment", "_first", "_literal", "_next", "_notices", "_ran", "_rowcount",
                  "_steps", "is_given_up", "to_probe")  # fmt: skip
 
-    def __init__(self, steps: Sequence[Step]) -> None:
-        """The steps have their values, and no references and row counts."""
+    def __init__(self, steps: Sequence[Step], comment: bytes = b"") -> None:
+        """The steps have their values, and no references and row counts. comment is added to their texts."""
+        self._comment = comment
         self._steps = steps
         self._first = self._next = 0  # the first step of the unit on its way, and the first one not sent yet
         self.is_given_up = False  # it was cancelled between two units, and its transaction is made to fail
@@ -55,6 +56,11 @@ class Batch:
         return len(self._steps)
 
     @property
+    def texts(self) -> list[bytes]:
+        """Its statements."""
+        return [step.statement for step in self._steps]
+
+    @property
     def is_sent(self) -> bool:
         """Whether no statement is left for another unit."""
         return self._next == len(self._steps)
@@ -66,7 +72,7 @@ class Batch:
         self._first = self._next
         for place in range(self._first, len(self._steps)):
             text, types, values, is_prepared, *_ = self._steps[place]
-            statement = statements.find(text, types, settings)
+            statement = statements.find(text + self._comment, types, settings)
             if place > self._first and not run.is_base and is_ambiguous(statement, values):
                 break
             is_base, is_literal = run.is_base, request.is_literal or not is_prepared

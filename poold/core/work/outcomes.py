@@ -29,7 +29,7 @@ from poold.core.records.request import Request
 from poold.core.statements import literals
 from poold.core.statements.sql import MAX_TOKENS, tokens
 from poold.core.statements.statement import Statement
-from poold.core.work import settings
+from poold.core.work import labels, settings
 from poold.core.work.references import only_cell
 
 # Works under any search_path. Calls the function behind pg_locks: to expand the view costs a quarter of the whole.
@@ -137,7 +137,8 @@ def settings_before(request: Request) -> Unit:
 
     The settings last for the session, as the statement would end a transaction that held them.
     """
-    found = [Plain(literals.render(SET, bytes(8), _sized(pair))) for pair in settings.pairs(request.settings)]
+    pairs = settings.pairs(request.settings) + ([(labels.SETTING, request.label)] if request.label else [])
+    found = [Plain(literals.render(SET, bytes(8), _sized(pair))) for pair in pairs]
     return (*found, Plain(QUESTION))
 
 

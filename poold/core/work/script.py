@@ -33,6 +33,7 @@ from poold.core.effects import Bind, Command, Flush, Plain, Prepare, SimpleQuery
 from poold.core.facts import Completion, StatementResult
 from poold.core.statements.statement import Statement, Statements
 from poold.core.work import failures, references, settings
+from poold.core.work.labels import set_locally
 from poold.core.work.transaction_plan import Plan, begin_text, is_ambiguous
 from poold.core.work.units import DISCARD_BEFORE_BEGIN, Runner
 
@@ -75,6 +76,7 @@ class Script:
 
         read_only: whether the group is read-only, which holds unless the message says otherwise.
         """
+        self.label = b""  # the application_name with which it runs
         self.steps = plan.steps
         self.retries = message.retries
         self.tries = 0
@@ -131,6 +133,9 @@ class Script:
         if self._settings:
             commands += settings.commands(self._statements, self._settings, 0, self.literal_only, run.own)
             self._sent += [_OWN] * settings.count(self._settings)
+        if self.label:
+            commands.append(set_locally(self.label))
+            self._sent.append(_OWN)
         if milliseconds:
             # SET instead of set_config, which is a query: no SET TRANSACTION could follow it.
             commands.append(Plain(b"SET LOCAL statement_timeout = %d" % milliseconds))

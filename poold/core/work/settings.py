@@ -18,6 +18,7 @@ from poold.core.effects import Command
 from poold.core.statements.leftovers import NOTHING, UNSEEN
 from poold.core.statements.lexemes import RELIED_ON_WORDS
 from poold.core.statements.statement import Statement, Statements, plain_command
+from poold.core.work.labels import SETTING
 
 if TYPE_CHECKING:
     from poold.core.records.backend import Backend
@@ -83,8 +84,10 @@ def until(deadline: float | None, now: float, query_timeout: float) -> int:
     return max(0, int(left * 1000)) + 1
 
 
-def commands(statements: Statements, settings: bytes, milliseconds: int, is_literal: bool, run: Run) -> list[Command]:
-    """The commands that make the settings hold, and a statement_timeout of so many milliseconds if not 0.
+def commands(
+    statements: Statements, settings: bytes, milliseconds: int, is_literal: bool, run: Run, label: bytes = b""
+) -> list[Command]:
+    """The commands that make the settings hold, a statement_timeout of so many milliseconds if not 0, and the label.
 
     For each setting, in order, one command that has a result, preceded by those that prepare it.
     """
@@ -92,6 +95,8 @@ def commands(statements: Statements, settings: bytes, milliseconds: int, is_lite
     given = pairs(settings) if settings else []
     if milliseconds:
         given.append((b"statement_timeout", b"%d" % milliseconds))
+    if label:
+        given.append((SETTING, label))
     if given:
         own = statements.own(SET_LOCAL, _TYPES)
         for name, value in given:

@@ -29,9 +29,10 @@ MAX_TEXT = 1024 * 1024
 class Plan:
     """The steps, and what follows from them alone."""
 
-    def __init__(self, packed: bytes, statements: Statements) -> None:
-        """Raises ProtocolViolation if packed does not hold valid steps."""
-        self.steps: list[Step | int] = [step if isinstance(step, int) else _step(step) for step in decode_steps(packed)]
+    def __init__(self, packed: bytes, statements: Statements, comment: bytes = b"") -> None:
+        """comment is added to the statements' texts. Raises ProtocolViolation if packed does not hold valid steps."""
+        found = decode_steps(packed)
+        self.steps: list[Step | int] = [step if isinstance(step, int) else _step(step, comment) for step in found]
         # By step: the index of its values in the message's, -1 for a savepoint mark.
         self.places: list[int] = []
         # By step: the savepoint mark that it is directly inside of, None if outside. By mark: the end of its block.
@@ -123,30 +124,33 @@ class Plans:
 
     def __init__(self, statements: Statements) -> None:
         self._statements = statements
-        # By packed steps, the least recently used first: enter when first asked for, leave when there are too many.
-        self._known: OrderedDict[bytes, Plan] = OrderedDict()
+        # By packed steps and what is added to their texts, the least recently used first: enter when first asked for,
+        # leave when there are too many.
+        self._known: OrderedDict[tuple[bytes, bytes], Plan] = OrderedDict()
         self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def find(self, packed: bytes) -> Plan:
+    def find(self, packed: bytes, comment: bytes = b"") -> Plan:
         """Return the plan, known or new; raises ProtocolViolation if packed does not hold valid steps."""
-        found = self._known.get(packed)
+        key = packed, comment
+        found = self._known.get(key)
         if found is not None:
-            self._known.move_to_end(packed)
+            self._known.move_to_end(key)
             return found
-        made = self._known[packed] = Plan(packed, self._statements)
+        made = self._known[key] = Plan(packed, self._statements, comment)
         self._bytes += len(packed)
         while len(self._known) > PLANS_KEPT or (self._bytes > BYTES_KEPT and len(self._known) > 1):
-            packed_steps, old = self._known.popitem(last=False)
+            (packed_steps, _), old = self._known.popitem(last=False)
             old.flows.clear()  # each keeps the plan, as long as the lane has it
             self._bytes -= len(packed_steps)
         return made
 
 
-def _step(step: Step) -> Step:
-    return step._replace(references=tuple(StepReference._make(each) for each in step.references))
+def _step(step: Step, comment: bytes) -> Step:
+    references = tuple(StepReference._make(each) for each in step.references)
+    return step._replace(statement=step.statement + comment, references=references)
 
 
 def _blocks(steps: list[Step | int]) -> tuple[list[int | None], dict[int, int]]:

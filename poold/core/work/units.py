@@ -11,7 +11,7 @@ that is not proven harmless, all statements run with literals.
 
 from __future__ import annotations
 
-from client.wire.messages import ProtocolViolation
+from client.wire.messages import TX_NONE, ProtocolViolation
 from poold.core.effects import Command, Plain, SimpleQuery, Unit, in_order
 from poold.core.records.backend import Backend
 from poold.core.records.request import Request
@@ -19,7 +19,7 @@ from poold.core.records.transfer import Transfer
 from poold.core.statements import leftovers
 from poold.core.statements.leftovers import NOTHING, left_by
 from poold.core.statements.statement import Statement, literal_command, plain_command
-from poold.core.work import settings
+from poold.core.work import labels, settings
 from poold.core.work.batch import Batch
 from poold.core.work.outcomes import settings_before
 
@@ -45,6 +45,7 @@ def unit_for(backend: Backend, request: Request, now: float) -> Unit:
         and lease is None
         and request.deadline is None
         and not request.settings
+        and not request.label
         and not statement.proof.uses_sequences
         and statement.generation == request.group.statements.generation
         and runs_prepared(request, statement)
@@ -64,28 +65,33 @@ def unit_for(backend: Backend, request: Request, now: float) -> Unit:
         return _unit_of_copy(backend, request, request.transfer, before)
     is_timed = request.deadline is not None and lease is None and statement.examine().is_plain
     milliseconds = server_timeout(backend, request, now) if is_timed else 0
-    if milliseconds or request.settings:
+    # Outside of transactions only what PostgreSQL can plan may have one with its label.
+    is_free = lease is None or (not request.begin and backend.transaction == TX_NONE)
+    label = request.label if is_free and request.label and (is_prepared or statement.examine().is_plain) else b""
+    if milliseconds or request.settings or label:
         if request.is_counted and lease is None:
             request.then = (_literal(statement, request.values),)
             return (*before, *settings_before(request))
-        return _unit_with_settings(backend, request, statement, milliseconds, is_prepared, before)
+        return _unit_with_settings(backend, request, statement, milliseconds, is_prepared, before, label)
     if is_prepared:
         if not request.begin and not before:
             return tuple(backend.prepared.commands(statement, request.values))
         run = Runner(backend)
         commands: list[Command] = [*before]
         if request.begin:
-            commands += run.own(request.group.statements.own(b"BEGIN"), b"")
+            commands += _begin(request, run)
         commands += backend.prepared.commands(statement, request.values, run.needed)
         return in_order(commands)
     literal = _literal(statement, request.values)
+    literal.sql = labels.commented(request, literal.sql)
     if not request.begin and not before:
         return (literal,)
     # A unit of its own for what comes before: an error in it would not keep PostgreSQL from running a simple query.
     request.then = (literal,)
+    begin = (b"BEGIN", labels.set_locally(request.label).sql) if request.label else (b"BEGIN",)
     if not before:
-        return BEGIN
-    return (SimpleQuery(b"; ".join((*DISCARD_BEFORE_BEGIN, b"BEGIN")) if request.begin else DISCARD_SEQUENCES),)
+        return (SimpleQuery(b"; ".join(begin)),)
+    return (SimpleQuery(b"; ".join((*DISCARD_BEFORE_BEGIN, *begin)) if request.begin else DISCARD_SEQUENCES),)
 
 
 def _unit_of_copy(backend: Backend, request: Request, transfer: Transfer, before: list[Command]) -> Unit:
@@ -98,7 +104,7 @@ def _unit_of_copy(backend: Backend, request: Request, transfer: Transfer, before
     else:
         run, own = Runner(backend, request.is_base), request.group.statements
         if request.begin:
-            commands += run.own(own.own(b"BEGIN"), b"")
+            commands += _begin(request, run)
         commands += settings.commands(own, request.settings, 0, request.is_literal, run.own)
     if not commands:
         return (copy,)
@@ -111,8 +117,9 @@ def _unit_of_batch(backend: Backend, request: Request, batch: Batch, before: lis
     request.runner = run
     commands: list[Command] = [*before]
     if request.begin:
-        commands += run.own(own.own(b"BEGIN"), b"")
-    commands += settings.commands(own, request.settings, 0, request.is_literal, run.own)
+        commands += _begin(request, run)
+    label = request.label if not request.begin and backend.transaction == TX_NONE else b""
+    commands += settings.commands(own, request.settings, 0, request.is_literal, run.own, label)
     unit = batch.unit(commands, request, run)
     request.leaves = request.leaves.joined(run.leaves)
     return unit
@@ -125,17 +132,26 @@ def _unit_with_settings(
     milliseconds: int,
     is_prepared: bool,
     before: list[Command],
+    label: bytes,
 ) -> Unit:
     run, own = Runner(backend, request.is_base), request.group.statements
     commands: list[Command] = [*before]
     if request.begin:
-        commands += run.own(own.own(b"BEGIN"), b"")
-    commands += settings.commands(own, request.settings, milliseconds, request.is_literal, run.own)
+        commands += _begin(request, run)
+    commands += settings.commands(own, request.settings, milliseconds, request.is_literal, run.own, label)
     if is_prepared:
         commands += backend.prepared.commands(statement, request.values, run.needed)
     else:
-        commands.append(plain_command(statement, request.values))
+        plain = plain_command(statement, request.values)
+        plain.sql = labels.commented(request, plain.sql)
+        commands.append(plain)
     return in_order(commands)
+
+
+def _begin(request: Request, run: Runner) -> list[Command]:
+    """The commands that begin the request's transaction, with its label."""
+    begin = run.own(request.group.statements.own(b"BEGIN"), b"")
+    return [*begin, labels.set_locally(request.label)] if request.label else begin
 
 
 def _before(backend: Backend, request: Request, statement: Statement) -> list[Command]:
