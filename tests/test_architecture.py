@@ -18,8 +18,10 @@ COMPILED = sorted([*ROOT.glob("client/**/*.p[yx][xd]"), *ROOT.glob("poold/**/*.p
 
 # What the core may import besides itself: values, and libraries that only compute.
 CORE_MAY_IMPORT = (
-    "__future__", "abc", "bisect", "collections", "dataclasses", "enum", "heapq", "itertools", "re", "typing",
-    "client.wire.arguments", "client.wire.codec", "client.wire.limits", "client.wire.messages", "client.wire.sqlstates",
+    "__future__", "abc", "bisect", "collections", "dataclasses", "enum", "functools", "heapq", "itertools", "re",
+    "typing",
+    "client.wire.arguments", "client.wire.codec", "client.wire.limits", "client.wire.masking", "client.wire.messages",
+    "client.wire.origins", "client.wire.sqlstates",
     "poold.config.changes", "poold.config.current", "poold.config.model", "poold.core",
 )  # fmt: skip
 # Which room may import which: a room is a package, or a file that stands beside packages. What stands beside packages
@@ -127,7 +129,18 @@ KNOWN_BY = {
     "poold.postgres.backends": ("poold/daemon.py", "poold/postgres/backend.py"),
 }
 # What compiled code of the client may import besides its own room: what it needs of the client it is given.
-LANE_MAY_IMPORT = ("client.lane", "cpython", "datetime", "decimal", "functools", "libc", "posix", "psycopg2", "uuid")
+LANE_MAY_IMPORT = (
+    "client.lane",
+    "cpython",
+    "datetime",
+    "decimal",
+    "functools",
+    "libc",
+    "posix",
+    "psycopg2",
+    "sys",
+    "uuid",
+)
 MAX_LINES = 400
 
 

@@ -84,6 +84,7 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
         admin_uids = [1001]
         role_check_interval = 0.05
         state_dir = "/var/lib/poold"
+        log_format = "json"
         [endpoints.main]
         host = "/run/postgresql"
         port = 65535
@@ -125,6 +126,9 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
         proofs = false
         pipeline_depth = 1
         track_outcome = true
+        show_tags = "comment"
+        log_slow = 0.5
+        log_long_wait = 0.1
         allow_users = ["key:pair"]
         sqlprepare = true
 
@@ -143,7 +147,7 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
 
 def test_the_table_of_the_test_above_knows_every_key() -> None:
     keys = {field.name for cls in (BrokerConfig, EndpointConfig, GroupConfig) for field in dataclasses.fields(cls)}
-    assert len(keys) == 63, "a key was added to poold.config.model: set it in test_every_key_can_be_set"
+    assert len(keys) == 67, "a key was added to poold.config.model: set it in test_every_key_can_be_set"
 
 
 def users_of(*users: str) -> tuple[str, ...]:
@@ -303,6 +307,8 @@ IMPOSSIBLE = [
     ("group", "batch_share = -0.1", "found -0.1, expected a number from 0 to 1"),
     ("group", "batch_share = 1.1", "found 1.1, expected a number from 0 to 1"),
     ("group", "max_idle = 0", "found 0, expected a number from 0.1 up"),
+    ("group", "log_slow = -1", "found -1, expected a number from 0 up"),
+    ("group", "log_long_wait = -1", "found -1, expected a number from 0 up"),
     ("group", "max_lifetime = -1", "found -1, expected a number from 0 up"),
     ("group", "idle_in_transaction_timeout = -1", "found -1, expected a number from 0 up"),
     ("group", "lease_timeout = -1", "found -1, expected a number from 0 up"),

@@ -1,0 +1,143 @@
+"""What is told of requests and leases that took long."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from world import World
+
+from client.wire.messages import NOT_EXECUTED, TX_ACTIVE, Commit, Timing, plain_failure
+from poold.core import effects
+
+PLACE = b"shop.pay shop.py:7\0"
+TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+SQL = b"SELECT 'secret', 5 FROM t"
+
+
+def world(**group: Any) -> World:
+    made = World(**{"max_size": 1, "min_size": 1, "log_slow": 1.0, "log_long_wait": 0.5, **group})
+    made.client()
+    made.connect_all()
+    return made
+
+
+def notes(made: World) -> list[effects.Note]:
+    return [each for each in made.taken(effects.Note) if each.is_frequent]
+
+
+def test_what_runs_for_long_is_told_when_it_ends() -> None:
+    made = world()
+    request = made.query(statement=SQL, tag="report", origin=PLACE)
+    made.now += 1.5
+    assert not notes(made)
+    made.finish(request)
+    (note,) = notes(made)
+    assert note.event == "slow request"
+    assert note.fields == {
+        "group": "default", "endpoint": "main", "server_pid": 0, "pid": 1001, "process": "client 1", "tag": "report",
+        "code": "shop.pay shop.py:7", "trace_id": "", "waited_ms": 0.0, "ran_ms": 1500.0, "outcome": "executed",
+        "rows": 1, "statement": "SELECT ?, ? FROM t",
+    }  # fmt: skip
+
+
+def test_what_is_fast_is_not_told() -> None:
+    made = world()
+    request = made.query()
+    made.now += 0.9
+    made.finish(request)
+    assert not notes(made)
+
+
+def test_without_limits_nothing_is_told() -> None:
+    made = world(log_slow=0.0, log_long_wait=0.0)
+    first, second = made.query(), made.query()
+    made.now += 100.0
+    made.finish(first)
+    made.finish(second)
+    assert not notes(made)
+
+
+def test_a_long_wait_is_told_when_it_ends_and_only_then() -> None:
+    made = world(log_slow=0.0)
+    first, second = made.query(), made.query(tag="waiter")
+    made.now += 0.75
+    assert not notes(made)
+    made.finish(first)
+    (note,) = notes(made)
+    assert (note.event, note.fields["tag"], note.fields["waited_ms"]) == ("long wait", "waiter", 750.0)
+    assert note.fields["outcome"] == "begun"
+    made.finish(second)
+    assert len(notes(made)) == 1
+
+
+def test_a_wait_that_is_given_up_is_told() -> None:
+    made = world(log_slow=0.0, queue_timeout=2.0)
+    made.query()
+    made.query(tag="waiter")
+    made.pass_time(2.5)
+    (note,) = notes(made)
+    assert (note.event, note.fields["waited_ms"], note.fields["outcome"]) == ("long wait", 2000.0, NOT_EXECUTED)
+    assert note.fields["error"] == "pool-timeout"
+
+
+def test_a_wait_that_its_client_gives_up_is_told_by_a_cancel_and_by_its_end() -> None:
+    made = world(log_slow=0.0)
+    made.client(2)
+    made.query()
+    withdrawn = made.query()
+    made.query(2)
+    made.now += 0.75
+    made.broker.cancel(1, withdrawn, made.now)
+    made.broker.client_gone(2, made.now)
+    first, second = notes(made)
+    assert first.fields["outcome"] == NOT_EXECUTED
+    assert second.fields["outcome"] == "withdrawn"
+
+
+def test_an_error_is_told_with_its_sqlstate() -> None:
+    made = world()
+    request = made.query()
+    made.now += 2
+    made.finish(request, reply=plain_failure("query", "failed", "no SECRET", sqlstate="42P01"))
+    (note,) = notes(made)
+    assert (note.fields["outcome"], note.fields["error"], note.fields["sqlstate"]) == ("failed", "query", "42P01")
+    assert "SECRET" not in note.text
+
+
+def test_a_transaction_that_is_open_for_long_is_told_with_the_time_in_which_its_client_did_nothing() -> None:
+    made = world()
+    request = made.query(1, "tx", lease=5, begin=True, tag="shop", origin=PLACE)
+    made.connect_all()
+    made.finish(request, TX_ACTIVE)
+    made.now += 1.25
+    request = made.end(Commit, 5)
+    made.finish(request, command="COMMIT")
+    (note,) = notes(made)
+    assert note.event == "slow transaction"
+    fields = {name: note.fields[name] for name in ("open_ms", "idle_ms", "requests", "tag", "code", "end")}
+    assert fields == {
+        "open_ms": 1250.0, "idle_ms": 1250.0, "requests": 2, "tag": "shop", "code": "shop.pay shop.py:7",
+        "end": "it had ended already",
+    }  # fmt: skip
+
+
+def test_a_traced_request_is_told_how_long_it_took_ahead_of_its_reply() -> None:
+    made = world(log_slow=0.0, log_long_wait=0.0)
+    first, second = made.query(), made.query(origin=PLACE + TRACE)
+    made.now += 0.25
+    made.finish(first)
+    made.now += 0.5
+    made.finish(second)
+    made.take()
+    told = [each.body for each in made.effects if isinstance(each, (effects.Tell, effects.Reply))]
+    assert told[1:2] == [Timing(second, 0.25, 0.5, 0, "/tmp", 5432, "db")]
+    assert [each.request for each in told] == [first, second, second]
+
+
+def test_a_traced_request_that_never_began_is_told_so() -> None:
+    made = world(log_slow=0.0, log_long_wait=0.0, queue_timeout=2.0)
+    made.query()
+    request = made.query(origin=b"\0" + TRACE)
+    made.pass_time(2.5)
+    (told,) = made.taken(effects.Tell)
+    assert told.body == Timing(request, 2.0, None, 0, "", 0, "")
