@@ -1,7 +1,7 @@
 """Where in the program a request comes from: the code place that calls, and the trace that is being recorded there.
 
 The code place is that of the nearest caller that is the program's own: not this package, and not a library that runs
-statements for others. To find it costs a microsecond or two, so it is looked for only if the program asks for it.
+statements for others. To find it takes a few microseconds, so it is looked for only if the program asks for it.
 
 OpenTelemetry is the program's: it is used if the program has loaded it, and loaded by nobody else.
 """
