@@ -8,6 +8,7 @@ from world import World
 
 from client.wire.messages import NOT_EXECUTED, TX_ACTIVE, Commit, Timing, plain_failure
 from poold.core import effects
+from poold.core.facts import Loss
 
 PLACE = b"shop.pay shop.py:7\0"
 TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -141,3 +142,14 @@ def test_a_traced_request_that_never_began_is_told_so() -> None:
     made.pass_time(2.5)
     (told,) = made.taken(effects.Tell)
     assert told.body == Timing(request, 2.0, None, 0, "", 0, "")
+
+
+def test_a_transaction_that_is_lost_with_its_backend_is_told_once() -> None:
+    made = world()
+    backend = made.begin(5)
+    made.now += 3.0
+    made.broker.lost(backend, Loss("the server is gone"), made.now)
+    (note,) = notes(made)
+    assert (note.event, note.fields["open_ms"], note.fields["end"]) == (
+        "slow transaction", 3000.0, "its backend was lost",
+    )  # fmt: skip
