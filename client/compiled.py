@@ -28,6 +28,7 @@ COMPILED = (
     "client.lane.steps",
     "client.lane.texts",
     "poold.lane.cutting",
+    "poold.lane.lines",
     "poold.lane.queue",
     "poold.lane.records",
     "poold.lane.pipelines",

@@ -1,6 +1,7 @@
 """What becomes of what a client of ipc:// sends, state by state."""
 
 import socket
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -44,7 +45,7 @@ class Transport:
     """As much of an IpcTransport as a peer's states need."""
 
     def __init__(self) -> None:
-        self.config = BrokerConfig()
+        self.config: Any = SimpleNamespace(broker=BrokerConfig())
         self.loop, self.poller = Loop(), Poller()
         self.forgotten: list[IpcPeer] = []
 

@@ -115,9 +115,7 @@ class EndpointConfig:
         "PostgreSQL's temp_buffers, as in '128MB'", "128MB", pattern=r"\d+(kB|MB|GB)", reload=REPLACE
     )
     options: str = setting("further server options, as in '-c work_mem=64MB'", "", reload=REPLACE)
-    application_name: str = setting(
-        "what pg_stat_activity shows; {group} is the group's name", "poold", reload=REPLACE
-    )
+    application_name: str = setting("what pg_stat_activity shows; {group} is the group's name", "poold", reload=REPLACE)
     weight: float = setting("its part of the work, in proportion to the other endpoints of a group", 1.0, 0.001)
 
     def named(self, group: str) -> "EndpointConfig":

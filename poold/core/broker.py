@@ -220,6 +220,7 @@ class Broker:
 
         renewed: the names of endpoints whose files have another content.
         """
+        self.agenda.now = now
         self.reconfiguring.apply(config, renewed, now)
         self.settling.settle(now)
 
@@ -233,15 +234,9 @@ class Broker:
     # Facts about clients.
 
     def client_arrived(
-        self,
-        key: int,
-        pid: int,
-        name: str,
-        uid: int | None = None,
-        gid: int | None = None,
-        caller: Caller | None = None,
-        now: float = 0.0,
-    ) -> Mapping[str, Group]:
+        self, key: int, pid: int, name: str, uid: int | None = None, gid: int | None = None,
+        caller: Caller | None = None, now: float = 0.0,
+    ) -> Mapping[str, Group]:  # fmt: skip
         """A client said Hello. Returns the groups it may use."""
         groups = open_to(caller or Caller(uid), self.groups)
         client = self.clients[key] = Client(key, pid, name, uid, gid, groups, caller=caller)
@@ -286,13 +281,7 @@ class Broker:
             self.pausing.withdraw(key, number)
         self.settling.settle(now)
 
-    def request(
-        self,
-        key: int,
-        message: GroupRequest,
-        now: float,
-        size: int = 0,
-    ) -> None:
+    def request(self, key: int, message: GroupRequest, now: float, size: int = 0) -> None:
         """A client sent a request; size is that of its message in bytes."""
         self.agenda.now = now
         client = self.clients.get(key)
@@ -390,12 +379,14 @@ class Broker:
     def cancelled(self, number: int, now: float) -> None:
         """The backend's cancel is settled: PostgreSQL has delivered it, or it failed; it cannot hit anything later."""
         if (backend := self.backends.get(number)) is not None:
+            self.agenda.now = now
             self.runs.cancelled(backend, now)
             self.settling.settle(now)
 
     def looked(self, number: int, is_at_work: bool, now: float) -> None:
         """Another connection asked whether the server is at work for the backend; False also if it could not ask."""
         if (backend := self.backends.get(number)) is not None:
+            self.agenda.now = now
             self.runs.looked(backend, is_at_work, now)
             self.settling.settle(now)
 

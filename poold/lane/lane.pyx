@@ -19,7 +19,8 @@ from libc.stdlib cimport free, malloc
 from client.lane.octets cimport HEAD, LONG, SHORT_HEAD, get64
 from poold.lane.messages cimport MOST_STEPS, Message, are_values, read_message
 from poold.lane.pipelines cimport Pipelines
-from poold.lane.records cimport Fleet, Flight, Lent, Limits, Line, Way
+from poold.lane.lines cimport Limits, Line
+from poold.lane.records cimport Fleet, Flight, Lent, Way
 from poold.lane.sockets cimport MSG_DONTWAIT, epoll_event, epoll_wait, is_nothing_yet, lane_clock, recv
 
 from poold.core.records.flow import MAX_MESSAGE_BYTES, TICK_SECONDS
@@ -35,8 +36,7 @@ cdef enum:
     AT_ONCE = 256  # events taken in one go
     ROOM = 16384  # bytes received at once from a client, so that the others have their turn
 
-# What runs or waits for too long is looked for every TICK, and becomes the core's a tick ahead.
-cdef double TICK = TICK_SECONDS
+cdef double TICK = TICK_SECONDS  # so often what runs or waits for too long is looked for, and a tick ahead
 cdef double KEPT = 1.0  # how long backends are kept that nobody uses
 cdef double STAY = 0.003  # how long events are waited for in a row, while there is nothing else to do
 cdef long LONGEST_MESSAGE = MAX_MESSAGE_BYTES
@@ -53,7 +53,7 @@ cdef class Lane:
     cdef dict ways, fleets  # by key; by group
     cdef char *into
     cdef double used  # when a request came last, about
-    cdef bint is_ticking, is_uneven  # uneven: in some groups requests wait here for longer than in others
+    cdef bint is_ticking
 
     def __cinit__(self):
         self.into = <char *>malloc(ROOM)
@@ -91,12 +91,11 @@ cdef class Lane:
 
     def lend(self, int descriptor, backend, wire, double now):
         """Take a backend that rests; wire knows what is prepared there."""
-        cdef Fleet fleet = self._fleet(backend.group)
-        cdef Lent lent = Lent(descriptor, backend, wire, fleet)
+        cdef Lent lent = Lent(descriptor, backend, wire, self._fleet(backend.group))
         self.pipelines.lent[lent.number] = lent
         self._own(descriptor, lent)
-        fleet.count += 1
-        for way in fleet.queries:
+        lent.fleet.count += 1
+        for way in lent.fleet.queries:
             (<Way>way).load()  # the core has run one of them
         self._begin_turn(now)
         self._work()
@@ -157,18 +156,17 @@ cdef class Lane:
     def reconfigured(self):
         """Go by the configuration as it is from here on, and forget what is of removed groups."""
         self.limits.load()
-        for way in [each for each in self.ways.values() if not (<Way>each).holds()]:
-            self._forget(way)
         self.fleets = {group: each for group, each in self.fleets.items() if (<Fleet>each).count or not group.is_removed}
         for fleet in self.fleets.values():
             (<Fleet>fleet).load(self.pipelines.lent.values())
+        for way in [each for each in self.ways.values() if not (<Way>each).holds()]:
+            self._forget(way)
         for line in [each for each in self.owners if type(each) is Line]:
             (<Line>line).fleet = None  # perhaps it may not use that group any more
 
     cdef Fleet _fleet(self, group):
         if group not in self.fleets:
             self.fleets[group] = Fleet(group)
-            self.is_uneven = len({(<Fleet>each).longest_wait for each in self.fleets.values()}) > 1
         return self.fleets[group]
 
     cdef _own(self, int descriptor, owner):
@@ -223,10 +221,11 @@ cdef class Lane:
                 self.pipelines.give_back(lent)
         self.fold(False)
         old = []
+        are_even = len({(<Fleet>each).longest_wait for each in self.fleets.values()}) < 2
         for flight in self.pipelines.waiting:
             if flight.is_waiting and now - flight.arrived > flight.way.fleet.longest_wait - TICK:
                 old.append(flight)
-            elif flight.is_waiting and not self.is_uneven:
+            elif flight.is_waiting and are_even:
                 break
         if old:
             self.pipelines.hand_over_waiting(old)

@@ -2,7 +2,8 @@
 
 from poold.lane.answers cimport StatementAnswer
 from poold.lane.messages cimport Message
-from poold.lane.records cimport Fleet, Flight, Lent, Line, Way
+from poold.lane.lines cimport Line
+from poold.lane.records cimport Fleet, Flight, Lent, Way
 
 
 cdef class Pipelines:

@@ -14,7 +14,8 @@ from poold.lane.answers cimport NOT_WHOLE, StatementAnswer, read_answer
 from client.lane.octets cimport HEAD, set32, write_frame_head
 from poold.lane.messages cimport MOST_STEPS, Message, read_message
 from poold.lane.replies cimport REPLY_HEAD, RESULT_HEAD, write_reply
-from poold.lane.records cimport Fleet, Flight, Lent, Line, Way, leave_out
+from poold.lane.lines cimport Line
+from poold.lane.records cimport Fleet, Flight, Lent, Way, leave_out
 from poold.lane.sockets cimport MSG_DONTWAIT, MSG_NOSIGNAL, is_nothing_yet, recv, send
 
 from client.wire import limits

@@ -3,6 +3,7 @@
 What is counted here is told to the core's records by `fold`, from time to time and before somebody looks.
 """
 
+from poold.lane.lines cimport Line
 from poold.lane.messages cimport MOST_STEPS
 from poold.lane.queue cimport Queue
 
@@ -58,20 +59,6 @@ cdef class Flight:
     cdef long long rows  # how many it has returned or changed
 
 
-cdef class Line:
-    cdef int descriptor
-    cdef bint is_hot
-    cdef readonly double heard
-    cdef readonly object peer, client
-    cdef object process  # whose turn it is when a request waits
-    cdef dict requests  # its client's
-    cdef bint _is_shared
-    cdef Py_buffer _memory
-    cdef unsigned long long _nowhere
-    cdef unsigned long long *begun  # `core.records.client.Client.begun`, if that is memory
-    cdef Fleet fleet  # of the last request; its client may use it and has done so
-
-
 cdef class Lent:
     cdef int descriptor
     cdef readonly int number
@@ -99,16 +86,6 @@ cdef class Lent:
     cdef fold(self)
 
 
-cdef class Limits:
-    cdef object broker
-    cdef int most_requests
-    cdef long most_bytes
-    cdef readonly long most_of_all  # bytes of all clients' requests in the core
-
-    cdef load(self)
-    cdef bint has_room(self, client) except -1
-
-
 cdef class Fleet:
     cdef object group, stats, statements
     cdef Queue queue
@@ -116,6 +93,7 @@ cdef class Fleet:
     cdef int count  # of backends
     cdef int depth, sharing_depth
     cdef long most, most_waiting
+    cdef bint is_watched_closely  # all of its requests are the core's
     cdef bint shows_tags  # whether a request that has a tag is the core's
     cdef double longest_wait, patience  # in seconds; a request that waits for longer is the core's
     cdef bint is_poked  # the next backend that rests is to be given back

@@ -1,6 +1,5 @@
 """What the lane keeps of flows, requests, clients and backends, beside the core's own records."""
 
-from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdlib cimport free, malloc, realloc
 
@@ -12,7 +11,7 @@ from client.wire.codec import decode_request
 from poold.core.effects import Bind
 from poold.core.pools.group import SHARING
 from poold.core.pools.routing import whose_turn
-from poold.core.records.flow import MAX_MESSAGE_BYTES
+from poold.core.requests.flows import is_watched_closely
 from poold.core.statements import statement as statements
 from poold.core import tallies
 from poold.core.stats import BOUNDS, Use
@@ -100,7 +99,7 @@ cdef class Way:
 
     cdef bint holds(self) except -1:
         """Whether it is as it was taught: names mean what they did, and its statements are to be prepared."""
-        if self.generation != self.fleet.statements.generation:
+        if self.generation != self.fleet.statements.generation or self.fleet.is_watched_closely:
             return False
         for statement in self.clients:
             if statement.state is not PREPARED:  # nor is one that was forgotten
@@ -223,29 +222,6 @@ cdef class Flight:
         return tuple(commands)
 
 
-cdef class Line:
-    """The connection of one client. It is hot while nothing but whole messages comes and all replies are taken."""
-
-    def __init__(self, int descriptor, peer, client):
-        self.descriptor = descriptor
-        self.peer = peer
-        self.client = client
-        self.process = client.process
-        self.requests = client.requests
-        self.heard = client.heard
-        if PyObject_CheckBuffer(client.begun):
-            PyObject_GetBuffer(client.begun, &self._memory, PyBUF_WRITABLE)
-            self.begun = <unsigned long long *>self._memory.buf
-            self._is_shared = True
-        else:
-            self.begun = &self._nowhere
-        client.line = self
-
-    def __dealloc__(self):
-        if self._is_shared:
-            PyBuffer_Release(&self._memory)
-
-
 cdef class Lent:
     """A backend that is the lane's."""
 
@@ -330,27 +306,6 @@ cdef class Lent:
             self.requests = self.joined = 0
 
 
-cdef class Limits:
-    """What all clients together, and each of them, may have in the core and in the lane, as configured."""
-
-    def __init__(self, broker):
-        self.broker = broker
-        self.load()
-
-    cdef load(self):
-        """Take them from the configuration."""
-        config = self.broker.config.broker
-        self.most_requests = config.max_client_requests
-        self.most_bytes = config.max_client_bytes
-        self.most_of_all = self.broker.admission.most_bytes
-
-    cdef bint has_room(self, client) except -1:
-        """Whether a client that waits for replies may have one request more."""
-        cdef Py_ssize_t count = len(client.requests)
-        bytes_then = client.bytes + MAX_MESSAGE_BYTES * (count + 1)
-        return not (0 < self.most_requests <= count or 0 < self.most_bytes < bytes_then)
-
-
 cdef class Fleet:
     """The backends of one group that are the lane's, by pool: at rest, and running."""
 
@@ -374,6 +329,7 @@ cdef class Fleet:
         self.longest_wait = min(LONGEST_WAIT, config.queue_timeout / 2)
         self.shows_tags = config.show_tags != "off"
         self.patience = PATIENCE
+        self.is_watched_closely = is_watched_closely(self.group)
         # What is to be logged must have become the core's by then.
         if config.log_long_wait:
             self.longest_wait = min(self.longest_wait, config.log_long_wait)

@@ -15,6 +15,8 @@ from client.wire.messages import (
     TX_ACTIVE,
     TX_NONE,
     VERSION,
+    Answer,
+    Ask,
     Failure,
     ResultMessage,
     TransactionMessage,
@@ -75,6 +77,8 @@ class FakeChannel:
 
     def call(self, message: Any, patience: float | None = None, go_on: Any = None) -> Any:
         decode_request(encode(message))
+        if isinstance(message, Ask) and message.what == "groups":
+            return Answer(message.request, dict(self.welcome.groups))
         self.sent.append(_with_steps(message))
         self.patience.append(patience)
         reply = self.answer(message)

@@ -32,7 +32,7 @@ class Lease:
     begins: bool = False  # its first request begins a transaction
     backend: Backend | None = None
     began: float = 0.0  # when it was given its backend
-    tag: str = ""  # of the request that opened it, and its origin
+    tag: str = ""  # of its last request that had one, and the origin of the one that opened it
     origin: bytes = b""
     requests: int = 0  # that have begun on its backend
     idle: float = 0.0  # how long its backend has waited for the client so far
@@ -42,8 +42,7 @@ class Lease:
     is_altered: bool = False
     # A statement ran after whose commit names may mean something else.
     outdates: bool = False
-    # Of its last request, for whoever looks at an open lease that runs nothing.
-    tag: str = ""
+    # That ran last, for whoever looks at an open lease that runs nothing.
     statement: Statement | None = None
     # Requests of this lease that wait behind the one that runs, in order of arrival.
     pending: deque[Request] = field(default_factory=deque)

@@ -22,7 +22,7 @@ class Flows:
     def learn(self, request: Request, now: float) -> bool:
         """The request has ended well: whether the lane would run another one like it now."""
         flow: Flow | None = None
-        if request.is_shown or _is_watched_closely(request.group):
+        if request.is_shown or is_watched_closely(request.group):
             return False
         if request.size > MAX_MESSAGE_BYTES:
             return False
@@ -70,7 +70,7 @@ class Flows:
         return flow
 
 
-def _is_watched_closely(group: Group) -> bool:
+def is_watched_closely(group: Group) -> bool:
     """Whether more of what its requests take is to be logged than the lane would notice."""
     config = group.config
     return 0 < config.log_slow < TICK_SECONDS or 0 < config.log_long_wait < TICK_SECONDS
