@@ -68,7 +68,7 @@ class Reloading:
     def begin(self, tell: Callable[[Told], None]) -> None:
         """Read the configuration again, and then tell what came of it."""
         if self._source is None:
-            log.warning("configuration not reloaded: %s", NO_FILE)
+            log.warning("configuration not reloaded reason=%s", NO_FILE)
             self._about(True)
             self._about(False)
             tell(plain_failure("usage", NOT_EXECUTED, f"not reloaded: {NO_FILE}"))
@@ -134,8 +134,11 @@ def _told(source: Source, changes: list[Change], same: list[str], warnings: list
     for warning in warnings:
         log.warning("password exposed reason=%s", warning)
     for change in changes:
-        values = f" from={change.before!r} to={change.after!r}" if change.is_shown and change.key else ""
-        log.info("configuration changed key=%s%s result=%s", in_words(change), values, change.result)
+        key, before, after = in_words(change), change.before, change.after
+        if change.is_shown and change.key:
+            log.info("configuration changed key=%s from=%r to=%r result=%s", key, before, after, change.result)
+        else:
+            log.info("configuration changed key=%s result=%s", key, change.result)
     waiting = sum(change.result == NEEDS_RESTART for change in changes)
     log.info("configuration reloaded source=%s changes=%d needing_restart=%d", source.name, len(changes), waiting)
     return {
