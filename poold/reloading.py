@@ -136,7 +136,7 @@ def _told(source: Source, changes: list[Change], same: list[str], warnings: list
     for change in changes:
         key, before, after = in_words(change), change.before, change.after
         if change.is_shown and change.key:
-            log.info("configuration changed key=%s from=%r to=%r result=%s", key, before, after, change.result)
+            log.info("configuration changed key=%s from=%s to=%s result=%s", key, before, after, change.result)
         else:
             log.info("configuration changed key=%s result=%s", key, change.result)
     waiting = sum(change.result == NEEDS_RESTART for change in changes)
