@@ -1,9 +1,10 @@
 """Event scripts of cancels on a backend that several share: whom one hits, and when the next one's turn has come."""
 
+import pytest
 from units import SHORT, answer, completion, running, sharing
 from world import OK, World, failure
 
-from client.wire.messages import Failure
+from client.wire.messages import TX_ACTIVE, TX_FAILED, TX_NONE, Commit, Failure, ResultMessage, Rollback
 from poold.core import effects
 from poold.core.requests.runs import CANCEL_TIMEOUT
 from poold.core.state import BackendState as S
@@ -127,3 +128,82 @@ def test_a_cancel_that_never_settles_is_not_the_neighbours_fault() -> None:
     world.pass_time(CANCEL_TIMEOUT + 0.1)
     answer(world, backend, fails=SHORT, error=failure("57014"))
     assert not world.is_answered(second), "the cancel was meant for the other one: it runs again"
+
+
+def in_transaction(has_lane: bool, **settings: int) -> tuple[World, int]:
+    """A world with a transaction, lease 1, in which nothing runs; and its backend."""
+    world = World(**settings)
+    world.broker.agenda.has_lane = has_lane
+    world.client()
+    return world, world.begin(1)
+
+
+ENDS = pytest.mark.parametrize("verb", [Commit, Rollback])
+LANES = pytest.mark.parametrize("has_lane", [False, True])
+
+
+@ENDS
+@LANES
+def test_an_end_that_waits_behind_the_settling_of_a_cancel_is_not_cancelled(
+    verb: type[Commit] | type[Rollback], has_lane: bool
+) -> None:
+    world, backend = in_transaction(has_lane)
+    statement = world.query(group="tx", lease=1)
+    world.broker.cancel(1, statement, world.now)
+    world.complete(backend, TX_FAILED, failure("57014", TX_FAILED))
+    end = world.end(verb, 1)
+    assert world.state(backend) is S.SETTLING
+    world.broker.cancel(1, end, world.now)
+    assert not world.is_answered(end)
+    world.broker.cancelled(backend, world.now)
+    assert running(world, backend) == [end]
+    world.complete(backend, TX_NONE, command="ROLLBACK")
+    reply = world.reply_to(end)
+    assert reply.transaction == TX_NONE
+    assert (type(reply) is ResultMessage) == (verb is Rollback), "a COMMIT that rolls back is told so"
+    assert len(world.taken(effects.Cancel)) == 1
+
+
+@ENDS
+@LANES
+def test_an_end_that_waits_behind_a_statement_is_not_cancelled(
+    verb: type[Commit] | type[Rollback], has_lane: bool
+) -> None:
+    world, backend = in_transaction(has_lane)
+    statement = world.query(group="tx", lease=1)
+    end = world.end(verb, 1)
+    world.broker.cancel(1, end, world.now)
+    assert not world.is_answered(end)
+    assert world.taken(effects.Cancel) == [], "nor is the statement"
+    world.complete(backend, TX_ACTIVE)
+    assert isinstance(world.reply_to(statement), ResultMessage)
+    assert running(world, backend) == [end]
+    world.complete(backend, TX_NONE, command=verb.__name__.upper())
+    assert isinstance(world.reply_to(end), ResultMessage)
+
+
+@ENDS
+@LANES
+def test_an_end_that_runs_is_not_cancelled(verb: type[Commit] | type[Rollback], has_lane: bool) -> None:
+    world, backend = in_transaction(has_lane)
+    end = world.end(verb, 1)
+    assert running(world, backend) == [end]
+    world.broker.cancel(1, end, world.now)
+    world.pass_time(CANCEL_TIMEOUT)
+    assert world.taken(effects.Cancel) == []
+    world.complete(backend, TX_NONE, command=verb.__name__.upper())
+    assert isinstance(world.reply_to(end), ResultMessage)
+    assert world.state(backend) is S.IDLE
+
+
+@LANES
+def test_an_end_behind_the_statement_that_opens_its_lease_ends_with_that_one(has_lane: bool) -> None:
+    world, _ = in_transaction(has_lane, max_size=1)
+    opening = world.query(group="tx", lease=2, begin=True)
+    end = world.end(Rollback, 2)
+    world.broker.cancel(1, end, world.now)
+    assert not world.is_answered(end)
+    assert not world.is_answered(opening)
+    world.broker.cancel(1, opening, world.now)
+    assert failed(world, opening).outcome == "not executed"
+    assert isinstance(world.reply_to(end), ResultMessage)

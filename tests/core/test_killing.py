@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from world import World, failure
 
-from client.wire.messages import TX_ACTIVE, TX_NONE, Commit, Failure, ResultMessage
+from client.wire.messages import TX_ACTIVE, TX_NONE, Commit, Failure, ResultMessage, Rollback
 from poold.core import effects
 from poold.core.state import BackendState as S
 
@@ -107,6 +107,19 @@ def test_a_commit_is_not_ended() -> None:
         assert told.message == "a COMMIT runs, and is not ended: what it does cannot be taken back"
     made.complete(backend, TX_NONE, command="COMMIT")
     assert isinstance(made.reply_to(commit), ResultMessage)
+
+
+@pytest.mark.parametrize("verb", [Commit, Rollback])
+def test_an_end_that_waits_is_not_taken_from_its_transaction(verb: type[Commit] | type[Rollback]) -> None:
+    made = world()
+    backend = made.begin(1)
+    made.query(group="tx", lease=1)
+    end = made.end(verb, 1)
+    assert f"a {verb.__name__.upper()} waits" in kill(made, request=f"1/{end}").message
+    assert not made.is_answered(end)
+    made.complete(backend, TX_ACTIVE)
+    made.complete(backend, TX_NONE, command=verb.__name__.upper())
+    assert isinstance(made.reply_to(end), ResultMessage)
 
 
 def test_a_client_is_disconnected_and_what_waits_is_answered_first() -> None:

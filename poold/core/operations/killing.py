@@ -12,7 +12,7 @@ from poold.core.effects import Drop
 from poold.core.operations.selection import NotPossible, arguments_of
 from poold.core.records.client import Client
 from poold.core.records.lease import Lease
-from poold.core.records.request import Request, Verb
+from poold.core.records.request import Request
 from poold.core.requests.runs import Runs
 from poold.core.requests.waiting import Waiting
 from poold.core.state import CANCELLED, RUNNING, RequestState
@@ -94,6 +94,8 @@ class Killing:
 
     def _end_request(self, request: Request, now: float) -> None:
         """End the request: it gets its one reply, which says who has ended it."""
+        if request.is_ending and request.is_waiting:
+            raise NotPossible(f"a {request.verb.name} waits, and will end its transaction; end the lease instead")
         _refuse_what_cannot_end(request)
         if request.is_waiting:
             request.group.stats.withdrawn += 1
@@ -134,7 +136,7 @@ def _number(text: str) -> int:
 
 
 def _refuse_what_cannot_end(request: Request) -> None:
-    if request.verb in (Verb.COMMIT, Verb.ROLLBACK) and not request.is_waiting:
+    if request.is_ending and not request.is_waiting:
         raise NotPossible(f"a {request.verb.name} runs, and is not ended: what it does cannot be taken back")
     if request.state is RequestState.IN_DOUBT:
         raise NotPossible("the request waits to hear what became of its COMMIT; nothing runs that could be ended")

@@ -133,6 +133,11 @@ class Request:
         self.state = RequestState.ARRIVED
 
     @property
+    def is_ending(self) -> bool:
+        """Whether it ends its lease's transaction: nobody can cancel it, neither while it waits nor while it runs."""
+        return self.verb is Verb.COMMIT or self.verb is Verb.ROLLBACK
+
+    @property
     def is_waiting(self) -> bool:
         """Whether it has not begun, or waits to begin once more."""
         return self.state < RUNNING

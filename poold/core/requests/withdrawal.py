@@ -20,7 +20,13 @@ class Withdrawal:
         self._runs = runs
 
     def withdraw(self, request: Request, now: float) -> None:
-        """The client withdraws the request, which still gets its one reply."""
+        """The client withdraws the request, which still gets its one reply.
+
+        COMMIT and ROLLBACK of a lease go on also if they wait, behind a statement whose own cancel is not settled yet,
+        say. A rollback() that fails would leave the transaction open, for a later commit() to commit.
+        """
+        if request.is_ending:
+            return
         request.group.stats.withdrawn += 1
         if request.is_waiting:
             self._waiting.discard(request, failures.withdrawn())
