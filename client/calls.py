@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 
 from client.channels.attempts import Attempts
 from client.channels.begun import Begun
-from client.channels.channel import Channel, GoOn
+from client.channels.channel import Channel
+from client.channels.conversing import GoOn
 from client.channels.hello import ask_for_groups
 from client.channels.registry import forget_free, give_back
 from client.errors import DBConnectionError, DBError, UnconfiguredGroupError

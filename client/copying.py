@@ -15,6 +15,7 @@ from __future__ import annotations
 import codecs
 import io
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import index
 from typing import Any
@@ -49,6 +50,8 @@ from client.wire.messages import (
 PIECE_BYTES = 32768
 # What a message has besides its piece.
 _OVERHEAD_BYTES = 64
+# A source's data is sent after so many seconds, however little it is.
+_SEND_AFTER = 0.05
 # The client says that it has taken data each time it was so much.
 _TELL_FROM = COPY_WINDOW // 8
 _COPY = re.compile(BLANKS + rb"copy\b", re.IGNORECASE)
@@ -223,6 +226,7 @@ class _Sending:
         self.is_complete = False  # the end was sent
         self._blocks = blocks
         self._rest = memoryview(b"")  # of the last block
+        self._is_over = False  # the source has no more
         self._room = COPY_WINDOW
         self._request = 0
         self._most = PIECE_BYTES
@@ -231,31 +235,34 @@ class _Sending:
         """The request has this number, and a message at most so many bytes of data."""
         self._request, self._most = request, max(1, min(PIECE_BYTES, most))
 
-    def go_on(self, told: UnderWay) -> Iterator[ToBroker]:
-        """Yield what follows on a message of the broker's."""
+    def go_on(self, told: UnderWay) -> Iterator[ToBroker | None]:
+        """Yield what follows on a message of the broker's, and None each time the source was at work."""
         if isinstance(told, CopyWanted):
             self._room += told.size
         while self._room and not self.is_complete and self.error is None:
-            if not self._rest and not self._next_block():
-                if self.error is None:
-                    self.is_complete = True
-                    yield CopyEnd(self._request, None)
-                else:
-                    text = f"{type(self.error).__name__}: {self.error}".replace("\0", "?")
-                    yield CopyEnd(self._request, text[:MAX_ERROR_CHARS])
-                return
-            piece = self._rest[: min(self._room, self._most)]
-            self._rest = self._rest[len(piece) :]
-            self._room -= len(piece)
-            yield CopyIn(self._request, bytes(piece))
+            if not self._rest:
+                self._next_block()
+                yield None
+            if self.error is not None:
+                text = f"{type(self.error).__name__}: {self.error}".replace("\0", "?")
+                yield CopyEnd(self._request, text[:MAX_ERROR_CHARS])
+            elif self._rest:
+                piece = self._rest[: min(self._room, self._most)]
+                self._rest = self._rest[len(piece) :]
+                self._room -= len(piece)
+                yield CopyIn(self._request, bytes(piece))
+            elif self._is_over:
+                self.is_complete = True
+                yield CopyEnd(self._request, None)
 
-    def _next_block(self) -> bool:
-        """Fetch more from the source; False if there is no more, or it failed."""
+    def _next_block(self) -> None:
+        """Fetch more from the source, if it has more and does not fail."""
         try:
-            self._rest = memoryview(next(self._blocks, b""))
+            block = next(self._blocks, None)
+            self._is_over = block is None
+            self._rest = memoryview(block or b"")
         except BaseException as error:  # noqa: BLE001  raised again when the COPY has ended
             self.error = error
-        return len(self._rest) > 0
 
 
 class _Receiving:
@@ -276,8 +283,8 @@ class _Receiving:
         """The request has this number."""
         self._request = request
 
-    def go_on(self, told: UnderWay) -> Iterator[ToBroker]:
-        """Yield what follows on a message of the broker's."""
+    def go_on(self, told: UnderWay) -> Iterator[ToBroker | None]:
+        """Yield what follows on a message of the broker's, and None each time the sink was at work."""
         if not isinstance(told, CopyOut):
             return
         if self.error is None:
@@ -287,6 +294,7 @@ class _Receiving:
             except BaseException as error:  # noqa: BLE001  raised again when the COPY has ended
                 self.error = error
                 yield CancelRequest(self._request)
+            yield None
         self._taken += len(told.data)
         if self._taken >= _TELL_FROM:
             taken, self._taken = self._taken, 0
@@ -347,7 +355,10 @@ def _is_text(file: Any) -> bool:
 
 
 def _blocks(source: Any, size: int) -> Iterator[bytes]:
-    """Return the source's data, in blocks of about so many bytes if it comes in smaller ones; none is empty."""
+    """Return the source's data, in blocks of about so many bytes if it comes fast in smaller ones.
+
+    A block may be empty: the source was at work and gave nothing.
+    """
     if isinstance(source, (bytes, bytearray, memoryview, str)):
         return iter((_as_bytes(source),))
     if callable(getattr(source, "read", None)):
@@ -366,11 +377,13 @@ def _of_file(file: Any, size: int) -> Iterator[bytes]:
 
 def _joined(parts: Iterable[Any], size: int) -> Iterator[bytes]:
     block = bytearray()
+    until = time.monotonic() + _SEND_AFTER
     for part in parts:
         block += _as_bytes(part)
-        if len(block) >= size:
+        if len(block) >= size or time.monotonic() >= until:
             yield bytes(block)
             block.clear()
+            until = time.monotonic() + _SEND_AFTER
     if block:
         yield bytes(block)
 

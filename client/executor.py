@@ -7,8 +7,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from client.channels.begun import Begun
-from client.channels.channel import TRUSTED_FOR, Channel
+from client.channels.channel import Channel
 from client.channels.registry import FREE_KEPT, channel_to, free_channels, give_back, new_channel
+from client.channels.timeouts import TRUSTED_FOR
 from client.compiled import load
 from client.copying import CopyingCalls
 from client.errors import DBError, UsageError

@@ -51,7 +51,7 @@ class Crowd:
     def answer(self, place: int) -> Result | DBError:
         """What became of one question."""
         try:
-            reply = self._channels[place]._reply_to(self._requests[place], PATIENCE)
+            reply = self._channels[place].reply_to(self._requests[place], PATIENCE)
         except DBError as error:
             return error
         return error_from(reply) if isinstance(reply, Failure) else Result(reply)

@@ -21,16 +21,16 @@ import os
 import socket
 import time
 import weakref
-from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from client.channels.begun import Begun
-from client.channels.ends import no_answer, no_handshake, not_answered, not_sent, tells_of_unread
+from client.channels.conversing import GoOn, conversed
+from client.channels.ends import goodbye, no_answer, no_handshake, not_answered, not_sent, tells_of_unread
 from client.channels.forks import let_go_after_fork
 from client.channels.hello import greet
 from client.channels.ledger import NOTHING_SHARED, shared
 from client.channels.sockets import PlainSocket, connected
-from client.channels.timeouts import CONNECT_TIMEOUT, GONE_AFTER, PING_AFTER, WELCOME_TIMEOUT
+from client.channels.timeouts import CONNECT_TIMEOUT, GONE_AFTER, PING_AFTER, TRUSTED_FOR, WELCOME_TIMEOUT
 from client.compiled import load
 from client.errors import UNSERVED, DBError, UsageError, connection_error, error_from
 from client.interruptions import is_own
@@ -49,20 +49,14 @@ from client.wire.messages import (
     ToBroker,
     ToClient,
     TransactionResult,
-    UnderWay,
     Welcome,
     plain_failure,
 )
 from client.wire.zmtp import PING, ZmtpConnection, ZmtpError, ZmtpRefused, frame, frame_head
 
-# For so many seconds after a message from the broker it is assumed to be there still; to look costs a system call per
-# request. If the assumption is wrong, the request itself fails.
-TRUSTED_FOR = 0.01
 RECEIVE_BYTES = 65536
 # From this size on a copy of the request costs more than another system call.
 COPY_BELOW = 65536
-# What a message ahead of a request's reply leads to: messages to send.
-GoOn = Callable[[UnderWay], Iterable[ToBroker]]
 
 if TYPE_CHECKING:
     _Fields = object
@@ -139,8 +133,8 @@ class Channel(_Fields):
 
         patience bounds sending and waiting together, in seconds; the broker enforces its own limits, so patience only
         has to cover a broker that hangs. If a request that may have been sent ends without its reply, the channel is
-        closed and the broker withdraws the request. Exceptions of signal handlers pass unchanged. Of a
-        COPY, what go_on returns for each message ahead of the reply is sent.
+        closed and the broker withdraws the request. Exceptions of signal handlers pass unchanged. go_on is for a COPY,
+        as in `client.channels.conversing`.
         """
         request = message[0]
         reply: ResultMessage | TransactionResult | Answer | Failure | None
@@ -149,19 +143,19 @@ class Channel(_Fields):
                 self.close()  # an earlier call was interrupted before it could close the channel
             if isinstance(message, Begun):
                 self._go_on(message)
-                reply = self._reply_to(request, patience)
+                reply = self.reply_to(request, patience)
             elif go_on is not None:
-                reply = self._conversed(message, patience, go_on)
+                reply = conversed(self, message, patience, go_on)
             elif patience is None:
                 self.send(message)
                 # The hot path: the reply comes alone and whole.
                 reply = self._quick_reply(request)
                 if reply is None:
-                    reply = self._reply_to(request, None)
+                    reply = self.reply_to(request, None)
             else:
                 deadline = time.monotonic() + patience
                 self.send(message, deadline)
-                reply = self._reply_to(request, patience, deadline)
+                reply = self.reply_to(request, patience, deadline)
             self._answered = request
         except BaseException:
             if self._asked != self._answered:
@@ -170,15 +164,6 @@ class Channel(_Fields):
         if type(reply) is Failure:
             raise self._own(error_from(reply))
         return reply  # type: ignore[return-value]  # no Failure
-
-    def _conversed(self, message: Any, patience: float | None, go_on: GoOn) -> Any:
-        """Send the request and what go_on returns for each message ahead of its reply; return the reply."""
-        deadline = None if patience is None else time.monotonic() + patience
-        self.send(message, deadline)
-        while isinstance(reply := self._reply_to(message[0], patience, deadline), UnderWay):
-            for each in go_on(reply):
-                self.send(each, deadline)
-        return reply
 
     def _quick_reply(self, request: int) -> ResultMessage | TransactionResult | Answer | Failure | None:
         """Return the reply if it comes next and in one piece; else keep what came and return None."""
@@ -289,36 +274,49 @@ class Channel(_Fields):
         self._is_broken = True
         raise self._own(not_sent(self.address, error, is_more)) from None
 
-    def _reply_to(self, request: int, patience: float | None, deadline: float | None = None) -> Any:
-        """Return the reply with this number; skip late replies to requests given up earlier."""
+    def reply_to(self, request: int, patience: float | None, deadline: float | None = None) -> Any:
+        """Return the next message about this request; skip late replies to requests given up earlier."""
         if deadline is None and patience is not None:
             deadline = time.monotonic() + patience
         while True:
             reply = self.next_reply(deadline)
             if reply is None:
                 raise self._own(no_answer(self.address, patience or 0.0))
-            if isinstance(reply, Welcome):
-                continue
-            if reply.request == request:
+            if self._is_about(request, reply):
                 return reply
-            if isinstance(reply, Failure) and reply.request == 0:
-                self._is_broken = True
-                if reply.kind == "connection":
-                    # The broker ends the conversation, and does not say what became of the request.
-                    reply = reply._replace(outcome=UNKNOWN)
-                raise self._own(error_from(reply))
+
+    def replies_here(self, request: int) -> list[Any]:
+        """Return the messages about this request that have come; a silence counts from here on."""
+        while self._receive(None, 0.0) and not self._is_broken:
+            pass
+        self._heard = time.monotonic()
+        found: list[Any] = []
+        while self._zmtp.inbox or (self._is_broken and not found):
+            reply = self.next_reply(None)
+            if self._is_about(request, reply):
+                found.append(reply)
+        return found
+
+    def _is_about(self, request: int, reply: Any) -> bool:
+        """Whether the message is about this request; raises what the broker says of the conversation as a whole."""
+        if isinstance(reply, Welcome):
+            return False
+        if isinstance(reply, Failure) and reply.request == 0:
+            self._is_broken = True
+            raise self._own(goodbye(reply))
+        return bool(reply.request == request)
 
     def next_reply(self, deadline: float | None) -> ToClient | None:
-        """Return the next message from the broker, None at the deadline."""
+        """Return the next message from the broker, None at the deadline if none has come until it is looked for."""
         inbox = self._zmtp.inbox
         while not inbox:
-            if deadline is not None and time.monotonic() >= deadline:
-                return None
-            self._receive(deadline)
+            has_come = self._receive(deadline)  # also behind the deadline: it may have come while this process slept
             if self._is_broken and not inbox:
                 is_unread = not self._asked or (self._is_unread and self._asked != self._spoke_in)
                 has_not_begun = self._is_over and self._ledger.has_not_begun(self._asked)
                 raise self._own(not_answered(self.address, is_unread, has_not_begun))
+            if not has_come and deadline is not None and time.monotonic() >= deadline:
+                return None
         return self._decoded(inbox.popleft() or b"")
 
     def _decoded(self, payload: bytes) -> ToClient:
@@ -328,20 +326,22 @@ class Channel(_Fields):
             self._is_broken = True
             raise self._own(error_from(plain_failure("protocol", UNKNOWN, str(error)))) from error
 
-    def _receive(self, deadline: float | None) -> None:
-        """Take what comes within PING_AFTER or until the deadline, if anything does."""
-        wait = PING_AFTER if deadline is None else min(PING_AFTER, max(0.001, deadline - time.monotonic()))
+    def _receive(self, deadline: float | None, most: float = PING_AFTER) -> bool:
+        """Take what comes within so many seconds, and until the deadline; return whether anything did."""
+        wait = most if deadline is None else min(most, max(0.001, deadline - time.monotonic()))
         try:
             data = self._socket.receive(RECEIVE_BYTES, wait)
         except OSError as error:
             if not is_own(error):
                 raise
             if isinstance(error, BlockingIOError):
-                self._break_silence()
-                return
+                if most:
+                    self._break_silence()
+                return False
             self._is_unread = tells_of_unread(self.address, error)
             data = b""
         self._take(data)
+        return bool(data)
 
     def _take(self, data: bytes) -> bool:
         """Hand received bytes to ZMTP; return False if the connection has ended (no bytes)."""

@@ -1,8 +1,8 @@
 """What a client says of a request whose broker went away: how far the request had come, and so what may have run."""
 
-from client.errors import DBError, connection_error, unserved
+from client.errors import DBError, connection_error, error_from, unserved
 from client.wire.address import ipc_path
-from client.wire.messages import NOT_EXECUTED, UNKNOWN
+from client.wire.messages import NOT_EXECUTED, UNKNOWN, Failure
 
 
 def not_sent(address: str, error: OSError, is_more: bool) -> DBError:
@@ -35,6 +35,14 @@ def not_answered(address: str, is_unread: bool, has_not_begun: bool = False) -> 
 def no_answer(address: str, patience: float) -> DBError:
     """The error of a request that the broker has, and did not answer in so many seconds."""
     return connection_error(f"broker at {address} did not answer within {patience:g} s; the statement may have run")
+
+
+def goodbye(failure: Failure) -> DBError:
+    """The error of a request during which the broker ends the conversation, as the failure says.
+
+    It does not say what became of the request.
+    """
+    return error_from(failure._replace(outcome=UNKNOWN) if failure.kind == "connection" else failure)
 
 
 def no_handshake(address: str) -> DBError:

@@ -12,3 +12,6 @@ WELCOME_TIMEOUT = 10.0
 # gone.
 PING_AFTER = 10.0
 GONE_AFTER = 30.0
+# For so many seconds after a message from the broker it is assumed to be there still; to look costs a system call per
+# request. If the assumption is wrong, the request itself fails.
+TRUSTED_FOR = 0.01

@@ -52,7 +52,7 @@ def test_a_client_that_ends_with_an_answer_unread_is_noticed(start_broker: Start
         number = channel.next_request()
         channel.send(Query(number, "leases", 1, begin, b"SELECT 1", b"", b"", True, None, ""))
         if begin:
-            channel._reply_to(number, 10)
+            channel.reply_to(number, 10)
 
     ask(begin=True)
     ask(begin=False)

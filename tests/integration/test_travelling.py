@@ -183,7 +183,7 @@ def test_nobody_cancels_anothers_request_without_its_key(broker: Broker) -> None
         for key in (b"", bytes(CANCEL_KEY_BYTES), stranger.welcome.cancel_key, b"x" * 5):
             stranger.post(CancelRequest(request, key))
         stranger.call(Ask(stranger.next_request(), "ping"))
-        assert isinstance(victim._reply_to(request, 20), ResultMessage), "it ran to its end"
+        assert isinstance(victim.reply_to(request, 20), ResultMessage), "it ran to its end"
     finally:
         victim.close()
         stranger.close()
