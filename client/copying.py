@@ -13,21 +13,20 @@ effect, and the file's exception is raised.
 from __future__ import annotations
 
 import codecs
-import io
 import re
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from operator import index
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from client.calls import Calls, renewed
 from client.channels.channel import Channel
 from client.channels.registry import give_back
 from client.errors import DBError, UsageError
+from client.interruptions import noted
 from client.options import Settings, checked_priority, checked_read_only, packed_settings, patience
 from client.origins import Origin
 from client.values.blanks import BLANKS
 from client.values.copy_data import payloads
+from client.values.copy_files import blocks_of, takes_text, write_all
 from client.values.offline import render
 from client.values.result import Result
 from client.wire.limits import COPY_WINDOW, MAX_ERROR_CHARS, NO_SESSION
@@ -50,8 +49,6 @@ from client.wire.messages import (
 PIECE_BYTES = 32768
 # What a message has besides its piece.
 _OVERHEAD_BYTES = 64
-# A source's data is sent after so many seconds, however little it is.
-_SEND_AFTER = 0.05
 # The client says that it has taken data each time it was so much.
 _TELL_FROM = COPY_WINDOW // 8
 _COPY = re.compile(BLANKS + rb"copy\b", re.IGNORECASE)
@@ -87,7 +84,7 @@ class CopyingCalls(Calls):
         the time without data. priority and settings are `query`'s. An error of the data is psycopg2's and names the
         line.
         """
-        blocks = _blocks(source, PIECE_BYTES)
+        blocks = blocks_of(source, PIECE_BYTES)
         sending = _Sending(blocks)
         try:
             return self._copy(sending, statement, params, timeout, priority, settings, self._group)
@@ -244,8 +241,7 @@ class _Sending:
                 self._next_block()
                 yield None
             if self.error is not None:
-                text = f"{type(self.error).__name__}: {self.error}".replace("\0", "?")
-                yield CopyEnd(self._request, text[:MAX_ERROR_CHARS])
+                yield CopyEnd(self._request, _in_words(self.error))
             elif self._rest:
                 piece = self._rest[: min(self._room, self._most)]
                 self._rest = self._rest[len(piece) :]
@@ -276,7 +272,7 @@ class _Receiving:
             raise TypeError(f"sink is {sink!r:.200}; expected a file, or something else with write()")
         self.error: BaseException | None = None  # the program's own, raised by its sink
         self._sink = sink
-        self._decoder = codecs.getincrementaldecoder("utf-8")() if _is_text(sink) else None
+        self._decoder = codecs.getincrementaldecoder("utf-8")() if takes_text(sink) else None
         self._missing = self._taken = self._request = 0
 
     def begin(self, request: int, _most: int) -> None:
@@ -290,7 +286,7 @@ class _Receiving:
         if self.error is None:
             data, self._missing = payloads(told.data, self._missing)
             try:
-                _write_all(self._sink, data if self._decoder is None else self._decoder.decode(data))
+                write_all(self._sink, data if self._decoder is None else self._decoder.decode(data))
             except BaseException as error:  # noqa: BLE001  raised again when the COPY has ended
                 self.error = error
                 yield CancelRequest(self._request)
@@ -309,88 +305,19 @@ class _Receiving:
                 self.error = error
 
 
-def _write_all(sink: Any, data: bytes | str) -> None:
-    """Write all of it, in as many parts as the sink likes."""
-    is_raw = isinstance(sink, io.RawIOBase)
-    rest: Any = memoryview(data) if is_raw and isinstance(data, bytes) else data
-    while rest:
-        taken = sink.write(rest)
-        if taken is None and is_raw:
-            raise BlockingIOError("the sink's write() gave None: it takes nothing now; make it a file that blocks")
-        # What is no number says nothing of how much was taken, as None, or True of a function that has worked.
-        if isinstance(taken, bool) or not hasattr(taken, "__index__"):
-            if hasattr(taken, "__await__"):
-                raise TypeError(f"the sink's write() gave {taken!r:.200}, to be awaited; expected one that writes")
-            return
-        count = index(taken)
-        if count == 0:
-            raise BlockingIOError(
-                f"the sink's write() gave 0: it takes none of {_size(rest)}; make it a file that blocks, or return "
-                "how many it has taken, None for all"
-            )
-        if count < 0 or (count > len(rest) and not isinstance(rest, str)):
-            raise ValueError(
-                f"the sink's write() gave {count} for {_size(rest)}; expected how many of these it has taken, or None "
-                "for all"
-            )
-        rest = rest[count:]  # of text all, if the sink counts the bytes that it became
-
-
-def _size(data: Any) -> str:
-    return f"{len(data)} {'characters' if isinstance(data, str) else 'bytes'}"
+def _in_words(error: BaseException) -> str:
+    """The program's exception as PostgreSQL and the broker's log are told of it."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001  an exception's own code; the program still gets the exception itself
+        text = type(error).__name__
+    return text.replace("\0", "?")[:MAX_ERROR_CHARS].encode("utf-8", "replace").decode()
 
 
 def _noted(own: BaseException, failure: DBError | None) -> BaseException:
     """Return the program's own exception with a note that says what became of the COPY; failure is how it ended."""
     if failure is None:
-        own.add_note("the COPY had been executed when this ended the copying of its data")
+        noted(own, "the COPY had been executed when this ended the copying of its data")
     else:
-        own.add_note(f"the COPY ended by this has the outcome {failure.outcome!r} ({type(failure).__name__})")
+        noted(own, f"the COPY ended by this has the outcome {failure.outcome!r} ({type(failure).__name__})")
     return own
-
-
-def _is_text(file: Any) -> bool:
-    """Whether the file takes text: it is a text file, or a wrapper around one (of tempfile)."""
-    return isinstance(file, io.TextIOBase) or isinstance(getattr(file, "encoding", None), str)
-
-
-def _blocks(source: Any, size: int) -> Iterator[bytes]:
-    """Return the source's data, in blocks of about so many bytes if it comes fast in smaller ones.
-
-    A block may be empty: the source was at work and gave nothing.
-    """
-    if isinstance(source, (bytes, bytearray, memoryview, str)):
-        return iter((_as_bytes(source),))
-    if callable(getattr(source, "read", None)):
-        return _of_file(source, size)
-    if isinstance(source, Iterable):
-        return _joined(source, size)
-    raise TypeError(f"source is {source!r:.200}; expected a file, bytes, text, or an iterable of these")
-
-
-def _of_file(file: Any, size: int) -> Iterator[bytes]:
-    while (block := file.read(size)) is None or block:
-        if block is None:
-            raise BlockingIOError("the source's read() gave None: it has no data yet; make it a file that blocks")
-        yield _as_bytes(block)
-
-
-def _joined(parts: Iterable[Any], size: int) -> Iterator[bytes]:
-    block = bytearray()
-    until = time.monotonic() + _SEND_AFTER
-    for part in parts:
-        block += _as_bytes(part)
-        if len(block) >= size or time.monotonic() >= until:
-            yield bytes(block)
-            block.clear()
-            until = time.monotonic() + _SEND_AFTER
-    if block:
-        yield bytes(block)
-
-
-def _as_bytes(data: Any) -> bytes:
-    if isinstance(data, str):
-        return data.encode()
-    if isinstance(data, (bytes, bytearray, memoryview)):
-        return bytes(data)
-    raise TypeError(f"COPY's data has {data!r:.200}; expected bytes or text")

@@ -13,7 +13,7 @@ from client.channels.timeouts import TRUSTED_FOR
 from client.compiled import load
 from client.copying import CopyingCalls
 from client.errors import DBError, UsageError
-from client.interruptions import is_own
+from client.interruptions import is_own, noted
 from client.lease import ClientLease
 from client.options import (
     Settings,
@@ -296,7 +296,7 @@ class Executor(CopyingCalls):
         except DBError as second:
             if error is None or not is_own(second):
                 raise
-            error.add_note(f"rolling back after it failed as well: {second}")
+            noted(error, f"rolling back after it failed as well: {second}")
         finally:
             self._leave()
 

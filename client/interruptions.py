@@ -44,6 +44,15 @@ class suppressed:  # noqa: N801  a context manager's name, as contextlib.suppres
         return isinstance(error, self._kinds) and is_own(error)
 
 
+def noted(error: BaseException, text: str) -> None:
+    """Add a note to the program's exception, unless that keeps something else where Python has notes."""
+    try:
+        BaseException.add_note(error, text)
+    except (TypeError, AttributeError) as second:
+        if not is_own(second):
+            raise
+
+
 def imported_whole(name: str) -> ModuleType:
     """Return the module, imported where no signal handler's exception can arise.
 

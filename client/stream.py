@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, NoReturn, Self
 
 from client.errors import DBError, ResultTooLarge, TransactionLost, UsageError
 from client.executor import Executor
-from client.interruptions import is_own, suppressed
+from client.interruptions import is_own, noted, suppressed
 from client.lease import Call, ClientLease
 from client.options import DEFAULT_PRIORITY, Settings, checked_priority, packed_settings, patience
 from client.values.bind import bind
@@ -140,7 +140,7 @@ class Stream:
         except DBError as second:
             if error is None or not is_own(second):
                 raise
-            error.add_note(f"closing the stream after it failed as well: {second}")
+            noted(error, f"closing the stream after it failed as well: {second}")
 
     def _closed(self) -> UsageError:
         return UsageError("this stream has ended before its last row, by close() or an error; open another one")
@@ -391,4 +391,4 @@ class CursorOfItsOwn(Cursor):
             self._executor.give_up()
             if not is_own(second):
                 raise
-            error.add_note(f"rolling back after it failed as well: {second}")
+            noted(error, f"rolling back after it failed as well: {second}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
 from client.values import offline
+from client.values.copy_files import has_no_buffer, takes_text
 
 if TYPE_CHECKING:
     from client.dbapi.connection import Connection
@@ -57,10 +58,11 @@ class Copying:
     def _copy(self, statement: bytes, file: Any, reads: bool) -> None:
         self._check("copy_from" if reads else "copy_to")
         self._clear()
-        self._sent = statement, None
-        self._keep(self.noted(self.connection.copy, statement, file, reads))
+        self._sent, self._status = (statement, None), ""
+        self._keep(self.noted(self.connection.copy, statement, file if reads else _sink(file), reads))
 
     _sent: Any
+    _status: str | None
 
     def _check(self, what: str) -> None:
         raise NotImplementedError
@@ -74,6 +76,36 @@ class Copying:
 
     def _keep(self, result: Result, has_rows: bool = True) -> None:
         raise NotImplementedError
+
+
+class _Sink:
+    """A file to which all is written by one call, whatever that returns: psycopg2 does not look at it."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def write(self, data: bytes | str) -> None:
+        """Have the file write the data."""
+        told = self._file.write(data)
+        if isinstance(told, Coroutine):
+            told.close()
+            raise TypeError(f"the file's write() gave {told!r:.200}, to be awaited; expected one that writes")
+
+
+class _TextSink(_Sink):
+    """One that takes text."""
+
+    encoding = "utf-8"
+
+
+def _sink(file: Any) -> Any:
+    """Return what to write to instead of the file: a sink that takes all of a piece.
+
+    A file without a buffer is written to as it is. What it does not take psycopg2 would lose.
+    """
+    if has_no_buffer(file) or not callable(getattr(file, "write", None)):
+        return file
+    return (_TextSink if takes_text(file) else _Sink)(file)
 
 
 def _table_copy(table: str, columns: Iterable[str] | None, direction: str, sep: str, null: str) -> bytes:

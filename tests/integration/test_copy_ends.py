@@ -188,8 +188,9 @@ def test_a_pipe_that_is_full_and_does_not_block_is_an_error(db: Handler, bufferi
         (Sink(everything, lambda taken: len(taken) + 1), ValueError, r"gave \d+ for \d+ bytes; expected"),
         (Sink(everything, lambda _: -1), ValueError, r"gave -1 for \d+ bytes; expected"),
         (TextSink(everything, lambda _: -1), ValueError, r"gave -1 for \d+ characters; expected"),
+        (Sink(everything, lambda taken: float(len(taken))), ValueError, r"gave \d+\.0; expected a whole number"),
     ],
-    ids=["nothing", "raw-nothing", "text-nothing", "more", "fewer", "text-fewer"],
+    ids=["nothing", "raw-nothing", "text-nothing", "more", "fewer", "text-fewer", "no-whole-number"],
 )
 @pytest.mark.parametrize("name", ["default", "transactions"])
 def test_a_sink_that_takes_nothing_or_more_than_there_is_ends_the_copy(
@@ -234,6 +235,54 @@ def test_a_sources_error_says_what_became_of_the_copy(db: Handler) -> None:
             session.copy_in("COPY taken FROM STDIN", failing())
         assert session.query("SELECT count(*) FROM taken").scalar() == 0
     assert caught.value.__notes__ == ["the COPY ended by this has the outcome 'failed' (QueryCanceled)"]
+
+
+class WithoutNotes(Exception):
+    """An exception that keeps something else where Python has notes."""
+
+    __notes__ = "none"
+
+
+class WithoutWords(Exception):
+    """One that cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise LookupError("no words")
+
+
+@pytest.mark.parametrize(
+    "own", [WithoutNotes("no more"), WithoutWords(), ValueError("\ud800 \0")], ids=["notes", "words", "surrogates"]
+)
+def test_any_exception_of_a_file_reaches_the_program(db: Handler, own: Exception) -> None:
+    def failing(_: Any = None) -> Iterator[str]:
+        raise own
+
+    with db.session() as session:
+        session.query("CREATE TEMP TABLE taken (id integer)")
+        for call in (
+            lambda: session.copy_in("COPY taken FROM STDIN", (each for _ in (1,) for each in failing())),
+            lambda: session.copy_out(ROWS, Sink(everything, failing)),
+        ):
+            with pytest.raises(type(own)) as caught:
+                call()
+            assert caught.value is own
+        assert session.query("SELECT 1").scalar() == 1
+
+
+def test_an_exception_without_notes_passes_a_block_whose_rollback_fails(
+    tx: Handler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def block() -> None:
+        with tx:
+            monkeypatch.setattr(tx, "rollback", failing)
+            raise WithoutNotes("no more")
+
+    def failing() -> None:
+        tx.query("SELECT 1/0")
+
+    with pytest.raises(WithoutNotes):
+        block()
+    monkeypatch.undo()
 
 
 @pytest.mark.parametrize("buffering", [0, 100, 65536])

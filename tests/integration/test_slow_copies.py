@@ -32,7 +32,7 @@ def schema(postgres: Postgres) -> Iterator[None]:
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any file is a slow one, and a broker has no time beyond a COPY's timeout."""
     monkeypatch.setattr("client.options.GRACE", 0.0)
-    monkeypatch.setattr("client.copying._SEND_AFTER", 0.0, raising=False)
+    monkeypatch.setattr("client.values.copy_files.SEND_AFTER", 0.0)
     monkeypatch.setattr("client.channels.conversing.LOOK_AFTER", 0.0)
 
 

@@ -1,0 +1,128 @@
+"""COPY from and to a program's files, as psycopg2 treats these; each test of sinks and errors runs on psycopg2 too."""
+
+import io
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg2 as theirs
+import pytest
+from brokers import Broker
+from postgres import Postgres
+
+from client import dbapi
+
+ROWS = "COPY (SELECT repeat('äx€', 5), id FROM generate_series(1, 20000) AS id) TO STDOUT"
+TEXT = "".join(f"{'äx€' * 5}\t{number}\n" for number in range(1, 20001))
+
+
+@pytest.fixture(params=["psycopg2", "plain", "session"])
+def connection(request: pytest.FixtureRequest, broker: Broker, postgres: Postgres) -> Iterator[Any]:
+    if request.param == "psycopg2":
+        made = postgres.connect()
+        made.autocommit = False
+    else:
+        made = dbapi.connect(broker.address, session=request.param == "session")
+    yield made
+    made.close()
+
+
+class Sink:
+    """Takes all of each piece, and returns what `say` makes of the piece and of the size of all."""
+
+    def __init__(self, say: Callable[[Any, int], Any]) -> None:
+        self.data = b""
+        self._say = say
+
+    def write(self, piece: Any) -> Any:
+        self.data += piece.encode() if isinstance(piece, str) else piece
+        return self._say(piece, len(self.data))
+
+
+class TextSink(Sink, io.TextIOBase):
+    """One that is a text file."""
+
+
+@pytest.mark.parametrize("kind", [Sink, TextSink])
+@pytest.mark.parametrize(
+    "say",
+    [
+        lambda piece, _: len(piece if isinstance(piece, str) else piece.decode(errors="replace")) // 2,
+        lambda _, size: size,
+        lambda *_: 0,
+        lambda *_: -1,
+        lambda *_: 1,
+        lambda *_: 1.0,
+        lambda *_: None,
+        lambda *_: "written",
+    ],
+    ids=["characters", "running-total", "nothing", "below", "one", "no-int", "none", "word"],
+)
+def test_what_write_returns_says_nothing(connection: Any, kind: type[Sink], say: Callable[[Any, int], Any]) -> None:
+    with connection.cursor() as cursor:
+        sink = kind(say)
+        cursor.copy_expert(ROWS, sink)
+        assert sink.data.decode() == TEXT
+        cursor.execute("CREATE TEMP TABLE copied AS SELECT n FROM generate_series(1, 3) n")
+        sink = kind(say)
+        cursor.copy_to(sink, "copied")
+        assert sink.data == b"1\n2\n3\n"
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+def test_what_a_file_without_a_buffer_has_not_taken_is_written_again(broker: Broker, wrap: bool) -> None:
+    class Raw(io.FileIO):
+        def write(self, data: Any) -> int:
+            return super().write(data[:1000])
+
+    with tempfile.NamedTemporaryFile(buffering=0) as named:
+        raw = Raw(named.name, "w")
+        if wrap:
+            named.file.close()
+            named.file = raw  # type: ignore[attr-defined]
+        with raw, dbapi.connect(broker.address) as connection, connection.cursor() as cursor:
+            cursor.copy_expert(ROWS, named if wrap else raw)
+        assert Path(named.name).read_bytes().decode() == TEXT
+
+
+def test_a_pipe_that_does_not_block_and_is_full_is_an_error(broker: Broker) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with os.fdopen(reading, "rb", 0), os.fdopen(writing, "wb", 0) as file, dbapi.connect(broker.address) as connection:
+        with connection.cursor() as cursor, pytest.raises(BlockingIOError):
+            cursor.copy_expert(ROWS, file)
+        connection.rollback()
+
+
+def test_an_asynchronous_write_is_refused(broker: Broker) -> None:
+    class Later:
+        async def write(self, _data: bytes) -> None: ...
+
+    with dbapi.connect(broker.address) as connection:
+        with connection.cursor() as cursor, pytest.raises(TypeError, match="to be awaited"):
+            cursor.copy_expert(ROWS, Later())
+        connection.rollback()
+
+
+def test_a_copy_that_failed_leaves_no_word_of_the_one_before(connection: Any) -> None:
+    def failing(*_: Any) -> Any:
+        raise LookupError("its own")
+
+    class Source:
+        read = staticmethod(failing)
+
+    calls: dict[str, Callable[[Any], Any]] = {
+        "of the server": lambda cursor: cursor.copy_expert("COPY missing TO STDOUT", io.StringIO()),
+        "of the data": lambda cursor: cursor.copy_expert("COPY copied FROM STDIN", io.StringIO("x\n")),
+        "of the sink": lambda cursor: cursor.copy_expert("COPY copied TO STDOUT", Sink(failing)),
+        "of the source": lambda cursor: cursor.copy_expert("COPY copied FROM STDIN", Source()),
+    }
+    for what, call in calls.items():
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE TEMP TABLE copied AS SELECT n FROM generate_series(1, 3) n")
+            with pytest.raises((LookupError, theirs.DatabaseError)):
+                call(cursor)
+            assert (cursor.statusmessage, cursor.rowcount) == ("", -1), what
+            connection.rollback()
