@@ -21,7 +21,6 @@ from client.dbapi.cursor import Cursor
 from client.dbapi.factories import with_ours
 from client.dbapi.info import ConnectionInfo, encoding_of
 from client.dbapi.modes import Modes
-from client.dbapi.runner import session_lost
 from client.handler import DEFAULT_GROUP
 from client.options import DEFAULT_PRIORITY, Settings
 from client.session import Session
@@ -114,8 +113,6 @@ class Connection(Modes):
             self.check_open()
             self._refuse_in_two_phases("rollback")
             self._rollback()
-            if self.closed:
-                raise session_lost()
 
     def close(self) -> None:
         """Close the connection; what is open is rolled back, unless it was begun by a parent process."""
@@ -181,8 +178,8 @@ class Connection(Modes):
 
     @property
     def server_version(self) -> int:
-        """PostgreSQL's version, as in 150004."""
-        return self.info.server_version
+        """PostgreSQL's version, as in 150004; of a closed connection the one that was asked for before, or 0."""
+        return self.info.last_version()
 
     @property
     def protocol_version(self) -> int:
@@ -213,10 +210,12 @@ class Connection(Modes):
 
     def get_dsn_parameters(self) -> dict[str, str]:
         """The database and the user, of the server; never a password."""
+        self.check_open()
         return self.info.dsn_parameters
 
     def get_backend_pid(self) -> int:
         """The process of this connection's backend; only a session has one of its own."""
+        self.check_open()
         return self.info.backend_pid
 
     def cancel(self) -> None:

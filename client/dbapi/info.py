@@ -93,13 +93,18 @@ class ConnectionInfo:
     @property
     def server_version(self) -> int:
         """PostgreSQL's version, as in 150004; 0 if the connection is closed."""
-        return self._server()[4] or 0
+        return int(self._server()[4] or 0)
+
+    def last_version(self) -> int:
+        """PostgreSQL's version, also of a closed connection; 0 if nobody has asked for it before."""
+        found = self._server() if self._known is None else self._known
+        return int(found[4] or 0)
 
     @property
     def backend_pid(self) -> int:
         """The process of the connection's backend; raises NotSupportedError if it has none of its own."""
         connection = self._connection
-        if connection.closed:
+        if connection.is_over:
             return 0
         if not connection.is_session:
             raise psycopg2.NotSupportedError(
@@ -140,7 +145,7 @@ class ConnectionInfo:
 
     def parameter_status(self, name: str) -> str | None:
         """The value of a setting that PostgreSQL reports to clients, None for any other."""
-        if name not in REPORTED or self._connection.closed:
+        if name not in REPORTED or self._connection.is_over:
             return None
         result: Result = self._connection.ask_in_place(f"SELECT pg_catalog.current_setting('{name}', true)")
         value = result[0][0]
@@ -151,7 +156,7 @@ class ConnectionInfo:
 
     def _server(self) -> tuple[Any, ...]:
         """Return what the server says of itself, as in _SERVER."""
-        if self._connection.closed:
+        if self._connection.is_over:
             return _CLOSED
         if self._known is None:
             self._known = tuple(self._connection.ask(_SERVER)[0])

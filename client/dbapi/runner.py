@@ -72,6 +72,7 @@ class Runner(_Theirs):
         if isinstance(self._own, Session):
             self._own.autocommit = autocommit
         self._is_closed = False
+        self._was_told = False  # of the session's loss, by a rollback
 
     def _connected_to(self, dsn: str) -> Any:
         theirs: Any = extensions.connection
@@ -238,7 +239,7 @@ class Runner(_Theirs):
         """Raise psycopg2's InterfaceError if the connection is closed, by close() or with its session."""
         if self._is_closed:
             raise psycopg2.InterfaceError("connection already closed")
-        if self._is_lost:
+        if self._has_told_of_loss:
             raise psycopg2.InterfaceError("connection already closed: it has lost its session; connect anew")
 
     @property
@@ -246,6 +247,19 @@ class Runner(_Theirs):
         """Whether its session is gone, and with it all that was left there; one of a parent process is not."""
         own = self._own
         return isinstance(own, Session) and own.is_lost and not own._lease.is_inherited
+
+    @property
+    def _has_told_of_loss(self) -> bool:
+        """Whether a call has found its session lost; the one that does raises an OperationalError."""
+        own = self._own
+        if not isinstance(own, Session) or not self._is_lost:
+            return False
+        return self._was_told or own._was_lost or own._transaction == TX_LOST or own._lease._is_lost
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was closed, or a call has found its session lost."""
+        return self._is_closed or self._has_told_of_loss
 
     def ask(self, statement: str | bytes) -> Result:
         """Run a question of the connection's own, outside of its transactions, but in its session."""
@@ -260,7 +274,8 @@ class Runner(_Theirs):
             try:
                 return own.query(statement)
             finally:
-                own.autocommit = self.commits_by_itself
+                if not own.in_transaction:  # it is if it is lost
+                    own.autocommit = self.commits_by_itself
 
     def ask_in_place(self, statement: str | bytes) -> Result:
         """Run a question where the connection's open transaction, if there is one, can be seen."""
@@ -340,6 +355,9 @@ class Runner(_Theirs):
     def _rollback(self) -> None:
         self.mark += 1
         self._own.rollback()
+        if self._is_lost:
+            self._was_told = True
+            raise session_lost()
 
 
 def session_lost() -> DBError:

@@ -38,9 +38,11 @@ def connection(request: pytest.FixtureRequest, broker: Broker, postgres: Postgre
     made.close()
 
 
-def lose(connection: Any, postgres: Postgres) -> None:
-    """End the connection's backend, of which nobody tells the program."""
+def lose(connection: Any, postgres: Postgres, is_between: bool = False) -> None:
+    """End the connection's backend, of which nobody tells the program; is_between: between two transactions."""
     pid = one(connection, "SELECT pg_backend_pid()")
+    if is_between:
+        connection.commit()
     postgres.execute("SELECT pg_terminate_backend(%s)", (pid,))
     wait_until(lambda: not postgres.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", (pid,)), what="its end")
 
@@ -73,6 +75,84 @@ def test_a_lost_connection_stays_closed_and_every_call_says_so(connection: Any, 
                 call()
     connection.close()
     assert connection.closed
+
+
+# Those that ask the server; psycopg2 knows what info says without asking.
+ASKING: dict[str, Callable[[Any], Any]] = {
+    "execute": lambda connection: one(connection, "SELECT 1"),
+    "reset": lambda connection: connection.reset(),
+    "tpc_recover": lambda connection: connection.tpc_recover(),
+    "info": lambda connection: connection.info.dbname,
+    "info.server_version": lambda connection: connection.info.server_version,
+    "info.backend_pid": lambda connection: connection.info.backend_pid,
+    "info.parameter_status": lambda connection: connection.info.parameter_status("TimeZone"),
+    "get_parameter_status": lambda connection: connection.get_parameter_status("TimeZone"),
+    "get_dsn_parameters": lambda connection: connection.get_dsn_parameters(),
+    "get_backend_pid": lambda connection: connection.get_backend_pid(),
+    "server_version": lambda connection: connection.server_version,
+}
+# Those that tell the backend how statements begin, which is done with autocommit.
+TELLING: dict[str, Callable[[Any], Any]] = {
+    "set_session": lambda connection: connection.set_session(readonly=True),
+    "isolation_level": lambda connection: setattr(connection, "isolation_level", 2),
+    "readonly": lambda connection: setattr(connection, "readonly", True),
+    "deferrable": lambda connection: setattr(connection, "deferrable", True),
+}
+# Those that end the open transaction.
+ENDING: dict[str, Callable[[Any], Any]] = {
+    "commit": lambda connection: connection.commit(),
+    "rollback": lambda connection: connection.rollback(),
+    "reset": lambda connection: connection.reset(),
+    "set_isolation_level": lambda connection: connection.set_isolation_level(2),
+}
+FINDING = [
+    *((name, call, state) for name, call in ASKING.items() for state in ("begun", "between", "autocommit")),
+    *((name, call, "autocommit") for name, call in TELLING.items()),
+    *((name, call, "begun") for name, call in ENDING.items()),
+]
+LOCAL = ("info", "server_version", "get_parameter_status", "get_dsn_parameters", "get_backend_pid")
+
+
+@pytest.mark.parametrize("whose", ["psycopg2", "ours", "ours-without-broker"])
+@pytest.mark.parametrize(("name", "call", "state"), FINDING, ids=[f"{name}-{state}" for name, _, state in FINDING])
+def test_the_first_call_that_finds_the_session_lost_raises_an_operational_error(
+    broker: Broker, postgres: Postgres, whose: str, name: str, call: Any, state: str
+) -> None:
+    if whose == "psycopg2":
+        if name.startswith(LOCAL):
+            return  # it does not ask
+        connection = postgres.connect()
+    else:
+        connection = dbapi.connect(broker.address, session=True)
+    connection.autocommit = state == "autocommit"
+    if whose == "ours-without-broker":
+        one(connection, "SELECT 1")
+        if state == "between":
+            connection.commit()
+        connection._own._lease._channel.close()  # type: ignore[attr-defined]  # ours
+    else:
+        lose(connection, postgres, is_between=state == "between")
+    with pytest.raises(theirs.OperationalError):
+        call(connection)
+    assert connection.closed == 2
+    with pytest.raises(theirs.InterfaceError, match="already closed"):
+        one(connection, "SELECT 1")
+    connection.close()
+
+
+def test_what_a_lost_connection_was_is_known_still(broker: Broker, postgres: Postgres) -> None:
+    connection, direct = dbapi.connect(broker.address, session=True), postgres.connect()
+    for each in (connection, direct):
+        version = each.server_version
+        lose(each, postgres)
+        with pytest.raises(theirs.OperationalError):
+            one(each, "SELECT 1")
+        assert (each.server_version, each.info.server_version, each.info.backend_pid) == (version, 0, 0)
+        for name in ("get_backend_pid", "get_dsn_parameters", "get_parameter_status"):
+            with pytest.raises(theirs.InterfaceError, match="already closed"):
+                ASKING[name](each)
+        each.close()
+        assert each.server_version == version
 
 
 def test_a_rollback_that_finds_the_session_lost_says_so(connection: Any, postgres: Postgres) -> None:
