@@ -134,6 +134,34 @@ def test_what_a_session_remembers_is_asked_for_in_one(statement: str, wants_no_t
     assert (found.wants_session, found.wants_no_transaction) == (True, wants_no_transaction)
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT nextval('s'), currval('s')",
+        "SELECT pg_catalog.nextval('s'), LASTVAL()",
+        "WITH n AS (SELECT nextval('s')) SELECT currval('s') FROM n",
+        "INSERT INTO t SELECT currval('s') FROM (SELECT nextval('s')) AS n",
+    ],
+)
+def test_a_statement_that_calls_nextval_itself_needs_no_other(statement: str) -> None:
+    found = use_of(statement.encode())
+    assert not found.wants_session
+    assert found.leaves, "it is reset"
+    world = World()
+    world.client()
+    for request in (
+        world.query(statement=statement.encode()),
+        world.transaction(step(statement.encode())),
+    ):
+        world.connect_all()
+        assert not world.is_answered(request), "it runs"
+
+
+@pytest.mark.parametrize("statement", ["SELECT currval('s'), 'nextval('", "SELECT nextval('s'); LISTEN a", "LISTEN a"])
+def test_another_need_is_not_met_by_nextval(statement: str) -> None:
+    assert use_of(statement.encode()).wants_session == (";" not in statement)
+
+
 @pytest.mark.parametrize("function", ["currval('s')", "lastval()", "setseed(0.5)"])
 def test_it_is_refused_outside_of_a_lease_and_setseed_outside_of_a_session(function: str) -> None:
     world = World()

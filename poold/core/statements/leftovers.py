@@ -140,6 +140,7 @@ class _Reader:
         self._count = 0  # of statements
         self._use = NOTHING
         self._is_seeding = False
+        self._calls_nextval = False
         self._depth = 0  # parentheses
         # Of the statement being read: its words and names outside of parentheses so far, and its last token.
         self._words: list[bytes] = []
@@ -168,6 +169,8 @@ class _Reader:
         """What the statements read so far may leave."""
         use = self._use
         wants = use.leaves not in ("", UNSEEN.leaves) and self._count == 1
+        if use.leaves == SEQUENCE_VALUE and self._calls_nextval:
+            wants = False  # it may ask for what it has made itself; if it has not, PostgreSQL says so
         return replace(use, wants_session=True, wants_no_transaction=self._is_seeding) if wants else use
 
     def _function(self, name: bytes) -> None:
@@ -175,6 +178,8 @@ class _Reader:
             self._add(Use("an advisory lock"))
         elif name in (b"currval", b"lastval"):
             self._add(Use(SEQUENCE_VALUE))
+        elif name == b"nextval":
+            self._calls_nextval = True
         elif name in _LASTING:
             self._add(Use(_LASTING[name], is_lasting=True))
         elif name == b"setseed":
