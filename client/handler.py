@@ -292,8 +292,8 @@ class Handler(Executor):
 
         Each is a statement, or a tuple of the arguments of Transaction.query; options are those of transaction().
         """
-        if isinstance(statements, (str, bytes)):
-            raise TypeError("run wants a list of statements; for a single one call query")
+        if isinstance(statements, (str, bytes)) or not isinstance(statements, Iterable):
+            raise TypeError(f"run wants a list of statements, got {statements!r:.80}; for a single one call query")
         with self.transaction(**options) as tx:
             pending = [tx.query(*each) if isinstance(each, (tuple, list)) else tx.query(each) for each in statements]
         return [each.result() for each in pending]

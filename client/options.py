@@ -40,7 +40,15 @@ def checked_group(group: str) -> str:
         raise ValueError(
             f"group is {group!r:.200}; expected a name of 1 to {limits.MAX_NAME_CHARS} characters without NUL"
         )
+    _check_utf8("group", group)
     return group
+
+
+def _check_utf8(name: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} is {text!a:.200}; expected text that UTF-8 has: {error.reason}") from None
 
 
 def checked_isolation(isolation: str | None) -> str | None:
@@ -81,6 +89,13 @@ def checked_autocommit(autocommit: bool | None) -> bool | None:
     return autocommit
 
 
+def checked_flag(name: str, value: bool) -> bool:
+    """Return the option of this name, if it is a boolean; a word like 'false' would count as true."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r:.200}; expected True or False")
+    return value
+
+
 def wants_dicts(rows: str) -> bool:
     """Return whether rows are to be dicts."""
     if rows not in ROWS:
@@ -108,7 +123,7 @@ def checked_tag(tag: str) -> str:
         raise ValueError(
             f"tag is {tag!r:.200}; expected text of at most {limits.MAX_NAME_CHARS} characters without NUL"
         )
-    tag.encode()  # raises for a lone surrogate
+    _check_utf8("tag", tag)
     return tag
 
 
@@ -136,7 +151,7 @@ def timeout_in(waits: float) -> float:
 
 def packed_settings(settings: Settings | None) -> bytes:
     """Return settings of PostgreSQL, by name, as they travel."""
-    if not settings:
+    if settings is None:
         return b""
     if not isinstance(settings, Mapping):
         raise TypeError(
@@ -150,6 +165,7 @@ def packed_settings(settings: Settings | None) -> bytes:
 def _name(name: Any) -> bytes:
     if not isinstance(name, str) or not name or "\0" in name:
         raise ValueError(f"settings has the name {name!r:.200}; expected the name of a setting")
+    _check_utf8("a setting's name", name)
     return name.encode()
 
 
@@ -160,4 +176,5 @@ def _value(name: str, value: Any) -> bytes:
         return str(value).encode()
     if not isinstance(value, str) or "\0" in value:
         raise ValueError(f"settings[{name!r}] is {value!r:.200}; expected text, a number or a boolean")
+    _check_utf8(f"settings[{name!r}]", value)
     return value.encode()

@@ -83,6 +83,10 @@ _per_thread = _PerThread()
 _per_process: dict[_Where, FreeChannels] = {}
 
 
+# What Connection.init may be told.
+INIT_KEYS = ("type", "address", "server_key", "key", "connect_wait", "db", "groups")
+
+
 class Connection:
     """pgdbpool's entry point: `Connection.init(config)` once per program, before or after fork."""
 
@@ -94,20 +98,23 @@ class Connection:
         (one thread per process). config['address'] is the broker's address, config['server_key'] and config['key'] are
         the key files for an encrypted tcp:// address (see Handler), config['connect_wait'] is Handler's. pgdbpool's
         keys db and groups describe what belongs to the broker: `poold import-config` turns them into its configuration;
-        here they say nothing but `get_max_pool_size`. Raises ValueError or TypeError if config is no dict or a value is
-        none of these.
+        here they say nothing but `get_max_pool_size`. Raises ValueError or TypeError if config is no dict, has
+        other keys, or a value is none of these.
         """
         global _settings  # program-wide by contract, as pgdbpool's class attributes are
         if not isinstance(config, dict):
             raise TypeError(f"Connection.init wants a dict, got {type(config).__name__}")
+        if unknown := [key for key in config if key not in INIT_KEYS]:
+            raise ValueError(
+                f"Connection.init's config has {', '.join(map(repr, unknown)):.200}; expected of {', '.join(INIT_KEYS)}"
+            )
         model = config.get("type", THREADING_MODELS[0])
         if model not in THREADING_MODELS:
             raise ValueError(f"config['type'] is {model!r}; expected one of {', '.join(map(repr, THREADING_MODELS))}")
         address = config.get("address")
         if address is not None:
             address = check_address(address)
-        files = [config.get(name) for name in ("server_key", "key")]
-        server_key, key = (None if file is None else os.fspath(file) for file in files)
+        server_key, key = (_key_file(f"config[{name!r}]", config.get(name)) for name in ("server_key", "key"))
         wait = config.get("connect_wait")
         if wait is not None:
             wait = checked_wait(wait, "config['connect_wait']")
@@ -165,6 +172,18 @@ def checked_wait(value: Any, name: str) -> float:
     return seconds
 
 
+def _key_file(name: str, file: str | os.PathLike[str] | None) -> str | None:
+    """Return the path, if it is one; with an empty one the client would talk to a broker without encryption."""
+    if file is None:
+        return None
+    if not isinstance(file, (str, os.PathLike)):
+        raise TypeError(f"{name} is {file!r:.200}; expected the path of a key file, or None")
+    path = os.fspath(file)
+    if not path:
+        raise ValueError(f"{name} is empty; expected the path of a key file, or None")
+    return path
+
+
 def broker_keys(
     address: str, server_key: str | os.PathLike[str] | None = None, key: str | os.PathLike[str] | None = None
 ) -> Keys | None:
@@ -173,6 +192,7 @@ def broker_keys(
     Raises ValueError if only one of the two is given, if a file is no such key file, or if an argument is given with an
     ipc:// address, which needs no keys; the other sources are ignored for ipc://.
     """
+    server_key, key = _key_file("server_key", server_key), _key_file("key", key)
     is_ipc = ipc_path(address) is not None
     if is_ipc and (server_key or key):
         raise ValueError(f"server_key and key are for tcp:// addresses; {address} is of this machine and needs none")

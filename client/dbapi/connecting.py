@@ -6,7 +6,7 @@ from typing import Any
 
 from client.dbapi.addresses import refuse_servers
 from client.dbapi.connection import Connection
-from client.dbapi.factories import with_ours
+from client.dbapi.factories import checked_factory, with_ours
 from client.handler import DEFAULT_GROUP
 
 
@@ -30,7 +30,9 @@ def connect(
     the first statement.
     """
     refuse_servers(address, options)
-    made = with_ours(connection_factory or Connection, Connection)(address, group=group, **options)
+    checked_factory("cursor_factory", cursor_factory)
+    factory = checked_factory("connection_factory", connection_factory)
+    made = with_ours(factory or Connection, Connection)(address, group=group, **options)
     if not isinstance(made, Connection):
         raise TypeError(f"connection_factory must make a client.dbapi.extensions.connection, got {made!r}")
     if cursor_factory is not None:

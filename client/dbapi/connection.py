@@ -18,11 +18,11 @@ from psycopg2 import extensions
 from client.dbapi.addresses import refuse_servers
 from client.dbapi.characteristics import Characteristics
 from client.dbapi.cursor import Cursor
-from client.dbapi.factories import with_ours
+from client.dbapi.factories import checked_factory, with_ours
 from client.dbapi.info import ConnectionInfo, encoding_of
 from client.dbapi.modes import Modes
 from client.handler import DEFAULT_GROUP
-from client.options import DEFAULT_PRIORITY, Settings
+from client.options import DEFAULT_PRIORITY, Settings, checked_flag
 from client.session import Session
 from client.wire.messages import TX_ACTIVE, TX_FAILED, TX_NONE
 
@@ -69,8 +69,8 @@ class Connection(Modes):
             "priority": priority, "settings": settings, "read_only": read_only, "after": after,
             "connect_wait": connect_wait, "code_place": code_place, "trace": trace,
         }  # fmt: skip
-        super().__init__(group, bool(autocommit), bool(session), options)
-        self.cursor_factory = cursor_factory
+        super().__init__(group, checked_flag("autocommit", autocommit), checked_flag("session", session), options)
+        self.cursor_factory = checked_factory("cursor_factory", cursor_factory)
         self._dsn = f"group={group}" if address is None else f"group={group} address={address}"
 
     def __repr__(self) -> str:
@@ -89,7 +89,8 @@ class Connection(Modes):
     ) -> Any:
         """A new cursor, of the class cursor_factory; with a name it is a cursor of the server's, read in parts."""
         self.check_open()
-        factory = cursor_factory or self.cursor_factory or Cursor
+        factory = checked_factory("cursor_factory", self.cursor_factory if cursor_factory is None else cursor_factory)
+        factory = factory or Cursor
         made = with_ours(factory, Cursor)(self, name)
         if not isinstance(made, Cursor):
             raise TypeError(f"cursor factory must be subclass of client.dbapi.extensions.cursor, got {factory!r}")

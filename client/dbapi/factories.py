@@ -16,6 +16,13 @@ from psycopg2 import extensions
 CLASSES_KEPT = 256
 
 
+def checked_factory(name: str, factory: Any) -> Any:
+    """Return the factory, if it can be called or is None."""
+    if factory is not None and not callable(factory):
+        raise TypeError(f"{name} is {factory!r:.200}; expected a class, or a function that makes one's instances")
+    return factory
+
+
 def with_ours(factory: Any, ours: type) -> Any:
     """Return the factory; if it is a class of psycopg2's side, one that stands on ours."""
     if not isinstance(factory, type) or issubclass(factory, ours):

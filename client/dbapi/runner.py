@@ -18,6 +18,7 @@ from client.dbapi.characteristics import Characteristics
 from client.dbapi.many import Progress, Sets, collected
 from client.errors import DBError, UsageError, error_from
 from client.handler import Handler
+from client.options import packed_settings
 from client.session import Session
 from client.values import offline
 from client.values.bind import bind
@@ -222,6 +223,7 @@ class Runner(_Theirs):
         In an open transaction they hold from the next statement on; what is not among them stays as it was set.
         """
         with self._lock:
+            packed_settings(settings)  # refuses what is none
             wanted = dict(settings or {})
             if wanted == self._settings:
                 return False

@@ -2,12 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq
 import zmq.auth
 
-from client import Connection, Handler
+from client import Connection, Handler, dbapi
 from client.channels.registry import KEY_VARIABLE, SERVER_KEY_VARIABLE, broker_keys
 from client.wire.keyfiles import Keys, read_public, read_secret
 from poold.operations.keygen import make_pair
@@ -149,3 +150,22 @@ def test_keys_show_no_secret(pair: tuple[Path, Path]) -> None:
     keys = Keys(read_public(pair[1]), read_secret(pair[0]))
     assert keys.server in repr(keys)
     assert keys.secret not in repr(keys)
+
+
+@pytest.mark.parametrize("name", ["server_key", "key"])
+@pytest.mark.parametrize("wrong", ["", False, 0, b"a.key", ()])
+def test_a_key_file_that_is_none_is_not_the_same_as_no_keys(name: str, wrong: Any) -> None:
+    for call in (
+        lambda: Handler(address=TCP, **{name: wrong}),
+        lambda: Handler(address=IPC, **{name: wrong}),
+        lambda: dbapi.connect(address=TCP, **{name: wrong}),
+        lambda: Connection.init({name: wrong}),
+    ):
+        with pytest.raises((TypeError, ValueError), match=f"{name}.* is .*; expected the path of a key file, or None"):
+            call()
+
+
+def test_the_program_is_told_nothing_that_is_not_known() -> None:
+    with pytest.raises(ValueError, match=r"config has 'adress', 'bogus'; expected of type, address, "):
+        Connection.init({"adress": IPC, "bogus": 1})
+    Connection.init({"type": "threaded", "db": [], "groups": {}})
