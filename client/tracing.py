@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from client.channels.channel import GoOn
+from client.channels.conversing import GoOn
 from client.errors import DBError
 from client.origins import API
 from client.wire.codec import decode_steps
@@ -46,7 +46,7 @@ class Spans:
         self._began = time.time_ns()
         self._timing: Timing | None = None
 
-    def go_on(self, told: UnderWay) -> Iterable[ToBroker]:
+    def go_on(self, told: UnderWay) -> Iterable[ToBroker | None]:
         """Take what the broker tells ahead of the reply; return what to send."""
         if isinstance(told, Timing):
             self._timing = told
