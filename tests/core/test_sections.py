@@ -108,7 +108,7 @@ def test_a_lease_that_runs_nothing_tells_for_how_long_and_what_it_ran_last() -> 
     (found,) = section(world, "backends")["backends"]
     assert (found["state"], found["lease"], found["lease_kind"]) == ("leased", "1/7", "transaction")
     assert (found["lease_age_ms"], found["idle_in_transaction_ms"]) == (5000, 3000)
-    assert (found["tag"], found["statement"], found["request"]) == ("shop", "UPDATE a SET b = 1", None)
+    assert (found["tag"], found["statement"], found["request"]) == ("shop", "UPDATE a SET b = ?", None)
 
 
 def test_what_works_comes_first_and_what_is_left_out_is_counted() -> None:
@@ -125,7 +125,7 @@ def test_what_works_comes_first_and_what_is_left_out_is_counted() -> None:
 def test_only_admins_are_shown_statements() -> None:
     world = full()
     world.query(2)
-    assert waiting(world)[0]["statement"] == "SELECT 1"
+    assert waiting(world)[0]["statement"] == "SELECT ?"
     told = section(world, "backends", "queue", "statements", reader=2)
     assert "SELECT" not in str(told)
     assert told["backends"][0]["pid"] == 1001
@@ -137,7 +137,7 @@ def test_a_transaction_message_is_shown_with_its_statements() -> None:
     world.transaction(*[Step(b"SELECT %d" % n, b"", b"", True, (), 0, None) for n in range(2)])
     world.connect_all()
     (found,) = section(world, "backends")["backends"]
-    assert found["statement"] == "BEGIN; SELECT 0; SELECT 1; COMMIT"
+    assert found["statement"] == "BEGIN; SELECT ?; SELECT ?; COMMIT"
 
 
 def test_texts_are_on_one_line_and_not_too_long() -> None:
@@ -159,7 +159,7 @@ def test_who_waits_is_told_with_those_who_have_the_backends() -> None:
     )  # fmt: skip
     assert (found["age_ms"], found["state"]) == (500, "queued")
     assert found["why"] == (
-        "no backend is free: of 1 1 run and 0 are leased (process 1001, request 1/1: runs for 1.5 s)"
+        "no backend is free: of 1 backend, 1 run and 0 are leased (process 1001, request 1/1: runs for 1.5 s)"
     )
 
 
@@ -171,7 +171,8 @@ def test_an_idle_transaction_that_holds_a_backend_is_named_with_its_lease() -> N
     world.now += 12
     world.query(2, "tx")
     assert why(world) == (
-        "no backend is free: of 1 0 run and 1 are leased (process 1001, lease 1/9: idle in transaction for 12 s)"
+        "no backend is free: of 1 backend, 0 run and 1 are leased "
+        "(process 1001, lease 1/9: idle in transaction for 12 s)"
     )
 
 
@@ -184,7 +185,7 @@ def test_of_many_holders_the_longest_are_named() -> None:
         world.now += 1
     world.query()
     assert why(world).startswith(
-        "no backend is free: of 5 5 run and 0 are leased (process 1001, request 1/1: runs for 5 s"
+        "no backend is free: of 5 backends, 5 run and 0 are leased (process 1001, request 1/1: runs for 5 s"
     )
     assert why(world).endswith("; and 2 more)")
 
@@ -214,7 +215,7 @@ def test_a_backend_that_is_being_opened_is_told() -> None:
     world = World()
     world.client()
     world.query()
-    assert why(world) == "no backend is free: of 2 0 run and 0 are leased; 1 being opened"
+    assert why(world) == "no backend is free: of 2 backends, 0 run and 0 are leased; 1 being opened"
 
 
 def test_batch_waits_for_its_share() -> None:
@@ -223,7 +224,7 @@ def test_batch_waits_for_its_share() -> None:
     world.client()
     world.query(priority=BATCH)
     world.query(priority=BATCH)
-    assert why(world).startswith("batch_share is used up: priority batch has 1 of 1 backends, of 2 1 run")
+    assert why(world).startswith("batch_share is used up: priority batch has 1 of 1 backends, of 2 backends, 1 run")
 
 
 def test_a_statement_behind_another_one_of_its_lease_says_so() -> None:

@@ -128,7 +128,7 @@ def test_who_waits_for_a_lock_is_told_with_who_has_it(
         assert found["locks_unknown"] == {}
         assert (wait["tag"], wait["pid"], wait["group"]) == ("waiter", os.getpid(), "transactions")
         assert wait["lock"]["in_words"] == "a row of public.locked"
-        assert wait["statement"] == "UPDATE locked SET n = $1 WHERE id = 1"
+        assert wait["statement"] == "UPDATE locked SET n = $1 WHERE id = ?"
         (blocker,) = wait["blocked_by"]
         assert (blocker["is_own"], blocker["tag"], blocker["state"], blocker["waits"]) == (
             True,
@@ -181,9 +181,9 @@ def test_an_exhausted_pool_names_the_idle_transactions_that_have_it(
     wait_until(lambda: broker.group("transactions")["waiting"] == 1, what="the waiting request")
     (waiting,) = stats(broker, "queue")["queue"]
     assert (waiting["tag"], waiting["priority"], waiting["state"]) == ("report", "interactive", "queued")
-    assert waiting["why"].startswith("no backend is free: of 2 0 run and 2 are leased (process")
+    assert waiting["why"].startswith("no backend is free: of 2 backends, 0 run and 2 are leased (process")
     assert waiting["why"].count("idle in transaction for") == 2
-    assert waiting["statement"] == "SELECT 2"
+    assert waiting["statement"] == "SELECT ?"
     assert "1 of transactions: no backend is free" in text(broker, "queue")
     found = [each for each in stats(broker, "backends")["backends"] if each["group"] == "transactions"]
     assert {(each["tag"], each["state"]) for each in found} == {("page 0", "leased"), ("page 1", "leased")}

@@ -134,7 +134,8 @@ class _Reasons:
         found.sort(key=lambda each: -each[0])
         named = "; ".join(text for _, text in found[:HOLDERS_NAMED])
         more = f"; and {len(found) - HOLDERS_NAMED} more" if len(found) > HOLDERS_NAMED else ""
-        counts = f"of {group.config.max_size} {running} run and {leased} are leased"
+        size = group.config.max_size
+        counts = f"of {size} backend{'s' * (size != 1)}, {running} run and {leased} are leased"
         return counts + (f" ({named}{more})" if named else "")
 
     def _lease(self, lease: Lease) -> str:

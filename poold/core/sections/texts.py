@@ -1,16 +1,15 @@
-"""What runs or waits, in words: a statement's text with $1, $2, ... for its parameters, whose values are not shown."""
+"""What runs or waits, in words: a statement's text with $1, $2, ... for its parameters, and ? for values in it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
 from client.wire.limits import SAVEPOINT
+from client.wire.masking import masked
 from poold.core.records.flow import Flight
 from poold.core.records.request import Request, Verb
 
-# Characters of one text, and what is read of a statement for them.
-LONGEST = 400
-_READ = 2000
+LONGEST = 400  # characters of one text
 
 _OWN = {
     Verb.PROBE: "poold asks what a statement is: ",
@@ -29,13 +28,9 @@ def text_of(request: Request | Flight) -> str:
 
 
 def shown(statement: bytes) -> str:
-    """A statement on one line, shortened."""
-    first, *others = statement[:_READ].split(b"\0")
-    text = first.decode(errors="replace")
-    for number, part in enumerate(others, 1):
-        text += f"${number}{part.decode(errors='replace')}"
-    text = " ".join(text.split())
-    return text if len(text) <= LONGEST and len(statement) <= _READ else text[: LONGEST - 3] + "..."
+    """A statement on one line, shortened, and without values."""
+    text = masked(statement)
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
 def _of_request(request: Request) -> str:
