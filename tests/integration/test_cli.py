@@ -604,7 +604,7 @@ GROUP_FIELDS = {
 POOL_FIELDS = {
     "state", "failures", "error", "next_try_ms", "size", "idle", "active", "leased", "connecting", "cancelling",
     "resetting", "requests", "joined", "opened", "failed", "closed", "lost", "role",
-    "is_serving", "is_paused", "outdated",
+    "is_serving", "is_paused", "is_drained", "outdated",
 }  # fmt: skip
 
 

@@ -92,7 +92,8 @@ def test_ten_thousand_connections_are_clients_like_any_other(start_broker: Start
         assert broker.stats()["clients"] > 10_000
         assert [db.query("SELECT %s::int", (number,))[0][0] for number in range(QUERIES)] == list(range(QUERIES))
     wait_until(lambda: broker.stats()["clients"] == 2, 30, what="its connections to be gone")
-    assert descriptors(broker) <= before + 3
+    # The memory in which clients read what was begun stays: two descriptors for each 4,096 of them.
+    assert descriptors(broker) <= before + 3 + 2 * 3
 
 
 def test_who_says_again_and_again_what_is_no_message_is_dropped(start_broker: StartBroker) -> None:

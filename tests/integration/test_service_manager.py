@@ -150,8 +150,8 @@ def test_a_watchdog_of_another_process_is_not_told(
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("/nowhere/notify", "service manager not told error=No such file or directory"),
-        ("vsock:2:1234", "service manager not told name=vsock:2:1234 expected=a path, or @ and a name"),
+        ("/nowhere/notify", 'service manager not told error="No such file or directory"'),
+        ("vsock:2:1234", 'service manager not told name=vsock:2:1234 expected="a path, or @ and a name"'),
     ],
 )
 def test_a_manager_that_cannot_be_told_is_no_obstacle(
