@@ -305,7 +305,8 @@ class Handler(Executor):
         channel, waits = self._channel(None)
         self._check_group(channel)
         rest = (*step[:4], None, self._tag, self._priority, self._settings)
-        message = Query(channel.next_request(), self._group_for(self._read_only), 0, False, *rest)
+        group, origin = self._group_for(self._read_only), self._origin()
+        message = Query(channel.next_request(), group, 0, False, *rest, origin=origin)
         return Result(self._ask(channel, message, waits), self._dicts)
 
     def commit(self) -> None:

@@ -88,6 +88,18 @@ def cursor_executemany(address: str, tag: str) -> None:
     connection.close()
 
 
+def cursor_executemany_by_itself(address: str, tag: str) -> None:
+    connection = dbapi.connect(address, autocommit=True, tag=tag, code_place=True)
+    connection.cursor().executemany("SELECT pg_sleep(%s)", [(0.01,), (0.01,)])
+    connection.close()
+
+
+def cursor_executemany_of_one(address: str, tag: str) -> None:
+    connection = dbapi.connect(address, autocommit=True, tag=tag, code_place=True)
+    connection.cursor().executemany("SELECT pg_sleep(%s)", [(0.01,)])
+    connection.close()
+
+
 def engine(address: str, tag: str) -> None:
     query = {"address": address, "tag": tag, "code_place": "true"}
     url = sqlalchemy.URL.create("postgresql+poold", database="transactions", query=query)
@@ -99,7 +111,7 @@ def engine(address: str, tag: str) -> None:
 
 WAYS = [
     handler_query, handler_query_with_options, block, run_of_several, interactive, session, cursor_execute,
-    cursor_executemany, engine,
+    cursor_executemany, cursor_executemany_by_itself, cursor_executemany_of_one, engine,
 ]  # fmt: skip
 
 
