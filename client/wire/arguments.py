@@ -2,6 +2,11 @@
 
 from collections.abc import Iterable
 
+# Of the question for figures: its sections, what statements are ranked by, the largest first, and how many rows of a
+# section there are at most, as an answer has to fit into one reply.
+SECTIONS = ("groups", "endpoints", "backends", "clients", "statements", "queue")
+ORDERS = ("total", "calls", "mean", "p99", "rows", "errors")
+MOST_ROWS = 1000
 # Names and values of one question.
 MAX_ARGUMENTS = 256
 MAX_ARGUMENT_BYTES = 16384

@@ -9,14 +9,12 @@ from typing import Any
 
 import click
 
+from client.wire.arguments import MOST_ROWS, ORDERS, SECTIONS
 from poold.operations import tables
 from poold.operations.asking import Summarised, address_option, ask, fail, json_option, print_json, target_of
 from poold.operations.layout import Room, Table, render, wrapped
 
 WATCH_INTERVAL = 1.0
-# As `poold.core.sections.wanted` has them.
-SECTIONS = ("groups", "endpoints", "backends", "clients", "statements", "queue")
-MOST_ROWS = 1000
 # What an answer with these sections has.
 _PROOFS = {"endpoints": "pools", "clients": "processes"}
 
@@ -28,7 +26,7 @@ Take = Callable[[], dict[str, Any]]
 @address_option
 @json_option
 @click.option("--watch", is_flag=True, help="Show it again every second until Ctrl-C, with rates of that second.")
-@click.option("--sort", type=click.Choice(tables.ORDERS), help="statements: rank them by this; else by total.")
+@click.option("--sort", type=click.Choice(ORDERS), help="statements: rank them by this; else by total.")
 @click.option("--limit", type=click.IntRange(1, MOST_ROWS), metavar="N", help="Show so many rows of a section at most.")
 @click.option("--locks", is_flag=True, help="backends: ask PostgreSQL who waits for whose lock. For admins.")
 @click.option(

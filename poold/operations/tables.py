@@ -17,8 +17,6 @@ _ENDPOINT = Column("endpoint", is_text=True, least=8)
 _TAG = Column("tag", 3, is_text=True, least=10)
 _STATE = Column("state", is_text=True, least=8)
 LONGEST_NAME = 32
-# What statements may be ranked by, as `poold.core.sections.wanted` has it.
-ORDERS = ("total", "calls", "mean", "p99", "rows", "errors")
 # Of the overview; the sections have all.
 OVERVIEW_ROWS = 10
 # Different reasons to wait that are written out below the queue.

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from client.wire.arguments import ORDERS
 from poold.operations import tables
 from poold.operations.asking import Summarised, address_option, fail, target_of
 from poold.operations.layout import Room, Table, duration, render
@@ -100,7 +101,7 @@ class Top:
     @property
     def order(self) -> str:
         """What the section is sorted by."""
-        names = tables.ORDERS if self.section == "statements" else tuple(_ORDERS[self.section])
+        names = ORDERS if self.section == "statements" else tuple(_ORDERS[self.section])
         return names[self._orders[self.section] % len(names)]
 
     def press(self, key: str) -> bool:

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from client.wire.arguments import MOST_ROWS, ORDERS, SECTIONS
 from client.wire.messages import Ask
 from poold.core.operations.selection import NotPossible, arguments_of, only
 
-GROUPS, ENDPOINTS, BACKENDS = "groups", "endpoints", "backends"
-CLIENTS, STATEMENTS, QUEUE = "clients", "statements", "queue"
-SECTIONS = (GROUPS, ENDPOINTS, BACKENDS, CLIENTS, STATEMENTS, QUEUE)
-# What statements are ranked by, the largest first.
-ORDERS = ("total", "calls", "mean", "p99", "rows", "errors")
-# Rows of each section if the question does not say, and at most: an answer has to fit into one reply.
-USUAL_ROWS = 100
-MOST_ROWS = 1000
+GROUPS, ENDPOINTS, BACKENDS, CLIENTS, STATEMENTS, QUEUE = SECTIONS
+USUAL_ROWS = 100  # of each section, if the question does not say
 
 
 @dataclass(frozen=True, slots=True)
