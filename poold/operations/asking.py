@@ -92,13 +92,16 @@ def ask_through(
 ) -> dict[str, Any]:
     """Ask the broker behind this channel; end the program if it refuses."""
     try:
-        packed = packed_arguments(arguments)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
-    try:
-        answer = channel.call(Ask(channel.next_request(), what, packed), timeout)
+        return call(channel, what, arguments, timeout)
     except DBError as error:
         fail(str(error))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def call(channel: Channel, what: str, arguments: Iterable[tuple[str, str]], timeout: float) -> dict[str, Any]:
+    """Return the body of the broker's answer; raises DBError, and ValueError of arguments that cannot be sent."""
+    answer = channel.call(Ask(channel.next_request(), what, packed_arguments(arguments)), timeout)
     assert isinstance(answer, Answer)
     return answer.body
 

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 from client.channels.channel import Channel
 from client.channels.registry import broker_keys
 from client.errors import DBError
-from client.wire.arguments import packed_arguments
-from client.wire.messages import Answer, Ask
+from poold.operations.asking import call
 
 INTERVAL = 1.0
 # Seconds. A broker that takes longer for its figures counts as one that does not answer.
@@ -91,10 +90,3 @@ class Order:
         else:
             is_done = answer.get("paused", True)
             self.outcome = f"{text}: done" if is_done else f"{text}: not at rest in time, undone"
-
-
-def call(channel: Channel, what: str, arguments: Pairs, seconds: float) -> dict[str, Any]:
-    """Return the answer's body; raises DBError."""
-    answer = channel.call(Ask(channel.next_request(), what, packed_arguments(arguments)), seconds)
-    assert isinstance(answer, Answer)
-    return answer.body
