@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any
 
 from client.compiled import describe
-from client.wire.arguments import unpacked_arguments
+from client.wire.arguments import MOST_ROWS, unpacked_arguments
 from client.wire.messages import Answer, Ask, Failure
 from poold import __version__
 from poold.clients.frontend import Frontend
@@ -21,11 +21,11 @@ from poold.core.broker import Broker
 from poold.core.clients import access
 from poold.core.figures import figures
 from poold.core.operations.selection import NotPossible
-from poold.core.sections.wanted import BACKENDS, MOST_ROWS, Wanted, wanted
+from poold.core.sections.wanted import BACKENDS, Wanted, wanted
 from poold.core.work import failures
 from poold.lock_report import LockReport
 from poold.metrics.exposition import Format, exposition
-from poold.metrics.process import process_figures
+from poold.metrics.process import memory, process_figures
 
 log = logging.getLogger(__name__)
 
@@ -52,16 +52,16 @@ class Answers:
 
         None: servers have to be asked first, and the answer is sent then.
         """
-        is_admin = access.is_admin(peer.caller(), self._config.broker.admin_uids)
+        reader = self._reader(peer)
         try:
             asked = wanted(message)
         except NotPossible as error:
             return failures.usage(str(error))
-        if (asked.reset or asked.locks) and not is_admin:
+        if (asked.reset or asked.locks) and reader is not None:
             what = "reset" if asked.reset else "locks"
             return failures.usage(f"stats with {what} is for root, the broker's own user and its admin_uids")
         if not asked.locks:
-            return self._figures(peer, asked, is_admin)
+            return self._figures(peer, asked, reader)
         task = asyncio.get_running_loop().create_task(self._with_locks(peer, message.request, asked))
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
@@ -75,7 +75,7 @@ class Answers:
     async def _with_locks(self, peer: Peer, request: int, asked: Wanted) -> None:
         """Answer with what waits for locks as well."""
         report = await self._locks.make(lambda: self._look(BACKENDS_ALL)["backends"])
-        self._frontend.reply(peer.key, Answer(request, {**self._figures(peer, asked, is_admin=True), **report}))
+        self._frontend.reply(peer.key, Answer(request, {**self._figures(peer, asked, None), **report}))
 
     def _look(self, asked: Wanted, reader: int | None = None) -> dict[str, Any]:
         """Return the core's sections, with all that the lane has counted."""
@@ -83,10 +83,11 @@ class Answers:
             self._lane.fold()
         return self._broker.snapshot(monotonic(), reader, asked)
 
-    def _figures(self, peer: Peer, asked: Wanted, is_admin: bool) -> dict[str, Any]:
-        sections = self._look(asked, None if is_admin else peer.key)
+    def _figures(self, peer: Peer, asked: Wanted, reader: int | None) -> dict[str, Any]:
+        sections = self._look(asked, reader)
         now = monotonic()
-        memory = memory_kb()
+        resident = memory()[1]
+        memory_kb = resident and resident // 1024
         usage = resource.getrusage(resource.RUSAGE_SELF)
         shown = {
             "pid": os.getpid(),
@@ -95,8 +96,8 @@ class Answers:
             "address": self._frontend.address,
             "uptime_s": round(now - self._started, 1),
             "cpu_s": round(usage.ru_utime + usage.ru_stime, 3),
-            "memory_kb": memory,
-            "max_memory_kb": max(usage.ru_maxrss, memory or 0),
+            "memory_kb": memory_kb,
+            "max_memory_kb": max(usage.ru_maxrss, memory_kb or 0),
             "protocol_violations": self._frontend.violations,
             "dropped_replies": self._frontend.dropped,
             **sections,
@@ -130,17 +131,8 @@ class Answers:
         )
 
     def _reader(self, peer: Peer) -> int | None:
+        """Return the key of a client that sees only the groups that it may use; None of an admin, who sees all."""
         return None if access.is_admin(peer.caller(), self._config.broker.admin_uids) else peer.key
 
     def _lane_in_words(self) -> dict[str, Any]:
         return {"state": self._why_no_lane} if self._lane is None else {"state": describe(), **self._lane.counts}
-
-
-def memory_kb() -> int | None:
-    """Return how much memory this process has now; None where the system does not say."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as statm:
-            pages = int(statm.read().split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
-    return pages * (os.sysconf("SC_PAGE_SIZE") // 1024)

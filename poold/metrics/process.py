@@ -14,26 +14,26 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 def process_figures() -> dict[str, Any]:
     """Return the figures of this process. What this system does not tell is None."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    pages = _memory()
+    virtual, resident = memory()
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return {
         "cpu": used.ru_utime + used.ru_stime,
-        "virtual": pages and pages[0] * _PAGE,
-        "resident": pages and pages[1] * _PAGE,
+        "virtual": virtual,
+        "resident": resident,
         "started": STARTED,
         "descriptors": _descriptors(),
         "most_descriptors": None if most == resource.RLIM_INFINITY else most,
     }
 
 
-def _memory() -> tuple[int, int] | None:
-    """Return the pages of the address space and those in memory."""
+def memory() -> tuple[int | None, int | None]:
+    """Return the bytes of the address space and those in memory; None where the system does not tell them."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             virtual, resident, *_ = map(int, file.read().split())
     except OSError:
-        return None
-    return virtual, resident
+        return None, None
+    return virtual * _PAGE, resident * _PAGE
 
 
 def _descriptors() -> int | None:
