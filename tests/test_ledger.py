@@ -14,6 +14,7 @@ from client.channels.sockets import PlainSocket
 from client.wire.ledger import ENTRY
 from client.wire.messages import VERSION, Welcome
 from poold.clients.ledger import MEMORY_BYTES, Entry, Ledger
+from poold.core.records.client import Client
 
 
 @pytest.fixture
@@ -27,6 +28,11 @@ def entered(ledger: Ledger, key: int) -> Entry:
     entry = ledger.enter(key)
     assert entry is not None
     return entry
+
+
+def begin(entry: Entry, number: int) -> None:
+    """What the core does."""
+    Client(1, 1, "", begun=entry.begun).has_begun(number)
 
 
 def read(entry: Entry, key: int) -> Read:
@@ -46,17 +52,17 @@ def read(entry: Entry, key: int) -> Read:
 def test_a_request_has_not_begun_until_its_number_is_noted(ledger: Ledger) -> None:
     first, second = entered(ledger, 1), entered(ledger, 2)
     ours, theirs = read(first, 1), read(second, 2)
-    first.note(5)
+    begin(first, 5)
     assert [ours.has_not_begun(number) for number in (4, 5, 6)] == [False, False, True]
     assert [theirs.has_not_begun(number) for number in (1, 5)] == [True, True]
-    first.note(3)
+    begin(first, 3)
     assert not ours.has_not_begun(5)
 
 
 def test_it_can_be_read_when_the_broker_has_gone(ledger: Ledger) -> None:
     entry = entered(ledger, 1)
     ours = read(entry, 1)
-    entry.note(5)
+    begin(entry, 5)
     ledger.close()
     assert (ours.has_not_begun(5), ours.has_not_begun(6)) == (False, True)
 
@@ -79,7 +85,7 @@ def test_there_is_a_place_for_each_of_many_clients(ledger: Ledger) -> None:
     assert len({(entry.descriptor, entry.place) for entry in entries}) == count
     assert len({entry.descriptor for entry in entries}) == 3
     for entry in entries[:: mmap.PAGESIZE // ENTRY.size]:
-        entry.note(7)
+        begin(entry, 7)
         assert not read(entry, entry.key[0]).has_not_begun(7)
 
 

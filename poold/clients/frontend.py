@@ -181,8 +181,7 @@ class Frontend:
                 self._release(key)
                 self._broker.cancel(key, message.request, monotonic())
         elif isinstance(message, Ask):
-            if peer.entry is not None:
-                peer.entry.note(message.request)
+            self._broker.clients[peer.key].has_begun(message.request)  # it is carried out, and runs on no backend
             answer = self._ask(message, peer)
             if isinstance(answer, (Answer, Failure)):
                 peer.send(encode(answer._replace(request=message.request)))

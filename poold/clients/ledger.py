@@ -37,10 +37,6 @@ class Entry:
     key: memoryview
     begun: memoryview
 
-    def note(self, number: int) -> None:
-        """Take note of a request that is answered without beginning."""
-        self.begun[0] = max(self.begun[0], number)
-
 
 class Ledger:
     """The entries of all clients."""
