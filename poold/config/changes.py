@@ -75,7 +75,7 @@ def applied(old: Config, new: Config) -> Config:
 
 def are_backends_replaced(old: Section, new: Section) -> bool:
     """Whether backends that were opened with the old values are not what they would be with the new ones."""
-    return any(getattr(old, key) != getattr(new, key) for key in (*_keys(new, REPLACE), *_keys(new, MOVE)))
+    return _differ(old, new, REPLACE) or _differ(old, new, MOVE)
 
 
 def changed_endpoints(old: Config, new: Config | CurrentConfig, renewed: Collection[str] = ()) -> set[str]:
@@ -90,7 +90,12 @@ def changed_endpoints(old: Config, new: Config | CurrentConfig, renewed: Collect
 
 def is_moved(old: EndpointConfig, new: EndpointConfig) -> bool:
     """Whether the endpoint leads elsewhere: nothing that is known of its server may hold there."""
-    return any(getattr(old, key) != getattr(new, key) for key in _keys(new, MOVE))
+    return _differ(old, new, MOVE)
+
+
+def _differ(old: Section, new: Section, what: str) -> bool:
+    """Whether one of the keys about which a reload does this has another value."""
+    return any(getattr(old, key) != getattr(new, key) for key in _keys(new, what))
 
 
 def _keys(section: Section, what: str) -> list[str]:
