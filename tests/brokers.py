@@ -317,6 +317,13 @@ def poold(*arguments: str, timeout: float = 60, **variables: str) -> subprocess.
     return run(sys.executable, "-m", "poold", *arguments, timeout=timeout, **variables)
 
 
+def order(broker: Broker, *words: str) -> Any:
+    """What the command prints as JSON."""
+    done = poold(*words, "--json", f"--address={broker.address}")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 def run(*command: str, timeout: float = 60, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a program to its end; its exit code and what it said are for the caller to judge."""
     return subprocess.run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +9,7 @@ from typing import Any
 
 import psycopg2
 import pytest
-from brokers import Broker, poold
+from brokers import Broker, order, poold
 from postgres import Postgres, PrivatePostgres
 from test_reload import load
 from waiting import wait_until
@@ -23,12 +22,6 @@ GROUPS: dict[str, dict[str, Any]] = {
     "default": {"min_size": 2, "max_size": 4},
     "transactions": {"autocommit": False, "min_size": 0, "max_size": 2},
 }
-
-
-def order(broker: Broker, *words: str) -> Any:
-    done = poold(*words, "--json", f"--address={broker.address}")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 @pytest.fixture

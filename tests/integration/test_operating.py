@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg2
 import pytest
-from brokers import Broker, poold
+from brokers import Broker, order, poold
 from waiting import wait_until
 
 from client import DBConnectionError, Handler, PoolTimeout, TransactionLost
@@ -22,13 +22,6 @@ GROUPS: dict[str, dict[str, Any]] = {
     "default": {"min_size": 2, "max_size": 4},
     "transactions": {"autocommit": False, "min_size": 0, "max_size": 2},
 }
-
-
-def order(broker: Broker, *words: str) -> Any:
-    """What the command prints as JSON."""
-    done = poold(*words, "--json", f"--address={broker.address}")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def pid_of(db: Handler) -> int:
