@@ -49,6 +49,8 @@ MOST_STEPS = 6
 DIVISION_BY_ZERO = "22012"
 # After an error, so that a fault is not answered with a thousand attempts.
 PAUSE = 0.02
+# How long a worker that has started waits to be served, in seconds. Only what never recovers reaches it.
+PATIENCE = 45.0
 # Of how many attempts an alarm leaves by an exception, and how soon at the latest.
 ALARMED, ALARM_AFTER = 0.15, 0.03
 # Answers that go on for longer than a packet, to be cut in the middle.
@@ -331,14 +333,18 @@ def _raise_alarm(*_: Any) -> None:
 
 
 def patiently(group: str) -> Handler:
-    """A Handler, as soon as there is a broker."""
+    """A Handler, as soon as it is served; raises what keeps it from that for too long."""
     db = Handler(group)
+    until = time.monotonic() + PATIENCE
     while True:
         try:
             db.query("SELECT 1")
             db.rollback()
             return db
         except DBConnectionError:
+            if time.monotonic() > until:
+                raise
+            db.rollback()  # its transaction may be the one that was lost
             time.sleep(PAUSE)
 
 
