@@ -193,7 +193,7 @@ CASES: list[tuple[str, Any, str]] = [
     ("SHOW work_mem", None, R),
     ("EXPLAIN (COSTS OFF) SELECT %s", (5,), R),
     ("DO $$ BEGIN PERFORM 1; END $$", None, D),
-    ("SELECT set_config('work_mem', %s, false)", ("5MB",), R),
+    ("SELECT set_config('work_mem', %s, false), 1 AS more", ("5MB",), R),
     ("SELECT %s; SELECT %s AS it", (1, 2), D),
     ("SELECT %s;", (1,), P),
     ("-- a remark\nSELECT %s AS it /* another /* in it */ */ -- and one", (1,), P),

@@ -27,13 +27,22 @@ from poold.core.statements.sql import MAX_BYTES, MAX_TOKENS, tokens
 
 # Most statements begin with one of these, contain none of the words below, and need not be read.
 _INNOCENT = re.compile(rb"\s*+(?:SELECT|INSERT|UPDATE|DELETE|WITH|VALUES|MERGE|TABLE)\b", re.IGNORECASE)
-_SUSPICIOUS = (b"advisory", b"temp", b"currval", b"lastval", b"setseed", b"replication", b"dblink_connect", b"u&")
+_SUSPICIOUS = (
+    b"advisory", b"temp", b"currval", b"lastval", b"setseed", b"set_config", b"replication", b"dblink_connect", b"u&"
+)  # fmt: skip
 
 SETTING = "a setting"
-# That it leaves something is not true of these: they ask for what others have left.
+# Of a statement's tokens, constants and parameters as 0: it does nothing but set, for the session.
+_SETS_ONLY = re.compile(
+    rb"select(?: (?:pg_catalog \. )?set_config \( [^()]+ , false \)(?: (?:as )?\w+)?(?: ,(?= )|\Z))+", re.IGNORECASE
+)
+_FALSE = re.compile(rb"'\s*(?:f(?:a(?:l(?:se?)?)?)?|no?|off?|0)\s*'", re.IGNORECASE)
+# That it leaves something is not true of these: they want what others have left.
 SEQUENCE_VALUE = "what nextval() gave last"
+LOCK_HELD = "an advisory lock that the session holds"
 # Session-level locks; those of a transaction (pg_advisory_xact_lock) end with it.
 _LOCKS = re.compile(rb"pg_(?:try_)?advisory_lock(?:_shared)?")
+_UNLOCKS = (b"pg_advisory_unlock", b"pg_advisory_unlock_shared")
 # Functions that leave what only the end of the connection takes away; of slots only temporary ones.
 _LASTING = {
     b"pg_replication_origin_session_setup": "a replication origin",
@@ -100,6 +109,8 @@ def use_of(statement: bytes) -> Use:
     read = tokens(statement, len(statement) > MAX_BYTES or 0 not in statement)
     for kind, text, _, _ in islice(read, MAX_TOKENS):
         reader.take(kind, text)
+    if reader.calls_set_config and _sets_only(statement):
+        return Use(SETTING, wants_session=True)
     # A text that is too long to be read may do anything.
     return reader.use() if next(read, None) is None else reader.use().joined(UNSEEN)
 
@@ -133,6 +144,24 @@ def names_held(server: Server, own: int) -> bytes:
     return b"%d %d" % (server.names, server.names + own)
 
 
+def _sets_only(statement: bytes) -> bool:
+    """Whether all that the statement does is set_config(..., false)."""
+    if len(statement) > MAX_BYTES:
+        return False
+    read: list[bytes] = []
+    for kind, text, _, _ in tokens(statement):
+        if kind == "string" and _FALSE.fullmatch(text):
+            text = b"false"
+        elif kind == "name":
+            text = text.strip(b'"')
+        elif kind in ("string", "escaped", "number", "parameter"):
+            text = b"0"
+        read.append(text)
+    while read[-1:] == [b";"]:
+        read.pop()
+    return _SETS_ONLY.fullmatch(b" ".join(read)) is not None
+
+
 class _Reader:
     """Reads the tokens of a string of statements; `use` tells what they may leave."""
 
@@ -141,16 +170,20 @@ class _Reader:
         self._use = NOTHING
         self._is_seeding = False
         self._calls_nextval = False
+        self.calls_set_config = False
         self._depth = 0  # parentheses
         # Of the statement being read: its words and names outside of parentheses so far, and its last token.
         self._words: list[bytes] = []
         self._previous = b""
+        self._before = b""  # the token before that one
+        self._is_run = False  # what is behind an EXPLAIN is run
         self._name = b""  # the last token, if it is a name
 
     def take(self, kind: str, text: bytes) -> None:
         if text == b";" and self._depth <= 0:
             self._words = []
-            self._previous = b""
+            self._previous = self._before = b""
+            self._is_run = False
             return
         word = text.upper() if kind == "word" else b""
         if not self._previous:
@@ -158,12 +191,24 @@ class _Reader:
         if text[:1] == b"(":  # a skimmed token may begin with it as well
             self._function(self._name)
         self._name = text.lower().strip(b'"') if kind in ("word", "name") else b""
+        if self._words[:1] == [b"EXPLAIN"]:
+            self._is_run = self._is_run or word in (b"ANALYZE", b"ANALYSE")
+            if self._is_run and self._depth == 0 and word in (b"CREATE", b"DECLARE"):
+                self._words = []
+        if word in _TEMPORARY and self._is_into():
+            self._add(Use("a temporary table"))
         if self._name == b"pg_temp" and (self._words[:1] == [b"CREATE"] or self._previous == b"INTO"):
             self._add(Use("a temporary table"))
         if self._depth == 0 and (word or kind == "name"):
             self._read(word or text)
         self._depth += (text == b"(") - (text == b")")
-        self._previous = word or text
+        self._before, self._previous = self._previous, word or text
+
+    def _is_into(self) -> bool:
+        """Whether the token before this one is the INTO of a SELECT."""
+        if self._previous in (b"LOCAL", b"GLOBAL"):
+            return self._before == b"INTO"
+        return self._previous == b"INTO" and self._before not in (b"INSERT", b"MERGE")
 
     def use(self) -> Use:
         """What the statements read so far may leave."""
@@ -176,10 +221,14 @@ class _Reader:
     def _function(self, name: bytes) -> None:
         if _LOCKS.fullmatch(name):
             self._add(Use("an advisory lock"))
+        elif name in _UNLOCKS:
+            self._add(Use(LOCK_HELD))
         elif name in (b"currval", b"lastval"):
             self._add(Use(SEQUENCE_VALUE))
         elif name == b"nextval":
             self._calls_nextval = True
+        elif name == b"set_config":
+            self.calls_set_config = True
         elif name in _LASTING:
             self._add(Use(_LASTING[name], is_lasting=True))
         elif name == b"setseed":
@@ -201,10 +250,6 @@ class _Reader:
             case [b"DECLARE", *_, b"WITH", b"HOLD"]:
                 self._add(Use("a cursor"))
             case [b"CREATE", *_] if word in _TEMPORARY and set(words[:-1]) <= set(_BEFORE_TEMPORARY):
-                self._add(Use("a temporary table"))
-            case [*_, before, b"INTO", second] if second in _TEMPORARY and before not in (b"INSERT", b"MERGE"):
-                self._add(Use("a temporary table"))
-            case [*_, b"INTO", b"LOCAL" | b"GLOBAL", second] if second in _TEMPORARY:
                 self._add(Use("a temporary table"))
 
     def _add(self, use: Use) -> None:

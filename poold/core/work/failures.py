@@ -20,7 +20,7 @@ from client.wire.sqlstates import IN_FAILED_SQL_TRANSACTION, LOST_RACES, NOT_ON_
 from poold.core.records.backend import Backend
 from poold.core.records.lease import Lease
 from poold.core.records.request import Request, Verb
-from poold.core.statements.leftovers import SEQUENCE_VALUE, SETTING
+from poold.core.statements.leftovers import LOCK_HELD, SEQUENCE_VALUE, SETTING
 
 # Words of statements that may end their transaction: if the backend is lost behind one, the outcome is unknown.
 _MAY_COMMIT = re.compile(rb"\b(commit|end|prepare|call|do)\b", re.IGNORECASE)
@@ -99,6 +99,12 @@ def wants_session(leaves: str) -> Failure:
             "currval() and lastval() give what nextval() gave last in the same session, and the statement that called "
             "it may have run in another one; let that statement return the value (INSERT ... RETURNING, SELECT "
             "nextval(...)), or run both in one transaction or in a db.session() block"
+        )
+    if leaves == LOCK_HELD:
+        return usage(
+            "this statement gives back an advisory lock that its session holds, and runs in another session than the "
+            "one that took the lock; run both in one transaction or in a db.session() block, or take a lock that ends "
+            "with its transaction: pg_advisory_xact_lock()"
         )
     text = (
         f"this statement leaves {leaves} in its session, which is reset before the next statement may run in it; run "
