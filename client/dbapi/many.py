@@ -64,7 +64,8 @@ class Progress:
             where = place_of(self.sets + place, total, sets.text or sets.steps[place].statement)
         failure = error.failure
         if self.committed and failure.outcome in (NOT_EXECUTED, FAILED):
-            text = f"{failure.message.rstrip()}; {self.committed} sets before it are committed"
+            before = "1 set before it is" if self.committed == 1 else f"{self.committed} sets before it are"
+            text = f"{failure.message.rstrip()}; {before} committed"
             failure = failure._replace(outcome=UNKNOWN, message=text)
         is_told = is_told and where is not None and where.total > 1
         told = error

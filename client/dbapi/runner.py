@@ -130,7 +130,8 @@ class Runner(_Theirs):
         try:
             if not sets.steps:
                 result = self.run(statement, sets.parameters[0])
-                rows = result.rowcount
+                # As psycopg2 counts: only what the tag of the statement counts.
+                rows = result.rowcount if result.statusmessage[-1:].isdigit() else -1
             elif is_by_itself:
                 result, rows = self._send_by_itself(sets)
             else:

@@ -169,6 +169,34 @@ def test_by_itself_it_does_what_execute_does(broker: Broker, name: str) -> None:
     connection.close()
 
 
+@pytest.mark.parametrize("autocommit", [True, False])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT %s FROM generate_series(1, 3)",
+        "INSERT INTO gathered SELECT %s FROM generate_series(1, 3)",
+        "EXPLAIN SELECT %s",
+        "EXPLAIN ANALYZE INSERT INTO gathered VALUES (%s)",
+        "SET LOCAL work_mem = '%sMB'",
+        "DO 'BEGIN PERFORM %s; END'",
+        "VALUES (%s), (1)",
+    ],
+)
+def test_as_many_rows_are_counted_as_by_psycopg2(
+    broker: Broker, postgres: Postgres, statement: str, autocommit: bool
+) -> None:
+    counts = []
+    for connection in (postgres.connect(), psycopg2.connect(broker.address)):
+        connection.autocommit = autocommit
+        cursor = connection.cursor()
+        cursor.execute(TABLE)
+        cursor.executemany(statement, [(64,), (65,), (66,)])
+        counts.append(cursor.rowcount)
+        connection.rollback()
+        connection.close()
+    assert counts[1] == counts[0]
+
+
 def test_by_itself_a_message_is_a_transaction(broker: Broker, postgres: Postgres) -> None:
     connection = psycopg2.connect(broker.address, autocommit=True)
     cursor = connection.cursor()
