@@ -245,7 +245,8 @@ class Executor(CopyingCalls):
         """Cancel what this Handler's threads wait for; call it from another thread, or a signal handler.
 
         Each of them gets psycopg2's QueryCanceled, unless its statement has ended by then. Returns how many waited,
-        once the broker knows of the cancels.
+        once the broker knows of the cancels. What waits for a broker that another one has replaced is not reached, and
+        not counted.
         """
         calls = [(each(), request) for each, request in list(self._calls.items())]
         waiting = [(channel, request) for channel, request in calls if channel is not None]
@@ -253,12 +254,13 @@ class Executor(CopyingCalls):
             return 0
         channel = new_channel(self._address, self._keys)  # of its own: this thread's may be in the middle of a call
         try:
-            for other, request in waiting:
+            reached = [each for each in waiting if each[0].welcome.pid == channel.welcome.pid]
+            for other, request in reached:
                 channel.post(CancelRequest(request, other.welcome.cancel_key))
             channel.call(Ask(channel.next_request(), "ping"))
         finally:
             channel.close()
-        return len(waiting)
+        return len(reached)
 
     def query_prepared(self, params: Sequence[Any] | Mapping[str, Any], timeout: float | None = None) -> Any:
         """Call "SQLPrepare"."ExecuteQuery" with params and return the first column of its first row.

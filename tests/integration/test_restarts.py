@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from io import StringIO
 from typing import Any
 
+import psycopg2.errors
 import pytest
 from brokers import Broker, listening, poold
 from postgres import Postgres
@@ -249,6 +250,22 @@ def test_a_transaction_ends_on_the_broker_that_has_begun_it(broker: Broker) -> N
     assert old.wait(LONG) == 0
     assert other.query("SELECT count(*) FROM over_a_restart").scalar() == 1
     other.rollback()
+
+
+def test_a_cancel_does_not_count_what_the_old_broker_still_runs(
+    broker: Broker, postgres: Postgres, threads: ThreadPoolExecutor
+) -> None:
+    db, old = broker.handler("transactions"), broker.process
+    running = threads.submit(db.query, "SELECT pg_sleep(600) /* behind the restart */")
+    mine = "FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%(600) /* behind the restart */'"
+    wait_until(lambda: postgres.execute(f"SELECT pid {mine}"), what="the statement runs")
+    broker.restart()
+    assert db.cancel() == 0
+    assert postgres.execute(f"SELECT pg_cancel_backend(pid) {mine}") == [(True,)]
+    with pytest.raises(psycopg2.errors.QueryCanceled):
+        running.result(LONG)
+    db.rollback()
+    assert old.wait(LONG) == 0
 
 
 def test_the_new_broker_has_the_new_configuration(broker: Broker, postgres: Postgres) -> None:
