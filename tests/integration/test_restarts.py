@@ -205,15 +205,17 @@ def replaced_beside_busy_clients(
             counts[number] += 1
 
     working = [threads.submit(work, number) for number in range(len(WAYS))]
-    for _ in range(3):
-        before = list(counts)
-        wait_until(
-            lambda before=before: all(now > then + 1 for now, then in zip(counts, before, strict=True)),
-            LONG,
-            "all to be served",
-        )
-        replace()
-    over.set()
+    try:
+        for _ in range(3):
+            before = list(counts)
+            wait_until(
+                lambda before=before: all(now > then + 1 for now, then in zip(counts, before, strict=True)),
+                LONG,
+                "all to be served",
+            )
+            replace()
+    finally:
+        over.set()
     for each in working:
         each.result(LONG)
 
