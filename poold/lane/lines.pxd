@@ -8,8 +8,7 @@ cdef class Line:
     cdef readonly object peer, client
     cdef object process  # whose turn it is when a request waits
     cdef dict requests  # its client's
-    cdef bint _is_shared
-    cdef Py_buffer _memory
+    cdef object _memory  # where begun is
     cdef unsigned long long _nowhere
     cdef unsigned long long *begun  # `core.records.client.Client.begun`, if that is memory
     cdef object fleet  # of the last request; its client may use it and has done so

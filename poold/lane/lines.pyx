@@ -20,17 +20,16 @@ cdef class Line:
         self.process = client.process
         self.requests = client.requests
         self.heard = client.heard
+        cdef Py_buffer memory
         if PyObject_CheckBuffer(client.begun):
-            PyObject_GetBuffer(client.begun, &self._memory, PyBUF_WRITABLE)
-            self.begun = <unsigned long long *>self._memory.buf
-            self._is_shared = True
+            # No buffer is kept: Python crashes if it collects a memoryview before one that was taken of it is released.
+            PyObject_GetBuffer(client.begun, &memory, PyBUF_WRITABLE)
+            self._memory = client.begun
+            self.begun = <unsigned long long *>memory.buf
+            PyBuffer_Release(&memory)
         else:
             self.begun = &self._nowhere
         client.line = self
-
-    def __dealloc__(self):
-        if self._is_shared:
-            PyBuffer_Release(&self._memory)
 
 
 cdef class Limits:
