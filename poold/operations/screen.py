@@ -48,8 +48,9 @@ class Screen:
         shown = []
         for place, line in enumerate(lines[:height]):
             text = set_cell_size(line, width) if place == marked or cell_len(line) > width else line
-            shown.append(_REVERSED + text + _PLAIN if place == marked else text + _REST_OF_LINE)
-        self._write(_HOME + "\r\n".join(shown) + _REST)
+            # Before the text: behind a line as wide as the screen the cursor stands on its last character.
+            shown.append(_REST_OF_LINE + (_REVERSED + text + _PLAIN if place == marked else text))
+        self._write(_HOME + "\r\n".join(shown) + ("\r\n" + _REST if len(shown) < height else ""))
 
     def keys(self, seconds: float) -> list[str]:
         """The keys that were pressed, waiting for so long at most for the first one."""
@@ -74,7 +75,7 @@ class Screen:
             termios.tcsetattr(self._in, termios.TCSADRAIN, self._before)
 
     def _write(self, text: str) -> None:
-        data = text.encode("utf-8", "replace")
+        data = text.encode(sys.stdout.encoding, sys.stdout.errors or "strict")
         while data:
             data = data[os.write(self._out, data) :]
 
