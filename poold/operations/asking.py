@@ -13,6 +13,7 @@ from client.errors import DBConnectionError, DBError
 from client.wire.address import check_address
 from client.wire.arguments import packed_arguments
 from client.wire.messages import Answer, Ask
+from poold.operations.log_format import printable_lines
 
 EXIT_ERROR = 1
 EXIT_NOT_RUNNING = 3
@@ -71,7 +72,7 @@ def open_channel(target: str) -> Channel:
     try:
         return Channel(target, keys)
     except DBError as error:
-        click.echo(f"poold: {error}", err=True)
+        complain(str(error))
         is_absent = isinstance(error, DBConnectionError) and not error.is_kept_out
         sys.exit(EXIT_NOT_RUNNING if is_absent else EXIT_ERROR)
 
@@ -111,7 +112,12 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
+def complain(text: str) -> None:
+    """Say what is wrong; servers and clients may have had a say in it, and must not steer the terminal."""
+    click.echo(printable_lines(f"poold: {text}"), err=True)
+
+
 def fail(text: str) -> NoReturn:
     """Say what is wrong, and end the program."""
-    click.echo(f"poold: {text}", err=True)
+    complain(text)
     sys.exit(EXIT_ERROR)

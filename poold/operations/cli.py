@@ -41,6 +41,7 @@ from poold.operations.doctor import doctor, examined
 from poold.operations.figures import stats
 from poold.operations.health import health
 from poold.operations.log_format import FORMATS, TEXT, complaint, use
+from poold.operations.output import written
 from poold.operations.top import top
 from poold.system.file_errors import in_words
 
@@ -51,6 +52,11 @@ POLL_INTERVAL = 0.05
 
 class _Commands(click.Group):
     command_class = Summarised
+
+    def main(self, *args: Any, **more: Any) -> Any:
+        """Run a command; what it prints is written, or the exit code tells that it was not."""
+        with written():
+            return super().main(*args, **more)
 
 
 @click.group(

@@ -13,6 +13,7 @@ import click
 
 from client.wire.address import ipc_path, runtime_dir
 from poold.config.model import BrokerConfig
+from poold.operations.log_format import printable_lines
 from poold.system.file_errors import explained
 from poold.system.safe_files import GROUP_FOLDER, OPEN_FOLDER, make_folder, open_own
 
@@ -52,14 +53,15 @@ def start_detached(arguments: list[str], broker: BrokerConfig, chosen_log: Path 
     with os.fdopen(ready) as pipe:
         announcement = pipe.read()
     if announcement:
-        click.echo(announcement)
+        click.echo(printable_lines(announcement))
         click.echo(f"  log: {log_file}")
         # The broker goes on running; without this Popen would warn about a child that nobody waited for.
         process.returncode = 0
         return 0
     code = process.wait()
     said = log_file.read_bytes()[before:].decode(errors="replace").strip()
-    click.echo(said or f"poold: the broker ended with code {code} and said nothing; see {log_file}", err=True)
+    said = said or f"poold: the broker ended with code {code} and said nothing; see {log_file}"
+    click.echo(printable_lines(said), err=True)
     return code or 1
 
 

@@ -9,7 +9,7 @@ import click
 
 from poold.operations.asking import GivenPath, Summarised, json_option, print_json
 from poold.operations.findings import PROBLEM, WARNING, Finding
-from poold.operations.log_format import printable
+from poold.operations.log_format import printable_lines
 
 
 @click.command(cls=Summarised)
@@ -34,7 +34,7 @@ def examined(file: Path, as_json: bool, is_brief: bool = False) -> int:
         print_json(whole)
     else:
         for each in findings:
-            click.echo("\n".join(printable(line) for line in str(each).splitlines()))
+            click.echo(printable_lines(str(each)))
     return 1 if problems else 0
 
 

@@ -26,11 +26,17 @@ TEXT, JSON = FORMATS = ("text", "json")
 LONGEST = 2000
 # What each line has in JSON besides its fields; no field has such a name.
 RESERVED = ("time", "level", "logger", "event", "exception")
+# Characters that are not seen and change what is: Unicode's category Cf, some of which turn the order of a line around.
+_UNSEEN = (
+    "\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0001\U000e0020-\U000e007f"
+)
+# What is left of them, and of control characters, in JSON's strings; two of them are ends of a line for terminals.
+_HIDDEN = f"\x7f-\x9f\u2028\u2029\ud800-\udfff{_UNSEEN}"
+_LEFT = re.compile(f"[{_HIDDEN}]")
 # All control characters, also those that a terminal takes for the end of a line or the beginning of a command.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-# In JSON's strings these are left of them.
-_LEFT = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_PLAIN = re.compile(r"[^\s\"'=\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+_CONTROL = re.compile(f"[\x00-\x1f{_HIDDEN}]")
+_PLAIN = re.compile(rf"[^\s\"'=\\\x00-\x1f{_HIDDEN}]+")
 _KEY = re.compile(r"(?:^| )([a-z_][a-z0-9_]*)=")
 _PLACEHOLDER = re.compile(r"%(?:%|[-#0 +]*[0-9]*(?:\.[0-9]+)?[a-zA-Z])")
 # The loggers whose texts are written as above.
@@ -74,6 +80,11 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
+def printable_lines(text: str) -> str:
+    """Return the text with its lines as they are, and other control characters escaped."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def _cut(text: str) -> str:
     return text if len(text) <= LONGEST else text[:LONGEST] + "..."
 
@@ -94,7 +105,13 @@ def _plain(value: Any) -> Any:
 def _json(value: Any) -> str:
     """Return the value as JSON, in one line of valid UTF-8 whatever it holds."""
     text = json.dumps(value, ensure_ascii=False)
-    return _LEFT.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _LEFT.sub(_in_json, text)
+
+
+def _in_json(found: re.Match[str]) -> str:
+    """Return JSON's escape for the character, two of them for those that UTF-16 has in two halves."""
+    halves = found[0].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{halves[at : at + 2].hex()}" for at in range(0, len(halves), 2))
 
 
 def _shown(value: Any) -> str:
@@ -179,6 +196,6 @@ def _uncaught(error: BaseException | None) -> None:
 def complaint(text: str, name: str) -> str:
     """Return what a command that cannot start says on stderr, in this format."""
     if name != JSON:
-        return f"poold: {text}"
+        return printable_lines(f"poold: {text}")
     record = logging.LogRecord("poold", logging.ERROR, "", 0, "broker not started error=%s", (text,), None)
     return JsonFormatter().format(record)

@@ -5,7 +5,6 @@ import logging
 import os
 import shlex
 import signal
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -23,7 +22,8 @@ from poold.config.source import Source
 from poold.embedded.config import private_config
 from poold.embedded.server import EmbeddedError, EmbeddedPostgres, default_data_dir
 from poold.operations.asking import EXIT_ERROR
-from poold.operations.log_format import JSON, TEXT, complaint, use
+from poold.operations.log_format import JSON, TEXT, complaint, printable_lines, use
+from poold.operations.output import UnwrittenError, forget_output
 from poold.system.address_claim import AddressInUse, is_claimed
 from poold.system.file_errors import explained
 from poold.system.succession import Estate
@@ -128,8 +128,11 @@ def _announce(config: Config, note: list[str], ready_fd: int | None, bound: str,
     ]
     text = "\n".join(lines)
     if ready_fd is None:
-        click.echo(text)
-        sys.stdout.flush()
+        try:
+            click.echo(printable_lines(text))
+        except UnwrittenError as error:  # it serves all the same, and has a log
+            log.warning("announcement not written reason=%s", error)
+            forget_output()
     else:
         with os.fdopen(ready_fd, "w") as pipe:
             pipe.write(text)
