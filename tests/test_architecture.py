@@ -101,7 +101,8 @@ LIBRARIES = {
         "poold/operations/start.py", "poold/operations/top.py",
         "poold/operations/orders.py",
     ),
-    "rich": ("poold/operations/figures.py", "poold/operations/layout.py", "poold/operations/screen.py"),
+    "rich": ("poold/operations/cells.py", "poold/operations/figures.py", "poold/operations/layout.py",
+        "poold/operations/screen.py",),
     "uvloop": ("poold/daemon.py",),
     "sqlalchemy": ("client/sqlalchemy.py",),
     "psycopg2": (

@@ -31,7 +31,8 @@ def snapshot_sections(
     """The sections that are wanted, of these groups; has_texts: whether statements are shown."""
     found: dict[str, Any] = {}
     if wanted.has(CLIENTS):
-        found |= snapshot_processes(clients.values()) | snapshot_work(clients.values(), groups, now)
+        found |= snapshot_processes(clients.values(), wanted.limit)
+        found |= snapshot_work(clients.values(), groups, now, wanted.limit)
     if wanted.has(GROUPS):
         found["groups"] = {name: snapshot_group(group, now) for name, group in groups.items()}
     if wanted.has(GROUPS, ENDPOINTS):
@@ -112,8 +113,12 @@ def _snapshot_endpoint(endpoint: Endpoint, now: float) -> dict[str, Any]:
     }
 
 
-def snapshot_processes(clients: Iterable[Client]) -> dict[str, Any]:
-    """The clients' processes, at most PROCESSES_SHOWN, those with most leases and requests first. O(clients log n)."""
+def snapshot_processes(clients: Iterable[Client], limit: int = PROCESSES_SHOWN) -> dict[str, Any]:
+    """The clients' processes, those with most leases and requests first. O(clients log n).
+
+    At most limit are told, and never more than PROCESSES_SHOWN.
+    """
+    limit = min(limit, PROCESSES_SHOWN)
     processes: dict[tuple[int, int | None, int | None, str], dict[str, Any]] = {}
     for client in clients:
         key = client.pid, client.uid, client.gid, client.name
@@ -129,11 +134,17 @@ def snapshot_processes(clients: Iterable[Client]) -> dict[str, Any]:
         process["held"] += len(client.held)
         process["leases"] += len(client.leases)
     order = sorted(processes.values(), key=lambda each: (-each["leases"], -each["requests"], each["pid"]))
-    return {"processes": order[:PROCESSES_SHOWN], "processes_not_shown": max(0, len(order) - PROCESSES_SHOWN)}
+    return {"processes": order[:limit], "processes_not_shown": max(0, len(order) - limit)}
 
 
-def snapshot_work(clients: Iterable[Client], groups: Mapping[str, Group], now: float) -> dict[str, Any]:
-    """The requests and leases in these groups, at most WORK_SHOWN, the oldest first. O(requests log n)."""
+def snapshot_work(
+    clients: Iterable[Client], groups: Mapping[str, Group], now: float, limit: int = WORK_SHOWN
+) -> dict[str, Any]:
+    """The requests and leases in these groups, the oldest first. O(requests log n).
+
+    At most limit are told, and never more than WORK_SHOWN.
+    """
+    limit = min(limit, WORK_SHOWN)
     shown = set(groups.values())
     found = []
     for client in clients:
@@ -154,8 +165,8 @@ def snapshot_work(clients: Iterable[Client], groups: Mapping[str, Group], now: f
                 state = lease.backend.state.name.lower()
                 found.append(_work(what, client, lease.number, lease.group, state, lease.began, ""))
     found.sort(key=lambda each: each[0])
-    work = [{**each, "age_ms": round((now - since) * 1000, 3)} for since, each in found[:WORK_SHOWN]]
-    return {"work": work, "work_not_shown": max(0, len(found) - WORK_SHOWN)}
+    work = [{**each, "age_ms": round((now - since) * 1000, 3)} for since, each in found[:limit]]
+    return {"work": work, "work_not_shown": max(0, len(found) - limit)}
 
 
 def _work(

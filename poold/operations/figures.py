@@ -12,9 +12,12 @@ import click
 from client.wire.arguments import MOST_ROWS, ORDERS, SECTIONS
 from poold.operations import tables
 from poold.operations.asking import Summarised, address_option, ask, fail, json_option, print_json, target_of
-from poold.operations.layout import Room, Table, render, wrapped
+from poold.operations.cells import fitted
+from poold.operations.layout import Room, Table, render
 
 WATCH_INTERVAL = 1.0
+# Rows of a list on a terminal, if it has not more lines.
+USUAL_ROWS = 20
 # What an answer with these sections has.
 _PROOFS = {"endpoints": "pools", "clients": "processes"}
 
@@ -27,7 +30,13 @@ Take = Callable[[], dict[str, Any]]
 @json_option
 @click.option("--watch", is_flag=True, help="Show it again every second until Ctrl-C, with rates of that second.")
 @click.option("--sort", type=click.Choice(ORDERS), help="statements: rank them by this; else by total.")
-@click.option("--limit", type=click.IntRange(1, MOST_ROWS), metavar="N", help="Show so many rows of a section at most.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, MOST_ROWS),
+    metavar="N",
+    help="Show so many backends, clients, statements or waiting requests at most; else 20, or as many as the terminal "
+    "has lines, and without a terminal 1000.",
+)
 @click.option("--locks", is_flag=True, help="backends: ask PostgreSQL who waits for whose lock. For admins.")
 @click.option(
     "--format",
@@ -68,7 +77,8 @@ def stats(
             raise click.UsageError("--format prints all metrics; give it without sections and --limit")
         click.echo(ask(target, "metrics", [("format", text_format)])["text"], nl=False)
         return
-    rows = limit or (Room.here().height if not as_json else None) or MOST_ROWS
+    height = None if as_json else Room.here().height
+    rows = limit or (MOST_ROWS if height is None else max(height, USUAL_ROWS))
     arguments = [("section", name) for name in sections]
     if sections:
         arguments.append(("limit", str(rows)))
@@ -84,25 +94,32 @@ def stats(
         return figures
 
     if watch:
-        show_continuously(take, sections)
+        show_continuously(take, sections, rows)
     elif as_json:
         print_json(take())
     else:
-        print_lines(lines_of(take(), None, sections))
+        print_lines(lines_of(take(), None, sections, Room(Room.here().width), rows))
 
 
-def lines_of(figures: dict[str, Any], before: dict[str, Any] | None, sections: tuple[str, ...]) -> list[str]:
-    """The figures as lines that fit the terminal."""
+def lines_of(
+    figures: dict[str, Any],
+    before: dict[str, Any] | None,
+    sections: tuple[str, ...],
+    room: Room | None = None,
+    most: int | None = None,
+) -> list[str]:
+    """The figures as lines that fit the room, with so many rows of lists at most."""
+    room = Room() if room is None else room
     rates = tables.Rates(figures, before)
     found: list[Table] = []
     below: list[str] = []
-    parts = [tables.of_section(name, figures, rates) for name in sections] or [tables.overview(figures, rates)]
+    parts = [tables.of_section(name, figures, rates, most) for name in sections] or [tables.overview(figures, rates)]
     for some, lines in parts:
         found += some
         below += lines
-    room = Room.here()
-    top, below = wrapped(tables.head(figures), room), wrapped(below, room)
-    return [*top, "", *render(found, room, len(top) + len(below) + 2), *below]
+    part = None if room.height is None else room.height // 4
+    top, below = fitted(tables.head(figures), room.width, part), fitted(below, room.width, part)
+    return [*top, "", *render(found, room, len(top) + 1 + len(below)), *below]
 
 
 def print_lines(lines: list[str]) -> None:
@@ -111,7 +128,7 @@ def print_lines(lines: list[str]) -> None:
         click.echo(line)
 
 
-def show_continuously(take: Take, sections: tuple[str, ...]) -> None:
+def show_continuously(take: Take, sections: tuple[str, ...], rows: int) -> None:
     """Show new figures every second until Ctrl-C: in place on a terminal, else one after the other."""
     from rich.console import Console  # which takes as long to import as all other commands need
     from rich.live import Live
@@ -122,14 +139,14 @@ def show_continuously(take: Take, sections: tuple[str, ...]) -> None:
         if not sys.stdout.isatty():
             while True:
                 figures = take()
-                print_lines(lines_of(figures, before, sections))
+                print_lines(lines_of(figures, before, sections, most=rows))
                 sys.stdout.flush()
                 before = figures
                 time.sleep(WATCH_INTERVAL)
         with Live(Text(""), console=Console(highlight=False), auto_refresh=False, screen=True) as live:
             while True:
                 figures = take()
-                shown = "\n".join(lines_of(figures, before, sections))
+                shown = "\n".join(lines_of(figures, before, sections, Room.here(), rows))
                 live.update(Text(shown, no_wrap=True, overflow="crop"), refresh=True)
                 before = figures
                 time.sleep(WATCH_INTERVAL)

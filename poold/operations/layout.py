@@ -1,8 +1,9 @@
-"""Tables of text that fit a terminal: what is less important gives way, and no number is ever cut.
+"""Tables that fit a terminal: what is less important gives way, and no number is ever cut.
 
 A table that is too wide first loses the ends of its long texts, down to what each column needs at least, and then its
-least important columns; what room is left goes to the texts of the most important ones. Tables that are too high for
-the screen share its lines, and say how many rows are not shown. Without a terminal nothing is left out.
+least important columns; what room is left goes to the next columns that fit, and to the texts of the most important
+ones. If not even what must be seen fits side by side, each row is a few lines of `name: value`. Where there is a height
+as well, tables share its lines, each has some, and the least important ones go first; what is not shown is counted.
 """
 
 from __future__ import annotations
@@ -11,52 +12,79 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from shutil import get_terminal_size
-from textwrap import wrap
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 
-from poold.operations.log_format import printable
+from poold.operations.cells import cell, cut, folded
 
 GAP = 2  # between columns
 # What a text is cut down to before columns are left out.
 LEAST_TEXT = 12
 # Where there is no terminal a text may be so long, so that the columns behind it can be found.
 LONGEST_TEXT = 400
+# For columns up to this rank texts are cut down to the least; for those behind it, to what is good to read.
+WANTED = 2
+# Below its head each table has so many lines, if it has as many, before another one has more.
+LEAST_LINES = 3
+# A long text in a row of `name: value` may take so many lines.
+TEXT_LINES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column. Texts stand left and may be cut, numbers stand right and may not.
 
-    rank: the one with the highest goes first if there is no room; 0 stays.
+    rank: the one with the highest goes first if there is no room; 0 has to be seen. is_whole: a text that is not cut,
+    as a command to copy. good: how much of a text can be read, if that is more than the least.
     """
 
     heading: str
     rank: int = 0
     is_text: bool = False
     least: int = LEAST_TEXT
+    good: int = 0
+    is_whole: bool = False
 
 
 @dataclass(slots=True)
 class Table:
-    """A table; more counts rows that there are and that nobody has sent."""
+    """A table. What the title says first is its name.
+
+    notes stand below the title. pinned: rows that stand before all others and are not counted. more: rows that there
+    are and that nobody has sent; rest is a row with their sums, for where all others are shown. nothing: what is said
+    if there are no rows. rank: if there is no room for all tables, the one with the highest goes first.
+    """
 
     title: str
     columns: Sequence[Column]
     rows: list[list[str]] = field(default_factory=list)
     more: int = 0
+    notes: list[str] = field(default_factory=list)
+    pinned: list[list[str]] = field(default_factory=list)
+    rest: list[str] | None = None
+    nothing: str = ""
+    rank: int = 0
 
     def add(self, *cells: object) -> None:
         """Add a row; None is a dash."""
-        self.rows.append([cell(each) for each in cells])
+        self.rows.append(row(*cells))
+
+
+def row(*values: object) -> list[str]:
+    """The cells of a row; None is a dash."""
+    return [cell(each) for each in values]
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """The size of the terminal, None if there is none."""
+    """The size of the terminal, or of a part of it; None if there is no limit.
+
+    has_blocks: whether rows that are too wide may take more than a line.
+    """
 
     width: int | None = None
     height: int | None = None
+    has_blocks: bool = True
 
     @classmethod
     def here(cls) -> Room:
@@ -67,121 +95,187 @@ class Room:
         return cls(max(20, size.columns), max(8, size.lines))
 
 
-def cell(value: object) -> str:
-    """A value as it is shown. Texts come from clients: they must not steer the terminal."""
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return number(value)
-    return printable(str(value))
-
-
-def number(value: float) -> str:
-    """Three digits, or all of those before the point."""
-    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
-
-
-def duration(milliseconds: float | None) -> str | None:
-    """A time for people."""
-    if milliseconds is None:
-        return None
-    seconds = milliseconds / 1000
-    if seconds < 1:
-        return f"{milliseconds:.0f}ms" if milliseconds >= 1 else f"{milliseconds:.1g}ms"
-    if seconds < 60:
-        return f"{seconds:.1f}s"
-    minutes, rest = divmod(int(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}m{rest:02}s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02}m" if hours < 48 else f"{hours // 24}d{hours % 24:02}h"
-
-
 def render(tables: Sequence[Table], room: Room, used: int = 0) -> list[str]:
     """The lines of all tables, with a blank line between two; used lines of the screen are others'."""
-    limits = _shares(tables, None if room.height is None else room.height - used)
+    forms = [_Form(table, room) for table in tables]
+    height = None if room.height is None else room.height - used
+    shares = _shares(forms, height)
     lines: list[str] = []
-    for table, limit in zip(tables, limits, strict=True):
-        if limit >= 0:
-            lines += [""] if lines else []
-            lines += _lines(table, room.width, limit)
-    return lines
+    for place, share in shares.items():
+        lines += [""] if lines else []
+        lines += forms[place].lines(share)
+    if missing := [form.table.title.partition(";")[0] for place, form in enumerate(forms) if place not in shares]:
+        text = f"no room for: {'; '.join(missing)}"
+        lines.append(text if room.width is None else cut(text, room.width))
+    return lines if height is None else lines[: max(1, height)]
 
 
-def wrapped(lines: Sequence[str], room: Room) -> list[str]:
-    """Lines that are no table, as many as a part of the screen holds."""
-    if room.width is None or room.height is None:
-        return list(lines)
-    found = [part for line in lines for part in wrap(line, room.width)]
-    return found[: max(1, room.height // 4)]
+def head_of(table: Table, width: int) -> int:
+    """How many lines stand above the first row, where rows have one line each."""
+    return len(_above(table, width)) + 1 + len(table.pinned)
 
 
-def _shares(tables: Sequence[Table], height: int | None) -> list[int]:
-    """How many lines each table has below its head, -1 if there is no room even for that; the first ones come first."""
-    wanted = [len(table.rows) + bool(table.more) for table in tables]
-    if height is None:
-        return wanted
-    limits: list[int] = []
-    left = height
-    for each in wanted:
-        least = 2 + bool(limits) + bool(each)
-        is_room = left >= least or not limits
-        limits.append(bool(each) if is_room else -1)
-        left -= least if is_room else 0
-    while left > 0 and (hungry := [n for n, each in enumerate(limits) if 0 <= each < wanted[n]]):
-        for place in hungry[:left]:
-            limits[place] += 1
-        left -= len(hungry)
-    return limits
+def _above(table: Table, width: int | None) -> list[str]:
+    return [line for text in (table.title, *table.notes) for line in folded(text, width)]
 
 
-def _lines(table: Table, width: int | None, limit: int) -> list[str]:
-    """The table, with so many lines below its head; the last one says how many rows are missing."""
-    is_whole = len(table.rows) + bool(table.more) <= limit
-    rows = table.rows if is_whole else table.rows[: max(0, limit - 1)]
-    missing = len(table.rows) - len(rows) + table.more
-    shown, widths = _fitted(table, rows, width)
-    lines = [table.title, _line([table.columns[place].heading for place in shown], table.columns, shown, widths)]
-    lines += [_line([row[place] for place in shown], table.columns, shown, widths) for row in rows]
-    lines += [f"{missing} more are not shown"] if missing else []
-    return [line if width is None else set_cell_size(line, min(cell_len(line), width)) for line in lines]
+class _Form:
+    """A table in the form that its room allows."""
 
+    def __init__(self, table: Table, room: Room) -> None:
+        self.table = table
+        self._width = room.width
+        self._above = _above(table, room.width)
+        rows = [*table.pinned, *table.rows, *([table.rest] if table.rest else [])]
+        # Each row on lines of its own; None if it is one line of a table.
+        self._blocks: list[list[str]] | None = None
+        if room.width is not None and room.has_blocks and _chosen(table.columns, rows, room.width, True) is None:
+            self._blocks = [_block(table.columns, row, room.width) for row in rows]
+        self._tail = bool(table.more) and table.rest is None
+        is_empty = not rows and not table.more
+        self._nothing = folded(table.nothing, room.width) if is_empty and table.nothing else []
+        self.head = len(self._above) + (self._blocks is None)
+        self.body = len(rows) if self._blocks is None else sum(map(len, self._blocks))
+        self.body += self._tail + len(self._nothing)
+        self.least = min(self.body, LEAST_LINES)
 
-def _line(cells: list[str], columns: Sequence[Column], shown: list[int], widths: list[int]) -> str:
-    parts = []
-    for text, place, width in zip(cells, shown, widths, strict=True):
-        size = cell_len(text)
-        if size > width:
-            parts.append(set_cell_size(text, max(0, width - 1)) + "…")
+    def lines(self, limit: int) -> list[str]:
+        """The table, with so many lines at most below its head; the last one says how many rows are missing."""
+        table = self.table
+        rows = [*table.pinned, *table.rows, *([table.rest] if table.rest else [])]
+        kept = rows
+        missing = table.more if self._tail else 0
+        if self.body > limit:
+            count = self._fitting(limit - 1)
+            kept = rows[:count]
+            missing = len(table.rows) - max(0, count - len(table.pinned)) + table.more
+        lines = list(self._above)
+        if self._blocks is not None:
+            lines += [line for block in self._blocks[: len(kept)] for line in block]
         else:
-            blank = " " * (width - size)
-            parts.append(text + blank if columns[place].is_text else blank + text)
+            shown, widths = _fitted(table.columns, kept, self._width)
+            headings = [column.heading for column in table.columns]
+            lines += [_line(row, table.columns, shown, widths) for row in (headings, *kept)]
+            if self._width is not None:
+                lines = [cut(line, self._width) for line in lines]
+        return [*lines, *self._nothing, *([f"{missing} more are not shown"] if missing and limit > 0 else [])]
+
+    def _fitting(self, limit: int) -> int:
+        """How many rows fit on so many lines, without the one for the rest."""
+        most = len(self.table.pinned) + len(self.table.rows)
+        if self._blocks is None:
+            return max(0, min(limit, most))
+        count = used = 0
+        while count < most and used + len(self._blocks[count]) <= limit:
+            used += len(self._blocks[count])
+            count += 1
+        return count
+
+
+def _shares(forms: Sequence[_Form], height: int | None) -> dict[int, int]:
+    """How many lines the tables have below their heads; those that are not there have no room."""
+    if height is None:
+        return {place: form.body for place, form in enumerate(forms)}
+    kept = list(range(len(forms)))
+
+    def needed() -> int:
+        gaps = len(kept) - 1 + (len(kept) < len(forms))
+        return gaps + sum(forms[place].head + forms[place].least for place in kept)
+
+    while len(kept) > 1 and needed() > height:
+        kept.remove(max(kept, key=lambda place: (forms[place].table.rank, place)))
+    shares = {place: forms[place].least for place in kept}
+    left = height - needed()
+    if left < 0:
+        return {place: max(0, share + left) for place, share in shares.items()}
+    while left > 0 and (hungry := [place for place in kept if shares[place] < forms[place].body]):
+        for place in hungry[:left]:
+            shares[place] += 1
+        left -= len(hungry)
+    return shares
+
+
+def _line(cells: Sequence[str], columns: Sequence[Column], shown: list[int], widths: list[int]) -> str:
+    parts = []
+    for place, width in zip(shown, widths, strict=True):
+        text = cut(cells[place], width)
+        blank = " " * (width - cell_len(text))
+        parts.append(text + blank if columns[place].is_text else blank + text)
     return (" " * GAP).join(parts).rstrip()
 
 
-def _fitted(table: Table, rows: list[list[str]], width: int | None) -> tuple[list[int], list[int]]:
-    """The columns that are shown, and their widths."""
-    columns = table.columns
+def _block(columns: Sequence[Column], row: Sequence[str], width: int) -> list[str]:
+    """A row as `name: value`, as many of them on a line as fit; numbers and commands are whole, long texts are cut."""
+    lines: list[str] = []
+    for column, value in zip(columns, row, strict=True):
+        if value == "-" or column.rank > WANTED:
+            continue
+        text = value if column.is_whole or not column.is_text else cut(value, TEXT_LINES * width)
+        item = f"{column.heading}: {text}"
+        if lines and cell_len(lines[-1]) + GAP + cell_len(item) <= width:
+            lines[-1] += " " * GAP + item
+        elif lines:
+            lines += [f"  {line}" for line in folded(item, width - 2, "  ")]
+        else:
+            lines += folded(item, width, "  ")
+    return lines
+
+
+def _full(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[int]:
+    """How wide the columns are if nothing is cut."""
     full = [max((cell_len(row[place]) for row in rows), default=0) for place in range(len(columns))]
     full = [max(size, cell_len(column.heading)) for size, column in zip(full, columns, strict=True)]
-    full = [min(size, LONGEST_TEXT) if column.is_text else size for size, column in zip(full, columns, strict=True)]
-    least = [
-        min(size, max(column.least, cell_len(column.heading))) if column.is_text else size
+    return [
+        min(size, LONGEST_TEXT) if _can_be_cut(column) else size for size, column in zip(full, columns, strict=True)
+    ]
+
+
+def _can_be_cut(column: Column) -> bool:
+    return column.is_text and not column.is_whole
+
+
+def _down_to(columns: Sequence[Column], full: Sequence[int], is_good: bool) -> list[int]:
+    """How wide the columns are if texts are cut down to the least, or to what is good to read."""
+    return [
+        min(size, max(column.least, column.good * is_good, cell_len(column.heading))) if _can_be_cut(column) else size
         for size, column in zip(full, columns, strict=True)
     ]
-    shown = list(range(len(columns)))
+
+
+def _chosen(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int, is_strict: bool = False
+) -> list[int] | None:
+    """The columns that are shown; None if is_strict and one that has to be seen has no room."""
+    full = _full(columns, rows)
+    least, good = _down_to(columns, full, False), _down_to(columns, full, True)
+    shown: list[int] = []
+    for place in sorted(range(len(columns)), key=lambda place: columns[place].rank):
+        sizes = least if columns[place].rank <= WANTED else good
+        if not shown or _sum(sizes, [*shown, place]) <= width:
+            shown.append(place)
+        elif is_strict and columns[place].rank == 0:
+            return None
+    if is_strict and _sum(least, shown) > width:
+        return None
+    return sorted(shown)
+
+
+def _fitted(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> tuple[list[int], list[int]]:
+    """The columns that are shown, and their widths."""
+    full = _full(columns, rows)
     if width is None:
-        return shown, full
-    while len(shown) > 1 and _sum(least, shown) > width:
-        shown.remove(max(shown, key=lambda place: (columns[place].rank, place)))
+        return list(range(len(columns))), full
+    shown = _chosen(columns, rows, width) or []
+    least, good = _down_to(columns, full, False), _down_to(columns, full, True)
     widths = {place: least[place] for place in shown}
     left = width - _sum(least, shown)
-    for place in sorted(shown, key=lambda place: columns[place].rank):
-        given = min(full[place] - widths[place], left)
-        widths[place] += given
-        left -= given
+    for sizes in (good, full):
+        for place in sorted(shown, key=lambda place: columns[place].rank):
+            given = max(0, min(sizes[place] - widths[place], left))
+            widths[place] += given
+            left -= given
     return shown, [widths[place] for place in shown]
 
 
-def _sum(widths: list[int], shown: list[int]) -> int:
+def _sum(widths: Sequence[int], shown: Sequence[int]) -> int:
     return sum(widths[place] for place in shown) + GAP * (len(shown) - 1)

@@ -18,6 +18,8 @@ from poold.operations.asking import (
     print_json,
     target_of,
 )
+from poold.operations.cells import counted
+from poold.operations.log_format import printable_lines
 
 # Seconds. New requests wait as well meanwhile, and get errors from queue_timeout on.
 PAUSE_TIMEOUT = 30.0
@@ -61,7 +63,7 @@ def reconnect(groups: tuple[str, ...], endpoint: str | None, address: str | None
         print_json(answer)
     else:
         closed, left = answer["closed"], answer["closing"]
-        click.echo(f"{_in_words(answer)}: {closed} backends closed, {left} more follow as they come to rest")
+        click.echo(f"{_in_words(answer)}: {counted(closed, 'backend')} closed, {left} more follow as they come to rest")
 
 
 @click.command(cls=Summarised)
@@ -170,7 +172,9 @@ def kill(
     if as_json:
         print_json(answer)
     elif answer["what"] in ("client", "pid"):
-        click.echo(f"{answer['what']} {answer['id']}: {len(answer['clients'])} clients are disconnected")
+        count = len(answer["clients"])
+        done = "is" if count == 1 else "are"
+        click.echo(f"{answer['what']} {answer['id']}: {counted(count, 'client')} {done} disconnected")
     else:
         click.echo(f"{answer['what']} {answer['id']} is ended")
 
@@ -194,14 +198,15 @@ def reload(verbose: bool, address: str | None, as_json: bool) -> None:
         print_json(answer)
         return
     for warning in answer["warnings"]:
-        click.echo(f"warning: {warning}", err=True)
+        click.echo(printable_lines(f"warning: {warning}"), err=True)
     for change in answer["changes"]:
-        click.echo(_change_in_words(change))
+        click.echo(printable_lines(_change_in_words(change)))
     if verbose:
         for name in answer["unchanged"]:
             click.echo(f"{name}: unchanged")
-    count, waiting = len(answer["changes"]), answer["needing_restart"]
-    text = f"{answer['source']} is reloaded: {count} changes, {len(answer['unchanged'])} keys unchanged"
+    waiting = answer["needing_restart"]
+    changes, same = counted(len(answer["changes"]), "change"), counted(len(answer["unchanged"]), "key")
+    text = f"{answer['source']} is reloaded: {changes}, {same} unchanged"
     click.echo(f"{text}; {waiting} of them hold after: poold restart" if waiting else text)
 
 

@@ -13,8 +13,8 @@ import click
 from client.wire.arguments import ORDERS
 from poold.operations import tables
 from poold.operations.asking import Summarised, address_option, fail, target_of
-from poold.operations.layout import Room, Table, duration, render
-from poold.operations.log_format import printable
+from poold.operations.cells import cell, counted, cut, duration, fitted, folded
+from poold.operations.layout import Room, Table, head_of, render
 from poold.operations.polling import Order, Polling
 from poold.operations.screen import Screen, taken_screen
 
@@ -23,6 +23,8 @@ TICK = 0.1
 ROWS = 500
 PAUSE_TIMEOUT = 30.0
 LEAST_COLUMNS, LEAST_LINES = 20, 6
+# A table that has fewer lines has one for its title.
+LEAST_FOR_TITLES = 8
 
 _SECTIONS = {
     "g": "groups", "e": "endpoints", "b": "backends", "c": "clients", "w": "queue", "t": "statements",
@@ -67,14 +69,22 @@ _IDENTITIES = {
     "queue": ("id",),
     "statements": ("group", "kind", "text"),
 }
-HELP = """\
-g groups    e endpoints    b backends    c clients    w who waits, and why    t statements
-up, down    choose a row; what it is stands below
-s           sort by something else
-k           end what is chosen: a lease or a request, in clients a process (asks first)
-p           pause the group of what is chosen, or let it go on (asks first)
-h           this help; any key ends it
-q           quit"""
+HELP = (
+    ("g", "groups"), ("e", "endpoints"), ("b", "backends"), ("c", "clients"), ("w", "who waits, and why"),
+    ("t", "statements"),
+    ("up, down, page up, page down, home, end", "choose a row; what it is stands below"),
+    ("s", "sort by something else"),
+    ("k", "end what is chosen: a lease or a request, in clients a process (asks first)"),
+    ("p", "pause the group of what is chosen, or let it go on (asks first)"),
+    ("h", "this help; any key ends it"),
+    ("q", "quit"),
+)  # fmt: skip
+# What stands below, as much of it as fits.
+_KEYS = (
+    "g e b c w t: sections  s sort  k kill  p pause  h help  q quit",
+    "g e b c w t  s k p  h help  q quit",
+    "h help  q quit",
+)
 
 
 class Top:
@@ -163,7 +173,7 @@ class Top:
             self._note = "nothing here can be ended; choose a lease, a request or a process"
             return
         who = f" of process {row['pid']}" if kind != "pid" else ""
-        tag = f" ({printable(row['tag'])})" if row.get("tag") else ""
+        tag = f" ({cell(row['tag'])})" if row.get("tag") else ""
         text = f"end {kind} {name}{who}{tag}"
         self._confirm = (f"{text}? y/n", lambda: Order(self._target, "kill", [(kind, name)], PAUSE_TIMEOUT, text))
 
@@ -198,11 +208,11 @@ class Top:
         if width < LEAST_COLUMNS or height < LEAST_LINES:
             return ["too small"], None
         if self._has_help:
-            return HELP.splitlines(), None
+            return [line for key, does in HELP for line in folded(f"{key}: {does}", width, "    ")][:height], None
         taken = self._polling.taken
         figures = taken.figures if taken.figures is not None and self._is_current(taken.figures) else None
-        above = [self._title(taken.figures), self._status(taken.error, taken.news)]
-        keys = "g e b c w t: sections  s sort  k kill  p pause  h help  q quit"
+        above = [cut(line, width) for line in (self._title(taken.figures), self._status(taken.error, taken.news))]
+        keys = next((line for line in _KEYS if len(line) <= width), _KEYS[-1])
         if figures is None:
             return [*above, *[""] * (height - 3), keys], None
         tables_found, rows = self._tables(figures, taken.before)
@@ -225,7 +235,7 @@ class Top:
         memory = figures["memory_kb"] or figures["max_memory_kb"]
         return (
             f"{self.section} by {self.order} | poold {figures['version']}, process {figures['pid']}, "
-            f"{figures['state']}, up {duration(figures['uptime_s'] * 1000)}, {figures['clients']} clients, "
+            f"{figures['state']}, up {duration(figures['uptime_s'] * 1000)}, {counted(figures['clients'], 'client')}, "
             f"{memory // 1024} MB"
         )
 
@@ -233,8 +243,8 @@ class Top:
         if self._confirm is not None:
             return self._confirm[0]
         if error:
-            return printable(f"no answer, trying again: {error}")
-        return printable(self._note or (self._order.outcome if self._order is not None else "") or news)
+            return cell(f"no answer, trying again: {error}")
+        return cell(self._note or (self._order.outcome if self._order is not None else "") or news)
 
     def _tables(self, figures: Row, before: Row | None) -> tuple[list[Table], list[Row]]:
         """The tables of the section, the one whose rows can be chosen first, and these rows."""
@@ -246,28 +256,31 @@ class Top:
             rows = sorted(rows, key=_ORDERS[self.section][self.order])
         ordered = {**figures, key: {row["name"]: row for row in rows} if self.section == "groups" else rows}
         found, _ = tables.of_section(self.section, ordered, tables.Rates(figures, before))
-        if self.section == "statements":
-            rows = [{}, *rows]  # the first line is of all
         return found, list(rows)
 
     def _main(self, table: Table, width: int, room: int) -> tuple[list[str], int | None]:
         """The lines of the table around the chosen row, and which of them that is."""
-        most = max(1, room - 3)
+        if room < LEAST_FOR_TITLES:
+            table = replace(table, title=cut(table.title, width))
+        head = head_of(table, width)
+        most = max(1, room - head - 1)
         self._first = min(max(self._first, self._chosen - most + 1), self._chosen)
         rows = table.rows[self._first : self._first + most]
-        more = len(table.rows) + table.more - len(rows)
-        lines = render([replace(table, rows=rows, more=more)], Room(width, room + 2), 0)
-        return lines[:room], 2 + self._chosen - self._first if self._rows and rows else None
+        hidden = len(table.rows) - len(rows)
+        if hidden:
+            table = replace(table, rows=rows, more=table.more + hidden, rest=None)
+        lines = render([table], Room(width, room, has_blocks=False))
+        return lines, head + self._chosen - self._first if self._rows and rows else None
 
     def _others(self, others: list[Table], width: int, room: int) -> list[str]:
-        return ["", *render(others, Room(width, max(1, room - 1)))][:room] if others and room > 4 else []
+        return ["", *render(others, Room(width, room - 1, has_blocks=False))] if others and room > 4 else []
 
     def _detail(self, width: int, most: int) -> list[str]:
         """What the chosen row is, in full: its statement, or why it waits."""
         row = self._row() or {}
         text = " | ".join(str(row[key]) for key in ("why", "statement", "text", "error") if row.get(key))
-        text = printable(text)
-        return [text[at : at + width] for at in range(0, min(len(text), most * width), width)] or [""]
+        text = cell(text)
+        return fitted([text], width, most) or [""]
 
 
 def watch(screen: Screen, top: Top) -> None:

@@ -58,7 +58,7 @@ def test_the_overview_is_told_without_a_section() -> None:
     told = {**GENERAL, **world.broker.snapshot(world.now)}
     text = "\n".join(lines_of(told, None, ()))
     assert overview(told, Rates(told))
-    for heading in ("requests/s", "wait p99", "connecting", "leases", "age ms"):
+    for heading in ("requests/s", "wait p99", "connecting", "leases", "age", "oldest"):
         assert heading in text
 
 

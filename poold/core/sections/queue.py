@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from client.wire.limits import BATCH, PRIORITIES
 from poold.core.pools.availability import AvailabilityState
@@ -19,14 +20,16 @@ from poold.core.state import BackendState, RequestState
 
 # Of those who have a group's backends so many are named.
 HOLDERS_NAMED = 3
+# Of the different reasons to wait so many are told; each of many leases can be one.
+REASONS_SHOWN = 20
 
 
 def snapshot_queue(
     clients: Iterable[Client], groups: Iterable[Group], now: float, has_texts: bool, limit: int
 ) -> dict[str, Any]:
-    """The requests in these groups that wait, at most limit, the oldest first. O(requests log n).
+    """The requests in these groups that wait, at most limit, the oldest first; and how many wait for what, of all.
 
-    has_texts: whether statements are shown.
+    has_texts: whether statements are shown. O(requests log n).
     """
     of_groups = set(groups)
     found: list[tuple[float, Request | Flight, Group]] = []
@@ -38,7 +41,15 @@ def snapshot_queue(
     found.sort(key=lambda each: each[0])
     reasons = _Reasons(now)
     shown = [_waiting(request, group, reasons, has_texts) for _, request, group in found[:limit]]
-    return {"queue": shown, "queue_not_shown": max(0, len(found) - limit)}
+    counts = Counter(reasons.kind_of(request, group) for _, request, group in found)
+    return {
+        "queue": shown,
+        "queue_not_shown": max(0, len(found) - limit),
+        "queue_reasons": [
+            {"group": kind.group.name, "why": reasons.in_words(kind), "requests": count}
+            for kind, count in counts.most_common(REASONS_SHOWN)
+        ],
+    }
 
 
 def _waiting(request: Request | Flight, group: Group, reasons: _Reasons, has_texts: bool) -> dict[str, Any]:
@@ -52,33 +63,51 @@ def _waiting(request: Request | Flight, group: Group, reasons: _Reasons, has_tex
         "tag": request.tag,
         "state": state.name.lower(),
         "age_ms": round((reasons.now - request.arrived) * 1000, 3),
-        "why": reasons.of(request, group, state),
+        "why": reasons.in_words(reasons.kind_of(request, group)),
         "statement": text_of(request) if has_texts else None,
     }
 
 
+class _Kind(NamedTuple):
+    """A reason to wait that requests of a group share; it is put into words only where it is shown."""
+
+    group: Group
+    is_batch: bool = False  # said of priority batch
+    behind: Lease | None = None
+    own: str = ""  # what holds for the request alone, in words
+
+
 class _Reasons:
-    """Why requests wait, at one moment. What holds for a whole group is found out once."""
+    """Why requests wait, at one moment."""
 
     def __init__(self, now: float) -> None:
         self.now = now
-        self._of_groups: dict[tuple[Group, bool], str] = {}
+        self._in_words: dict[_Kind, str] = {}
 
-    def of(self, request: Request | Flight, group: Group, state: RequestState) -> str:
-        """Why the request waits, in words."""
+    def kind_of(self, request: Request | Flight, group: Group) -> _Kind:
+        """Why the request waits."""
         if isinstance(request, Request):
+            state = request.state
             if state is RequestState.PENDING and request.lease is not None:
-                return f"behind its own {_kind(request.lease)}: {self._lease(request.lease)}"
+                return _Kind(group, behind=request.lease)
             if state is RequestState.HELD:
-                return "its client leaves replies unread; it goes on when they are read"
+                return _Kind(group, own="its client leaves replies unread; it goes on when they are read")
             if state is RequestState.PAUSED and request.script is not None and request.script.tries:
-                return f"lost a race {request.script.tries} times; it is run again in a moment"
+                return _Kind(group, own=f"lost a race {request.script.tries} times; it is run again in a moment")
             if state is RequestState.PAUSED or request.verb is Verb.POSITION:
-                return "replicas do not have yet what its process has written"
-        key = group, request.priority == BATCH
-        if key not in self._of_groups:
-            self._of_groups[key] = self._of_group(*key)
-        return self._of_groups[key]
+                return _Kind(group, own="replicas do not have yet what its process has written")
+        return _Kind(group, is_batch=request.priority == BATCH)
+
+    def in_words(self, kind: _Kind) -> str:
+        """The reason in words; what several share is found out once."""
+        found = self._in_words.get(kind)
+        if found is None:
+            if kind.behind is not None:
+                found = f"behind its own {_kind(kind.behind)}: {self._lease(kind.behind)}"
+            else:
+                found = kind.own or self._of_group(kind.group, kind.is_batch)
+            self._in_words[kind] = found
+        return found
 
     def _of_group(self, group: Group, is_batch: bool) -> str:
         """Why nobody of the group gets a backend, or nobody of priority batch."""
