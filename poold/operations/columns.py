@@ -9,10 +9,10 @@ from poold.operations.layout import Column, Table
 
 Figures = Mapping[str, Any]
 
-GROUP = Column("group", is_text=True, least=8)
-ENDPOINT = Column("endpoint", is_text=True, least=8)
+GROUP = Column("group", is_text=True, least=8, good=12)
+ENDPOINT = Column("endpoint", is_text=True, least=8, good=12)
 TAG = Column("tag", 1, is_text=True, least=8, good=10)
-STATE = Column("state", is_text=True, least=8)
+STATE = Column("state", is_text=True, least=8, good=12)
 
 
 def filled(

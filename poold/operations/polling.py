@@ -14,6 +14,8 @@ from poold.operations.asking import call
 INTERVAL = 1.0
 # Seconds. A broker that takes longer for its figures counts as one that does not answer.
 PATIENCE = 3.0
+# Answers for which it is told that another broker serves.
+NEWS_KEPT = 15
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -25,7 +27,8 @@ class Taken(NamedTuple):
     before: dict[str, Any] | None = None  # the answer before it, of the same question
     question: Pairs = ()
     error: str = ""  # why there is no newer one
-    news: str = ""  # what has changed about the broker itself
+    news: str = ""  # what has changed about the broker itself a moment ago
+    answers: int = 0  # since then
 
 
 class Polling:
@@ -48,14 +51,19 @@ class Polling:
         while True:
             question, old = self._question, self.taken
             try:
-                if channel is None or not channel.is_usable:
+                if channel is not None and not channel.is_usable:
+                    channel.close()
+                    channel = None
+                    # What was news is none any more, and to find out whether another broker is there takes a while.
+                    self.taken = old = _failed(old, "the connection is lost")
+                if channel is None:
                     channel = Channel(self._target, broker_keys(self._target), PATIENCE, PATIENCE)
                 figures = call(channel, "stats", question, PATIENCE)
             except (DBError, ValueError) as error:
                 if channel is not None:
                     channel.close()
                     channel = None
-                self.taken = old._replace(error=" ".join(str(error).split()))
+                self.taken = _failed(old, " ".join(str(error).split()))
             else:
                 self.taken = _next(old, figures, question)
             self._is_wanted.wait(INTERVAL)
@@ -63,10 +71,15 @@ class Polling:
 
 
 def _next(old: Taken, figures: dict[str, Any], question: Pairs) -> Taken:
-    news, last = old.news, old.figures
+    last, answers = old.figures, old.answers + 1
+    news = old.news if answers < NEWS_KEPT else ""
     if last is not None and last["pid"] != figures["pid"]:
-        news = f"another broker serves: process {figures['pid']}"
-    return Taken(figures, last if old.question == question else None, question, "", news)
+        news, answers = f"another broker serves: process {figures['pid']}", 0
+    return Taken(figures, last if old.question == question else None, question, "", news, answers)
+
+
+def _failed(old: Taken, why: str) -> Taken:
+    return old._replace(error=why, news="")
 
 
 class Order:

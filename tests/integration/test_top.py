@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -57,7 +58,9 @@ def test_the_keys_go_through_the_sections_and_q_leaves_the_terminal_as_it_was(
         top.press(key)
         top.wait(heading)
     top.press("h")
-    assert "this help" in " ".join(top.wait("asks first"))
+    shown = " ".join(" ".join(top.wait("asks first")).split())
+    assert "h: this help" in shown
+    assert "w: who waits, and why" in shown
     top.press("xg")
     top.wait("groups by name")
     top.press("s")
@@ -86,6 +89,26 @@ def test_a_small_terminal_and_another_size_are_filled_and_not_overrun(broker: Br
     top.press(CTRL_C)
     assert top.finish() == 0
     assert top.raw.endswith(LEFT_THE_SCREEN)
+
+
+def test_a_line_that_is_as_wide_as_the_screen_is_shown_to_its_last_character(
+    broker: Broker, start_top: StartTop
+) -> None:
+    holders = [broker.handler("transactions", tag=f"holder {place}") for place in range(2)]
+    for each in holders:
+        each.query('SELECT 1 AS "a rather long name of a column that no terminal has room for beside others"')
+    top = start_top(columns=80)
+    top.wait("transactions")
+    top.press("b")
+    lines = [line for line in top.wait("holder 1") if line.startswith("transactions")]
+    assert len(lines) == 2
+    for line in lines:
+        assert (len(line), line[-1]) == (80, "…")
+    # Real terminals, unlike this one, stay on the last character that they have written, so nothing is cleared behind.
+    for cleared in re.finditer(rb"\x1b\[[JK]", top.raw):
+        assert top.raw[: cleared.start()].endswith((b"\x1b[H", b"\r\n"))
+    for each in holders:
+        each.rollback()
 
 
 def test_what_is_chosen_is_ended_after_a_yes_and_not_without(broker: Broker, start_top: StartTop) -> None:
@@ -131,6 +154,10 @@ def test_it_outlives_the_broker_and_says_so(broker: Broker, start_top: StartTop)
     top.wait("running")
     broker.stop()
     top.wait("no answer, trying again")
+    broker.start()
+    top.wait(f"another broker serves: process {broker.pid}")
+    broker.kill()
+    assert "another broker serves" not in "".join(top.wait("no answer, trying again"))
     broker.start()
     top.wait(f"another broker serves: process {broker.pid}")
     top.press("q")
