@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import sys
+import unicodedata
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
@@ -15,7 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poold.operations.figures import lines_of
-from poold.operations.log_format import LONGEST, RESERVED, JsonFormatter, LineFormatter, event_of, printable
+from poold.operations.log_format import (
+    FORMATS,
+    JSON,
+    LONGEST,
+    RESERVED,
+    JsonFormatter,
+    LineFormatter,
+    event_of,
+    formatter,
+    printable,
+)
 
 SECRET = "opensesame"
 
@@ -74,6 +85,24 @@ def test_an_exception_during_another_ones_handling_is_told_with_it(log: logging.
     except TypeError as error:
         log.critical("unexpected error", exc_info=error)
     assert [said.getvalue().count(name) for name in ("builtins.KeyError", "builtins.TypeError", SECRET)] == [1, 1, 0]
+
+
+def test_no_character_that_is_not_seen_gets_through_in_either_form() -> None:
+    hidden = [
+        chr(code) for code in range(0x110000) if unicodedata.category(chr(code)) in ("Cc", "Cf", "Zl", "Zp", "Cs")
+    ]
+    assert {"\u202e", "\u2066", "\u200b", "\ufeff", "\U000e0001", "\x1b"} < set(hidden)
+    text = "".join(hidden)
+    for name in FORMATS:
+        record = logging.LogRecord("poold", logging.INFO, "", 0, "seen tag=%s", (text,), None)
+        for cut in (text, *hidden[::7], hidden[-1]):
+            record.args = (cut,)
+            line = formatter(name).format(record)
+            assert not set(line) & set(hidden)
+            if name == JSON and len(cut) == 1:
+                assert json.loads(line)["tag"] == cut
+    assert not set(printable(text)) & set(hidden)
+    assert printable("a\u202eb\U000e0001") == r"a\u202eb\U000e0001"
 
 
 def test_ordinary_text_is_as_it_is() -> None:

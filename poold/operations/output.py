@@ -86,6 +86,8 @@ def written() -> Iterator[None]:
         old = sys.stdout
         is_lined = old.line_buffering
         sys.stdout = _Output(old.detach(), encoding=old.encoding, errors=_ERRORS, line_buffering=is_lined)
+        # Others look there for the terminal.
+        sys.__stdout__ = sys.stdout  # type: ignore[misc]
     try:
         try:
             yield

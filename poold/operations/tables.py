@@ -60,7 +60,7 @@ def head(figures: Figures) -> list[str]:
 def groups(figures: Figures, rates: Rates) -> list[Table]:
     """What groups have to do, and how long it takes."""
     work = Table(
-        f"requests since the start, and those waiting now; /s: {rates.title}",
+        f"requests since the start, and waiting now; /s: {rates.title}",
         [
             GROUP, Column("clients", 2), Column("waiting"), Column("oldest", 1), Column("requests"),
             Column("requests/s", 1), Column("transactions", 5), Column("transactions/s", 4), Column("errors"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from client.wire.limits import BATCH
 from client.wire.messages import TX_ACTIVE, Ask, Step
 from poold.core.operations.selection import NotPossible
 from poold.core.sections import wanted as asking
+from poold.core.sections.queue import REASONS_SHOWN
 from poold.core.sections.texts import LONGEST, shown
 from poold.core.sections.wanted import OVERVIEW, SECTIONS, Wanted, wanted
 
@@ -254,6 +256,61 @@ def test_the_oldest_are_shown_and_the_others_counted() -> None:
     found = section(world, "queue", limit=2)
     assert [each["age_ms"] for each in found["queue"]] == [5000, 4000]
     assert found["queue_not_shown"] == 3
+
+
+def test_how_many_wait_for_what_is_told_of_all_that_wait_however_many_are_shown() -> None:
+    world = full()
+    for place in range(40):
+        world.query(2, priority=BATCH if place % 4 == 0 else 0)
+    world.begin(lease=7)
+    world.connect_all()
+    for _ in range(3):
+        world.query(group="tx", lease=7)
+    found = section(world, "queue", limit=2)
+    assert len(found["queue"]) == 2
+    told = [(each["requests"], each["group"], each["why"].partition(":")[0]) for each in found["queue_reasons"]]
+    assert told == [(40, "default", "no backend is free"), (2, "tx", "behind its own transaction")]
+    assert found["queue_not_shown"] == 40
+
+
+def test_who_is_kept_back_for_its_priority_is_counted_apart() -> None:
+    world = World(max_size=2, batch_share=0.5)
+    world.client()
+    world.query(priority=BATCH)
+    world.connect_all()
+    world.query()
+    world.connect_all()
+    for place in range(5):
+        world.query(priority=BATCH if place < 2 else 0)
+    told = section(world, "queue")["queue_reasons"]
+    assert [(each["requests"], each["why"].partition(":")[0]) for each in told] == [
+        (3, "no backend is free"), (2, "batch_share is used up"),
+    ]  # fmt: skip
+
+
+def test_of_many_different_reasons_those_of_most_requests_are_told() -> None:
+    world = World(max_size=40)
+    for place in range(1, 30):
+        world.client(place)
+        world.begin(lease=7, client=place)
+        world.connect_all()
+        for _ in range(place + 1):
+            world.query(place, group="tx", lease=7)
+    counts = Counter(each["why"] for each in waiting(world))
+    assert len(counts) > REASONS_SHOWN
+    told = section(world, "queue", limit=1)["queue_reasons"]
+    assert [each["requests"] for each in told] == sorted(counts.values(), reverse=True)[:REASONS_SHOWN]
+    assert all(each["requests"] == counts[each["why"]] for each in told)
+
+
+def test_clients_are_as_many_as_are_asked_for() -> None:
+    world = World()
+    for place in range(1, 6):
+        world.client(place)
+        world.query(place)
+    found = section(world, "clients", limit=2)
+    assert (len(found["processes"]), found["processes_not_shown"]) == (2, 3)
+    assert (len(found["work"]), found["work_not_shown"]) == (2, 3)
 
 
 # Statements.

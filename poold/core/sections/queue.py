@@ -72,7 +72,7 @@ class _Kind(NamedTuple):
     """A reason to wait that requests of a group share; it is put into words only where it is shown."""
 
     group: Group
-    is_batch: bool = False  # said of priority batch
+    is_kept_back: bool = False  # priority batch has what it may have
     behind: Lease | None = None
     own: str = ""  # what holds for the request alone, in words
 
@@ -96,7 +96,7 @@ class _Reasons:
                 return _Kind(group, own=f"lost a race {request.script.tries} times; it is run again in a moment")
             if state is RequestState.PAUSED or request.verb is Verb.POSITION:
                 return _Kind(group, own="replicas do not have yet what its process has written")
-        return _Kind(group, is_batch=request.priority == BATCH)
+        return _Kind(group, is_kept_back=request.priority == BATCH and len(group.batched) >= group.batch_limit)
 
     def in_words(self, kind: _Kind) -> str:
         """The reason in words; what several share is found out once."""
@@ -105,12 +105,12 @@ class _Reasons:
             if kind.behind is not None:
                 found = f"behind its own {_kind(kind.behind)}: {self._lease(kind.behind)}"
             else:
-                found = kind.own or self._of_group(kind.group, kind.is_batch)
+                found = kind.own or self._of_group(kind.group, kind.is_kept_back)
             self._in_words[kind] = found
         return found
 
-    def _of_group(self, group: Group, is_batch: bool) -> str:
-        """Why nobody of the group gets a backend, or nobody of priority batch."""
+    def _of_group(self, group: Group, is_kept_back: bool) -> str:
+        """Why nobody of the group gets a backend, or nobody of priority batch, which is kept back."""
         if group.is_paused:
             endpoints = [pool.endpoint.name for pool in group.pools if Pause.GROUP not in pool.pauses]
             what = f"endpoint {', '.join(endpoints)} is" if endpoints else f"group {group.configured} is"
@@ -122,7 +122,7 @@ class _Reasons:
         away = [pool for pool in serving if pool.availability.state is not AvailabilityState.AVAILABLE]
         if len(away) == len(serving) and not any(pool.open for pool in serving):
             return self._away(away)
-        if is_batch and len(group.batched) >= group.batch_limit:
+        if is_kept_back:
             return (
                 f"batch_share is used up: priority batch has {len(group.batched)} of {group.batch_limit} backends, "
                 f"{self._holders(group, batch_only=True)}"

@@ -1,0 +1,126 @@
+"""An output that cannot be written, or not in its encoding: one line and an exit code, for every command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from brokers import ROOT, Broker, environment, poold
+from postgres import Postgres
+from terminal import Terminal
+from waiting import wait_until
+
+COMMANDS = [
+    ["stats"], ["stats", "statements"], ["stats", "--format", "prometheus"], ["stats", "--watch"],
+    ["ping"], ["health"], ["reconnect"], ["version"], ["--help"],
+    ["check-config", "FILE"], ["doctor", "FILE"], ["kill", "--request", "999999/1"],
+]  # fmt: skip
+FOREIGN = "報告 \u202eright to left\u202c \x1b[31m"
+
+
+def redirected(broker: Broker, words: list[str], where: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The command with its standard output somewhere, as a shell has it done."""
+    known = [str(broker.config) if word == "FILE" else word for word in words]
+    asking = words[0] in ("stats", "ping", "health", "reconnect", "kill")
+    address = [f"--address={broker.address}"] if asking else []
+    command = ["sh", "-c", f'exec "$@" {where}', "sh", sys.executable, "-m", "poold", *known, *address]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment(**variables), capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize(
+    ("where", "reason"), [(">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")]
+)
+def test_an_output_that_cannot_be_written_is_one_line(
+    broker: Broker, words: list[str], where: str, reason: str
+) -> None:
+    done = redirected(broker, words, where)
+    assert (done.returncode, done.stdout) == (1, "")
+    if words[0] == "kill":  # it has nothing to print, and says why
+        assert done.stderr.startswith("poold: there is no client 999999;")
+    else:
+        assert done.stderr == f"poold: cannot write to standard output: {reason}\n"
+
+
+def test_whoever_has_read_enough_ends_it_without_a_word(broker: Broker) -> None:
+    done = redirected(broker, ["stats", "--watch"], "| head -1", PYTHONUNBUFFERED="1")
+    assert done.stdout.startswith("poold ")
+    assert done.stderr == ""
+
+
+def test_with_no_standard_error_either_it_only_ends(broker: Broker) -> None:
+    done = redirected(broker, ["stats"], ">&- 2>&-")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_what_the_encoding_lacks_is_shown_escaped(broker: Broker, encoding: str) -> None:
+    holder = broker.handler("transactions", tag=FOREIGN)
+    holder.query('SELECT 1 AS "日本"')
+    try:
+        for words in (["stats"], ["stats", "statements"], ["stats", "backends"], ["stats", "--format", "prometheus"]):
+            done = redirected(broker, words, "", PYTHONIOENCODING=encoding)
+            assert (done.returncode, done.stderr) == (0, ""), words
+            assert "\x1b" not in done.stdout
+            assert "\u202e" not in done.stdout
+        done = redirected(broker, ["stats", "backends"], "", PYTHONIOENCODING=encoding)
+        tag = r"報告 \u202eright to left\u202c \x1b[31m"
+        shown = tag if encoding == "utf-8" else tag.encode("ascii", "backslashreplace").decode()
+        assert shown in done.stdout
+    finally:
+        holder.rollback()
+
+
+def test_a_text_that_is_cut_is_as_wide_as_its_column_in_any_encoding(broker: Broker) -> None:
+    broker.handler().query(f"SELECT 1 AS {'x' * 60}")
+    broker.handler().query(f"SELECT 1 AS {'y' * 60}")
+    for encoding, mark in (("latin-1", "~"), ("utf-8", "…")):
+        terminal = Terminal("stats", "statements", f"--address={broker.address}", columns=70, PYTHONIOENCODING=encoding)
+        assert terminal.finish() == 0
+        shown = [line for line in terminal.shown() if "SELECT ? AS" in line]
+        terminal.close()
+        assert shown
+        assert {line[-1] for line in shown if len(line) == 70} == {mark}
+        assert max(map(len, shown)) == 70
+
+
+def test_a_broker_serves_though_nobody_can_be_told_that_it_is_ready(broker: Broker, tmp_path: Path) -> None:
+    text = broker.config.read_text()
+    config = tmp_path / "poold.toml"
+    address = f"ipc://{tmp_path}/b.sock"
+    config.write_text(text.replace(broker.address, address))
+    log = tmp_path / "log"
+    for where in (">/dev/full", ">&-"):
+        log.unlink(missing_ok=True)
+        command = f'exec "$@" {where} 2>{log}'
+        words = [sys.executable, "-m", "poold", "start", "--config", str(config)]
+        process = subprocess.Popen(["sh", "-c", command, "sh", *words], cwd=ROOT, env=environment())
+        try:
+            wait_until(lambda: log.exists() and "announcement not written" in log.read_text(), what="the broker")
+            assert poold("ping", f"--address={address}").returncode == 0
+            assert poold("stop", f"--address={address}").returncode == 0
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_what_a_server_says_steers_no_terminal_when_a_broker_starts(
+    broker: Broker, postgres: Postgres, tmp_path: Path
+) -> None:
+    text = broker.config.read_text()
+    config, address = tmp_path / "poold.toml", f"ipc://{tmp_path}/b.sock"
+    named = text.replace(f'dbname = "{postgres.parameters["dbname"]}"', r'dbname = "no\u001b[2J\u202edb"')
+    assert named != text
+    config.write_text(named.replace(broker.address, address))
+    done = poold("start", "--detach", f"--config={config}", f"--log-file={tmp_path}/log")
+    try:
+        assert done.returncode == 0, done.stderr
+        assert r'database "no\x1b[2J\u202edb" does not exist' in done.stdout
+        assert not set(done.stdout) & {"\x1b", "\u202e"}
+    finally:
+        assert poold("stop", f"--address={address}").returncode == 0
