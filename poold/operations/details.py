@@ -37,6 +37,8 @@ def backends(figures: Figures) -> list[Table]:
     return [filled(table, figures, "backends", cells)]
 
 
+# The state of what has a lock without having a session.
+_PREPARED = "prepared transaction"
 _NOBODY = {"is_own": False, "server_pid": None, "state": "nobody any more"}
 
 
@@ -68,6 +70,8 @@ def _id(each: Figures) -> str | None:
 
 def _holder(blocker: Figures) -> str:
     """Who has a lock, in words."""
+    if blocker["server_pid"] is None:
+        return f"a {_PREPARED}" if blocker["state"] == _PREPARED else str(blocker["state"])
     if not blocker["is_own"]:
         who = blocker.get("application_name") or "a session"
         whose = f" of {blocker['user']}" if blocker.get("user") else ""
@@ -88,6 +92,8 @@ def _remedy(blocker: Figures) -> str | None:
     """The command that would end it; for whom somebody else has to wait himself that is no remedy."""
     if blocker.get("waits"):
         return None
+    if blocker["state"] == _PREPARED:
+        return "ROLLBACK PREPARED; see pg_prepared_xacts"
     if not blocker["is_own"]:
         pid = blocker["server_pid"]
         return None if pid is None else f"SELECT pg_terminate_backend({pid})"

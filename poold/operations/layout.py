@@ -15,7 +15,7 @@ from shutil import get_terminal_size
 
 from rich.cells import cell_len
 
-from poold.operations.cells import cell, cut, folded
+from poold.operations.cells import cell, counted, cut, folded
 
 GAP = 2  # between columns
 # What a text is cut down to before columns are left out.
@@ -105,7 +105,7 @@ def render(tables: Sequence[Table], room: Room, used: int = 0) -> list[str]:
         lines += [""] if lines else []
         lines += forms[place].lines(share)
     if missing := [form.table.title.partition(";")[0] for place, form in enumerate(forms) if place not in shares]:
-        text = f"no room for: {'; '.join(missing)}"
+        text = f"no room for {counted(len(missing), 'table')}: {'; '.join(missing)}"
         lines.append(text if room.width is None else cut(text, room.width))
     return lines if height is None else lines[: max(1, height)]
 
@@ -206,18 +206,32 @@ def _line(cells: Sequence[str], columns: Sequence[Column], shown: list[int], wid
 
 def _block(columns: Sequence[Column], row: Sequence[str], width: int) -> list[str]:
     """A row as `name: value`, as many of them on a line as fit; numbers and commands are whole, long texts are cut."""
-    lines: list[str] = []
+    items = []
     for column, value in zip(columns, row, strict=True):
-        if value == "-" or column.rank > WANTED:
-            continue
-        text = value if column.is_whole or not column.is_text else cut(value, TEXT_LINES * width)
-        item = f"{column.heading}: {text}"
-        if lines and cell_len(lines[-1]) + GAP + cell_len(item) <= width:
+        if value != "-" and column.rank <= WANTED:
+            text = value if column.is_whole or not column.is_text else cut(value, TEXT_LINES * width)
+            items.append((column.heading, text))
+    return joined(items, width)
+
+
+def joined(items: Sequence[tuple[str, str]], width: int) -> list[str]:
+    """Lines of `name: value`, as many of them on a line as fit; all but the first are indented.
+
+    A value that is too long for the rest of its line, and not for one of its own, gets that.
+    """
+    lines: list[str] = []
+    is_open = False  # whether the last line has whole items, behind which another one can stand
+    for name, text in items:
+        item = f"{name}: {text}"
+        if is_open and cell_len(lines[-1]) + GAP + cell_len(item) <= width:
             lines[-1] += " " * GAP + item
-        elif lines:
-            lines += [f"  {line}" for line in folded(item, width - 2, "  ")]
-        else:
-            lines += folded(item, width, "  ")
+            continue
+        indent = "  " if lines else ""
+        own = folded(item, width - len(indent), "  ")
+        if len(own) > 1 and len(indent) + 2 + cell_len(text) <= width:
+            own = [f"{name}:", f"  {text}"]
+        lines += [indent + line for line in own]
+        is_open = len(own) == 1
     return lines
 
 

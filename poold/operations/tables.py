@@ -70,7 +70,7 @@ def groups(figures: Figures, rates: Rates) -> list[Table]:
     times = Table(
         "milliseconds, over the last one to two minutes",
         [
-            GROUP, Column("mode", 3, is_text=True), Column("wait p50"), Column("wait p99"), Column("run p50"),
+            GROUP, Column("mode", 3, is_text=True), Column("wait p50", 1), Column("wait p99"), Column("run p50"),
             Column("run p99"), Column("state", 2, is_text=True),
         ],
         rank=1,
@@ -105,15 +105,15 @@ def endpoints(figures: Figures) -> list[Table]:
     now = Table(
         "backends now; other: cancelling or resetting",
         [
-            GROUP, ENDPOINT, STATE, Column("size"), Column("active"), Column("leased"), Column("idle"),
-            Column("connecting", 2), Column("other", 3),
+            GROUP, ENDPOINT, Column("state", 1, is_text=True, least=8, good=12), Column("size", 1), Column("active"),
+            Column("leased"), Column("idle"), Column("connecting", 2), Column("other", 3),
         ],
         rank=2,
     )  # fmt: skip
     totals = Table(
         "backends since the start",
         [
-            GROUP, ENDPOINT, Column("requests"), Column("opened"), Column("closed", 2), Column("failed"),
+            GROUP, ENDPOINT, Column("requests", 1), Column("opened", 2), Column("closed", 2), Column("failed"),
             Column("lost"), Column("joined", 3),
         ],
         rank=5,

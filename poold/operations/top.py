@@ -13,8 +13,8 @@ import click
 from client.wire.arguments import ORDERS
 from poold.operations import tables
 from poold.operations.asking import Summarised, address_option, fail, target_of
-from poold.operations.cells import cell, counted, cut, duration, fitted, folded
-from poold.operations.layout import Room, Table, head_of, render
+from poold.operations.cells import cell, counted, cut, duration, fitted
+from poold.operations.layout import Room, Table, head_of, joined, render
 from poold.operations.polling import Order, Polling
 from poold.operations.screen import Screen, taken_screen
 
@@ -72,7 +72,7 @@ _IDENTITIES = {
 HELP = (
     ("g", "groups"), ("e", "endpoints"), ("b", "backends"), ("c", "clients"), ("w", "who waits, and why"),
     ("t", "statements"),
-    ("up, down, page up, page down, home, end", "choose a row; what it is stands below"),
+    ("up, down, page up, page down, home, end", "choose a row"),
     ("s", "sort by something else"),
     ("k", "end what is chosen: a lease or a request, in clients a process (asks first)"),
     ("p", "pause the group of what is chosen, or let it go on (asks first)"),
@@ -208,7 +208,7 @@ class Top:
         if width < LEAST_COLUMNS or height < LEAST_LINES:
             return ["too small"], None
         if self._has_help:
-            return [line for key, does in HELP for line in folded(f"{key}: {does}", width, "    ")][:height], None
+            return joined(HELP, width)[:height], None
         taken = self._polling.taken
         figures = taken.figures if taken.figures is not None and self._is_current(taken.figures) else None
         above = [cut(line, width) for line in (self._title(taken.figures), self._status(taken.error, taken.news))]

@@ -211,8 +211,8 @@ def test_tables_of_little_importance_go_first_and_are_named() -> None:
     tables = [some("first", 0), some("sums", 5), some("second", 1)]
     lines = render(tables, Room(80, 12))
     assert len(lines) <= 12
-    assert lines[-1] == "no room for: sums"
+    assert lines[-1] == "no room for 1 table: sums"
     assert [line for line in lines if line.endswith("in words")] == ["first; in words", "second; in words"]
     assert lines.count("0") == 2
-    assert render(tables, Room(80, 7))[-1] == "no room for: sums; second"
+    assert render(tables, Room(80, 7))[-1] == "no room for 2 tables: sums; second"
     assert "no room" not in "".join(render(tables, Room(80, 40)))

@@ -112,7 +112,7 @@ def test_the_overview_fits_a_small_screen_with_rows_of_every_table_that_is_there
     text = "\n".join(lines)
     for heading in ("requests/s", "wait p99", "connecting", "leases"):
         assert heading in text
-    assert "no room for: " in lines[-1]
+    assert "no room for 2 tables: " in lines[-1]
     assert "backends since the start" in lines[-1]
     assert sum(line.startswith(("default", "tx")) for line in lines) >= 6
 
@@ -142,8 +142,9 @@ def waiting_for_locks(count: int) -> dict[str, Any]:
         "idle_in_transaction_ms": None, "is_own": True, "waits": True, "state": "leased", "server_pid": 9,
     }  # fmt: skip
     holder = {**waiter, "tag": "admin page", "lease": "27/1", "idle_in_transaction_ms": 9900.0, "waits": False}
+    prepared = {"is_own": False, "server_pid": None, "state": "prepared transaction"}
     stranger = {"is_own": False, "server_pid": 12345, "application_name": "psql", "user": "root", "state": "idle"}
-    return {"locks": [{**waiter, "blocked_by": [holder, stranger]}] * count, "locks_unknown": {}}
+    return {"locks": [{**waiter, "blocked_by": [holder, stranger, prepared]}] * count, "locks_unknown": {}}
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 90, 100, 120, 200])
@@ -154,6 +155,10 @@ def test_who_holds_a_lock_and_what_ends_it_is_told_at_any_width(width: int) -> N
     text = " ".join(" ".join(lines).split())
     for said in ("30/1", "checkout", "4.1s", "poold kill --lease 27/1", "SELECT pg_terminate_backend(12345)"):
         assert said in text
+    for command in ("poold kill --lease 27/1", "SELECT pg_terminate_backend(12345)"):
+        assert any(command in line for line in lines), "it can be copied"
+    assert "a prepared transaction" in text
+    assert "ROLLBACK PREPARED; see pg_prepared_xacts" in text
     assert "process 21932 (admin page): idle in transac" in text
 
 

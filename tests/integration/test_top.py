@@ -61,6 +61,10 @@ def test_the_keys_go_through_the_sections_and_q_leaves_the_terminal_as_it_was(
     shown = " ".join(" ".join(top.wait("asks first")).split())
     assert "h: this help" in shown
     assert "w: who waits, and why" in shown
+    top.resize(40, 12)
+    shown = " ".join(" ".join(top.wait("q: quit")).split())
+    assert "let it go on (asks first)" in shown
+    top.resize(100, 24)
     top.press("xg")
     top.wait("groups by name")
     top.press("s")
