@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -124,3 +125,38 @@ def test_what_a_server_says_steers_no_terminal_when_a_broker_starts(
         assert not set(done.stdout) & {"\x1b", "\u202e"}
     finally:
         assert poold("stop", f"--address={address}").returncode == 0
+
+
+def test_the_overview_is_whole_on_a_small_terminal_and_fits_it_if_it_is_watched(broker: Broker) -> None:
+    headings = ("requests/s", "wait p99", "connecting", "leases")
+    terminal = Terminal("stats", f"--address={broker.address}", columns=80, lines=60)
+    assert terminal.finish() == 0
+    for heading in (*headings, "opened", "age"):
+        assert any(heading in line for line in terminal.shown()), heading
+    assert "no room" not in "".join(terminal.shown())
+    terminal.close()
+    watched = Terminal("stats", "--watch", f"--address={broker.address}", columns=80, lines=24)
+    shown = watched.wait("no room for")
+    text = " ".join(" ".join(shown).split())
+    for heading in ("requests/s", "wait p99", "connecting"):
+        assert heading in text
+    assert sum(line.startswith(("default ", "transactions ")) for line in shown) >= 6
+    watched.press("\x03")
+    assert watched.finish() == 0
+    watched.close()
+
+
+def test_rows_of_a_list_are_as_many_as_the_terminal_is_high_but_not_less_than_twenty(broker: Broker) -> None:
+    db = broker.handler()
+    for place in range(30):
+        db.query(f"SELECT 1 AS {chr(ord('a') + place % 26)}{place}")
+    for lines, most in ((10, 20), (26, 26)):
+        terminal = Terminal("stats", "statements", f"--address={broker.address}", columns=80, lines=lines)
+        assert terminal.finish() == 0
+        terminal.resize(80, lines)
+        last = [line for line in terminal.shown() if line][-1]
+        terminal.close()
+        others = int(last.split()[-2])
+        assert last.split()[-1] == "others"
+        told = json.loads(poold("stats", "statements", "--json", f"--address={broker.address}").stdout)
+        assert told["statements_total"]["statements"] - others == most
