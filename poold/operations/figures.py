@@ -79,6 +79,7 @@ def stats(
         return
     height = None if as_json else Room.here().height
     rows = limit or (MOST_ROWS if height is None else max(height, USUAL_ROWS))
+    shown = rows if sections else limit  # the overview has its own measure
     arguments = [("section", name) for name in sections]
     if sections:
         arguments.append(("limit", str(rows)))
@@ -94,11 +95,11 @@ def stats(
         return figures
 
     if watch:
-        show_continuously(take, sections, rows)
+        show_continuously(take, sections, shown)
     elif as_json:
         print_json(take())
     else:
-        print_lines(lines_of(take(), None, sections, Room(Room.here().width), rows))
+        print_lines(lines_of(take(), None, sections, Room(Room.here().width), shown))
 
 
 def lines_of(
@@ -113,7 +114,9 @@ def lines_of(
     rates = tables.Rates(figures, before)
     found: list[Table] = []
     below: list[str] = []
-    parts = [tables.of_section(name, figures, rates, most) for name in sections] or [tables.overview(figures, rates)]
+    parts = [tables.of_section(name, figures, rates, most) for name in sections] or [
+        tables.overview(figures, rates, most)
+    ]
     for some, lines in parts:
         found += some
         below += lines
@@ -128,7 +131,7 @@ def print_lines(lines: list[str]) -> None:
         click.echo(line)
 
 
-def show_continuously(take: Take, sections: tuple[str, ...], rows: int) -> None:
+def show_continuously(take: Take, sections: tuple[str, ...], most: int | None) -> None:
     """Show new figures every second until Ctrl-C: in place on a terminal, else one after the other."""
     from rich.console import Console  # which takes as long to import as all other commands need
     from rich.live import Live
@@ -139,14 +142,14 @@ def show_continuously(take: Take, sections: tuple[str, ...], rows: int) -> None:
         if not sys.stdout.isatty():
             while True:
                 figures = take()
-                print_lines(lines_of(figures, before, sections, most=rows))
+                print_lines(lines_of(figures, before, sections, most=most))
                 sys.stdout.flush()
                 before = figures
                 time.sleep(WATCH_INTERVAL)
         with Live(Text(""), console=Console(highlight=False), auto_refresh=False, screen=True) as live:
             while True:
                 figures = take()
-                shown = "\n".join(lines_of(figures, before, sections, Room.here(), rows))
+                shown = "\n".join(lines_of(figures, before, sections, Room.here(), most))
                 live.update(Text(shown, no_wrap=True, overflow="crop"), refresh=True)
                 before = figures
                 time.sleep(WATCH_INTERVAL)

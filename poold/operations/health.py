@@ -16,6 +16,7 @@ from client.errors import DBError
 from client.wire.arguments import packed_arguments
 from client.wire.messages import Answer, Ask
 from poold.operations.asking import Summarised, json_option, print_json
+from poold.operations.cells import duration
 from poold.operations.log_format import printable
 
 EXIT_NOT_HEALTHY = 1
@@ -102,5 +103,5 @@ def _reason(endpoint: str, pool: dict[str, Any], stats: dict[str, Any]) -> str:
         why = f"{known['role']}: {known['why']}" if known else "of another role"
         return f"endpoint {endpoint} is not used, it is {' '.join(why.split())}"
     if pool["error"]:
-        return f"endpoint {endpoint}: {' '.join(pool['error'].split())} (next try in {pool['next_try_ms']} ms)"
+        return f"endpoint {endpoint}: {' '.join(pool['error'].split())} (next try in {duration(pool['next_try_ms'])})"
     return f"endpoint {endpoint}: the first backend is being opened"

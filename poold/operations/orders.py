@@ -115,11 +115,10 @@ def _pause_or_drain(
         done = "drained, no connection is left" if is_drain else "paused"
         click.echo(f"{subject}: {done}; go on with: poold resume")
         return
-    count = len(answer["busy"]) + answer["busy_not_shown"]
-    lines = [
-        f"{subject}: not at rest within {timeout:g} s, the {what} is undone; "
-        f"{count} backends are busy, {answer['in_doubt']} requests wait to hear what became of their COMMIT"
-    ]
+    count, doubts = len(answer["busy"]) + answer["busy_not_shown"], answer["in_doubt"]
+    busy = f"{counted(count, 'backend')} {'is' if count == 1 else 'are'} busy"
+    waiting = f"{counted(doubts, 'request')} {'waits' if doubts == 1 else 'wait'} to hear what became of a COMMIT"
+    lines = [f"{subject}: not at rest within {timeout:g} s, the {what} is undone; {busy}, {waiting}"]
     lines += [f"  {_busy_in_words(each)}" for each in answer["busy"]]
     if answer["busy_not_shown"]:
         lines.append(f"  and {answer['busy_not_shown']} more")

@@ -217,7 +217,8 @@ def of_section(name: str, figures: Figures, rates: Rates, most: int | None = Non
             return queue(figures), reasons(figures)
 
 
-def overview(figures: Figures, rates: Rates) -> tuple[list[Table], list[str]]:
-    """All tables of what there is at a glance, and the lines below them."""
-    own = [processes(figures, OVERVIEW_ROWS), work(figures, OVERVIEW_ROWS)]
+def overview(figures: Figures, rates: Rates, most: int | None = None) -> tuple[list[Table], list[str]]:
+    """All tables of what there is at a glance, with so many rows of lists at most, and the lines below them."""
+    most = most or OVERVIEW_ROWS
+    own = [processes(figures, most), work(figures, most)]
     return [*groups(figures, rates), *endpoints(figures), *own], problems(figures)

@@ -110,7 +110,7 @@ def test_what_takes_too_long_is_named_and_the_drain_undone(start_broker: StartBr
     done = poold("drain", "--group=transactions", "--timeout=0.2", f"--address={broker.address}")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(
-        "poold: transactions: not at rest within 0.2 s, the drain is undone; 1 backends are busy, 0 requests wait"
+        "poold: transactions: not at rest within 0.2 s, the drain is undone; 1 backend is busy, 0 requests wait"
     )
     assert "transactions on main: transaction of process " in done.stderr
     assert broker.group("transactions")["state"] == "running"

@@ -115,7 +115,7 @@ def test_a_pause_that_takes_too_long_says_who_is_busy_and_is_undone(broker: Brok
     holder.query("SELECT 1")
     done = poold("pause", "transactions", "--timeout=0.2", f"--address={broker.address}")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "transactions: not at rest within 0.2 s, the pause is undone; 1 backends are busy" in done.stderr
+    assert "transactions: not at rest within 0.2 s, the pause is undone; 1 backend is busy" in done.stderr
     assert f"transactions on main: transaction of process {os.getpid()}, client " in done.stderr
     assert broker.group("transactions")["state"] == "running"
     assert holder.query("SELECT 2")[0][0] == 2
