@@ -187,6 +187,7 @@ class ClientLease:
     def loss(self) -> DBConnectionError:
         """Return the error that tells of the lease's loss."""
         found: DBConnectionError
+        is_transaction = self._noun == "transaction"
         if self.is_in_doubt and self._farewell is Rollback and self._noun != "transaction":
             text = (
                 f"all rows of this {self._noun} were read, and the answer to the COMMIT behind them was not taken: "
@@ -194,15 +195,17 @@ class ClientLease:
             )
             found = CommitOutcomeUnknown(text, plain_failure("commit-unknown", UNKNOWN, text, TX_LOST))
         elif self.is_in_doubt:
+            remedy = "call rollback() to go on with this Handler" if is_transaction else f"open another {self._noun}"
             text = (
                 f"COMMIT was sent in this {self._noun} and its answer was not taken: it may have been committed, or "
-                f"not; look for what it would have written, and call rollback() to go on with this Handler"
+                f"not; look for what it would have written; {remedy}"
             )
             found = CommitOutcomeUnknown(text, plain_failure("commit-unknown", UNKNOWN, text, TX_LOST))
         else:
-            remedy = "call rollback() and begin anew" if self._noun == "transaction" else f"open another {self._noun}"
+            end = ", rolled back" if is_transaction else ""
+            remedy = "call rollback() and begin anew" if is_transaction else f"open another {self._noun}"
             text = (
-                f"this {self._noun}'s connection to the broker is gone, and with it what was open in it, rolled back: "
+                f"this {self._noun}'s connection to the broker is gone, and with it what was open in it{end}: "
                 f"the broker went away, or an exception left a call in the middle; {remedy}"
             )
             found = TransactionLost(text, plain_failure("transaction-lost", NOT_EXECUTED, text, TX_LOST))

@@ -231,12 +231,12 @@ class Connection(Modes):
         with self._lock:
             self.check_open()
             self._rollback()
-            self._forget_two_phase()
             self._characteristics = Characteristics()
             self._set_autocommit(False)
             if self.is_session:
                 self.ask("RESET ALL")
                 self.ask("RESET SESSION AUTHORIZATION")
+            self._forget_two_phase()
 
     def fileno(self) -> NoReturn:
         """Refuse: there is no descriptor of PostgreSQL's in this process."""

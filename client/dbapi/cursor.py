@@ -20,7 +20,6 @@ from psycopg2 import extensions
 from client.dbapi.copying import Copying, quoted_name
 from client.dbapi.many import Progress
 from client.dbapi.rows import NO_ROWS, Rows, Values, rows_of
-from client.dbapi.wording import in_our_words
 from client.errors import DBError
 from client.values import offline
 from client.values.result import Result
@@ -342,13 +341,10 @@ class Cursor(Copying, _Theirs):
         try:
             return run(*arguments)
         except DBError as error:
-            told = in_our_words(error)
-            told.cursor = self
+            error.cursor = self
             if error.failure.sqlstate:
                 self._status = ""  # the command tag of PostgreSQL's error
-            if told is error:
-                raise
-            raise told from error
+            raise
 
     def _clear(self) -> None:
         self._result = None

@@ -7,7 +7,6 @@ keeps the casters that were registered for it, so psycopg2's own functions take 
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from psycopg2 import extensions
 
 from client.dbapi.characteristics import Characteristics
 from client.dbapi.many import Progress, Sets, collected
+from client.dbapi.wording import Turns
 from client.errors import DBError, UsageError, error_from
 from client.handler import Handler
 from client.options import packed_settings
@@ -23,7 +23,15 @@ from client.session import Session
 from client.values import offline
 from client.values.bind import bind
 from client.values.result import Result
-from client.wire.messages import NOT_EXECUTED, TX_ACTIVE, TX_FAILED, TX_LOST, ResultMessage, plain_failure
+from client.wire.messages import (
+    NOT_EXECUTED,
+    TX_ACTIVE,
+    TX_FAILED,
+    TX_LOST,
+    UNKNOWN,
+    ResultMessage,
+    plain_failure,
+)
 
 if TYPE_CHECKING:
     _Theirs = object
@@ -58,7 +66,7 @@ class Runner(_Theirs):
         self.notices: Any = []
         # So often a transaction has ended; a named cursor belongs to one.
         self.mark = 0
-        self._lock = threading.RLock()
+        self._lock = Turns()
         self._is_entered = False  # in a with block, which is a transaction even with autocommit
         self._autocommit = autocommit
         self._characteristics = Characteristics()
@@ -74,6 +82,7 @@ class Runner(_Theirs):
             self._own.autocommit = autocommit
         self._is_closed = False
         self._was_told = False  # of the session's loss, by a rollback
+        self._remains = ""  # what a loss does not end, for its error's text
 
     def _connected_to(self, dsn: str) -> Any:
         theirs: Any = extensions.connection
@@ -243,7 +252,8 @@ class Runner(_Theirs):
         if self._is_closed:
             raise psycopg2.InterfaceError("connection already closed")
         if self._has_told_of_loss:
-            raise psycopg2.InterfaceError("connection already closed: it has lost its session; connect anew")
+            lost = "connection already closed: it has lost its session; connect anew"
+            raise psycopg2.InterfaceError(lost + self._remains)
 
     @property
     def _is_lost(self) -> bool:
@@ -360,12 +370,14 @@ class Runner(_Theirs):
         self._own.rollback()
         if self._is_lost:
             self._was_told = True
-            raise session_lost()
+            raise _session_lost(self._remains)
 
 
-def session_lost() -> DBError:
+def _session_lost(remains: str) -> DBError:
     """The error of a call that finds the connection's session lost, and is not told by the broker why."""
-    text = "the session of this connection is lost, and what was open in it is rolled back; connect anew"
+    text = f"the session of this connection is lost, and with it what was open in it; connect anew{remains}"
+    if remains:
+        return error_from(plain_failure("connection", UNKNOWN, text, TX_LOST))
     return error_from(plain_failure("transaction-lost", NOT_EXECUTED, text, TX_LOST))
 
 

@@ -1,7 +1,9 @@
 """Two-phase commits, PEP 249's optional extension: a transaction that is prepared now and committed by anybody later.
 
 PREPARE TRANSACTION ends the transaction's lease, as what is prepared belongs to no session; COMMIT PREPARED and
-ROLLBACK PREPARED run on any backend.
+ROLLBACK PREPARED run on any backend. From the moment that PREPARE TRANSACTION is sent a lost connection rolls nothing
+back: the errors say by which identifier the transaction is to be looked for, and none of them says that the transaction
+may be repeated.
 """
 
 from __future__ import annotations
@@ -12,7 +14,12 @@ import psycopg2
 from psycopg2 import extensions
 
 from client.dbapi.runner import Runner
+from client.dbapi.wording import IN_TWO_PHASES, rewrite
 from client.dbapi.xid import Xid
+from client.errors import DBConnectionError, DBError, error_from
+from client.values.result import Result
+from client.wire.messages import FAILED, UNKNOWN, plain_failure
+from client.wire.sqlstates import IN_FAILED_SQL_TRANSACTION, UNDEFINED_OBJECT
 
 
 class TwoPhase(Runner):
@@ -22,6 +29,7 @@ class TwoPhase(Runner):
         super().__init__(*args, **kwargs)
         self._two_phase_xid: Xid | None = None  # from tpc_begin to the end of that transaction
         self._is_prepared = False  # and from tpc_prepare on
+        self._may_be_prepared = False  # PREPARE TRANSACTION was sent, and its answer is not known
 
     @property
     def status(self) -> int:
@@ -46,6 +54,7 @@ class TwoPhase(Runner):
             if self._autocommit:
                 raise psycopg2.ProgrammingError("tpc_begin can't be called in autocommit mode")
             self._two_phase_xid = Xid.of(xid)
+            self._lock.more_words = IN_TWO_PHASES
 
     def tpc_prepare(self) -> None:
         """Prepare the transaction: from here on PostgreSQL keeps it, whatever happens to this process."""
@@ -54,8 +63,40 @@ class TwoPhase(Runner):
             self.refuse_prepared("tpc_prepare")
             if self._two_phase_xid is None:
                 raise psycopg2.ProgrammingError("prepare must be called inside a two-phase transaction")
-            self.run("PREPARE TRANSACTION %s", (str(self._two_phase_xid),))
+            if self._may_be_prepared:
+                raise psycopg2.ProgrammingError(
+                    f"whether {self._named} is prepared is not known; call tpc_commit() or tpc_rollback()"
+                )
+            lease = self._own._lease
+            was_in_doubt = lease.is_in_doubt
+            try:
+                result = self.run("PREPARE TRANSACTION %s", (str(self._two_phase_xid),))
+            except BaseException as error:
+                if not lease.is_in_doubt or was_in_doubt:
+                    raise
+                self._may_be_prepared = True
+                self._remains = f"; whether {self._named} is prepared is not known: look for it by tpc_recover()"
+                if isinstance(error, DBError):
+                    raise self._prepare_unknown(error) from error
+                raise
+            if result.statusmessage == "ROLLBACK":  # PostgreSQL's way to say so
+                text = (
+                    "PREPARE TRANSACTION rolled back: a statement of this transaction had failed, nothing is prepared"
+                )
+                raise error_from(plain_failure("query", FAILED, text, sqlstate=IN_FAILED_SQL_TRANSACTION))
             self._is_prepared = True
+            self._remains = f"; {self._named} is prepared, and waits for tpc_commit(xid) or tpc_rollback(xid)"
+
+    @property
+    def _named(self) -> str:
+        return f"the transaction {str(self._two_phase_xid)!r}"
+
+    @property
+    def _way(self) -> str:
+        """What ends a prepared transaction."""
+        if self._is_lost:
+            return "tpc_commit(xid) or tpc_rollback(xid) on another connection"
+        return "tpc_commit() or tpc_rollback()"
 
     def tpc_commit(self, xid: Xid | str | None = None) -> None:
         """Commit the transaction, prepared or not; with xid one that was prepared before, by anybody."""
@@ -91,17 +132,72 @@ class TwoPhase(Runner):
                 raise psycopg2.ProgrammingError(
                     "tpc_commit/tpc_rollback with no parameter must be called in a two-phase transaction"
                 )
-            if self._is_prepared:
-                self.ask(f"{command} {_quoted(self._two_phase_xid)}")
+            if self._is_prepared or self._may_be_prepared:
+                self._finish_prepared(command)
             elif command == "COMMIT PREPARED":
                 self._commit()
             else:
                 self._rollback()
             self._forget_two_phase()
 
+    def _finish_prepared(self, command: str) -> None:
+        is_rollback = command == "ROLLBACK PREPARED"
+        if not self._is_prepared:
+            self._rollback()  # gives the lost lease up
+        try:
+            self.ask(f"{command} {_quoted(self._two_phase_xid)}")
+        except DBError as error:
+            if error.pgcode != UNDEFINED_OBJECT:
+                raise
+            was_in_doubt = not self._is_prepared
+            self._forget_two_phase()
+            if not (was_in_doubt and is_rollback):
+                raise
+
+    def ask(self, statement: str | bytes) -> Result:
+        """Run a question of the connection's own; what fails while a transaction is prepared does not end that."""
+        try:
+            return super().ask(statement)
+        except DBError as error:
+            if not (self._is_prepared or self._may_be_prepared):
+                raise
+            told = self._while_prepared(error, str(statement))
+            if told is error:
+                raise
+            raise told from error
+
+    def _prepare_unknown(self, error: DBError) -> DBError:
+        text = (
+            f"PREPARE TRANSACTION was sent and its answer was not taken{_reason(error)}: {self._named} is prepared, or "
+            f"rolled back; look for it by tpc_recover(), and end it by {self._way}"
+        )
+        return error_from(plain_failure("commit-unknown", UNKNOWN, text))
+
+    def _while_prepared(self, error: DBError, statement: str) -> DBError:
+        """Return the error to raise if a statement beside the prepared transaction failed, or one that ends it."""
+        command = statement.partition(" PREPARED")[0]
+        is_ending = command in ("COMMIT", "ROLLBACK")
+        state = "is prepared" if self._is_prepared else "may be prepared"
+        if is_ending and error.outcome == UNKNOWN:
+            done = "committed" if command == "COMMIT" else "rolled back"
+            text = (
+                f"{command} PREPARED was sent and its answer was not taken{_reason(error)}: {self._named} is {done}, "
+                f"or prepared still; look for it by tpc_recover(), and if it is there end it by {self._way}"
+            )
+            return error_from(plain_failure("commit-unknown" if command == "COMMIT" else "connection", UNKNOWN, text))
+        text = error.failure.message
+        if error.pgcode is None or self._is_lost:
+            text = f"{self._named} {state}, PostgreSQL keeps it, and it waits for {self._way}: {text.rstrip()}"
+        if isinstance(error, DBConnectionError):
+            return error_from(plain_failure("connection", UNKNOWN, text))
+        rewrite(error, text, UNKNOWN)
+        return error
+
     def _forget_two_phase(self) -> None:
         self._two_phase_xid = None
-        self._is_prepared = False
+        self._is_prepared = self._may_be_prepared = False
+        self._remains = ""
+        self._lock.more_words = ()
 
     def _refuse_in_two_phases(self, what: str) -> None:
         if self._two_phase_xid is not None:
@@ -115,5 +211,10 @@ class TwoPhase(Runner):
             raise psycopg2.ProgrammingError(f"{what} cannot be used with a prepared two-phase transaction")
 
 
-def _quoted(xid: Xid) -> str:
+def _reason(error: DBError) -> str:
+    """The broker's reason, if it has told one, to stand in the middle of a text."""
+    return f" ({error.failure.message})" if error.failure.request else ""
+
+
+def _quoted(xid: Xid | None) -> str:
     return "'" + str(xid).replace("'", "''") + "'"

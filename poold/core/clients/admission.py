@@ -312,7 +312,7 @@ class Admission:
         if lease is None:
             if verb is Verb.COMMIT:
                 # An earlier COMMIT may have ended the transaction without its client having heard of it.
-                unknown = failures.end_unknown("it had ended already")
+                unknown = failures.end_unknown("it had ended already", message.lease in client.lost_sessions)
                 return client.lost_leases.get(message.lease, unknown)
             if message.lease in client.lost_sessions:
                 # Whatever else the client asks of this session is not executed.

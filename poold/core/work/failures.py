@@ -81,7 +81,7 @@ def drained() -> Failure:
 def lease_lost(reason: str, is_session: bool = False) -> Failure:
     """The lease is lost, and with it its transaction or session."""
     if is_session:
-        text = f"the session is over, a transaction open in it was rolled back: {reason}; open another"
+        text = f"the session is over, and with it what was open in it: {reason}; open another"
     else:
         text = f"the transaction was rolled back: {reason}; call rollback() and begin anew"
     return plain_failure("transaction-lost", NOT_EXECUTED, text, TX_LOST)
@@ -174,9 +174,10 @@ def may_end(request: Request) -> bool:
     return request.verb is Verb.COMMIT or (request.verb is Verb.QUERY and _MAY_COMMIT.search(sql) is not None)
 
 
-def end_unknown(reason: str) -> Failure:
+def end_unknown(reason: str, is_session: bool) -> Failure:
     """The lease is gone, and the broker does not know how its transaction ended."""
-    text = f"whether the transaction was committed is not known: {reason}; call rollback() and look for what it did"
+    remedy = "look for what it did; open another session" if is_session else "call rollback() and look for what it did"
+    text = f"whether the transaction was committed is not known: {reason}; {remedy}"
     return plain_failure("transaction-lost", UNKNOWN, text, TX_LOST)
 
 

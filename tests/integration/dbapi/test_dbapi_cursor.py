@@ -324,7 +324,7 @@ def test_a_lost_session_says_that_it_wants_another_connection(start_broker: Any,
     cursor = connection.cursor()
     cursor.execute("SELECT pg_backend_pid()")
     postgres.execute("SELECT pg_terminate_backend(%s)", cursor.fetchone())
-    with pytest.raises(TransactionLost, match=r"; connect again$") as caught:
+    with pytest.raises(TransactionLost, match=r"; connect anew$") as caught:
         cursor.execute("SELECT 1")
     assert caught.value.outcome == "not executed"
     connection.close()
