@@ -103,19 +103,18 @@ class Cursor(Copying, _Theirs):
         progress = Progress()
         try:
             self.noted(self.connection.run_each, query, vars_list, progress)
-        except DBError:
-            self._clear()
-            self._sent = query, progress.last
-            raise
-        except Exception:
+        except BaseException:
+            if progress.has_failed:
+                self._clear()
+                self._sent = query, progress.last
+                raise
             # Of the iterable, or of a set that does not fit: some sets before it may have run.
             if progress.result is not None or progress.is_unfit:
                 self._clear()
-            else:
-                self._count = 0
             if progress.result is not None:
                 self._sent = None if progress.is_unfit else (query, progress.last)
                 self._status = progress.result.statusmessage
+            self._count = -1 if progress.is_unfit or not progress.is_begun else progress.count
             raise
         if progress.result is not None:
             self._clear()

@@ -19,7 +19,7 @@ from client.values.bind import bind
 from client.values.blanks import BLANKS
 from client.values.result import Result
 from client.wire.limits import MAX_STEPS
-from client.wire.messages import FAILED, NOT_EXECUTED, UNKNOWN, Step
+from client.wire.messages import UNKNOWN, Step
 
 # Bytes of one message. More of them save no time that could be measured, and the broker has to keep them.
 MESSAGE_BYTES = 1 << 20
@@ -40,11 +40,15 @@ class Progress:
     result: Result | None = None  # the last one
     last: Any = None  # the set that ran last, or failed
     is_unfit: bool = False  # a set does not fit the statement
+    is_begun: bool = False  # the iterable is one
+    running: int = 0  # how many sets have been sent, and their answer has not been taken
+    has_failed: bool = False  # one of these, of which `failed` has told
 
     def add(self, result: Result, rows: int, sets: Sets, is_committed: bool) -> None:
         """Note that these sets have run."""
         self.count = -1 if -1 in (self.count, rows) else self.count + rows
         self.sets += len(sets.parameters)
+        self.running = 0
         self.result = result
         self.last = sets.parameters[-1]
         if is_committed:
@@ -62,10 +66,13 @@ class Progress:
         if step is not None or error.place is not None or len(sets.parameters) == 1:
             total = self.total or self.sets + len(sets.parameters)
             where = place_of(self.sets + place, total, sets.text or sets.steps[place].statement)
+        self.has_failed = True
         failure = error.failure
-        if self.committed and failure.outcome in (NOT_EXECUTED, FAILED):
-            before = "1 set before it is" if self.committed == 1 else f"{self.committed} sets before it are"
-            text = f"{failure.message.rstrip()}; {before} committed"
+        if self.committed:
+            behind = "it" if where is not None else f"these {len(sets.parameters)}"
+            text = (
+                f"{failure.message.rstrip()}; {_sets(self.committed)} before {behind} {_are(self.committed)} committed"
+            )
             failure = failure._replace(outcome=UNKNOWN, message=text)
         is_told = is_told and where is not None and where.total > 1
         told = error
@@ -73,6 +80,13 @@ class Progress:
             told = error_from(failure, where if is_told else None).with_traceback(error.__traceback__)
         told.place = where
         return told
+
+    def note(self, commits_by_itself: bool) -> str:
+        """What is committed, for the program's own exception that ends it all; "" if that is nothing."""
+        found = [f"{_sets(self.committed)} before this {_are(self.committed)} committed"] if self.committed else []
+        if self.running and commits_by_itself:
+            found.append(f"whether the {_sets(self.running)} under way {_are(self.running)} committed is not known")
+        return "; ".join(found)
 
 
 class Sets(NamedTuple):
@@ -98,6 +112,8 @@ def collected(
 
     The error of a set that does not fit comes behind the sets before it, and any other exception at once.
     """
+    parameters = iter(parameters)
+    progress.is_begun = True
     most = min(MESSAGE_BYTES, most_bytes // 2)
     kept, size = Sets([], []), 0
     for each in parameters:
@@ -122,6 +138,14 @@ def collected(
         size += added
     if kept.steps:
         yield kept
+
+
+def _sets(count: int) -> str:
+    return "1 set" if count == 1 else f"{count} sets"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _is_planned(text: bytes) -> bool:

@@ -18,6 +18,7 @@ from client.dbapi.many import Progress, Sets, collected
 from client.dbapi.wording import Turns
 from client.errors import DBError, UsageError, error_from
 from client.handler import Handler
+from client.interruptions import noted
 from client.options import packed_settings
 from client.session import Session
 from client.values import offline
@@ -128,15 +129,22 @@ class Runner(_Theirs):
             executor = self._by_itself if self._is_by_itself else self._own
             limit = executor._request_limit()
         progress.total = len(parameters) if isinstance(parameters, Sized) else None
-        for sets in collected(statement, parameters, executor._prepare, limit, progress):
-            with self._lock:
-                self.check_open()
-                self._run_sets(statement, sets, progress)
+        try:
+            for sets in collected(statement, parameters, executor._prepare, limit, progress):
+                with self._lock:
+                    self.check_open()
+                    self._run_sets(statement, sets, progress)
+        except BaseException as error:
+            note = "" if progress.has_failed else progress.note(self.commits_by_itself)
+            if note:
+                noted(error, note)
+            raise
 
     def _run_sets(self, statement: Any, sets: Sets, progress: Progress) -> None:
         """Run the statement with these sets, where this connection's next statement has to run."""
         is_by_itself = self._is_by_itself
         try:
+            progress.running = len(sets.parameters)
             if not sets.steps:
                 result = self.run(statement, sets.parameters[0])
                 # As psycopg2 counts: only what the tag of the statement counts.

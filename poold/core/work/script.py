@@ -217,9 +217,7 @@ class Script:
         if self.verdict is not None:
             return self.verdict
         if failure is None and done.failure is not None:
-            failure = done.failure
-            at = len(done.results)
-            step = max(self._sent[at], -1) if at < len(self._sent) else -1
+            failure, step = done.failure, self._failed_step(done)
         unresolved, self._unresolved = self._unresolved, None
         if failure is None and unresolved is not None:
             failure, step = unresolved.failure, unresolved.step
@@ -243,7 +241,9 @@ class Script:
         """
         if self.verdict is None:
             self._take(done.results)
-        return self.verdict or Verdict(cancelled if self._is_contained(done) else done.failure or cancelled)
+        if done.failure is None or self._is_contained(done):
+            return self.verdict or Verdict(cancelled)
+        return self.verdict or Verdict(done.failure, self._failed_step(done))
 
     def values(self) -> Iterator[tuple[Statement, bytes]]:
         """The message's statements with their values as sent, that is, without the values of references."""
@@ -381,14 +381,14 @@ class Script:
 
     def _is_contained(self, done: Completion) -> bool:
         """Whether the unit failed in a savepoint block and not by a cancel, so its failure is not the transaction's."""
+        step = self._failed_step(done)
+        is_own = done.failure is not None and done.failure.sqlstate != QUERY_CANCELED
+        return is_own and step >= 0 and self.plan.block[step] is not None
+
+    def _failed_step(self, done: Completion) -> int:
+        """The step that failed if one of the unit on its way did, -1 if that was no step of the message's."""
         at = len(done.results)
-        step = self._sent[at] if at < len(self._sent) else -1
-        return (
-            done.failure is not None
-            and done.failure.sqlstate != QUERY_CANCELED
-            and step >= 0
-            and self.plan.block[step] is not None
-        )
+        return max(self._sent[at], -1) if at < len(self._sent) else -1
 
     def _undo(self, block: int, step: int, failure: Failure) -> None:
         """Note that the block that begins at step `block` is undone by the failure of `step`; go on after its end."""
