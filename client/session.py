@@ -13,7 +13,8 @@ lease_timeout and idle_in_transaction_timeout bound that time.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from types import TracebackType
+from typing import Any, NoReturn, Self
 
 from client.channels.channel import Channel
 from client.errors import UsageError
@@ -22,7 +23,17 @@ from client.lease import Call, ClientLease
 from client.options import Settings, checked_autocommit, wants_dicts
 from client.stream import BLOCK_ROWS, Cursor, Stream, asked
 from client.wire.limits import IN_SESSION, OPENS_SESSION
-from client.wire.messages import NOT_EXECUTED, TX_LOST, TX_NONE, Commit, Failure, Release, Rollback, TransactionStatus
+from client.wire.messages import (
+    NOT_EXECUTED,
+    TX_LOST,
+    TX_NONE,
+    Commit,
+    Failure,
+    Release,
+    ResultMessage,
+    Rollback,
+    TransactionStatus,
+)
 
 
 class Session(Executor):
@@ -30,19 +41,20 @@ class Session(Executor):
 
     Statements commit by themselves if its Handler's do, and BEGIN and COMMIT may be sent as statements then. Else the
     first statement begins a transaction, and so does the first one after each commit or rollback. Leaving the block
-    commits what is open, leaving it by an exception rolls back. If the session is lost, all that follows raises
-    TransactionLost: what was left in it is gone, and only a new session can begin again. A session is never on a
-    replica.
+    commits what is open, leaving it by an exception rolls back, and the session is over then: all that follows raises
+    UsageError. If it is lost, all that follows raises TransactionLost, except rollback(), which acknowledges that: what
+    was left in it is gone, and only a new session can begin again. A session is never on a replica.
     """
 
     def __init__(self, parent: Executor) -> None:
         self._share(parent)
         self._ended = 0  # how many replies have reported that none is open
         self._was_lost = False  # and rolled back since, which brings nothing back
+        self._is_closed = False
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a transaction is open, failed or lost."""
+        """Whether a transaction is open, failed or lost: whether commit or rollback is still owed."""
         return self._transaction != TX_NONE
 
     @property
@@ -52,6 +64,7 @@ class Session(Executor):
 
     @autocommit.setter
     def autocommit(self, value: bool | None) -> None:
+        self._check_open()
         if self.in_transaction:
             raise UsageError("autocommit cannot change in an open transaction; call commit() or rollback() first")
         self._autocommit = checked_autocommit(value)
@@ -61,13 +74,23 @@ class Session(Executor):
         """Whether its backend is gone, and with it all that was left there; only another session can go on."""
         return self._was_lost or self._transaction == TX_LOST or self._lease.is_lost
 
+    @property
+    def transaction_status(self) -> TransactionStatus:
+        """What is open: 'none', 'active', 'failed' if it wants a rollback; 'lost' if the session is."""
+        return TX_LOST if self.is_lost else self._transaction
+
     def commit(self) -> None:
-        """Commit the open transaction; without one it does nothing. The session goes on."""
-        if self.in_transaction:
+        """Commit the open transaction; without one it does nothing. The session goes on.
+
+        Raises as `query` if the session is known to be lost, also if nothing was open in it.
+        """
+        self._check_open()
+        if self.in_transaction or self.is_lost:
             self._end(Commit)
 
     def rollback(self) -> None:
         """Roll back the open transaction; without one it does nothing. The session goes on, if it is not lost."""
+        self._check_open()
         if self.in_transaction:
             self._finish(Rollback)
             self._was_lost = self.is_lost
@@ -75,12 +98,35 @@ class Session(Executor):
             self._transaction = TX_NONE
 
     def close(self) -> None:
-        """Give the backend back; what is open is rolled back. The next statement would open another session."""
+        """End the session and give its backend back; what is open is rolled back. Again it does nothing."""
         if self._lease.number:
             self._finish(Release)
             self._close_lease()
         self._transaction = TX_NONE
         self._was_lost = False
+        self._is_closed = True
+
+    def cancel(self) -> int:
+        """Cancel what threads wait for in this session; see `Executor.cancel`."""
+        self._check_open()
+        return super().cancel()
+
+    def use_settings(self, settings: Settings | None) -> None:
+        """Have these settings travel with the following statements; see `Executor.use_settings`."""
+        self._check_open()
+        super().use_settings(settings)
+
+    def __enter__(self) -> Self:
+        self._check_open()
+        return super().__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._was_lost:
+            self._leave()  # the program knows
+        elif not self._is_closed:  # by the program, in its block
+            super().__exit__(kind, error, trace)
 
     def transaction(self, *_: Any, **__: Any) -> NoReturn:
         """Refuse: the broker runs a transaction message on any backend, and again if it lost a race."""
@@ -107,6 +153,7 @@ class Session(Executor):
         rows: str | None = None,
     ) -> Stream:
         """The rows of one statement, for results that do not fit; as `Handler.stream`, in the open transaction."""
+        self._check_open()
         if self.autocommit and not self.in_transaction:
             raise UsageError(
                 "rows are streamed in a transaction, and none is open in this session, where each statement commits by "
@@ -115,6 +162,14 @@ class Session(Executor):
         dicts = self._dicts if rows is None else wants_dicts(rows)
         request = asked(statement, params, size, timeout, dicts, priority=priority, settings=settings)
         return Stream(Cursor(self, request))
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise UsageError("this session is over; open another with db.session()")
+
+    def _in_lease(self, *arguments: Any, **options: Any) -> ResultMessage:
+        self._check_open()
+        return super()._in_lease(*arguments, **options)
 
     def _group_for(self, is_read_only: bool) -> str:
         return self._group  # a session may do anything, so it is on the primary
@@ -149,7 +204,8 @@ class Session(Executor):
             self._close_lease(call)  # it has not got a backend
 
     def _follow(self, transaction: TransactionStatus, call: Call) -> None:
-        self._transaction = transaction
+        # Behind its rollback nothing is owed to a lost session, however often it is told that it is lost.
+        self._transaction = TX_NONE if self._was_lost else transaction
         self._ended += transaction == TX_NONE
 
     def _open_transaction(self) -> Any:

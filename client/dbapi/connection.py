@@ -150,8 +150,8 @@ class Connection(Modes):
         try:
             if kind is None:
                 self.commit()
-            elif not self._is_lost:  # else the error of the block says so
-                self.rollback()
+            elif not self._has_told_of_loss and (self._own.in_transaction or not self._is_lost):
+                self.rollback()  # else the error of the block says so, or there is nothing to roll back
         finally:
             self._is_entered = False
             if isinstance(self._own, Session) and not self._own.in_transaction:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from client.wire.messages import TX_NONE, Failure, ResultMessage
+from client.wire.messages import TX_LOST, TX_NONE, Failure, ResultMessage
 from poold.core.effects import Unit
 from poold.core.facts import Completion, Loss
 from poold.core.records.backend import Backend
@@ -49,7 +49,10 @@ class EndingWork:
         request.group.stats.count_error(None)
         endpoint, lease = backend.pool.endpoint.name, request.lease
         if request.verb is Verb.ROLLBACK:
-            return Answer(request, rolled_back(request.number))
+            done = rolled_back(request.number)
+            return Answer(
+                request, done._replace(transaction=TX_LOST) if lease is not None and lease.is_session else done
+            )
         if not is_begun and lease is not None:
             return Answer(request, failures.endpoint_lost(lease, endpoint, loss.error))
         is_inside = backend.transaction != TX_NONE

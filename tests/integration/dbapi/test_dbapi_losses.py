@@ -1,5 +1,6 @@
 """What is left of a connection whose backend is gone: of a session nothing, as with psycopg2; else it goes on."""
 
+import io
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,7 +15,9 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 from waiting import wait_until
 
-from client import dbapi
+from client import DBConnectionError, TransactionLost, UsageError, dbapi
+from client.session import Session
+from client.wire.messages import Step
 
 StartBroker = Callable[..., Broker]
 
@@ -181,6 +184,47 @@ def test_the_error_of_a_with_block_is_the_loss_and_not_its_rollback(broker: Brok
     assert connection.closed == 2
 
 
+@pytest.mark.parametrize("gone", ["backend", "broker"])
+@pytest.mark.parametrize("mode", ["psycopg2", "session", "session-autocommit"])
+@pytest.mark.parametrize("is_begun", [True, False], ids=["begun", "idle"])
+def test_the_end_of_a_with_block_finds_the_loss_of_what_is_open(
+    start_broker: StartBroker, postgres: Postgres, gone: str, mode: str, is_begun: bool
+) -> None:
+    broker = start_broker()
+    if mode == "psycopg2":
+        connection: Any = postgres.connect()
+        connection.autocommit = False
+    else:
+        connection = dbapi.connect(broker.address, session=True, autocommit=mode == "session-autocommit")
+    pid = one(connection, "SELECT pg_backend_pid()")
+    connection.commit()
+    own = LookupError("of the block")
+
+    def block() -> None:
+        if is_begun:
+            one(connection, "SELECT 1")
+        if gone == "backend" or mode == "psycopg2":
+            lose_pid(postgres, pid)
+        else:
+            broker.kill()
+            wait_until(lambda: connection.closed == 2, what="the session to count as lost")
+        raise own
+
+    with pytest.raises((theirs.OperationalError, LookupError)) as caught, connection:
+        block()
+    if is_begun:
+        assert isinstance(caught.value, theirs.OperationalError)
+        assert caught.value.__context__ is own
+    else:
+        assert caught.value is own
+        with pytest.raises(theirs.OperationalError):
+            one(connection, "SELECT 1")
+    assert connection.closed == 2
+    with pytest.raises(theirs.InterfaceError, match="already closed"):
+        one(connection, "SELECT 1")
+    connection.close()
+
+
 def test_without_a_session_a_rollback_makes_the_connection_usable_again(broker: Broker, postgres: Postgres) -> None:
     connection = dbapi.connect(broker.address)
     lose(connection, postgres)
@@ -208,17 +252,101 @@ def test_sqlalchemy_connects_anew_behind_a_loss(broker: Broker, postgres: Postgr
     engine.dispose()
 
 
-def test_a_clients_session_stays_lost_behind_a_rollback(broker: Broker, postgres: Postgres) -> None:
+def lost_session(broker: Broker, postgres: Postgres, begin: bool = True) -> Session:
     session = broker.handler().session()
-    postgres.execute("SELECT pg_terminate_backend(%s)", (session.query("SELECT pg_backend_pid()").scalar(),))
-    with pytest.raises(theirs.OperationalError):
-        session.query("SELECT 1")
-    session.rollback()
-    assert session.is_lost
+    if begin:
+        session.query("BEGIN")
+    lose_pid(postgres, session.query("SELECT pg_backend_pid()").scalar())
+    return session
+
+
+def lose_pid(postgres: Postgres, pid: int) -> None:
+    postgres.execute("SELECT pg_terminate_backend(%s)", (pid,))
+    wait_until(lambda: not postgres.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", (pid,)), what="its end")
+
+
+OF_A_SESSION: dict[str, Callable[[Session], Any]] = {
+    "query": lambda session: session.query("SELECT 1"),
+    "query_prepared": lambda session: session.query_prepared(()),
+    "copy_in": lambda session: session.copy_in("COPY pg_class FROM STDIN", ""),
+    "copy_out": lambda session: session.copy_out("COPY pg_class TO STDOUT", io.BytesIO()),
+    "commit": lambda session: session.commit(),
+}
+
+
+@pytest.mark.parametrize("begin", [True, False], ids=["begun", "idle"])
+@pytest.mark.parametrize("first", ["query", "rollback", "commit"])
+def test_a_clients_session_stays_lost_behind_a_rollback(
+    broker: Broker, postgres: Postgres, first: str, begin: bool
+) -> None:
+    if not begin and first != "query":
+        return  # which ask nobody
+    session = lost_session(broker, postgres, begin)
+    if first == "rollback":
+        session.rollback()
+    else:
+        with pytest.raises(TransactionLost):
+            OF_A_SESSION[first](session)
+        assert session.in_transaction
+        with pytest.raises(TransactionLost):
+            session.commit()
+    for call in (*OF_A_SESSION.values(), *OF_A_SESSION.values()):
+        session.rollback()
+        assert (session.in_transaction, session.is_lost, session.transaction_status) == (False, True, "lost")
+        with pytest.raises(TransactionLost):
+            call(session)
+        assert (session.in_transaction, session.is_lost) == (False, True)
     session.close()
     assert not session.is_lost
-    assert session.query("SELECT 1").scalar() == 1
+
+
+def test_the_block_of_a_session_whose_loss_is_acknowledged_ends_quietly(broker: Broker, postgres: Postgres) -> None:
+    with broker.handler().session() as session:
+        lose_pid(postgres, session.query("SELECT pg_backend_pid()").scalar())
+        with pytest.raises(TransactionLost):
+            session.query("SELECT 1")
+        session.rollback()
+
+
+def test_a_commit_says_that_the_broker_has_gone(start_broker: StartBroker) -> None:
+    broker = start_broker()
+    session = broker.handler().session()
+    session.query("SELECT 1")
+    broker.kill()
+    wait_until(lambda: session.is_lost, what="the session to count as lost")
+    for _ in range(2):
+        with pytest.raises(DBConnectionError):
+            session.commit()
+
+
+@pytest.mark.parametrize("end", ["with", "close"])
+def test_a_session_that_is_over_takes_no_other_backend(start_broker: StartBroker, end: str) -> None:
+    broker = start_broker(groups={"default": {"max_size": 1}})
+    session = broker.handler().session()
+    if end == "with":
+        with session:
+            session.query("SELECT 1")
+    else:
+        with session:
+            session.query("SELECT 1")
+            session.close()
+    calls: dict[str, Callable[[Session], Any]] = {
+        **OF_A_SESSION,
+        "rollback": lambda session: session.rollback(),
+        "cancel": lambda session: session.cancel(),
+        "stream": lambda session: session.stream("SELECT 1"),
+        "enter": lambda session: session.__enter__(),
+        "use_settings": lambda session: session.use_settings({"work_mem": "1MB"}),
+        "autocommit": lambda session: setattr(session, "autocommit", False),
+        "steps": lambda session: session._run_steps([Step(b"SELECT 1", b"", b"", False, (), 0, None)]),
+    }
+    for call in calls.values():
+        with pytest.raises(UsageError, match=r"^this session is over; open another with db\.session\(\)$"):
+            call(session)
     session.close()
+    assert not session.in_transaction
+    assert broker.handler().query("SELECT 1").scalar() == 1
+    assert broker.pool()["leased"] == 0
 
 
 def test_a_session_is_not_lost_by_being_looked_at_from_another_thread(broker: Broker) -> None:
