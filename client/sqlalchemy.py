@@ -20,6 +20,16 @@ from client.errors import DBConnectionError, PoolTimeout, TooManyRequests
 FLAGS = ("code_place", "prepare", "read_only", "session", "trace")
 TEXTS = ("address", "after", "connect_wait", "key", "priority", "server_key", "tag")
 OPTIONS = "options"
+# What a program with an engine can do where an error says what one with a connection can.
+WORDS = (
+    ("on a connection made by connect(..., session=True)", "on a connection of an engine whose URL has ?session=true"),
+    ("set autocommit = False, or connect with session=True", "do without isolation_level='AUTOCOMMIT', or make an "
+     "engine whose URL has ?session=true"),
+    ("connect with session=True", "make an engine whose URL has ?session=true"),
+    ("connect(..., settings={'name': 'value'})", "create_engine(..., connect_args={'settings': {'name': 'value'}})"),
+    ("connect(..., settings={'statement_timeout': '1min'})", "create_engine(..., connect_args={'settings': "
+     "{'statement_timeout': '1min'}})"),
+)  # fmt: skip
 _TRUTH = {
     **dict.fromkeys(("1", "true", "on", "yes"), True),
     **dict.fromkeys(("0", "false", "off", "no"), False),
@@ -79,6 +89,12 @@ class PooldDialect(PGDialect_psycopg2):
         if url.database:
             options["group"] = url.database
         return [], options
+
+    def connect(self, *cargs: Any, **cparams: Any) -> Any:
+        """Make a connection whose errors advise what can be done with an engine."""
+        made = super().connect(*cargs, **cparams)
+        made.advise(WORDS)
+        return made
 
     def is_disconnect(self, e: Exception, connection: Any, cursor: Any) -> bool:
         """Whether the error says that broker or server is gone, or with them what the connection had open.

@@ -11,6 +11,12 @@ _SERVERS = (
     "dsn", "dbname", "database", "host", "hostaddr", "port", "user", "password", "service", "sslmode", "options",
     "connect_timeout", "application_name", "client_encoding", "target_session_attrs", "keepalives",
 )  # fmt: skip
+# What there is instead of some of them.
+_INSTEAD = {
+    "options": "instead of options='-c search_path=app' give settings={'search_path': 'app'}",
+    "application_name": "instead of application_name='billing' give tag='billing'",
+    "connect_timeout": "instead of connect_timeout=5 give connect_wait=5",
+}
 
 
 def refuse_servers(address: Any, options: dict[str, Any]) -> None:
@@ -23,10 +29,11 @@ def refuse_servers(address: Any, options: dict[str, Any]) -> None:
     if text.startswith(("postgres://", "postgresql://")) or ("=" in text and "://" not in text):
         named.insert(0, "a connection string")
     if named:
+        instead = "".join(f"; {_INSTEAD[name]}" for name in named if name in _INSTEAD)
         raise psycopg2.ProgrammingError(
             f"connect() was given {', '.join(named)} for libpq, and it is poold's configuration that names servers, "
             "databases, users and their options: write connect(group='...') with the name of a group there, and "
-            "address='ipc:///...' if the broker is not at its default address"
+            f"address='ipc:///...' if the broker is not at its default address{instead}"
         )
     for name in ("async", "async_"):
         if options.pop(name, None):

@@ -3,9 +3,9 @@
 Without a name all rows of a result have come when execute returns. With a name DECLARE makes the cursor in the
 transaction's backend, and each fetch brings some rows from there.
 
-A cursor is one of psycopg2's class too, whose connection leads to nowhere (`client.dbapi.runner`): C code of psycopg2's
-that is given a cursor, as a caster is, reads its memory. Of its own it keeps there name, row_factory, tzinfo_factory,
-arraysize, itersize and the casters registered for it; it does nothing else by itself.
+A cursor is one of psycopg2's class too, whose connection leads to nowhere (`client.dbapi.executors`): C code of
+psycopg2's that is given a cursor, as a caster is, reads its memory. Of its own it keeps there name, row_factory,
+tzinfo_factory, arraysize, itersize and the casters registered for it; it does nothing else by itself.
 """
 
 from __future__ import annotations
@@ -283,10 +283,11 @@ class Cursor(Copying, _Theirs):
         if value and self.name is None:
             raise psycopg2.ProgrammingError("trying to set .withhold on unnamed cursor")
         if value and not self.connection.is_session:
-            raise psycopg2.NotSupportedError(
+            text = (
                 "a cursor WITH HOLD outlives its transaction in one backend, and this connection gives its backend "
                 "back at commit; connect with session=True"
             )
+            raise psycopg2.NotSupportedError(self.connection.advised(text))
         self._withhold = bool(value)
 
     def _check_may_declare(self) -> None:

@@ -107,10 +107,11 @@ class ConnectionInfo:
         if connection.is_over:
             return 0
         if not connection.is_session:
-            raise psycopg2.NotSupportedError(
+            text = (
                 "this connection has no backend of its own: each transaction may run on another; connect with "
                 "session=True, or ask for pg_backend_pid() in the transaction whose backend is meant"
             )
+            raise psycopg2.NotSupportedError(connection.advised(text))
         if self._pid is None:
             self._pid = int(connection.ask("SELECT pg_catalog.pg_backend_pid()")[0][0])
         return self._pid

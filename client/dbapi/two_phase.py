@@ -36,7 +36,9 @@ class TwoPhase(Runner):
         """psycopg2.extensions' STATUS_READY, STATUS_BEGIN or STATUS_PREPARED."""
         if self._is_prepared:
             return int(extensions.STATUS_PREPARED)
-        is_open = self._two_phase_xid is not None or (self._own.in_transaction and not self.commits_by_itself)
+        # A transaction's first statement may be under way, from which only its answer tells that one is open.
+        is_begun = self._own.in_transaction or self._is_beginning
+        is_open = self._two_phase_xid is not None or (is_begun and not self.commits_by_itself)
         return int(extensions.STATUS_BEGIN if is_open else extensions.STATUS_READY)
 
     def xid(self, format_id: int, gtrid: str, bqual: str) -> Xid:

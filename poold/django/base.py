@@ -30,7 +30,7 @@ from poold.django.client import DatabaseClient
 from poold.django.creation import DatabaseCreation
 from poold.django.features import DatabaseFeatures
 from poold.django.operations import DatabaseOperations
-from poold.django.options import connect_options, mistakes, place_of
+from poold.django.options import WORDS, connect_options, mistakes, place_of
 from poold.django.schema import DatabaseSchemaEditor
 from poold.django.server import Server, server_at
 from poold.django.toml import example
@@ -104,6 +104,7 @@ class DatabaseWrapper(django_base.DatabaseWrapper):
     def _opened(self, parameters: dict[str, Any], **more: Any) -> Any:
         """A connection of the client's that reads values as Django wants them."""
         connection = extensions.connection(**parameters, **{"autocommit": True, **more})
+        connection.advise(WORDS)
         for caster in values.casters:
             extensions.register_type(caster, connection)
         if is_psycopg3:

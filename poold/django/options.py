@@ -43,6 +43,16 @@ VOID_SETTINGS = {
     "CONN_HEALTH_CHECKS": "the broker notices a dead backend before it is given to anybody, and the next statement may "
     "run on another one than the one that a check has asked",
 }
+# What a project can do where an error says what a program with connections of its own can.
+WORDS = (
+    ("on a connection made by connect(..., session=True)", "in atomic()"),
+    ("in one transaction or in atomic()", "in one atomic() block"),
+    ("set autocommit = False, or connect with session=True", "use atomic()"),
+    ("connect with session=True", "use atomic()"),
+    ("connect(..., settings={'name': 'value'})", "OPTIONS['settings'] = {'name': 'value'}"),
+    ("connect(..., settings={'statement_timeout': '1min'})", "OPTIONS['settings'] = {'statement_timeout': '1min'}"),
+    ("call rollback()", "leave the atomic() block (or call rollback())"),
+)  # fmt: skip
 
 
 class Place(NamedTuple):
