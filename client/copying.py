@@ -26,7 +26,7 @@ from client.options import Settings, checked_priority, checked_read_only, packed
 from client.origins import Origin
 from client.values.blanks import BLANKS
 from client.values.copy_data import payloads
-from client.values.copy_files import blocks_of, takes_text, write_all
+from client.values.copy_files import SourceStopped, blocks_of, takes_text, write_all
 from client.values.offline import render
 from client.values.result import Result
 from client.wire.limits import COPY_WINDOW, MAX_ERROR_CHARS, NO_SESSION
@@ -257,6 +257,8 @@ class _Sending:
             block = next(self._blocks, None)
             self._is_over = block is None
             self._rest = memoryview(block or b"")
+        except SourceStopped as stopped:
+            self.error = stopped.args[0]
         except BaseException as error:  # noqa: BLE001  raised again when the COPY has ended
             self.error = error
 

@@ -175,9 +175,14 @@ class Cursor(Copying, _Theirs):
         return self._all_made(rows.all())
 
     def scroll(self, value: int, mode: str = "relative") -> None:
-        """Move to the row that is value rows on, or with mode 'absolute' to that row, counted from 0."""
+        """Move to the row that is value rows on, or with mode 'absolute' to that row, counted from 0.
+
+        A named cursor takes any other mode for 'relative', as psycopg2's.
+        """
         self._check("scroll")
-        if mode not in ("relative", "absolute"):
+        if not isinstance(mode, str):
+            raise TypeError(f"argument 2 must be str, not {type(mode).__name__}")
+        if self.name is None and mode not in ("relative", "absolute"):
             raise psycopg2.ProgrammingError(f"scroll mode must be 'relative' or 'absolute', got {mode!r}")
         if self.name is not None:
             self._check_mark()

@@ -13,10 +13,14 @@ from typing import Any
 SEND_AFTER = 0.05
 
 
+class SourceStopped(Exception):
+    """A file's read() raised StopIteration, which must not end the iterator of its blocks; it is the argument."""
+
+
 def blocks_of(source: Any, size: int) -> Iterator[bytes]:
     """Return the source's data, in blocks of about so many bytes if it comes fast in smaller ones.
 
-    A block may be empty: the source was at work and gave nothing.
+    A block may be empty: the source was at work and gave nothing. Raises what the source does, but for SourceStopped.
     """
     if isinstance(source, (bytes, bytearray, memoryview, str)):
         return iter((_as_bytes(source),))
@@ -28,10 +32,17 @@ def blocks_of(source: Any, size: int) -> Iterator[bytes]:
 
 
 def _of_file(file: Any, size: int) -> Iterator[bytes]:
-    while (block := file.read(size)) is None or block:
+    while (block := _read(file, size)) is None or block:
         if block is None:
             raise BlockingIOError("the source's read() gave None: it has no data yet; make it a file that blocks")
         yield _as_bytes(block)
+
+
+def _read(file: Any, size: int) -> Any:
+    try:
+        return file.read(size)
+    except StopIteration as error:
+        raise SourceStopped(error) from error
 
 
 def _joined(parts: Iterable[Any], size: int) -> Iterator[bytes]:

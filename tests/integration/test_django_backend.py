@@ -290,6 +290,31 @@ except ImproperlyConfigured as error:
     assert text in said
 
 
+ADVISED = """
+from django.db import InterfaceError
+
+def told(statement):
+    try:
+        ask(statement)
+    except InterfaceError as error:
+        return str(error)
+
+said = [told("SET work_mem = '2MB'"), told("CREATE TEMP TABLE mine (id int)"), told("SELECT lastval()"), told("BEGIN")]
+said.append(told("SELECT pg_advisory_unlock(1)"))
+with transaction.atomic():
+    ask("SET work_mem = '2MB'")
+tell(said)
+"""
+
+
+def test_errors_advise_what_a_project_can_do(start_worker: StartWorker, broker: Broker) -> None:
+    (said,) = program(start_worker, ADVISED, broker.address).finish()
+    for text in said:
+        assert "atomic()" in text
+        assert "connect(" not in text
+    assert "OPTIONS['settings'] = " in said[0]
+
+
 def test_psycopg_3_beside_it_changes_nothing_but_ranges(start_worker: StartWorker, broker: Broker) -> None:
     pytest.importorskip("psycopg", reason="psycopg 3 is not installed")
     worker = program(

@@ -126,3 +126,43 @@ def test_a_copy_that_failed_leaves_no_word_of_the_one_before(connection: Any) ->
                 call(cursor)
             assert (cursor.statusmessage, cursor.rowcount) == ("", -1), what
             connection.rollback()
+
+
+class Stopping:
+    """A file whose read() fails in the middle, by an exception with which iterators end."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+        self.parts = ["1\n"]
+
+    def read(self, size: int) -> str:
+        if not self.parts:
+            raise self.error
+        return self.parts.pop()
+
+
+@pytest.mark.parametrize("error", [StopIteration("own"), StopAsyncIteration(), GeneratorExit()], ids=repr)
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_an_exception_that_ends_iterators_is_raised_as_it_is(
+    broker: Broker, error: BaseException, autocommit: bool
+) -> None:
+    connection = dbapi.connect(broker.address, autocommit=autocommit)
+    cursor = connection.cursor()
+    cursor.execute("DROP TABLE IF EXISTS stopped; CREATE TABLE stopped (id int)")
+    connection.commit()
+    with pytest.raises(type(error)) as caught:
+        cursor.copy_expert("COPY stopped FROM STDIN", Stopping(error))
+    assert caught.value is error
+    connection.rollback()
+    cursor.execute("SELECT count(*) FROM stopped")
+    assert cursor.fetchone() == (0,)
+    connection.rollback()
+    connection.close()
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_several_statements_with_a_copy_are_refused(broker: Broker, autocommit: bool) -> None:
+    connection = dbapi.connect(broker.address, autocommit=autocommit)
+    with pytest.raises(theirs.InterfaceError, match="several statements"):
+        connection.cursor().copy_expert("COPY pg_class FROM STDIN; SELECT 1", io.StringIO(""))
+    connection.close()

@@ -60,6 +60,12 @@ def test_a_cursor_scrolls(cursor: Any) -> None:
             cursor.scroll(value, mode)
     with pytest.raises(psycopg2.ProgrammingError, match="relative"):
         cursor.scroll(1, "sideways")
+    named = cursor.connection.cursor("scrolled")
+    named.execute("SELECT generate_series(0, 9)")
+    named.scroll(2, "sideways")  # as psycopg2's
+    assert named.fetchone() == (2,)
+    with pytest.raises(TypeError, match="argument 2 must be str, not None"):
+        named.scroll(1, None)
 
 
 def test_a_cursor_tells_what_it_has_done(cursor: Any) -> None:
