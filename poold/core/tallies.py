@@ -1,6 +1,6 @@
 """What each statement of a group has cost: how often it ran, its errors and rows, its times and their distribution.
 
-Statements that differ by values alone are one (`statements.masking`), and so are those of a transaction message, or of
+Statements that differ by values alone are one (`client.wire.masking`), and so are those of a transaction message, or of
 a batch, by its shape. As many are kept as `KEPT`; if there are more, the tenth of them that ran least is forgotten and
 counted among the others, so nothing of the sums is lost. A statement is counted when its request is answered, so the
 calls of all and the requests that were answered without having begun are the requests that were answered.

@@ -7,11 +7,12 @@ from units import SHORT, answer, sharing
 from world import World, failure
 
 from client.wire.limits import MAX_NUMBER
+from client.wire.masking import shape
 from client.wire.messages import TX_ACTIVE, Commit, Step
 from poold.core.facts import Completion
-from poold.core.statements.masking import masked
 from poold.core.stats import BOUNDS
 from poold.core.tallies import BUCKETS, KEPT, STATEMENT, UPPER, Tallies
+from poold.core.work.transaction_plan import joined
 
 
 def tallies(world: World, group: str = "default") -> dict[bytes, tuple[str, int, int, int]]:
@@ -67,6 +68,12 @@ def test_a_transaction_message_is_one_call_of_its_shape() -> None:
     assert world.broker.groups["default"].stats.transactions == 1
 
 
+def test_statements_of_a_message_that_are_the_same_in_a_row_are_shown_once() -> None:
+    assert joined([b"a", b"a", b"a", b"b", b"a"]) == b"a; ...; b; a"
+    assert joined([b"a", b"a"]) == joined([b"a"] * 40) == b"a; ..."
+    assert joined([b"x" * 600] + [b"y%d" % n for n in range(1000)]).endswith(b"; ...")
+
+
 def test_the_statements_of_a_lease_and_its_end_are_calls() -> None:
     world = World()
     world.client()
@@ -81,7 +88,7 @@ def test_in_a_pipeline_a_run_begins_when_the_one_ahead_has_ended_and_before_that
     world, backend, _ = sharing(3)
     stats = world.broker.groups["default"].stats
     waits, runs = list(stats.wait_times._current), list(stats.run_times._current)
-    tally = world.broker.groups["default"].tallies.find(STATEMENT, masked(SHORT))
+    tally = world.broker.groups["default"].tallies.find(STATEMENT, shape(SHORT))
     before = tally.seconds
     for seconds in (0.010, 0.001, 0.001):
         world.now += seconds

@@ -30,9 +30,10 @@ from collections import OrderedDict
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from client.wire.masking import shape
 from client.wire.messages import ProtocolViolation
 from poold.core.effects import Plain, SimpleQuery
-from poold.core.statements import leftovers, literals, masking, sql
+from poold.core.statements import leftovers, literals, sql
 from poold.core.statements.leftovers import NOTHING
 from poold.core.statements.lexemes import names_moment, sets_relied_on
 from poold.core.statements.proofs import UNPROVEN, Proof
@@ -155,7 +156,7 @@ class Statement:
     def masked(self) -> bytes:
         """Its text without values, by which it is counted. Made when first wanted."""
         if self.masked_text is None:
-            self.masked_text = masking.masked(self.sql)
+            self.masked_text = shape(self.sql)
         return self.masked_text
 
     def examine(self) -> sql.Traits:

@@ -7,12 +7,13 @@ bytes are the plan's key: they are decoded and checked, and their statements rea
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 
 from client.wire.codec import decode_steps
 from client.wire.limits import END_SAVEPOINT, SAVEPOINT
+from client.wire.masking import MOST_COUNTED
 from client.wire.messages import Step, StepReference, TransactionMessage
 from poold.core.records.flow import Flow
-from poold.core.statements.masking import joined
 from poold.core.statements.sql import AMBIGUOUS, MAX_TOKENS
 from poold.core.statements.statement import Statement, Statements
 from poold.core.work import failures
@@ -146,6 +147,22 @@ class Plans:
             old.flows.clear()  # each keeps the plan, as long as the lane has it
             self._bytes -= len(packed_steps)
         return made
+
+
+def joined(texts: Iterable[bytes]) -> bytes:
+    """Statements without values as one text; what comes several times in a row stands there once."""
+    found: list[bytes] = []
+    size = 0
+    for text in texts:
+        if found and text == found[-1]:
+            found.append(b"...")
+        elif len(found) < 2 or found[-1] != b"..." or text != found[-2]:
+            found.append(text)
+            size += len(text)
+        if size > MOST_COUNTED:
+            found.append(b"...")
+            break
+    return b"; ".join(found)
 
 
 def _step(step: Step, comment: bytes) -> Step:
