@@ -151,7 +151,7 @@ class Calls:
 
     def _call(self, channel: Channel, message: Any, waits: float | None, go_on: GoOn | None = None) -> Any:
         """Return the reply; until it comes `cancel` can find the request. Notices are kept. go_on: `Channel.call`'s."""
-        spans = Spans(message, go_on) if is_traced(getattr(message, "origin", b"")) else None
+        spans = Spans(message, go_on, self._lease.cursors) if is_traced(getattr(message, "origin", b"")) else None
         calls, mine = self._calls, weakref.ref(channel)
         calls[mine] = message[0]
         try:

@@ -20,6 +20,7 @@ from typing import Any
 from client.channels.channel import Channel
 from client.channels.sockets import is_over
 from client.errors import CommitOutcomeUnknown, DBConnectionError, DBError, TransactionLost, UsageError
+from client.wire.cursors import Cursors
 from client.wire.messages import (
     NOT_EXECUTED,
     TX_LOST,
@@ -65,11 +66,12 @@ class Call:
 class ClientLease:
     """The lease of a Handler or a session, opened and closed many times; number is 0 if it is not open."""
 
-    __slots__ = ("_channel", "_error", "_farewell", "_is_lost", "_noun", "_use", "is_in_doubt", "number")
+    __slots__ = ("_channel", "_error", "_farewell", "_is_lost", "_noun", "_use", "cursors", "is_in_doubt", "number")
 
     def __init__(self, noun: str, farewell: Farewell) -> None:
         """noun is the lease's name in error texts; farewell is the message that ends it."""
         self.number = 0
+        self.cursors = Cursors()  # that traced statements have declared in it
         self._noun = noun
         self._farewell = farewell
         self._channel: Channel | None = None  # its own as long as it is open

@@ -43,7 +43,8 @@ MAX_BLOCK_ROWS = 2**31 - 1
 # What DECLARE takes, behind comments and parentheses. It refuses a WITH that writes by itself.
 _READS = re.compile(BLANKS + rb"(?:\(" + BLANKS + rb")*+(?:select|values|table|with)\b", re.IGNORECASE)
 _NOTHING = re.compile(rb"(?:" + BLANKS + rb";)*+" + BLANKS)
-# Unique per process, so also in each transaction.
+# Of cursors among the program's own statements: unique per process, so also in each transaction. One in a lease of its
+# own is the only one there, and always has the same, so the same statement is the same text each time.
 _numbers = itertools.count(1)
 # How the broker's text begins if a lease is lost; the reason follows, and behind a semicolon what to do.
 _ROLLED_BACK = "the transaction was rolled back: "
@@ -158,10 +159,11 @@ def _blocks(cursor: Cursor) -> Iterator[Result]:
 class Cursor:
     """A cursor in the transaction that is open in its executor, among the program's own statements."""
 
-    def __init__(self, executor: Executor, asked: Asked) -> None:
+    def __init__(self, executor: Executor, asked: Asked, number: int | None = None) -> None:
+        """number tells its cursor from others of the transaction; None: any."""
         self._executor = executor
         self._asked = asked
-        self._name = f"poold_stream_{next(_numbers)}"
+        self._name = f"poold_stream_{next(_numbers) if number is None else number}"
         # A line of its own: PostgreSQL's errors show the statement's lines and no other.
         self._declare_as = f"DECLARE {self._name} NO SCROLL CURSOR FOR\n"
         self._fetch = f"FETCH {asked.size} FROM {self._name}"
@@ -347,7 +349,7 @@ class CursorOfItsOwn(Cursor):
 
     def __init__(self, parent: Executor, asked: Asked) -> None:
         options = dict(asked.options)
-        super().__init__(_Reader(parent, options.pop("settings")), asked._replace(options=options))
+        super().__init__(_Reader(parent, options.pop("settings")), asked._replace(options=options), 0)
         self._waits = None if asked.timeout is None else patience(asked.timeout)
 
     def _explain(self, error: DBError) -> None:

@@ -18,11 +18,13 @@ from client.channels.conversing import GoOn
 from client.errors import DBError
 from client.origins import API
 from client.wire.codec import decode_steps
+from client.wire.cursors import Cursors, cursor_use, described
 from client.wire.limits import ON_REPLICAS
 from client.wire.masking import masked
 from client.wire.messages import (
     BatchMessage,
     Failure,
+    Query,
     Timing,
     ToBroker,
     TransactionMessage,
@@ -39,9 +41,11 @@ MOST_SHOWN = 5
 class Spans:
     """The spans of one request, from when it is sent."""
 
-    def __init__(self, message: Any, go_on: GoOn | None) -> None:
-        """go_on is what other messages ahead of the reply lead to."""
+    def __init__(self, message: Any, go_on: GoOn | None, cursors: Cursors) -> None:
+        """go_on is what other messages ahead of the reply lead to; cursors are those of the message's lease."""
         self._message = message
+        use = cursor_use(message.statement) if type(message) is Query else None
+        self._source = None if use is None else cursors.take(use)
         self._go_on = go_on
         self._began = time.time_ns()
         self._timing: Timing | None = None
@@ -88,7 +92,7 @@ class Spans:
             shown = "; ".join([masked(step.statement) for step in steps[:MOST_SHOWN]])
             shown = shown if len(steps) <= MOST_SHOWN else f"{shown}; ..."
             return {"db.operation.name": "BATCH", "db.operation.batch.size": len(steps), "db.query.text": shown}
-        shown = masked(message.statement)
+        shown = described(message.statement, self._source)
         name = shown.lstrip("( ").partition(" ")[0].rstrip(";").upper()
         return {"db.operation.name": name, "db.query.text": shown}
 

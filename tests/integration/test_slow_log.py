@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg2.errors
 import pytest
-from brokers import Broker
+from brokers import Broker, poold
 from waiting import wait_until
 
 from client import Handler, PoolTimeout
@@ -95,6 +95,20 @@ def test_an_interactive_transaction_that_was_open_for_long_is_logged(slow: Broke
     assert line["open_ms"] >= 60
     assert line["idle_ms"] >= 55
     assert (line["tag"], line["requests"], line["code"].split(":")[0].split()[1]) == ("shop", 2, HERE)
+
+
+def test_the_slow_block_of_a_stream_names_its_query(slow: Broker) -> None:
+    assert len(list(slow.handler("quiet").stream("SELECT 1"))) == 1
+    rows = list(
+        slow.handler().stream("SELECT pg_sleep(0.02), %s AS kind FROM generate_series(1, 5)", (SECRET,), size=3)
+    )
+    assert len(rows) == 5
+    line = logged(slow, "slow request")
+    query = "SELECT pg_sleep(?), $1 AS kind FROM generate_series(?, ?)"
+    assert line["statement"] == f"FETCH ? FROM poold_stream_0: {query}"
+    stats = json.loads(poold("stats", "statements", "--json", f"--address={slow.address}").stdout)
+    shape = "SELECT pg_sleep(?), ? AS kind FROM generate_series(?, ...)"
+    assert f"FETCH ? FROM poold_stream_?: {shape}" in [each["text"] for each in stats["statements"]]
 
 
 def test_a_wait_is_logged_when_it_ends_by_a_backend_or_without_one(slow: Broker) -> None:

@@ -147,6 +147,11 @@ def test_statements_of_transactions_copies_streams_and_the_dbapi_have_spans(brok
         assert [each.attributes["db.operation.name"] for each in spans()[3::2] if each.attributes] == ["COPY"]
         with broker.handler().stream("SELECT generate_series(1, 10)") as rows:
             assert len(list(rows)) == 10
+        texts = [each.attributes["db.query.text"] for each in spans()[-3::2] if each.attributes]
+        assert texts == [
+            "DECLARE poold_stream_0 NO SCROLL CURSOR FOR SELECT generate_series(?, ?)",
+            "FETCH ? FROM poold_stream_0: SELECT generate_series(?, ?)",
+        ]
         before = len(spans())
         connection = dbapi.connect(broker.address, group="transactions")
         cursor = connection.cursor()

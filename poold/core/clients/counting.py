@@ -36,4 +36,6 @@ def _shape(request: Request) -> tuple[str, bytes]:
         return TRANSACTION, request.script.plan.masked
     if request.statement is None:
         return STATEMENT, b"COMMIT" if request.verb is Verb.COMMIT else b"ROLLBACK"
+    if request.fetched is not None:
+        return STATEMENT, b"%b: %b" % (request.statement.masked, request.fetched.shape)
     return (STATEMENT if request.batch is None else BATCH), request.statement.masked

@@ -6,6 +6,7 @@ it ends. Values of clients are never part of it, see `client.wire.masking`.
 
 from __future__ import annotations
 
+from client.wire.cursors import described
 from client.wire.masking import LONGEST_SHOWN, masked
 from client.wire.messages import Answer, Failure, ResultMessage, Timing, TransactionResult
 from client.wire.origins import is_traced, place_in, trace_id_in
@@ -123,6 +124,9 @@ def _statement(request: Request) -> str:
         texts = request.batch.texts
     elif request.statement is not None:
         texts = [request.statement.sql]
-    shown = "; ".join(map(masked, texts[:MOST_SHOWN]))
+    if request.fetched is not None:
+        shown = described(texts[0], request.fetched)
+    else:
+        shown = "; ".join(map(masked, texts[:MOST_SHOWN]))
     shown = shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}..."
     return shown if len(texts) <= MOST_SHOWN else f"{shown}; ... ({len(texts)} statements)"

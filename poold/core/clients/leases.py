@@ -37,7 +37,11 @@ class Leases:
             if lease.limits.lease_timeout:
                 lease.expires = now + lease.limits.lease_timeout
         lease.tag = request.tag or lease.tag
-        lease.statement = request.statement or lease.statement
+        if request.statement is not None:
+            lease.statement = request.statement
+            if request.statement.cursor is not None:
+                request.fetched = lease.source(request.statement.cursor)
+            lease.fetched = request.fetched
         if lease.expires is None:
             self._timers.clear(lease)
         else:

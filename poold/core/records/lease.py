@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from client.wire.cursors import Cursors, CursorUse, Source
 from client.wire.limits import NORMAL
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Lease:
     outdates: bool = False
     # That ran last, for whoever looks at an open lease that runs nothing.
     statement: Statement | None = None
+    fetched: Source | None = None  # what that fetches from
+    cursors: Cursors | None = None  # that its statements have declared; None before the first
     # Requests of this lease that wait behind the one that runs, in order of arrival.
     pending: deque[Request] = field(default_factory=deque)
     # Its time limits, which are those that it began with, whatever its group has by now.
@@ -51,3 +54,9 @@ class Lease:
 
     def __post_init__(self) -> None:
         self.limits = self.group.config
+
+    def source(self, use: CursorUse) -> Source | None:
+        """Take note of a statement that does something with a cursor; return what it fetches from, if that is known."""
+        if self.cursors is None:
+            self.cursors = Cursors()
+        return self.cursors.take(use)

@@ -10,6 +10,7 @@ from poold.core.state import REQUEST_TRANSITIONS, RUNNING, RequestState
 from poold.core.statements.leftovers import NOTHING
 
 if TYPE_CHECKING:
+    from client.wire.cursors import Source
     from client.wire.messages import Query, TransactionMessage
     from poold.core.effects import Unit
     from poold.core.facts import Completion
@@ -73,6 +74,7 @@ class Request:
     # What its client sent, if it is for replicas: it may have to become a request for the primary.
     message: Query | TransactionMessage | None = None
     statement: Statement | None = None
+    fetched: Source | None = None  # the query of the cursor from which it fetches
     values = b""
     prepare = True
     transfer: Transfer | None = None  # of a COPY whose data the client gives or takes

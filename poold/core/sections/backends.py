@@ -67,7 +67,7 @@ def snapshot_backend(backend: Backend, now: float, has_texts: bool) -> dict[str,
         tag, text = head.tag, text_of(head) if has_texts else None
     elif lease is not None:
         tag = lease.tag
-        text = shown(lease.statement.sql) if has_texts and lease.statement is not None else None
+        text = shown(lease.statement.sql, lease.fetched) if has_texts and lease.statement is not None else None
     running = len(backend.flights) or len(backend.running)
     is_ours = client is not None and client.key > 0
     return {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from client.wire.cursors import Source, described
 from client.wire.limits import SAVEPOINT
-from client.wire.masking import masked
 from poold.core.records.flow import Flight
 from poold.core.records.request import Request, Verb
 
@@ -27,9 +27,9 @@ def text_of(request: Request | Flight) -> str:
     return _joined(statement.sql for statement in request.flow.statements)
 
 
-def shown(statement: bytes) -> str:
-    """A statement on one line, shortened, and without values."""
-    text = masked(statement)
+def shown(statement: bytes, fetched: Source | None = None) -> str:
+    """A statement on one line, shortened, and without values; behind it the query from which it fetches, if any."""
+    text = described(statement, fetched)
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
@@ -40,7 +40,7 @@ def _of_request(request: Request) -> str:
     if request.batch is not None and request.statement is not None:
         return f"{len(request.batch)} statements in one message: {shown(request.statement.sql)}"
     if request.statement is not None:
-        return own + shown(request.statement.sql)
+        return own + shown(request.statement.sql, request.fetched)
     return own or request.verb.name
 
 

@@ -30,6 +30,7 @@ from collections import OrderedDict
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from client.wire.cursors import cursor_use
 from client.wire.masking import shape
 from client.wire.messages import ProtocolViolation
 from poold.core.effects import Plain, SimpleQuery
@@ -87,6 +88,7 @@ class Statement:
         "begun",
         "columns",
         "count",
+        "cursor",
         "deviation",
         "expected",
         "flow",
@@ -130,6 +132,7 @@ class Statement:
         self.use = leftovers.use_of(template)  # what it leaves in its session, by its text
         self.is_forbidden = sets_relied_on(template)  # it changes what all rely on, so nobody may run it
         self.is_remarkable = self.is_forbidden or self.use is not NOTHING  # whether one of these two tells something
+        self.cursor = cursor_use(template)  # what it does with a cursor
         self.may_commit: bool | None = None  # whether by itself, see `work.outcomes`; None until first asked
         self.proof = UNPROVEN  # of its prepared form
         self.is_harmless = False  # as in the proof
