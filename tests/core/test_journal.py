@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from world import World
+import pytest
+from world import World, failure
 
-from client.wire.messages import NOT_EXECUTED, TX_ACTIVE, Commit, Timing, plain_failure
+from client.wire.limits import OPENS_SESSION
+from client.wire.messages import (
+    NOT_EXECUTED,
+    TX_ACTIVE,
+    TX_NONE,
+    Commit,
+    Rollback,
+    Timing,
+    TransactionStatus,
+    plain_failure,
+)
 from poold.core import effects
 from poold.core.facts import Loss
 
@@ -118,7 +129,7 @@ def test_a_transaction_that_is_open_for_long_is_told_with_the_time_in_which_its_
     fields = {name: note.fields[name] for name in ("open_ms", "idle_ms", "requests", "tag", "code", "end")}
     assert fields == {
         "open_ms": 1250.0, "idle_ms": 1250.0, "requests": 2, "tag": "shop", "code": "shop.pay shop.py:7",
-        "end": "it had ended already",
+        "end": "committed",
     }  # fmt: skip
 
 
@@ -151,5 +162,65 @@ def test_a_transaction_that_is_lost_with_its_backend_is_told_once() -> None:
     made.broker.lost(backend, Loss("the server is gone"), made.now)
     (note,) = notes(made)
     assert (note.event, note.fields["open_ms"], note.fields["end"]) == (
-        "slow transaction", 3000.0, "its backend was lost",
+        "slow transaction", 3000.0, "rolled back: its backend was lost",
     )  # fmt: skip
+
+
+def ends(made: World) -> list[object]:
+    return [note.fields["end"] for note in notes(made) if note.event.startswith("slow t") or "session" in note.event]
+
+
+@pytest.mark.parametrize(
+    ("verb", "done", "end"),
+    [
+        (Commit, {"command": "COMMIT"}, "committed"),
+        (Rollback, {"command": "ROLLBACK"}, "rolled back"),
+        (Commit, {"command": "ROLLBACK"}, "rolled back: COMMIT came behind a statement that had failed"),
+        (Commit, {"reply": failure("23505")}, "rolled back: COMMIT failed with 23505"),
+        (b"COMMIT", {"command": "COMMIT"}, "committed"),
+        (b"commit", {"command": "ROLLBACK"}, "rolled back: COMMIT came behind a statement that had failed"),
+        (b"ROLLBACK", {"command": "ROLLBACK"}, "rolled back"),
+        (b"PREPARE TRANSACTION 'x'", {"command": "PREPARE TRANSACTION"}, "prepared"),
+    ],
+)
+def test_how_a_transaction_ended_is_told(verb: Any, done: dict[str, Any], end: str) -> None:
+    made = world()
+    made.begin(5)
+    made.now += 3.0
+    is_text = isinstance(verb, bytes)
+    request = made.query(1, "tx", lease=5, statement=verb) if is_text else made.end(verb, 5)
+    made.finish(request, **done)
+    assert ends(made) == [end]
+
+
+def test_a_transaction_that_is_ended_by_others_is_told_why() -> None:
+    made = world(idle_in_transaction_timeout=2.0, lease_timeout=0.0)
+    made.begin(5)
+    made.pass_time(3.0)
+    made.take()
+    assert ends(made) == ["rolled back: it was idle for longer than idle_in_transaction_timeout = 2 s"]
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_of_a_transaction_that_ends_in_the_middle_of_its_commit_it_is_told_that_nobody_knows(is_gone: bool) -> None:
+    made = world()
+    backend = made.begin(5)
+    made.now += 3.0
+    made.end(Commit, 5)
+    made.take()
+    if is_gone:
+        made.broker.client_gone(1, made.now)
+    else:
+        made.broker.lost(backend, Loss("the server is gone"), made.now)
+    assert ends(made) == ["unknown: its client is gone" if is_gone else "unknown: its backend was lost"]
+
+
+@pytest.mark.parametrize("transaction", [TX_NONE, TX_ACTIVE])
+def test_of_a_session_it_is_told_whether_a_transaction_ended_with_it(transaction: TransactionStatus) -> None:
+    made = world()
+    request = made.query(lease=5, session=OPENS_SESSION, begin=transaction == TX_ACTIVE)
+    made.finish(request, transaction)
+    made.now += 3.0
+    made.broker.client_gone(1, made.now)
+    more = "" if transaction == TX_NONE else "; a transaction in it was rolled back"
+    assert ends(made) == [f"its client is gone{more}"]

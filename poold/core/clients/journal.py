@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from client.wire.cursors import described
 from client.wire.masking import LONGEST_SHOWN, masked
-from client.wire.messages import Answer, Failure, ResultMessage, Timing, TransactionResult
+from client.wire.messages import TX_NONE, Answer, Failure, ResultMessage, Timing, TransactionResult
 from client.wire.origins import is_traced, place_in, trace_id_in
 from poold.core.agenda import Agenda
 from poold.core.effects import Note, Tell
@@ -55,8 +55,8 @@ class Journal:
             told = Timing(request.number, waited, ran, pid, *address)
             self._agenda.effects.append(Tell(request.client.key, told))
 
-    def lease_ended(self, lease: Lease, why: str) -> None:
-        """The lease, which had a backend, has ended."""
+    def lease_ended(self, lease: Lease, why: str, is_unknown: bool) -> None:
+        """The lease, which had a backend, has ended; is_unknown: what it runs may commit its transaction."""
         limit, now = lease.group.config.log_slow, self._agenda.now
         if not limit or lease.backend is None or now - lease.began < limit:
             return
@@ -73,7 +73,7 @@ class Journal:
             "open_ms": _ms(now - lease.began),
             "idle_ms": _ms(idle),
             "requests": lease.requests,
-            "end": why,
+            "end": _end_of(lease, why, is_unknown),
         }
         event = "slow session" if lease.is_session else "slow transaction"
         self._agenda.effects.append(Note(event, True, fields, is_frequent=True))
@@ -111,6 +111,16 @@ def _outcome(reply: _Reply) -> dict[str, object]:
         return {"outcome": failure.outcome, "error": failure.kind, "sqlstate": failure.sqlstate or ""}
     rows = {"rows": reply.rowcount} if type(reply) is ResultMessage and reply.rowcount >= 0 else {}
     return {"outcome": "executed", **rows}
+
+
+def _end_of(lease: Lease, why: str, is_unknown: bool) -> str:
+    """Return how the lease has ended, and why, if it was not its own COMMIT or ROLLBACK."""
+    backend = lease.backend
+    if not lease.is_session:
+        return lease.outcome or f"{'unknown' if is_unknown else 'rolled back'}: {why}"
+    if backend is None or backend.transaction == TX_NONE:
+        return why
+    return f"{why}; a transaction in it {'has an unknown outcome' if is_unknown else 'was rolled back'}"
 
 
 def _statement(request: Request) -> str:

@@ -68,7 +68,8 @@ class Leases:
             reply = rolled_back(request.number) if is_rollback else failures.lease_lost(reason, lease.is_session)
             self._accounts.answer(request, reply)
         if backend is not None:
-            self.part(lease, now, reason)
+            is_unknown = len(backend.running) > 0 and failures.may_end(backend.running[-1])
+            self.part(lease, now, reason, is_unknown)
             backend.lease = None
             lease.group.let_go(backend)
             if backend.state is BackendState.LEASED:
@@ -76,9 +77,9 @@ class Leases:
         if lease.priority == BATCH:
             self._agenda.serve(lease.group)  # others of this priority may wait for their share
 
-    def part(self, lease: Lease, now: float, why: str = "its backend was lost") -> None:
-        """The lease has its backend no more."""
-        self._accounts.journal.lease_ended(lease, why)
+    def part(self, lease: Lease, now: float, why: str, is_unknown: bool) -> None:
+        """The lease has its backend no more; is_unknown: what runs there may commit."""
+        self._accounts.journal.lease_ended(lease, why, is_unknown)
         lease.backend = None
         lease.group.stats.use_times[Use.SESSION if lease.is_session else Use.LEASE].record(now - lease.began)
 

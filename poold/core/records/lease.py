@@ -36,6 +36,7 @@ class Lease:
     tag: str = ""  # of its last request that had one, and the origin of the one that opened it
     origin: bytes = b""
     requests: int = 0  # that have begun on its backend
+    outcome: str = ""  # how its transaction ended, in words, if PostgreSQL has said so
     idle: float = 0.0  # how long its backend has waited for the client so far
     idle_since: float | None = None  # since when it does again
     expires: float | None = None  # lease_timeout after the grant

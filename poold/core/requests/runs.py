@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 
 from client.wire.limits import BATCH
-from client.wire.messages import TX_BROKEN
+from client.wire.messages import TX_BROKEN, TX_NONE
 from poold.config.current import CurrentConfig
 from poold.core.agenda import Agenda
 from poold.core.clients.accounts import Accounts
@@ -34,6 +34,7 @@ from poold.core.work.inquiry import InquiryWork, inquiry_about
 from poold.core.work.probe import ProbeWork
 from poold.core.work.query import QueryWork
 from poold.core.work.question import QuestionWork, question_before, question_behind
+from poold.core.work.results import outcome_of
 from poold.core.work.settings import SERVER_GRACE, was_changed
 from poold.core.work.time_limits import GUARD, must_have_ended, not_heard
 from poold.core.work.transaction import TransactionWork
@@ -157,6 +158,8 @@ class Runs:
         running = backend.running
         request = running[0]
         request.client.heard = now  # a client that waits for a reply is not silent
+        if request.lease is not None and done.transaction == TX_NONE:
+            request.lease.outcome = outcome_of(request, done)
         if done.is_changed and done.transaction != TX_BROKEN:
             was_changed(backend, request)
         follows = self._work[request.verb].ended(backend, request, done, now)
@@ -373,10 +376,11 @@ class Runs:
         backend.lease = None
         self._lifecycle.remove(backend)
         if lease is not None:
-            self._leases.part(lease, now)
+            is_unknown = len(running) > unsent and failures.may_end(running[-1])
+            self._leases.part(lease, now, "its backend was lost", is_unknown)
             reason = f"the connection to endpoint {backend.pool.endpoint.name!r} was lost ({loss.error})"
             self._leases.lose(lease, reason, now)
-            if len(running) > unsent and failures.may_end(running[-1]):
+            if is_unknown:
                 unknown = failures.end_unknown(reason, lease.is_session)
                 lease.client.lease_lost(lease.number, unknown, lease.is_session)
         # The last one first, as each goes to the front of the queue.

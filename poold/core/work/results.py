@@ -13,6 +13,9 @@ from poold.core.state import CANCELLED
 from poold.core.work import failures
 from poold.core.work.time_limits import by_query_timeout, out_of_time
 
+# How a transaction has ended, by the tag of the command that ended it.
+_ENDS = {"COMMIT": "committed", "ROLLBACK": "rolled back", "PREPARE TRANSACTION": "prepared"}
+
 
 def reply_of(request: Request, done: Completion, max_result_bytes: int) -> ResultMessage | Failure:
     """The reply to a statement that succeeded: the result of the last one, with the notices of all."""
@@ -53,6 +56,18 @@ def explained(
     if done.transaction == TX_BROKEN:
         reply = reply._replace(transaction=TX_NONE if request.lease is None else TX_LOST)
     return reply
+
+
+def outcome_of(request: Request, done: Completion) -> str:
+    """How a transaction ended, in words for the log, as its last request left none open."""
+    if done.failure is not None:
+        code = done.failure.sqlstate
+        what = "COMMIT" if failures.may_end(request) else "its statement"
+        return f"rolled back: {what} failed" + (f" with {code}" if code else "")
+    command = next((each.command for each in reversed(done.results) if each.command in _ENDS), "")
+    if command == "ROLLBACK" and failures.may_end(request):
+        return "rolled back: COMMIT came behind a statement that had failed"
+    return _ENDS.get(command, "ended")
 
 
 def rolled_back(number: int) -> ResultMessage:
