@@ -17,6 +17,7 @@ from client.wire.messages import (
 )
 from poold.core.clients.accounts import Accounts
 from poold.core.clients.admission import Admission
+from poold.core.clients.counting import count_at_once
 from poold.core.clients.leases import Leases, transaction_of
 from poold.core.reading import Reading
 from poold.core.records.client import Client
@@ -75,6 +76,7 @@ class Reception:
         ):
             refused = self._admission.share_exceeded(client, message.group, size, clients)
             if refused is not None:
+                count_at_once(client, message, refused)
                 return refused
         admitted: Request | ResultMessage | Failure | None = self._admission.request(client, message, now, size)
         if type(admitted) is Request:
@@ -84,10 +86,12 @@ class Reception:
                 admitted.origin = message.origin
             labels.attach(admitted)
             admitted = self._accept(admitted, now)
-        if type(admitted) is Failure and admitted.transaction == TX_NONE and isinstance(message, (Query, BatchMessage)):
-            lease = client.leases.get(message.lease)
-            if lease is not None:
-                return admitted._replace(transaction=transaction_of(lease))  # the lease goes on
+        if type(admitted) is Failure:
+            count_at_once(client, message, admitted)
+            if admitted.transaction == TX_NONE and isinstance(message, (Query, BatchMessage)):
+                lease = client.leases.get(message.lease)
+                if lease is not None:
+                    return admitted._replace(transaction=transaction_of(lease))  # the lease goes on
         return admitted  # type: ignore[return-value]  # no request
 
     def _accept(self, request: Request, now: float) -> Failure | None:

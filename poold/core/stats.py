@@ -21,10 +21,14 @@ ERROR_CLASSES = frozenset(
     }
 )
 OTHER_CLASS = "other"
-NO_CLASS = "none"
+# Errors without a code are the broker's own, and have their kind in its place.
+KINDS = (
+    *("commit-unknown", "connection", "expectation", "pool-timeout", "protocol", "result-too-large"),
+    *("statement-refused", "too-many-requests", "transaction-lost", "unconfigured-group", "unserved", "usage"),
+)
 # These are told before there is any error of them: whoever compares two scrapes does not see the one with which a
 # series begins.
-USUAL_CLASSES = (NO_CLASS, "08", "22", "23", "25", "40", "42", "53", "55", "57", "XX")
+USUAL_CLASSES = ("08", "22", "23", "25", "40", "42", "53", "55", "57", "XX", *KINDS)
 
 
 def _bounds() -> tuple[float, ...]:
@@ -148,8 +152,7 @@ class GroupStats:
         self.requests = 0  # accepted
         self.transactions = 0  # of these: transaction messages, and statements with which a transaction begins
         self.not_begun = 0  # answered, or left by their client, without having begun on a backend
-        # Answered with an error of PostgreSQL, or of a lost connection: by one of ERROR_CLASSES, OTHER_CLASS or
-        # NO_CLASS.
+        # Answered with an error, accepted or not: by one of ERROR_CLASSES or KINDS, or OTHER_CLASS.
         self.errors_by_class = dict.fromkeys(USUAL_CLASSES, 0)
         self.refused_for = dict.fromkeys(Refusal, 0)  # not accepted
         self.timeouts = 0  # left the queue unexecuted at their deadline
@@ -174,9 +177,12 @@ class GroupStats:
         """Requests that were not accepted, for any reason."""
         return sum(self.refused_for.values())
 
-    def count_error(self, sqlstate: str | None) -> None:
-        """Count an answer that is an error; None is one of a connection that was lost."""
-        found = NO_CLASS if sqlstate is None else sqlstate[:2] if sqlstate[:2] in ERROR_CLASSES else OTHER_CLASS
+    def count_error(self, sqlstate: str | None, kind: str) -> None:
+        """Count an answer that is an error, of this kind."""
+        if sqlstate:
+            found = sqlstate[:2] if sqlstate[:2] in ERROR_CLASSES else OTHER_CLASS
+        else:
+            found = kind if kind in KINDS else OTHER_CLASS
         self.errors_by_class[found] = self.errors_by_class.get(found, 0) + 1
 
     def turn(self, now: float) -> None:

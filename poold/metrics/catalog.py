@@ -112,7 +112,13 @@ METRICS: dict[Level, tuple[Metric, ...]] = {
         Metric("poold_requests_waiting", _G, "waiting", "Requests that wait for a backend.", "priority"),
         Metric("poold_oldest_wait_seconds", _G, "oldest_wait", "How long the oldest of them has waited; 0 if none."),
         Metric("poold_requests_total", _C, "requests", "Requests that were accepted."),
-        Metric("poold_errors_total", _C, "errors", "Requests answered with an error, by SQLSTATE.", "sqlstate_class"),
+        Metric(
+            "poold_errors_total",
+            _C,
+            "errors",
+            "Requests answered with an error, by SQLSTATE or kind.",
+            "sqlstate_class",
+        ),
         Metric("poold_requests_refused_total", _C, "refused", "Requests that were not accepted.", "reason"),
         Metric("poold_request_timeouts_total", _C, "timeouts", "Requests that waited too long, and did not run."),
         Metric(

@@ -3,13 +3,14 @@
 from typing import Any
 
 import pytest
-from units import INSERT, answer, begin
+from units import INSERT, UNTRACKED, answer, begin, step
 from world import World, failure
 
+from client import errors
 from client.wire.limits import OPENS_SESSION
 from client.wire.messages import TX_ACTIVE, TX_NONE, Commit, Release, Rollback
-from poold.core.facts import Loss
-from poold.core.stats import ERROR_CLASSES, NO_CLASS, OTHER_CLASS, USUAL_CLASSES, GroupStats, Use
+from poold.core.facts import Completion, Loss, StatementResult
+from poold.core.stats import ERROR_CLASSES, KINDS, OTHER_CLASS, USUAL_CLASSES, GroupStats, Use
 
 
 def counted(world: World, group: str = "tx") -> dict[str, tuple[int, float]]:
@@ -93,20 +94,24 @@ def test_connects_that_succeed_are_timed() -> None:
 def test_errors_are_counted_by_their_class_and_any_other_class_as_one() -> None:
     stats = GroupStats()
     assert (stats.errors, set(stats.errors_by_class)) == (0, {*USUAL_CLASSES})
-    for sqlstate in ("23505", "23503", "40001", "ZZ123", "ABCDE", None):
-        stats.count_error(sqlstate)
-    assert stats.errors == 6
+    for sqlstate in ("23505", "23503", "40001", "ZZ123", "ABCDE"):
+        stats.count_error(sqlstate, "query")
+    for kind in ("connection", "pool-timeout", "pool-timeout", "of a broker to come"):
+        stats.count_error(None, kind)
+    assert stats.errors == 9
     assert {name: count for name, count in stats.errors_by_class.items() if count} == {
-        NO_CLASS: 1,
         "23": 2,
         "40": 1,
-        OTHER_CLASS: 2,
+        "connection": 1,
+        "pool-timeout": 2,
+        OTHER_CLASS: 3,
     }
-    assert {*USUAL_CLASSES} - {NO_CLASS} < ERROR_CLASSES
+    assert {*USUAL_CLASSES} - {*KINDS} < ERROR_CLASSES
+    assert {*KINDS} == {*errors.KINDS} - {"offline", "query"}, "an error of the broker's own has its kind for a class"
     assert len(ERROR_CLASSES) < 50
 
 
-def test_an_error_of_a_statement_has_its_class_and_a_lost_connection_none() -> None:
+def test_an_error_of_a_statement_has_its_class_and_a_lost_connection_its_kind() -> None:
     world = World(max_size=1)
     world.client()
     first = world.query()
@@ -116,7 +121,64 @@ def test_an_error_of_a_statement_has_its_class_and_a_lost_connection_none() -> N
     world.take()
     world.broker.lost(world.running(second), Loss("gone"), world.now)
     stats = world.broker.groups["default"].stats
-    assert (stats.errors, stats.errors_by_class[NO_CLASS], stats.errors_by_class["42"]) == (2, 1, 1)
+    assert errors_of(world) == {"42": 1, "connection": 1}
+    assert stats.errors == 2
+
+
+def errors_of(world: World, group: str = "default") -> dict[str, int]:
+    """The errors of each class of which there are any."""
+    return {name: count for name, count in world.broker.groups[group].stats.errors_by_class.items() if count}
+
+
+def test_what_ends_in_the_queue_is_an_error_of_its_kind_and_what_nobody_hears_is_none() -> None:
+    world = World(max_size=1, queue_timeout=1.0)
+    world.client()
+    world.client(2)
+    first = world.query()
+    world.connect_all()
+    world.query()
+    world.pass_time(1.5)
+    assert errors_of(world) == {"pool-timeout": 1}
+    withdrawn = world.query()
+    world.broker.cancel(1, withdrawn, world.now)
+    assert errors_of(world) == {"pool-timeout": 1, "57": 1}
+    world.query(2)
+    world.broker.client_gone(2, world.now)
+    world.finish(first)
+    assert errors_of(world) == {"pool-timeout": 1, "57": 1}
+
+
+def test_an_expectation_that_fails_and_a_result_that_is_too_large_are_errors_of_their_kinds() -> None:
+    world = World(**UNTRACKED)
+    _, number = begin(world, step(b"UPDATE 1", low=1, high=1))
+    answer(world, number, {b"UPDATE 1": StatementResult("UPDATE 0", 0, None, b"", ())})
+    answer(world, number)
+    assert errors_of(world) == {"expectation": 1}
+    backend = world.running(world.query())
+    world.broker.completed(backend, Completion(TX_NONE, [StatementResult("SELECT 1", 1, None, None, ())]), world.now)
+    assert errors_of(world) == {"expectation": 1, "result-too-large": 1}
+
+
+def test_each_answer_of_a_lost_transaction_is_an_error() -> None:
+    world = World(max_size=1)
+    world.client()
+    world.broker.lost(world.begin(5), Loss("gone"), world.now)
+    world.query(1, "tx", lease=5)
+    world.end(Commit, 5)
+    world.end(Rollback, 5)
+    assert errors_of(world, "tx") == {"transaction-lost": 2}, "a rollback of it is no error"
+
+
+def test_what_is_refused_is_an_error_of_the_group_that_refuses_it() -> None:
+    world = World(max_size=1, max_waiting=1)
+    world.client()
+    world.query(statement=b"SET client_encoding = latin1")
+    world.query(group="unknown")
+    assert errors_of(world) == {"usage": 1}
+    for _ in range(3):
+        world.query()
+    assert errors_of(world) == {"usage": 1, "too-many-requests": 2}
+    assert errors_of(world, "tx") == {}
 
 
 def refused(world: World) -> dict[str, Any]:

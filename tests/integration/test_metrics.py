@@ -141,6 +141,9 @@ def test_who_waits_who_is_refused_and_who_waited_too_long(watched: Watched, thre
     assert since(before, after, "poold_requests_refused_total") == 1
     assert since(before, after, "poold_request_timeouts_total", group="transactions") == 1
     assert since(before, after, "poold_request_timeouts_total") == 1
+    assert since(before, after, "poold_errors_total", group="default", sqlstate_class="too-many-requests") == 1
+    assert since(before, after, "poold_errors_total", group="transactions", sqlstate_class="pool-timeout") == 1
+    assert since(before, after, "poold_errors_total") == 2
     assert after.of("poold_requests_waiting") == after.of("poold_oldest_wait_seconds") == 0
 
 

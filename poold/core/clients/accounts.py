@@ -72,6 +72,10 @@ class Accounts:
             self.journal.ended(request, None if request.state is WITHDRAWN else reply)
         if reply is not None and request.state is not WITHDRAWN:
             if type(reply) is Failure:
+                request.group.stats.count_error(reply.sqlstate, reply.kind)
                 reply = reply._replace(request=request.number)
+            elif type(reply) is TransactionResult and reply.failure is not None:
+                failure = Failure._make(reply.failure)
+                request.group.stats.count_error(failure.sqlstate, failure.kind)
             self._agenda.effects.append(Reply(client.key, reply))
         request.become(DONE)

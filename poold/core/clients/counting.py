@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from client.wire.messages import Answer, Failure, ResultMessage, TransactionResult
+from client.wire.messages import (
+    Answer,
+    BatchMessage,
+    Commit,
+    Failure,
+    GroupRequest,
+    Query,
+    ResultMessage,
+    Rollback,
+    TransactionMessage,
+    TransactionResult,
+)
 from poold.core.effects import Plain, SimpleQuery
+from poold.core.records.client import Client
 from poold.core.records.request import Request, Verb
 from poold.core.tallies import BATCH, STATEMENT, TRANSACTION
 
@@ -28,6 +40,16 @@ def count(request: Request, reply: Reply) -> None:
     else:
         is_error = type(reply) is Failure
     group.tallies.count(tally, seconds, rows, is_error)
+
+
+def count_at_once(client: Client, message: GroupRequest, failure: Failure) -> None:
+    """Count an error in reply to what did not become a request, in its group, if the client may use that."""
+    if isinstance(message, (Query, BatchMessage, TransactionMessage)):
+        group = client.open_groups.get(message.group)
+    else:
+        group = client.lost_groups.get(message.lease) if isinstance(message, (Commit, Rollback)) else None
+    if group is not None:
+        group.stats.count_error(failure.sqlstate, failure.kind)
 
 
 def _shape(request: Request) -> tuple[str, bytes]:

@@ -86,7 +86,7 @@ class Leases:
     def lose(self, lease: Lease, reason: str, now: float) -> None:
         """End a lease that its client did not end, and keep the reason for when the client asks."""
         lost = failures.lease_lost(reason, lease.is_session)
-        lease.client.lease_lost(lease.number, lost, lease.is_session)
+        lease.client.lease_lost(lease, lost)
         self.end(lease, reason, now)
 
     def broken(self, lease: Lease, now: float) -> None:

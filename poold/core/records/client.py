@@ -51,6 +51,8 @@ class Client:
     lost_leases: dict[int, Failure] = field(default_factory=dict)
     # Those of them that are sessions: a rollback does not end one, so more may be asked of it.
     lost_sessions: set[int] = field(default_factory=set)
+    # Whose they were.
+    lost_groups: dict[int, Group] = field(default_factory=dict)
     # Groups that it has sent requests to.
     groups: set[Group] = field(default_factory=set)
     heard: float = 0.0  # when it last sent something to the core
@@ -80,10 +82,12 @@ class Client:
         if number > self.begun[0]:
             self.begun[0] = number
 
-    def lease_lost(self, number: int, failure: Failure, is_session: bool) -> None:
-        """Keep the reason why a lease was lost for when the client asks."""
+    def lease_lost(self, lease: Lease, failure: Failure) -> None:
+        """Keep the reason why the lease was lost for when the client asks."""
+        number = lease.number
         self.lost_leases[number] = failure
-        if is_session:
+        self.lost_groups[number] = lease.group
+        if lease.is_session:
             self.lost_sessions.add(number)
         if len(self.lost_leases) > LOST_LEASES_KEPT:
             self.forget_lost(next(iter(self.lost_leases)))
@@ -91,6 +95,7 @@ class Client:
     def forget_lost(self, number: int) -> None:
         """The client knows that this lease is lost, and asks nothing more about it."""
         self.lost_leases.pop(number, None)
+        self.lost_groups.pop(number, None)
         self.lost_sessions.discard(number)
 
 

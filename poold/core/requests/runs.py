@@ -381,8 +381,7 @@ class Runs:
             reason = f"the connection to endpoint {backend.pool.endpoint.name!r} was lost ({loss.error})"
             self._leases.lose(lease, reason, now)
             if is_unknown:
-                unknown = failures.end_unknown(reason, lease.is_session)
-                lease.client.lease_lost(lease.number, unknown, lease.is_session)
+                lease.client.lease_lost(lease, failures.end_unknown(reason, lease.is_session))
         # The last one first, as each goes to the front of the queue.
         for place in range(len(running) - 1, -1, -1):
             request = running[place]

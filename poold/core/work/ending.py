@@ -46,7 +46,6 @@ class EndingWork:
 
     def lost(self, backend: Backend, request: Request, loss: Loss, is_begun: bool, _now: float) -> Decision:
         """Answer what is known: without its backend a transaction is rolled back, unless a COMMIT had been sent."""
-        request.group.stats.count_error(None)
         endpoint, lease = backend.pool.endpoint.name, request.lease
         if request.verb is Verb.ROLLBACK:
             done = rolled_back(request.number)

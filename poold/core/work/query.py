@@ -187,7 +187,6 @@ class QueryWork:
         if may_repeat and request.lease is None and request.state is RUNNING and request.moves < MAX_MOVES:
             request.moves += 1
             return Again(request)
-        request.group.stats.count_error(None)
         endpoint = backend.pool.endpoint.name
         if not is_begun and request.lease is None:
             return Answer(request, failures.not_run(endpoint, loss.error))

@@ -46,9 +46,8 @@ def explained(
 ) -> Failure:
     """The failure with the reason why the statement was cancelled, if it was, and its transaction's state.
 
-    seconds is how long the statement ran. Counts the error in the group's statistics.
+    seconds is how long the statement ran.
     """
-    request.group.stats.count_error(reply.sqlstate)
     if reply is done.failure:
         is_cancelled = request.state is CANCELLED
         why = out_of_time(request, reply, now) or by_query_timeout(backend, request, reply, seconds)

@@ -165,7 +165,6 @@ class TransactionWork:
         script, failure = request.script, verdict.failure
         assert script is not None
         assert failure is not None
-        request.group.stats.count_error(failure.sqlstate)
         is_cancelled = request.state is CANCELLED
         why = request.reason if is_cancelled else out_of_time(request, failure, now)
         if not why and not is_cancelled and (backend := request.backend) is not None:
