@@ -236,10 +236,10 @@ def test_who_waits_is_refused_or_waits_too_long(healthy: Scraped) -> None:
         wait_until(lambda: "PooldSaturated" in healthy.alerting())
         with pytest.raises(client.TooManyRequests):
             healthy.broker.handler("transactions").query("SELECT 1")
-        assert healthy.alerting() == {"PooldSaturated", "PooldRefused"}
+        assert healthy.alerting() == {"PooldSaturated", "PooldRefused", "PooldErrors"}
         with pytest.raises(client.PoolTimeout):
             waiting.result(30)
-    assert healthy.alerting() == {"PooldRefused", "PooldTimeouts"}
+    assert healthy.alerting() == {"PooldRefused", "PooldTimeouts", "PooldErrors"}
     promql = healthy.promql()
     longer = ALERTS["PooldWaitingLong"]["expr"].replace("5", "-1")
     assert promql.value(longer)
