@@ -153,7 +153,9 @@ def snapshot_work(
                 flight = cast(Flight, request)
                 if flight.flow.group in shown:
                     state = "queued" if flight.is_waiting else "running"
-                    found.append(_work("request", client, flight.number, flight.flow.group, state, flight.arrived, ""))
+                    found.append(
+                        _work("request", client, flight.number, flight.flow.group, state, flight.arrived, flight.tag)
+                    )
             elif request.group in shown:
                 state = request.state.name.lower()
                 found.append(
@@ -163,7 +165,7 @@ def snapshot_work(
             if lease.group in shown and lease.backend is not None:
                 what = "session" if lease.is_session else "transaction"
                 state = lease.backend.state.name.lower()
-                found.append(_work(what, client, lease.number, lease.group, state, lease.began, ""))
+                found.append(_work(what, client, lease.number, lease.group, state, lease.began, lease.tag))
     found.sort(key=lambda each: each[0])
     work = [{**each, "age_ms": round((now - since) * 1000, 3)} for since, each in found[:limit]]
     return {"work": work, "work_not_shown": max(0, len(found) - limit)}

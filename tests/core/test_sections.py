@@ -9,7 +9,7 @@ import pytest
 from world import World
 
 from client.wire.arguments import packed_arguments
-from client.wire.limits import BATCH
+from client.wire.limits import BATCH, OPENS_SESSION
 from client.wire.messages import TX_ACTIVE, Ask, Step
 from poold.core.operations.selection import NotPossible
 from poold.core.sections import wanted as asking
@@ -31,6 +31,23 @@ def why(world: World) -> str:
     """Why the one that waits does."""
     (found,) = waiting(world)
     return str(found["why"])
+
+
+def test_work_has_the_tags_of_open_transactions_and_sessions_between_their_statements_too() -> None:
+    world = World(max_size=2)
+    world.client()
+    request = world.query(1, "tx", lease=5, begin=True, tag="first")
+    world.connect_all()
+    world.finish(request, TX_ACTIVE)
+    session = world.query(lease=6, session=OPENS_SESSION, tag="session")
+    world.connect_all()
+    world.finish(session)
+    assert [(each["what"], each["tag"]) for each in world.broker.snapshot(world.now)["work"]] == [
+        ("transaction", "first"),
+        ("session", "session"),
+    ]
+    world.finish(world.query(1, "tx", lease=5, tag="second"), TX_ACTIVE)
+    assert world.broker.snapshot(world.now)["work"][0]["tag"] == "second"
 
 
 def full(**settings: Any) -> World:
