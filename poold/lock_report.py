@@ -8,7 +8,7 @@ from typing import Any
 
 from poold.config.current import CurrentConfig
 from poold.config.model import EndpointConfig
-from poold.postgres.blockers import Locks, Session, Wait, locks
+from poold.postgres.blockers import Held, Locks, Session, Wait, locks
 from poold.postgres.connect import Learned
 
 # Backends as `poold.core.sections.backends` shows them.
@@ -69,8 +69,11 @@ class LockReport:
                 blockers = [
                     {**_blocker(pid, ours.get(pid), sessions.get(pid)), "waits": pid in waiting}
                     for pid in dict.fromkeys(wait.blockers)
+                    if pid
                 ]
-                lock = {"kind": wait.kind, "mode": wait.mode, "relation": wait.relation, "in_words": _in_words(wait)}
+                if 0 in wait.blockers:
+                    blockers += _prepared(wait, answer.prepared)
+                lock = _lock(wait)
                 found.append({**{key: backend[key] for key in _ABOUT}, "lock": lock, "blocked_by": blockers})
         return found
 
@@ -83,8 +86,6 @@ def _blocker(pid: int, backend: Mapping[str, Any] | None, session: Session | Non
     """Describe who has the lock: a backend of the broker's own, or anybody else's session."""
     if backend is not None:
         return {"is_own": True, **{key: backend[key] for key in _ABOUT}}
-    if pid == 0:
-        return {"is_own": False, "server_pid": None, "state": "prepared transaction"}
     if session is None:
         return {"is_own": False, "server_pid": pid, "state": "gone"}
     return {
@@ -99,10 +100,65 @@ def _blocker(pid: int, backend: Mapping[str, Any] | None, session: Session | Non
     }
 
 
+def _prepared(wait: Wait, locks: Sequence[Held]) -> list[dict[str, Any]]:
+    """Describe the prepared transactions that have the lock; of one that has ended meanwhile no more is known."""
+    about = {"is_own": False, "server_pid": None, "state": "prepared transaction", "waits": False}
+    found = {held.gid: held for held in locks if wait.is_excluded_by(held)}
+    return [
+        {
+            **about,
+            "gid": held.gid,
+            "user": held.user,
+            "database": held.database,
+            "prepared_age_ms": _ms(held.age),
+            "end_with": f"ROLLBACK PREPARED {_literal(held.gid)}",
+        }
+        for held in found.values()
+    ] or [about]
+
+
+def _literal(text: str) -> str:
+    """Return the text as a literal that is right whatever standard_conforming_strings is, and in one line."""
+    quoted = text.replace("'", "''")
+    if quoted.isprintable() and "\\" not in quoted:
+        return f"'{quoted}'"
+    quoted = quoted.replace("\\", "\\\\")
+    return "E'" + "".join([each if each.isprintable() else f"\\U{ord(each):08x}" for each in quoted]) + "'"
+
+
+def _lock(wait: Wait) -> dict[str, Any]:
+    """Describe the lock."""
+    return {
+        "kind": wait.kind,
+        "mode": wait.mode,
+        "relation": wait.relation,
+        "row": _row(wait),  # its ctid
+        "transaction": wait.of("transactionid") or wait.of("virtualxid"),
+        "key": wait.key,
+        "object": wait.object,
+        "in_words": _in_words(wait),
+    }
+
+
+def _row(wait: Wait) -> str | None:
+    return None if wait.page is None or wait.line is None else f"({wait.page},{wait.line})"
+
+
 def _in_words(wait: Wait) -> str:
+    relation = wait.relation or (f"relation {oid}" if (oid := wait.of("relation")) else None)
     if wait.kind in ("transactionid", "tuple"):
-        return "the end of a transaction" if wait.relation is None else f"a row of {wait.relation}"
-    of = "" if wait.relation is None else f" of {wait.relation}"
+        if relation is not None:
+            return f"a row of {relation} {_row(wait) or ''}".rstrip()
+        return f"the end of transaction {wait.of('transactionid')}"
+    if wait.kind == "virtualxid":
+        return f"the end of transaction {wait.of('virtualxid')}"
+    if wait.kind == "advisory":
+        return f"advisory lock {wait.key} ({wait.mode})"
+    if wait.object is not None:
+        return f"{wait.object} ({wait.mode})"
+    if wait.kind == "relation":
+        return f"{relation or 'a relation'} ({wait.mode})"
+    of = "" if relation is None else f" of {relation}"
     return f"{wait.kind}{of} ({wait.mode})"
 
 

@@ -70,6 +70,9 @@ def _id(each: Figures) -> str | None:
 
 def _holder(blocker: Figures) -> str:
     """Who has a lock, in words."""
+    if "gid" in blocker:
+        who = f"{blocker['user']} in {blocker['database']}"
+        return f"{_PREPARED} {blocker['gid']!r} of {who}, for {duration(blocker['prepared_age_ms'])}"
     if blocker["server_pid"] is None:
         return f"a {_PREPARED}" if blocker["state"] == _PREPARED else str(blocker["state"])
     if not blocker["is_own"]:
@@ -93,7 +96,7 @@ def _remedy(blocker: Figures) -> str | None:
     if blocker.get("waits"):
         return None
     if blocker["state"] == _PREPARED:
-        return "ROLLBACK PREPARED; see pg_prepared_xacts"
+        return str(blocker.get("end_with", "ROLLBACK PREPARED; see pg_prepared_xacts"))
     if not blocker["is_own"]:
         pid = blocker["server_pid"]
         return None if pid is None else f"SELECT pg_terminate_backend({pid})"

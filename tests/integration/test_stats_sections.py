@@ -127,7 +127,7 @@ def test_who_waits_for_a_lock_is_told_with_who_has_it(
         (wait,) = found["locks"]
         assert found["locks_unknown"] == {}
         assert (wait["tag"], wait["pid"], wait["group"]) == ("waiter", os.getpid(), "transactions")
-        assert wait["lock"]["in_words"] == "a row of public.locked"
+        assert wait["lock"]["in_words"] == "a row of public.locked (0,1)"
         assert wait["statement"] == "UPDATE locked SET n = $1 WHERE id = ?"
         (blocker,) = wait["blocked_by"]
         assert (blocker["is_own"], blocker["tag"], blocker["state"], blocker["waits"]) == (
@@ -152,8 +152,8 @@ def test_who_waits_for_a_lock_is_told_with_who_has_it(
         (wait,) = stats(broker, "backends", "--locks")["locks"]
         (blocker,) = wait["blocked_by"]
         assert wait["lock"] == {
-            "kind": "relation", "mode": "AccessShareLock", "relation": "public.locked",
-            "in_words": "relation of public.locked (AccessShareLock)",
+            "kind": "relation", "mode": "AccessShareLock", "relation": "public.locked", "row": None,
+            "transaction": None, "key": None, "object": None, "in_words": "public.locked (AccessShareLock)",
         }  # fmt: skip
         assert (blocker["is_own"], blocker["application_name"]) == (False, "stranger")
         assert (blocker["server_pid"], blocker["state"]) == (stranger.get_backend_pid(), "idle in transaction")
