@@ -58,6 +58,7 @@ from poold.service import Service
 from poold.system.address_claim import AddressClaim
 from poold.system.inherited_socket import inherited_socket, taken_over
 from poold.system.poller import Poller
+from poold.system.rate_limited_log import tell_all
 from poold.system.succession import Estate
 from poold.system.timelines import Timelines, default_folder
 
@@ -203,6 +204,7 @@ class Daemon:
             self._frontend.close()
             self._metrics.close()
             poller.close()
+            tell_all()
             log.info("broker stopped pid=%d", os.getpid())
 
     def _wake(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from poold.clients.partial_messages import LARGEST_MESSAGES, MESSAGE_TIMEOUT, SWEEP_INTERVAL, PartialMessages
-from poold.system.rate_limited_log import BURST, RateLimitedLog
+from poold.system.rate_limited_log import BURST, COUNTED_FOR, RateLimitedLog, tell_all
 
 
 class Sender:
@@ -101,10 +101,51 @@ def test_of_many_lines_some_are_logged_and_the_others_counted(caplog: pytest.Log
     sparing = RateLimitedLog(logging.getLogger("test"), lambda: now)
     for number in range(10 * BURST):
         sparing.warning("line %d", number)
-    assert [record.getMessage() for record in caplog.records] == [f"line {number}" for number in range(BURST)]
-    caplog.clear()
+    assert messages(caplog) == [f"line {number}" for number in range(BURST)]
     now = 1.0
     for number in range(10):
         sparing.warning("again %d", number)
-    told = [f"warnings left out count={9 * BURST}", *(f"again {number}" for number in range(5))]
-    assert [record.getMessage() for record in caplog.records] == told
+    assert messages(caplog) == [f"again {number}" for number in range(5)]
+    now = COUNTED_FOR
+    sparing.warning("later")
+    assert messages(caplog) == [f"warnings left out count={9 * BURST + 5}", "later"]
+
+
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged since the last look."""
+    found = [record.getMessage() for record in caplog.records]
+    caplog.clear()
+    return found
+
+
+class Timer:
+    """Calls later what a loop would, until it is cancelled."""
+
+    def __init__(self) -> None:
+        self.later: list[Any] = []
+
+    def call_later(self, seconds: float, callback: Any) -> Any:
+        assert seconds == COUNTED_FOR
+        self.later.append(callback)
+        return self
+
+    def cancel(self) -> None:
+        self.later.clear()
+
+
+def test_what_was_left_out_is_told_without_another_line(caplog: pytest.LogCaptureFixture) -> None:
+    timer = Timer()
+    sparing = RateLimitedLog(logging.getLogger("test"), lambda: 0.0, timer)
+    for _ in range(BURST + 7):
+        sparing.warning("line")
+    messages(caplog)
+    (told,) = timer.later
+    told()
+    assert messages(caplog) == ["warnings left out count=7"]
+    sparing.warning("line")
+    assert len(timer.later) == 1
+    tell_all()
+    assert messages(caplog) == ["warnings left out count=1"]
+    assert timer.later == []
+    tell_all()
+    assert messages(caplog) == []
