@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
 
@@ -35,8 +35,20 @@ BACKENDS_ALL = Wanted((BACKENDS,), MOST_ROWS)
 class Answers:
     """Answers questions about the broker."""
 
-    def __init__(self, config: CurrentConfig, broker: Broker, frontend: Frontend, lane: Any, why_no_lane: str) -> None:
-        """lane is the compiled Lane, None without one; why_no_lane says why."""
+    def __init__(
+        self,
+        config: CurrentConfig,
+        broker: Broker,
+        frontend: Frontend,
+        lane: Any,
+        why_no_lane: str,
+        predecessors: Callable[[], list[dict[str, Any]]],
+    ) -> None:
+        """lane is the compiled Lane, None without one; why_no_lane says why.
+
+        predecessors tells what brokers that this one has replaced still have to do.
+        """
+        self._predecessors = predecessors
         self._config = config
         self._broker = broker
         self._frontend = frontend
@@ -100,6 +112,7 @@ class Answers:
             "max_memory_kb": max(usage.ru_maxrss, memory_kb or 0),
             "protocol_violations": self._frontend.violations,
             "dropped_replies": self._frontend.dropped,
+            "predecessors": self._predecessors() if reader is None else [],
             **sections,
         }
         if asked.reset:

@@ -18,20 +18,16 @@ import asyncio
 import gc
 import logging
 import os
-import platform
 import random
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import psycopg2.extensions
 import uvloop
-import zmq
 
 from client.compiled import describe, load
 from client.wire.address import ipc_path
@@ -48,10 +44,12 @@ from poold.core.broker import Broker
 from poold.core.clients import access
 from poold.core.sections.wanted import GROUPS, Wanted
 from poold.core.shared.queue import Queue
+from poold.inheriting import Inheriting
 from poold.metrics.server import MetricsServer, metrics_socket
 from poold.postgres.backends import Backends
 from poold.postgres.observation import Observers
-from poold.readiness import unready_groups
+from poold.predecessors import Predecessors
+from poold.readiness import refused_groups, unready_groups
 from poold.reloading import Reloading
 from poold.replacing import Replacing
 from poold.service import Service
@@ -59,7 +57,7 @@ from poold.system.address_claim import AddressClaim
 from poold.system.inherited_socket import inherited_socket, taken_over
 from poold.system.poller import Poller
 from poold.system.rate_limited_log import tell_all
-from poold.system.succession import Estate
+from poold.system.succession import Inheritance
 from poold.system.timelines import Timelines, default_folder
 
 log = logging.getLogger(__name__)
@@ -79,26 +77,31 @@ def run(
     config: Config,
     ready: Ready,
     command: Sequence[str] = (),
-    estate: Estate | None = None,
+    inheritance: Inheritance | None = None,
     source: Source | None = None,
 ) -> None:
     """Serve until stopped by a signal or a client; ready is called when each group has a backend or cannot have one.
 
-    Clients may connect before that. command starts a broker like this one, () if none can take over from it; estate is
-    what this one takes over; source is where the configuration comes from, None if it cannot be read again.
+    Clients may connect before that, unless this one takes over from another broker. command starts a broker like this
+    one, () if none can take over from it; inheritance is what this one takes over; source is where the configuration
+    comes from, None if it cannot be read again.
 
-    Raises AddressInUse if another broker serves the address, OSError if it cannot be bound, ValueError if the service
-    manager has given this process another socket, and BrokerCrashed.
+    Raises AddressInUse if another broker serves the address, OSError if it cannot be bound, ValueError if this process
+    has got the socket of another address, NotTakenOver, and BrokerCrashed.
     """
     # A broker makes many small objects and few cycles, so garbage collection ten times less often does no harm.
     gc.set_threshold(7000, 20, 20)
     broker = config.broker
     has_keys = broker.key_file is not None and broker.client_keys is not None
-    inherited = inherited_socket(broker.address, os.environ) if estate is None else taken_over(estate)
+    estate = None if inheritance is None else inheritance.estate
+    inherited = inherited_socket(broker.address, os.environ) if estate is None else None
     is_managed = inherited is not None if estate is None else estate.is_managed
     with AddressClaim(broker.address, has_keys, broker.has_lists, is_managed, estate) as claim:
+        if exposure := claim.exposure():
+            log.warning("the socket's mode does not go with the configuration reason=%s", exposure)
+        listener = inherited if estate is None else taken_over(estate.listener)
         metrics = metrics_socket(broker.metrics_address, -1 if estate is None else estate.metrics)
-        uvloop.run(Daemon(config, claim, command, inherited, metrics, source).serve(ready))
+        uvloop.run(Daemon(config, claim, command, inheritance, listener, metrics, source).serve(ready))
 
 
 class BrokerCrashed(RuntimeError):
@@ -113,12 +116,14 @@ class Daemon:
         config: Config,
         claim: AddressClaim,
         command: Sequence[str],
-        inherited: socket.socket | None = None,
+        inheritance: Inheritance | None = None,
+        listener: socket.socket | None = None,
         metrics: socket.socket | None = None,
         source: Source | None = None,
     ) -> None:
-        """inherited listens at the broker's address already, metrics at its own; the others are `run`'s."""
-        self._inherited = inherited
+        """listener listens at the broker's address already, metrics at its own; the others are `run`'s."""
+        self._inheritance = inheritance
+        self._listener = listener
         self._metrics_socket = metrics
         self._claim = claim
         self._command = command
@@ -142,6 +147,7 @@ class Daemon:
         self._observers: Observers
         self._answers: Answers
         self._metrics: MetricsServer
+        self._predecessors: Predecessors
         self._replacing: Replacing
         self._reloading: Reloading
         self._is_turn_scheduled = False
@@ -163,14 +169,17 @@ class Daemon:
         self._observers = Observers(self._broker.config, self._broker, self._wake)
         if self._lane is not None:
             self._lane.attach(self._backends)
-        listen = partial(_transport, self._broker.config, poller, self._inherited)
+        listen = partial(_transport, self._broker.config, poller, self._listener, self._claim.is_managed)
         self._frontend = Frontend(self._broker.config, self._broker, self._answer, self._wake, listen, self._release)
         why_none = describe() if _LANE is None else "not over tcp"
-        self._answers = Answers(self._broker.config, self._broker, self._frontend, self._lane, why_none)
+        self._predecessors = Predecessors(self._broker, self._frontend, poller)
+        told = (self._lane, why_none, self._predecessors.figures)
+        self._answers = Answers(self._broker.config, self._broker, self._frontend, *told)
         self._metrics = MetricsServer(self._metrics_socket, poller, self._answers.page)
-        self._replacing = Replacing(
-            self._command, self._claim, self._broker, self._frontend, self._metrics, self._service, self._drain
-        )
+        served = (self._frontend, self._metrics, self._predecessors)
+        inheriting = Inheriting(self._inheritance, self._claim, *served, poller, self._stopped)
+        parts = (self._frontend, self._metrics, self._service, self._predecessors, poller)
+        self._replacing = Replacing(self._command, self._claim, self._broker, *parts, self._begin_stop)
         self._reloading = Reloading(self._source, self._broker, self._apply, self._service.reload)
         for number in STOP_SIGNALS:
             self._loop.add_signal_handler(number, self._signalled, number)
@@ -178,25 +187,21 @@ class Daemon:
         try:
             self._broker.start(monotonic())
             self._wake()
-            if self._claim.is_own:
-                self._metrics.start()  # else the broker before this one serves them until this one is ready
+            inheriting.begin()
             log.info("broker started address=%s pid=%d version=%s", self._frontend.address, os.getpid(), __version__)
-            unready = await unready_groups(
-                lambda: self._broker.snapshot(monotonic(), wanted=Wanted((GROUPS,))),
-                self._broker.config.groups,
-                self._stopped,
-            )
+            unready = await self._unready()
+            await inheriting.take_over(unready)
             if not self._stopped.done():
-                self._claim.own()
                 ready(self._frontend.address, unready)
                 self._service.ready()
-                self._metrics.start()
             await self._stopped
             await self._frontend.finish(LAST_REPLIES)
             await self._metrics.finish()
         finally:
             self._service.end()
+            inheriting.close()
             self._replacing.close()
+            self._predecessors.close()
             self._reloading.close()
             self._answers.close()
             self._backends.close_all()
@@ -206,6 +211,14 @@ class Daemon:
             poller.close()
             tell_all()
             log.info("broker stopped pid=%d", os.getpid())
+
+    async def _unready(self) -> dict[str, str]:
+        """Wait for the groups; return those that cannot serve, and why."""
+        config = self._broker.config
+        unready = await unready_groups(
+            lambda: self._broker.snapshot(monotonic(), wanted=Wanted((GROUPS,))), config.groups, self._stopped
+        )
+        return unready if self._inheritance is None else unready | await refused_groups(config.as_it_is())
 
     def _wake(self) -> None:
         """Schedule a turn, as there are facts. Facts that come until then share it."""
@@ -322,10 +335,9 @@ class Daemon:
             part.reconfigured(before, renewed)
         self._wake()
 
-    def _drain(self) -> None:
-        self._begin_stop(at_once=False)
-
     def _begin_stop(self, at_once: bool) -> None:
+        self._replacing.stopping()
+        self._predecessors.stop(at_once)
         if at_once:
             if self._lane is not None:
                 self._lane.release_all()
@@ -352,10 +364,10 @@ class Daemon:
             case "stop" | "stop-now":
                 log.info("stop requested pid=%d uid=%s how=%s", peer.pid, peer.uid, message.what)
                 self._begin_stop(at_once=message.what == "stop-now")
-                return {"pid": os.getpid()}
+                return {"pid": os.getpid(), "predecessors": self._predecessors.pids}
             case "restart":
                 log.info("restart requested pid=%d uid=%s", peer.pid, peer.uid)
-                return self._replacing.restart()
+                return self._replacing.restart(peer, message)
             case "reload":
                 log.info("reload requested pid=%d uid=%s", peer.pid, peer.uid)
                 self._reloading.begin(partial(self._frontend.tell_later, peer, message.request))
@@ -363,7 +375,7 @@ class Daemon:
             case "groups":
                 return self._frontend.groups_of(peer)
             case _:
-                return self._frontend.order(peer, message)
+                return self._predecessors.order(peer, message)
 
     def _crashed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
@@ -374,27 +386,14 @@ class Daemon:
             self._stopped.set_exception(BrokerCrashed(f"the broker ended for an unexpected {kind}; its log says where"))
 
 
-def _transport(config: CurrentConfig, poller: Poller, inherited: socket.socket | None, receiver: Receiver) -> Transport:
+def _transport(
+    config: CurrentConfig, poller: Poller, listener: socket.socket | None, is_managed: bool, receiver: Receiver
+) -> Transport:
     """Return the transport of the configured address; only the one that is needed is imported."""
     if ipc_path(config.broker.address) is not None:
         from poold.clients.ipc import IpcTransport
 
-        return IpcTransport(config, receiver, poller, inherited)
+        return IpcTransport(config, receiver, poller, listener, is_managed)
     from poold.clients.tcp import TcpTransport
 
     return TcpTransport(config, receiver)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of poold and of the libraries that it uses, by name."""
-    return {
-        "poold": __version__,
-        "lane": describe(),
-        "python": platform.python_version(),
-        "psycopg2": version("psycopg2-binary"),
-        "libpq": str(psycopg2.extensions.libpq_version()),
-        "pyzmq": zmq.__version__,
-        "libzmq": zmq.zmq_version(),
-        "msgpack": version("msgpack"),
-        "uvloop": version("uvloop"),
-    }

@@ -6,10 +6,12 @@ each group has opened its first backend. So that is waited for, for a bounded ti
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
-from poold.config.model import GroupConfig
+from poold.config.model import Config, GroupConfig
+from poold.postgres.examination import visit_all
 
 # Seconds. A backend is opened in milliseconds; a server that is being started, or is far away, takes longer.
 READY_TIMEOUT = 5.0
@@ -19,6 +21,45 @@ POLL_INTERVAL = 0.02
 
 # What `poold stats` shows.
 Figures = Mapping[str, Any]
+
+
+def serving_groups(groups: Figures) -> list[str]:
+    """Return the groups that can serve, as far as one knows: they have a backend, or could have one the last time."""
+    return [name for name, group in groups.items() if _can_serve(group)]
+
+
+def _can_serve(group: Figures) -> bool:
+    pools = group["endpoints"].values()
+    if any(pool["size"] > pool["connecting"] for pool in pools):
+        return True
+    could = any(pool["opened"] and not pool["failures"] and not pool["is_drained"] for pool in pools)
+    return could and not group["obstacle"]
+
+
+async def refused_groups(config: Config) -> dict[str, str]:
+    """Log in for groups that open no backend before it is needed; return those that no endpoint lets in, and why.
+
+    For a broker that takes over, which has to know it of all groups. Each endpoint is tried once, for the first of them
+    that uses it, so that takes a bounded time, as `unready_groups`.
+    """
+    lazy = {name: group for name, group in config.groups.items() if not group.min_size}
+    endpoints = {
+        name: replace(each, connect_timeout=min(each.connect_timeout, READY_TIMEOUT))
+        for name, each in config.endpoints.items()
+    }
+    first: dict[str, GroupConfig] = {}
+    tried: set[str] = set()
+    for name, group in lazy.items():
+        if untried := tuple(each for each in group.endpoints if each not in tried):
+            first[name] = replace(group, endpoints=untried)
+            tried.update(untried)
+    visits = await visit_all(replace(config, groups=first, endpoints=endpoints))
+    failures = {name: why for name, visit in visits.items() for why in visit.failures.values()}
+    return {
+        name: "; ".join(f"endpoint {each}: {failures[each]}" for each in group.endpoints)
+        for name, group in lazy.items()
+        if all(each in failures for each in group.endpoints)
+    }
 
 
 async def unready_groups(

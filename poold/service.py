@@ -37,7 +37,6 @@ class Service:
         self._reload = reload
         self._manager = ServiceManager(os.environ)
         self._loop: asyncio.AbstractEventLoop
-        self._has_successor = False
         self._reloads = 0  # that are under way; the log's is one
         self._status = ""  # the one that was told; from READY=1 on there is one
         # The next ones of `_watch` and `_tell_status`.
@@ -57,15 +56,18 @@ class Service:
         if self._manager.patience is not None:
             self._watch()
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """What a process that takes over needs in its environment to tell the service manager in its turn."""
+        return self._manager.variables
+
     def succeeded(self, pid: int) -> None:
-        """Another process is the broker from here on."""
+        """Another process is the broker from here on: say that, and nothing more."""
         self._manager.tell(MAINPID=pid, READY=1)
-        self._has_successor = True
+        self._stop_telling()
 
     def stopping(self, seconds: float) -> None:
         """The broker ends, within so many seconds."""
-        if self._has_successor:
-            return  # the service goes on
         self._manager.tell(
             STOPPING=1, STATUS=status(self._broker), EXTEND_TIMEOUT_USEC=round((seconds + LAST_STEPS) * 1e6)
         )
@@ -73,9 +75,7 @@ class Service:
     def end(self) -> None:
         """The loop ends."""
         SIGNALS.detach()
-        for timer in self._timers.values():
-            timer.cancel()
-        self._manager.close()
+        self._stop_telling()
 
     def reload(self, is_begun: bool) -> None:
         """A reload of the configuration begins, or is over."""
@@ -86,6 +86,11 @@ class Service:
             self._manager.reloading()
         elif not self._reloads:
             self._manager.tell(READY=1)
+
+    def _stop_telling(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        self._manager.close()
 
     def _reload_all(self) -> None:
         self.reload(is_begun=True)

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -107,15 +108,24 @@ def test_a_folder_that_is_made_for_listed_users_lets_them_in(tmp_path: Path) -> 
         assert (tmp_path / "made").stat().st_mode & 0o777 == 0o755
 
 
-@pytest.mark.parametrize("is_ready", [False, True])
-def test_a_broker_that_takes_over_removes_the_socket_only_if_it_was_ready(tmp_path: Path, is_ready: bool) -> None:
+@pytest.fixture
+def left(tmp_path: Path) -> Iterator[tuple[AddressClaim, Estate]]:
+    """A claim with its socket, and what another broker gets of it."""
     address = f"ipc://{tmp_path}/s"
-    before = AddressClaim(address)
-    before.__enter__()
+    with AddressClaim(address) as before, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{tmp_path}/s")
+        listener.listen()
+        yield before, Estate(listener.fileno(), os.dup(before.lock), False, os.getpid())
+
+
+@pytest.mark.parametrize("is_ready", [False, True])
+def test_a_broker_that_takes_over_removes_the_socket_only_if_it_was_ready(
+    left: tuple[AddressClaim, Estate], tmp_path: Path, is_ready: bool
+) -> None:
+    before, estate = left
+    address = f"ipc://{tmp_path}/s"
     assert before.is_own
-    (tmp_path / "s").touch()
-    successor = AddressClaim(address, estate=Estate(-1, os.dup(before.lock), is_managed=False))
-    with successor:
+    with AddressClaim(address, estate=estate) as successor:
         assert not successor.is_own
         if is_ready:
             successor.own()
@@ -126,11 +136,91 @@ def test_a_broker_that_takes_over_removes_the_socket_only_if_it_was_ready(tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_broker_leaves_travels_as_text_and_an_older_release_s_as_well() -> None:
-    for estate in (Estate(3, 4, True), Estate(3, 4, False, 5)):
+@pytest.mark.parametrize(("before", "after"), [(False, True), (True, False), (True, True), (False, False)])
+def test_a_socket_that_is_taken_over_gets_the_mode_of_the_configuration_with_the_address(
+    left: tuple[AddressClaim, Estate], tmp_path: Path, before: bool, after: bool
+) -> None:
+    modes = {True: 0o666, False: 0o660}
+    (tmp_path / "s").chmod(modes[before])
+    with AddressClaim(f"ipc://{tmp_path}/s", is_open=after, estate=left[1]) as successor:
+        assert (tmp_path / "s").stat().st_mode & 0o777 == modes[before]
+        assert successor.mode == modes[after]
+        successor.own()
+        assert (tmp_path / "s").stat().st_mode & 0o777 == modes[after]
+
+
+def test_the_lock_names_the_broker_that_serves(left: tuple[AddressClaim, Estate], tmp_path: Path) -> None:
+    lock = tmp_path / "s.lock"
+    lock.write_text("1\n")
+    with AddressClaim(f"ipc://{tmp_path}/s", estate=left[1]) as successor:
+        assert lock.read_text() == "1\n"
+        successor.own()
+        assert lock.read_text() == f"{os.getpid()}\n"
+
+
+@pytest.mark.parametrize("address", ["ipc://{}/other", "ipc:///nowhere/s", "tcp://127.0.0.1:6543"])
+def test_a_socket_is_not_taken_over_for_another_address(
+    left: tuple[AddressClaim, Estate], tmp_path: Path, address: str
+) -> None:
+    named = address.format(tmp_path)
+    with (
+        pytest.raises(
+            ValueError, match=rf"address is {named}, .* serves ipc://{tmp_path}/s: .*cannot change its address"
+        ),
+        AddressClaim(named, estate=left[1]),
+    ):
+        pass
+
+
+def test_a_socket_is_taken_over_by_another_name_of_its_folder(
+    left: tuple[AddressClaim, Estate], tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    with AddressClaim(f"ipc://{tmp_path}/link/s", estate=left[1]) as successor:
+        assert not successor.is_own
+    (tmp_path / "link").unlink()
+
+
+def test_a_socket_whose_file_is_gone_is_not_taken_over(left: tuple[AddressClaim, Estate], tmp_path: Path) -> None:
+    (tmp_path / "s").unlink()
+    with (
+        pytest.raises(ValueError, match=f"is gone or is no socket any more.*process {os.getpid()}"),
+        AddressClaim(f"ipc://{tmp_path}/s", estate=left[1]),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_open", "said"),
+    [
+        (0o660, False, ""),
+        (0o666, True, ""),
+        (0o666, False, "anybody on this machine may connect"),
+        (0o660, True, "users of allow_uids and allow_gids may be unable to connect"),
+    ],
+)
+def test_the_mode_of_a_service_managers_socket_is_looked_at_and_left_alone(
+    left: tuple[AddressClaim, Estate], tmp_path: Path, mode: int, is_open: bool, said: str
+) -> None:
+    (tmp_path / "s").chmod(mode)
+    estate = left[1]._replace(is_managed=True)
+    with AddressClaim(f"ipc://{tmp_path}/s", is_open=is_open, has_socket=True, estate=estate) as claim:
+        assert claim.mode is None
+        assert claim.exposure().startswith(said)
+        assert bool(claim.exposure()) is bool(said)
+        claim.own()
+        assert (tmp_path / "s").stat().st_mode & 0o777 == mode
+
+
+def test_what_a_broker_leaves_travels_as_text_and_what_a_later_release_adds_is_ignored() -> None:
+    for estate in (Estate(3, 4, True, 7), Estate(3, 4, False, 7, 8, 5, ((9, 10), (11, 12)))):
         assert estate_from(str(estate)) == estate
-    assert str(Estate(3, 4, True)) == "3,4,1"
-    assert Estate(3, 4, False).descriptors == [3, 4]
-    assert Estate(3, 4, False, 5).descriptors == [3, 4, 5]
-    with pytest.raises(ValueError, match="not enough values"):
-        estate_from("3,4")
+        assert estate_from(str(estate)[:-1] + ', "later": 1}') == estate
+    assert Estate(3, 4, False, 7).descriptors == [3, 4]
+    assert Estate(3, 4, False, 7, 8, 5, ((9, 10),)).descriptors == [3, 4, 8, 5, 10]
+
+
+@pytest.mark.parametrize("text", ["3,4", "3,4,1,5", "[]", "{}", "", '{"listener": 3}'])
+def test_what_another_release_leaves_in_another_form_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"cannot take over.*use poold stop, and then poold start"):
+        estate_from(text)

@@ -50,7 +50,7 @@ ROOMS = {
     "poold.django": ["client.dbapi", "client.errors", "client.handler", "client.values"],
     "poold.operations": [
         "client.channels", "client.errors", "client.wire", "poold", "poold.config", "poold.daemon", "poold.embedded",
-        "poold.postgres", "poold.system",
+        "poold.inheriting", "poold.postgres", "poold.system", "poold.versions",
     ],
     "poold.core.statements": ["client.wire", "poold.core.effects", "poold.core.facts"],
     "poold.core.records": ["client.wire", "poold.core.facts", "poold.core.state", "poold.core.statements"],
@@ -91,15 +91,15 @@ ONLY_TYPES = ("poold.core.agenda", "poold.core.effects", "poold.core.records", "
 # Each library has its place: module -> the only files that may import it.
 LIBRARIES = {
     "zmq": (
-        "client/channels/curve.py", "poold/clients/curve_auth.py", "poold/clients/tcp.py", "poold/daemon.py",
-        "poold/operations/keygen.py",
+        "client/channels/curve.py", "poold/clients/curve_auth.py", "poold/clients/tcp.py",
+        "poold/operations/keygen.py", "poold/versions.py",
     ),
     "msgpack": ("client/wire/codec.py", "client/wire/unpacking.py"),
     "click": (
         "poold/operations/asking.py", "poold/operations/cli.py", "poold/operations/detach.py",
         "poold/operations/doctor.py", "poold/operations/figures.py", "poold/operations/health.py",
         "poold/operations/start.py", "poold/operations/top.py",
-        "poold/operations/orders.py",
+        "poold/operations/orders.py", "poold/operations/replacement.py",
     ),
     "rich": ("poold/operations/cells.py", "poold/operations/figures.py", "poold/operations/layout.py",
         "poold/operations/screen.py",),
@@ -114,18 +114,24 @@ LIBRARIES = {
         "client/dbapi/sql.py",
         "client/dbapi/two_phase.py", "client/dbapi/tz.py", "client/errors.py", "client/values/bind.py",
         "client/values/casting.py", "client/values/offline.py",
-        "client/values/result.py", "poold/daemon.py", "poold/embedded/server.py", "poold/postgres/backend.py",
+        "client/values/result.py", "poold/embedded/server.py", "poold/postgres/backend.py",
         "poold/postgres/backends.py", "poold/postgres/blockers.py", "poold/postgres/connect.py",
         "poold/postgres/examination.py",
         "poold/postgres/libpq.py",
-        "poold/postgres/observation.py",
+        "poold/postgres/observation.py", "poold/versions.py",
     ),
 }  # fmt: skip
 # Modules of poold below the daemon do not know it, nor the command line; a line says who may import whom.
 KNOWN_BY = {
     "poold.operations.cli": ("poold/__main__.py",),
     "poold.daemon": ("poold/operations/cli.py", "poold/operations/start.py"),
-    "poold.clients.frontend": ("poold/answers.py", "poold/daemon.py", "poold/replacing.py"),
+    "poold.clients.frontend": (
+        "poold/answers.py",
+        "poold/daemon.py",
+        "poold/inheriting.py",
+        "poold/predecessors.py",
+        "poold/replacing.py",
+    ),
     "poold.clients.ipc": ("poold/clients/ipc_peer.py", "poold/daemon.py"),
     "poold.clients.tcp": ("poold/daemon.py",),
     "poold.postgres.backends": ("poold/daemon.py", "poold/postgres/backend.py"),

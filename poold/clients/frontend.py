@@ -88,7 +88,7 @@ class Frontend:
 
     @property
     def address(self) -> str:
-        """The address that is bound; for tcp with its real port."""
+        """The address, as clients are told it."""
         return self._transport.address
 
     def reply(self, key: int, body: Answer | ResultMessage | TransactionResult | Failure) -> None:
@@ -126,6 +126,10 @@ class Frontend:
         self._wake()
         return self._broker.ask(peer.key, message, monotonic())
 
+    def begin(self) -> None:
+        """Accept clients from here on."""
+        self._transport.begin()
+
     def after_turn(self) -> None:
         """Tell the transport that the turn is over."""
         self._transport.after_turn()
@@ -133,6 +137,14 @@ class Frontend:
     def draining(self) -> None:
         """Tell the transport that the broker begins to end."""
         self._transport.draining()
+
+    def accept_all(self) -> None:
+        """Decide about whoever has connected by now."""
+        self._transport.accept_all()
+
+    def is_there(self, peer: Peer) -> bool:
+        """Whether the client is still connected."""
+        return self._peers.get(peer.key) is peer
 
     def leave(self) -> None:
         """Leave whoever connects from here on to another broker."""

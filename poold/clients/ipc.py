@@ -46,9 +46,17 @@ class IpcTransport:
     """The listening socket, and its clients."""
 
     def __init__(
-        self, config: CurrentConfig, frontend: Receiver, poller: Poller, inherited: socket.socket | None = None
+        self,
+        config: CurrentConfig,
+        frontend: Receiver,
+        poller: Poller,
+        inherited: socket.socket | None = None,
+        is_managed: bool = False,
     ) -> None:
-        """Listen at the address; inherited is a socket that does so already, with its own mode and backlog."""
+        """Listen at the address; inherited is a socket that does so already, with its own mode and backlog.
+
+        is_managed: it is the service manager's, and outlives this broker. Nobody is accepted before `begin`.
+        """
         path = ipc_path(config.broker.address)
         assert path is not None
         self.config = config
@@ -63,10 +71,10 @@ class IpcTransport:
         self.unfinished = PartialMessages(config.broker.max_request_bytes, self.loop)
         self._path = path
         self._door = ConnectionLimits(config)
+        self._is_begun = False  # whether clients are accepted
         self._is_left = False  # whether nobody is accepted any more
-        self._is_inherited = inherited is not None
+        self._is_managed = is_managed
         self._listener = _listener(config.broker, path) if inherited is None else inherited
-        self.poller.add_reader(self._listener.fileno(), self._accept)
         self.is_ending = False  # nothing more is read
         self._finished: asyncio.Future[None] = self.loop.create_future()
 
@@ -75,18 +83,29 @@ class IpcTransport:
         """The address that is bound."""
         return f"ipc://{self._path}"
 
+    def begin(self) -> None:
+        """Accept clients from here on."""
+        if not self._is_begun and not self._is_left:
+            self._is_begun = True
+            self.poller.add_reader(self._listener.fileno(), self._accept)
+
     def after_turn(self) -> None:
         """Do nothing: replies were sent as they came."""
 
     def draining(self) -> None:
         """Leave whoever connects from here on to the next broker, if the socket outlives this one."""
-        if self._is_inherited:
+        if self._is_managed:
             self.leave()
 
     @property
     def listener(self) -> int:
         """The descriptor of the listening socket."""
         return self._listener.fileno()
+
+    def accept_all(self) -> None:
+        """Accept, or refuse, whoever has connected by now."""
+        while not self._is_left and self._accept_some():
+            pass
 
     def leave(self) -> None:
         """Accept nobody any more: another broker does, at the same socket."""
@@ -122,18 +141,22 @@ class IpcTransport:
             peer.close()
 
     def _accept(self) -> None:
+        self._accept_some()
+
+    def _accept_some(self) -> bool:
+        """Accept those who wait, for a moment; returns whether there may be more of them."""
         until = monotonic() + SECONDS_AT_ONCE
         while monotonic() < until:
             try:
                 connection, _address = self._listener.accept()
             except BlockingIOError:
-                return
+                return False
             except OSError as error:
                 # No descriptor or no memory is left; the listener stays readable, so it is not watched for a moment.
                 log.warning("accept failed clients=%d error=%s", len(self.peers), error)
                 self.poller.remove_reader(self._listener.fileno())
                 self.loop.call_later(ACCEPT_AGAIN, self._accept_again)
-                return
+                return False
             credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
             pid, uid, gid = struct.unpack("3i", credentials)
             connection.setblocking(False)
@@ -144,6 +167,7 @@ class IpcTransport:
             else:
                 self._door.enter(uid)
                 self.peers.add(IpcPeer(self, connection, uid, gid, pid))
+        return True
 
     def forget(self, peer: IpcPeer) -> None:
         """Remove a client that is about to be closed."""

@@ -83,6 +83,7 @@ class TcpTransport:
         self._connected: set[int] = set()
         self._has_sent = False  # since EVENTS was last asked for
         self._is_closed = False
+        self._address = config.broker.address
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._socket = self._context.socket(zmq.ROUTER)
         for option, value in (
@@ -118,8 +119,8 @@ class TcpTransport:
 
     @property
     def address(self) -> str:
-        """The address that is bound, with its real port."""
-        return str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
+        """The address, as it is configured. libzmq's own word for it has IPv4 addresses in the form of IPv6."""
+        return self._address
 
     def _bind(self, config: BrokerConfig) -> None:
         """Listen; if the broker has keys, first make the ZAP handler, and then prove that unlisted keys are refused."""
@@ -132,7 +133,7 @@ class TcpTransport:
         except zmq.ZMQError as error:
             raise OSError(f"cannot listen at {config.address}: {error}") from None
         if self._zap is not None:
-            self._zap.prove(self._context, self.address, server_key)
+            self._zap.prove(self._context, str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT)), server_key)
 
     def send(self, peer: TcpPeer, message: bytes) -> bool:
         """Send without waiting; if that is impossible, drop the client and return False."""
@@ -153,6 +154,12 @@ class TcpTransport:
             self._has_sent = False
             if int(self._socket.getsockopt(_EVENTS)) & _POLLIN:
                 self._loop.call_soon(self._receive)
+
+    def begin(self) -> None:
+        """Do nothing: libzmq has accepted clients since it was bound."""
+
+    def accept_all(self) -> None:
+        """Do nothing: no other broker has the socket."""
 
     def draining(self) -> None:
         """Do nothing: the socket ends with this broker."""

@@ -49,17 +49,23 @@ class Peer:
 
 
 class Transport(Protocol):
-    """Carries messages; it listens from its creation on."""
+    """Carries messages; it listens from its creation on, and accepts clients from `begin` on."""
 
     @property
     def address(self) -> str:
-        """The address that is bound; for tcp with its real port."""
+        """The address, as clients are told it."""
+
+    def begin(self) -> None:
+        """Accept clients from here on."""
 
     def after_turn(self) -> None:
         """Called when the turn has sent all that it had to send."""
 
     def draining(self) -> None:
         """Called when the broker begins to end."""
+
+    def accept_all(self) -> None:
+        """Accept, or refuse, whoever has connected by now."""
 
     def leave(self) -> None:
         """Accept nobody any more: another broker does, at the same socket."""

@@ -16,15 +16,11 @@ from typing import Any
 
 import click
 
-from client.channels.channel import Channel
-from client.channels.registry import KEY_VARIABLE, SERVER_KEY_VARIABLE, broker_keys
-from client.errors import DBConnectionError
-from client.wire.messages import Ask
+from client.channels.registry import KEY_VARIABLE, SERVER_KEY_VARIABLE
 from poold import __version__
 from poold.config.model import BrokerConfig
 from poold.operations import orders
 from poold.operations.asking import (
-    ANSWER_TIMEOUT,
     EXIT_ERROR,
     GivenPath,
     Summarised,
@@ -42,6 +38,7 @@ from poold.operations.figures import stats
 from poold.operations.health import health
 from poold.operations.log_format import FORMATS, TEXT, complaint, use
 from poold.operations.output import written
+from poold.operations.replacement import is_alive, restart
 from poold.operations.top import top
 from poold.system.file_errors import in_words
 
@@ -61,7 +58,7 @@ class _Commands(click.Group):
 
 @click.group(
     cls=_Commands,
-    commands=[doctor, health, stats, top, *orders.COMMANDS],
+    commands=[doctor, health, restart, stats, top, *orders.COMMANDS],
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="poold", message="%(prog)s %(version)s")
@@ -116,14 +113,17 @@ def start(
             broker = BrokerConfig(address=target_of(address))
         sys.exit(start_detached(arguments, replace(broker, address=address or broker.address), log_file))
     from poold.operations.start import start_here
-    from poold.system.succession import estate_from
+    from poold.system.succession import Inheritance, estate_from
 
     _set_up_log(log_file, verbose, own_log, log_format or TEXT)
     arguments += [f"--log-file={log_file.absolute()}"] if log_file else []
     arguments += ["--own-log"] if own_log else []
     command = [sys.executable, "-m", "poold", "start", *arguments]
     private_address = "" if config_file else target_of(address)
-    given = None if estate is None else estate_from(estate)
+    try:
+        given = None if estate is None else Inheritance(estate_from(estate))
+    except ValueError as error:
+        fail(str(error))
     sys.exit(start_here(config_file, address, private_address, data, ready_fd, command, given, log_format))
 
 
@@ -131,37 +131,23 @@ def start(
 @address_option
 @click.option("--now", is_flag=True, help="Do not wait for running work: cut it off.")
 def stop(address: str | None, now: bool) -> None:
-    """Stop the broker: let it finish what it has, and wait until it is gone."""
+    """Stop the broker: let it finish what it has, and wait until it is gone.
+
+    So with brokers that `poold restart` has replaced and that still finish what they had begun; --now ends these too.
+    """
     from poold.system.address_claim import is_claimed
 
     target = target_of(address)
     answer = ask(target, "stop-now" if now else "stop")
-    pid = answer["pid"]
+    pid, before = answer["pid"], answer.get("predecessors", [])
     deadline = time.monotonic() + STOP_TIMEOUT
-    while is_claimed(target) or _is_alive(pid):
+    while is_claimed(target) or (left := [each for each in (pid, *before) if is_alive(each)]):
         if time.monotonic() > deadline:
-            fail(f"process {pid} was told to stop and is still there after {STOP_TIMEOUT:g} s; try: poold stop --now")
+            there = " and ".join(f"process {each}" for each in left)
+            fail(f"{there} was told to stop and is still there after {STOP_TIMEOUT:g} s; try: poold stop --now")
         time.sleep(POLL_INTERVAL)
-    click.echo(f"stopped process {pid} at {target}")
-
-
-@main.command()
-@address_option
-@json_option
-def restart(address: str | None, as_json: bool) -> None:
-    """Let a new broker take over, with what the configuration says by now; clients notice nothing."""
-    target = target_of(address)
-    answer = ask(target, "restart")
-    old, new = answer["pid"], answer["successor"]
-    deadline = time.monotonic() + STOP_TIMEOUT
-    while _who_serves(target) != new:
-        if not _is_alive(new) or time.monotonic() > deadline:
-            fail(f"the new broker (process {new}) did not start; process {old} goes on, and the log says why")
-        time.sleep(POLL_INTERVAL)
-    if as_json:
-        print_json({"address": target, "pid": new, "before": old})
-    else:
-        click.echo(f"process {new} serves {target}; process {old} finishes what it has begun, and ends")
+    earlier = "".join(f", and process {each}, which finished what it had begun before a restart" for each in before)
+    click.echo(f"stopped process {pid} at {target}{earlier}")
 
 
 @main.command()
@@ -264,8 +250,8 @@ def keygen(name: Path) -> None:
 @json_option
 def version(as_json: bool) -> None:
     """Show the versions of poold and of what it stands on."""
-    from poold.daemon import versions
     from poold.postgres.libpq import lacking
+    from poold.versions import versions
 
     found = versions()
     missing = lacking()
@@ -293,29 +279,3 @@ def _set_up_log(log_file: Path | None, verbose: bool, must_be_own: bool, form: s
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
     use(form)
     logging.getLogger("asyncio").setLevel(logging.INFO)
-
-
-def _who_serves(target: str) -> int | None:
-    """Return the process that answers, None if the one that was asked ends just then."""
-    try:
-        channel = Channel(target, broker_keys(target))
-        answer: Any = channel.call(Ask(channel.next_request(), "ping"), ANSWER_TIMEOUT)
-    except DBConnectionError:
-        return None
-    return int(answer.body["pid"])
-
-
-def _is_alive(pid: int) -> bool:
-    """Whether the process still runs; a zombie, which has ended and waits for its parent to notice, does not."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
-            return stat.read().rpartition(")")[2].split()[0] not in ("Z", "X")
-    except OSError:
-        pass  # no such process, or no /proc
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from client.wire.limits import MAX_TIMEOUT
+from poold.operations import tables
 from poold.operations.asking import (
     ANSWER_TIMEOUT,
     EXIT_ERROR,
@@ -120,6 +121,7 @@ def _pause_or_drain(
     waiting = f"{counted(doubts, 'request')} {'waits' if doubts == 1 else 'wait'} to hear what became of a COMMIT"
     lines = [f"{subject}: not at rest within {timeout:g} s, the {what} is undone; {busy}, {waiting}"]
     lines += [f"  {_busy_in_words(each)}" for each in answer["busy"]]
+    lines += [f"  {tables.finishing(each)}" for each in answer.get("predecessors", [])]
     if answer["busy_not_shown"]:
         lines.append(f"  and {answer['busy_not_shown']} more")
     fail("\n".join(lines))

@@ -21,12 +21,13 @@ from poold.config.permissions import exposed_files
 from poold.config.source import Source
 from poold.embedded.config import private_config
 from poold.embedded.server import EmbeddedError, EmbeddedPostgres, default_data_dir
+from poold.inheriting import NotTakenOver
 from poold.operations.asking import EXIT_ERROR
 from poold.operations.log_format import JSON, TEXT, complaint, printable_lines, use
 from poold.operations.output import UnwrittenError, forget_output
 from poold.system.address_claim import AddressInUse, is_claimed
 from poold.system.file_errors import explained
-from poold.system.succession import Estate
+from poold.system.succession import Inheritance
 
 log = logging.getLogger(__name__)
 
@@ -38,15 +39,15 @@ def start_here(
     data: Path | None,
     ready_fd: int | None,
     command: Sequence[str],
-    estate: Estate | None,
+    inheritance: Inheritance | None,
     log_format: str | None = None,
 ) -> int:
     """Run the broker until it is stopped; returns the exit code.
 
     With a configuration file the broker is at `address`, or else where the file says; without one at private_address,
     with a private PostgreSQL in `data`. What is said when it is ready goes to the descriptor ready_fd, if there is one.
-    command and estate are `daemon.run`'s; a broker with a private PostgreSQL has no use for them. log_format is the one
-    that holds whatever the file says.
+    command and inheritance are `daemon.run`'s; a broker with a private PostgreSQL has no use for them. log_format is
+    the one that holds whatever the file says.
     """
     form = log_format or TEXT
     # A signal before the loop has its own handlers, or after it has ended, must clean up as well.
@@ -73,17 +74,28 @@ def start_here(
                 config = private_config(server, private_address)
                 note = [f"  private PostgreSQL in {server.data}, for a look inside: psql {shlex.quote(server.dsn())}"]
             try:
-                is_logged = form == JSON and ready_fd is None
+                is_logged = (form == JSON and ready_fd is None) or inheritance is not None
                 announce = _log_that_it_is_ready if is_logged else partial(_announce, config, note, ready_fd)
-                daemon.run(config, announce, () if config_file is None else command, estate, source)
+                daemon.run(config, announce, () if config_file is None else command, inheritance, source)
             finally:
                 for number in daemon.STOP_SIGNALS:
                     signal.signal(number, signal.SIG_IGN)
         except KeyboardInterrupt:
             return 0
+        except NotTakenOver as error:
+            log.warning("restart given up reason=%s", " ".join(str(error).split()))
+            return EXIT_ERROR
         except (ConfigError, EmbeddedError, daemon.BrokerCrashed, AddressInUse, OSError, ValueError) as error:
+            if inheritance is not None and (why := inheritance.refusal()):
+                log.warning("restart given up reason=%s", why)  # which may be the reason of the error as well
+                return EXIT_ERROR
+            if inheritance is not None:
+                inheritance.decline(explained(error))
             click.echo(complaint(explained(error), form), err=True)
             return EXIT_ERROR
+        finally:
+            if inheritance is not None:
+                inheritance.decline("it was told to stop before it had taken over")
     return 0
 
 

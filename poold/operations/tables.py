@@ -54,7 +54,15 @@ def head(figures: Figures) -> list[str]:
         )
     else:
         lines.append(f"no lane: {lane['state']}")
+    lines += [finishing(each) for each in figures.get("predecessors", [])]
     return [cell(line) for line in lines]
+
+
+def finishing(each: Figures) -> str:
+    """What a broker that `poold restart` has replaced still has to do."""
+    counts = [counted(each[f"{noun}s"], noun) for noun in ("transaction", "session", "request") if each[f"{noun}s"]]
+    what = ", ".join(counts) or ("what it had begun" if each["requests"] is None else "nothing more, and ends")
+    return f"process {each['pid']}, which this one has replaced, finishes {what}"
 
 
 def groups(figures: Figures, rates: Rates) -> list[Table]:

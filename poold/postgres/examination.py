@@ -73,10 +73,11 @@ class Visit:
 
 def examine(config: Config) -> dict[str, Visit]:
     """Return how it went with each endpoint that a group uses; all are visited at once."""
-    return asyncio.run(_examine(config))
+    return asyncio.run(visit_all(config))
 
 
-async def _examine(config: Config) -> dict[str, Visit]:
+async def visit_all(config: Config) -> dict[str, Visit]:
+    """As `examine`, in a loop that runs."""
     users = {
         name: {group: each for group, each in config.groups.items() if name in each.endpoints}
         for name in config.endpoints

@@ -11,6 +11,8 @@ import fcntl
 import ipaddress
 import logging
 import os
+import socket
+import stat
 from pathlib import Path
 from typing import Self
 
@@ -19,6 +21,10 @@ from poold.system.safe_files import GROUP_FOLDER, OPEN_FOLDER, keeps_others_out,
 from poold.system.succession import Estate
 
 log = logging.getLogger(__name__)
+
+# Modes of the socket's file: for the owner and its group, or for everybody if lists decide.
+GROUP_SOCKET = 0o660
+OPEN_SOCKET = 0o666
 
 
 class AddressInUse(RuntimeError):
@@ -57,15 +63,19 @@ class AddressClaim:
     def __enter__(self) -> Self:
         if self._path is None and not self._has_keys and not is_loopback(self._address):
             raise ValueError(open_network(self._address))
-        if self._path is not None and self._estate is not None:
+        if self._estate is not None:
+            self._refuse_another_address(self._estate)
+        if self._path is None:
+            return self
+        make_folder(self._path.parent, OPEN_FOLDER if self._is_open else GROUP_FOLDER)
+        if self._is_open and (closed := keeps_others_out(self._path)) is not None:
+            log.warning("users of allow_uids and allow_gids may be unable to enter a folder folder=%s", closed)
+        if self._estate is not None:
             self._lock = self._estate.lock
             os.set_inheritable(self._lock, False)
-            _sign(self._lock)
-        elif self._path is not None:
-            make_folder(self._path.parent, OPEN_FOLDER if self._is_open else GROUP_FOLDER)
-            if self._is_open and (closed := keeps_others_out(self._path)) is not None:
-                log.warning("users of allow_uids and allow_gids may be unable to enter a folder folder=%s", closed)
+        else:
             self._lock = self._take_lock(lock_path(self._path))
+            _sign(self._lock)
             try:
                 if not self._has_socket:
                     remove_socket(self._path)
@@ -83,6 +93,11 @@ class AddressClaim:
             self._release(self._path, self._lock)
 
     @property
+    def address(self) -> str:
+        """The address that is claimed."""
+        return self._address
+
+    @property
     def is_managed(self) -> bool:
         """Whether the socket's file is somebody else's to remove."""
         return self._has_socket
@@ -94,7 +109,36 @@ class AddressClaim:
 
     def own(self) -> None:
         """Take note that the other broker, if there is one, leaves the address from here on."""
-        self._is_own = True
+        if not self._is_own:
+            self._is_own = True
+            set_mode(self._address, self.mode)
+            if self._lock is not None:
+                _sign(self._lock)
+
+    @property
+    def mode(self) -> int | None:
+        """The mode that the socket's file has to have; None if that is somebody else's to say, or there is none."""
+        if self._path is None or self._has_socket:
+            return None
+        return OPEN_SOCKET if self._is_open else GROUP_SOCKET
+
+    def exposure(self) -> str:
+        """Say what is wrong with the mode of a socket that somebody else has made, "" if nothing is."""
+        if self._path is None or not self._has_socket:
+            return ""
+        mode = stat.S_IMODE(self._path.stat().st_mode)
+        lets_in = bool(mode & stat.S_IWOTH)
+        if lets_in is self._is_open:
+            return ""
+        if lets_in:
+            return (
+                f"anybody on this machine may connect: {self._path} has mode {mode:04o}, and allow_uids and "
+                "allow_gids are empty; set SocketMode=0660 in the socket unit, or list who may connect"
+            )
+        return (
+            f"users of allow_uids and allow_gids may be unable to connect: {self._path} has mode {mode:04o}; set "
+            "SocketMode=0666 in the socket unit"
+        )
 
     @property
     def lock(self) -> int:
@@ -107,6 +151,21 @@ class AddressClaim:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def _refuse_another_address(self, estate: Estate) -> None:
+        """Raise ValueError if what the other broker leaves is not the socket of this address."""
+        with socket.socket(fileno=os.dup(estate.listener)) as listener:
+            served = str(listener.getsockname())
+        if self._path is None or os.path.realpath(self._path) != os.path.realpath(served):
+            raise ValueError(
+                f"address is {self._address}, and the broker serves ipc://{served}: a restart hands the socket over "
+                f"and cannot change its address; use poold stop --address ipc://{served}, and then poold start"
+            )
+        if not self._path.is_socket():
+            raise ValueError(
+                f"{self._path} is gone or is no socket any more, so nobody can connect there; end the broker (process "
+                f"{estate.pid}) by SIGTERM, and start it again with poold start"
+            )
 
     def _release(self, path: Path, lock: int) -> None:
         # Removed while it is still locked; _take_lock notices if its file is no longer the one at the path.
@@ -131,7 +190,6 @@ class AddressClaim:
             except FileNotFoundError:
                 is_current = False
             if is_current:
-                _sign(lock)
                 return lock
             os.close(lock)
 
@@ -140,6 +198,17 @@ def _sign(lock: int) -> None:
     """Write into the lock file whose it is."""
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+
+
+def set_mode(address: str, mode: int | None) -> None:
+    """Give the file of an address's socket this mode; None: it stays as it is."""
+    path = ipc_path(address)
+    if path is None or mode is None:
+        return
+    try:
+        path.chmod(mode)
+    except OSError as error:
+        log.critical("mode of the socket not set path=%s mode=%04o error=%s", path, mode, error.strerror)
 
 
 def is_loopback(address: str) -> bool:

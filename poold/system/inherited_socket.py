@@ -13,7 +13,6 @@ import stat
 from collections.abc import MutableMapping
 
 from client.wire.address import ipc_path
-from poold.system.succession import Estate
 
 FIRST = 3  # SD_LISTEN_FDS_START
 _COUNT, _PROCESS, _OTHERS = "LISTEN_FDS", "LISTEN_PID", ("LISTEN_FDNAMES", "LISTEN_PIDFDID")
@@ -48,10 +47,10 @@ def inherited_socket(address: str, environment: MutableMapping[str, str]) -> soc
     return listener
 
 
-def taken_over(estate: Estate) -> socket.socket:
-    """Return the listening socket that the broker before this one has left."""
-    os.set_inheritable(estate.listener, False)
-    listener = socket.socket(fileno=estate.listener)
+def taken_over(descriptor: int) -> socket.socket:
+    """Return the listening socket that the broker before this one leaves."""
+    os.set_inheritable(descriptor, False)
+    listener = socket.socket(fileno=descriptor)
     listener.setblocking(False)
     return listener
 

@@ -25,8 +25,12 @@ class ServiceManager:
         """Take its variables out of the environment, so that no child takes them for its own."""
         name = environment.pop(_SOCKET, "")
         watched = environment.pop(_WATCHED, str(os.getpid()))
+        interval = environment.pop(_INTERVAL, "") if watched == str(os.getpid()) else ""
+        # What another process has to be given to take this one's part; WATCHDOG_PID is not, as it names this one.
+        given = {_SOCKET: name, _INTERVAL: interval}
+        self.variables = {name: value for name, value in given.items() if value}
         # Seconds without WATCHDOG=1 after which the process is taken for one that hangs; None: nobody watches.
-        self.patience = _seconds(environment.pop(_INTERVAL, "")) if watched == str(os.getpid()) else None
+        self.patience = _seconds(interval)
         self._address = _ABSTRACT.get(name[:1], name[:1]) + name[1:]
         self._socket: socket.socket | None = None
         self._has_failed = False

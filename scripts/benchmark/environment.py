@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import pgbouncer, processor
-from poold.daemon import versions
+from poold.versions import versions
 
 PACKAGES = ("poold", "psycopg2-binary", "psycopg", "psycopg-pool", "pgdbpool", "pyzmq", "msgpack", "uvloop")
 MISSING = "not installed"

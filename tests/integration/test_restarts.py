@@ -283,7 +283,8 @@ def test_a_new_broker_that_does_not_start_changes_nothing(broker: Broker, postgr
     broker.config.write_text("[broker]\nno_such_key = 1\n", "utf-8")
     failed = poold("restart", f"--address={broker.address}")
     assert (failed.returncode, failed.stdout) == (1, "")
-    assert f"did not start; process {broker.pid} goes on, and the log says why" in failed.stderr
+    assert f"not restarted, process {broker.pid} goes on: {broker.config}: problems found: " in failed.stderr
+    assert "no_such_key" in failed.stderr
     assert "no_such_key" in broker.log()
     assert db.query("SELECT 1 AS one")[0].one == 1
     db.rollback()
