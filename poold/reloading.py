@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from client.wire.messages import NOT_EXECUTED, Failure, plain_failure
 from poold.clients.connection_limits import descriptor_objection
 from poold.config import contents
-from poold.config.changes import NEEDS_RESTART, Change, unchanged, what_changed
+from poold.config.changes import NEEDS_RESTART, NEEDS_START, Change, unchanged, what_changed
 from poold.config.file import ConfigError
 from poold.config.model import Config
 from poold.config.source import Source
@@ -140,11 +140,13 @@ def _told(source: Source, changes: list[Change], same: list[str], warnings: list
         else:
             log.info("configuration changed key=%s result=%s", key, change.result)
     waiting = sum(change.result == NEEDS_RESTART for change in changes)
+    starting = sum(change.result == NEEDS_START for change in changes)
     log.info("configuration reloaded source=%s changes=%d needing_restart=%d", source.name, len(changes), waiting)
     return {
         "source": source.name,
         "changes": [_plain(change) for change in changes],
         "needing_restart": waiting,
+        "needing_start": starting,  # then `poold restart` is refused, so others need it as well
         "unchanged": same,
         "warnings": warnings,
     }

@@ -16,7 +16,7 @@ from documents import DOCUMENTS, PAGES, ROOT, Block, anchors, blocks, code_spans
 import client
 from client import Handler
 from poold.config.file import parse
-from poold.config.model import MOVE, REPLACE, RESTART, BrokerConfig, EndpointConfig, GroupConfig
+from poold.config.model import MOVE, REPLACE, RESTART, START, BrokerConfig, EndpointConfig, GroupConfig
 from poold.config.pgdbpool import convert
 from poold.operations.cli import main
 from poold.operations.keygen import make_pair
@@ -275,8 +275,13 @@ def test_what_a_reload_does_about_each_key_is_the_codes() -> None:
     section = (ROOT / "docs" / "configuration.md").read_text().split("## What a reload changes")[1].split("\n## ")[0]
     rows = [line.split("|") for line in section.splitlines() if line.startswith("| `")]
     told = {tuple(re.findall(r"`(\w+)`", row[1])): row[2] for row in rows}
-    assert len(told) == 3
-    for what, words in ((RESTART, "need a restart"), (MOVE, "leads elsewhere"), (REPLACE, "backends are replaced")):
+    assert len(told) == 4
+    for what, words in (
+        (RESTART, "need a restart"),
+        (START, "`poold stop` and `poold start`"),
+        (MOVE, "leads elsewhere"),
+        (REPLACE, "backends are replaced"),
+    ):
         sections = (BrokerConfig, EndpointConfig, GroupConfig)
         keys = [
             each.name for cls in sections for each in dataclasses.fields(cls) if each.metadata.get("reload") == what

@@ -12,7 +12,7 @@ from dataclasses import asdict, fields, replace
 from typing import Any, NamedTuple, TypeVar
 
 from poold.config.current import CurrentConfig
-from poold.config.model import MOVE, REPLACE, RESTART, BrokerConfig, Config, EndpointConfig, GroupConfig
+from poold.config.model import MOVE, REPLACE, RESTART, START, BrokerConfig, Config, EndpointConfig, GroupConfig
 
 Section = BrokerConfig | EndpointConfig | GroupConfig
 AnySection = TypeVar("AnySection", BrokerConfig, GroupConfig)
@@ -33,7 +33,8 @@ class Change(NamedTuple):
     replaces: bool = False  # backends are replaced
 
 
-APPLIED, NEEDS_RESTART, ADDED, REMOVED = "applied", "needs restart", "added", "removed"
+APPLIED, ADDED, REMOVED = "applied", "added", "removed"
+NEEDS_RESTART, NEEDS_START = "needs restart", "needs stop and start"
 
 
 def what_changed(old: Config, new: Config, renewed: Collection[tuple[str, str]] = ()) -> list[Change]:
@@ -103,7 +104,7 @@ def _keys(section: Section, what: str) -> list[str]:
 
 
 def _kept_keys(old: BrokerConfig, new: BrokerConfig) -> list[str]:
-    return [*_keys(new, RESTART), *(_LISTS if old.has_lists is not new.has_lists else ())]
+    return [*_keys(new, RESTART), *_keys(new, START), *(_LISTS if old.has_lists is not new.has_lists else ())]
 
 
 def _with_kept(old: AnySection, new: AnySection, keys: Collection[str]) -> AnySection:
@@ -131,7 +132,7 @@ def _changes_of(table: str, old: Section, new: Section, kept: Collection[str]) -
             if before[given] != after[given]:
                 continue  # the name of the file, or of the variable, tells
             key = given
-        result = NEEDS_RESTART if key in kept else APPLIED
+        result = APPLIED if key not in kept else NEEDS_START if reload == START else NEEDS_RESTART
         replaces = reload in (REPLACE, MOVE)
         if key in ("password_file", "password_env"):
             replaces = before["password"] != after["password"]

@@ -17,15 +17,16 @@ SIZES = {"kB": 1024, "MB": 1024**2, "GB": 1024**3}
 GROUP = "{group}"
 # In allow_users an entry that begins so names a client's key.
 KEY_PREFIX = "key:"
-# What a reload does about a changed key, if it is more than to let it hold from then on: it needs a restart; backends
-# are replaced, each as soon as it rests; and that, as they lead elsewhere.
-RESTART, REPLACE, MOVE = "restart", "replace", "move"
+# What a reload does about a changed key, if it is more than to let it hold from then on: it needs a restart; it needs
+# an end and a start, as the socket that a restart hands over is bound to it; backends are replaced, each as soon as it
+# rests; and that, as they lead elsewhere.
+RESTART, START, REPLACE, MOVE = "restart", "start", "replace", "move"
 
 
 def setting(help: str, default: Any = ..., minimum: float | None = None, **more: Any) -> Any:
     """Make a dataclass field with its rules: help, the least value, and in more what else a Rule has, as choices.
 
-    reload=RESTART, REPLACE or MOVE tells what a reload does about it.
+    reload=RESTART, START, REPLACE or MOVE tells what a reload does about it.
     """
     metadata = {"help": help, "minimum": minimum, **more}
     is_shown = not more.get("secret")
@@ -40,7 +41,7 @@ def setting(help: str, default: Any = ..., minimum: float | None = None, **more:
 class BrokerConfig:
     """`[broker]`: one broker process."""
 
-    address: str = setting("ipc:///absolute/path or tcp://HOST:PORT", default_address(), reload=RESTART)
+    address: str = setting("ipc:///absolute/path or tcp://HOST:PORT", default_address(), reload=START)
     key_file: str | None = setting("the broker's secret key, made by poold keygen; for tcp://", None, reload=RESTART)
     client_keys: str | None = setting(
         "a folder with the public keys (*.key) of the clients that may connect", None, reload=RESTART

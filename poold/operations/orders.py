@@ -205,10 +205,11 @@ def reload(verbose: bool, address: str | None, as_json: bool) -> None:
     if verbose:
         for name in answer["unchanged"]:
             click.echo(f"{name}: unchanged")
-    waiting = answer["needing_restart"]
+    waiting, starting = answer["needing_restart"], answer.get("needing_start", 0)
     changes, same = counted(len(answer["changes"]), "change"), counted(len(answer["unchanged"]), "key")
     text = f"{answer['source']} is reloaded: {changes}, {same} unchanged"
-    click.echo(f"{text}; {waiting} of them hold after: poold restart" if waiting else text)
+    way = "poold stop and poold start" if starting else "poold restart"
+    click.echo(f"{text}; {waiting + starting} of them hold after: {way}" if waiting + starting else text)
 
 
 def _change_in_words(change: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from poold.system.conversation import Conversation, Message, pair
 from poold.system.poller import Poller
+from poold.system.signals import name_of
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +176,9 @@ class Succession:
         if self._process.poll() is None:
             self._timer = self._loop.call_later(_LOOK, self._look)
         else:
-            self._fail(f"it ended with code {self._process.returncode}, and its log says why")
+            code = self._process.returncode
+            how = f"ended with code {code}" if code >= 0 else f"was ended by {name_of(-code)}"
+            self._fail(f"it {how}, and the log may say why")
 
     def _fail(self, why: str) -> None:
         if self._is_decided:
