@@ -158,6 +158,9 @@ class Predecessors:
             if message.what == "resume":
                 self._resumed(held)
             elif any(map(held.is_held_by, self._known.values())):
+                log.info(
+                    "order held until brokers before this one have ended it pid=%d what=%s", peer.pid, message.what
+                )
                 self._held.append(held)
                 held.timer = self._loop.call_later(held.timeout, self._is_late, held)
                 return None
