@@ -164,14 +164,16 @@ class Replacing:
         if mode not in (None, OPEN_SOCKET):
             # Whoever has come while the file was open to everybody is not let in by its mode, but by the lists here.
             self._frontend.accept_all()
+        self._service.name_main(self._succession.pid)  # ahead of what that one says
         if not self._succession.hand_over():
+            self._service.name_main(os.getpid())
             set_mode(self._claim.address, self._claim.mode)
             return False
         self._state = _State.LEFT
         self._frontend.leave()
         self._metrics.leave()
         self._claim.leave()
-        self._service.succeeded(self._succession.pid)
+        self._service.succeeded()
         self._predecessors.leave()
         return True
 

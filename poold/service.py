@@ -61,9 +61,12 @@ class Service:
         """What a process that takes over needs in its environment to tell the service manager in its turn."""
         return self._manager.variables
 
-    def succeeded(self, pid: int) -> None:
-        """Another process is the broker from here on: say that, and nothing more."""
+    def name_main(self, pid: int) -> None:
+        """Say which process the service is from here on; systemd may listen to nobody else."""
         self._manager.tell(MAINPID=pid, READY=1)
+
+    def succeeded(self) -> None:
+        """Another process is the broker: say nothing more."""
         self._stop_telling()
 
     def stopping(self, seconds: float) -> None:

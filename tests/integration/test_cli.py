@@ -317,6 +317,18 @@ def test_a_detached_broker_is_ready_when_start_returns_and_stop_waits_for_its_en
     assert sorted(path.name for path in folder.iterdir()) == ["data", "s.log"]
 
 
+def test_an_address_over_tcp_is_said_as_it_is_configured(postgres: Postgres, start_broker: Any, folder: Path) -> None:
+    address = f"tcp://127.0.0.1:{free_port()}"
+    broker = start_broker({"main": postgres.parameters}, broker={"address": address}, start=False)
+    started = poold("start", "--detach", f"--config={broker.config}", f"--log-file={folder / 'log'}")
+    assert f"is ready at {address} (process " in started.stdout
+    assert "ffff" not in started.stdout
+    pid = int(started.stdout.split("(process ")[1].split(")")[0])
+    os.kill(pid, signal.SIGTERM)
+    wait_gone(pid)
+    assert f"broker started address={address} " in (folder / "log").read_text("utf-8")
+
+
 def test_a_detached_broker_that_cannot_start_says_why(config: Path, folder: Path) -> None:
     config.write_text(config.read_text("utf-8").replace("[groups", "[grups"), "utf-8")
     started = poold("start", "--detach", f"--config={config}", f"--log-file={folder / 'log'}")

@@ -13,6 +13,7 @@ from time import monotonic_ns
 import pytest
 from brokers import EXIT_TIMEOUT, Broker, poold
 from postgres import Postgres
+from waiting import wait_until
 
 PATIENCE = 0.2
 
@@ -181,3 +182,63 @@ def test_a_broker_that_may_make_no_memory_executable_serves(start_broker: Callab
     assert broker.handler().query("SELECT %s + 1", (1,)).fetchone() == (2,)
     with broker.handler("transactions") as tx:
         assert tx.query("SELECT 1").fetchone() == (1,)
+
+
+def test_a_manager_is_told_on_behind_one_restart_and_another(
+    manager: Manager, start_broker: Callable[..., Broker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So few messages that those of a whole restart have room in the socket, as nobody reads them meanwhile.
+    monkeypatch.setenv("WATCHDOG_USEC", "2000000")
+    broker = start_broker()
+    manager.hear_of("READY")
+    for _ in range(2):
+        with broker.handler("transactions") as tx:
+            tx.query("SELECT 1")  # so the old broker goes on
+            broker.restart()
+            assert manager.hear_of("MAINPID") == {"MAINPID": str(broker.pid), "READY": "1"}
+            heard = manager.hear()
+            assert heard.get("STATUS", "").startswith("running, groups: 2, "), heard
+            for _ in range(2):
+                assert manager.hear_of("WATCHDOG") == {"WATCHDOG": "1"}
+            tx.commit()
+        assert broker._earlier[-1].wait(EXIT_TIMEOUT) == 0
+    broker.signal(signal.SIGHUP)
+    manager.hear_of("RELOADING")
+    assert manager.hear_of("READY") == {"READY": "1"}
+    broker.signal(signal.SIGTERM)
+    assert manager.hear_of("STOPPING")["STATUS"].startswith("draining, ")
+    broker.wait()
+
+
+def test_one_that_has_been_replaced_tells_nothing_any_more(
+    manager: Manager, start_broker: Callable[..., Broker]
+) -> None:
+    broker = start_broker()
+    with broker.handler("transactions") as tx:
+        tx.query("SELECT 1")
+        broker.restart()
+        manager.hear_of("MAINPID")
+        manager.hear_of("STATUS", "running")
+        old = broker._earlier[-1]
+        old.send_signal(signal.SIGHUP)
+        wait_until(lambda: "not reloaded" in broker.log(), what="the reload that is refused")
+    assert old.wait(EXIT_TIMEOUT) == 0
+    broker.signal(signal.SIGTERM)
+    heard = [manager.hear()]
+    while "STOPPING" not in heard[-1]:
+        heard.append(manager.hear())
+    assert not [each for each in heard if "RELOADING" in each]
+
+
+def test_a_restart_that_fails_is_not_told(manager: Manager, start_broker: Callable[..., Broker]) -> None:
+    broker = start_broker()
+    manager.hear_of("READY")
+    kept = broker.config.read_text("utf-8")
+    broker.config.write_text("[broker]\n", "utf-8")
+    assert poold("restart", f"--address={broker.address}").returncode == 1
+    broker.config.write_text(kept, "utf-8")
+    broker.signal(signal.SIGTERM)
+    heard = [manager.hear()]
+    while "STOPPING" not in heard[-1]:
+        heard.append(manager.hear())
+    assert not [each for each in heard if "MAINPID" in each or "READY" in each]

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import ROOT, Broker, poold
+from brokers import ROOT, Broker, Successor, poold
+from postgres import Postgres
 from waiting import wait_until
 
 from client import DBConnectionError
@@ -150,6 +151,33 @@ def test_what_another_process_was_given_is_not_touched() -> None:
     environment = {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getppid()), "PATH": "/bin"}
     assert inherited_socket("ipc:///nowhere/s", environment) is None
     assert environment == {"PATH": "/bin"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "lists", "said"),
+    [
+        (0o660, {}, ""),
+        (0o666, {"allow_uids": [1]}, ""),
+        (0o666, {}, "anybody on this machine may connect"),
+        (0o660, {"allow_uids": [1]}, "users of allow_uids and allow_gids may be unable to connect"),
+    ],
+)
+def test_a_mode_that_does_not_go_with_the_lists_is_told_by_start_and_by_restart(
+    activated: Activated, postgres: Postgres, mode: int, lists: dict[str, Any], said: str
+) -> None:
+    broker = activated.broker
+    broker.socket.chmod(mode)
+    groups = {"default": {}}
+    broker.configure({"main": postgres.parameters}, groups, lists)
+    activated.start()
+    assert said in broker.log()
+    assert ("the socket's mode does not go with the configuration" in broker.log()) is bool(said)
+    done = poold("restart", f"--address={broker.address}")
+    assert done.returncode == 0
+    assert (f"warning: {said}" in done.stderr) is bool(said)
+    broker._earlier.append(broker.process)
+    broker.process = Successor(broker.ask("ping")["pid"])
+    assert stat.S_IMODE(broker.socket.stat().st_mode) == mode
 
 
 def test_systemds_own_activation_serves(activated: Activated) -> None:
