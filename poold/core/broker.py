@@ -112,9 +112,9 @@ class Broker:
         self.pausing = Pausing(agenda, directory, self.clients, self.lifecycle, self.observing)
         self.settling = Settling(*steps, self.hand_over, self.observing, self.rerouting, self.pausing, examine)
         self.reading = Reading(agenda, self.accounts, self.observing, self.rerouting, self.settling)
-        closing = Closing(agenda, self.admission, directory, self.lifecycle)
+        self.closing = Closing(agenda, self.admission, directory, self.clients, self.lifecycle, self.waiting)
         killing = Killing(agenda, self.clients, self.leases, self.waiting, self.runs)
-        self.operating = Operating(self.groups, self.endpoints, self.lifecycle, self.pausing, killing, closing)
+        self.operating = Operating(self.groups, self.endpoints, self.lifecycle, self.pausing, killing, self.closing)
         more = self.runs, self.generations, self.observing, self.pausing
         self.reconfiguring = Reconfiguring(current, agenda, directory, self.clients, self.lifecycle, *more)
         self.deadlines = Deadlines(
@@ -188,15 +188,9 @@ class Broker:
                 self.settling.settle(now)
 
     def drain(self, now: float) -> None:
-        """Take no new work and finish what was accepted. Stop follows then, or when drain_timeout is over."""
-        if self.state in (BrokerState.RUNNING, BrokerState.DRAINED):
-            self.agenda.state = BrokerState.DRAINING
-            self.admission.is_open = self.agenda.has_lane = False
+        """Refuse what waits and finish what has begun. Stop follows then, or when drain_timeout is over."""
+        if self.closing.end():
             self.agenda.timers.set(_DRAIN, now + self.config.broker.drain_timeout)
-            self.lifecycle.recall_all()
-            for group in self.directory.every():
-                if group.is_paused:
-                    self.agenda.serve(group)
             self.settling.settle(now)
 
     def stop(self, now: float) -> None:
@@ -375,6 +369,9 @@ class Broker:
     def waits(self, group: Group, now: float) -> None:
         """A request of the lane's begins to wait in the group's queue, perhaps for what runs in the core."""
         self.waiting.watch(group, now)
+        if self.state is not BrokerState.RUNNING:
+            self.agenda.serve(group)
+            self.settling.settle(now)
 
     def cancelled(self, number: int, now: float) -> None:
         """The backend's cancel is settled: PostgreSQL has delivered it, or it failed; it cannot hit anything later."""

@@ -137,7 +137,7 @@ class Settling:
     def _why_dismissed(self, group: Group) -> Failure:
         if group.is_removed:
             return failures.removed(group.name)
-        return failures.drained() if self._agenda.state is BrokerState.DRAINED else failures.draining()
+        return failures.not_served(self._agenda.state)
 
     def _rest(self, backend: Backend, now: float) -> None:
         """Give a backend its next use; it runs nothing and no cancel is on its way to it."""

@@ -193,15 +193,17 @@ class Group:
     def next_step(self, now: float, is_served: bool, is_open: bool) -> Step | None:
         """The group's next step; None if nothing is left to do.
 
-        is_served: waiting requests may be served, not only backends opened. is_open: the broker takes new work, so
-        backends are opened even if no request waits.
+        is_served: waiting requests may be served, not only backends opened. is_open: the broker takes new work; if not
+        only what has begun before is served, and backends are opened only for that.
         """
         is_paused = bool(self.queue.size) and self.is_paused
-        is_over = self.is_removed and self.main is None and self.queue.size
-        if is_over or (is_paused and not is_open):
-            last = self.queue.first(BATCH + 1)
-            assert last is not None
-            return Adopt(cast(Flight, last)) if last.is_in_lane else Dismiss(last)
+        if self.queue.size and (not is_open or (self.is_removed and self.main is None)):
+            first = self.queue.first(BATCH + 1)
+            assert first is not None
+            if first.is_in_lane:
+                return Adopt(cast(Flight, first))
+            if self.is_removed or is_paused or not first.was_begun:
+                return Dismiss(first)
         if self.main is not None and self.queue.size and not self.is_reachable:
             first = self.queue.first(BATCH + 1)
             assert first is not None
@@ -209,7 +211,7 @@ class Group:
         if is_served:
             step = self._next_errand() if self.has_errands else None
             if step is None and self.queue.size and not is_paused:
-                step = self._next_served(now, is_open)
+                step = self._next_served(now)
             if step is not None:
                 return step
         if (self.queue.size or self.probes) and self._is_to_be_poked():
@@ -234,7 +236,7 @@ class Group:
                 return Examine(free, statement)
         return None
 
-    def _next_served(self, now: float, is_open: bool) -> Step | None:
+    def _next_served(self, now: float) -> Step | None:
         """The step for the request whose turn it is; None if no request can be served.
 
         Under overload each request would wait nearly until its deadline, be begun and be cancelled, and its work be
@@ -244,7 +246,7 @@ class Group:
         if request is None:
             return None
         if request.is_in_lane:
-            return self._next_of_lane(cast(Flight, request), is_open)
+            return self._next_of_lane(cast(Flight, request))
         if request.client.is_stalled:
             self.queue.discard(request)
             return Hold(request)
@@ -260,10 +262,10 @@ class Group:
         self.queue.pop(self.priorities())
         return Grant(backend, request)
 
-    def _next_of_lane(self, flight: Flight, is_open: bool) -> Step | None:
+    def _next_of_lane(self, flight: Flight) -> Step | None:
         """The step for a request of the lane: lend it the backend that is idle. A busy one may be lent later."""
         backend = routing.idle_backend(self.pools)
-        if not is_open or (backend is not None and not routing.may_be_lent(backend)):
+        if backend is not None and not routing.may_be_lent(backend):
             return Adopt(flight)
         return None if backend is None else Lend(backend)
 

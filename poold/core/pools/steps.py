@@ -39,7 +39,7 @@ class Refuse(NamedTuple):
 
 
 class Dismiss(NamedTuple):
-    """The request will not run: its group is removed, or is paused while the broker takes no new work."""
+    """The request will not run: its group is removed, or the broker takes no new work."""
 
     request: Request
 

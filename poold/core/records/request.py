@@ -144,6 +144,11 @@ class Request:
         """Whether it has not begun, or waits to begin once more."""
         return self.state < RUNNING
 
+    @property
+    def was_begun(self) -> bool:
+        """Whether a backend has been given it, perhaps to no effect."""
+        return self.ran is not None
+
     def become(self, state: RequestState) -> None:
         """Change the state; a transition that the table does not know is a bug and raises."""
         if state not in REQUEST_TRANSITIONS[self.state]:

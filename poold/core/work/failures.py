@@ -20,6 +20,7 @@ from client.wire.sqlstates import IN_FAILED_SQL_TRANSACTION, LOST_RACES, NOT_ON_
 from poold.core.records.backend import Backend
 from poold.core.records.lease import Lease
 from poold.core.records.request import Request, Verb
+from poold.core.state import BrokerState
 from poold.core.statements.leftovers import LOCK_HELD, SEQUENCE_VALUE, SETTING
 
 # Words of statements that may end their transaction: if the backend is lost behind one, the outcome is unknown.
@@ -76,6 +77,11 @@ def drained() -> Failure:
     """An operator has drained the broker."""
     text = "an operator has drained the broker, and it takes no new work until it is resumed; try again later"
     return plain_failure("unserved", NOT_EXECUTED, text)
+
+
+def not_served(state: BrokerState) -> Failure:
+    """The broker takes no new work, and the request had not begun."""
+    return drained() if state is BrokerState.DRAINED else draining()
 
 
 def lease_lost(reason: str, is_session: bool = False) -> Failure:
