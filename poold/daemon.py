@@ -196,6 +196,7 @@ class Daemon:
                 self._service.ready()
             await self._stopped
             await self._frontend.finish(LAST_REPLIES)
+            await self._backends.finish()
             await self._metrics.finish()
         finally:
             self._service.end()
@@ -257,7 +258,7 @@ class Daemon:
             case effects.Look():
                 self._backends.look(effect.backend)
             case effects.Close():
-                self._backends.close(effect.backend, effect.reason)
+                self._backends.close(effect.backend, effect.reason, effect.is_cancelled)
             case effects.Feed():
                 self._backends.feed(effect.backend, effect.data)
             case effects.EndFeed():

@@ -203,7 +203,10 @@ class Broker:
         self.pausing.stop()
         self.hand_over.everything(self.backends.values(), self.directory.every(), now)
         for backend in list(self.backends.values()):
-            self.runs.lose(backend, Loss("the broker was stopped"), now)
+            if backend.running:
+                self.runs.abandon(backend, "the broker was stopped", now)
+            else:
+                self.runs.lose(backend, Loss("the broker was stopped"), now)
         for client in self.clients.values():
             self.withdrawal.cut_off(client, now)
         self.settling.settle(now)

@@ -164,6 +164,8 @@ class Close:
 
     backend: int
     reason: str
+    # Whether it runs something that is not to go on without anybody who waits for it: it is cancelled before.
+    is_cancelled: bool = False
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ import secrets
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from enum import IntFlag
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from poold.postgres.backends import Backends
 
 log = logging.getLogger(__name__)
+
+# Seconds for which the end of what is cut off is waited for, and after which its cancel is repeated: PostgreSQL ignores
+# one that comes before its statement.
+CUT_OFF = 1.0
+CUT_OFF_AGAIN = 0.05
 
 # Above glibc's mmap threshold of 128 KiB each receive would map and unmap its memory, which costs ten times the call.
 RECEIVE_BYTES = 65536
@@ -217,6 +223,29 @@ class BackendConnection:
             log.warning("cancel failed backend=%d error=%s", self.number, one_line(error))
         self._owner.cancelled(self.number)
 
+    async def cut_off(self, threads: ThreadPoolExecutor) -> None:
+        """Cancel what runs, and close the connection when the server has said something, or after CUT_OFF seconds."""
+        heard = asyncio.get_running_loop().create_future()
+        self._ignore()
+        self.wire.outbox.clear()
+        try:
+            async with asyncio.timeout(CUT_OFF):
+                while not heard.done():
+                    await libpq.cancel(self._connection, threads)
+                    self._poller.add_reader(self._descriptor, partial(_settle, heard))
+                    await asyncio.wait([heard], timeout=CUT_OFF_AGAIN)
+        except (TimeoutError, libpq.LibpqError, psycopg2.Error, OSError) as error:
+            log.warning("cut off without a cancel backend=%d error=%s", self.number, one_line(error))
+        finally:
+            self.close()
+
+    def _ignore(self) -> None:
+        """Read and write nothing any more; what was not sent as a whole is not run."""
+        self._poller.remove_reader(self._descriptor)
+        if self._is_writing:
+            self._is_writing = False
+            self._poller.remove_writer(self._descriptor)
+
     def close(self) -> None:
         """Close the connection.
 
@@ -224,12 +253,14 @@ class BackendConnection:
         """
         if self._cancelling is not None:
             self._cancelling.cancel()
-        self._poller.remove_reader(self._descriptor)
-        if self._is_writing:
-            self._is_writing = False
-            self._poller.remove_writer(self._descriptor)
+        self._ignore()
         self._socket.detach()
         self._connection.close()
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def one_line(error: BaseException) -> str:

@@ -65,6 +65,8 @@ class Backends:
         # there are too many, leave when any such result is whole, or its backend is gone.
         self._unfinished = 0
         self._waiting: dict[int, BackendConnection] = {}
+        # Those that are closed when what they run has been cancelled.
+        self._leaving: set[asyncio.Task[None]] = set()
         self._threads = ThreadPoolExecutor(CANCEL_THREADS, thread_name_prefix="cancel")
 
     def connect(self, number: int, group: str, endpoint: str, is_read_only: bool = False) -> None:
@@ -129,16 +131,26 @@ class Backends:
             return None
         return backend.descriptor, backend.wire
 
-    def close(self, number: int, reason: str) -> None:
-        """Close a backend, open or still opening."""
+    def close(self, number: int, reason: str, is_cancelled: bool = False) -> None:
+        """Close a backend, open or still opening; if is_cancelled when what it runs has been cancelled."""
         task = self._opening.pop(number, None)
         if task is not None:
             task.cancel()
         backend = self._open.pop(number, None)
         if backend is not None:
             log.debug("backend closed number=%d reason=%s", number, reason)
-            backend.close()
             self._finished(backend)
+            if is_cancelled:
+                leaving = asyncio.get_running_loop().create_task(backend.cut_off(self._threads))
+                self._leaving.add(leaving)
+                leaving.add_done_callback(self._leaving.discard)
+            else:
+                backend.close()
+
+    async def finish(self) -> None:
+        """Wait until what runs on the backends that were closed is cancelled; for a second at most."""
+        if self._leaving:
+            await asyncio.wait(self._leaving)
 
     def reconfigured(self, before: Config, renewed: Collection[str]) -> None:
         """Forget what was learned of endpoints that are others than before; renewed are those with other files."""
@@ -150,7 +162,7 @@ class Backends:
         """Close every backend; for the end of the broker."""
         for number in [*self._opening, *self._open]:
             self.close(number, "the broker stops")
-        for task in self._looking.values():
+        for task in (*self._looking.values(), *self._leaving):
             task.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from units import READ, UNTRACKED, begin, committed, step
+from units import answer as unit_answered
 from world import World, failure
 
 from client.wire.messages import TX_ACTIVE, TX_NONE, Commit, Failure, ResultMessage, Rollback
@@ -107,6 +109,23 @@ def test_a_commit_is_not_ended() -> None:
         assert told.message == "a COMMIT runs, and is not ended: what it does cannot be taken back"
     made.complete(backend, TX_NONE, command="COMMIT")
     assert isinstance(made.reply_to(commit), ResultMessage)
+
+
+def test_a_commit_of_a_message_is_not_ended_and_its_statements_are() -> None:
+    made = World(**UNTRACKED)
+    made.client(OPERATOR)
+    request, backend = begin(made, step(b"INSERT 1", low=1))
+    other = made.transaction(READ)
+    made.connect_all()
+    unit_answered(made, backend)
+    told = kill(made, request=f"1/{request}")
+    assert isinstance(told, Failure)
+    assert told.message == "the transaction's COMMIT runs, and is not ended: what it does cannot be taken back"
+    assert not made.taken(effects.Cancel)
+    kill(made, request=f"1/{other}")  # its COMMIT goes with its statements, which may be what runs
+    assert made.taken(effects.Cancel) == [effects.Cancel(made.running(other))]
+    unit_answered(made, backend)
+    committed(made, request)
 
 
 @pytest.mark.parametrize("verb", [Commit, Rollback])

@@ -6,7 +6,7 @@ import pytest
 from test_lent import Lending
 from test_reading import READS, reading, write
 from test_stalled import STALLED, stalled
-from units import READ
+from units import READ, UNTRACKED, answer, begin, step
 from world import OK, World
 
 from client.wire.limits import IN_SESSION, OPENS_SESSION
@@ -131,3 +131,54 @@ def test_what_had_begun_and_is_to_run_again_is_not_refused() -> None:
     assert world.broker.state is BrokerState.DRAINING
     world.connect_all()
     assert world.running(message)
+
+
+# What is cut off.
+
+
+def cut_off(world: World) -> dict[int, bool]:
+    """The backends that were closed, and whether what runs there is to be cancelled before."""
+    return {each.backend: each.is_cancelled for each in world.taken(effects.Close)}
+
+
+def test_what_runs_at_the_end_is_cancelled_and_a_commit_is_not() -> None:
+    world = World(max_size=6, drain_timeout=5.0)
+    world.client()
+    committing, working = world.begin(1), world.begin(2)
+    world.end(Commit, 1)
+    world.query(1, "tx", lease=2)
+    query, message = world.query(), world.transaction(READ)
+    idle = world.begin(3)
+    world.connect_all()
+    expected = {committing: False, working: True, world.running(query): True, world.running(message): True}
+    world.broker.drain(world.now)
+    world.pass_time(5.0)
+    assert cut_off(world) == expected
+    assert idle not in expected
+    assert len(world.taken(effects.Stop)) == 1
+
+
+def test_a_message_whose_commit_is_on_its_way_by_itself_is_not_cancelled() -> None:
+    world, backend = committing()
+    world.broker.stop(world.now)
+    world.take()
+    assert cut_off(world) == {backend: False}
+
+
+def committing() -> tuple[World, int]:
+    """A message that has expected a row count, and commits."""
+    world = World(**UNTRACKED)
+    request, backend = begin(world, step(b"INSERT 1", low=1))
+    answer(world, backend)
+    assert world.running(request) == backend
+    return world, backend
+
+
+def test_what_a_removed_group_still_runs_at_the_end_of_its_time_is_cancelled() -> None:
+    world = World(drain_timeout=5.0)
+    world.client()
+    backend = world.begin(1)
+    world.query(1, "tx", lease=1)
+    world.reconfigure(groups={"tx": None})
+    world.pass_time(5.0)
+    assert cut_off(world)[backend] is True

@@ -138,5 +138,7 @@ def _number(text: str) -> int:
 def _refuse_what_cannot_end(request: Request) -> None:
     if request.is_ending and not request.is_waiting:
         raise NotPossible(f"a {request.verb.name} runs, and is not ended: what it does cannot be taken back")
+    if request.state is RUNNING and request.is_committing:
+        raise NotPossible("the transaction's COMMIT runs, and is not ended: what it does cannot be taken back")
     if request.state is RequestState.IN_DOUBT:
         raise NotPossible("the request waits to hear what became of its COMMIT; nothing runs that could be ended")

@@ -140,6 +140,11 @@ class Request:
         return self.verb is Verb.COMMIT or self.verb is Verb.ROLLBACK
 
     @property
+    def is_committing(self) -> bool:
+        """Whether what it runs is a COMMIT and nothing else."""
+        return self.verb is Verb.COMMIT or (self.script is not None and self.script.is_committing)
+
+    @property
     def is_waiting(self) -> bool:
         """Whether it has not begun, or waits to begin once more."""
         return self.state < RUNNING

@@ -358,8 +358,14 @@ class Runs:
         self.abandon(backend, why, now)
 
     def abandon(self, backend: Backend, why: str, now: float) -> None:
-        """Close a backend whatever it does, and tell everybody who was using it."""
-        self._agenda.effects.append(Close(backend.number, why))
+        """Close a backend whatever it does, and tell everybody who was using it; what it runs is cancelled.
+
+        PostgreSQL does not look at the connection while a statement runs, and would commit what nobody waits for. But a
+        COMMIT is let go on, and so is what the broker itself has asked.
+        """
+        request = backend.request
+        is_cancelled = request is not None and request.verb in _CANCELLABLE and not request.is_committing
+        self._agenda.effects.append(Close(backend.number, why, is_cancelled))
         backend.pool.stats.closed += 1
         self.lose(backend, Loss(why), now)
 

@@ -42,8 +42,6 @@ _SAVEPOINT = b"SAVEPOINT poold"
 _RELEASE = b"RELEASE SAVEPOINT poold"
 _UNDO = b"ROLLBACK TO SAVEPOINT poold"
 
-_FLUSH = Flush()
-
 # What a result in a unit belongs to if not to a step: another statement of the broker's, the question for the
 # transaction's id, COMMIT.
 _OWN, _XID, _COMMIT = -1, -2, -3
@@ -114,10 +112,7 @@ class Script:
         self._unresolved: Verdict | None = None
 
     def start(self, run: Runner, milliseconds: int = 0) -> Unit:
-        """Begin another try and return its first unit.
-
-        milliseconds is the statement_timeout of its statements, 0 for the session's own.
-        """
+        """Begin another try, whose statements have so long (0: as the session's own), and return its first unit."""
         self._restart()
         self.tries += 1
         commands: list[Command] = []
@@ -128,7 +123,7 @@ class Script:
         commands += self._own(self.begin_text, run)
         if self._is_tracked:
             commands += self._own(XID, run)
-            commands.append(_FLUSH)
+            commands.append(Flush())
             self._sent.append(_XID)
         if self._settings:
             commands += settings.commands(self._statements, self._settings, 0, self.literal_only, run.own)
@@ -149,6 +144,11 @@ class Script:
         self._sent = [_OWN, *range(len(self.steps)), _COMMIT]
         self._next = len(self.steps)
         self.commit_sent = True
+
+    @property
+    def is_committing(self) -> bool:
+        """Whether its COMMIT is on its way by itself: all statements before it have ended."""
+        return self._sent == [_COMMIT]
 
     @property
     def is_plain(self) -> bool:
