@@ -114,7 +114,7 @@ class Broker:
         self.reading = Reading(agenda, self.accounts, self.observing, self.rerouting, self.settling)
         self.closing = Closing(agenda, self.admission, directory, self.clients, self.lifecycle, self.waiting)
         killing = Killing(agenda, self.clients, self.leases, self.waiting, self.runs)
-        self.operating = Operating(self.groups, self.endpoints, self.lifecycle, self.pausing, killing, self.closing)
+        self.operating = Operating(directory, self.lifecycle, self.pausing, killing, self.closing)
         more = self.runs, self.generations, self.observing, self.pausing
         self.reconfiguring = Reconfiguring(current, agenda, directory, self.clients, self.lifecycle, *more)
         self.deadlines = Deadlines(

@@ -63,8 +63,9 @@ def reconnect(groups: tuple[str, ...], endpoint: str | None, address: str | None
     if as_json:
         print_json(answer)
     else:
-        closed, left = answer["closed"], answer["closing"]
-        click.echo(f"{_in_words(answer)}: {counted(closed, 'backend')} closed, {left} more follow as they come to rest")
+        closed, left = counted(answer["closed"], "backend"), answer["closing"]
+        behind = "follows as it comes" if left == 1 else "follow as they come"
+        click.echo(f"{_in_words(answer)}: {closed} closed, {left} more {behind} to rest")
 
 
 @click.command(cls=Summarised)
@@ -143,7 +144,22 @@ def resume(groups: tuple[str, ...], endpoint: str | None, address: str | None, a
     if as_json:
         print_json(answer)
     else:
-        click.echo(f"{_in_words(answer)}: resumed" if answer["groups"] else "nothing of it was paused")
+        click.echo(_resumed_in_words(answer))
+
+
+def _resumed_in_words(answer: dict[str, Any]) -> str:
+    if answer["groups"]:
+        undone = counted(answer["undone"], "command")
+        behind = f"; {undone} that waited for it to come to rest failed" if answer["undone"] else ""
+        return f"{_in_words(answer)}: resumed{behind}"
+    if not answer["still"]:
+        return "nothing of it was paused"
+    names = ", ".join(answer["still"])
+    if answer["endpoint"] is not None:
+        return (
+            f"endpoint {answer['endpoint']} was not paused; paused is group {names}: poold resume {answer['still'][0]}"
+        )
+    return f"it was not paused by itself; paused is endpoint {names}: poold resume --endpoint {answer['still'][0]}"
 
 
 @click.command(cls=Summarised)
@@ -208,8 +224,9 @@ def reload(verbose: bool, address: str | None, as_json: bool) -> None:
     waiting, starting = answer["needing_restart"], answer.get("needing_start", 0)
     changes, same = counted(len(answer["changes"]), "change"), counted(len(answer["unchanged"]), "key")
     text = f"{answer['source']} is reloaded: {changes}, {same} unchanged"
-    way = "poold stop and poold start" if starting else "poold restart"
-    click.echo(f"{text}; {waiting + starting} of them hold after: {way}" if waiting + starting else text)
+    way, count = "poold stop and poold start" if starting else "poold restart", waiting + starting
+    holds = "holds" if count == 1 else "hold"
+    click.echo(f"{text}; {count} of them {holds} after: {way}" if count else text)
 
 
 def _change_in_words(change: dict[str, Any]) -> str:

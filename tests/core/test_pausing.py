@@ -43,7 +43,7 @@ def test_a_group_at_rest_is_paused_at_once_and_requests_wait_for_resume() -> Non
     first, second = made.query(), made.query()
     assert not made.taken(effects.Execute)
     assert made.broker.snapshot(made.now)["groups"]["default"]["state"] == "paused"
-    assert made.ask("resume") == {"groups": ["default"], "endpoint": None}
+    assert made.ask("resume") == {"groups": ["default"], "endpoint": None, "undone": 0}
     made.finish(first)
     made.connect_all()
     made.finish(second)
@@ -281,3 +281,48 @@ def test_a_timeout_that_is_none_is_refused(timeout: str) -> None:
     told = made.ask("pause", timeout=timeout) if timeout else made.ask("pause", timeout=["1", "2"])
     assert isinstance(told, Failure)
     assert "timeout is" in told.message
+
+
+@pytest.mark.parametrize("what", ["pause", "drain"])
+def test_a_group_that_is_added_while_all_are_paused_waits_with_them(what: str) -> None:
+    made = world(min_size=1)
+    made.connect_all()
+    assert answer(made, made.ask(what, OPERATOR))[f"{what}d" if what == "pause" else "drained"] is True
+    made.reconfigure(groups={"extra": {}})
+    if what == "pause":
+        waiting = made.query(group="extra")
+        made.connect_all()
+        assert not made.is_answered(waiting)
+    assert made.broker.groups["extra"].is_paused
+    made.ask("resume", OPERATOR)
+    assert not made.broker.groups["extra"].is_paused
+
+
+def test_a_group_that_is_added_while_another_one_goes_on_does_not_wait() -> None:
+    made = world()
+    answer(made, pause(made, group="default"))
+    made.reconfigure(groups={"extra": {}})
+    assert not made.broker.groups["extra"].is_paused
+
+
+def test_a_resume_says_what_it_did_to_pauses_that_still_wait() -> None:
+    made = world()
+    made.begin(1)
+    waits = pause(made)
+    told = made.ask("resume", OPERATOR, group="default")
+    assert (told["groups"], told["undone"]) == (["default", "tx"], 1)
+    assert answer(made, waits).message == "another command has resumed it before it came to rest"
+    assert not any(made.broker.groups[name].is_paused for name in ("default", "tx"))
+    told = made.ask("resume", OPERATOR)
+    assert (told["groups"], told["undone"], told["still"]) == ([], 0, [])
+
+
+def test_a_resume_that_finds_nothing_says_what_is_paused_in_another_way() -> None:
+    made = world("a", "b")
+    answer(made, pause(made, endpoint="a"))
+    told = made.ask("resume", OPERATOR, group="default")
+    assert (told["groups"], told["still"]) == ([], ["a"])
+    made.ask("resume", OPERATOR)
+    answer(made, pause(made, group="tx"))
+    told = made.ask("resume", OPERATOR, endpoint="a")
+    assert (told["groups"], told["still"]) == ([], ["tx"])

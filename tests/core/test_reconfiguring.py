@@ -8,7 +8,8 @@ import pytest
 from test_roles import cluster, seen, tell
 from world import World
 
-from client.wire.messages import TX_ACTIVE, TX_NONE, Commit, Failure, ResultMessage
+from client.wire.limits import IN_SESSION, OPENS_SESSION
+from client.wire.messages import TX_ACTIVE, TX_NONE, Answer, Commit, Failure, ResultMessage
 from poold.core import effects
 from poold.core.clients.access import Caller
 from poold.core.state import BackendState as S
@@ -208,6 +209,79 @@ def test_a_removed_group_that_comes_back_is_another_one() -> None:
     world.finish(request)
     assert isinstance(world.reply_to(request), ResultMessage)
     assert size(world) == 1
+
+
+def remove_and_add(world: World, group: str = "tx") -> None:
+    """A group is removed by one reload, and put back by the next one."""
+    config = world.broker.config.as_it_is()
+    world.reconfigure(groups={group: None})
+    world.broker.reconfigured(config, world.now)
+    world.take()
+
+
+@pytest.mark.parametrize("is_session", [False, True])
+def test_what_is_open_in_a_removed_group_goes_on_beside_another_group_of_its_name(is_session: bool) -> None:
+    world = World()
+    world.client()
+    opens = {"session": OPENS_SESSION} if is_session else {"begin": True}
+    within = {"session": IN_SESSION} if is_session else {}
+    first = world.query(group="tx", lease=1, **opens)
+    world.connect_all()
+    backend = world.running(first)
+    world.complete(backend, TX_NONE if is_session else TX_ACTIVE)
+    remove_and_add(world)
+    second = world.query(group="tx", lease=1, **within)
+    assert world.running(second) == backend
+    assert world.broker.backends[backend].group.is_removed
+    world.complete(backend, TX_NONE if is_session else TX_ACTIVE)
+    other = world.query(group="tx", lease=2, begin=True)
+    world.connect_all()
+    assert world.running(other) != backend
+    if not is_session:
+        commit = world.end(Commit, 1)
+        world.complete(backend, TX_NONE, command="COMMIT")
+        assert isinstance(world.reply_to(commit), ResultMessage)
+
+
+def test_groups_that_were_removed_under_one_name_are_all_seen() -> None:
+    world = World()
+    world.client()
+    for lease in (1, 2):
+        world.begin(lease)
+        remove_and_add(world)
+    groups = world.broker.snapshot(world.now)["groups"]
+    assert list(groups) == ["default", "tx", "tx/removed", "tx/removed-2"]
+
+
+@pytest.mark.parametrize("named", [{}, {"group": "tx"}, {"endpoint": "main"}])
+@pytest.mark.parametrize("what", ["pause", "drain"])
+def test_a_pause_and_a_drain_wait_for_what_is_open_in_a_removed_group(what: str, named: dict[str, str]) -> None:
+    world = World()
+    world.client()
+    backend = world.begin(1)
+    remove_and_add(world)
+    number = world.ask(what, timeout=60, **named)
+    assert not world.is_answered(number)
+    world.end(Commit, 1)
+    world.complete(backend, TX_NONE, command="COMMIT")
+    assert world.is_answered(number)
+    assert not world.broker.backends
+    world.ask("resume")
+    request = world.query(group="tx", lease=2, begin=True)
+    world.connect_all()
+    assert world.running(request)
+
+
+def test_a_pause_that_fails_names_what_is_open_in_a_removed_group() -> None:
+    world = World()
+    world.client()
+    world.begin(1)
+    world.reconfigure(groups={"tx": None})
+    number = world.ask("pause", timeout=1)
+    world.pass_time(1.1)
+    reply = world.reply_to(number)
+    assert isinstance(reply, Answer)
+    assert [each["group"] for each in reply.body["busy"]] == ["tx/removed"]
 
 
 def vars_of(group: Any) -> dict[str, Any]:

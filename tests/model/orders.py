@@ -48,6 +48,7 @@ class _Pending:
     pools: tuple[Pool, ...]
     kind: Pause
     new: tuple[Pool, ...]  # what was not paused before
+    is_all: bool  # it has paused all groups, also those that a reload adds
     due: float
 
 
@@ -62,6 +63,7 @@ class Orders:
         # What is paused, and why; and of each backend there what ran when that began, and has not ended since.
         self.paused: dict[Pool, set[Pause]] = {}
         self._begun: dict[int, set[int]] = {}
+        self._of_all: set[Pause] = set()  # what groups have that are added
         self._asked: set[Request] = set()  # questions of the broker's that had begun, or waited
         self.killed: set[int] = set()  # clients that are to be disconnected
         self.pending: list[_Pending] = []
@@ -85,15 +87,16 @@ class Orders:
             for backend in pool:
                 self.dismissed.setdefault(backend.number, _running(backend))
 
-    def pause(self, client: int, number: int, pools: Iterable[Pool], kind: Pause, timeout: float) -> None:
-        """These pools are about to be paused."""
-        pools = tuple(pools)
+    def pause(self, client: int, number: int, pools: Iterable[Pool], kind: Pause, timeout: float, is_all: bool) -> None:
+        """These pools are about to be paused; is_all: as nothing was named."""
+        pools, is_all = tuple(pools), is_all and kind not in self._of_all
+        self._of_all.update([kind] if is_all else [])
         new = tuple(pool for pool in pools if kind not in self.paused.get(pool, ()))
         for pool in new:
             self._begins_nothing(pool)
             self.paused.setdefault(pool, set()).add(kind)
         self.operators.add(client)
-        self.pending.append(_Pending(client, number, pools, kind, new, self._now + timeout))
+        self.pending.append(_Pending(client, number, pools, kind, new, is_all, self._now + timeout))
 
     def _begins_nothing(self, pool: Pool) -> None:
         """From here on, if that was not so before."""
@@ -120,16 +123,18 @@ class Orders:
             of_group = [each for each in beside if not each.left]
             for kind in Pause:
                 others = of_group if kind in OF_GROUPS else there
-                if others and all(kind in self.paused.get(each, ()) for each in others):
+                if kind in self._of_all or (others and all(kind in self.paused.get(each, ()) for each in others)):
                     self.paused.setdefault(pool, set()).add(kind)
                     for pending in self.pending:
-                        if pending.kind is kind and not set(others).isdisjoint(pending.pools):
+                        is_its = pending.is_all or not set(others).isdisjoint(pending.pools)
+                        if pending.kind is kind and is_its:
                             pending.pools = (*pending.pools, pool)
                             pending.new = (*pending.new, pool)
 
     def resume(self, pools: Iterable[Pool], kinds: Iterable[Pause]) -> None:
         """These pools are about to go on; orders that wait for one of them fail."""
         pools, kinds = set(pools), tuple(kinds)
+        self._of_all.difference_update(kinds)
         for pending in self.pending:
             if pending.kind in kinds and not pools.isdisjoint(pending.new):
                 pools_then = pending.new
@@ -140,7 +145,7 @@ class Orders:
         """Who gave orders is about to be gone: nobody hears the answers."""
         for pending in [each for each in self.pending if each.client == client]:
             self.pending.remove(pending)
-            self._go_on(pending.new, (pending.kind,))
+            self._undo(pending)
 
     def dropped(self, client: int) -> None:
         """The core disconnects an operator: for silence, which is none while it waits for an answer."""
@@ -163,6 +168,10 @@ class Orders:
         else:
             assert type(body) is Failure
             assert body.outcome == "not executed"
+        self._undo(pending)
+
+    def _undo(self, pending: _Pending) -> None:
+        self._of_all.difference_update([pending.kind] if pending.is_all else [])
         self._go_on(pending.new, (pending.kind,))
 
     def _go_on(self, pools: Iterable[Pool], kinds: Iterable[Pause]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from poold.core.clients import admission
 from poold.core.operations import reconfiguring
 from poold.core.operations.pausing import Pausing
 from poold.core.operations.reconfiguring import GROUP_REMOVED, Reconfiguring
@@ -39,6 +40,14 @@ def who_waits_for_a_removed_group_is_not_told(patch: pytest.MonkeyPatch) -> None
         self._agenda.unsettled.update(before)
 
     wrap(patch, Reconfiguring, "_remove", remove)
+
+
+@slip
+def what_is_open_is_looked_for_in_the_group_that_has_its_name(patch: pytest.MonkeyPatch) -> None:
+    def going_on(original: Any, client: Any, message: Any) -> Any:
+        return None if message.group in client.open_groups else original(client, message)
+
+    wrap(patch, admission, "_going_on", going_on)
 
 
 @slip

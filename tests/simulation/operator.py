@@ -90,7 +90,7 @@ class Operator:
             assert isinstance(self._tell(message), Failure), "two orders pause the same"
             return f"{word} {pairs} is refused"
         key = self._arrive()
-        orders.pause(key, message.request, pools, kind, timeout)
+        orders.pause(key, message.request, pools, kind, timeout, is_all=not pairs)
         self._tell(message, key)
         if self._random.random() < 0.2:
             world.at(world.now + timeout * self._random.random(), self._die, key)
@@ -189,7 +189,7 @@ class Operator:
         pairs = self._some()
         message = self._ask("reconnect", pairs)
         orders = self._world.network.orders
-        orders.reconnect(self._chosen(pairs))
+        orders.reconnect(self._chosen(pairs, has_leaving=False))
         told = self._tell(message)
         assert isinstance(told, Answer)
         return f"reconnect {pairs}: {told.body['closed']} and {told.body['closing']}"
@@ -205,12 +205,13 @@ class Operator:
             pairs.append(("endpoint", random.choice(list(used))))
         return pairs
 
-    def _selection(self, pairs: list[tuple[str, str]]) -> Selection:
+    def _selection(self, pairs: list[tuple[str, str]], has_leaving: bool = True) -> Selection:
         named = {name: [value for each, value in pairs if each == name] for name, _ in pairs}
-        return select(self._world.broker.groups, self._world.broker.endpoints, named)
+        there = self._world.broker.directory
+        return select(there.groups, there.endpoints, named, there.leaving if has_leaving else ())
 
-    def _chosen(self, pairs: list[tuple[str, str]]) -> tuple[Pool, ...]:
-        return self._selection(pairs).pools
+    def _chosen(self, pairs: list[tuple[str, str]], has_leaving: bool = True) -> tuple[Pool, ...]:
+        return self._selection(pairs, has_leaving).pools
 
     def _ask(self, what: str, pairs: list[tuple[str, str]]) -> Ask:
         self._last_request += 1

@@ -113,7 +113,7 @@ class Admission:
         return made
 
     def _query(self, client: Client, message: Query, now: float) -> Request | Failure:
-        group = client.open_groups.get(message.group) or _leaving(client, message)
+        group = _going_on(client, message) or client.open_groups.get(message.group)
         if group is None:
             lost = client.lost_leases.get(message.lease)
             return lost or self._without_replicas(client, message, now) or self.unconfigured(client, message.group)
@@ -159,7 +159,7 @@ class Admission:
     def _batch(self, client: Client, message: BatchMessage, now: float) -> Request | Failure:
         """The request is that of the message's first statement, and has all of them as its batch."""
         open_groups, name = client.open_groups, message.group
-        group = open_groups.get(name) or _leaving(client, message) or open_groups.get(name.removesuffix(ON_REPLICAS))
+        group = _going_on(client, message) or open_groups.get(name) or open_groups.get(name.removesuffix(ON_REPLICAS))
         if group is None:
             return client.lost_leases.get(message.lease) or self.unconfigured(client, name)
         try:
@@ -331,15 +331,17 @@ def _unanswered_bytes(client: Client, most: int) -> int:
     return client.bytes + sum(len(each.message) for each in flights)
 
 
-def _leaving(client: Client, message: Query | BatchMessage) -> Group | None:
-    """The group that is removed, or not this client's any more, and in which it has the lease that the message names.
+def _going_on(client: Client, message: Query | BatchMessage) -> Group | None:
+    """The group of the open lease that the message names, if it is not what the client has under that name by now.
 
-    What is open goes on to its end.
+    What is open goes on to its end where it was begun: in a group that is removed, even if another one has its name, or
+    in one that is not this client's any more.
     """
     lease = client.leases.get(message.lease) if message.lease else None
-    if lease is None or message.group not in (lease.group.name, lease.group.configured):
+    if lease is None or message.group.removesuffix(ON_REPLICAS) != lease.group.configured:
         return None
-    return lease.group
+    group = lease.group
+    return group if group.is_removed or message.group not in client.open_groups else None
 
 
 def _is_routed(group: Group, message: Query) -> bool:

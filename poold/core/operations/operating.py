@@ -13,10 +13,10 @@ from client.wire.messages import Answer, Ask, Failure
 from poold.core.operations.closing import Closing
 from poold.core.operations.killing import Killing
 from poold.core.operations.pausing import PATIENCE, Pausing, kind_of, kinds_to_resume
-from poold.core.operations.selection import ENDPOINT, GROUP, TIMEOUT, NotPossible, arguments_of, only, select
-from poold.core.pools.endpoint import Endpoint
-from poold.core.pools.group import Group
+from poold.core.operations.selection import ENDPOINT, GROUP, TIMEOUT, NotPossible, Selection, arguments_of, only, select
+from poold.core.pools.directory import Directory
 from poold.core.pools.lifecycle import Lifecycle
+from poold.core.pools.pool import OF_ENDPOINTS, OF_GROUPS
 from poold.core.work import failures
 
 # What a question answers, or None if the answer comes later.
@@ -28,15 +28,13 @@ class Operating:
 
     def __init__(
         self,
-        groups: Mapping[str, Group],
-        endpoints: Mapping[str, Endpoint],
+        directory: Directory,
         lifecycle: Lifecycle,
         pausing: Pausing,
         killing: Killing,
         closing: Closing,
     ) -> None:
-        self._groups = groups
-        self._endpoints = endpoints
+        self._directory = directory
         self._lifecycle = lifecycle
         self._pausing = pausing
         self.killing = killing
@@ -59,7 +57,8 @@ class Operating:
 
     def _reconnect(self, _: int, message: Ask, __: float) -> Told:
         """Close all backends that there are, each as soon as it rests; others are opened as needed."""
-        chosen = select(self._groups, self._endpoints, arguments_of(message, GROUP, ENDPOINT))
+        there = self._directory
+        chosen = select(there.groups, there.endpoints, arguments_of(message, GROUP, ENDPOINT))
         count = sum(pool.size for pool in chosen.pools)
         for pool in chosen.pools:
             self._lifecycle.reconnect(pool)
@@ -69,14 +68,14 @@ class Operating:
     def _pause(self, key: int, message: Ask, now: float) -> Told:
         """Begin nothing in what is chosen, and answer when all that runs there has come to its end."""
         arguments = arguments_of(message, GROUP, ENDPOINT, TIMEOUT)
-        chosen = select(self._groups, self._endpoints, arguments)
+        chosen = self._chosen(arguments)
         self._pausing.pause(key, message.request, chosen, kind_of(chosen), _seconds(only(arguments, TIMEOUT)), now)
         return None
 
     def _drain(self, key: int, message: Ask, now: float) -> Told:
         """As a pause, and answer when no backend is left there; of the whole broker if nothing is named."""
         arguments = arguments_of(message, GROUP, ENDPOINT, TIMEOUT)
-        chosen = select(self._groups, self._endpoints, arguments)
+        chosen = self._chosen(arguments)
         is_whole = not arguments.keys() & {GROUP, ENDPOINT}
         kind, seconds = kind_of(chosen, is_drain=True), _seconds(only(arguments, TIMEOUT))
         undo = self._closing.open if is_whole and not self._closing.is_closed else None
@@ -88,13 +87,31 @@ class Operating:
     def _resume(self, _: int, message: Ask, __: float) -> Told:
         """Go on with what is chosen; with all that is paused if nothing is named."""
         arguments = arguments_of(message, GROUP, ENDPOINT)
-        chosen = select(self._groups, self._endpoints, arguments)
+        chosen = self._chosen(arguments)
         if self._closing.is_closed and arguments:
             raise NotPossible("the whole broker is drained, and goes on as a whole: poold resume, without a name")
         self._closing.open()
-        resumed = self._pausing.resume(chosen, kinds_to_resume(chosen, not arguments))
+        resumed, failed = self._pausing.resume(chosen, kinds_to_resume(chosen, not arguments))
         names = dict.fromkeys(pool.group.configured for pool in resumed)
-        return {"groups": list(names), "endpoint": chosen.endpoint or None}
+        told = {"groups": list(names), "endpoint": chosen.endpoint or None, "undone": failed}
+        return told if names else {**told, "still": self._why_not(chosen)}
+
+    def _why_not(self, chosen: Selection) -> list[str]:
+        """What is paused or drained of the groups that are meant, and has to be resumed by another name."""
+        kinds = OF_GROUPS if chosen.endpoint else OF_ENDPOINTS
+        groups = set(chosen.groups)
+        found = [
+            each
+            for pool in self._chosen({}).pools
+            if (pool.group.main or pool.group) in groups and not pool.pauses.isdisjoint(kinds)
+            for each in [pool.group.configured if chosen.endpoint else pool.endpoint.name]
+        ]
+        return [*dict.fromkeys(found)]
+
+    def _chosen(self, arguments: Mapping[str, list[str]]) -> Selection:
+        """What is to be paused, drained or resumed; also what is still open in groups that are removed."""
+        there = self._directory
+        return select(there.groups, there.endpoints, arguments, there.leaving)
 
 
 def _seconds(text: str) -> float:

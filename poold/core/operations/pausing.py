@@ -14,7 +14,7 @@ from client.wire.messages import Answer, Failure
 from poold.core.agenda import Agenda
 from poold.core.effects import Reply
 from poold.core.operations.selection import NotPossible, Selection
-from poold.core.pools.directory import Directory
+from poold.core.pools.directory import REMOVED, Directory
 from poold.core.pools.lifecycle import Lifecycle
 from poold.core.pools.pool import DRAINS, OF_ENDPOINTS, OF_GROUPS, PAUSES, Pause, Pool
 from poold.core.records.backend import Backend
@@ -42,6 +42,7 @@ class PendingPause:
     pools: tuple[Pool, ...]  # those that were not paused before: if it fails they go on
     began: float
     timeout: float
+    is_all: bool  # it is the one that has paused all groups
     undo: Callable[[], None] | None = None  # what else is to be done if it fails
 
     @property
@@ -68,6 +69,8 @@ class Pausing:
         self._observing = observing
         # Enter by pause, leave when answered, or with their client.
         self.pending: dict[PendingPause, None] = {}
+        # What all groups have, also those that a reload adds: enter by a pause that names nothing, leave by a resume.
+        self._of_all: set[Pause] = set()
 
     def pause(
         self,
@@ -91,40 +94,47 @@ class Pausing:
         for pool in pools:
             pool.pause(kind)
         self._changed(pools)
-        pending = PendingPause(client, number, chosen, kind, pools, now, timeout, undo)
+        is_all = chosen.is_all and kind not in self._of_all
+        if is_all:
+            self._of_all.add(kind)
+        pending = PendingPause(client, number, chosen, kind, pools, now, timeout, is_all, undo)
         self.pending[pending] = None
         self._agenda.timers.set(pending, now + timeout)
 
-    def resume(self, chosen: Selection, kinds: Iterable[Pause]) -> list[Pool]:
-        """Let these pools go on. Returns those that do; pauses that wait for any of them have failed."""
+    def resume(self, chosen: Selection, kinds: Iterable[Pause]) -> tuple[list[Pool], int]:
+        """Let these pools go on. Pauses that wait for any of them fail, and all that they have paused goes on.
+
+        Returns the pools that go on, and how many pauses have failed.
+        """
         kinds = tuple(kinds)
-        for pending in list(self.pending):
-            if pending.kind in kinds and not set(chosen.pools).isdisjoint(pending.pools):
-                self._fail(pending, failures.usage("another command has resumed it before it came to rest"))
-        resumed = [pool for pool in chosen.pools if pool.pauses and not pool.pauses.isdisjoint(kinds)]
+        self._of_all.difference_update(kinds)
+        resumed = [pool for pool in chosen.pools if not pool.pauses.isdisjoint(kinds)]
+        failed = [each for each in self.pending if each.kind in kinds and not set(chosen.pools).isdisjoint(each.pools)]
+        for pending in failed:
+            self._fail(pending, failures.usage("another command has resumed it before it came to rest"))
         for pool in resumed:
             for kind in kinds:
                 pool.resume(kind)
         self._changed(resumed)
         self._come_back(resumed)
-        return resumed
+        return [*dict.fromkeys((*resumed, *(pool for each in failed for pool in each.pools)))], len(failed)
 
     def joined(self, pools: Mapping[Pool, Iterable[Pool]]) -> None:
         """These pools are new, each beside others of its group: what holds for all of these holds for it as well.
 
-        So does what holds for all that were on its endpoint before.
+        So does what holds for all that were on its endpoint before, and what holds for all groups.
         """
         for pool, others in pools.items():
             on_endpoint = [each for each in self._directory.pools_of(pool.endpoint) if each not in pools]
             for kind in PAUSES:
                 like = [each for each in (on_endpoint if kind in OF_ENDPOINTS else others) if not each.left]
-                if like and all(kind in each.pauses for each in like):
+                if kind in self._of_all or (like and all(kind in each.pauses for each in like)):
                     self._join(pool, kind, like)
 
     def _join(self, pool: Pool, kind: Pause, like: Iterable[Pool]) -> None:
         pool.pause(kind)
         for pending in self.pending:
-            if pending.kind is kind and not set(like).isdisjoint(pending.chosen.pools):
+            if pending.kind is kind and (pending.is_all or not set(like).isdisjoint(pending.chosen.pools)):
                 pending.chosen = pending.chosen._replace(pools=(*pending.chosen.pools, pool))
                 pending.pools = (*pending.pools, pool)
 
@@ -180,6 +190,8 @@ class Pausing:
 
     def _undo(self, pending: PendingPause) -> None:
         self._forget(pending)
+        if pending.is_all:
+            self._of_all.discard(pending.kind)
         for pool in pending.pools:
             pool.resume(pending.kind)
         self._changed(pending.pools)
@@ -255,7 +267,7 @@ def _described(backend: Backend, now: float) -> dict[str, Any]:
     else:
         what, client, since = backend.state.name.lower(), None, now
     return {
-        "group": backend.group.name,
+        "group": f"{backend.group.name}{REMOVED if backend.group.is_removed else ''}",
         "endpoint": backend.pool.endpoint.name,
         "what": what,
         "client": client.key if client is not None else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from client.wire.arguments import unpacked_arguments
@@ -25,6 +25,7 @@ class Selection(NamedTuple):
     groups: tuple[Group, ...]  # none of those for reads on replicas, which go with the ones they belong to
     endpoint: str  # "" if all of the groups' endpoints are meant
     pools: tuple[Pool, ...]
+    is_all: bool  # nothing was named: also groups are meant that a reload adds later
 
     @property
     def names(self) -> list[str]:
@@ -49,9 +50,16 @@ def only(arguments: Mapping[str, list[str]], name: str) -> str:
 
 
 def select(
-    groups: Mapping[str, Group], endpoints: Mapping[str, Endpoint], arguments: Mapping[str, list[str]]
+    groups: Mapping[str, Group],
+    endpoints: Mapping[str, Endpoint],
+    arguments: Mapping[str, list[str]],
+    leaving: Iterable[Group] = (),
 ) -> Selection:
-    """Return what the arguments group and endpoint name; all groups if they name none."""
+    """Return what the arguments group and endpoint name; all groups if they name none.
+
+    leaving: groups that a reload has removed and in which something is still open. Their pools are meant as well, by
+    the name that they had, or if none is named.
+    """
     there = {name: group for name, group in groups.items() if group.main is None}
     named = dict.fromkeys(arguments.get(GROUP, ()))
     for name in named:
@@ -70,15 +78,14 @@ def select(
         if not uses:
             raise NotPossible(f"no group uses endpoint {endpoint!r}")
         found = uses
+    with_replicas = [each for group in found for each in (group, group.replicas) if each is not None]
     pools = (
         pool
-        for group in found
-        for each in (group, group.replicas)
-        if each is not None
+        for each in (*with_replicas, *(each for each in leaving if not named or each.configured in named))
         for pool in each.pools
         if not endpoint or pool.endpoint.name == endpoint
     )
-    return Selection(tuple(found), endpoint, tuple(pools))
+    return Selection(tuple(found), endpoint, tuple(pools), not named and not endpoint)
 
 
 def _words(names: Collection[str]) -> str:

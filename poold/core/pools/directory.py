@@ -46,8 +46,18 @@ class Directory:
         yield from self.leaving
 
     def shown(self) -> dict[str, Group]:
-        """All groups by the names under which operators see them."""
-        return {**self.groups, **{f"{group.name}{REMOVED}": group for group in self.leaving}}
+        """All groups by the names under which operators see them.
+
+        A name that was removed more than once is counted: NAME/removed, NAME/removed-2.
+        """
+        found = dict(self.groups)
+        for group in self.leaving:
+            name, count = f"{group.name}{REMOVED}", 1
+            while name in found:
+                count += 1
+                name = f"{group.name}{REMOVED}-{count}"
+            found[name] = group
+        return found
 
     def pools_of(self, endpoint: Endpoint) -> list[Pool]:
         """All pools on the endpoint, those that are leaving as well."""
