@@ -284,7 +284,7 @@ class Calls:
         groups = channel.welcome.groups
         autocommit = groups.get(self._group)
         if autocommit is None:
-            ask_for_groups(channel)  # a reload may have added it since Welcome
+            ask_for_groups(channel, self._group)  # a reload may have added it since Welcome
             autocommit = groups.get(self._group)
         if autocommit is None:
             raise UnconfiguredGroupError(

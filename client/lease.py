@@ -206,9 +206,11 @@ class ClientLease:
         else:
             end = ", rolled back" if is_transaction else ""
             remedy = "call rollback() and begin anew" if is_transaction else f"open another {self._noun}"
+            said = None if self._channel is None else self._channel.goodbye
+            why = "the broker went away, or an exception left a call in the middle" if said is None else said.message
             text = (
                 f"this {self._noun}'s connection to the broker is gone, and with it what was open in it{end}: "
-                f"the broker went away, or an exception left a call in the middle; {remedy}"
+                f"{why}; {remedy}"
             )
             found = TransactionLost(text, plain_failure("transaction-lost", NOT_EXECUTED, text, TX_LOST))
         self._error = weakref.ref(found)

@@ -374,7 +374,7 @@ class Daemon:
                 self._reloading.begin(partial(self._frontend.tell_later, peer, message.request))
                 return None
             case "groups":
-                return self._frontend.groups_of(peer)
+                return self._frontend.groups_of(peer, message)
             case _:
                 return self._predecessors.order(peer, message)
 

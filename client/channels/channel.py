@@ -2,8 +2,8 @@
 
 A channel connects once. When the broker goes away the channel is broken for good and its owner makes another, so a
 channel, its request numbers and the leases opened through it live and die together. It is a plain blocking socket that
-speaks ZeroMQ's protocol (`client.wire.zmtp`): no thread, no lock, one send and, for small replies, one recv per
-request. Only if there are keys, libzmq is behind it for encryption (`client.channels.curve`).
+speaks ZeroMQ's protocol (`client.wire.zmtp`): no thread, no lock, one send, and mostly one recv, per request. Only if
+there are keys, libzmq is behind it for encryption (`client.channels.curve`).
 
 An exception may interrupt a call between any two instructions: a signal handler (of a time limit, of Ctrl-C) runs
 wherever Python happens to be. A request may then be half sent, or a reply half read, and the bytes that follow would be
@@ -11,7 +11,7 @@ misread. So a channel counts as asked from before a request's first byte until i
 its channel is asked, the channel is closed, which withdraws the request, and the exception goes on.
 
 A broker that ends closes the connection, so a wait for its reply ends at once. One that hangs does not: after a silence
-it is asked with ZeroMQ's PING, which it answers even if the reply itself takes long.
+it is asked with ZeroMQ's PING, which it always answers.
 
 A channel inherited over fork belongs to the parent: owners compare `pid` before each use. The child closes its copy of
 the descriptor: it would keep the connection open, and the broker would not notice if the parent died.
@@ -86,6 +86,7 @@ class Channel(_Fields):
         # The last request behind which something else was sent, and whether the broker has gone without reading all.
         self._spoke_in, self._is_unread = 0, False
         self._is_over, self._ledger = False, NOTHING_SHARED  # whether it has gone, and what it has begun
+        self.goodbye: Failure | None = None  # why the broker has ended the conversation, if it has said so
         self._heard = 0.0  # when the broker last sent something
         self._is_drained = False  # False: it has to be looked up whether all that came was taken
         self._max_request_bytes = MAX_REQUEST_BYTES  # until Welcome tells the broker's own
@@ -242,10 +243,7 @@ class Channel(_Fields):
             self._take(begun.received)
 
     def send(self, message: ToBroker, deadline: float | None = None) -> None:
-        """Send the message; raises DBConnectionError if not all of it could be sent.
-
-        To go on with a request that was sent `call` wants it as a Begun.
-        """
+        """Send the message; raises DBConnectionError if not all of it could be sent. `call` goes on with a Begun."""
         encoded = encode(message)
         if len(encoded) > self._max_request_bytes:
             size, most = len(encoded), self._max_request_bytes
@@ -271,8 +269,9 @@ class Channel(_Fields):
         """Raise what tells that a request, or more of one, was not sent as a whole."""
         if not is_own(error):
             raise error
+        self._look()
         self._is_broken = True
-        raise self._own(not_sent(self.address, error, is_more)) from None
+        raise self._own(not_sent(self.address, error, is_more, self.goodbye)) from None
 
     def reply_to(self, request: int, patience: float | None, deadline: float | None = None) -> Any:
         """Return the next message about this request; skip late replies to requests given up earlier."""
@@ -302,7 +301,7 @@ class Channel(_Fields):
         if isinstance(reply, Welcome):
             return False
         if isinstance(reply, Failure) and reply.request == 0:
-            self._is_broken = True
+            self._is_broken, self.goodbye = True, reply
             raise self._own(goodbye(reply))
         return bool(reply.request == request)
 
@@ -393,8 +392,9 @@ class Channel(_Fields):
                 raise
             data = None if isinstance(error, BlockingIOError) else b""
         is_over = data is not None and not self._take(data)
-        while self._zmtp.inbox and not is_over:
+        while self._zmtp.inbox and self.goodbye is None:
             reply = self._decoded(self._zmtp.inbox.popleft() or b"")
-            is_over = isinstance(reply, Failure) and reply.request == 0
+            if isinstance(reply, Failure) and reply.request == 0:
+                self.goodbye, is_over = reply, True
         self._heard = time.monotonic()
         self._is_broken = is_over

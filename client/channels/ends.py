@@ -5,15 +5,16 @@ from client.wire.address import ipc_path
 from client.wire.messages import NOT_EXECUTED, UNKNOWN, Failure
 
 
-def not_sent(address: str, error: OSError, is_more: bool) -> DBError:
+def not_sent(address: str, error: OSError, is_more: bool, goodbye: Failure | None = None) -> DBError:
     """The error of a request that was not sent as a whole; the broker does not run one that is incomplete.
 
-    is_more: the request itself was, and what was not sent belongs to it: nobody knows what became of it.
+    is_more: the request itself was, and what was not sent belongs to it: nobody knows what became of it. goodbye is
+    what the broker has said of the end of the conversation.
     """
     is_late = isinstance(error, BlockingIOError)
     what = "took no more of the request in time" if is_late else "went away"
     when = "in the middle of the COPY; the statement may have run" if is_more else "before the request was sent"
-    text = f"broker at {address} {what} {when} ({error.strerror or error})"
+    text = f"broker at {address} {what} {when} ({error.strerror or error if goodbye is None else goodbye.message})"
     if is_more or is_late:
         return connection_error(text, UNKNOWN if is_more else NOT_EXECUTED)
     return unserved(text)

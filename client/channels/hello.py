@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from client.channels.timeouts import WELCOME_TIMEOUT
 from client.errors import UNSERVED, DBConnectionError, connection_error, error_from, unserved
+from client.wire.arguments import packed_arguments
 from client.wire.limits import MAX_NAME_CHARS
 from client.wire.messages import NOT_EXECUTED, VERSION, Answer, Ask, Failure, Hello, ToClient, Welcome
 from client.wire.release import RELEASE
@@ -46,9 +47,13 @@ def greet(channel: Channel, patience: float) -> Welcome:
     return reply
 
 
-def ask_for_groups(channel: Channel) -> None:
-    """Note in the channel's Welcome which groups the broker has by now; raises DBError if it does not say so."""
-    answer = channel.call(Ask(channel.next_request(), "groups"), WELCOME_TIMEOUT)
+def ask_for_groups(channel: Channel, wanted: str) -> None:
+    """Note in the channel's Welcome which groups the broker has by now; raises DBError if it does not say so.
+
+    If the broker knows what has become of the one that is wanted, the error says that.
+    """
+    arguments = packed_arguments([("group", wanted)])
+    answer = channel.call(Ask(channel.next_request(), "groups", arguments), WELCOME_TIMEOUT)
     assert isinstance(answer, Answer)
     groups = channel.welcome.groups
     groups.clear()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
+from client.wire.arguments import unpacked_arguments
 from client.wire.codec import decode_request, encode
 from client.wire.limits import CANCEL_KEY_BYTES
 from client.wire.messages import (
@@ -101,9 +102,15 @@ class Frontend:
         """Answer a question to the broker itself that `ask` has left open."""
         self.reply(peer.key, told._replace(request=request) if isinstance(told, Failure) else Answer(request, told))
 
-    def groups_of(self, peer: Peer) -> dict[str, bool | str]:
-        """Return the groups that the client may use, as Welcome has them."""
-        return access.modes(self._broker.clients[peer.key].open_groups)
+    def groups_of(self, peer: Peer, message: Ask) -> dict[str, Any] | Failure:
+        """Return the groups that the client may use, as Welcome has them; or why it has not the one that it names."""
+        client = self._broker.clients[peer.key]
+        found = access.modes(client.open_groups)
+        for name in unpacked_arguments(message.arguments).get("group", ()):
+            removal = None if name in found else self._broker.admission.removal(client, name)
+            if removal is not None:
+                return removal
+        return found
 
     def tell(self, key: int, body: CopyBegun | CopyOut | CopyWanted | Timing) -> None:
         """Send a message about a request that is under way."""

@@ -5,8 +5,9 @@ for a program that does something useful on SIGUSR2. SIGHUP also comes from a te
 have handlers from the start on, before there is a loop. A handler only takes note: Python runs it between any two
 instructions, in the middle of another log line too.
 
-Left alone are SIGKILL and those that tell of a crash or of a limit (SIGSEGV, SIGABRT, SIGXCPU and their like). SIGPIPE
-and SIGXFSZ are ignored by Python itself. Ignored is not SIG_IGN, which children would inherit, as PostgreSQL.
+Left alone are SIGKILL and those that tell of a crash (SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV): for these faulthandler
+says where it was. SIGPIPE and SIGXFSZ are ignored by Python itself. Ignored is not SIG_IGN, which children would
+inherit, as PostgreSQL.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from poold.system.rate_limited_log import RateLimitedLog
 log = logging.getLogger(__name__)
 
 # Those of them that this system has, as a Mac knows no SIGPWR; and all real-time signals.
-_NAMES = ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGIO", "SIGPWR", "SIGSTKFLT")
+_NAMES = (
+    "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGIO", "SIGPWR", "SIGSTKFLT", "SIGTRAP",
+    "SIGSYS", "SIGXCPU",
+)  # fmt: skip
+# What whoever reads the log should know of one that means something.
+_MEANINGS = {
+    "SIGXCPU": "the soft limit of processor time is reached (LimitCPU= in systemd); at the hard one it is killed"
+}
 
 
 def harmless() -> list[int]:
@@ -67,7 +75,11 @@ class Signals:
             number = self._come.popleft()
             answer = self._answers.get(number)
             if answer is None:
-                self._log.warning("signal ignored name=%s", name_of(number))
+                name = name_of(number)
+                if name in _MEANINGS:
+                    self._log.warning("signal ignored name=%s meaning=%s", name, _MEANINGS[name])
+                else:
+                    self._log.warning("signal ignored name=%s", name)
             else:
                 log.info("signal received name=%s", name_of(number))
                 answer()

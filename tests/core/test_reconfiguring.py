@@ -12,6 +12,7 @@ from client.wire.limits import IN_SESSION, OPENS_SESSION
 from client.wire.messages import TX_ACTIVE, TX_NONE, Answer, Commit, Failure, ResultMessage
 from poold.core import effects
 from poold.core.clients.access import Caller
+from poold.core.pools.directory import REMOVED_KEPT
 from poold.core.state import BackendState as S
 
 
@@ -310,6 +311,18 @@ def test_whoever_could_not_use_a_removed_group_is_not_told_that_there_was_one() 
         world.broker.client_arrived(key, key, "", caller=Caller(uid))
     assert "any more" not in world.outcome(world.query(1, group="secret"), 1).message
     assert "any more" in world.outcome(world.query(2, group="secret"), 2).message
+
+
+def test_the_names_of_removed_groups_are_known_up_to_a_number() -> None:
+    world = World()
+    world.client()
+    names = [f"g{count}" for count in range(REMOVED_KEPT + 1)]
+    world.reconfigure(groups={name: {} for name in names})
+    for name in names:
+        world.reconfigure(groups={name: None})
+    assert "any more" not in world.outcome(world.query(group=names[0])).message
+    assert "any more" in world.outcome(world.query(group=names[1])).message
+    assert len(world.broker.directory.removed) == REMOVED_KEPT
 
 
 def test_a_group_that_did_not_change_keeps_its_backends_statements_and_figures() -> None:

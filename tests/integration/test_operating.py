@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import psycopg2
@@ -62,7 +64,8 @@ def test_reconnect_replaces_what_rests_at_once_and_an_open_transaction_behind_it
     assert broker.group()["errors"] == broker.pool()["lost"] == 0
     done = poold("reconnect", "default", "--endpoint=main", f"--address={broker.address}")
     assert done.stdout.startswith("endpoint main in default: ")
-    assert done.stdout.endswith(" more follow as they come to rest\n")
+    assert " backend" in done.stdout
+    assert done.stdout.endswith(" to rest\n")
 
 
 def test_a_name_that_is_not_there_is_an_error_with_those_that_are(broker: Broker) -> None:
@@ -238,6 +241,27 @@ print(db.query("SELECT 1")[0][0])
     assert output[1].startswith("unknown ")
     assert "disconnected: an administrator ended it" in output[1]
     assert output[2] == "1"
+
+
+@pytest.mark.parametrize("named", ["pid", "client"])
+@pytest.mark.parametrize("what", ["query", "commit", "in a session"])
+def test_whoever_has_a_transaction_open_is_told_who_has_ended_it(broker: Broker, named: str, what: str) -> None:
+    """It rests when its client is disconnected, and hears of it by its next call."""
+    db = broker.handler("transactions")
+    stack = ExitStack()
+    session = stack.enter_context(db.session()) if what == "in a session" else db
+    session.query("SELECT 1")
+    kind = "session" if what == "in a session" else "transaction"
+    found = work(broker, kind, group="transactions")
+    assert order(broker, "kill", f"--{named}={found['pid' if named == 'pid' else 'client']}")["clients"]
+    with pytest.raises(DBConnectionError, match="an administrator ended it") as caught:
+        session.commit() if what == "commit" else session.query("SELECT 1")
+    assert caught.value.outcome == "not executed"
+    with contextlib.suppress(DBConnectionError):
+        stack.close()
+    db.rollback()
+    assert db.query("SELECT 2")[0][0] == 2
+    db.rollback()
 
 
 def test_what_is_gone_already_is_an_error(broker: Broker) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import Broker, poold
+from brokers import Broker, Worker, poold
 from encrypted import EncryptedPostgres
 from postgres import Postgres, PrivatePostgres, server_folder
 from waiting import wait_until
@@ -166,6 +166,45 @@ def test_a_transaction_in_a_removed_group_goes_on_to_its_commit(
         wait_until(lambda: "transactions/removed" not in broker.stats()["groups"], what="the group's end")
     finally:
         postgres.execute("DROP TABLE reloaded")
+
+
+def test_a_transaction_goes_on_in_a_group_that_was_removed_and_put_back(
+    broker: Broker, endpoints: dict[str, dict[str, Any]]
+) -> None:
+    db, session = broker.handler("transactions"), broker.handler("transactions").session()
+    session.query("CREATE TEMPORARY TABLE kept (n int)")
+    first = pid_of(db)
+    broker.configure(endpoints, {"default": GROUPS["default"]})
+    reload(broker)
+    broker.configure(endpoints, GROUPS)
+    reload(broker)
+    assert pid_of(db) == first
+    db.commit()
+    assert session.query("SELECT count(*) FROM kept")[0][0] == 0
+    session.close()
+    assert pid_of(db) != first
+    db.rollback()
+    wait_until(lambda: "transactions/removed" not in broker.stats()["groups"], what="the end of the removed group")
+
+
+def test_whoever_comes_after_a_reload_is_told_what_it_has_removed(
+    broker: Broker, endpoints: dict[str, dict[str, Any]]
+) -> None:
+    broker.configure(endpoints, {"default": GROUPS["default"]})
+    reload(broker)
+    program = """
+from client import Handler, UnconfiguredGroupError
+for group in ("transactions", "missing"):
+    try:
+        Handler(group).query("SELECT 1")
+    except UnconfiguredGroupError as error:
+        tell(str(error))
+"""
+    worker = Worker(program, address=broker.address)
+    removed, missing = worker.finish()
+    worker.close()
+    assert "a reload of its configuration has removed it" in removed
+    assert missing.endswith("has no group 'missing' for this client; it has default")
 
 
 def test_what_is_left_of_a_removed_group_ends_after_drain_timeout(

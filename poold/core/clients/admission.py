@@ -290,11 +290,14 @@ class Admission:
 
     def unconfigured(self, client: Client, name: str) -> Failure:
         """The failure of a message for a group that there is not, or is not for this client: one text for both."""
-        removed = self._removed.get(name.removesuffix(ON_REPLICAS))
-        if removed is not None and may_use(client.caller or Caller(client.uid), removed):
-            return failures.removed(name)
         known = [each for each, group in client.open_groups.items() if group.main is None]
-        return failures.unconfigured_group(name, known)
+        return self.removal(client, name) or failures.unconfigured_group(name, known)
+
+    def removal(self, client: Client, name: str) -> Failure | None:
+        """The failure of a message for a group that a reload has removed, and that the client could use; else None."""
+        removed = self._removed.get(name.removesuffix(ON_REPLICAS))
+        is_told = removed is not None and may_use(client.caller or Caller(client.uid), removed)
+        return failures.removed(name) if is_told else None
 
     def _no_room(self, group: Group) -> Failure | None:
         """Why the group takes no new requests at the moment; None if it does."""

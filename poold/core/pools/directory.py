@@ -13,6 +13,8 @@ from poold.core.shared.queue import Queue
 
 # What stands behind the name of a group that was removed, and in which something still runs.
 REMOVED = "/removed"
+# So many names of removed groups are known.
+REMOVED_KEPT = 100
 
 
 class Directory:
@@ -27,7 +29,7 @@ class Directory:
         self.groups: dict[str, Group] = {}
         # Enter by `remove`, leave by `sweep` when nothing is left of them.
         self.leaving: list[Group] = []
-        # What was removed and is not there again, so that who asks for it is told why.
+        # What was removed and is not there again, so that who asks for it is told why; the last of them.
         self.removed: dict[str, GroupConfig] = {}
         # Endpoints that are not configured any more, while there is a pool of theirs: one that comes back is the same.
         self._left: dict[str, Endpoint] = {}
@@ -95,7 +97,10 @@ class Directory:
         group.is_removed = True
         self.leaving.append(group)
         if group.main is None:
+            self.removed.pop(group.name, None)
             self.removed[group.name] = group.config
+            if len(self.removed) > REMOVED_KEPT:
+                del self.removed[next(iter(self.removed))]
 
     def sweep(self) -> None:
         """Forget what is over."""
