@@ -39,6 +39,7 @@ from client.wire.messages import (
     plain_failure,
 )
 from poold import __version__
+from poold.clients.audit import Audit
 from poold.clients.ledger import Ledger
 from poold.clients.transport import Peer, Receiver, Transport
 from poold.config.current import CurrentConfig
@@ -82,6 +83,7 @@ class Frontend:
         self._cancel_keys: dict[bytes, int] = {}
         self._last_key = 0
         self._ledger = Ledger()
+        self._audit = Audit(lambda key: self._peers[key].pid if key in self._peers else 0)
         self._log = RateLimitedLog(log)
         self.violations = 0  # messages that broke the protocol
         self.dropped = 0  # replies whose client was gone or did not read
@@ -94,6 +96,8 @@ class Frontend:
 
     def reply(self, key: int, body: Answer | ResultMessage | TransactionResult | Failure) -> None:
         """Send the final reply of a request."""
+        if self._audit.open and isinstance(body, (Answer, Failure)):
+            self._audit.answered(key, body)
         peer = self._peers.get(key)
         if peer is None or not peer.send(encode(body)):
             self.dropped += 1
@@ -127,11 +131,12 @@ class Frontend:
 
     def order(self, peer: Peer, message: Ask) -> Answer | Failure | None:
         """Give the core an admin's order, and before that all that it is about. None: the answer comes later."""
-        log.info("order given pid=%d uid=%s what=%s", peer.pid, peer.uid, message.what)
         for key in self._broker.operating.killing.concerns(message):
             self._release(key)
         self._wake()
-        return self._broker.ask(peer.key, message, monotonic())
+        answer = self._broker.ask(peer.key, message, monotonic())
+        self._audit.given(peer, message, answer)
+        return answer
 
     def begin(self) -> None:
         """Accept clients from here on."""
@@ -214,6 +219,7 @@ class Frontend:
         if self._peers.pop(peer.key, None) is not None:
             del self._cancel_keys[peer.cancel_key]
             self._release(peer.key)
+            self._audit.gone(peer)
             self._broker.client_gone(peer.key, monotonic())
             if peer.entry is not None:
                 self._ledger.leave(peer.entry)

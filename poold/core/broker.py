@@ -21,7 +21,7 @@ from poold.core.clients.leases import Leases
 from poold.core.deadlines import Deadlines
 from poold.core.effects import Effect, Reply, Stop, Unit
 from poold.core.facts import Completion, Location, Loss, Observation, Server
-from poold.core.operations.closing import Closing
+from poold.core.operations.closing import Closing, cut_off
 from poold.core.operations.killing import Killing
 from poold.core.operations.operating import Operating
 from poold.core.operations.pausing import Pausing
@@ -201,6 +201,7 @@ class Broker:
         self.agenda.state = BrokerState.STOPPED
         self.admission.is_open = False
         self.pausing.stop()
+        self.agenda.effects += cut_off(self.backends.values(), "the broker stops", now)
         self.hand_over.everything(self.backends.values(), self.directory.every(), now)
         for backend in list(self.backends.values()):
             if backend.running:

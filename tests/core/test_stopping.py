@@ -158,6 +158,18 @@ def test_what_runs_at_the_end_is_cancelled_and_a_commit_is_not() -> None:
     assert len(world.taken(effects.Stop)) == 1
 
 
+def test_who_is_cut_off_is_named_in_the_log() -> None:
+    world = World(drain_timeout=5.0)
+    world.client()
+    world.begin(1)
+    world.broker.drain(world.now)
+    world.pass_time(5.0)
+    noted = [each for each in world.taken(effects.Note) if each.event == "cut off"]
+    assert [(each.fields["what"], each.fields["pid"], each.fields["age_ms"]) for each in noted] == [
+        ("transaction", 1001, 5000)
+    ]
+
+
 def test_a_message_whose_commit_is_on_its_way_by_itself_is_not_cancelled() -> None:
     world, backend = committing()
     world.broker.stop(world.now)

@@ -264,6 +264,41 @@ def test_whoever_has_a_transaction_open_is_told_who_has_ended_it(broker: Broker,
     db.rollback()
 
 
+def test_the_log_says_who_ordered_what_about_what_and_what_came_of_it(broker: Broker) -> None:
+    holder = broker.handler("transactions")
+    holder.query("SELECT 1")
+    poold("pause", "transactions", "--timeout=0.2", f"--address={broker.address}")
+    command = subprocess.Popen([sys.executable, "-m", "poold", "drain", f"--address={broker.address}"])
+    wait_until(lambda: "order begun what=drain" in broker.log(), what="the drain")
+    command.kill()
+    command.wait()
+    wait_until(lambda: "order undone what=drain" in broker.log(), what="the end of the drain")
+    found = work(broker, "transaction", group="transactions")
+    order(broker, "kill", f"--lease={found['id']}")
+    poold("kill", "--lease=1/999", f"--address={broker.address}")
+    order(broker, "pause", "default")
+    order(broker, "resume")
+    lines = [line.partition("poold.clients.audit ")[2] for line in broker.log().splitlines() if ".audit " in line]
+    me = f"uid={os.getuid()} result="
+    wanted = [
+        ('order begun what=pause on="group=transactions timeout=0.2"', "it waits for what runs"),
+        ('order undone what=pause on="group=transactions timeout=0.2"', f"transaction of pid {os.getpid()} in"),
+        ('order begun what=drain on="timeout=30.0"', "it waits for what runs"),
+        ('order undone what=drain on="timeout=30.0"', "its command has ended before it came to rest"),
+        (f'order done what=kill on="lease={found["id"]}"', f"client {found['client']} (pid {os.getpid()})"),
+        ('order refused what=kill on="lease=1/999"', "there is no client 1; "),
+        ('order begun what=pause on="group=default timeout=30.0"', "it waits for what runs"),
+        ('order done what=pause on="group=default timeout=30.0"', "at rest after "),
+        ("order done what=resume on=everything", "goes on: default"),
+    ]
+    for line, (begin, result) in zip(lines, wanted, strict=True):
+        assert line.startswith(begin)
+        assert me in line
+        assert result in line
+    with contextlib.suppress(DBConnectionError):
+        holder.rollback()
+
+
 def test_what_is_gone_already_is_an_error(broker: Broker) -> None:
     done = poold("kill", "--request=1/999", f"--address={broker.address}")
     assert (done.returncode, done.stdout) == (1, "")

@@ -7,18 +7,23 @@ serves it here, and goes to a broker that does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from poold.core.agenda import Agenda
 from poold.core.clients.admission import Admission
+from poold.core.effects import Note
+from poold.core.operations.pausing import described
 from poold.core.pools.directory import Directory
 from poold.core.pools.lifecycle import Lifecycle
+from poold.core.records.backend import Backend
 from poold.core.records.client import Client
 from poold.core.records.request import Verb
 from poold.core.requests.waiting import Waiting
 from poold.core.state import BrokerState, RequestState
 from poold.core.work import failures
 
+# So many of those that are cut off are named in the log.
+NAMED = 50
 # The states in which a request waits that belongs to nothing that has begun.
 _WAITS = (RequestState.QUEUED, RequestState.HELD, RequestState.PAUSED)
 
@@ -85,3 +90,12 @@ class Closing:
                     self._waiting.discard(request, failures.not_served(state))
         for group in self._directory.every():
             self._agenda.serve(group)
+
+
+def cut_off(backends: Iterable[Backend], why: str, now: float) -> list[Note]:
+    """Return what the log says of those who are about to be cut off on these backends: what runs, and what is open."""
+    found = [each for each in backends if each.lease is not None or each.running or each.flights]
+    notes = [Note("cut off", True, {**described(each, now), "reason": why}) for each in found[:NAMED]]
+    if found[NAMED:]:
+        notes.append(Note("cut off more", True, {"count": len(found) - NAMED, "reason": why}))
+    return notes

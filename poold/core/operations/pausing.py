@@ -152,7 +152,7 @@ class Pausing:
 
     def due(self, pending: PendingPause, now: float) -> None:
         """What runs has not come to its end in time: undo the pause, and tell what it is."""
-        found = [_described(backend, now) for backend in busy(pending.chosen.pools)]
+        found = [described(backend, now) for backend in busy(pending.chosen.pools)]
         doubts = self._in_doubt(pending)
         self._undo(pending)
         told = {pending.word: False, "waited_ms": round((now - pending.began) * 1000), "busy": found[:BUSY_SHOWN]}
@@ -255,7 +255,7 @@ def busy(pools: Iterable[Pool]) -> Iterator[Backend]:
                 yield from pool.members[state].values()
 
 
-def _described(backend: Backend, now: float) -> dict[str, Any]:
+def described(backend: Backend, now: float) -> dict[str, Any]:
     """What keeps the backend busy, as plain values."""
     lease, request = backend.lease, backend.request
     if lease is not None:

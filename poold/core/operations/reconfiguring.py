@@ -17,6 +17,7 @@ from poold.config.current import CurrentConfig
 from poold.config.model import Config, GroupConfig
 from poold.core.agenda import Agenda
 from poold.core.clients.access import Caller, open_to
+from poold.core.operations.closing import cut_off
 from poold.core.operations.pausing import Pausing
 from poold.core.pools.directory import Directory
 from poold.core.pools.endpoint import Endpoint
@@ -94,6 +95,8 @@ class Reconfiguring:
     def due(self, removal: Removal, now: float) -> None:
         """The time of a removed group is over: what is left in it ends, as if the broker stopped."""
         left = [backend for pool in removal.group.pools for backend in pool]
+        ending = [backend for backend in left if backend.state is not LENT]
+        self._agenda.effects += cut_off(ending, GROUP_REMOVED, now)
         for backend in left:
             if backend.state is LENT:
                 self._lifecycle.recall(backend, at_once=True)

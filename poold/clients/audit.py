@@ -1,0 +1,85 @@
+"""The log of operators' orders: who gave which one, about what, and what came of it, at once or later."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from client.wire.arguments import unpacked_arguments
+from client.wire.messages import Answer, Ask, Failure
+from poold.clients.transport import Peer
+
+log = logging.getLogger(__name__)
+
+# So many of the clients that were ended, or of those that kept a pause from coming to rest, are named.
+NAMED = 10
+
+
+class Audit:
+    """One line for each order that is answered at once; for one that waits a line more when it is over."""
+
+    def __init__(self, pid_of: Callable[[int], int]) -> None:
+        """pid_of returns the process of the client with this key, 0 if it is gone."""
+        self._pid_of = pid_of
+        # Orders that are not answered yet, by client and request: enter by `given`, leave by `answered` and `gone`.
+        self.open: dict[tuple[int, int], tuple[Peer, Ask]] = {}
+
+    def given(self, peer: Peer, message: Ask, answer: Answer | Failure | None) -> None:
+        """Log an order that was given to the core, which has answered it or will do so later (None)."""
+        if answer is None:
+            self.open[peer.key, message.request] = peer, message
+            self._say("order begun", peer, message, "it waits for what runs")
+        else:
+            self._over(peer, message, answer)
+
+    def answered(self, key: int, body: Answer | Failure) -> None:
+        """Log the end of an order that waited, if that is what was answered."""
+        found = self.open.pop((key, body.request), None)
+        if found is not None:
+            self._over(*found, body)
+
+    def gone(self, peer: Peer) -> None:
+        """Log what a client that is gone still waited for: that is undone."""
+        for where in [each for each in self.open if each[0] == peer.key]:
+            self._say("order undone", *self.open.pop(where), "its command has ended before it came to rest")
+
+    def _over(self, peer: Peer, message: Ask, answer: Answer | Failure) -> None:
+        if isinstance(answer, Failure):
+            self._say("order refused", peer, message, answer.message)
+        elif answer.body.get("paused", answer.body.get("drained", True)):
+            self._say("order done", peer, message, self._result(message.what, answer.body))
+        else:
+            self._say("order undone", peer, message, _busy(answer.body))
+
+    def _say(self, event: str, peer: Peer, message: Ask, result: str) -> None:
+        text = f"{event} what=%s on=%s pid=%d uid=%s result=%s"
+        log.info(text, message.what, _target(message), peer.pid, peer.uid, result)
+
+    def _result(self, what: str, body: dict[str, Any]) -> str:
+        """What the order has done, in words."""
+        if what == "kill":
+            named = [f"{key} (pid {self._pid_of(key)})" for key in body["clients"][:NAMED]]
+            more = len(body["clients"]) - len(named)
+            return f"ended, of client {', '.join(named)}{f' and {more} more' if more else ''}"
+        if what == "resume":
+            undone = f"; {body['undone']} that waited failed" if body["undone"] else ""
+            return f"goes on: {', '.join(body['groups'])}{undone}" if body["groups"] else "nothing of it was paused"
+        if what == "reconnect":
+            return f"{body['closed']} backends closed, {body['closing']} to follow"
+        return f"at rest after {body['waited_ms']} ms"
+
+
+def _target(message: Ask) -> str:
+    """What the order is about, as its command says it."""
+    found = unpacked_arguments(message.arguments)
+    return " ".join(f"{name}={value}" for name, values in found.items() for value in values) or "everything"
+
+
+def _busy(body: dict[str, Any]) -> str:
+    """What has kept a pause from coming to rest."""
+    found = [f"{each['what']} of pid {each['pid'] or 0} in {each['group']}" for each in body["busy"][:NAMED]]
+    more = len(body["busy"]) + body["busy_not_shown"] - len(found)
+    found += [f"{more} more"] if more else []
+    found += [f"{body['in_doubt']} in doubt about a COMMIT"] if body["in_doubt"] else []
+    return f"not at rest after {body['waited_ms']} ms: {', '.join(found)}"
