@@ -103,6 +103,8 @@ class DBError(Exception):
     cursor: Any = None
     # Whether a broker may well be there, and lets this user not in.
     is_kept_out = False
+    # Whether whoever has the address takes what is sent, and says nothing.
+    is_unanswered = False
 
     def __init__(self, message: str, failure: Failure | None = None, place: Place | None = None) -> None:
         super().__init__(message)
@@ -298,6 +300,13 @@ def connection_error(message: str, outcome: Outcome = UNKNOWN, is_kept_out: bool
     """A DBConnectionError that the client noticed by itself."""
     error = error_from(plain_failure("connection", outcome, message))
     error.is_kept_out = is_kept_out
+    return error
+
+
+def unanswered(message: str, outcome: Outcome = UNKNOWN) -> DBError:
+    """A DBConnectionError of a client that has waited for too long."""
+    error = connection_error(message, outcome)
+    error.is_unanswered = True
     return error
 
 

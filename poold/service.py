@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from poold.core.broker import Broker
 from poold.core.pools.availability import AvailabilityState
+from poold.core.state import BrokerState
 from poold.system.log_file import reopen_logs
 from poold.system.sd_notify import ServiceManager
 from poold.system.signals import SIGNALS
@@ -37,6 +38,7 @@ class Service:
         self._reload = reload
         self._manager = ServiceManager(os.environ)
         self._loop: asyncio.AbstractEventLoop
+        self._is_stopping = False
         self._reloads = 0  # that are under way; the log's is one
         self._status = ""  # the one that was told; from READY=1 on there is one
         # The next ones of `_watch` and `_tell_status`.
@@ -71,6 +73,7 @@ class Service:
 
     def stopping(self, seconds: float) -> None:
         """The broker ends, within so many seconds."""
+        self._is_stopping = True
         self._manager.tell(
             STOPPING=1, STATUS=status(self._broker), EXTEND_TIMEOUT_USEC=round((seconds + LAST_STEPS) * 1e6)
         )
@@ -83,8 +86,8 @@ class Service:
     def reload(self, is_begun: bool) -> None:
         """A reload of the configuration begins, or is over."""
         self._reloads += 1 if is_begun else -1
-        if not self._status:
-            return  # before READY=1 there is none to be taken back
+        if not self._status or self._is_stopping:
+            return  # before READY=1 there is none to be taken back, and behind STOPPING=1 none is true
         if is_begun and self._reloads == 1:
             self._manager.reloading()
         elif not self._reloads:
@@ -122,9 +125,12 @@ def status(broker: Broker) -> str:
     """Return the broker's state in one line."""
     pools = [pool for group in broker.groups.values() for pool in group.pools]
     waiting = sum(len(group.queue) for group in broker.groups.values())
+    groups = [group for group in broker.groups.values() if group.main is None]
+    paused = [group.name for group in groups if group.is_paused]
+    is_paused = broker.state is BrokerState.RUNNING and len(paused) == len(groups)
     words = [
-        broker.state.name.lower(),
-        f"groups: {sum(group.main is None for group in broker.groups.values())}",
+        "paused" if is_paused else broker.state.name.lower(),
+        f"groups: {len(groups)}" + (f", paused: {' '.join(paused)}" if paused and not is_paused else ""),
         f"backends: {sum(pool.open for pool in pools)}, at work: {sum(pool.busy for pool in pools)}",
         f"waiting: {waiting}",
         f"clients: {len(broker.clients)}",

@@ -240,7 +240,7 @@ WRONG_TYPES = [
     ("group", "autocommit = 1", "[groups.default] autocommit: found 1, expected true or false"),
     ("group", 'sqlprepare = "no"', '[groups.default] sqlprepare: found "no", expected true or false'),
     ("group", 'endpoints = "main"', '[groups.default] endpoints: found "main", expected an array of strings'),
-    ("group", "endpoints = [1]", "[groups.default] endpoints: found an array, expected an array of strings"),
+    ("group", "endpoints = [1]", "[groups.default] endpoints: found 1 in an array, expected an array of strings"),
     ("group", "min_size = 1e0", "[groups.default] min_size: found 1.0, expected an integer"),
 ]
 

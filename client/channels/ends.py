@@ -1,6 +1,6 @@
 """What a client says of a request whose broker went away: how far the request had come, and so what may have run."""
 
-from client.errors import DBError, connection_error, error_from, unserved
+from client.errors import DBError, connection_error, error_from, unanswered, unserved
 from client.wire.address import ipc_path
 from client.wire.messages import NOT_EXECUTED, UNKNOWN, Failure
 
@@ -35,7 +35,7 @@ def not_answered(address: str, is_unread: bool, has_not_begun: bool = False) -> 
 
 def no_answer(address: str, patience: float) -> DBError:
     """The error of a request that the broker has, and did not answer in so many seconds."""
-    return connection_error(f"broker at {address} did not answer within {patience:g} s; the statement may have run")
+    return unanswered(f"broker at {address} did not answer within {patience:g} s; the statement may have run")
 
 
 def goodbye(failure: Failure) -> DBError:

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from client.channels.timeouts import WELCOME_TIMEOUT
-from client.errors import UNSERVED, DBConnectionError, connection_error, error_from, unserved
+from client.errors import UNSERVED, DBConnectionError, connection_error, error_from, unanswered, unserved
 from client.wire.arguments import packed_arguments
 from client.wire.limits import MAX_NAME_CHARS
 from client.wire.messages import NOT_EXECUTED, VERSION, Answer, Ask, Failure, Hello, ToClient, Welcome
@@ -39,9 +39,9 @@ def greet(channel: Channel, patience: float) -> Welcome:
     if isinstance(reply, Failure):
         raise error_from(reply)
     if not isinstance(reply, Welcome):
-        raise connection_error(
-            f"something listens at {address} but did not answer as a poold broker within {patience:g} s; check the "
-            "address",
+        raise unanswered(
+            f"something listens at {address} but did not answer as a poold broker within {patience:g} s: it hangs, or "
+            "is none; check the address",
             NOT_EXECUTED,
         )
     return reply

@@ -149,6 +149,13 @@ class _Kind(NamedTuple):
     name: str  # as in "expected an integer"
     accepts: Callable[[Any], bool]
     make: Callable[[Any], Any] = lambda value: value
+    part: type | None = None  # what the values of an array are
+
+    def wrong(self, value: Any) -> object:
+        """What is wrong of the value: of an array its first value of another type, if there is one."""
+        if self.part is None or type(value) is not list:
+            return value
+        return next((each for each in value if type(each) is not self.part), value)
 
 
 _KINDS: dict[Any, _Kind] = {
@@ -164,8 +171,10 @@ _KINDS: dict[Any, _Kind] = {
         lambda v: v if isinstance(v, str) else float(v),
     ),
     bool: _Kind("true or false", lambda v: isinstance(v, bool)),
-    tuple[str, ...]: _Kind("an array of strings", lambda v: type(v) is list and {*map(type, v)} <= {str}, tuple),
-    tuple[int, ...]: _Kind("an array of whole numbers", lambda v: type(v) is list and {*map(type, v)} <= {int}, tuple),
+    tuple[str, ...]: _Kind("an array of strings", lambda v: type(v) is list and {*map(type, v)} <= {str}, tuple, str),
+    tuple[int, ...]: _Kind(
+        "an array of whole numbers", lambda v: type(v) is list and {*map(type, v)} <= {int}, tuple, int
+    ),
     Weights: _Kind(
         f"a table of {', '.join(PRIORITIES)} with whole numbers from 1 to {MAX_WEIGHT}",
         lambda v: (
@@ -207,7 +216,9 @@ class Rule:
 
     def objection(self, value: Any) -> str | None:
         """Return what was found (`...` is a missing value) and what was expected, or None if the value is right."""
-        found = "missing" if value is ... else f"found {'a secret (not shown)' if self.secret else shown(value)}"
+        wrong = _KINDS[self.type].wrong(value)
+        where = " in an array" if wrong is not value else ""
+        found = "missing" if value is ... else f"found {'a secret (not shown)' if self.secret else shown(wrong)}{where}"
         if isinstance(value, str) and not clean(value):
             return f"{found}, expected text without NUL characters and lone surrogates"
         will_do = (

@@ -59,9 +59,13 @@ class BrokerConfig:
     )
     client_write_timeout: float = setting("how long it may do so before it is dropped", 30.0, 0.1)
     client_idle_timeout: float = setting("a client that sends nothing for longer is disconnected; 0 is never", 0.0, 0)
-    allow_uids: tuple[int, ...] = setting("users who may connect; empty: the socket file's mode decides", ())
-    allow_gids: tuple[int, ...] = setting("groups who may connect", ())
-    admin_uids: tuple[int, ...] = setting("users who may stop the broker, besides root and its own", ())
+    allow_uids: tuple[int, ...] = setting(
+        "users who may connect, by number; left out: the socket file's mode decides", ()
+    )
+    allow_gids: tuple[int, ...] = setting("groups who may connect, by number", ())
+    admin_uids: tuple[int, ...] = setting(
+        "users who may stop, pause and reload the broker and end what others run, by number; root and its own may", ()
+    )
     drain_timeout: float = setting("how long `poold stop` waits for running work", 30.0, 0)
     role_check_interval: float = setting("how often endpoints that have roles are asked for theirs", 1.0, 0.05)
     metrics_address: str | None = setting(

@@ -17,6 +17,7 @@ from poold.operations.log_format import printable_lines
 
 EXIT_ERROR = 1
 EXIT_NOT_RUNNING = 3
+EXIT_NO_ANSWER = 4
 # Seconds. A broker answers in its next turn, but a busy one may take longer.
 ANSWER_TIMEOUT = 10.0
 # Characters: beyond any sentence.
@@ -40,7 +41,8 @@ class Summarised(click.Command):
         return super().get_short_help_str(LONGEST_SUMMARY)
 
 
-def _checked_address(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+def checked_address(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """Return the value of an option that is an address; a wrong one is a usage error."""
     try:
         return None if value is None else check_address(value)
     except ValueError as error:
@@ -49,7 +51,7 @@ def _checked_address(_: click.Context, __: click.Parameter, value: str | None) -
 
 address_option = click.option(
     "--address",
-    callback=_checked_address,
+    callback=checked_address,
     help=f"The broker's address; else {ADDRESS_VARIABLE}, else this user's default.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -72,9 +74,14 @@ def open_channel(target: str) -> Channel:
     try:
         return Channel(target, keys)
     except DBError as error:
-        complain(str(error))
         is_absent = isinstance(error, DBConnectionError) and not error.is_kept_out
-        sys.exit(EXIT_NOT_RUNNING if is_absent else EXIT_ERROR)
+        _end(error, EXIT_NOT_RUNNING if is_absent else EXIT_ERROR)
+
+
+def _end(error: DBError, code: int) -> NoReturn:
+    """Say what is wrong, and end the program: with this code, or with that of a broker that does not answer."""
+    complain(str(error))
+    sys.exit(EXIT_NO_ANSWER if error.is_unanswered else code)
 
 
 def ask(
@@ -95,7 +102,7 @@ def ask_through(
     try:
         return call(channel, what, arguments, timeout)
     except DBError as error:
-        fail(str(error))
+        _end(error, EXIT_ERROR)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 

@@ -1,7 +1,7 @@
 """The command line: `poold start`, `poold stats` and the other commands of an operator.
 
-Exit codes: 0 ok, 1 error, 2 usage, 3 no broker is running at the address. Commands that only talk to a running broker
-import neither its event loop nor its backends.
+Exit codes: 0 ok, 1 error, 2 usage, 3 no broker is running at the address, 4 one that does not answer. Commands that
+only talk to a running broker import neither its event loop nor its backends.
 """
 
 import faulthandler
@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from client.channels.registry import KEY_VARIABLE, SERVER_KEY_VARIABLE
+from client.channels.registry import ADDRESS_VARIABLE, KEY_VARIABLE, SERVER_KEY_VARIABLE
 from poold import __version__
 from poold.config.model import BrokerConfig
 from poold.operations import orders
@@ -27,6 +27,7 @@ from poold.operations.asking import (
     address_option,
     ask,
     ask_through,
+    checked_address,
     fail,
     json_option,
     open_channel,
@@ -70,7 +71,11 @@ def main() -> None:
 @click.option(
     "-c", "--config", "config_file", type=GivenPath(path_type=Path), help="A TOML file; see poold check-config."
 )
-@address_option
+@click.option(
+    "--address",
+    callback=checked_address,
+    help=f"The address to serve; else that of --config; without --config {ADDRESS_VARIABLE}, or this user's default.",
+)
 @click.option("--data", type=GivenPath(path_type=Path), help="Folder of the private PostgreSQL, used without --config.")
 @click.option("--detach", is_flag=True, help="Run in the background; return when the broker is ready.")
 @click.option("--log-file", type=GivenPath(path_type=Path), help="Append the log here instead of to stderr.")

@@ -85,12 +85,20 @@ def pause(groups: tuple[str, ...], endpoint: str | None, timeout: float, address
 
 
 @click.command(cls=Summarised)
+@click.argument("named", nargs=-1, metavar="[GROUP]...")
 @click.option("--endpoint", metavar="NAME", help="What the broker has at this endpoint.")
 @click.option("--group", "groups", metavar="NAME", multiple=True, help="What this group has; may be given again.")
 @timeout_option
 @address_option
 @json_option
-def drain(groups: tuple[str, ...], endpoint: str | None, timeout: float, address: str | None, as_json: bool) -> None:
+def drain(
+    named: tuple[str, ...],
+    groups: tuple[str, ...],
+    endpoint: str | None,
+    timeout: float,
+    address: str | None,
+    as_json: bool,
+) -> None:
     """Pause an endpoint, groups or the whole broker, and close its connections; return when there is none left.
 
     For the maintenance of a server, or of a database that must have no connections. A group's other endpoints do its
@@ -98,8 +106,9 @@ def drain(groups: tuple[str, ...], endpoint: str | None, timeout: float, address
     `poold resume`, or `poold stop`. If something is still open after the timeout the drain is undone, and the exit
     status is 1.
     """
+    groups = (*named, *groups)
     if groups and endpoint is not None:
-        raise click.UsageError("give --endpoint or --group")
+        raise click.UsageError("give --endpoint or groups")
     _pause_or_drain("drain", _chosen(groups, endpoint), timeout, address, as_json)
 
 

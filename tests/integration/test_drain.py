@@ -115,9 +115,14 @@ def test_what_takes_too_long_is_named_and_the_drain_undone(start_broker: StartBr
     assert "transactions on main: transaction of process " in done.stderr
     assert broker.group("transactions")["state"] == "running"
     holder.rollback()
-    done = poold("drain", "--group=transactions", f"--address={broker.address}")
+    done = poold("drain", "transactions", f"--address={broker.address}")
     assert done.stdout == "transactions: drained, no connection is left; go on with: poold resume\n"
     assert poold("drain", "--group=default", "--endpoint=main", f"--address={broker.address}").returncode == 2
+    done = poold("drain", "main", f"--address={broker.address}")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "poold: there is no group 'main'; there are default, transactions; 'main' is an endpoint: --endpoint main\n",
+    )
 
 
 def test_a_client_of_a_drained_group_is_told_why_it_waited_in_vain(start_broker: StartBroker) -> None:

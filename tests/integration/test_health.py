@@ -121,6 +121,10 @@ def test_a_broker_that_hangs_does_not_live(start_broker: Callable[..., Broker]) 
     try:
         code, report = health(broker.address, "--live", "--timeout=0.5")
         assert (code, report["ok"]) == (1, False)
+        # It is there: whoever starts another one, as nobody would be, finds the address taken.
+        done = poold("kill", "--pid=1", f"--address={broker.address}")
+        assert (done.returncode, done.stdout) == (4, "")
+        assert "did not answer as a poold broker within" in done.stderr
     finally:
         broker.signal(signal.SIGCONT)
 

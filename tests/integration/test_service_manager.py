@@ -1,5 +1,6 @@
 """What the real broker tells the service manager that started it, which the tests play."""
 
+import contextlib
 import ctypes
 import os
 import re
@@ -11,7 +12,7 @@ from tempfile import TemporaryDirectory
 from time import monotonic_ns
 
 import pytest
-from brokers import EXIT_TIMEOUT, Broker, poold
+from brokers import EXIT_TIMEOUT, Broker, order, poold
 from postgres import Postgres
 from waiting import wait_until
 
@@ -37,6 +38,14 @@ class Manager:
             message = self.hear()
             if name in message and text in message[name]:
                 return message
+
+    def rest(self) -> list[dict[str, str]]:
+        """What a broker that is gone has told, and nobody has heard yet."""
+        found = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                found.append(self.hear(0))
+        return found
 
     def close(self) -> None:
         self._socket.close()
@@ -78,6 +87,31 @@ def test_a_stop_that_a_client_asks_for_is_told_as_well(manager: Manager, start_b
     broker = start_broker()
     assert poold("stop", f"--address={broker.address}").returncode == 0
     assert manager.hear_of("STOPPING")["STOPPING"] == "1"
+
+
+def test_a_reload_while_the_broker_stops_does_not_say_that_it_is_ready(
+    manager: Manager, start_broker: Callable[..., Broker]
+) -> None:
+    broker = start_broker(groups={"transactions": {"autocommit": False}})
+    db = broker.handler("transactions")
+    db.query("SELECT 1")
+    broker.signal(signal.SIGTERM)
+    manager.hear_of("STOPPING")
+    broker.signal(signal.SIGHUP)
+    wait_until(lambda: "the broker is draining" in broker.log(), what="the answer to the reload")
+    db.commit()
+    assert broker.wait() == 0
+    assert not [each for each in manager.rest() if {"READY", "RELOADING"} & each.keys()]
+
+
+def test_the_status_says_what_is_paused(manager: Manager, start_broker: Callable[..., Broker]) -> None:
+    broker = start_broker(groups={"one": {}, "other": {}})
+    order(broker, "pause", "one")
+    assert manager.hear_of("STATUS", "paused")["STATUS"].startswith("running, groups: 2, paused: one, backends: ")
+    order(broker, "pause", "other")
+    assert manager.hear_of("STATUS", "paused, ")["STATUS"].startswith("paused, groups: 2, backends: ")
+    order(broker, "resume")
+    assert manager.hear_of("STATUS", "running")["STATUS"].startswith("running, groups: 2, backends: ")
 
 
 def test_the_status_says_what_runs_and_what_cannot(manager: Manager, start_broker: Callable[..., Broker]) -> None:

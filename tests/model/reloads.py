@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from client.wire.messages import Failure
 from poold.config.model import Config, GroupConfig, Weights
 from poold.core import effects
 from poold.core.broker import Broker
@@ -93,11 +94,14 @@ class Reloads:
         group = backend.group
         assert group.size <= group.config.max_size, f"{group.name} is too large, and goes on with {backend}"
 
-    def refused(self, client: int, job: Job) -> None:
-        """The core says that there is no such group: what is open there goes on all the same."""
+    def refused(self, client: int, job: Job, body: Failure) -> None:
+        """The core says that there is no such group, or that it is another one: what is open goes on all the same."""
         known = self._broker.clients.get(client)
-        is_open = known is not None and job.lease is not None and job.lease.number in known.leases
-        assert not is_open, f"{job} is refused, and its lease is open"
+        lease = None if known is None or job.lease is None else known.leases.get(job.lease.number)
+        is_its = body.kind == "unconfigured-group" or (
+            " in group " in body.message and lease and lease.group.is_removed
+        )
+        assert lease is None or not is_its, f"{job} is refused, and its lease is open"
 
     def check_size(self, group: Group, size: int) -> None:
         """The group is not larger than it may be, but for what it had when it shrank."""

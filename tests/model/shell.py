@@ -135,8 +135,8 @@ class Shell:
             case effects.Reply(client, body) if client in self.orders.operators:
                 self.orders.answered(client, body)
             case effects.Reply(client, body):
-                if type(body) is Failure and (body.kind == "unconfigured-group" or " in group " in body.message):
-                    self.reloads.refused(client, self.books.jobs[body.request])
+                if type(body) is Failure and body.kind in ("unconfigured-group", "usage"):
+                    self.reloads.refused(client, self.books.jobs[body.request], body)
                 sessions.check_told(self.broker, self.books.jobs[body.request], body)
                 self.books.reply(client, body, self._is_lease_open(body.request), self.world.now)
                 self.copies.replied(self.books.jobs[body.request])

@@ -107,7 +107,7 @@ def the_lane_goes_on_with_a_removed_group(patch: pytest.MonkeyPatch) -> None:
 
 @slip
 def a_lease_of_a_removed_group_is_lost(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("poold.core.clients.admission._leaving", lambda *_: None)
+    patch.setattr("poold.core.clients.admission._going_on", lambda *_: None)
 
 
 @slip

@@ -64,10 +64,12 @@ def select(
     named = dict.fromkeys(arguments.get(GROUP, ()))
     for name in named:
         if name not in there:
-            raise NotPossible(f"there is no group {name!r}; there are {_words(there)}")
+            hint = f"; {name!r} is an endpoint: --endpoint {name}" if name in endpoints else ""
+            raise NotPossible(f"there is no group {name!r}; there are {_words(there)}{hint}")
     endpoint = only(arguments, ENDPOINT)
     if endpoint and endpoint not in endpoints:
-        raise NotPossible(f"there is no endpoint {endpoint!r}; there are {_words(endpoints)}")
+        hint = f"; {endpoint!r} is a group, and is named without --endpoint" if endpoint in there else ""
+        raise NotPossible(f"there is no endpoint {endpoint!r}; there are {_words(endpoints)}{hint}")
     found = [there[name] for name in named] or list(there.values())
     if endpoint:
         uses = [group for group in found if any(each.name == endpoint for each in group.endpoints)]
