@@ -182,7 +182,11 @@ class Operator:
             pick = lambda each: name if name in each else random.choice(each)  # noqa: E731  # a sequence of names
         config = another(world.broker.config.as_it_is(), world.scenario.config, kind, pick)
         renewed = [random.choice(sorted(config.endpoints))] if random.random() < 0.1 else []
+        before = world.broker.config.as_it_is()
         world.network.reloads.reload(config, renewed)
+        if kind == "remove group" and random.random() < 0.3:
+            kind = "remove group, and put it back"
+            world.network.reloads.reload(before)
         return f"reload: {kind}"
 
     def _reconnect(self) -> str:

@@ -200,10 +200,8 @@ class Group:
         if self.queue.size and (not is_open or (self.is_removed and self.main is None)):
             first = self.queue.first(BATCH + 1)
             assert first is not None
-            if first.is_in_lane:
-                return Adopt(cast(Flight, first))
-            if self.is_removed or is_paused or not first.was_begun:
-                return Dismiss(first)
+            if first.is_in_lane or self.is_removed or is_paused or not first.was_begun:
+                return Adopt(cast(Flight, first)) if first.is_in_lane else Dismiss(first)
         if self.main is not None and self.queue.size and not self.is_reachable:
             first = self.queue.first(BATCH + 1)
             assert first is not None
