@@ -68,7 +68,6 @@ LAST_REPLIES = 5.0
 # The first of these lets running work finish, the second stops at once, and so does SIGQUIT.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
-
 # Is called with the broker's address and the groups that have no backend yet, with the reasons.
 Ready = Callable[[str, Mapping[str, str]], None]
 
