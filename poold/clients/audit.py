@@ -29,7 +29,9 @@ class Audit:
         """Log an order that was given to the core, which has answered it or will do so later (None)."""
         if answer is None:
             self.open[peer.key, message.request] = peer, message
-            self._say("order begun", peer, message, "it waits for what runs")
+            log.info(
+                "order begun what=%s on=%s pid=%d uid=%s result=%s", *_order(peer, message), "it waits for what runs"
+            )
         else:
             self._over(peer, message, answer)
 
@@ -42,19 +44,19 @@ class Audit:
     def gone(self, peer: Peer) -> None:
         """Log what a client that is gone still waited for: that is undone."""
         for where in [each for each in self.open if each[0] == peer.key]:
-            self._say("order undone", *self.open.pop(where), "its command has ended before it came to rest")
+            result = "its command has ended before it came to rest"
+            log.info("order undone what=%s on=%s pid=%d uid=%s result=%s", *_order(*self.open.pop(where)), result)
 
     def _over(self, peer: Peer, message: Ask, answer: Answer | Failure) -> None:
+        order = _order(peer, message)
         if isinstance(answer, Failure):
-            self._say("order refused", peer, message, answer.message)
+            log.info("order refused what=%s on=%s pid=%d uid=%s result=%s", *order, answer.message)
         elif answer.body.get("paused", answer.body.get("drained", True)):
-            self._say("order done", peer, message, self._result(message.what, answer.body))
+            log.info(
+                "order done what=%s on=%s pid=%d uid=%s result=%s", *order, self._result(message.what, answer.body)
+            )
         else:
-            self._say("order undone", peer, message, _busy(answer.body))
-
-    def _say(self, event: str, peer: Peer, message: Ask, result: str) -> None:
-        text = f"{event} what=%s on=%s pid=%d uid=%s result=%s"
-        log.info(text, message.what, _target(message), peer.pid, peer.uid, result)
+            log.info("order undone what=%s on=%s pid=%d uid=%s result=%s", *order, _busy(answer.body))
 
     def _result(self, what: str, body: dict[str, Any]) -> str:
         """What the order has done, in words."""
@@ -68,6 +70,11 @@ class Audit:
         if what == "reconnect":
             return f"{body['closed']} backends closed, {body['closing']} to follow"
         return f"at rest after {body['waited_ms']} ms"
+
+
+def _order(peer: Peer, message: Ask) -> tuple[str, str, int, int | None]:
+    """What the order is, what it is about, and whose it is."""
+    return message.what, _target(message), peer.pid, peer.uid
 
 
 def _target(message: Ask) -> str:

@@ -208,7 +208,7 @@ def set_mode(address: str, mode: int | None) -> None:
     try:
         path.chmod(mode)
     except OSError as error:
-        log.critical("mode of the socket not set path=%s mode=%04o error=%s", path, mode, error.strerror)
+        log.critical("mode of the socket not set path=%s mode=%s error=%s", path, f"{mode:04o}", error.strerror)
 
 
 def is_loopback(address: str) -> bool:
