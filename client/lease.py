@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import weakref
 from typing import Any
 
 from client.channels.channel import Channel
 from client.channels.sockets import is_over
 from client.errors import CommitOutcomeUnknown, DBConnectionError, DBError, TransactionLost, UsageError
+from client.wire import commits
 from client.wire.cursors import Cursors
 from client.wire.messages import (
     NOT_EXECUTED,
@@ -37,18 +37,12 @@ Farewell = type[Rollback] | type[Release]
 
 # Unique per process, so also per channel; next() on it is atomic.
 _numbers = itertools.count(1)
-# The words that commit an open transaction. They begin a statement, so they stand at the beginning of the text, or
-# behind a semicolon, a comment or the end of a line. Inside quotes they are found by mistake, and an outcome is unknown
-# that could be known; the reverse does not happen.
-_MAY_COMMIT = re.compile(
-    rb"(?:\A|;|\*/|[\r\n])\s*(?:commit\b|prepare\b|end\s*(?:;|\Z|--|/\*|work\b|transaction\b|and\b))", re.IGNORECASE
-)
 
 
 def may_commit(message: object) -> bool:
     """Whether the message may commit a transaction that is open."""
     if isinstance(message, Query):
-        return _MAY_COMMIT.search(message.statement) is not None
+        return commits.may_commit(message.statement)
     return isinstance(message, Commit)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
+from client.wire.commits import may_commit
 from client.wire.limits import RELIED_ON
 from client.wire.messages import (
     EXECUTED,
@@ -22,9 +21,7 @@ from poold.core.records.lease import Lease
 from poold.core.records.request import Request, Verb
 from poold.core.state import BrokerState
 from poold.core.statements.leftovers import LOCK_HELD, SEQUENCE_VALUE, SETTING
-
-# Words of statements that may end their transaction: if the backend is lost behind one, the outcome is unknown.
-_MAY_COMMIT = re.compile(rb"\b(commit|end|prepare|call|do)\b", re.IGNORECASE)
+from poold.core.work.outcomes import may_commit_block
 
 
 def usage(text: str) -> Failure:
@@ -177,7 +174,7 @@ def left_open() -> Failure:
 def may_end(request: Request) -> bool:
     """Whether the request may have committed its lease's transaction."""
     sql = request.statement.sql if request.statement is not None else b""
-    return request.verb is Verb.COMMIT or (request.verb is Verb.QUERY and _MAY_COMMIT.search(sql) is not None)
+    return request.verb is Verb.COMMIT or (request.verb is Verb.QUERY and may_commit(sql) and may_commit_block(sql))
 
 
 def end_unknown(reason: str, is_session: bool) -> Failure:

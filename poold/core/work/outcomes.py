@@ -70,6 +70,18 @@ def may_commit(statement: Statement) -> bool:
 
 def may_end_block(statement: bytes) -> bool:
     """Whether these are several statements and one may commit a transaction block; True if too long to read."""
+    count, is_committing, is_read = _ends_in(statement)
+    return (count > 1 and is_committing) or not is_read
+
+
+def may_commit_block(statement: bytes) -> bool:
+    """Whether one of these statements may commit the transaction block in which they run; True if too long to read."""
+    _, is_committing, is_read = _ends_in(statement)
+    return is_committing or not is_read
+
+
+def _ends_in(statement: bytes) -> tuple[int, bool, bool]:
+    """How many statements these are, whether one may commit a transaction block, and whether all was read."""
     count, verb, is_committing, is_start = 0, b"", False, True
     read = tokens(statement, is_skimmed=True)
     for kind, text, _, _ in islice(read, MAX_TOKENS):
@@ -82,7 +94,7 @@ def may_end_block(statement: bytes) -> bool:
         else:
             is_committing |= verb == b"PREPARE" and word == b"TRANSACTION"
             verb = b""
-    return (count > 1 and is_committing) or next(read, None) is not None
+    return count, is_committing, next(read, None) is None
 
 
 def number_in(done: Completion) -> bytes:
