@@ -20,7 +20,7 @@ COMPILED = sorted([*ROOT.glob("client/**/*.p[yx][xd]"), *ROOT.glob("poold/**/*.p
 CORE_MAY_IMPORT = (
     "__future__", "abc", "bisect", "collections", "dataclasses", "enum", "functools", "heapq", "itertools", "re",
     "typing",
-    "client.wire.arguments", "client.wire.codec", "client.wire.cursors", "client.wire.limits",
+    "client.wire.arguments", "client.wire.codec", "client.wire.commits", "client.wire.cursors", "client.wire.limits",
     "client.wire.masking", "client.wire.messages", "client.wire.origins", "client.wire.sqlstates",
     "poold.config.changes", "poold.config.current", "poold.config.model", "poold.core",
 )  # fmt: skip

@@ -619,7 +619,30 @@ def test_a_statement_inside_a_transaction_on_a_lost_connection_has_certainly_no_
     assert (answer.kind, answer.outcome, answer.transaction) == ("transaction-lost", NOT_EXECUTED, TX_LOST)
 
 
-@pytest.mark.parametrize("statement", [b"UPDATE t SET a=1; COMMIT", b"end", b"CALL p()", b"PREPARE TRANSACTION 'x'"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        b"CALL p()",
+        b"DO 'BEGIN COMMIT; END'",
+        b"INSERT INTO t VALUES (1) ON CONFLICT DO NOTHING",
+        b"SELECT CASE WHEN a THEN b END FROM t",
+        b"SELECT 1 AS commit; SELECT ';commit'",
+        b"SELECT 1 -- commit",
+        b"PREPARE p AS SELECT 1",
+    ],
+)
+def test_nor_has_one_with_the_words_that_end_a_transaction_where_they_end_none(statement: bytes) -> None:
+    world = World()
+    world.client()
+    backend = world.begin(lease=1)
+    request = world.query(1, "tx", lease=1, statement=statement)
+    world.take()
+    world.broker.lost(backend, Loss("reset"), world.now)
+    answer = refused(world, request)
+    assert (answer.kind, answer.outcome, answer.transaction) == ("transaction-lost", NOT_EXECUTED, TX_LOST)
+
+
+@pytest.mark.parametrize("statement", [b"UPDATE t SET a=1; COMMIT", b"end", b"/* x */ END", b"PREPARE TRANSACTION 'x'"])
 def test_a_statement_that_may_have_committed_is_not_called_rolled_back(statement: bytes) -> None:
     world = World()
     world.client()

@@ -1,4 +1,4 @@
-"""A transaction whose backend is lost during a statement: all of it is rolled back, and its program is told for good."""
+"""A transaction whose backend is lost during a statement: all of it is rolled back, and its program is told."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
