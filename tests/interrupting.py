@@ -177,16 +177,16 @@ class Interrupter:
 
     def session(self) -> None:
         """A temporary table is found again as long as the session lives."""
-        with self.db.session() as session:
-            try:
+        try:
+            with self.db.session() as session:
                 session.query("CREATE TEMP TABLE kept AS SELECT 7 AS n")
                 self.statement(session, "session")
                 got = self.run("session temporary", lambda: session.query("SELECT n FROM kept")[0][0], 0.002)
                 self.expect("session", got, 7)
                 session.query("SELECT n FROM kept")
-            except DBConnectionError as error:
-                if error.outcome == "executed":
-                    self.faults.append(f"session: {error!r:.300}")
+        except DBConnectionError as error:
+            if error.outcome == "executed":
+                self.faults.append(f"session: {error!r:.300}")
         self.check(self.db, "session")
 
     def copy(self) -> None:

@@ -22,7 +22,7 @@ BECOME = """
 import os, sys
 import client.channels.permissions, client.handler
 import poold.config.file, poold.config.permissions, poold.daemon, poold.embedded.config
-import poold.operations.cli, poold.operations.detach, poold.operations.tables
+import poold.operations.cli, poold.operations.detach, poold.operations.tables, poold.versions
 from client.channels.channel import Channel
 from client.errors import DBError
 from client.wire.zmtp import frame

@@ -498,7 +498,7 @@ def test_what_literals_rely_on_cannot_be_set(broker: Broker, db: Handler) -> Non
     settings = {"standard_conforming_strings": "off", "client_encoding": "LATIN1", "DateStyle": "SQL, DMY"}
     for closed, (name, value) in enumerate(settings.items(), before + 1):
         with pytest.raises(UsageError, match=name):
-            db.query("SELECT set_config(%s, %s, false)", (name, value))
+            db.query("SELECT set_config(%s, %s, false), 1 AS more", (name, value))
         assert broker.pool()["closed"] == closed
         shown = db.query("SELECT %s, '2024-02-03'::date::text, %s", ("\\'", "ä")).fetchone()
         assert shown == ("\\'", "2024-02-03", "ä")

@@ -98,22 +98,22 @@ def test_transactions_begin_by_themselves_in_any_group(
 ) -> None:
     connection = connect(group=group, session=session)
     cursor = connection.cursor()
-    cursor.execute("CREATE TABLE begun (id int)")
+    cursor.execute("CREATE TABLE begun_alone (id int)")
     assert connection.status == extensions.STATUS_BEGIN
     assert connection.get_transaction_status() == extensions.TRANSACTION_STATUS_INTRANS
-    assert postgres.execute("SELECT to_regclass('begun')") == [(None,)]
+    assert postgres.execute("SELECT to_regclass('begun_alone')") == [(None,)]
     connection.rollback()
     assert connection.status == extensions.STATUS_READY
     with pytest.raises(psycopg2.errors.UndefinedTable) as caught:
-        cursor.execute("SELECT * FROM begun")
+        cursor.execute("SELECT * FROM begun_alone")
     assert caught.value.cursor is cursor
     assert connection.get_transaction_status() == extensions.TRANSACTION_STATUS_INERROR
     connection.rollback()
     connection.autocommit = True
-    cursor.execute("CREATE TABLE begun (id int)")
+    cursor.execute("CREATE TABLE begun_alone (id int)")
     assert connection.get_transaction_status() == extensions.TRANSACTION_STATUS_IDLE
-    assert postgres.execute("SELECT count(*) FROM begun") == [(0,)]
-    cursor.execute("DROP TABLE begun")
+    assert postgres.execute("SELECT count(*) FROM begun_alone") == [(0,)]
+    cursor.execute("DROP TABLE begun_alone")
 
 
 @pytest.mark.parametrize("session", [False, True])
