@@ -18,12 +18,13 @@ from client.wire.arguments import packed_arguments
 from client.wire.messages import Ask
 
 LONG = 60.0
-OPEN = "FROM pg_stat_activity WHERE application_name = 'poold'"
+OPEN = "FROM pg_stat_activity WHERE application_name = 'replaced'"
 
 
 @pytest.fixture
 def broker(postgres: Postgres, start_broker: Callable[..., Broker]) -> Broker:
-    return start_broker({"main": postgres.parameters}, GROUPS, {"drain_timeout": LONG})
+    endpoint = {**postgres.parameters, "application_name": "replaced"}
+    return start_broker({"main": endpoint}, GROUPS, {"drain_timeout": LONG})
 
 
 @pytest.fixture

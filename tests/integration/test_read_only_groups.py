@@ -17,7 +17,7 @@ GROUPS = {
     "transactions": {"autocommit": False, "max_size": 1, "read_only": True},
 }
 # The name is put together as it runs, and no text shows it.
-LIFT = "SELECT set_config('default_' || 'transaction_read' || '_only', 'off', false)"
+LIFT = "SELECT set_config('default_' || 'transaction_read' || '_only', 'off', false), 1 AS more"
 LIFT_NOW = "SELECT set_config('transaction_read' || '_only', 'off', true)"
 WRITE = "INSERT INTO read_only_t VALUES (1)"
 

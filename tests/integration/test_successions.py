@@ -120,7 +120,7 @@ def test_another_address_is_refused_and_a_reload_says_what_helps(broker: Broker,
         broker.config.write_text(text.replace(address, other), "utf-8")
         told = poold("reload", f"--address={address}").stdout.splitlines()
         assert told[0] == f'broker.address "{address}" -> "{other}": needs stop and start'
-        assert told[-1].endswith("; 1 of them hold after: poold stop and poold start")
+        assert told[-1].endswith("; 1 of them holds after: poold stop and poold start")
         said = refused(broker)
         assert f"address is {other}, and the broker serves {address}: " in said
         assert f"use poold stop --address {address}, and then poold start" in said

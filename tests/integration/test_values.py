@@ -352,7 +352,7 @@ EXPRESSIONS = """
     to_tsvector('simple', 'a fat cat''s hat')
     to_tsquery('simple', 'fat & cat')
     pg_sleep(0)
-    set_config('application_name', 'poold', false)
+    set_config('application_name', 'poold', false) || ''
     generate_series(1, 3)
     1 AS "1", 2 AS "two words", 3 AS "ä", 4 AS two, 5 AS two
     current_database()
