@@ -1,5 +1,6 @@
 """`manage.py dbshell`: only the broker's clients can speak to the broker, so it tells how to reach the server."""
 
+import re
 import shlex
 from collections.abc import Sequence
 from typing import NoReturn
@@ -13,6 +14,9 @@ _QUESTION = """
            session_user, pg_catalog.current_database(),
            (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'unix_socket_directories')
 """
+
+# The first folder of a list as PostgreSQL reads it: in quotes, with those within doubled, or up to a comma.
+_FIRST_FOLDER = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^,]*))')
 
 
 class DatabaseClient(BaseDatabaseClient):
@@ -35,7 +39,14 @@ def _command(
     parameters: Sequence[str], address: str | None, port: str, user: str, database: str, folders: str | None
 ) -> tuple[str, str]:
     """The psql command for the server, and where it can be run."""
-    folder = (folders or "").split(",")[0].strip()
-    host = address or folder
+    host = address or first_folder(folders or "")
     words = ["psql", *(["-h", host] if host else []), "-p", port, "-U", user, *parameters, database]
     return shlex.join(words), "from where that address leads to it" if address else "on the broker's host"
+
+
+def first_folder(folders: str) -> str:
+    """The first of unix_socket_directories, "" if there is none."""
+    found = _FIRST_FOLDER.match(folders)
+    assert found is not None  # it matches any text
+    quoted, bare = found.groups()
+    return bare.strip() if quoted is None else quoted.replace('""', '"')

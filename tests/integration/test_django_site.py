@@ -15,6 +15,8 @@ from brokers import ROOT, Broker, environment
 from postgres import Postgres, free_port
 from waiting import wait_until
 
+from poold.django.client import first_folder
+
 SITE = ROOT / "examples" / "django_site"
 DATABASES = ("shop", "test_shop", "test_shop_1", "test_shop_2")
 # Seconds for one of manage.py's commands; migrate takes two.
@@ -120,6 +122,22 @@ def test_a_shell_of_the_database_is_refused_and_the_command_named(site: Site) ->
     assert "CommandError: psql speaks PostgreSQL's protocol" in said
     assert "-U " in said
     assert said.rstrip().endswith(" shop")
+
+
+@pytest.mark.parametrize(
+    ("folders", "first"),
+    [
+        ("/run/postgresql", "/run/postgresql"),
+        ("/run/postgresql, /tmp", "/run/postgresql"),
+        ('"/var/lib/a b, c",/tmp', "/var/lib/a b, c"),
+        (' "/var/lib/say ""x""" , /tmp', '/var/lib/say "x"'),
+        ("/var/lib/a b ,/tmp", "/var/lib/a b"),
+        ("@poold", "@poold"),
+        ("", ""),
+    ],
+)
+def test_the_shell_is_told_the_first_socket_folder_as_postgresql_reads_it(folders: str, first: str) -> None:
+    assert first_folder(folders) == first
 
 
 def test_somebody_works_in_the_admin(site: Site, pages: str) -> None:
