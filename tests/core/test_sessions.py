@@ -59,6 +59,13 @@ def sql_of(unit: effects.Unit) -> bytes:
         ("CREATE OR REPLACE TEMP VIEW v AS SELECT 1", "a temporary table"),
         ("CREATE TABLE pg_temp.t (a int)", "a temporary table"),
         ('CREATE TABLE "pg_temp".t (a int)', "a temporary table"),
+        ('CREATE UNLOGGED TABLE IF NOT EXISTS PG_TEMP . "t" (a int)', "a temporary table"),
+        ("CREATE OR REPLACE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql AS 'SELECT 1'", "a temporary table"),
+        ("CREATE TYPE pg_temp.t AS (a int)", "a temporary table"),
+        ("CREATE RECURSIVE VIEW pg_temp.v (n) AS SELECT 1", "a temporary table"),
+        ("CREATE TEMP TABLE t AS SELECT 1 WITH NO DATA", "a temporary table"),
+        ("SELECT 1 INTO pg_temp.t", "a temporary table"),
+        ("SELECT 1 INTO TABLE pg_temp.t FROM a", "a temporary table"),
         ("SELECT 1 INTO TEMP t", "a temporary table"),
         ("SELECT 1 INTO LOCAL TEMPORARY TABLE t", "a temporary table"),
         ("WITH a AS (SELECT 1) SELECT * INTO TEMP t FROM a", "a temporary table"),
@@ -68,6 +75,12 @@ def sql_of(unit: effects.Unit) -> bytes:
         ("EXPLAIN ANALYZE CREATE TEMP TABLE t AS SELECT 1", "a temporary table"),
         ("EXPLAIN (VERBOSE, ANALYZE) CREATE TABLE pg_temp.t AS SELECT 1", "a temporary table"),
         ("EXPLAIN ANALYSE VERBOSE DECLARE c CURSOR WITH HOLD FOR SELECT 1", "a cursor"),
+        ("EXPLAIN (ANALYZE true, COSTS off) DECLARE c CURSOR WITH HOLD FOR SELECT 1", "a cursor"),
+        ("EXPLAIN (COSTS off, ANALYZE) SELECT pg_advisory_lock(1)", "an advisory lock"),
+        ("EXPLAIN ANALYZE SELECT pg_advisory_lock(\0)", "an advisory lock"),
+        ("CREATE TABLE t AS SELECT pg_advisory_lock(1)", "an advisory lock"),
+        ("CREATE MATERIALIZED VIEW v (a) AS (SELECT pg_advisory_lock(1))", "an advisory lock"),
+        ("EXPLAIN ANALYZE CREATE UNLOGGED TABLE t AS SELECT pg_advisory_lock(1)", "an advisory lock"),
         ("SELECT set_config('a.b', 'c', false)", "a setting"),
         ("SELECT pg_catalog.set_config('a.b', \0, 'f') AS it, \"set_config\"('c', '(', FALSE) /* x */", "a setting"),
         ("SELECT pg_advisory_lock(1)", "an advisory lock"),
@@ -126,6 +139,102 @@ def test_what_leaves_nothing_is_left_alone(statement: str) -> None:
 
 @pytest.mark.parametrize(
     "statement",
+    [
+        "CREATE FUNCTION f() RETURNS int SECURITY DEFINER SET search_path = app, pg_temp LANGUAGE sql AS 'SELECT 1'",
+        "CREATE OR REPLACE PROCEDURE p() LANGUAGE plpgsql SECURITY DEFINER SET search_path TO a, pg_temp AS 'x'",
+        "CREATE FUNCTION f(pg_temp int) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        'CREATE TABLE t (a int, "pg_temp" int)',
+        "CREATE TABLE pg_temp (a int)",
+        "CREATE TABLE a AS SELECT pg_temp.b FROM c AS pg_temp",
+        "CREATE TYPE t AS (pg_temp int)",
+        "CREATE INDEX i ON t (pg_temp)",
+        "CREATE INDEX i ON t (a) WHERE pg_temp > 1",
+        "CREATE VIEW v AS SELECT t.pg_temp FROM t",
+        "CREATE POLICY p ON t USING (pg_temp = 1)",
+        "CREATE STATISTICS s ON temp, pg_temp FROM t",
+        "SELECT pg_temp INTO t FROM a",
+        "SELECT temp INTO temp FROM t",
+        "SELECT 1 INTO temp",
+        'SELECT 1 INTO "temp x"',
+        'SELECT 1 AS "INTO TEMP t"',
+        "INSERT INTO pg_temp.t VALUES (1)",
+    ],
+)
+def test_a_temporary_schema_counts_only_as_that_of_what_is_made(statement: str) -> None:
+    assert use_of(statement.encode()) is NOTHING
+
+
+@pytest.mark.parametrize("call", ["currval('s')", "lastval()", "pg_try_advisory_lock(1)", "pg_advisory_unlock(1)"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE t (a int DEFAULT {})",
+        "CREATE TABLE t (a int, CHECK ({} IS NULL))",
+        "CREATE VIEW v AS SELECT {}",
+        "CREATE TABLE t AS SELECT {} WITH NO DATA",
+        "CREATE DOMAIN d AS text CHECK (value <> {})",
+        "CREATE TRIGGER g BEFORE INSERT ON t FOR EACH ROW WHEN ({}) EXECUTE FUNCTION f()",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql RETURN {}",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT {}; END",
+        "CREATE POLICY p ON t USING ({})",
+        "CREATE RULE r AS ON INSERT TO t DO ALSO SELECT {}",
+        "ALTER TABLE t ALTER COLUMN a SET DEFAULT {}",
+        "DROP FUNCTION {}",
+        "COMMENT ON FUNCTION {} IS 'x'",
+        "GRANT EXECUTE ON FUNCTION {} TO public",
+        "REVOKE EXECUTE ON FUNCTION {} FROM public",
+        "SECURITY LABEL ON FUNCTION {} IS 'x'",
+        "EXPLAIN SELECT {}",
+        "EXPLAIN VERBOSE SELECT {}",
+        "EXPLAIN (ANALYZE false) SELECT {}",
+        "EXPLAIN (ANALYZE off, VERBOSE) SELECT {}",
+        "EXPLAIN (ANALYZE 0) SELECT {}",
+        "EXPLAIN (VERBOSE, ANALYZE 'off') SELECT {}, \0",
+        "EXPLAIN (COSTS off) SELECT {}",
+        "EXPLAIN (SELECT {})",
+        "SELECT app.{}",
+        'SELECT "app" . {}',
+    ],
+)
+def test_what_is_not_run_or_not_built_in_is_no_call(statement: str, call: str) -> None:
+    assert use_of(statement.format(call).encode()) is NOTHING
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "EXPLAIN (ANALYZE false) CREATE TEMP TABLE x AS SELECT 1",
+        "EXPLAIN (ANALYZE off) DECLARE c CURSOR WITH HOLD FOR SELECT 1",
+        "EXPLAIN SELECT set_config('a.b', '1', false)",
+        "CREATE VIEW v AS SELECT set_config('a.b', '1', false)",
+        "SELECT app.setseed(1)",
+        "EXPLAIN (COSTS off) SELECT setseed(0.5)",
+    ],
+)
+def test_what_is_only_planned_or_defined_leaves_nothing(statement: str) -> None:
+    assert use_of(statement.encode()) is NOTHING
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT app.dblink_connect('a', 'b')",
+        "CREATE FUNCTION f() RETURNS text LANGUAGE sql RETURN dblink_connect('a', 'b')",
+        "EXPLAIN SELECT dblink_connect('a', 'b')",
+        "SELECT dblink_connect('a', 'b'), dblink_exec('a', 'c')",
+        "SELECT pg_create_physical_replication_slot('a')",
+        "SET a.b = 1; LOAD 'x'",
+        "SELECT 1; (SELECT * FROM pg_replication_origin_session_setup('a'))",
+    ],
+)
+def test_what_may_be_lasting_closes_the_connection_wherever_it_stands(statement: str) -> None:
+    found = use_of(statement.encode())
+    assert found.is_lasting
+    assert found.wants_session == (statement == "SELECT app.dblink_connect('a', 'b')")
+
+
+@pytest.mark.parametrize(
+    "statement",
     ["DO $$ BEGIN END $$", "CALL p()", "DISCARD PLANS", "EXECUTE p", "DEALLOCATE p", "SELECT 1; DO 'x'", "RESET ALL"],
 )
 def test_what_only_a_reset_knows_of_is_not_told_by_the_text(statement: str) -> None:
@@ -157,12 +266,19 @@ def test_what_a_session_remembers_is_asked_for_in_one(statement: str, wants_no_t
         "SELECT pg_catalog.nextval('s'), LASTVAL()",
         "WITH n AS (SELECT nextval('s')) SELECT currval('s') FROM n",
         "INSERT INTO t SELECT currval('s') FROM (SELECT nextval('s')) AS n",
+        "INSERT INTO t (a) VALUES (1) RETURNING currval('t_id_seq')",
+        "INSERT INTO t (a) VALUES (1) ON CONFLICT (a) DO UPDATE SET b = LASTVAL()",
+        "WITH i AS (INSERT INTO t (a) VALUES (1) RETURNING id) SELECT currval('t_id_seq') FROM i",
+        "SELECT pg_advisory_lock(1), pg_advisory_unlock(1)",
+        "WITH l AS MATERIALIZED (SELECT pg_advisory_lock(1)) SELECT pg_advisory_unlock_all() FROM l",
+        "SELECT setseed(0.5), random()",
+        "WITH s AS MATERIALIZED (SELECT setseed(0.5)) SELECT random() FROM s, generate_series(1, 3)",
     ],
 )
-def test_a_statement_that_calls_nextval_itself_needs_no_other(statement: str) -> None:
+def test_a_statement_that_does_itself_what_it_wants_needs_no_other(statement: str) -> None:
     found = use_of(statement.encode())
     assert not found.wants_session
-    assert found.leaves, "it is reset"
+    assert left_by(found) is not NOTHING, "it is reset"
     world = World()
     world.client()
     for request in (
@@ -173,8 +289,19 @@ def test_a_statement_that_calls_nextval_itself_needs_no_other(statement: str) ->
         assert not world.is_answered(request), "it runs"
 
 
-@pytest.mark.parametrize("statement", ["SELECT currval('s'), 'nextval('", "SELECT nextval('s'); LISTEN a", "LISTEN a"])
-def test_another_need_is_not_met_by_nextval(statement: str) -> None:
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT currval('s'), 'nextval('",
+        "SELECT nextval('s'); LISTEN a",
+        "LISTEN a",
+        "SELECT nextval('s'), currval('s'), pg_advisory_lock(1)",
+        "INSERT INTO t (a) VALUES (currval('s')) RETURNING id",
+        "SELECT setseed(0.5), pg_advisory_unlock(1), currval('s'), nextval('s')",
+        "SELECT random(), pg_advisory_lock(1)",
+    ],
+)
+def test_another_need_is_not_met_by_that(statement: str) -> None:
     assert use_of(statement.encode()).wants_session == (";" not in statement)
 
 
@@ -202,6 +329,8 @@ def test_it_is_refused_outside_of_a_lease_and_setseed_outside_of_a_session(funct
         [b"LISTEN a", b"LISTEN b"],
         [b"SET work_mem = 1"],
         [b"CREATE TEMP TABLE t ()", b"SELECT lastval()"],
+        [b"SELECT pg_advisory_unlock(\0)"],
+        [b"SELECT pg_advisory_lock(\0)", b"SET a.b = 1"],
     ],
 )
 def test_a_transaction_of_nothing_else_is_refused(statements: list[bytes]) -> None:
@@ -211,6 +340,14 @@ def test_a_transaction_of_nothing_else_is_refused(statements: list[bytes]) -> No
     assert (failure.kind, failure.outcome) == ("usage", NOT_EXECUTED)
     assert "nothing else in the transaction goes with this" in failure.message
     assert not world.is_answered(world.transaction(*map(step, statements), step(b"SELECT 1")))
+
+
+@pytest.mark.parametrize("function", ["pg_advisory_lock", "pg_try_advisory_lock_shared"])
+def test_a_transaction_that_takes_a_lock_and_gives_it_back_runs(function: str) -> None:
+    world = World()
+    world.client()
+    lock = b"SELECT %b(1)" % function.encode()
+    assert not world.is_answered(world.transaction(step(lock), step(b"SELECT pg_advisory_unlock(1)")))
 
 
 def test_who_asks_for_a_sequences_value_is_told_how_to_get_it() -> None:

@@ -18,6 +18,7 @@ https://www.postgresql.org/docs/current/sql-discard.html
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -37,27 +38,74 @@ _SETS_ONLY = re.compile(
     rb"select(?: (?:pg_catalog \. )?set_config \( [^()]+ , false \)(?: (?:as )?\w+)?(?: ,(?= )|\Z))+", re.IGNORECASE
 )
 _FALSE = re.compile(rb"'\s*(?:f(?:a(?:l(?:se?)?)?)?|no?|off?|0)\s*'", re.IGNORECASE)
+LOCK = "an advisory lock"
+SLOT = "a replication slot"  # most stay on purpose, so it is not refused
+CONNECTION = "a connection of dblink"
 # That it leaves something is not true of these: they want what others have left.
 SEQUENCE_VALUE = "what nextval() gave last"
 LOCK_HELD = "an advisory lock that the session holds"
-# Session-level locks; those of a transaction (pg_advisory_xact_lock) end with it.
-_LOCKS = re.compile(rb"pg_(?:try_)?advisory_lock(?:_shared)?")
-_UNLOCKS = (b"pg_advisory_unlock", b"pg_advisory_unlock_shared")
-# Functions that leave what only the end of the connection takes away; of slots only temporary ones.
+SEED = "what random() gives"
+# Functions of pg_catalog whose calls leave or want something. Locks of a transaction (pg_advisory_xact_lock) end with
+# it.
+_CALLS = {
+    b"pg_advisory_lock": LOCK,
+    b"pg_advisory_lock_shared": LOCK,
+    b"pg_try_advisory_lock": LOCK,
+    b"pg_try_advisory_lock_shared": LOCK,
+    b"pg_advisory_unlock": LOCK_HELD,
+    b"pg_advisory_unlock_shared": LOCK_HELD,
+    b"currval": SEQUENCE_VALUE,
+    b"lastval": SEQUENCE_VALUE,
+    b"setseed": SEED,
+}
+# Functions that go with these. A statement that calls both makes sense by itself; if not, PostgreSQL says so.
+_PARTNERS = {
+    LOCK: {b"pg_advisory_unlock", b"pg_advisory_unlock_shared", b"pg_advisory_unlock_all"},
+    LOCK_HELD: {name for name, leaves in _CALLS.items() if leaves == LOCK},
+    SEQUENCE_VALUE: {b"nextval"},
+    CONNECTION: {b"dblink", b"dblink_exec", b"dblink_open", b"dblink_send_query", b"dblink_disconnect"},
+    SEED: {b"random", b"random_normal", b"array_sample", b"array_shuffle"},
+}
+# Words behind which a row has its values, also those that the statement's own nextval() gave.
+_ROW_MADE = (b"RETURNING", b"CONFLICT")
+# Functions that leave what only the end of the connection takes away, whatever their schema; of slots only temporary
+# ones.
 _LASTING = {
     b"pg_replication_origin_session_setup": "a replication origin",
-    b"pg_create_physical_replication_slot": "a replication slot",
-    b"pg_create_logical_replication_slot": "a replication slot",
-    b"pg_copy_physical_replication_slot": "a replication slot",
-    b"pg_copy_logical_replication_slot": "a replication slot",
-    b"dblink_connect": "a connection of dblink",
-    b"dblink_connect_u": "a connection of dblink",
+    b"pg_create_physical_replication_slot": SLOT,
+    b"pg_create_logical_replication_slot": SLOT,
+    b"pg_copy_physical_replication_slot": SLOT,
+    b"pg_copy_logical_replication_slot": SLOT,
+    b"dblink_connect": CONNECTION,
+    b"dblink_connect_u": CONNECTION,
 }
-_TEMPORARY = (b"TEMP", b"TEMPORARY")
-# Words that may stand before TEMPORARY in a CREATE.
-_BEFORE_TEMPORARY = (b"CREATE", b"OR", b"REPLACE", b"GLOBAL", b"LOCAL")
-# Words after SET for a setting that holds for the transaction only.
-_LOCAL = (b"LOCAL", b"TRANSACTION", b"CONSTRAINTS")
+
+# Longer names are none of those above, and PostgreSQL cuts them; with quotes.
+_MAX_NAME = 65
+# The patterns below are for a statement's tokens with a blank behind each: words in upper case, quoted names in lower
+# case and without quotes, constants as '?', or FALSE if they may mean that. Some are for the tokens outside of
+# parentheses only, which they say.
+_PG_TEMP = rb"(?i:pg_temp) \. "
+# Of an EXPLAIN, what stands before its statement; and that it runs the statement.
+_EXPLAIN = re.compile(rb"EXPLAIN (?:\( [^()]*\) |(?:(?:ANALY[SZ]E|VERBOSE) )*)")
+_IS_RUN = re.compile(rb"ANALY[SZ]E (?!FALSE )")
+_OFF = re.compile(rb"['\"]?(?:false|off|0)(?![\w.])", re.IGNORECASE)
+# Outside of parentheses: a statement that calls nothing of what it names, and one of them that does run its query.
+_DEFINES = re.compile(rb"(?:ALTER|COMMENT|CREATE|DROP|GRANT|IMPORT|REVOKE|SECURITY) ")
+_QUERIED = re.compile(rb"CREATE (?:(?:GLOBAL|LOCAL|TEMP|TEMPORARY|UNLOGGED) )*(?:TABLE|MATERIALIZED VIEW) ")
+# Outside of parentheses: CREATE of something temporary.
+_TEMPORARY = re.compile(
+    rb"CREATE (?:OR REPLACE )?(?:(?:GLOBAL|LOCAL) )?(?:TEMP|TEMPORARY) "
+    rb"|CREATE (?:OR REPLACE )?(?:(?:FOREIGN|GLOBAL|LOCAL|MATERIALIZED|RECURSIVE|UNLOGGED) )*"
+    rb"(?:AGGREGATE|COLLATION|CONVERSION|DOMAIN|FUNCTION|OPERATOR(?: CLASS| FAMILY)?|PROCEDURE|SEQUENCE|STATISTICS"
+    rb"|TABLE|TEXT SEARCH [A-Z]+|TYPE|VIEW) (?:IF NOT EXISTS )?" + _PG_TEMP
+)
+# SELECT ... INTO a temporary table; a table may be called temp.
+_INTO = re.compile(
+    rb"(?<!\S)(?<!INSERT )(?<!MERGE )INTO (?:(?:(?:GLOBAL|LOCAL) )?(?:TEMP|TEMPORARY) (?=[\w\x80-\xff])"
+    rb"(?!(?:EXCEPT|FETCH|FOR|FROM|GROUP|HAVING|INTERSECT|LIMIT|OFFSET|ORDER|UNION|WHERE|WINDOW) )"
+    rb"|(?:TABLE )?" + _PG_TEMP + rb")"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +145,17 @@ NOTHING = Use()
 UNSEEN = Use("something")
 # Prepared statements that are not the broker's; all of them are being dropped.
 NAMES = Use("prepared statements")
+_SETTING = Use(SETTING, wants_session=True)
+_TABLE = Use("a temporary table", wants_session=True)
+# What a statement leaves by its first tokens outside of parentheses.
+_VERBS = (
+    (re.compile(rb"LISTEN "), Use("a channel that it listens to", wants_session=True)),
+    (re.compile(rb"LOAD "), Use("a library", is_lasting=True, wants_session=True)),
+    (re.compile(rb"SET (?!LOCAL |TRANSACTION |CONSTRAINTS )."), _SETTING),
+    (re.compile(rb"PREPARE (?!TRANSACTION )."), Use("a prepared statement", wants_session=True)),
+    (re.compile(rb"DECLARE .*WITH HOLD "), Use("a cursor", wants_session=True)),
+    (_TEMPORARY, _TABLE),
+)
 
 
 def use_of(statement: bytes) -> Use:
@@ -105,14 +164,21 @@ def use_of(statement: bytes) -> Use:
         lower = statement.lower()
         if not any(word in lower for word in _SUSPICIOUS):
             return NOTHING
-    reader = _Reader()
+    if _sets_only(statement):
+        return _SETTING
     read = tokens(statement, len(statement) > MAX_BYTES or 0 not in statement)
-    for kind, text, _, _ in islice(read, MAX_TOKENS):
-        reader.take(kind, text)
-    if reader.calls_set_config and _sets_only(statement):
-        return Use(SETTING, wants_session=True)
+    uses = [_use_of_single(each) for each in _statements(islice(read, MAX_TOKENS))]
+    found = _all_joined(uses)
+    if len(uses) > 1 and found.wants_session:
+        found = replace(found, wants_session=False, wants_no_transaction=False)
     # A text that is too long to be read may do anything.
-    return reader.use() if next(read, None) is None else reader.use().joined(UNSEEN)
+    return found if next(read, None) is None else found.joined(UNSEEN)
+
+
+def is_pointless(uses: Collection[Use]) -> bool:
+    """Whether a transaction of nothing but these statements makes no sense, as each of them wants others."""
+    leaves = {use.leaves for use in uses}
+    return bool(uses) and all(use.wants_session for use in uses) and not {LOCK, LOCK_HELD} <= leaves
 
 
 def left_by(use: Use) -> Use:
@@ -146,7 +212,7 @@ def names_held(server: Server, own: int) -> bytes:
 
 def _sets_only(statement: bytes) -> bool:
     """Whether all that the statement does is set_config(..., false)."""
-    if len(statement) > MAX_BYTES:
+    if len(statement) > MAX_BYTES or b"set_config" not in statement.lower():
         return False
     read: list[bytes] = []
     for kind, text, _, _ in tokens(statement):
@@ -162,95 +228,101 @@ def _sets_only(statement: bytes) -> bool:
     return _SETS_ONLY.fullmatch(b" ".join(read)) is not None
 
 
-class _Reader:
-    """Reads the tokens of a string of statements; `use` tells what they may leave."""
+def _statements(read: Iterator[tuple[str, bytes, int, int]]) -> Iterator[list[bytes]]:
+    """The tokens of each statement that is not empty, as the patterns want them."""
+    words: list[bytes] = []
+    depth = 0  # parentheses
+    for kind, text, _, _ in read:
+        if text == b";" and depth <= 0:
+            if words:
+                yield words
+            words = []
+            continue
+        depth += (text == b"(") - (text == b")")
+        text = text[:_MAX_NAME]
+        if kind == "word":
+            words.append(b"FALSE" if _OFF.match(text) else text.upper())
+        elif kind == "name":
+            words.append(re.sub(rb"\W", b"_", text.strip(b'"').lower()))
+        elif kind == "mark":
+            words.append(text)
+        elif text[:1] == b"(":  # a skimmed token may begin with a row of constants
+            words += (b"(", b")")
+        else:
+            words.append(b"FALSE" if _OFF.match(text) else b"?")
+    if words:
+        yield words
 
-    def __init__(self) -> None:
-        self._count = 0  # of statements
-        self._use = NOTHING
-        self._is_seeding = False
-        self._calls_nextval = False
-        self.calls_set_config = False
-        self._depth = 0  # parentheses
-        # Of the statement being read: its words and names outside of parentheses so far, and its last token.
-        self._words: list[bytes] = []
-        self._previous = b""
-        self._before = b""  # the token before that one
-        self._is_run = False  # what is behind an EXPLAIN is run
-        self._name = b""  # the last token, if it is a name
 
-    def take(self, kind: str, text: bytes) -> None:
-        if text == b";" and self._depth <= 0:
-            self._words = []
-            self._previous = self._before = b""
-            self._is_run = False
-            return
-        word = text.upper() if kind == "word" else b""
-        if not self._previous:
-            self._count += 1
-        if text[:1] == b"(":  # a skimmed token may begin with it as well
-            self._function(self._name)
-        self._name = text.lower().strip(b'"') if kind in ("word", "name") else b""
-        if self._words[:1] == [b"EXPLAIN"]:
-            self._is_run = self._is_run or word in (b"ANALYZE", b"ANALYSE")
-            if self._is_run and self._depth == 0 and word in (b"CREATE", b"DECLARE"):
-                self._words = []
-        if word in _TEMPORARY and self._is_into():
-            self._add(Use("a temporary table"))
-        if self._name == b"pg_temp" and (self._words[:1] == [b"CREATE"] or self._previous == b"INTO"):
-            self._add(Use("a temporary table"))
-        if self._depth == 0 and (word or kind == "name"):
-            self._read(word or text)
-        self._depth += (text == b"(") - (text == b")")
-        self._before, self._previous = self._previous, word or text
+def _use_of_single(words: list[bytes]) -> Use:
+    """What one statement may leave."""
+    text = b" ".join(words) + b" "
+    is_run = True
+    if head := _EXPLAIN.match(text):
+        is_run = _IS_RUN.search(head[0]) is not None
+        words, text = words[head[0].count(b" ") :], text[head.end() :]
+    outer = _outer(words)
+    calls = is_run and (_DEFINES.match(outer) is None or _fills(outer))
+    uses: list[Use] = []
+    if is_run:
+        uses += [use for pattern, use in _VERBS if pattern.match(outer)]
+    if calls and _INTO.search(text):
+        uses.append(_TABLE)
+    uses += _uses_of_calls(words, calls)
+    found = _all_joined(uses)
+    if len(uses) > 1:
+        found = replace(
+            found,
+            wants_session=any(use.wants_session for use in uses),
+            wants_no_transaction=any(use.wants_no_transaction for use in uses),
+        )
+    return found
 
-    def _is_into(self) -> bool:
-        """Whether the token before this one is the INTO of a SELECT."""
-        if self._previous in (b"LOCAL", b"GLOBAL"):
-            return self._before == b"INTO"
-        return self._previous == b"INTO" and self._before not in (b"INSERT", b"MERGE")
 
-    def use(self) -> Use:
-        """What the statements read so far may leave."""
-        use = self._use
-        wants = use.leaves not in ("", UNSEEN.leaves) and self._count == 1
-        if use.leaves == SEQUENCE_VALUE and self._calls_nextval:
-            wants = False  # it may ask for what it has made itself; if it has not, PostgreSQL says so
-        return replace(use, wants_session=True, wants_no_transaction=self._is_seeding) if wants else use
+def _all_joined(uses: Iterable[Use]) -> Use:
+    found = NOTHING
+    for use in uses:
+        found = found.joined(use)
+    return found
 
-    def _function(self, name: bytes) -> None:
-        if _LOCKS.fullmatch(name):
-            self._add(Use("an advisory lock"))
-        elif name in _UNLOCKS:
-            self._add(Use(LOCK_HELD))
-        elif name in (b"currval", b"lastval"):
-            self._add(Use(SEQUENCE_VALUE))
-        elif name == b"nextval":
-            self._calls_nextval = True
-        elif name == b"set_config":
-            self.calls_set_config = True
-        elif name in _LASTING:
-            self._add(Use(_LASTING[name], is_lasting=True))
-        elif name == b"setseed":
-            self._is_seeding = True
-            self._add(Use("what random() gives"))
 
-    def _read(self, word: bytes) -> None:
-        words = self._words
-        words.append(word)
-        match words:
-            case [b"LISTEN"]:
-                self._add(Use("a channel that it listens to"))
-            case [b"LOAD"]:
-                self._add(Use("a library", is_lasting=True))
-            case [b"SET", second] if second not in _LOCAL:
-                self._add(Use(SETTING))
-            case [b"PREPARE", second] if second != b"TRANSACTION":
-                self._add(Use("a prepared statement"))
-            case [b"DECLARE", *_, b"WITH", b"HOLD"]:
-                self._add(Use("a cursor"))
-            case [b"CREATE", *_] if word in _TEMPORARY and set(words[:-1]) <= set(_BEFORE_TEMPORARY):
-                self._add(Use("a temporary table"))
+def _fills(outer: bytes) -> bool:
+    """Whether the statement makes a table of a query, and runs that."""
+    return _QUERIED.match(outer) is not None and b" AS " in outer and not outer.endswith(b" WITH NO DATA ")
 
-    def _add(self, use: Use) -> None:
-        self._use = self._use.joined(use)
+
+def _uses_of_calls(words: list[bytes], is_run: bool) -> list[Use]:
+    """What the functions leave whose calls are written there; what is not run counts only if it is lasting."""
+    names: set[bytes] = set()
+    found: list[str] = []
+    lasting: set[str] = set()
+    has_row = False
+    for place, word in enumerate(words):
+        has_row = has_row or word in _ROW_MADE
+        if word != b"(" or place == 0:
+            continue
+        name = words[place - 1].lower()
+        names.add(name)
+        is_built_in = place < 3 or words[place - 2] != b"." or words[place - 3].lower() == b"pg_catalog"
+        if name in _LASTING:
+            found.append(_LASTING[name])
+            lasting.add(_LASTING[name])
+        elif name in _CALLS and is_run and is_built_in and not (has_row and _CALLS[name] == SEQUENCE_VALUE):
+            found.append(_CALLS[name])
+    uses = []
+    for leaves in dict.fromkeys(found):
+        wants = is_run and leaves != SLOT and names.isdisjoint(_PARTNERS.get(leaves, ()))
+        uses.append(Use(leaves, leaves in lasting, wants, wants and leaves == SEED))
+    return uses
+
+
+def _outer(words: list[bytes]) -> bytes:
+    """The tokens outside of parentheses."""
+    found = []
+    depth = 0
+    for word in words:
+        depth -= word == b")"
+        if depth <= 0 and word not in (b"(", b")"):
+            found.append(word)
+        depth += word == b"("
+    return b" ".join(found) + b" "

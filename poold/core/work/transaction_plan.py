@@ -14,6 +14,7 @@ from client.wire.limits import END_SAVEPOINT, SAVEPOINT
 from client.wire.masking import MOST_COUNTED
 from client.wire.messages import Step, StepReference, TransactionMessage
 from poold.core.records.flow import Flow
+from poold.core.statements.leftovers import is_pointless
 from poold.core.statements.sql import AMBIGUOUS, MAX_TOKENS
 from poold.core.statements.statement import Statement, Statements
 from poold.core.work import failures
@@ -115,7 +116,7 @@ class Plan:
                     reason = f"leaves {self.statement(place).use.leaves}, so it wants a session; use db.session()"
             if reason:
                 self.obstacle = f"statement {self.places[place] + 1} of the transaction {reason}"
-        if read and not self.obstacle and all(each.use.wants_session for each in read):
+        if not self.obstacle and is_pointless([each.use for each in read]):
             alone = failures.wants_session(next(iter(read)).use.leaves)
             self.obstacle = f"nothing else in the transaction goes with this: {alone.message}"
 
