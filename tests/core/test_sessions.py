@@ -305,6 +305,11 @@ def test_another_need_is_not_met_by_that(statement: str) -> None:
     assert use_of(statement.encode()).wants_session == (";" not in statement)
 
 
+def test_what_is_wanted_is_named_before_what_is_only_left() -> None:
+    found = use_of(b"SELECT nextval('s'), currval('s'), pg_advisory_lock(1)")
+    assert (found.leaves, found.wants_session) == ("an advisory lock", True)
+
+
 @pytest.mark.parametrize("function", ["currval('s')", "lastval()", "setseed(0.5)"])
 def test_it_is_refused_outside_of_a_lease_and_setseed_outside_of_a_session(function: str) -> None:
     world = World()

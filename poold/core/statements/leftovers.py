@@ -269,6 +269,7 @@ def _use_of_single(words: list[bytes]) -> Use:
     if calls and _INTO.search(text):
         uses.append(_TABLE)
     uses += _uses_of_calls(words, calls)
+    uses.sort(key=lambda use: not use.wants_session)  # a client that is refused is told why
     found = _all_joined(uses)
     if len(uses) > 1:
         found = replace(
@@ -280,6 +281,7 @@ def _use_of_single(words: list[bytes]) -> Use:
 
 
 def _all_joined(uses: Iterable[Use]) -> Use:
+    """What all of them together may leave."""
     found = NOTHING
     for use in uses:
         found = found.joined(use)
@@ -295,7 +297,6 @@ def _uses_of_calls(words: list[bytes], is_run: bool) -> list[Use]:
     """What the functions leave whose calls are written there; what is not run counts only if it is lasting."""
     names: set[bytes] = set()
     found: list[str] = []
-    lasting: set[str] = set()
     has_row = False
     for place, word in enumerate(words):
         has_row = has_row or word in _ROW_MADE
@@ -306,13 +307,12 @@ def _uses_of_calls(words: list[bytes], is_run: bool) -> list[Use]:
         is_built_in = place < 3 or words[place - 2] != b"." or words[place - 3].lower() == b"pg_catalog"
         if name in _LASTING:
             found.append(_LASTING[name])
-            lasting.add(_LASTING[name])
         elif name in _CALLS and is_run and is_built_in and not (has_row and _CALLS[name] == SEQUENCE_VALUE):
             found.append(_CALLS[name])
     uses = []
     for leaves in dict.fromkeys(found):
         wants = is_run and leaves != SLOT and names.isdisjoint(_PARTNERS.get(leaves, ()))
-        uses.append(Use(leaves, leaves in lasting, wants, wants and leaves == SEED))
+        uses.append(Use(leaves, leaves in _LASTING.values(), wants, wants and leaves == SEED))
     return uses
 
 
