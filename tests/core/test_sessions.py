@@ -190,6 +190,7 @@ def test_a_temporary_schema_counts_only_as_that_of_what_is_made(statement: str) 
         "EXPLAIN (ANALYZE off, VERBOSE) SELECT {}",
         "EXPLAIN (ANALYZE 0) SELECT {}",
         "EXPLAIN (VERBOSE, ANALYZE 'off') SELECT {}, \0",
+        'EXPLAIN (ANALYZE "off") SELECT {}',
         "EXPLAIN (COSTS off) SELECT {}",
         "EXPLAIN (SELECT {})",
         "SELECT app.{}",

@@ -88,7 +88,7 @@ _MAX_NAME = 65
 _PG_TEMP = rb"(?i:pg_temp) \. "
 # Of an EXPLAIN, what stands before its statement; and that it runs the statement.
 _EXPLAIN = re.compile(rb"EXPLAIN (?:\( [^()]*\) |(?:(?:ANALY[SZ]E|VERBOSE) )*)")
-_IS_RUN = re.compile(rb"ANALY[SZ]E (?!FALSE )")
+_IS_RUN = re.compile(rb"ANALY[SZ]E (?!FALSE |off |false )")
 _OFF = re.compile(rb"['\"]?(?:false|off|0)(?![\w.])", re.IGNORECASE)
 # Outside of parentheses: a statement that calls nothing of what it names, and one of them that does run its query.
 _DEFINES = re.compile(rb"(?:ALTER|COMMENT|CREATE|DROP|GRANT|IMPORT|REVOKE|SECURITY) ")
