@@ -179,7 +179,7 @@ class Cursor(Copying, _Theirs):
 
         A named cursor takes any other mode for 'relative', as psycopg2's.
         """
-        self._check("scroll")
+        self._check("scroll", is_sending=self.name is not None)
         if not isinstance(mode, str):
             raise TypeError(f"argument 2 must be str, not {type(mode).__name__}")
         if self.name is None and mode not in ("relative", "absolute"):
@@ -260,7 +260,8 @@ class Cursor(Copying, _Theirs):
             return
         if self.name is not None and self._is_alive_on_server():
             self._check_mark()
-            self._on_server(f"CLOSE {self._quoted_name}")
+            # It begins no transaction: the cursor could not be in that.
+            self.noted(self.connection.ask_in_place, f"CLOSE {self._quoted_name}")
         self._is_closed = True
 
     @property
@@ -312,10 +313,12 @@ class Cursor(Copying, _Theirs):
         status = self.connection.get_transaction_status()
         if status in (extensions.TRANSACTION_STATUS_UNKNOWN, extensions.TRANSACTION_STATUS_INERROR):
             return False
+        is_idle = status == extensions.TRANSACTION_STATUS_IDLE
         if self._sent is not None:
-            return True
+            # Behind an end that was sent as a statement the mark is the same.
+            return self._withhold or not is_idle or self._mark != self.connection.mark
         # It was not made here; another cursor may have made it.
-        if status == extensions.TRANSACTION_STATUS_IDLE and not self.connection.is_session:
+        if is_idle and not self.connection.is_session:
             return False
         look = offline.render("SELECT 1 FROM pg_catalog.pg_cursors WHERE name = %s", (self.name,))
         return len(self.connection.ask_in_place(look)) > 0
@@ -335,11 +338,13 @@ class Cursor(Copying, _Theirs):
 
     # What all of them do.
 
-    def _check(self, what: str) -> None:
+    def _check(self, what: str, *, is_sending: bool = True) -> None:
+        """Raise psycopg2's errors if the call is out of place; is_sending: it has to send something."""
         if self._is_closed:
             raise psycopg2.InterfaceError("cursor already closed")
         self.connection.check_open()
-        self.connection.refuse_prepared(what)
+        if is_sending:
+            self.connection.refuse_prepared(what)
 
     def noted(self, run: Callable[..., Any], *arguments: Any) -> Any:
         """Return what run returns; an error is given the cursor, as psycopg2's errors have it."""
@@ -372,7 +377,7 @@ class Cursor(Copying, _Theirs):
 
     def _readable(self, what: str) -> Rows:
         """Return the rows; raises psycopg2's errors if there can be none."""
-        self._check(what)
+        self._check(what, is_sending=self.name is not None)
         if self._rows is None:
             if self.name is None:
                 raise psycopg2.ProgrammingError("no results to fetch")

@@ -73,10 +73,12 @@ class TwoPhase(Runner):
             was_in_doubt = lease.is_in_doubt
             try:
                 result = self.run("PREPARE TRANSACTION %s", (str(self._two_phase_xid),))
+                self.mark += 1  # prepared or rolled back, it has ended here, and its cursors with it
             except BaseException as error:
                 if not lease.is_in_doubt or was_in_doubt:
                     raise
                 self._may_be_prepared = True
+                self.mark += 1
                 self._remains = f"; whether {self._named} is prepared is not known: look for it by tpc_recover()"
                 if isinstance(error, DBError):
                     raise self._prepare_unknown(error) from error
