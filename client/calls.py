@@ -140,6 +140,8 @@ class Calls:
     def _end(self, verb: type[Commit] | type[Rollback] | type[Release]) -> None:
         if self._lease.number:
             self._in_lease(lambda channel, lease, *_: verb(channel.next_request(), lease))
+        else:
+            self._lease.check_unused()
 
     def _finish(self, verb: type[Rollback] | type[Release]) -> None:
         """End the lease, or the transaction open in it; it is no error if the lease is lost, as it has ended then."""

@@ -331,6 +331,8 @@ class Handler(Executor):
         if self._lease.number:
             self._finish(Rollback)
             self._close_lease()
+        else:
+            self._lease.check_unused()
 
     def _send_transaction(self, options: Options, steps: tuple[Step | int, ...]) -> TransactionResult:
         """Send a transaction message of these steps and return what became of it."""

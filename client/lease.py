@@ -60,7 +60,10 @@ class Call:
 class ClientLease:
     """The lease of a Handler or a session, opened and closed many times; number is 0 if it is not open."""
 
-    __slots__ = ("_channel", "_error", "_farewell", "_is_lost", "_noun", "_use", "cursors", "is_in_doubt", "number")
+    __slots__ = (
+        "_channel", "_error", "_farewell", "_is_lost", "_noun", "_use", "_was_in_doubt", "cursors", "is_in_doubt",
+        "number",
+    )  # fmt: skip
 
     def __init__(self, noun: str, farewell: Farewell) -> None:
         """noun is the lease's name in error texts; farewell is the message that ends it."""
@@ -72,6 +75,7 @@ class ClientLease:
         self._is_lost = False
         # Whether a COMMIT was sent in it and not answered, or its outcome was reported as unknown.
         self.is_in_doubt = False
+        self._was_in_doubt = False  # and the program knows
         # The last error that told of the lease's loss; held weakly, as a channel's.
         self._error: weakref.ref[DBConnectionError] | None = None
         # The one call that uses it. A dict, because setdefault lets exactly one of several threads through.
@@ -84,14 +88,22 @@ class ClientLease:
         CommitOutcomeUnknown if it is lost.
         """
         if self._use.setdefault("", call) is not call:
-            raise UsageError(
-                f"this Handler's {self._noun} is in the middle of a call: of another thread's, or of the call that a "
-                f"signal handler interrupted; wait until that has returned, or use another Handler"
-            )
+            raise self._used()
         if not self.number:
             return None
         call.channel = self.check()
         return call.channel
+
+    def check_unused(self) -> None:
+        """Raise UsageError if a call uses it: whether a transaction is open only the answer to that will tell."""
+        if self._use:
+            raise self._used()
+
+    def _used(self) -> UsageError:
+        return UsageError(
+            f"this Handler's {self._noun} is in the middle of a call: of another thread's, or of the call that a "
+            f"signal handler interrupted; wait until that has returned, or use another Handler"
+        )
 
     def check(self) -> Channel:
         """Return the channel of the open lease; raises as `begin` if nothing more can be done in it."""
@@ -108,7 +120,7 @@ class ClientLease:
 
     def open(self, call: Call, channel: Channel) -> int:
         """Return a new number, for the lease that the call's message opens through the channel."""
-        self._is_lost = self.is_in_doubt = False
+        self._is_lost = self.is_in_doubt = self._was_in_doubt = False
         call.is_opening = True
         call.channel = self._channel = channel
         self.number = next(_numbers)
@@ -162,6 +174,11 @@ class ClientLease:
         if self._channel is not None and self._channel.pid == os.getpid():
             self._channel.close()
 
+    def acknowledge(self) -> None:
+        """Take note that the program knows of a COMMIT in doubt: what follows is told of the loss alone."""
+        self._was_in_doubt |= self.is_in_doubt
+        self.is_in_doubt = False
+
     @property
     def is_lost(self) -> bool:
         """Whether it is open and known to be gone. Another thread may be in the middle of a call."""
@@ -197,6 +214,12 @@ class ClientLease:
                 f"not; look for what it would have written; {remedy}"
             )
             found = CommitOutcomeUnknown(text, plain_failure("commit-unknown", UNKNOWN, text, TX_LOST))
+        elif self._was_in_doubt:
+            text = (
+                f"this {self._noun} was lost when the answer to its COMMIT was not taken, and with it what was left in "
+                f"it; open another {self._noun}"
+            )
+            found = TransactionLost(text, plain_failure("transaction-lost", NOT_EXECUTED, text, TX_LOST))
         else:
             end = ", rolled back" if is_transaction else ""
             remedy = "call rollback() and begin anew" if is_transaction else f"open another {self._noun}"

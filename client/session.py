@@ -49,7 +49,7 @@ class Session(Executor):
     def __init__(self, parent: Executor) -> None:
         self._share(parent)
         self._ended = 0  # how many replies have reported that none is open
-        self._was_lost = False  # and rolled back since, which brings nothing back
+        self._was_lost = False  # and rolled back or closed since, which brings nothing back
         self._is_closed = False
 
     @property
@@ -71,7 +71,7 @@ class Session(Executor):
 
     @property
     def is_lost(self) -> bool:
-        """Whether its backend is gone, and with it all that was left there; only another session can go on."""
+        """Whether its backend is gone, or was before the session ended; only another session can go on."""
         return self._was_lost or self._transaction == TX_LOST or self._lease.is_lost
 
     @property
@@ -85,25 +85,28 @@ class Session(Executor):
         Raises as `query` if the session is known to be lost, also if nothing was open in it.
         """
         self._check_open()
+        self._lease.check_unused()
         if self.in_transaction or self.is_lost:
             self._end(Commit)
 
     def rollback(self) -> None:
         """Roll back the open transaction; without one it does nothing. The session goes on, if it is not lost."""
         self._check_open()
+        self._lease.check_unused()
         if self.in_transaction:
             self._finish(Rollback)
             self._was_lost = self.is_lost
-            self._lease.is_in_doubt = False
+            self._lease.acknowledge()
             self._transaction = TX_NONE
 
     def close(self) -> None:
         """End the session and give its backend back; what is open is rolled back. Again it does nothing."""
+        self._lease.check_unused()
         if self._lease.number:
             self._finish(Release)
+            self._was_lost = self.is_lost
             self._close_lease()
         self._transaction = TX_NONE
-        self._was_lost = False
         self._is_closed = True
 
     def cancel(self) -> int:
@@ -130,6 +133,7 @@ class Session(Executor):
 
     def transaction(self, *_: Any, **__: Any) -> NoReturn:
         """Refuse: the broker runs a transaction message on any backend, and again if it lost a race."""
+        self._check_open()
         raise UsageError(
             "a session runs its statements one by one; use query() and commit(), after query('BEGIN') in an autocommit "
             "group, or a transaction block of the Handler outside"
@@ -139,6 +143,7 @@ class Session(Executor):
 
     def session(self) -> NoReturn:
         """Refuse: a session has no sessions in it."""
+        self._check_open()
         raise UsageError("this is a session already; make another with the Handler's session()")
 
     def stream(
@@ -154,7 +159,7 @@ class Session(Executor):
     ) -> Stream:
         """The rows of one statement, for results that do not fit; as `Handler.stream`, in the open transaction."""
         self._check_open()
-        if self.autocommit and not self.in_transaction:
+        if self.autocommit and not self.in_transaction and not self.is_lost:  # which its first statement tells
             raise UsageError(
                 "rows are streamed in a transaction, and none is open in this session, where each statement commits by "
                 "itself; call query('BEGIN') first, or stream() of the Handler outside"
