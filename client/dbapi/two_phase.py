@@ -18,8 +18,12 @@ from client.dbapi.wording import IN_TWO_PHASES, rewrite
 from client.dbapi.xid import Xid
 from client.errors import DBConnectionError, DBError, error_from
 from client.values.result import Result
-from client.wire.messages import FAILED, UNKNOWN, plain_failure
+from client.wire.messages import FAILED, NOT_EXECUTED, UNKNOWN, plain_failure
 from client.wire.sqlstates import IN_FAILED_SQL_TRANSACTION, UNDEFINED_OBJECT
+
+_BY_XID = "tpc_commit(xid) or tpc_rollback(xid)"
+# What ends a prepared transaction, and what that is then.
+_DONE = {"COMMIT PREPARED": "committed", "ROLLBACK PREPARED": "rolled back"}
 
 
 class TwoPhase(Runner):
@@ -30,6 +34,7 @@ class TwoPhase(Runner):
         self._two_phase_xid: Xid | None = None  # from tpc_begin to the end of that transaction
         self._is_prepared = False  # and from tpc_prepare on
         self._may_be_prepared = False  # PREPARE TRANSACTION was sent, and its answer is not known
+        self._may_be: tuple[str, ...] = ()  # 'committed' or 'rolled back': that was sent, and its answer is not known
 
     @property
     def status(self) -> int:
@@ -93,13 +98,20 @@ class TwoPhase(Runner):
 
     @property
     def _named(self) -> str:
-        return f"the transaction {str(self._two_phase_xid)!r}"
+        return _name_of(self._two_phase_xid)
+
+    @property
+    def _state(self) -> str:
+        """What is known of the transaction since tpc_prepare."""
+        if self._may_be:
+            return f"may be {', '.join(self._may_be)}, or prepared still"
+        return "is prepared" if self._is_prepared else "may be prepared"
 
     @property
     def _way(self) -> str:
         """What ends a prepared transaction."""
         if self._is_lost:
-            return "tpc_commit(xid) or tpc_rollback(xid) on another connection"
+            return f"{_BY_XID} on another connection"
         return "tpc_commit() or tpc_rollback()"
 
     def tpc_commit(self, xid: Xid | str | None = None) -> None:
@@ -130,7 +142,7 @@ class TwoPhase(Runner):
                     raise psycopg2.ProgrammingError(
                         "tpc_commit/tpc_rollback with a xid must be called outside a transaction"
                     )
-                self.ask(f"{command} {_quoted(Xid.of(xid))}")
+                self._finish_by_xid(Xid.of(xid), command)
                 return
             if self._two_phase_xid is None:
                 raise psycopg2.ProgrammingError(
@@ -144,13 +156,34 @@ class TwoPhase(Runner):
                 self._rollback()
             self._forget_two_phase()
 
+    def _finish_by_xid(self, xid: Xid, command: str) -> None:
+        named, is_in_doubt = _name_of(xid), False
+        try:
+            self.ask(f"{command} {_quoted(xid)}")
+        except BaseException as error:
+            is_in_doubt = not isinstance(error, DBError) or _is_in_doubt(error)
+            if not isinstance(error, DBConnectionError):
+                raise
+            if is_in_doubt:
+                raise _end_unknown(error, named, command, self._way if self._is_lost else _BY_XID) from error
+            text = (
+                f"{command} was not executed; {named} waits for {_BY_XID}, if it is prepared: {error.failure.message}"
+            )
+            raise error_from(plain_failure("connection", UNKNOWN, text)) from error
+        finally:
+            if is_in_doubt and self._is_lost:
+                self._remains = f"; {named} may be {_DONE[command]}, or prepared still: look for it by tpc_recover()"
+
     def _finish_prepared(self, command: str) -> None:
         is_rollback = command == "ROLLBACK PREPARED"
         if not self._is_prepared:
             self._rollback()  # gives the lost lease up
         try:
             self.ask(f"{command} {_quoted(self._two_phase_xid)}")
-        except DBError as error:
+        except BaseException as error:
+            if not isinstance(error, DBError):
+                self._note_in_doubt(command)
+                raise
             if error.pgcode != UNDEFINED_OBJECT:
                 raise
             was_in_doubt = not self._is_prepared
@@ -177,21 +210,24 @@ class TwoPhase(Runner):
         )
         return error_from(plain_failure("commit-unknown", UNKNOWN, text))
 
+    def _note_in_doubt(self, command: str) -> None:
+        """Take note that this was sent, and its answer is not known."""
+        if _DONE[command] not in self._may_be:
+            self._may_be += (_DONE[command],)
+        self._remains = f"; {self._named} {self._state}: look for it by tpc_recover()"
+
     def _while_prepared(self, error: DBError, statement: str) -> DBError:
         """Return the error to raise if a statement beside the prepared transaction failed, or one that ends it."""
-        command = statement.partition(" PREPARED")[0]
-        is_ending = command in ("COMMIT", "ROLLBACK")
-        state = "is prepared" if self._is_prepared else "may be prepared"
-        if is_ending and error.outcome == UNKNOWN:
-            done = "committed" if command == "COMMIT" else "rolled back"
-            text = (
-                f"{command} PREPARED was sent and its answer was not taken{_reason(error)}: {self._named} is {done}, "
-                f"or prepared still; look for it by tpc_recover(), and if it is there end it by {self._way}"
-            )
-            return error_from(plain_failure("commit-unknown" if command == "COMMIT" else "connection", UNKNOWN, text))
+        command = " ".join(statement.split()[:2])
+        if command in _DONE and _is_in_doubt(error):
+            self._note_in_doubt(command)
+            return _end_unknown(error, self._named, command, self._way)
         text = error.failure.message
-        if error.pgcode is None or self._is_lost:
-            text = f"{self._named} {state}, PostgreSQL keeps it, and it waits for {self._way}: {text.rstrip()}"
+        if error.pgcode is None or isinstance(error, DBConnectionError) or self._is_lost:
+            waits = f"PostgreSQL keeps it, and it waits for {self._way}"
+            if self._may_be:
+                waits = f"look for it by tpc_recover(), and if it is there end it by {self._way}"
+            text = f"{self._named} {self._state}, {waits}: {text.rstrip()}"
         if isinstance(error, DBConnectionError):
             return error_from(plain_failure("connection", UNKNOWN, text))
         rewrite(error, text, UNKNOWN)
@@ -200,6 +236,7 @@ class TwoPhase(Runner):
     def _forget_two_phase(self) -> None:
         self._two_phase_xid = None
         self._is_prepared = self._may_be_prepared = False
+        self._may_be = ()
         self._remains = ""
         self._lock.more_words = ()
 
@@ -215,9 +252,28 @@ class TwoPhase(Runner):
             raise psycopg2.ProgrammingError(f"{what} cannot be used with a prepared two-phase transaction")
 
 
+def _is_in_doubt(error: DBError) -> bool:
+    """Whether what was sent may have taken effect: a backend may be ended behind a commit and before its answer."""
+    return error.outcome == UNKNOWN or (isinstance(error, DBConnectionError) and error.outcome != NOT_EXECUTED)
+
+
+def _end_unknown(error: DBError, named: str, command: str, way: str) -> DBError:
+    """Return the error of an end that was sent, of which there is no answer."""
+    text = (
+        f"{command} was sent and its answer was not taken{_reason(error)}: {named} is {_DONE[command]}, or prepared "
+        f"still; look for it by tpc_recover(), and if it is there end it by {way}"
+    )
+    kind = "commit-unknown" if command == "COMMIT PREPARED" else "connection"
+    return error_from(plain_failure(kind, UNKNOWN, text))
+
+
+def _name_of(xid: Xid | None) -> str:
+    return f"the transaction {str(xid)!r}"
+
+
 def _reason(error: DBError) -> str:
     """The broker's reason, if it has told one, to stand in the middle of a text."""
-    return f" ({error.failure.message})" if error.failure.request else ""
+    return f" ({error.failure.message.rstrip()})" if error.failure.request else ""
 
 
 def _quoted(xid: Xid | None) -> str:

@@ -297,7 +297,7 @@ def test_a_clients_session_stays_lost_behind_a_rollback(
             call(session)
         assert (session.in_transaction, session.is_lost) == (False, True)
     session.close()
-    assert not session.is_lost
+    assert session.is_lost
 
 
 def test_the_block_of_a_session_whose_loss_is_acknowledged_ends_quietly(broker: Broker, postgres: Postgres) -> None:

@@ -12,6 +12,8 @@ from postgres import Factory, Postgres
 from waiting import wait_until
 
 from client import CommitOutcomeUnknown, DBError, TransactionLost, dbapi
+from client.errors import error_from
+from client.wire.messages import plain_failure
 
 StartBroker = Callable[..., Broker]
 
@@ -227,26 +229,121 @@ def test_a_prepare_whose_answer_is_lost_is_ended_by_the_same_connection(
     connection.close()
 
 
-@pytest.mark.parametrize("ending", ["tpc_commit", "tpc_rollback"])
-def test_an_end_that_is_not_answered_is_unknown(connection: Any, server: Postgres, ending: str) -> None:
+@pytest.fixture
+def no_answer(server: Postgres) -> Callable[[], None]:
+    """COMMIT PREPARED and ROLLBACK PREPARED wait for a standby that there is not."""
+
+    def apply() -> None:
+        server.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        server.execute("SELECT pg_reload_conf()")
+        shown = "SHOW synchronous_standby_names"
+        wait_until(lambda: server.execute(shown) == [("nobody",)], what="the setting")
+
+    return apply
+
+
+def answer(server: Postgres) -> None:
+    server.execute("ALTER SYSTEM RESET synchronous_standby_names")
+    server.execute("SELECT pg_reload_conf()")
+
+
+def prepare(connection: Any, way: str) -> tuple[str, tuple[Any, ...]]:
+    """Prepare a transaction; return its identifier's text, and the arguments that end it this way."""
     gid = begun(connection)
     connection.tpc_prepare()
-    # COMMIT PREPARED and ROLLBACK PREPARED wait for a standby that there is not.
-    server.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-    server.execute("SELECT pg_reload_conf()")
-    shown = "SHOW synchronous_standby_names"
-    wait_until(lambda: server.execute(shown) == [("nobody",)], what="the setting")
+    if way == "own":
+        return gid, ()
+    connection.reset()  # leaves it to others
+    (xid,) = connection.tpc_recover()
+    return gid, (xid,)
 
-    error = while_it_waits(server, getattr(connection, ending), lambda: kill(server), "SyncRep")
+
+@pytest.mark.parametrize("way", ["own", "by xid"])
+@pytest.mark.parametrize("ending", ["tpc_commit", "tpc_rollback"])
+def test_an_end_that_is_not_answered_is_unknown(
+    connection: Any, server: Postgres, no_answer: Callable[[], None], ending: str, way: str
+) -> None:
+    gid, xids = prepare(connection, way)
+    no_answer()
+    error = while_it_waits(server, lambda: getattr(connection, ending)(*xids), lambda: kill(server), "SyncRep")
     assert_is_not_to_be_repeated(error, gid)
     assert "or prepared still" in str(error)
     assert isinstance(error, CommitOutcomeUnknown) == (ending == "tpc_commit")
-    server.execute("ALTER SYSTEM RESET synchronous_standby_names")
-    server.execute("SELECT pg_reload_conf()")
-    if not connection.is_session:
+    answer(server)
+    if connection.is_session:
+        done = "committed" if ending == "tpc_commit" else "rolled back"
+        for call in (connection.rollback, connection.tpc_rollback, connection.cursor, connection.tpc_recover):
+            with pytest.raises(theirs.InterfaceError, match=f"{gid}' may be {done}, or prepared still: look for it"):
+                call()
+    else:
         with pytest.raises(theirs.errors.UndefinedObject):  # so it has ended
-            getattr(connection, ending)()
+            getattr(connection, ending)(*xids)
         assert connection.status == theirs.extensions.STATUS_READY
+
+
+@pytest.mark.parametrize("way", ["own", "by xid"])
+@pytest.mark.parametrize("ending", ["tpc_commit", "tpc_rollback"])
+def test_an_end_that_is_answered_by_the_backends_end_is_unknown(
+    broker: Broker, server: Postgres, ending: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = dbapi.connect(broker.address)
+    gid, xids = prepare(connection, way)
+    text = "terminating connection due to administrator command\n"
+    # What the broker says of a backend that is ended when it is about to run the statement, or has just run it.
+    shutdown = plain_failure("connection", "failed", text, sqlstate="57P01")._replace(request=1)
+
+    def ended(*_: object) -> None:
+        raise error_from(shutdown)
+
+    for _ in range(2):
+        monkeypatch.setattr(connection._by_itself, "query", ended)
+        with pytest.raises(DBError) as caught:
+            getattr(connection, ending)(*xids)
+        assert_is_not_to_be_repeated(caught.value, gid)
+        assert "administrator command): the" in str(caught.value)
+        assert "prepared still; look for it by tpc_recover()" in str(caught.value)
+        if not xids:
+            with pytest.raises(DBError) as caught:
+                connection.ask("SELECT 1")
+            assert_is_not_to_be_repeated(caught.value, gid)
+            assert "or prepared still" in str(caught.value)
+        monkeypatch.undo()
+    getattr(connection, ending)(*xids)
+    assert prepared(server) == []
+    connection.close()
+
+
+@pytest.mark.parametrize("way", ["own", "by xid"])
+def test_an_end_that_is_interrupted_is_unknown_in_a_session(
+    broker: Broker, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = dbapi.connect(broker.address, session=True)
+    gid, xids = prepare(connection, way)
+
+    def interrupted(*_: object) -> None:
+        connection._own._lease.lose(is_in_doubt=False)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(connection._own, "query", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        connection.tpc_commit(*xids)
+    monkeypatch.undo()
+    with pytest.raises(theirs.InterfaceError, match=f"{gid}' may be committed, or prepared still"):
+        connection.cursor()
+    connection.close()
+
+
+def test_an_end_by_xid_that_cannot_be_sent_names_the_transaction(broker: Broker, server: Postgres) -> None:
+    connection = dbapi.connect(broker.address, connect_wait=0)
+    gid, (xid,) = prepare(connection, "by xid")
+    broker.kill()
+    with pytest.raises(DBError) as caught:
+        connection.tpc_commit(xid)
+    assert_is_not_to_be_repeated(caught.value, gid)
+    broker.start()
+    connection.tpc_commit(xid)
+    assert prepared(server) == []
+    connection.close()
 
 
 def test_a_failed_transaction_is_not_prepared(connection: Any, server: Postgres) -> None:
