@@ -89,11 +89,12 @@ class Place(NamedTuple):
     """A statement's place in a transaction message; the text of the statement's error begins with it."""
 
     number: int  # among the statements, from 0; savepoint marks do not count
-    total: int  # of statements
+    total: int | None  # of statements; None if it is not known, as of an executemany from a generator
     statement: str
 
     def __str__(self) -> str:
-        return f"statement {self.number + 1} of {self.total} ({_shortened(self.statement, QUOTED_CHARS)})"
+        among = "" if self.total is None else f" of {self.total}"
+        return f"statement {self.number + 1}{among} ({_shortened(self.statement, QUOTED_CHARS)})"
 
 
 class DBError(Exception):
@@ -286,7 +287,7 @@ def _revived(failure: Failure, place: Place | None, kept: dict[str, Any]) -> DBE
     return error
 
 
-def place_of(number: int, total: int, statement: bytes) -> Place:
+def place_of(number: int, total: int | None, statement: bytes) -> Place:
     """The Place of a statement as it travels; NUL stands for its parameters."""
     text = statement.replace(b"\0", b"%s").decode(errors="replace")
     return Place(number, total, _shortened(" ".join(text.split()), STATEMENT_CHARS))

@@ -64,8 +64,7 @@ class Progress:
         self.last = sets.parameters[place]
         where = None
         if step is not None or error.place is not None or len(sets.parameters) == 1:
-            total = self.total or self.sets + len(sets.parameters)
-            where = place_of(self.sets + place, total, sets.text or sets.steps[place].statement)
+            where = place_of(self.sets + place, self.total, sets.text or sets.steps[place].statement)
         self.has_failed = True
         failure = error.failure
         if self.committed:
@@ -74,7 +73,8 @@ class Progress:
                 f"{failure.message.rstrip()}; {_sets(self.committed)} before {behind} {_are(self.committed)} committed"
             )
             failure = failure._replace(outcome=UNKNOWN, message=text)
-        is_told = is_told and where is not None and where.total > 1
+        is_alone = (self.total or self.sets + len(sets.parameters)) == 1
+        is_told = is_told and where is not None and not is_alone
         told = error
         if is_told or failure is not error.failure:
             told = error_from(failure, where if is_told else None).with_traceback(error.__traceback__)

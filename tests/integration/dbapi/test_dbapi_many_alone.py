@@ -197,6 +197,18 @@ def test_as_many_rows_are_counted_as_by_psycopg2(
     assert counts[1] == counts[0]
 
 
+def test_no_total_is_told_of_a_generator(broker: Broker) -> None:
+    connection = psycopg2.connect(broker.address, autocommit=True)
+    cursor = connection.cursor()
+    cursor.execute(TABLE)
+    sets = (("x" if number == 1500 else number,) for number in range(9000))
+    with pytest.raises(psycopg2.errors.InvalidTextRepresentation, match=r"^statement 1501 \(INSERT") as caught:
+        cursor.executemany(INSERT, sets)
+    assert caught.value.statement_index == 1500
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+    connection.close()
+
+
 def test_by_itself_a_message_is_a_transaction(broker: Broker, postgres: Postgres) -> None:
     connection = psycopg2.connect(broker.address, autocommit=True)
     cursor = connection.cursor()
