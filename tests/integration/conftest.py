@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 from brokers import Broker, Worker, listening
-from postgres import Postgres
+from postgres import Factory, Postgres
 
 from client.handler import Handler
 
@@ -43,6 +44,18 @@ def broker(transport: str, postgres: Postgres) -> Iterator[Broker]:
         yield broker.start()
     finally:
         broker.close()
+
+
+@pytest.fixture(scope="module")
+def preparing_postgres(
+    request: pytest.FixtureRequest, session_folder: Path, bindir: Callable[[], Path]
+) -> Iterator[Postgres]:
+    """A server of the module's own that prepares transactions."""
+    factory = Factory(request.config.getoption("--postgres"), session_folder, bindir)
+    try:
+        yield factory(max_prepared_transactions="4")
+    finally:
+        factory.close()
 
 
 @pytest.fixture

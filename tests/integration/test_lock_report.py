@@ -6,26 +6,21 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import psycopg2
 import psycopg2.extensions
 import pytest
 from brokers import Broker, poold
-from postgres import Factory, Postgres
+from postgres import Postgres
 from waiting import wait_until
 
 StartBroker = Callable[..., Broker]
 
 
-@pytest.fixture(scope="module")
-def server(request: pytest.FixtureRequest, session_folder: Path, bindir: Callable[[], Path]) -> Iterator[Postgres]:
-    factory = Factory(request.config.getoption("--postgres"), session_folder, bindir)
-    try:
-        yield factory(max_prepared_transactions="4")
-    finally:
-        factory.close()
+@pytest.fixture
+def server(preparing_postgres: Postgres) -> Postgres:
+    return preparing_postgres
 
 
 @pytest.fixture

@@ -2,13 +2,12 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg2 as theirs
 import pytest
 from brokers import Broker
-from postgres import Factory, Postgres
+from postgres import Postgres
 from waiting import wait_until
 
 from client import CommitOutcomeUnknown, DBError, TransactionLost, dbapi
@@ -29,24 +28,15 @@ TABLE = """
 """
 
 
-@pytest.fixture(scope="module")
-def its_server(request: pytest.FixtureRequest, session_folder: Path, bindir: Callable[[], Path]) -> Iterator[Postgres]:
-    factory = Factory(request.config.getoption("--postgres"), session_folder, bindir)
-    try:
-        yield factory(max_prepared_transactions="4")
-    finally:
-        factory.close()
-
-
 @pytest.fixture
-def server(its_server: Postgres) -> Postgres:
+def server(preparing_postgres: Postgres) -> Postgres:
     """A server that prepares transactions, and has none prepared."""
-    its_server.execute("ALTER SYSTEM RESET synchronous_standby_names")
-    its_server.execute("SELECT pg_reload_conf()")
-    for gid in prepared(its_server):
-        its_server.execute("ROLLBACK PREPARED %s", (gid,))
-    its_server.execute(TABLE)
-    return its_server
+    preparing_postgres.execute("ALTER SYSTEM RESET synchronous_standby_names")
+    preparing_postgres.execute("SELECT pg_reload_conf()")
+    for gid in prepared(preparing_postgres):
+        preparing_postgres.execute("ROLLBACK PREPARED %s", (gid,))
+    preparing_postgres.execute(TABLE)
+    return preparing_postgres
 
 
 @pytest.fixture

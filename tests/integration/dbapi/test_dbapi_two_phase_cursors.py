@@ -1,26 +1,21 @@
 """Cursors behind tpc_prepare(): rows that have come can be read, and a named cursor has ended with its transaction."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg2 as theirs
 import pytest
 from brokers import Broker
-from postgres import Factory, Postgres
+from postgres import Postgres
 
 from client import dbapi
 
 StartBroker = Callable[..., Broker]
 
 
-@pytest.fixture(scope="module")
-def server(request: pytest.FixtureRequest, session_folder: Path, bindir: Callable[[], Path]) -> Iterator[Postgres]:
-    factory = Factory(request.config.getoption("--postgres"), session_folder, bindir)
-    try:
-        yield factory(max_prepared_transactions="4")
-    finally:
-        factory.close()
+@pytest.fixture
+def server(preparing_postgres: Postgres) -> Postgres:
+    return preparing_postgres
 
 
 @pytest.fixture
