@@ -12,6 +12,7 @@ from world import World, failure
 from client.wire.messages import TX_ACTIVE, TX_NONE, Commit, Failure, ResultMessage, Rollback
 from poold.core import effects
 from poold.core.state import BackendState as S
+from poold.core.work import failures
 
 OPERATOR = 9
 
@@ -58,6 +59,17 @@ def test_a_request_that_runs_is_cancelled_and_its_error_says_by_whom() -> None:
     reply = failed(made, request)
     assert (reply.outcome, reply.sqlstate) == ("failed", "57014")
     assert reply.message == "canceling statement due to user request (an administrator ended it)"
+
+
+@pytest.mark.parametrize("primary", ["Abbruch auf Anforderung", "of two\nlines", ""])
+def test_a_reason_stands_behind_the_message_and_ahead_of_its_context_and_is_told_once(primary: str) -> None:
+    context = '\nCONTEXT:  while updating tuple (0,1) in relation "t"'
+    given = failure("57014", message=f"{primary or 'canceled'}{context}\n")
+    given = given._replace(diag={"message_primary": primary} if primary else {})
+    told = failures.with_reason(given, "an administrator ended it")
+    assert told.message == f"{primary or 'canceled'} (an administrator ended it){context}"
+    assert failures.with_reason(told, "an administrator ended it") == told
+    assert failures.with_reason(given, "") == given
 
 
 def test_a_request_that_was_faster_than_its_end_has_its_result() -> None:

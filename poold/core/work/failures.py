@@ -279,5 +279,14 @@ def query_timeout_passed(endpoint: str, timeout: float) -> str:
 
 
 def with_reason(failure: Failure, reason: str) -> Failure:
-    """PostgreSQL's failure with the reason of the cancel added; unchanged if the reason is ""."""
-    return failure._replace(message=f"{failure.message.rstrip()} ({reason})") if reason else failure
+    """PostgreSQL's failure with the reason of the cancel added; unchanged if the reason is "" or is told already.
+
+    The reason belongs to the message proper, ahead of what PostgreSQL says of the place: "LINE 1: ...", "CONTEXT: ...".
+    """
+    message = failure.message.rstrip()
+    if not reason or f"({reason})" in message:
+        return failure
+    primary = failure.diag.get("message_primary", "").rstrip()
+    if not primary or not message.startswith(primary):
+        primary = message.partition("\n")[0]
+    return failure._replace(message=f"{primary} ({reason}){message[len(primary) :]}")
