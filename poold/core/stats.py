@@ -177,6 +177,12 @@ class GroupStats:
         """Requests that were not accepted, for any reason."""
         return sum(self.refused_for.values())
 
+    def ran(self, seconds: float, is_message: bool) -> None:
+        """Count a run, of a transaction message or of another request."""
+        self.run_times.record(seconds)
+        if is_message:
+            self.use_times[Use.MESSAGE].record(seconds)
+
     def count_error(self, sqlstate: str | None, kind: str) -> None:
         """Count an answer that is an error, of this kind."""
         if sqlstate:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from units import UNTRACKED, answer, step
 from world import World, failure
 
 from client.wire.limits import OPENS_SESSION
@@ -20,6 +21,7 @@ from client.wire.messages import (
 )
 from poold.core import effects
 from poold.core.facts import Loss
+from poold.core.stats import Use
 
 PLACE = b"shop.pay shop.py:7\0"
 TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -58,6 +60,56 @@ def test_what_is_fast_is_not_told() -> None:
     made.now += 0.9
     made.finish(request)
     assert not notes(made)
+
+
+def test_a_run_whose_backend_was_lost_counts_as_run_and_not_as_wait() -> None:
+    made = world()
+    request = made.query(statement=b"INSERT INTO t VALUES (1)")
+    made.take()
+    made.now += 2.0
+    made.broker.lost(made.running(request), Loss("gone"), made.now)
+    (note,) = notes(made)
+    assert (note.event, note.fields["waited_ms"], note.fields["ran_ms"]) == ("slow request", 0.0, 2000.0)
+    assert sums(made) == (1, 2.0, 1, 2.0, 1, 0.0)
+
+
+def test_what_is_run_again_is_one_call_with_the_time_of_all_runs_and_one_wait() -> None:
+    made = world(**UNTRACKED)
+    request = made.transaction(step(b"UPDATE 1", low=1, high=1), retries=1)  # so COMMIT is not sent with it
+    made.take()
+    made.now += 1.25
+    made.broker.lost(made.running(request), Loss("gone"), made.now)
+    made.pass_time(0.25)
+    made.connect_all()
+    made.now += 1.5
+    backend = made.running(request)
+    answer(made, backend)
+    answer(made, backend)
+    assert made.is_answered(request)
+    (note,) = notes(made)
+    assert (note.event, note.fields["waited_ms"], note.fields["ran_ms"]) == ("slow request", 0.0, 1500.0)
+    assert sums(made) == (1, 2.75, 2, 2.75, 1, 0.0)
+    held = made.broker.groups["default"].stats.use_times[Use.MESSAGE]
+    assert (held.up_to(())[-1], held.sum) == (2, 2.75), "each try holds a backend"
+
+
+def test_what_was_not_written_when_its_backend_was_lost_has_not_run() -> None:
+    made = world()
+    request = made.query()
+    made.take()
+    made.now += 2.0
+    made.broker.lost(made.running(request), Loss("gone", unsent=1), made.now)
+    made.connect_all()
+    made.now += 0.5
+    made.finish(request)
+    assert sums(made)[:4] == (1, 0.5, 1, 0.5)
+
+
+def sums(made: World) -> tuple[int, float, int, float, int, float]:
+    """Calls and their seconds, runs and theirs, waits and theirs."""
+    group = made.broker.groups["default"]
+    total, runs, waits = group.tallies.total(), group.stats.run_times, group.stats.wait_times
+    return total.calls, total.seconds, runs.up_to(())[-1], runs.sum, waits.up_to(())[-1], waits.sum
 
 
 def test_without_limits_nothing_is_told() -> None:

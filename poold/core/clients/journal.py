@@ -30,7 +30,7 @@ class Journal:
     def begun(self, request: Request, waited: float) -> None:
         """The request was given to its backend, after so many seconds of waiting."""
         limit = request.group.config.log_long_wait
-        if limit and waited >= limit and not request.is_told:
+        if limit and waited >= limit and not request.is_told and request.began is None:
             request.is_told = True
             self._note("long wait", request, waited_ms=_ms(waited), outcome="begun")
 
@@ -41,13 +41,15 @@ class Journal:
         backend, config, now = request.backend, request.group.config, self._agenda.now
         ran: float | None = None
         if backend is None:
-            waited = now - request.arrived
+            waited = (now if request.began is None else request.began) - request.arrived
             if config.log_long_wait and waited >= config.log_long_wait and not request.is_told:
                 self._note("long wait", request, waited_ms=_ms(waited), **_outcome(reply))
         else:
             # A statement that the server was asked about afterwards ended before that.
             began = backend.begun(request) if request.ended is None else request.started
-            waited, ran = request.started - request.arrived, now - began
+            ran = now - began
+            given = request.started if request.began is None else min(request.began, request.started)
+            waited = given - request.arrived
             if config.log_slow and ran >= config.log_slow:
                 self._note("slow request", request, waited_ms=_ms(waited), ran_ms=_ms(ran), **_outcome(reply))
         if is_traced(request.origin) and reply is not None:

@@ -114,5 +114,13 @@ class Backend:
         begun = self.begun(request)
         return begun + (now - begun) / (behind + 1) if behind else now
 
+    def broke_off(self, unsent: int, now: float) -> None:
+        """The connection is lost, and so many of the last units were not written: the first one has run until then.
+
+        What is behind it may have begun as well, but since when is not known.
+        """
+        if len(self.running) > unsent and self.running[0].was_begun:
+            self.running[0].ran_for(now - self.begun(self.running[0]))
+
     def __repr__(self) -> str:
         return f"<Backend {self.number} {self.pool.endpoint.name} {self.state.name.lower()}>"

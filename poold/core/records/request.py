@@ -88,6 +88,7 @@ class Request:
     epoch = ""
     backend: Backend | None = None
     started = 0.0  # when it was given to its backend
+    began: float | None = None  # when PostgreSQL first began with it
     waits_since: float | None = None  # if it has run before and waits to run once more
     # How long backends have worked for it so far, and of that for its last try; None if it has not begun.
     ran: float | None = None
@@ -161,15 +162,16 @@ class Request:
         self.state = state
 
     def begins(self, at: float) -> None:
-        """PostgreSQL begins with it."""
-        if self.verb < PROBE:
+        """PostgreSQL begins with it. What is run again has waited until its first run."""
+        if self.verb < PROBE and self.began is None:
+            self.began = at
             self.group.stats.wait_times.record(at - self.arrived)
 
     def ran_for(self, seconds: float) -> None:
         """A backend has worked for it so long."""
         self.ran = (self.ran or 0.0) + seconds
         self.last_run = seconds
-        self.group.stats.run_times.record(seconds)
+        self.group.stats.ran(seconds, self.script is not None)
 
     def wait_again(self) -> None:
         """Become ARRIVED again, to be run once more: forget what was noted about its last backend and unit."""

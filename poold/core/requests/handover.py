@@ -54,6 +54,8 @@ class HandOver:
         for flight in flights:
             request = self._request(flight)
             request.become(RUNNING)
+            if flight is flights[0]:
+                request.began = flight.began  # the lane has counted how long it has waited
             request.backend = backend
             request.started = flight.began
             request.ran = 0.0

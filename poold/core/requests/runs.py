@@ -378,6 +378,7 @@ class Runs:
         self._agenda.doubt(backend.pool)
         running, lease = list(backend.running), backend.lease
         unsent = loss.unsent + self._agenda.revoke(backend)
+        backend.broke_off(unsent, now)
         backend.running.clear()
         backend.lease = None
         self._lifecycle.remove(backend)

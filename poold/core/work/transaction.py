@@ -13,7 +13,6 @@ from poold.core.state import CANCELLED, RUNNING, RequestState
 from poold.core.statements.generations import Generations
 from poold.core.statements.leftovers import NOTHING
 from poold.core.statements.statement import StatementState
-from poold.core.stats import Use
 from poold.core.work import failures
 from poold.core.work.decision import Again, Answer, Decision, Elsewhere, Inquire, Next, Pause
 from poold.core.work.early_failures import is_early
@@ -67,7 +66,6 @@ class TransactionWork:
             verdict = following
         _take_probes(request, script)
         request.ran_for(now - request.started)
-        request.group.stats.use_times[Use.MESSAGE].record(now - request.started)
         return self._concluded(request, script, verdict, now)
 
     def lost(self, backend: Backend, request: Request, loss: Loss, is_begun: bool, now: float) -> Decision:
