@@ -118,6 +118,8 @@ class Refusal(StrEnum):
     MAX_BUFFERED_BYTES = "max_buffered_bytes"
     MAX_WAITING = "max_waiting"
     DRAINING = "draining"
+    TRANSACTION_LOST = "transaction_lost"  # its transaction or session was over
+    MISTAKE = "mistake"  # the program asked for what is not possible, as its message alone shows
 
 
 class Use(StrEnum):

@@ -181,10 +181,36 @@ def test_what_is_refused_is_an_error_of_the_group_that_refuses_it() -> None:
     assert errors_of(world, "tx") == {}
 
 
-def refused(world: World) -> dict[str, Any]:
-    found = world.broker.groups["default"].stats
+def refused(world: World, group: str = "default") -> dict[str, Any]:
+    found = world.broker.groups[group].stats
     assert found.refused == sum(found.refused_for.values())
     return {reason.value: count for reason, count in found.refused_for.items() if count}
+
+
+def test_each_error_is_one_of_a_request_that_was_accepted_or_refused() -> None:
+    """Else more of the requests might fail than there are."""
+    world = World(max_size=1, max_waiting=1)
+    world.client()
+    world.broker.lost(world.begin(5), Loss("gone"), world.now)
+    accepted = world.broker.groups["tx"].stats.requests
+    world.query(1, "tx", lease=5)
+    world.query(1, "tx", lease=5)
+    world.end(Commit, 5)
+    world.query(statement=b"SET client_encoding = latin1")
+    world.query(statement=b"SET search_path = x")
+    world.query(group="unknown")
+    assert refused(world, "tx") == {"transaction_lost": 3}
+    assert refused(world) == {"mistake": 2}
+    for _ in range(3):
+        world.query()
+    assert refused(world) == {"mistake": 2, "max_waiting": 2}
+    world.broker.drain(world.now)
+    world.query(statement=b"SET client_encoding = latin1")
+    world.query()
+    assert world.broker.groups["tx"].stats.requests == accepted
+    groups = world.broker.groups
+    assert groups["tx"].stats.errors == groups["tx"].stats.refused
+    assert groups["default"].stats.errors == groups["default"].stats.refused + 1, "one had been accepted, and waited"
 
 
 def test_refusals_are_counted_by_their_reason() -> None:

@@ -17,7 +17,11 @@ from client.wire.messages import (
 from poold.core.effects import Plain, SimpleQuery
 from poold.core.records.client import Client
 from poold.core.records.request import Request, Verb
+from poold.core.stats import Refusal
 from poold.core.tallies import BATCH, STATEMENT, TRANSACTION
+
+# Kinds of refusals that are counted where the limit is known.
+_COUNTED = ("too-many-requests", "unserved")
 
 Reply = Answer | ResultMessage | TransactionResult | Failure | None
 
@@ -43,13 +47,20 @@ def count(request: Request, reply: Reply) -> None:
 
 
 def count_at_once(client: Client, message: GroupRequest, failure: Failure) -> None:
-    """Count an error in reply to what did not become a request, in its group, if the client may use that."""
+    """Count an error in reply to what did not become a request, in its group, if the client may use that.
+
+    It was refused. For a limit or a drain whoever did so has counted it, with the reason.
+    """
     if isinstance(message, (Query, BatchMessage, TransactionMessage)):
         group = client.open_groups.get(message.group)
     else:
         group = client.lost_groups.get(message.lease) if isinstance(message, (Commit, Rollback)) else None
     if group is not None:
         group.stats.count_error(failure.sqlstate, failure.kind)
+        if failure.kind == "transaction-lost":
+            group.stats.refused_for[Refusal.TRANSACTION_LOST] += 1
+        elif failure.kind not in _COUNTED:
+            group.stats.refused_for[Refusal.MISTAKE] += 1
 
 
 def _shape(request: Request) -> tuple[str, bytes]:
