@@ -35,8 +35,8 @@ from client.wire.messages import Answer, Ask, Failure
 from poold import __version__, notes
 from poold.answers import Answers
 from poold.clients.frontend import Frontend
-from poold.clients.transport import Peer, Receiver, Transport
-from poold.config.current import CurrentConfig
+from poold.listening import listening_transport
+from poold.clients.transport import Peer
 from poold.config.model import Config
 from poold.config.source import Source
 from poold.core import effects
@@ -153,6 +153,7 @@ class Daemon:
         # The timer that wakes the broker for its next deadline, and that deadline.
         self._timer: asyncio.TimerHandle | None = None
         self._timer_deadline: float | None = None
+        self._is_told = False  # whether somebody has told this broker to end; a restart does not
         self._stopped: asyncio.Future[None]
         self._loop: asyncio.AbstractEventLoop
 
@@ -168,7 +169,7 @@ class Daemon:
         self._observers = Observers(self._broker.config, self._broker, self._wake)
         if self._lane is not None:
             self._lane.attach(self._backends)
-        listen = partial(_transport, self._broker.config, poller, self._listener, self._claim.is_managed)
+        listen = partial(listening_transport, self._broker.config, poller, self._listener, self._claim.is_managed)
         self._frontend = Frontend(self._broker.config, self._broker, self._answer, self._wake, listen, self._release)
         why_none = describe() if _LANE is None else "not over tcp"
         self._predecessors = Predecessors(self._broker, self._frontend, poller)
@@ -290,6 +291,7 @@ class Daemon:
             case effects.Stop():
                 if not self._stopped.done():
                     self._stopped.set_result(None)
+                    self._predecessors.cut_off()
                     self._frontend.read_last()  # the core's answers come with the next effects
 
     def _lend(self, number: int) -> None:
@@ -321,9 +323,13 @@ class Daemon:
         self._wake()
 
     def _signalled(self, number: signal.Signals) -> None:
-        """The first signal drains, the second stops at once, and SIGQUIT always does."""
+        """The first signal drains, one behind it or behind `poold stop` stops at once, and SIGQUIT always does."""
         log.info("signal received name=%s", signal.Signals(number).name)
-        self._begin_stop(at_once=number == signal.SIGQUIT or self._broker.state.name in ("DRAINING", "STOPPED"))
+        self._told_to_stop(at_once=number == signal.SIGQUIT or self._is_told)
+
+    def _told_to_stop(self, at_once: bool) -> None:
+        self._is_told = True
+        self._begin_stop(at_once)
 
     def _apply(self, config: Config, renewed: Sequence[str]) -> None:
         """Let another configuration hold, in all parts at once; renewed are endpoints whose files are not the same."""
@@ -337,7 +343,7 @@ class Daemon:
 
     def _begin_stop(self, at_once: bool) -> None:
         self._replacing.stopping()
-        self._predecessors.stop(at_once)
+        self._predecessors.stop()
         if at_once:
             if self._lane is not None:
                 self._lane.release_all()
@@ -363,7 +369,7 @@ class Daemon:
                 return self._answers.metrics(peer, message)
             case "stop" | "stop-now":
                 log.info("stop requested pid=%d uid=%s how=%s", peer.pid, peer.uid, message.what)
-                self._begin_stop(at_once=message.what == "stop-now")
+                self._told_to_stop(at_once=message.what == "stop-now")
                 return {"pid": os.getpid(), "predecessors": self._predecessors.pids}
             case "restart":
                 log.info("restart requested pid=%d uid=%s", peer.pid, peer.uid)
@@ -384,16 +390,3 @@ class Daemon:
         log.critical("unexpected error, the broker ends error=%s", kind, exc_info=error)
         if not self._stopped.done():
             self._stopped.set_exception(BrokerCrashed(f"the broker ended for an unexpected {kind}; its log says where"))
-
-
-def _transport(
-    config: CurrentConfig, poller: Poller, listener: socket.socket | None, is_managed: bool, receiver: Receiver
-) -> Transport:
-    """Return the transport of the configured address; only the one that is needed is imported."""
-    if ipc_path(config.broker.address) is not None:
-        from poold.clients.ipc import IpcTransport
-
-        return IpcTransport(config, receiver, poller, listener, is_managed)
-    from poold.clients.tcp import TcpTransport
-
-    return TcpTransport(config, receiver)

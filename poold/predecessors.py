@@ -125,6 +125,7 @@ class Predecessors:
             conversation.close()
             return
         self._known[pid] = each = Predecessor(pid, conversation)
+        self._broker.agenda.awaits_others = True
         self._poller.add_reader(conversation.descriptor, partial(self._hear, each))
 
     def leave(self) -> None:
@@ -133,12 +134,15 @@ class Predecessors:
             self._tell(held, failures.draining())
         self._close_all()
 
-    def stop(self, at_once: bool) -> None:
-        """The broker stops; at_once: whatever runs is cut off, so theirs as well."""
+    def stop(self) -> None:
+        """The broker begins to end. It keeps the address until they have ended, as orders reach only this one."""
         for held in list(self._held):
             self._tell(held, failures.draining())
+
+    def cut_off(self) -> None:
+        """The broker ends, and has not waited for those that are left: whatever runs is cut off, so theirs as well."""
         for each in self._known.values():
-            if at_once and not each.conversation.say(say="stop"):
+            if not each.conversation.say(say="stop"):
                 log.warning("a broker before this one was not told to stop pid=%d", each.pid)
 
     def close(self) -> None:
@@ -183,6 +187,7 @@ class Predecessors:
                 each.work = message["work"]
         if each.conversation.is_over:
             self._forget(each)
+            self._frontend.wake()  # a drain may be over
             log.info("the broker before this one has ended pid=%d", each.pid)
         for held in list(self._held):
             if not any(map(held.is_held_by, self._known.values())):
@@ -237,6 +242,7 @@ class Predecessors:
         del self._known[each.pid]
         self._poller.remove_reader(each.conversation.descriptor)
         each.conversation.close()
+        self._broker.agenda.awaits_others = bool(self._known)
 
     def _close_all(self) -> None:
         for each in list(self._known.values()):

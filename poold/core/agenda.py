@@ -30,6 +30,7 @@ class Agenda:
         self.chance = chance
         self.has_lane = has_lane
         self.state = BrokerState.RUNNING
+        self.awaits_others = False  # whether other processes still finish work, and a drain is not over before that
         self.now = 0.0  # when the fact came that is looked after
         self.turn = 0  # how often the shell has taken effects
         # Deadlines of requests, leases, backends, clients, watches and quarantined pools; the key is the object itself.
@@ -43,6 +44,11 @@ class Agenda:
         self.unsettled: dict[Group, bool] = {}
         # Endpoints whose role may have changed; True if one turned out to be a standby. Leave when they are asked.
         self.doubted: dict[Endpoint, bool] = {}
+
+    @property
+    def may_end(self) -> bool:
+        """Whether the broker is to stop as soon as it has nothing left to do."""
+        return self.state is BrokerState.DRAINING and not self.awaits_others
 
     def serve(self, group: Group) -> None:
         """Note that a waiting request of the group may be served: a backend, or a place on one, is free."""

@@ -48,7 +48,7 @@ from poold.core.sections.wanted import OVERVIEW, Wanted
 from poold.core.settling import Settling
 from poold.core.shared.queue import Queue
 from poold.core.snapshot import snapshot_sections
-from poold.core.state import DRAINING, BrokerState
+from poold.core.state import BrokerState
 from poold.core.statements.generations import Generations
 from poold.core.statements.proofs import Examination
 from poold.core.work import failures
@@ -141,7 +141,7 @@ class Broker:
     def take(self) -> list[Effect]:
         """Return the effects since the last call, in order, and begin a new turn."""
         agenda = self.agenda
-        if agenda.state is DRAINING and not any(c.requests or c.leases for c in self.clients.values()):
+        if agenda.may_end and not any(c.requests or c.leases for c in self.clients.values()):
             agenda.state = BrokerState.STOPPED
             self.pausing.stop()
             agenda.effects.append(Stop())

@@ -3,7 +3,8 @@
 import re
 import signal
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from subprocess import CompletedProcess
 
 import pytest
 from brokers import Broker, order, poold
@@ -145,6 +146,7 @@ def test_a_resume_or_an_end_answers_an_order_that_waits_for_them(
         wait_until(lambda count=count: broker.log().count("order held") == count, what="the order")
         end()
         assert said in waiting.result(LONG).stderr
+    holder.commit()
     assert broker.wait() == 0
 
 
@@ -160,15 +162,65 @@ def test_whoever_is_gone_before_they_end_has_paused_nothing(broker: Broker, hold
     assert broker.group()["state"] == "running"
 
 
-def test_a_stop_waits_for_them(broker: Broker, holder: Handler, threads: ThreadPoolExecutor) -> None:
-    old = broker._earlier[0]
+@pytest.fixture
+def stopping(broker: Broker, holder: Handler, threads: ThreadPoolExecutor) -> Iterator["Future[CompletedProcess[str]]"]:
+    """A `poold stop` that waits for the broker that was replaced."""
     waiting = threads.submit(poold, "stop", f"--address={broker.address}")
-    assert broker.wait() == 0
+    wait_until(lambda: broker.ask("ping")["state"] == "draining", what="the drain")
+    yield waiting
+    broker.signal(signal.SIGQUIT)
+
+
+def test_a_stop_waits_for_them(broker: Broker, holder: Handler, stopping: "Future[CompletedProcess[str]]") -> None:
+    old = broker._earlier[0]
+    assert holder.query("SELECT 1").fetchone() == (1,)
     assert old.poll() is None
-    assert not waiting.done()
     holder.commit()
-    assert f"and process {old.pid}, which finished what it had begun before a restart" in waiting.result(LONG).stdout
+    assert f"and process {old.pid}, which finished what it had begun before a restart" in stopping.result(LONG).stdout
     assert old.poll() == 0
+    assert broker.wait() == 0
+
+
+def test_while_a_stop_waits_for_them_the_address_is_served(
+    broker: Broker, holder: Handler, stopping: "Future[CompletedProcess[str]]"
+) -> None:
+    old = broker._earlier[0]
+    told(broker)
+    assert broker.stats()["predecessors"][0]["transactions"] == 1
+    second = poold("start", f"--config={broker.config}")
+    assert second.returncode == 1
+    assert "already serves" in second.stderr
+    assert poold("stop", "--now", f"--address={broker.address}").returncode == 0
+    assert stopping.result(LONG).returncode == 0
+    assert (old.wait(), broker.wait()) == (0, 0)
+    with pytest.raises(client.TransactionLost):
+        holder.query("SELECT 1")
+
+
+def test_at_the_end_of_its_drain_timeout_a_broker_that_stops_cuts_them_off(broker: Broker, holder: Handler) -> None:
+    text = broker.config.read_text("utf-8")
+    assert f"drain_timeout = {LONG}" in text
+    broker.config.write_text(text.replace(f"drain_timeout = {LONG}", "drain_timeout = 0.5"), "utf-8")
+    assert poold("reload", f"--address={broker.address}").returncode == 0
+    assert poold("stop", f"--address={broker.address}").returncode == 0
+    assert broker._earlier[0].wait() == 0
+    with pytest.raises(client.TransactionLost):
+        holder.query("SELECT 1")
+
+
+@pytest.mark.parametrize("numbers", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGTERM)])
+def test_the_first_signal_lets_them_finish_and_the_second_one_does_not(
+    broker: Broker, holder: Handler, numbers: tuple[signal.Signals, ...]
+) -> None:
+    old = broker._earlier[0]
+    first, second = numbers
+    old.send_signal(first)
+    wait_until(lambda: f"signal received name={first.name}" in broker.log(), what="the signal")
+    assert holder.query("SELECT 1").fetchone() == (1,)
+    old.send_signal(second)
+    assert old.wait() == 0
+    with pytest.raises(client.TransactionLost):
+        holder.query("SELECT 1")
 
 
 def test_a_stop_at_once_ends_them_as_well(broker: Broker, holder: Handler) -> None:
