@@ -35,7 +35,6 @@ from client.wire.messages import Answer, Ask, Failure
 from poold import __version__, notes
 from poold.answers import Answers
 from poold.clients.frontend import Frontend
-from poold.listening import listening_transport
 from poold.clients.transport import Peer
 from poold.config.model import Config
 from poold.config.source import Source
@@ -45,6 +44,7 @@ from poold.core.clients import access
 from poold.core.sections.wanted import GROUPS, Wanted
 from poold.core.shared.queue import Queue
 from poold.inheriting import Inheriting
+from poold.listening import listening_transport
 from poold.metrics.server import MetricsServer, metrics_socket
 from poold.postgres.backends import Backends
 from poold.postgres.observation import Observers

@@ -160,11 +160,9 @@ class Predecessors:
             except (NotPossible, ValueError):
                 return self._frontend.order(peer, message)  # the core says what is wrong
             if message.what == "resume":
-                self._resumed(held)
-            elif any(map(held.is_held_by, self._known.values())):
-                log.info(
-                    "order held until brokers before this one have ended it pid=%d what=%s", peer.pid, message.what
-                )
+                return self._frontend.order(peer, message, self._resumed(held))
+            if any(map(held.is_held_by, self._known.values())):
+                self._frontend.hold(peer, message)
                 self._held.append(held)
                 held.timer = self._loop.call_later(held.timeout, self._is_late, held)
                 return None
@@ -224,10 +222,13 @@ class Predecessors:
             },
         )
 
-    def _resumed(self, resumed: _Held) -> None:
-        for held in list(self._held):
-            if not set(held.chosen.pools).isdisjoint(resumed.chosen.pools):
-                self._tell(held, failures.usage("another command has resumed it before it came to rest"))
+    def _resumed(self, resumed: _Held) -> int:
+        """End the orders that are about any of it; returns for how many of them somebody still waits."""
+        ended = [each for each in self._held if not set(each.chosen.pools).isdisjoint(resumed.chosen.pools)]
+        count = sum(self._frontend.is_there(each.peer) for each in ended)
+        for held in ended:
+            self._tell(held, failures.usage("another command has resumed it before it came to rest"))
+        return count
 
     def _tell(self, held: _Held, told: dict[str, Any] | Failure) -> None:
         self._drop(held)

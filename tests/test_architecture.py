@@ -132,8 +132,8 @@ KNOWN_BY = {
         "poold/predecessors.py",
         "poold/replacing.py",
     ),
-    "poold.clients.ipc": ("poold/clients/ipc_peer.py", "poold/daemon.py"),
-    "poold.clients.tcp": ("poold/daemon.py",),
+    "poold.clients.ipc": ("poold/clients/ipc_peer.py", "poold/listening.py"),
+    "poold.clients.tcp": ("poold/listening.py",),
     "poold.postgres.backends": ("poold/daemon.py", "poold/postgres/backend.py"),
 }
 # What compiled code of the client may import besides its own room: what it needs of the client it is given.

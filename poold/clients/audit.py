@@ -25,6 +25,15 @@ class Audit:
         # Orders that are not answered yet, by client and request: enter by `given`, leave by `answered` and `gone`.
         self.open: dict[tuple[int, int], tuple[Peer, Ask]] = {}
 
+    def held(self, peer: Peer, message: Ask) -> None:
+        """Log an order that is not given to the core before brokers that this one has replaced are ready for it."""
+        self.open[peer.key, message.request] = peer, message
+        log.info(
+            "order held what=%s on=%s pid=%d uid=%s result=%s",
+            *_order(peer, message),
+            "it waits for brokers before this one",
+        )
+
     def given(self, peer: Peer, message: Ask, answer: Answer | Failure | None) -> None:
         """Log an order that was given to the core, which has answered it or will do so later (None)."""
         if answer is None:
@@ -33,6 +42,7 @@ class Audit:
                 "order begun what=%s on=%s pid=%d uid=%s result=%s", *_order(peer, message), "it waits for what runs"
             )
         else:
+            self.open.pop((peer.key, message.request), None)  # one that was held until here
             self._over(peer, message, answer)
 
     def answered(self, key: int, body: Answer | Failure) -> None:
@@ -66,7 +76,11 @@ class Audit:
             return f"ended, of client {', '.join(named)}{f' and {more} more' if more else ''}"
         if what == "resume":
             undone = f"; {body['undone']} that waited failed" if body["undone"] else ""
-            return f"goes on: {', '.join(body['groups'])}{undone}" if body["groups"] else "nothing of it was paused"
+            return (
+                f"goes on: {', '.join(body['groups'])}{undone}"
+                if body["groups"]
+                else f"nothing of it was paused{undone}"
+            )
         if what == "reconnect":
             return f"{body['closed']} backends closed, {body['closing']} to follow"
         return f"at rest after {body['waited_ms']} ms"
@@ -84,9 +98,10 @@ def _target(message: Ask) -> str:
 
 
 def _busy(body: dict[str, Any]) -> str:
-    """What has kept a pause from coming to rest."""
+    """What has kept a pause or drain from coming to rest."""
     found = [f"{each['what']} of pid {each['pid'] or 0} in {each['group']}" for each in body["busy"][:NAMED]]
     more = len(body["busy"]) + body["busy_not_shown"] - len(found)
     found += [f"{more} more"] if more else []
     found += [f"{body['in_doubt']} in doubt about a COMMIT"] if body["in_doubt"] else []
+    found += [f"process {each['pid']}, which this one has replaced" for each in body.get("predecessors", ())]
     return f"not at rest after {body['waited_ms']} ms: {', '.join(found)}"

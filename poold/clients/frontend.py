@@ -129,12 +129,21 @@ class Frontend:
             peer.drop()
             log.info("client disconnected pid=%d reason=%s", peer.pid, reason)
 
-    def order(self, peer: Peer, message: Ask) -> Answer | Failure | None:
-        """Give the core an admin's order, and before that all that it is about. None: the answer comes later."""
+    def hold(self, peer: Peer, message: Ask) -> None:
+        """Take note that an admin's order is given later, or not at all; whoever holds it calls `order` or `reply`."""
+        self._audit.held(peer, message)
+
+    def order(self, peer: Peer, message: Ask, undone: int = 0) -> Answer | Failure | None:
+        """Give the core an admin's order, and before that all that it is about. None: the answer comes later.
+
+        undone: so many orders that were held have ended with it.
+        """
         for key in self._broker.operating.killing.concerns(message):
             self._release(key)
         self._wake()
         answer = self._broker.ask(peer.key, message, monotonic())
+        if undone and isinstance(answer, Answer):
+            answer.body["undone"] += undone
         self._audit.given(peer, message, answer)
         return answer
 

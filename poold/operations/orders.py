@@ -157,18 +157,21 @@ def resume(groups: tuple[str, ...], endpoint: str | None, address: str | None, a
 
 
 def _resumed_in_words(answer: dict[str, Any]) -> str:
+    undone = counted(answer["undone"], "command")
+    behind = f"; {undone} that waited for it to come to rest failed" if answer["undone"] else ""
     if answer["groups"]:
-        undone = counted(answer["undone"], "command")
-        behind = f"; {undone} that waited for it to come to rest failed" if answer["undone"] else ""
         return f"{_in_words(answer)}: resumed{behind}"
     if not answer["still"]:
-        return "nothing of it was paused"
+        return f"nothing of it was paused{behind}"
     names = ", ".join(answer["still"])
     if answer["endpoint"] is not None:
         return (
-            f"endpoint {answer['endpoint']} was not paused; paused is group {names}: poold resume {answer['still'][0]}"
+            f"endpoint {answer['endpoint']} was not paused{behind}; paused is group {names}: "
+            f"poold resume {answer['still'][0]}"
         )
-    return f"it was not paused by itself; paused is endpoint {names}: poold resume --endpoint {answer['still'][0]}"
+    return (
+        f"it was not paused by itself{behind}; paused is endpoint {names}: poold resume --endpoint {answer['still'][0]}"
+    )
 
 
 @click.command(cls=Summarised)

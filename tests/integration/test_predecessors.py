@@ -48,6 +48,12 @@ def replaced(broker: Broker) -> list[int]:
     return [each["pid"] for each in broker.stats()["predecessors"]]
 
 
+def ends_of(broker: Broker) -> list[str]:
+    """How the orders that were held have ended, as the log has it; each of its lines says whose order it is."""
+    lines = re.findall(r"order (\w+) what=(?:pause|drain) on=\S.* pid=\d+ uid=\d+ result=", broker.log())
+    return [each for each in lines if each not in ("held", "begun")]
+
+
 def told(broker: Broker) -> None:
     """Wait until the predecessors have said what they have to do."""
     wait_until(lambda: all(each["requests"] is not None for each in broker.stats()["predecessors"]), what="the reports")
@@ -108,6 +114,7 @@ def test_a_pause_or_a_drain_waits_for_them(
     assert not waiting.done()
     holder.commit()
     assert waiting.result(LONG)["drained" if words[0] == "drain" else "paused"] is True
+    assert ends_of(broker) == ["done"]
     if words[0] == "drain":
         assert postgres.execute(f"SELECT count(*) {OPEN}") == [(0,)]
     order(broker, "resume")
@@ -130,6 +137,8 @@ def test_if_they_do_not_end_in_time_the_order_says_so_and_leaves_nothing_behind(
     assert f"not at rest within 0.5 s, the {what} is undone" in done.stderr
     old = broker._earlier[0].pid
     assert f"process {old}, which this one has replaced, finishes 1 transaction" in done.stderr
+    assert ends_of(broker) == ["undone"]
+    assert re.search(rf"order undone what={what} .*: process {old}, which this one has replaced\"?\n", broker.log())
     assert broker.stats()["state"] == "running"
     assert broker.group()["state"] == "running"
 
@@ -137,8 +146,12 @@ def test_if_they_do_not_end_in_time_the_order_says_so_and_leaves_nothing_behind(
 def test_a_resume_or_an_end_answers_an_order_that_waits_for_them(
     broker: Broker, holder: Handler, threads: ThreadPoolExecutor
 ) -> None:
+    def resume() -> None:
+        said = poold("resume", f"--address={broker.address}").stdout
+        assert said == "nothing of it was paused; 1 command that waited for it to come to rest failed\n"
+
     ends: list[tuple[Callable[[], object], str]] = [
-        (lambda: order(broker, "resume"), "another command has resumed it"),
+        (resume, "another command has resumed it"),
         (lambda: broker.signal(signal.SIGTERM), "shutting down"),
     ]
     for count, (end, said) in enumerate(ends, 1):
@@ -146,6 +159,7 @@ def test_a_resume_or_an_end_answers_an_order_that_waits_for_them(
         wait_until(lambda count=count: broker.log().count("order held") == count, what="the order")
         end()
         assert said in waiting.result(LONG).stderr
+        assert ends_of(broker) == ["refused"] * count
     holder.commit()
     assert broker.wait() == 0
 
@@ -156,6 +170,7 @@ def test_whoever_is_gone_before_they_end_has_paused_nothing(broker: Broker, hold
     wait_until(lambda: "order held" in broker.log(), what="the order")
     channel.close()
     wait_until(lambda: broker.stats()["clients"] == 1, what="only the one who asks for this")
+    assert ends_of(broker) == ["undone"]
     holder.commit()
     wait_until(lambda: not replaced(broker), what="their end")
     assert broker.handler().query("SELECT 1").fetchone() == (1,)
