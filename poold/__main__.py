@@ -1,5 +1,18 @@
 """`python -m poold` is the command `poold`."""
 
-from poold.operations.cli import main
+import sys
 
-main()
+from poold.system.early_signals import hold_back
+
+
+def main() -> None:
+    """Run the command. What takes its time to import comes after what must not wait for that."""
+    if sys.argv[1:2] == ["start"]:
+        hold_back()
+    from poold.operations import cli
+
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -120,15 +120,22 @@ def start(
     from poold.operations.start import start_here
     from poold.system.succession import Inheritance, estate_from
 
-    _set_up_log(log_file, verbose, own_log, log_format or TEXT)
-    arguments += [f"--log-file={log_file.absolute()}"] if log_file else []
-    arguments += ["--own-log"] if own_log else []
-    command = [sys.executable, "-m", "poold", "start", *arguments]
-    private_address = "" if config_file else target_of(address)
     try:
         given = None if estate is None else Inheritance(estate_from(estate))
     except ValueError as error:
         fail(str(error))
+    try:
+        _set_up_log(log_file, verbose, own_log, log_format or TEXT)
+    except OSError as error:
+        why = f"cannot write the log: {in_words(log_file or Path(), error)}"
+        if given is not None:
+            given.decline(why)
+        click.echo(complaint(why, log_format or TEXT), err=True)
+        sys.exit(EXIT_ERROR)
+    arguments += [f"--log-file={log_file.absolute()}"] if log_file else []
+    arguments += ["--own-log"] if own_log else []
+    command = [sys.executable, "-m", "poold", "start", *arguments]
+    private_address = "" if config_file else target_of(address)
     sys.exit(start_here(config_file, address, private_address, data, ready_fd, command, given, log_format))
 
 
@@ -270,16 +277,15 @@ def version(as_json: bool) -> None:
 
 
 def _set_up_log(log_file: Path | None, verbose: bool, must_be_own: bool, form: str) -> None:
-    """Log to the file or to stderr, in this format; from here on only signals that are meant to end the broker do."""
+    """Log to the file or to stderr, in this format; from here on only signals that are meant to end the broker do.
+
+    Raises OSError if the file cannot be opened.
+    """
     from poold.system.log_file import LogFile
     from poold.system.signals import SIGNALS
 
-    try:
-        handler = logging.StreamHandler() if log_file is None else LogFile(log_file, must_be_own)
-    except OSError as error:
-        click.echo(complaint(f"cannot write the log: {in_words(log_file or Path(), error)}", form), err=True)
-        sys.exit(EXIT_ERROR)
     SIGNALS.catch()
+    handler = logging.StreamHandler() if log_file is None else LogFile(log_file, must_be_own)
     faulthandler.enable()  # so that a broker that hangs, and is ended by its watchdog, says where
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
     use(form)

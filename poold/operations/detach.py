@@ -14,6 +14,7 @@ import click
 from client.wire.address import ipc_path, runtime_dir
 from poold.config.model import BrokerConfig
 from poold.operations.log_format import printable_lines
+from poold.system.early_signals import held_back_for_child
 from poold.system.file_errors import explained
 from poold.system.safe_files import GROUP_FOLDER, OPEN_FOLDER, make_folder, open_own
 
@@ -40,14 +41,15 @@ def start_detached(arguments: list[str], broker: BrokerConfig, chosen_log: Path 
     # It opens the log by itself as well, to be able to do so again; to stderr goes what Python says of a crash.
     arguments = [*arguments, f"--log-file={log_file.absolute()}", *([] if chosen_log is not None else ["--own-log"])]
     ready, ready_end = os.pipe()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "poold", "start", *arguments, f"--ready-fd={ready_end}"],
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        pass_fds=[ready_end],
-        start_new_session=True,
-    )
+    with held_back_for_child():
+        process = subprocess.Popen(
+            [sys.executable, "-m", "poold", "start", *arguments, f"--ready-fd={ready_end}"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=[ready_end],
+            start_new_session=True,
+        )
     os.close(ready_end)
     os.close(log)
     with os.fdopen(ready) as pipe:

@@ -18,26 +18,15 @@ import signal
 from collections import deque
 from collections.abc import Callable, Mapping
 
+from poold.system.early_signals import harmless, let_through
 from poold.system.rate_limited_log import RateLimitedLog
 
 log = logging.getLogger(__name__)
 
-# Those of them that this system has, as a Mac knows no SIGPWR; and all real-time signals.
-_NAMES = (
-    "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGIO", "SIGPWR", "SIGSTKFLT", "SIGTRAP",
-    "SIGSYS", "SIGXCPU",
-)  # fmt: skip
 # What whoever reads the log should know of one that means something.
 _MEANINGS = {
     "SIGXCPU": "the soft limit of processor time is reached (LimitCPU= in systemd); at the hard one it is killed"
 }
-
-
-def harmless() -> list[int]:
-    """Return the signals that must not end the broker, though by default they would."""
-    named = [int(getattr(signal, name)) for name in _NAMES if hasattr(signal, name)]
-    real_time = range(signal.SIGRTMIN, signal.SIGRTMAX + 1) if hasattr(signal, "SIGRTMIN") else ()
-    return [*named, *real_time]
 
 
 class Signals:
@@ -51,9 +40,10 @@ class Signals:
         self._log = RateLimitedLog(log)
 
     def catch(self) -> None:
-        """From now on none of them ends the process."""
+        """From now on none of them ends the process; those that were held back come."""
         for number in harmless():
             signal.signal(number, self._caught)
+        let_through()
 
     def attach(self, loop: asyncio.AbstractEventLoop, answers: Mapping[int, Callable[[], None]]) -> None:
         """Handle them in the loop, also those that have come; what is not in answers is logged and ignored."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from poold.system.conversation import Conversation, Message, pair
+from poold.system.early_signals import held_back_for_child
 from poold.system.poller import Poller
 from poold.system.signals import name_of
 
@@ -112,12 +113,13 @@ class Succession:
         self.control, other = pair()
         estate = estate._replace(control=other)
         try:
-            self._process = subprocess.Popen(
-                [*command, f"--estate={estate}"],
-                stdin=subprocess.DEVNULL,
-                pass_fds=estate.descriptors,
-                env={**os.environ, **variables},
-            )
+            with held_back_for_child():
+                self._process = subprocess.Popen(
+                    [*command, f"--estate={estate}"],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=estate.descriptors,
+                    env={**os.environ, **variables},
+                )
         except OSError:
             self.control.close()
             raise

@@ -13,7 +13,8 @@ from brokers import ROOT, Broker, poold
 from waiting import wait_until
 
 from client import DBConnectionError
-from poold.system.signals import harmless, name_of
+from poold.system.early_signals import harmless
+from poold.system.signals import name_of
 
 LOGROTATE = ROOT / "examples" / "service" / "logrotate.conf"
 TIMES = 40
@@ -77,6 +78,59 @@ def test_signals_during_the_start_wait_for_the_loop(start_broker: Callable[..., 
     wait_until(lambda: f"name={name_of(harmless()[-1])}\n" in broker.log(), what="the last signal in the log")
     for number in harmless():
         assert re.search(rf"signal (ignored|received) name={re.escape(name_of(number))}( meaning=.*)?\n", broker.log())
+
+
+def test_signals_before_the_imports_of_a_start_wait_for_the_loop(start_broker: Callable[..., Broker]) -> None:
+    broker = start_broker(start=False)
+    sent = "; ".join(f"os.kill(os.getpid(), {int(number)})" for number in (signal.SIGUSR1, signal.SIGHUP))
+    broker.start(
+        before="import os, runpy, sys\n"
+        "class Finder:\n    def find_spec(self, name, *_):\n"
+        f"        if name == 'click': {sent}\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "runpy.run_module('poold', run_name='__main__')"
+    )
+    for number in (signal.SIGUSR1, signal.SIGHUP):
+        wait_until(lambda number=number: f"signal received name={number.name}\n" in broker.log(), what=number.name)
+
+
+def test_a_broker_that_another_process_starts_has_them_wait_from_its_first_instruction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start_broker: Callable[..., Broker]
+) -> None:
+    sent = "\n    ".join(f"os.kill(os.getpid(), {int(number)})" for number in (signal.SIGUSR1, signal.SIGHUP))
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nif any(each.startswith(('--estate=', '--ready-fd=')) for each in sys.orig_argv):\n"
+        f"    {sent}\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    detached = start_broker(start=False)
+    file = detached.folder / "poold.log"
+    started = poold("start", "--detach", f"--config={detached.config}", f"--log-file={file}")
+    assert started.returncode == 0, started.stderr
+    try:
+        for expected in (1, 2):
+            for number in (signal.SIGUSR1, signal.SIGHUP):
+                wait_until(
+                    lambda number=number, expected=expected: (
+                        file.read_text("utf-8").count(f"signal received name={number.name}\n") == expected
+                    ),
+                    what=number.name,
+                )
+            if expected == 1:
+                done = poold("restart", f"--address={detached.address}")
+                assert done.returncode == 0, done.stderr
+    finally:
+        assert poold("stop", f"--address={detached.address}").returncode == 0
+
+
+def test_a_log_that_cannot_be_opened_is_why_a_restart_fails(log: tuple[Broker, Path]) -> None:
+    broker, file = log
+    file.rename(file.with_suffix(".1"))
+    file.mkdir()
+    done = poold("restart", f"--address={broker.address}")
+    assert done.returncode == 1
+    assert f"goes on: cannot write the log: {file}" in done.stderr
+    assert broker.handler().query("SELECT 1").fetchone() == (1,)
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
