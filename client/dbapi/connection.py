@@ -161,7 +161,7 @@ class Connection(Modes):
 
     def get_transaction_status(self) -> int:
         """psycopg2.extensions' TRANSACTION_STATUS_ number; UNKNOWN if the connection or its transaction is lost."""
-        if self._is_waiting and not self._is_closed:
+        if not self._is_closed and self._is_waiting:
             return int(extensions.TRANSACTION_STATUS_ACTIVE)
         if self.closed:
             return int(extensions.TRANSACTION_STATUS_UNKNOWN)
