@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any
 
 import click
 
 from client.channels.channel import Channel
 from client.channels.registry import broker_keys
 from client.errors import DBConnectionError, DBError
-from client.wire.messages import Ask
 from poold.operations.asking import (
     ANSWER_TIMEOUT,
     Summarised,
@@ -89,12 +87,11 @@ def who_serves(target: str) -> int | None:
     except DBConnectionError:
         return None
     try:
-        answer: Any = channel.call(Ask(channel.next_request(), "ping"), ANSWER_TIMEOUT)
+        return int(call(channel, "ping", (), ANSWER_TIMEOUT)["pid"])
     except DBConnectionError:
         return None
     finally:
         channel.close()
-    return int(answer.body["pid"])
 
 
 def is_alive(pid: int) -> bool:

@@ -619,6 +619,17 @@ def test_a_statement_inside_a_transaction_on_a_lost_connection_has_certainly_no_
     assert (answer.kind, answer.outcome, answer.transaction) == ("transaction-lost", NOT_EXECUTED, TX_LOST)
 
 
+def lost_in_a_transaction(statement: bytes) -> Failure:
+    """The answer if the backend is lost while the statement runs in an open transaction."""
+    world = World()
+    world.client()
+    backend = world.begin(lease=1)
+    request = world.query(1, "tx", lease=1, statement=statement)
+    world.take()
+    world.broker.lost(backend, Loss("reset"), world.now)
+    return refused(world, request)
+
+
 @pytest.mark.parametrize(
     "statement",
     [
@@ -632,25 +643,13 @@ def test_a_statement_inside_a_transaction_on_a_lost_connection_has_certainly_no_
     ],
 )
 def test_nor_has_one_with_the_words_that_end_a_transaction_where_they_end_none(statement: bytes) -> None:
-    world = World()
-    world.client()
-    backend = world.begin(lease=1)
-    request = world.query(1, "tx", lease=1, statement=statement)
-    world.take()
-    world.broker.lost(backend, Loss("reset"), world.now)
-    answer = refused(world, request)
+    answer = lost_in_a_transaction(statement)
     assert (answer.kind, answer.outcome, answer.transaction) == ("transaction-lost", NOT_EXECUTED, TX_LOST)
 
 
 @pytest.mark.parametrize("statement", [b"UPDATE t SET a=1; COMMIT", b"end", b"/* x */ END", b"PREPARE TRANSACTION 'x'"])
 def test_a_statement_that_may_have_committed_is_not_called_rolled_back(statement: bytes) -> None:
-    world = World()
-    world.client()
-    backend = world.begin(lease=1)
-    request = world.query(1, "tx", lease=1, statement=statement)
-    world.take()
-    world.broker.lost(backend, Loss("reset"), world.now)
-    assert refused(world, request).outcome == UNKNOWN
+    assert lost_in_a_transaction(statement).outcome == UNKNOWN
 
 
 def test_a_commit_on_a_lost_connection_is_unknown_and_a_rollback_is_done() -> None:
