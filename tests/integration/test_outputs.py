@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ COMMANDS = [
     ["ping"], ["health"], ["reconnect"], ["version"], ["--help"],
     ["check-config", "FILE"], ["doctor", "FILE"], ["kill", "--request", "999999/1"],
 ]  # fmt: skip
+StartBroker = Callable[..., Broker]
 FOREIGN = "報告 \u202eright to left\u202c \x1b[31m"
 
 
@@ -27,8 +29,9 @@ def redirected(broker: Broker, words: list[str], where: str, **variables: str) -
     asking = words[0] in ("stats", "ping", "health", "reconnect", "kill")
     address = [f"--address={broker.address}"] if asking else []
     command = ["sh", "-c", f'exec "$@" {where}', "sh", sys.executable, "-m", "poold", *known, *address]
+    encoding = variables.get("PYTHONIOENCODING", "utf-8")
     return subprocess.run(
-        command, cwd=ROOT, env=environment(**variables), capture_output=True, text=True, timeout=60, check=False
+        command, cwd=ROOT, env=environment(**variables), capture_output=True, encoding=encoding, timeout=60, check=False
     )
 
 
@@ -76,7 +79,8 @@ def test_what_the_encoding_lacks_is_shown_escaped(broker: Broker, encoding: str)
         holder.rollback()
 
 
-def test_a_text_that_is_cut_is_as_wide_as_its_column_in_any_encoding(broker: Broker) -> None:
+def test_a_text_that_is_cut_is_as_wide_as_its_column_in_any_encoding(start_broker: StartBroker) -> None:
+    broker = start_broker()  # its own, as the statements of other tests would not leave it room on the screen
     broker.handler().query(f"SELECT 1 AS {'x' * 60}")
     broker.handler().query(f"SELECT 1 AS {'y' * 60}")
     for encoding, mark in (("latin-1", "~"), ("utf-8", "…")):
