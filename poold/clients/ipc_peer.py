@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from array import array
 from enum import IntEnum
@@ -29,19 +30,22 @@ HANDSHAKE_TIMEOUT = 2.0
 class PeerState(IntEnum):
     """Whether a client is read from."""
 
-    READING = 0  # it is read from; -> WAITING, HELD, DROPPED, CLOSED
-    WAITING = 1  # messages received already wait for their turn, and no more is read; -> HELD, DROPPED, CLOSED
-    HELD = 2  # no more is read: it leaves too much unread, or its turn has come; -> READING, WAITING, DROPPED, CLOSED
-    DROPPED = 3  # to be closed in a callback of its own; nothing is read or sent; -> CLOSED
-    CLOSED = 4  # gone; no successor
+    READING = 0  # it is read from
+    WAITING = 1  # messages received already wait for their turn, and no more is read
+    HELD = 2  # no more is read: it leaves too much unread, or its turn has come
+    LEAVING = 3  # the conversation is over; nothing is read, and what was sent before still goes out
+    DROPPED = 4  # to be closed in a callback of its own; nothing is read or sent
+    CLOSED = 5  # gone
 
 
 # Plain names, used for every message: to look up a member of an Enum costs five times as much.
-READING, WAITING, HELD, DROPPED, CLOSED = PeerState
+READING, WAITING, HELD, LEAVING, DROPPED, CLOSED = PeerState
+# What may follow each of them.
 _NEXT = (
-    (WAITING, HELD, DROPPED, CLOSED),
-    (HELD, DROPPED, CLOSED),
-    (READING, WAITING, DROPPED, CLOSED),
+    (WAITING, HELD, LEAVING, DROPPED, CLOSED),
+    (HELD, LEAVING, DROPPED, CLOSED),
+    (READING, WAITING, LEAVING, DROPPED, CLOSED),
+    (DROPPED, CLOSED),
     (CLOSED,),
     (),
 )
@@ -63,14 +67,14 @@ class IpcPeer(Peer):
         self.taken_at = 0.0  # when the socket last took some of these
         self._state = READING
         self._heard = 0  # transport.heard when the client began to wait for its turn
-        # The time limit of the handshake, later of leaving too much unread.
+        # The time limit of the handshake, later of leaving too much unread, or anything once the conversation is over.
         self._timer: asyncio.TimerHandle | None = transport.loop.call_later(HANDSHAKE_TIMEOUT, self._handshake_overdue)
         transport.poller.add_reader(connection.fileno(), self._readable)
         self._flush_zmtp()
 
     def send(self, message: bytes) -> bool:
         """Send the message, or keep what the socket does not take now; False if the client is gone."""
-        if self._state >= DROPPED:
+        if self._state >= LEAVING:
             return False
         if len(message) < COPY_BELOW:
             self._write(self._zmtp.encoded(message))
@@ -81,7 +85,7 @@ class IpcPeer(Peer):
     def welcome(self, message: bytes) -> None:
         """Send the first message, and along with it the descriptor of the client's entry, if it has one."""
         data = self._zmtp.encoded(message)
-        if self.entry is None or self._outgoing is not None or self._state >= DROPPED:
+        if self.entry is None or self._outgoing is not None or self._state >= LEAVING:
             self._write(data)
             return
         sent, along = 0, [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [self.entry.descriptor]))]
@@ -107,26 +111,26 @@ class IpcPeer(Peer):
 
     def read_last(self) -> None:
         """Take all messages that have come, and let the client fail to send others."""
-        if self._state >= DROPPED:
+        if self._state >= LEAVING:
             return
         if self._state is not HELD:
             self._become(HELD)
         try:
             self._socket.shutdown(socket.SHUT_RD)  # what has come already can be read
             self._take_all(b"")
-            while self._state < DROPPED and (data := self._socket.recv(RECEIVE_BYTES)):
+            while self._state < LEAVING and (data := self._socket.recv(RECEIVE_BYTES)):
                 self._take_all(data)
         except ZmtpError as error:
             self._drop_line("%s", error)
-            self.drop()
+            self._cut()
         except OSError:
-            self.drop()  # it is gone
+            self._cut()  # it is gone
 
     def _take_all(self, data: bytes) -> None:
         """Give the frontend all messages that are whole with this data; raises ZmtpError."""
         zmtp = self._zmtp
         zmtp.received(data)
-        while self._state < DROPPED:
+        while self._state < LEAVING:
             while zmtp.inbox:
                 self._give(zmtp.inbox.popleft())
             if not zmtp.is_behind:
@@ -178,7 +182,7 @@ class IpcPeer(Peer):
     def received(self, data: bytes) -> None:
         """Take received bytes; none at the end of the file."""
         if not data:
-            self.drop()
+            self._cut()
             return
         zmtp = self._zmtp
         payload = zmtp.only_message(data)
@@ -196,7 +200,7 @@ class IpcPeer(Peer):
         except ZmtpError as error:
             self._drop_line("%s", error)
             self._flush_zmtp()
-            self.drop()
+            self._cut()
             return
         self._transport.unfinished.note(self, 0 if zmtp.is_behind else zmtp.unfinished)
         if zmtp.outbox:
@@ -209,11 +213,11 @@ class IpcPeer(Peer):
         """Give the frontend the messages that are whole, as many as SECONDS_AT_ONCE allows."""
         frontend, inbox = self._transport.frontend, self._zmtp.inbox
         until = monotonic() + SECONDS_AT_ONCE
-        while inbox and self._state < DROPPED:
+        while inbox and self._state < LEAVING:
             self._give(inbox.popleft())
             if monotonic() > until:
                 break
-        if self._state < DROPPED and (inbox or self._zmtp.is_behind):
+        if self._state < LEAVING and (inbox or self._zmtp.is_behind):
             self._become(WAITING)
             self._heard = self._transport.heard
             self._transport.loop.call_soon(self._choose_pause)
@@ -279,11 +283,11 @@ class IpcPeer(Peer):
             self._outgoing.add(buffer)
         self._outgoing.take_away(sent)
         self._transport.unread.changed(self._outgoing.size - before, self._transport.peers)
-        if self._state >= DROPPED:
+        if self._state >= LEAVING:
             return
         if self._outgoing.size > self._transport.unread.most_by_one:
             self._leaves_unread("")
-            self.drop()
+            self._cut()
         elif self._is_over():
             if self._state is READING:
                 self._become(HELD)
@@ -301,7 +305,7 @@ class IpcPeer(Peer):
         except BlockingIOError:
             return
         except OSError:
-            self.drop()
+            self._cut()
             return
         outgoing.take_away(sent)
         self._transport.unread.size -= sent
@@ -309,8 +313,11 @@ class IpcPeer(Peer):
         if not outgoing.size:
             self._outgoing = None
             self._transport.poller.remove_writer(self._socket.fileno())
+            if self._state is LEAVING:
+                self._end()
+                return
             self._transport.frontend.reads(self)
-        if not self._is_over():
+        if self._state is not LEAVING and not self._is_over():
             if self._zmtp.is_ready:
                 self._stop_timer()
             if self._state is HELD:
@@ -328,9 +335,29 @@ class IpcPeer(Peer):
     def _handshake_overdue(self) -> None:
         self._drop_line("no handshake within %g s", HANDSHAKE_TIMEOUT)
         self._timer = None
-        self.drop()
+        self._cut()
 
     def drop(self) -> None:
+        """End the conversation soon, in a callback of its own; the connection once what was sent before is out."""
+        if self._state < LEAVING:
+            self._become(LEAVING)
+            self._transport.loop.call_soon(self._leave)
+
+    def _leave(self) -> None:
+        if self._state is not LEAVING:
+            return
+        if self._outgoing is None:
+            self._end()
+            return
+        with contextlib.suppress(OSError):  # the client is gone, which sending finds out
+            self._socket.shutdown(socket.SHUT_RD)  # so that it fails to send anything more
+        self._transport.poller.leave(self._socket.fileno())
+        self._stop_timer()
+        timeout = self._transport.config.broker.client_write_timeout
+        self._timer = self._transport.loop.call_later(timeout, self._write_overdue, timeout)
+        self._transport.frontend.gone(self)
+
+    def _cut(self) -> None:
         """Close the connection soon, in a callback of its own, and send nothing more."""
         if self._state < DROPPED:
             self._become(DROPPED)
@@ -344,7 +371,7 @@ class IpcPeer(Peer):
     def drop_unfinished(self, size: int, reason: str) -> None:
         """Drop the client because a message did not end, for `PartialMessages`."""
         self._drop_line("a message of which %d bytes came: %s", size, reason)
-        self.drop()
+        self._cut()
 
     @property
     def unread(self) -> int:
@@ -357,7 +384,7 @@ class IpcPeer(Peer):
         self._leaves_unread(", and all clients more than max_buffered_bytes = %d", self._transport.unread.most)
         self._transport.unread.size -= self._outgoing.size
         self._outgoing = SendBuffer()
-        self.drop()
+        self._cut()
 
     def _write_overdue(self, timeout: float) -> None:
         self._timer = None

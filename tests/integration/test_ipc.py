@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import zmq
-from brokers import Broker, run
+from brokers import Broker, order, run
 from postgres import server_folder
 from waiting import wait_until
 
@@ -296,6 +296,42 @@ def test_nothing_more_is_begun_for_who_does_not_read_until_it_does(start_broker:
     assert (shown["requests"], shown["held"]) == (20, 20)
     assert broker.pool()["requests"] == 2
     assert [deaf.hear().request for _ in range(21)] == list(range(1, 22))
+
+
+def test_who_is_ended_with_replies_unread_still_gets_them_and_hears_why(
+    start_broker: StartBroker, connect: Connect
+) -> None:
+    broker = start_broker(groups=LEASES)
+    slow = connect(broker)
+    slow.greet()
+    slow.query("SELECT 1", "transactions", lease=1)
+    slow.query("SELECT repeat('x', 5000000)")
+    wait_until(lambda: broker.pool()["requests"] == 1 and broker.pool()["idle"] == 1, what="its reply to wait")
+    order(broker, "kill", f"--pid={os.getpid()}")
+    wait_until(lambda: broker.pool("transactions")["idle"] == 1, what="the transaction to be rolled back")
+    with pytest.raises(BrokenPipeError):
+        slow.ask("ping")
+    replies = [slow.hear() for _ in range(3)]
+    assert sorted(getattr(reply, "request", 0) for reply in replies) == [0, 1, 2]
+    assert [len(reply.rows) for reply in replies if getattr(reply, "request", 0) == 2][0] > 5_000_000
+    assert replies[2].message == "disconnected: an administrator ended it"
+    assert slow.ended() == b""
+    broker.handler().query("SELECT 1")
+    assert "client dropped" not in broker.log()
+
+
+def test_who_is_ended_and_never_reads_is_dropped_when_it_has_had_its_time(
+    start_broker: StartBroker, connect: Connect
+) -> None:
+    broker = start_broker(broker={"client_write_timeout": 0.3})
+    deaf = connect(broker)
+    deaf.greet()
+    deaf.query("SELECT repeat('x', 5000000)")
+    wait_until(lambda: broker.pool()["requests"] == 1 and broker.pool()["idle"] == 1, what="its reply to wait")
+    order(broker, "kill", f"--pid={os.getpid()}")
+    wait_until(lambda: "unread for client_write_timeout = 0.3 s" in broker.log(), what="the deaf client to be dropped")
+    assert deaf.ended() != b""
+    assert broker.stop() == 0
 
 
 @pytest.mark.parametrize("large", [True, False])

@@ -243,6 +243,18 @@ print(db.query("SELECT 1")[0][0])
     assert output[2] == "1"
 
 
+def test_a_stream_of_large_blocks_is_told_who_has_ended_it(broker: Broker) -> None:
+    """What it has not read yet is more than a socket holds, and the reason comes behind it."""
+    db = broker.handler()
+    with pytest.raises(DBConnectionError, match="an administrator ended it"):
+        with db.stream("SELECT repeat('x', 1000000) FROM generate_series(1, 100)", size=4) as rows:
+            next(iter(rows))
+            order(broker, "kill", f"--pid={os.getpid()}")
+            for _ in rows:
+                pass
+    assert db.query("SELECT 1")[0][0] == 1
+
+
 @pytest.mark.parametrize("named", ["pid", "client"])
 @pytest.mark.parametrize("what", ["query", "commit", "in a session"])
 def test_whoever_has_a_transaction_open_is_told_who_has_ended_it(broker: Broker, named: str, what: str) -> None:
