@@ -303,14 +303,15 @@ class _Reader(Executor):
     def ask(self, statement: bytes, timeout: float | None) -> None:
         """Send a statement; `answer` returns its result."""
         call = Call()
-        channel = self._lease.begin(call)
-        assert channel is not None
-        number, rest = channel.next_request(), (False, timeout, self._tag, self._priority, b"")
         try:
+            channel = self._lease.begin(call)
+            assert channel is not None
+            number, rest = channel.next_request(), (False, timeout, self._tag, self._priority, b"")
             call.message = Query(number, self._leased_group, self._lease.number, False, statement, b"", b"", *rest)
             channel.send(call.message)
         except DBError as error:
-            self._failed(call, error)
+            if self._lease.has(call):
+                self._failed(call, error)
             raise
         self._ahead = call
 

@@ -38,7 +38,7 @@ from poold.operations.doctor import doctor, examined
 from poold.operations.figures import stats
 from poold.operations.health import health
 from poold.operations.log_format import FORMATS, TEXT, complaint, use
-from poold.operations.output import written
+from poold.operations.output import carried_out, written
 from poold.operations.replacement import is_alive, restart
 from poold.operations.top import top
 from poold.system.file_errors import in_words
@@ -159,6 +159,7 @@ def stop(address: str | None, now: bool) -> None:
             fail(f"{there} was told to stop and is still there after {STOP_TIMEOUT:g} s; try: poold stop --now")
         time.sleep(POLL_INTERVAL)
     earlier = "".join(f", and process {each}, which finished what it had begun before a restart" for each in before)
+    carried_out()
     click.echo(f"stopped process {pid} at {target}{earlier}")
 
 

@@ -14,6 +14,7 @@ from poold.operations import tables
 from poold.operations.asking import Summarised, address_option, ask, fail, json_option, print_json, target_of
 from poold.operations.cells import fitted
 from poold.operations.layout import Room, Table, render
+from poold.operations.output import carried_out
 
 WATCH_INTERVAL = 1.0
 # Rows of a list on a terminal, if it has not more lines.
@@ -92,6 +93,8 @@ def stats(
         for name in sections:
             if _PROOFS.get(name, name) not in figures:
                 fail(f"the broker (poold {figures['version']}) does not know section {name}; restart it")
+        if reset:
+            carried_out("the statements' figures are reset all the same")
         return figures
 
     if watch:

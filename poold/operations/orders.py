@@ -21,6 +21,7 @@ from poold.operations.asking import (
 )
 from poold.operations.cells import counted
 from poold.operations.log_format import printable_lines
+from poold.operations.output import carried_out
 
 # Seconds. New requests wait as well meanwhile, and get errors from queue_timeout on.
 PAUSE_TIMEOUT = 30.0
@@ -60,6 +61,7 @@ def reconnect(groups: tuple[str, ...], endpoint: str | None, address: str | None
     end.
     """
     answer = ask(target_of(address), "reconnect", _chosen(groups, endpoint))
+    carried_out()
     if as_json:
         print_json(answer)
     else:
@@ -118,6 +120,8 @@ def _pause_or_drain(
     answer = ask(target_of(address), what, [*arguments, ("timeout", str(timeout))], timeout + ANSWER_TIMEOUT)
     is_drain = what == "drain"
     is_done = answer["drained" if is_drain else "paused"]
+    if is_done:
+        carried_out(f"it is {what}{'ed' if is_drain else 'd'} all the same, until: poold resume")
     if as_json:
         print_json(answer)
         sys.exit(0 if is_done else EXIT_ERROR)
@@ -150,6 +154,7 @@ def _busy_in_words(busy: dict[str, Any]) -> str:
 def resume(groups: tuple[str, ...], endpoint: str | None, address: str | None, as_json: bool) -> None:
     """Go on with all that is paused or drained, or with these groups, or on this endpoint; who waits has his turn."""
     answer = ask(target_of(address), "resume", _chosen(groups, endpoint))
+    carried_out()
     if as_json:
         print_json(answer)
     else:
@@ -198,6 +203,7 @@ def kill(
     if len(named) != 1:
         raise click.UsageError("give one of --client, --pid, --lease and --request")
     answer = ask(target_of(address), "kill", named)
+    carried_out()
     if as_json:
         print_json(answer)
     elif answer["what"] in ("client", "pid"):
@@ -223,6 +229,7 @@ def reload(verbose: bool, address: str | None, as_json: bool) -> None:
     what needs a restart stays as it is until then.
     """
     answer = ask(target_of(address), "reload", timeout=RELOAD_TIMEOUT)
+    carried_out()
     if as_json:
         print_json(answer)
         return

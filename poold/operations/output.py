@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 
 _ERRORS = "poold-escaped"
 EXIT_ERROR = 1
+# What holds though it could not be printed: entered by `carried_out`.
+_done: list[str] = []
 
 
 class UnwrittenError(Exception):
@@ -26,6 +28,11 @@ class UnwrittenError(Exception):
         super().__init__(f"cannot write to standard output: {reason.strerror or reason}")
         # Who reads has had enough, as `head` has: that is no reason to complain.
         self.is_left = reason.errno == errno.EPIPE
+
+
+def carried_out(what: str = "the command was carried out all the same") -> None:
+    """Say this, too, if standard output cannot be written from here on: what was ordered has been done."""
+    _done[:] = [what]
 
 
 def _escaped(error: UnicodeError) -> tuple[str | bytes, int]:
@@ -95,9 +102,9 @@ def written() -> Iterator[None]:
             sys.stdout.flush()
     except UnwrittenError as error:
         forget_output()
-        if not error.is_left:
+        if not error.is_left or _done:
             with suppress(OSError):
-                sys.stderr.write(f"poold: {error}\n")
+                sys.stderr.write(f"poold: {'; '.join((str(error), *_done))}\n")
         sys.exit(EXIT_ERROR)
 
 

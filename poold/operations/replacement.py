@@ -21,6 +21,7 @@ from poold.operations.asking import (
     print_json,
     target_of,
 )
+from poold.operations.output import carried_out
 from poold.system.address_claim import is_claimed
 
 # Seconds: longer than the broker waits for the new one, so that it is the broker that says what is wrong.
@@ -49,6 +50,7 @@ def restart(force: bool, address: str | None, as_json: bool) -> None:
         fail(str(error))
     finally:
         channel.close()
+    carried_out()
     new, unready, warnings = answer["successor"], answer["unready"], answer["warnings"]
     if as_json:
         print_json({"address": target, "pid": new, "before": old, "unready": unready, "warnings": warnings})

@@ -313,7 +313,7 @@ def test_who_is_ended_with_replies_unread_still_gets_them_and_hears_why(
         slow.ask("ping")
     replies = [slow.hear() for _ in range(3)]
     assert sorted(getattr(reply, "request", 0) for reply in replies) == [0, 1, 2]
-    assert [len(reply.rows) for reply in replies if getattr(reply, "request", 0) == 2][0] > 5_000_000
+    assert max(len(getattr(reply, "rows", b"")) for reply in replies) > 5_000_000
     assert replies[2].message == "disconnected: an administrator ended it"
     assert slow.ended() == b""
     broker.handler().query("SELECT 1")

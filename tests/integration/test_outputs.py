@@ -26,8 +26,8 @@ FOREIGN = "報告 \u202eright to left\u202c \x1b[31m"
 def redirected(broker: Broker, words: list[str], where: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """The command with its standard output somewhere, as a shell has it done."""
     known = [str(broker.config) if word == "FILE" else word for word in words]
-    asking = words[0] in ("stats", "ping", "health", "reconnect", "kill")
-    address = [f"--address={broker.address}"] if asking else []
+    is_asking = words[0] not in ("version", "--help", "check-config", "doctor")
+    address = [f"--address={broker.address}"] if is_asking else []
     command = ["sh", "-c", f'exec "$@" {where}', "sh", sys.executable, "-m", "poold", *known, *address]
     encoding = variables.get("PYTHONIOENCODING", "utf-8")
     return subprocess.run(
@@ -47,7 +47,35 @@ def test_an_output_that_cannot_be_written_is_one_line(
     if words[0] == "kill":  # it has nothing to print, and says why
         assert done.stderr.startswith("poold: there is no client 999999;")
     else:
-        assert done.stderr == f"poold: cannot write to standard output: {reason}\n"
+        behind = "; the command was carried out all the same" if words[0] == "reconnect" else ""
+        assert done.stderr == f"poold: cannot write to standard output: {reason}{behind}\n"
+
+
+@pytest.mark.parametrize("where", [">/dev/full", ">&-"])
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["pause"], "it is paused all the same, until: poold resume"),
+        (["drain", "--json"], "it is drained all the same, until: poold resume"),
+        (["stats", "statements", "--reset"], "the statements' figures are reset all the same"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_was_ordered_is_said_to_hold_though_it_could_not_be_printed(
+    start_broker: StartBroker, words: list[str], told: str, where: str
+) -> None:
+    broker = start_broker()
+    broker.handler().query("SELECT 1")
+    with broker.handler("transactions").session() as session:
+        session.query("SELECT 1")
+        waiting = redirected(broker, ["pause", "--timeout", "0.1"], ">/dev/full")
+        assert (waiting.returncode, waiting.stderr.count("the pause is undone")) == (1, 1)
+        assert "all the same" not in waiting.stderr
+    done = redirected(broker, words, where)
+    assert done.stderr.endswith(f"; {told}\n")
+    assert done.returncode == 1
+    if words[0] != "stats":
+        assert poold("resume", f"--address={broker.address}").stdout.endswith(": resumed\n")
 
 
 def test_whoever_has_read_enough_ends_it_without_a_word(broker: Broker) -> None:
