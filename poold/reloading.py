@@ -106,7 +106,9 @@ class Reloading:
             return self._refuse(source, [str(error)])
         config, warnings, digests = reading
         if self._broker.state in (BrokerState.DRAINING, BrokerState.STOPPED):
-            return self._refuse(source, [f"the broker is {self._broker.state.name.lower()}"])
+            reason = "the broker ends; a new one reads the configuration as it is by then"
+            log.error("configuration not reloaded source=%s reason=%s", source.name, reason)
+            return plain_failure("usage", NOT_EXECUTED, f"not reloaded: {reason}")
         if objection := descriptor_objection(config.broker.max_clients):
             return self._refuse(source, [f"[broker] max_clients: {objection}"])
         renewed = contents.renewed(self._digests, digests)

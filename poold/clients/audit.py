@@ -94,7 +94,8 @@ def _order(peer: Peer, message: Ask) -> tuple[str, str, int, int | None]:
 def _target(message: Ask) -> str:
     """What the order is about, as its command says it."""
     found = unpacked_arguments(message.arguments)
-    return " ".join(f"{name}={value}" for name, values in found.items() for value in values) or "everything"
+    named = [f"{name}={value}" for name, values in found.items() if name != "timeout" for value in values]
+    return " ".join(named) or "everything"
 
 
 def _busy(body: dict[str, Any]) -> str:

@@ -40,7 +40,8 @@ def snapshot_sections(
     if wanted.has(ENDPOINTS):
         pools = [pool for group in groups.values() for pool in group.pools]
         found["pools"] = [
-            {"group": pool.group.name, "endpoint": pool.endpoint.name, **snapshot_pool(pool, now)} for pool in pools
+            {"group": pool.group.shown_name, "endpoint": pool.endpoint.name, **snapshot_pool(pool, now)}
+            for pool in pools
         ]
     if wanted.has(BACKENDS):
         found |= snapshot_backends(groups.values(), now, has_texts, wanted.limit)
@@ -176,7 +177,7 @@ def _work(
 ) -> tuple[float, dict[str, Any]]:
     """Return since when it is there, and what it is; id is the name by which it can be killed."""
     own = {"what": what, "id": f"{client.key}/{number}", "client": client.key, "pid": client.pid}
-    return since, {**own, "group": group.name, "state": state, "tag": tag}
+    return since, {**own, "group": group.shown_name, "state": state, "tag": tag}
 
 
 def snapshot_pool(pool: Pool, now: float) -> dict[str, Any]:

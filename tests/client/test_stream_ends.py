@@ -36,7 +36,7 @@ def test_the_rows_that_came_are_read_and_the_next_tells_the_end(
         db = Handler("default", address=broker.address)
         rows = db.stream("SELECT a FROM t", size=1)
         assert tuple(next(rows)) == (1,)
-        with pytest.raises(DBConnectionError, match="the broker stops|went away") as caught:
+        with pytest.raises(DBConnectionError, match="the broker stops") as caught:
             next(rows)
         assert not hasattr(caught.value, "__notes__")
         with pytest.raises(UsageError, match="ended before its last row"):

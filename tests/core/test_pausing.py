@@ -267,7 +267,10 @@ def test_a_pause_during_a_drain_lets_nobody_wait() -> None:
     made.connect_all()
     waiting = made.query()
     made.broker.drain(made.now)
-    pause(made)
+    for order in ("pause", "drain"):
+        told = made.ask(order)
+        assert isinstance(told, Failure)
+        assert "the broker ends" in told.message
     reply = made.reply_to(waiting)
     assert isinstance(reply, Failure)
     assert reply.outcome == "not executed"

@@ -252,6 +252,8 @@ def test_groups_that_were_removed_under_one_name_are_all_seen() -> None:
         remove_and_add(world)
     groups = world.broker.snapshot(world.now)["groups"]
     assert list(groups) == ["default", "tx", "tx/removed", "tx/removed-2"]
+    shown = world.broker.snapshot(world.now)["work"]
+    assert [each["group"] for each in shown] == ["tx/removed", "tx/removed-2"]
 
 
 @pytest.mark.parametrize("named", [{}, {"group": "tx"}, {"endpoint": "main"}])

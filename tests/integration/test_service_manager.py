@@ -98,7 +98,7 @@ def test_a_reload_while_the_broker_stops_does_not_say_that_it_is_ready(
     broker.signal(signal.SIGTERM)
     manager.hear_of("STOPPING")
     broker.signal(signal.SIGHUP)
-    wait_until(lambda: "the broker is draining" in broker.log(), what="the answer to the reload")
+    wait_until(lambda: "the broker ends; a new one reads" in broker.log(), what="the answer to the reload")
     db.commit()
     assert broker.wait() == 0
     assert not [each for each in manager.rest() if {"READY", "RELOADING"} & each.keys()]

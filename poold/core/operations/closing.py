@@ -53,6 +53,11 @@ class Closing:
         """Whether an operator has drained the broker."""
         return self._agenda.state is BrokerState.DRAINED
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether the broker is to stop."""
+        return self._agenda.state in (BrokerState.DRAINING, BrokerState.STOPPED)
+
     def end(self) -> bool:
         """Take no work any more, as the broker is to stop. Returns whether that is news."""
         if self._agenda.state not in (BrokerState.RUNNING, BrokerState.DRAINED):

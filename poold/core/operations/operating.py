@@ -68,14 +68,14 @@ class Operating:
     def _pause(self, key: int, message: Ask, now: float) -> Told:
         """Begin nothing in what is chosen, and answer when all that runs there has come to its end."""
         arguments = arguments_of(message, GROUP, ENDPOINT, TIMEOUT)
-        chosen = self._chosen(arguments)
+        chosen = self._to_be_paused(arguments)
         self._pausing.pause(key, message.request, chosen, kind_of(chosen), _seconds(only(arguments, TIMEOUT)), now)
         return None
 
     def _drain(self, key: int, message: Ask, now: float) -> Told:
         """As a pause, and answer when no backend is left there; of the whole broker if nothing is named."""
         arguments = arguments_of(message, GROUP, ENDPOINT, TIMEOUT)
-        chosen = self._chosen(arguments)
+        chosen = self._to_be_paused(arguments)
         is_whole = not arguments.keys() & {GROUP, ENDPOINT}
         kind, seconds = kind_of(chosen, is_drain=True), _seconds(only(arguments, TIMEOUT))
         undo = self._closing.open if is_whole and not self._closing.is_closed else None
@@ -107,6 +107,11 @@ class Operating:
             for each in [pool.group.configured if chosen.endpoint else pool.endpoint.name]
         ]
         return [*dict.fromkeys(found)]
+
+    def _to_be_paused(self, arguments: Mapping[str, list[str]]) -> Selection:
+        if self._closing.is_ending:
+            raise NotPossible("the broker ends and begins nothing more; there is nothing to pause")
+        return self._chosen(arguments)
 
     def _chosen(self, arguments: Mapping[str, list[str]]) -> Selection:
         """What is to be paused, drained or resumed; also what is still open in groups that are removed."""

@@ -14,7 +14,7 @@ from client.wire.messages import Answer, Failure
 from poold.core.agenda import Agenda
 from poold.core.effects import Reply
 from poold.core.operations.selection import NotPossible, Selection
-from poold.core.pools.directory import REMOVED, Directory
+from poold.core.pools.directory import Directory
 from poold.core.pools.lifecycle import Lifecycle
 from poold.core.pools.pool import DRAINS, OF_ENDPOINTS, OF_GROUPS, PAUSES, Pause, Pool
 from poold.core.records.backend import Backend
@@ -267,7 +267,7 @@ def described(backend: Backend, now: float) -> dict[str, Any]:
     else:
         what, client, since = backend.state.name.lower(), None, now
     return {
-        "group": f"{backend.group.name}{REMOVED if backend.group.is_removed else ''}",
+        "group": backend.group.shown_name,
         "endpoint": backend.pool.endpoint.name,
         "what": what,
         "client": client.key if client is not None else None,

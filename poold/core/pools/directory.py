@@ -48,18 +48,8 @@ class Directory:
         yield from self.leaving
 
     def shown(self) -> dict[str, Group]:
-        """All groups by the names under which operators see them.
-
-        A name that was removed more than once is counted: NAME/removed, NAME/removed-2.
-        """
-        found = dict(self.groups)
-        for group in self.leaving:
-            name, count = f"{group.name}{REMOVED}", 1
-            while name in found:
-                count += 1
-                name = f"{group.name}{REMOVED}-{count}"
-            found[name] = group
-        return found
+        """All groups by the names under which operators see them."""
+        return {group.shown_name: group for group in self.every()}
 
     def pools_of(self, endpoint: Endpoint) -> list[Pool]:
         """All pools on the endpoint, those that are leaving as well."""
@@ -95,12 +85,21 @@ class Directory:
         """Offer the group no more; what is left of it stays until it is over."""
         del self.groups[group.name]
         group.is_removed = True
+        group.shown_name = self._removed_name(group.name)
         self.leaving.append(group)
         if group.main is None:
             self.removed.pop(group.name, None)
             self.removed[group.name] = group.config
             if len(self.removed) > REMOVED_KEPT:
                 del self.removed[next(iter(self.removed))]
+
+    def _removed_name(self, name: str) -> str:
+        """A name that is left: NAME/removed, or if there is another group of that name, NAME/removed-2."""
+        taken, found, count = {group.shown_name for group in self.leaving}, f"{name}{REMOVED}", 1
+        while found in taken:
+            count += 1
+            found = f"{name}{REMOVED}-{count}"
+        return found
 
     def sweep(self) -> None:
         """Forget what is over."""

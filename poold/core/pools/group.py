@@ -40,6 +40,7 @@ class Group:
         self, name: str, config: GroupConfig, endpoints: Mapping[str, Endpoint], make_queue: type[Queue] = Queue
     ) -> None:
         self.name = name
+        self.shown_name = name  # to operators; another one once it is removed
         self.is_removed = False  # by a reload: what runs comes to its end, what waits is refused
         # The database cluster of its endpoints, if roles matter and it is known.
         self.cluster: Cluster | None = None

@@ -72,7 +72,7 @@ def snapshot_backend(backend: Backend, now: float, has_texts: bool) -> dict[str,
     is_ours = client is not None and client.key > 0
     return {
         "number": backend.number,
-        "group": backend.group.name,
+        "group": backend.group.shown_name,
         "endpoint": backend.pool.endpoint.name,
         "state": state_of(backend),
         "server_pid": backend.server.pid or None,

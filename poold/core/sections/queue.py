@@ -46,7 +46,7 @@ def snapshot_queue(
         "queue": shown,
         "queue_not_shown": max(0, len(found) - limit),
         "queue_reasons": [
-            {"group": kind.group.name, "why": reasons.in_words(kind), "requests": count}
+            {"group": kind.group.shown_name, "why": reasons.in_words(kind), "requests": count}
             for kind, count in counts.most_common(REASONS_SHOWN)
         ],
     }
@@ -58,7 +58,7 @@ def _waiting(request: Request | Flight, group: Group, reasons: _Reasons, has_tex
         "id": f"{request.client.key}/{request.number}",
         "client": request.client.key,
         "pid": request.client.pid,
-        "group": group.name,
+        "group": group.shown_name,
         "priority": PRIORITIES[request.priority],
         "tag": request.tag,
         "state": state.name.lower(),

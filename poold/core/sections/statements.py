@@ -39,7 +39,7 @@ def snapshot_statements(
     return {
         "statements": [
             {
-                "group": group.name,
+                "group": group.shown_name,
                 "kind": tally.kind,
                 "text": tally.text.decode(errors="replace") if has_texts else None,
                 "is_prepared": tally.is_prepared,
