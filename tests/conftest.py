@@ -28,6 +28,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="try N times as many generated examples, other ones each time (default: the same few every time)",
     )
     parser.addoption(
+        "--mistakes",
+        action="store_true",
+        help="plant every known mistake into the core, which the simulation must find (default: one in five of them)",
+    )
+    parser.addoption(
         "--chaos-seconds",
         type=float,
         default=60.0,
@@ -65,7 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # the programs that tests interrupt would not notice.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    choose(config.getoption("--examples"))
+    choose(config.getoption("--examples"), config.getoption("--mistakes"))
 
 
 @pytest.fixture(scope="session")

@@ -86,6 +86,9 @@ class Operator:
         message = self._ask(word, [*pairs, ("timeout", str(timeout))])
         pools, world = self._chosen(pairs), self._world
         orders, kind = world.network.orders, kind_of(self._selection(pairs), word == "drain")
+        if world.broker.state is BrokerState.DRAINING:
+            assert isinstance(self._tell(message), Failure), "a broker that ends is paused"
+            return f"{word} {pairs} is refused, as the broker ends"
         if any(each.kind is kind and not set(pools).isdisjoint(each.new) for each in orders.pending):
             assert isinstance(self._tell(message), Failure), "two orders pause the same"
             return f"{word} {pairs} is refused"

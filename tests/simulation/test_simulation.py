@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from examples import seeds
+from examples import mistakes, seeds
 
 from simulation import runner
 from simulation.mutations_of_clusters import MUTATIONS, SHOWN_IN_CLUSTERS
@@ -108,28 +108,28 @@ def _simulated(*arguments: str, hash_seed: str) -> str:
 _SHOWN_IN = {**SHOWN_IN, **SHOWN_IN_LANES, **SHOWN_IN_CLUSTERS}
 
 
-@pytest.mark.parametrize("name", MUTATIONS)
+@pytest.mark.parametrize("name", mistakes(MUTATIONS))
 def test_a_mistake_in_the_core_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     MUTATIONS[name](monkeypatch)
     with pytest.raises(runner.Broken):
         runner.run(1, STEPS_UNTIL_FOUND, kind=_SHOWN_IN.get(name, ""))
 
 
-@pytest.mark.parametrize("name", MISTAKES)
+@pytest.mark.parametrize("name", mistakes(MISTAKES))
 def test_a_mistake_about_copies_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     MISTAKES[name](monkeypatch)
     with pytest.raises(runner.Broken):
         runner.run(1, STEPS_UNTIL_FOUND, kind=COPY)
 
 
-@pytest.mark.parametrize("name", BLUNDERS)
+@pytest.mark.parametrize("name", mistakes(BLUNDERS))
 def test_a_mistake_about_orders_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     BLUNDERS[name](monkeypatch)
     with pytest.raises(runner.Broken):
         runner.run(1, STEPS_UNTIL_FOUND, kind=OPERATED)
 
 
-@pytest.mark.parametrize("name", SLIPS)
+@pytest.mark.parametrize("name", mistakes(SLIPS))
 def test_a_mistake_about_reloads_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     SLIPS[name](monkeypatch)
     with pytest.raises(runner.Broken):
