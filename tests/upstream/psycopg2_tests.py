@@ -42,12 +42,15 @@ _OWN_PROGRAM = "it starts a program of its own, which imports psycopg2 itself"
 _SERVER = "it names a server, and the broker's configuration does that"
 _NO_LIBPQ = "this process has no connection of libpq's to PostgreSQL"
 _MADE = "it looks into psycopg2's way to make a connection string"
+_USED = "a backend that has served others says at DEBUG, at some moment, that its caches grow"
 
 # Tests that are left out with either kind of connection.
 LEFT_OUT = {
     "test_connection.ConnectionTests.test_encoding_name": _UTF8,
     "test_connection.ConnectionTests.test_get_native_connection": _NO_LIBPQ,
     "test_connection.ConnectionTests.test_multiprocess_close": _OWN_PROGRAM,
+    "test_connection.ConnectionTests.test_notices_deque": _USED,
+    "test_connection.ConnectionTests.test_notices_limited": _USED,
     "test_connection.ConnectionTests.test_pgconn_ptr": _NO_LIBPQ,
     "test_connection.PasswordLeakTestCase.test_leak": _SERVER,
     "test_connection.PasswordLeakTestCase.test_url_leak": _SERVER,
