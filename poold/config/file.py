@@ -23,6 +23,7 @@ from poold.config import passwords
 from poold.config.client_keys import key_problems
 from poold.config.model import SIZES, BrokerConfig, Config, EndpointConfig, GroupConfig, Weights
 from poold.config.users import resolved_users
+from poold.system.file_errors import in_words
 from poold.system.tcp_listener import host_and_port
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # narrow, because names appear in log lines and metric labels
@@ -52,9 +53,9 @@ class ConfigError(Exception):
 def load(path: str | os.PathLike[str]) -> Config:
     """Read a configuration file as `parse` does; ConfigError also for a file that cannot be read."""
     try:
-        text = Path(path).read_text("utf-8")
+        text = Path(path).read_text("utf-8-sig")  # some editors mark a text so
     except OSError as error:
-        problem = f"cannot read the file: {error.strerror}"
+        problem = f"cannot read the file: {in_words(Path(path), error)}"
     except UnicodeDecodeError as error:
         problem = f"not valid TOML: the text is not UTF-8 (at line {error.object.count(10, 0, error.start) + 1})"
     else:
@@ -332,11 +333,11 @@ def _entries(kind: str, rules: Mapping[str, Rule], top: Mapping[str, Any], probl
 
 def _broker_problems(values: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with the addresses, or with the keys for them."""
+    keys = values.get("key_file"), values.get("client_keys")
     try:
-        address = check_address(values.get("address", default_address()))
+        problems = key_problems(check_address(values.get("address", default_address())), *keys)
     except ValueError as error:
-        return [f"[broker] {error}"]
-    problems = key_problems(address, values.get("key_file"), values.get("client_keys"))
+        problems = [str(error), *(key_problems("tcp://localhost:1", *keys) if any(keys) else [])]
     metrics_address = values.get("metrics_address")
     if metrics_address is not None:
         try:

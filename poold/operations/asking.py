@@ -1,8 +1,11 @@
 """How commands find a broker, ask it, and say what came of it: options, answers, exit codes."""
 
 import json
+import math
+import shlex
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -25,12 +28,30 @@ LONGEST_SUMMARY = 1000
 
 
 class GivenPath(click.Path):
-    """A path. An empty one, of a variable that is not set say, would silently mean the current folder."""
+    """A path. An empty one, of a variable that is not set say, would silently mean the current folder.
+
+    Whether it can be read is found out by reading, which can say why not.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, readable=False)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":
             self.fail("expected a path, found an empty text", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class Seconds(click.FloatRange):
+    """A time in seconds within bounds. No number is within none, as click has it, and would be waited for for ever."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{value} is no time in seconds", param, ctx)
+        return seconds
 
 
 class Summarised(click.Command):
@@ -63,6 +84,11 @@ def target_of(address: str | None) -> str:
         return broker_address(address)
     except ValueError as error:
         raise click.UsageError(f"{ADDRESS_VARIABLE}: {error}") from None
+
+
+def for_address(command: str, address: str | None) -> str:
+    """The command to type next, for the broker that was named for this one."""
+    return command if address is None else f"{command} --address={shlex.quote(address)}"
 
 
 def open_channel(target: str) -> Channel:

@@ -68,17 +68,15 @@ def main() -> None:
 
 
 @main.command()
-@click.option(
-    "-c", "--config", "config_file", type=GivenPath(path_type=Path), help="A TOML file; see poold check-config."
-)
+@click.option("-c", "--config", "config_file", type=GivenPath(), help="A TOML file; see poold check-config.")
 @click.option(
     "--address",
     callback=checked_address,
     help=f"The address to serve; else that of --config; without --config {ADDRESS_VARIABLE}, or this user's default.",
 )
-@click.option("--data", type=GivenPath(path_type=Path), help="Folder of the private PostgreSQL, used without --config.")
+@click.option("--data", type=GivenPath(), help="Folder of the private PostgreSQL, used without --config.")
 @click.option("--detach", is_flag=True, help="Run in the background; return when the broker is ready.")
-@click.option("--log-file", type=GivenPath(path_type=Path), help="Append the log here instead of to stderr.")
+@click.option("--log-file", type=GivenPath(), help="Append the log here instead of to stderr.")
 @click.option("-v", "--verbose", is_flag=True, help="Log each backend that is opened or closed.")
 @click.option("--log-format", type=click.Choice(FORMATS), help="How log lines look, whatever the configuration says.")
 @click.option("--ready-fd", type=int, hidden=True)
@@ -183,7 +181,7 @@ def ping(address: str | None, as_json: bool) -> None:
 
 
 @main.command("check-config")
-@click.argument("file", type=GivenPath(path_type=Path))
+@click.argument("file", type=GivenPath())
 @click.option("--connect", is_flag=True, help="Log in to each endpoint, too; see poold doctor.")
 @json_option
 def check_config(file: Path, connect: bool, as_json: bool) -> None:
@@ -211,8 +209,8 @@ def check_config(file: Path, connect: bool, as_json: bool) -> None:
 
 
 @main.command("import-config")
-@click.argument("file", type=GivenPath(path_type=Path))
-@click.option("-o", "--output", type=GivenPath(path_type=Path), help="Write here (mode 0600) instead of to stdout.")
+@click.argument("file", type=GivenPath())
+@click.option("-o", "--output", type=GivenPath(), help="Write here (mode 0600) instead of to stdout, which is -.")
 def import_config(file: Path, output: Path | None) -> None:
     """Turn a pgdbpool configuration (JSON, or Python with a plain `config`) into poold's TOML; - is stdin."""
     from poold.config.file import ConfigError
@@ -228,7 +226,7 @@ def import_config(file: Path, output: Path | None) -> None:
         fail(f"cannot read the configuration: {file} is no text in UTF-8 ({error.reason} at byte {error.start})")
     except ConfigError as error:
         fail(str(error))
-    if output is None:
+    if output is None or str(output) == "-":
         click.echo(text, nl=False)
         return
     try:
@@ -241,7 +239,7 @@ def import_config(file: Path, output: Path | None) -> None:
 
 
 @main.command()
-@click.argument("name", type=GivenPath(path_type=Path))
+@click.argument("name", type=GivenPath())
 def keygen(name: Path) -> None:
     """Make a key pair, NAME.key_secret and NAME.key, for a broker or a client at a tcp:// address."""
     from poold.operations.keygen import make_pair

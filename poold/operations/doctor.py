@@ -13,7 +13,7 @@ from poold.operations.log_format import printable_lines
 
 
 @click.command(cls=Summarised)
-@click.argument("file", type=GivenPath(path_type=Path))
+@click.argument("file", type=GivenPath())
 @json_option
 def doctor(file: Path, as_json: bool) -> None:
     """Try all that a configuration needs, logins above all, and say what to do; exit code 1 if there is a problem."""

@@ -15,7 +15,7 @@ from client.channels.registry import broker_address, broker_keys
 from client.errors import DBError
 from client.wire.arguments import packed_arguments
 from client.wire.messages import Answer, Ask
-from poold.operations.asking import Summarised, json_option, print_json
+from poold.operations.asking import Seconds, Summarised, for_address, json_option, print_json
 from poold.operations.cells import duration
 from poold.operations.log_format import printable
 
@@ -28,7 +28,7 @@ TIMEOUT = 5.0
 @click.option("--address", help="The broker's address; as for poold ping.")
 @click.option("--live", "is_live", is_flag=True, help="Only ask whether the broker answers.")
 @click.option("--ready", "is_ready", is_flag=True, help="Ask whether each group can serve as well (the default).")
-@click.option("--timeout", type=click.FloatRange(min=0.1), default=TIMEOUT, show_default=True, help="Seconds.")
+@click.option("--timeout", type=Seconds(min=0.1), default=TIMEOUT, show_default=True, help="Seconds.")
 @json_option
 def health(address: str | None, is_live: bool, is_ready: bool, timeout: float, as_json: bool) -> None:
     """Say whether the broker answers, and whether each group can serve: exit code 0, else 1 and a line per problem."""
@@ -51,7 +51,7 @@ def health(address: str | None, is_live: bool, is_ready: bool, timeout: float, a
     else:
         assert isinstance(answer, Answer)
         report["state"] = answer.body["state"]
-        problems = [] if is_live else unready(answer.body)
+        problems = [] if is_live else unready(answer.body, address)
     report |= {"ok": not problems, "problems": problems}
     if as_json:
         print_json(report)
@@ -70,17 +70,21 @@ def _question(number: int, is_live: bool) -> Ask:
     return Ask(number, "stats", packed_arguments([("section", "groups")]))
 
 
-def unready(stats: dict[str, Any]) -> list[str]:
-    """Return why not all of what `poold stats` shows can serve, a line for each problem."""
+def unready(stats: dict[str, Any], address: str | None = None) -> list[str]:
+    """Return why not all of what `poold stats` shows can serve, a line for each problem.
+
+    address: as the user has named it, for commands to type next.
+    """
+    remedy = f"go on with: {for_address('poold resume', address)}"
     if stats["state"] == "drained":
-        return ["the broker is drained by an operator and takes no new work; go on with: poold resume"]
+        return [f"the broker is drained by an operator and takes no new work; {remedy}"]
     if stats["state"] != "running":
         return [f"the broker is {stats['state']} and takes no new work"]
     problems = []
     for name, group in stats["groups"].items():
         # Reads that find no replica run on the primary, so NAME/replicas need not be there.
         if "/" not in name and group["state"] != "running":
-            problems.append(f"group {name} is {group['state']} by an operator; go on with: poold resume")
+            problems.append(f"group {name} is {group['state']} by an operator; {remedy}")
         elif "/" not in name and not any(_can_serve(pool) for pool in group["endpoints"].values()):
             reasons = [_reason(endpoint, pool, stats) for endpoint, pool in group["endpoints"].items()]
             problems.append(f"group {name} cannot serve: {'; '.join(reasons)}")

@@ -11,10 +11,12 @@ from poold.operations import tables
 from poold.operations.asking import (
     ANSWER_TIMEOUT,
     EXIT_ERROR,
+    Seconds,
     Summarised,
     address_option,
     ask,
     fail,
+    for_address,
     json_option,
     print_json,
     target_of,
@@ -29,7 +31,7 @@ PAUSE_TIMEOUT = 30.0
 groups_argument = click.argument("groups", nargs=-1, metavar="[GROUP]...")
 timeout_option = click.option(
     "--timeout",
-    type=click.FloatRange(0, MAX_TIMEOUT, min_open=True),
+    type=Seconds(0, MAX_TIMEOUT, min_open=True),
     default=PAUSE_TIMEOUT,
     show_default=True,
     metavar="SECONDS",
@@ -120,15 +122,16 @@ def _pause_or_drain(
     answer = ask(target_of(address), what, [*arguments, ("timeout", str(timeout))], timeout + ANSWER_TIMEOUT)
     is_drain = what == "drain"
     is_done = answer["drained" if is_drain else "paused"]
+    resume = for_address("poold resume", address)
     if is_done:
-        carried_out(f"it is {what}{'ed' if is_drain else 'd'} all the same, until: poold resume")
+        carried_out(f"it is {what}{'ed' if is_drain else 'd'} all the same, until: {resume}")
     if as_json:
         print_json(answer)
         sys.exit(0 if is_done else EXIT_ERROR)
     subject = _in_words(answer) if arguments or not is_drain else "the broker"
     if is_done:
         done = "drained, no connection is left" if is_drain else "paused"
-        click.echo(f"{subject}: {done}; go on with: poold resume")
+        click.echo(f"{subject}: {done}; go on with: {resume}")
         return
     count, doubts = len(answer["busy"]) + answer["busy_not_shown"], answer["in_doubt"]
     busy = f"{counted(count, 'backend')} {'is' if count == 1 else 'are'} busy"
@@ -158,24 +161,25 @@ def resume(groups: tuple[str, ...], endpoint: str | None, address: str | None, a
     if as_json:
         print_json(answer)
     else:
-        click.echo(_resumed_in_words(answer))
+        click.echo(_resumed_in_words(answer, address))
 
 
-def _resumed_in_words(answer: dict[str, Any]) -> str:
+def _resumed_in_words(answer: dict[str, Any], address: str | None) -> str:
     undone = counted(answer["undone"], "command")
     behind = f"; {undone} that waited for it to come to rest failed" if answer["undone"] else ""
     if answer["groups"]:
         return f"{_in_words(answer)}: resumed{behind}"
     if not answer["still"]:
         return f"nothing of it was paused{behind}"
-    names = ", ".join(answer["still"])
+    names, first = ", ".join(answer["still"]), answer["still"][0]
     if answer["endpoint"] is not None:
         return (
             f"endpoint {answer['endpoint']} was not paused{behind}; paused is group {names}: "
-            f"poold resume {answer['still'][0]}"
+            f"{for_address(f'poold resume {first}', address)}"
         )
     return (
-        f"it was not paused by itself{behind}; paused is endpoint {names}: poold resume --endpoint {answer['still'][0]}"
+        f"it was not paused by itself{behind}; paused is endpoint {names}: "
+        f"{for_address(f'poold resume --endpoint {first}', address)}"
     )
 
 

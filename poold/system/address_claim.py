@@ -181,9 +181,12 @@ class AddressClaim:
             except BlockingIOError:
                 holder = os.pread(lock, 32, 0).decode().strip()
                 os.close(lock)
+                way = f"poold stop --address {self._address}"
+                if self._path is not None and not self._path.exists():
+                    way = f"kill {holder or 'PROCESS'}, as its socket is gone and no command reaches it"
                 raise AddressInUse(
-                    f"a broker (process {holder or 'unknown'}) already serves {self._address}; stop it with: "
-                    f"poold stop --address {self._address}, or choose another --address"
+                    f"a broker (process {holder or 'unknown'}) already serves {self._address}; stop it with: {way}, or "
+                    "choose another --address"
                 ) from None
             try:
                 is_current = os.fstat(lock).st_ino == path.stat().st_ino

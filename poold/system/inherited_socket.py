@@ -30,8 +30,14 @@ def inherited_socket(address: str, environment: MutableMapping[str, str]) -> soc
     if process != str(os.getpid()) or not count.isascii() or not count.isdigit() or not int(count):
         return None
     descriptors = range(FIRST, FIRST + int(count))
-    for descriptor in descriptors:
-        os.set_inheritable(descriptor, False)
+    try:
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
+    except OSError:
+        raise ValueError(
+            f"{_COUNT} is {count}, as a service manager sets it, and there is no descriptor {descriptor}: whoever "
+            f"starts the broker has to leave its sockets open, or to unset {_COUNT}"
+        ) from None
     path = ipc_path(address)
     given = [_described(descriptor) for descriptor in descriptors]
     if path is None or len(given) != 1 or given[0] != os.path.realpath(path):
