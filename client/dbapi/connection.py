@@ -16,7 +16,6 @@ import psycopg2
 from psycopg2 import extensions
 
 from client.dbapi.addresses import refuse_servers
-from client.dbapi.characteristics import Characteristics
 from client.dbapi.cursor import Cursor
 from client.dbapi.factories import checked_factory, with_ours
 from client.dbapi.info import ConnectionInfo, encoding_of
@@ -233,8 +232,7 @@ class Connection(Modes):
         with self._lock:
             self.check_open()
             self._rollback()
-            self._characteristics = Characteristics()
-            self._set_autocommit(False)
+            self._become(False, isolation=None, readonly=None, deferrable=None)
             if self.is_session:
                 self.ask("RESET ALL")
                 self.ask("RESET SESSION AUTHORIZATION")

@@ -56,6 +56,7 @@ class Executors(_Theirs):
         self._is_entered = False  # in a with block, which is a transaction even with autocommit
         self._autocommit = autocommit
         self._characteristics = Characteristics()
+        self._defaults = Characteristics()  # of what commits by itself; see Modes
         # Statements that are by themselves, and the connection's own questions.
         self._by_itself = _Unchecked(group, autocommit=True, **options)
         # Settings that travel with statements; whether the open transaction has still to be told of them.

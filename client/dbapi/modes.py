@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import psycopg2
@@ -17,7 +18,11 @@ _DEFAULTS = (
 
 
 class Modes(TwoPhase):
-    """The attributes and methods that say how transactions begin."""
+    """The attributes and methods that say how transactions begin.
+
+    With autocommit no BEGIN can say it, so psycopg2 changes the session's defaults: by what is set while there is
+    autocommit, or with it, and by nothing that was set before. Without autocommit again they are the server's.
+    """
 
     # What a session's backend has been told by `_characterise`.
     _told_modes = ""
@@ -31,12 +36,14 @@ class Modes(TwoPhase):
     def autocommit(self, value: Any) -> None:
         with self._lock:
             self._check_outside("set_session")
-            self._set_autocommit(bool(value))
+            self._become(bool(value))
 
-    def _set_autocommit(self, value: bool) -> None:
+    def _become(self, autocommit: bool, **given: Any) -> None:
+        self._characteristics = replace(self._characteristics, **given)
+        self._defaults = replace(self._defaults, **given) if autocommit else Characteristics()
         if isinstance(self._own, Session):
-            self._own.autocommit = value
-        self._autocommit = value
+            self._own.autocommit = autocommit
+        self._autocommit = autocommit
         self._characterise()
 
     def set_session(
@@ -45,13 +52,10 @@ class Modes(TwoPhase):
         """Say how the following transactions begin; what is None stays as it is, 'default' is the server's."""
         with self._lock:
             self._check_outside("set_session")
-            old = self._characteristics
-            self._characteristics = Characteristics(
-                old.isolation if isolation_level is None else level_of(isolation_level),
-                old.readonly if readonly is None else choice_of(readonly),
-                old.deferrable if deferrable is None else choice_of(deferrable),
-            )
-            self._set_autocommit(self._autocommit if autocommit is None else bool(autocommit))
+            given: dict[str, Any] = {} if isolation_level is None else {"isolation": level_of(isolation_level)}
+            given |= {} if readonly is None else {"readonly": choice_of(readonly)}
+            given |= {} if deferrable is None else {"deferrable": choice_of(deferrable)}
+            self._become(self._autocommit if autocommit is None else bool(autocommit), **given)
 
     def set_isolation_level(self, level: Any) -> None:
         """Roll back, and begin the following transactions at this level; 0 is autocommit, None the server's default."""
@@ -62,11 +66,9 @@ class Modes(TwoPhase):
                 raise ValueError(f"isolation level must be between 0 and 4, got {level}")
             self._rollback()
             if level == extensions.ISOLATION_LEVEL_AUTOCOMMIT:
-                self._set_autocommit(True)
+                self._become(True)
                 return
-            old = self._characteristics
-            self._characteristics = Characteristics(level_of(level), old.readonly, old.deferrable)
-            self._set_autocommit(False)
+            self._become(False, isolation=level_of(level))
 
     @property
     def isolation_level(self) -> int | None:
@@ -105,7 +107,7 @@ class Modes(TwoPhase):
         """Tell a session's backend how statements that commit by themselves begin; nobody else's needs to know."""
         if not isinstance(self._own, Session):
             return
-        modes = self._characteristics.modes if self._autocommit else ""
+        modes = self._defaults.modes
         if modes != self._told_modes:
             self.ask(_DEFAULTS)
             if modes:

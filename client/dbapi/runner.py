@@ -40,9 +40,9 @@ class Runner(Executors):
                 if self._is_by_itself:
                     if self._settings and _is_several(statement):
                         return self._run_several(statement, params)
-                    if not self._characteristics.modes:
+                    if not self._defaults.modes:
                         return self._by_itself.query(statement, params)
-                    found = self._by_itself.run([(statement, params)], retries=0, **self._characteristics.options)
+                    found = self._by_itself.run([(statement, params)], retries=0, **self._defaults.options)
                     return found[0]
                 if not own.in_transaction:
                     self._begin(statement, params)
@@ -103,7 +103,7 @@ class Runner(Executors):
 
     def _send_by_itself(self, sets: Sets) -> tuple[Result, int]:
         """Run these steps as one transaction message, or a single one as a query; with how many rows there were."""
-        characteristics = self._characteristics
+        characteristics = self._defaults
         if len(sets.steps) == 1 and not characteristics.modes:
             result = self._by_itself._run_step(sets.steps[0])
             return result, result.rowcount
@@ -148,7 +148,7 @@ class Runner(Executors):
             own = self._own
             is_by_itself = self._is_by_itself
             try:
-                if is_by_itself and not self._characteristics.modes:
+                if is_by_itself and not self._defaults.modes:
                     return _copied(self._by_itself, statement, file, reads)
                 if not own.in_transaction:
                     self._begin(statement, None, even_by_itself=is_by_itself)
@@ -167,7 +167,7 @@ class Runner(Executors):
         Not in one string with the statement: PostgreSQL's errors would tell of other lines and positions.
         """
         self._owes_settings = True
-        modes = self._characteristics.modes
+        modes = (self._defaults if even_by_itself else self._characteristics).modes
         if modes and (even_by_itself or not self.commits_by_itself):
             bind(statement, params)  # what cannot be sent begins no transaction
             self._own.query(f"SET TRANSACTION {modes}", settings={})  # settings would be a statement before it
