@@ -63,7 +63,7 @@ from poold.system.timelines import Timelines, default_folder
 log = logging.getLogger(__name__)
 
 _LANE = load("poold.lane.lane")
-# How long clients may take for the last replies, in seconds.
+# How long clients may take nothing of the last replies, in seconds.
 LAST_REPLIES = 5.0
 # The first of these lets running work finish, the second stops at once, and so does SIGQUIT.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -195,7 +195,7 @@ class Daemon:
                 ready(self._frontend.address, unready)
                 self._service.ready()
             await self._stopped
-            await self._frontend.finish(LAST_REPLIES)
+            await self._frontend.finish(LAST_REPLIES, max(LAST_REPLIES, self._broker.config.broker.drain_timeout))
             await self._backends.finish()
             await self._metrics.finish()
         finally:

@@ -180,11 +180,18 @@ class Frontend:
         """Take the last messages, as the broker ends. The core refuses them."""
         self._transport.read_last()
 
-    async def finish(self, seconds: float) -> None:
-        """Wait until all replies are on their way, but not longer than this."""
-        try:
-            await asyncio.wait_for(self._transport.finish(), seconds)
-        except TimeoutError:
+    async def finish(self, seconds: float, most: float) -> None:
+        """Wait until all replies are on their way, as long as clients take some within each so many seconds.
+
+        Not longer than most, in seconds.
+        """
+        ending = asyncio.ensure_future(self._transport.finish())
+        until, left = monotonic() + most, -1
+        while not ending.done() and left != self._transport.unread_bytes and monotonic() < until:
+            left = self._transport.unread_bytes
+            await asyncio.wait([ending], timeout=min(seconds, until - monotonic()))
+        if not ending.done():
+            ending.cancel()
             log.warning("clients leave replies unread, and do not get them")
 
     def close(self) -> None:

@@ -123,6 +123,11 @@ class IpcTransport:
         for peer in list(self.peers):
             peer.read_last()
 
+    @property
+    def unread_bytes(self) -> int:
+        """How much all clients leave unread, beside what their sockets hold."""
+        return self.unread.size
+
     async def finish(self) -> None:
         """Return when all replies are on their way."""
         self.sent()

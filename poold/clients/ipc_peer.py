@@ -248,7 +248,8 @@ class IpcPeer(Peer):
         """Take messages of a client that was held, and read from it again if it may go on."""
         if self._transport.is_ending:
             self._transport.sent()
-        elif self._zmtp.inbox:
+            return
+        if self._zmtp.inbox:
             self._take()
         elif self._zmtp.is_behind:
             self._receive(b"")

@@ -176,6 +176,11 @@ class TcpTransport:
         """Take what has come. libzmq cannot refuse what comes later: its clients do not learn what became of it."""
         self._receive()
 
+    @property
+    def unread_bytes(self) -> int:
+        """None that is known: libzmq holds it."""
+        return 0
+
     async def finish(self) -> None:
         """Return at once: libzmq sends what it holds when it is closed."""
 

@@ -77,6 +77,10 @@ class Transport(Protocol):
     def read_last(self) -> None:
         """Take what has come, and nothing later: what a client sends from here on, it learns, has not arrived."""
 
+    @property
+    def unread_bytes(self) -> int:
+        """How much clients leave unread, as far as it is known; 0 if it is not."""
+
     async def finish(self) -> None:
         """Return when all replies are on their way."""
 

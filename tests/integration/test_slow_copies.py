@@ -1,6 +1,8 @@
 """COPY with a program's file that is slow: what the broker says meanwhile is heard, and waits for nobody's file."""
 
 import fcntl
+import signal
+import socket
 import termios
 from array import array
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ from brokers import Broker
 from postgres import Postgres
 from waiting import wait_until
 
+import client
 from client import Handler
 from client.channels import channel as channels
 from client.channels.channel import Channel
@@ -151,3 +154,35 @@ def test_a_reply_that_lies_there_is_taken_however_late(broker: Broker, monkeypat
     reply = channel.reply_to(number, 1.0, 0.0)
     assert isinstance(reply, ResultMessage)
     channel.close()
+
+
+class Stopping:
+    """A sink: at its first piece the broker is stopped, and ends as far as PostgreSQL and the client's words go."""
+
+    def __init__(self, broker: Broker, is_copying: Callable[[], bool]) -> None:
+        self._broker, self._is_copying = broker, is_copying
+        self.size = 0
+
+    def write(self, piece: bytes) -> None:
+        if not self.size:
+            wait_until(lambda: not self._is_copying(), what="PostgreSQL to send the last row")
+            self._broker.signal(signal.SIGTERM)
+            wait_until(self._is_deaf, what="the broker to read nothing any more")
+        self.size += len(piece)
+
+    def _is_deaf(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as made:
+            return made.connect_ex(str(self._broker.socket)) != 0
+
+
+@pytest.mark.parametrize("size", [1500, 4500], ids=["in the socket", "more than that"])
+def test_a_broker_that_stops_lets_a_slow_sink_have_the_end_of_its_copy(
+    start_broker: Callable[..., Broker], postgres: Postgres, size: int
+) -> None:
+    own = start_broker()
+    sink = Stopping(own, Slow(postgres)._is_copying)
+    done = own.handler().copy_out(f"COPY (SELECT repeat('x', 99) FROM generate_series(1, {size})) TO STDOUT", sink)
+    assert (done.rowcount, sink.size) == (size, size * 100)
+    assert own.wait() == 0
+    with pytest.raises(client.DBConnectionError):
+        own.handler(connect_wait=0).query("SELECT 1")
