@@ -5,31 +5,23 @@
 A group of the broker is in one database for good, so the test database has a group of its own: GROUP, and with
 `--parallel` one more for each process, GROUP_1, GROUP_2 and so on. CREATE DATABASE and DROP DATABASE run in
 ADMIN_GROUP. PostgreSQL copies and drops no database in which somebody is connected, so idle backends, the broker's own,
-are ended first; with min_size = 0 the broker opens none before the tests ask for it.
+are ended first (`poold.django.occupants`); with min_size = 0 the broker opens none before the tests ask for it.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from django.conf import settings as project
 from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.creation import BaseDatabaseCreation
 from django.db.backends.postgresql import creation as django_creation
-from django.db.backends.utils import strip_quotes
 
 from client.dbapi import errors
+from poold.django.occupants import AdminCursor
 from poold.django.options import group_of
 from poold.django.toml import example
-
-_END_IDLE = """
-    SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
-    WHERE datname = %s AND state = 'idle' AND pid <> pg_catalog.pg_backend_pid()
-"""
-_IN_USE = (
-    "somebody is connected to that database. If it is the broker, set min_size = 0 in the group of the test database, "
-    "so that it opens no backends there by itself"
-)
 
 
 class DatabaseCreation(django_creation.DatabaseCreation):
@@ -37,6 +29,8 @@ class DatabaseCreation(django_creation.DatabaseCreation):
 
     # The group of the alias outside of tests, while the alias is in a test database.
     _usual_group: str | None = None
+    # The test database that is just being copied, for one of several processes.
+    _copied: str | None = None
 
     def test_db_signature(self) -> tuple[Any, ...]:
         """What tells test databases apart: aliases in several groups of one database share one."""
@@ -81,7 +75,6 @@ class DatabaseCreation(django_creation.DatabaseCreation):
                 f"TEST = {{'GROUP': 'test', 'ADMIN_GROUP': 'maintenance'}} and write into the broker's configuration:\n"
                 f"{example('test', name)}\n\n{example('maintenance', 'postgres')}"
             )
-        self._end_idle(name)
         made = str(super()._create_test_db(verbosity, autoclobber, keepdb))
         self._usual_group = group_of(self.connection.settings_dict)
         self._move_to(group)
@@ -98,23 +91,21 @@ class DatabaseCreation(django_creation.DatabaseCreation):
                 if not keepdb:
                     raise
                 return
-            hint = f"; {_IN_USE}" if isinstance(error.__cause__, errors.ObjectInUse) else ""
-            self.log(f"Got an error creating the test database: {error}{hint}")
+            self.log(f"Got an error creating the test database: {error}")
             sys.exit(2)
 
     def _clone_test_db(self, suffix: str, verbosity: int, keepdb: bool = False) -> None:
-        self._end_idle(self.connection.settings_dict["NAME"])
-        self._end_idle(self.get_test_db_clone_settings(suffix)["NAME"])
-        super()._clone_test_db(suffix, verbosity, keepdb)
+        self._copied = self.connection.settings_dict["NAME"]
+        try:
+            super()._clone_test_db(suffix, verbosity, keepdb)
+        finally:
+            self._copied = None
 
-    def _destroy_test_db(self, test_database_name: str, verbosity: int) -> None:
-        self._end_idle(test_database_name)
-        super()._destroy_test_db(test_database_name, verbosity)
-
-    def _end_idle(self, database: str) -> None:
-        """End the idle backends in a database; PostgreSQL waits for a moment until they are gone."""
-        with self._nodb_cursor() as cursor:
-            cursor.execute(_END_IDLE, [strip_quotes(database)])
+    @contextmanager
+    def _nodb_cursor(self) -> Iterator[AdminCursor]:
+        """A cursor in ADMIN_GROUP that empties the databases which it drops, and the test database that it copies."""
+        with super()._nodb_cursor() as cursor:
+            yield AdminCursor(cursor, lambda database: database == self._copied)
 
     def _move_to(self, group: str) -> None:
         """Put the alias into a group, for all threads."""
