@@ -107,8 +107,8 @@ LIBRARIES = {
     "sqlalchemy": ("client/sqlalchemy.py",),
     "psycopg2": (
         "client/dbapi/__init__.py", "client/dbapi/addresses.py", "client/dbapi/characteristics.py",
-        "client/dbapi/connection.py", "client/dbapi/cursor.py", "client/dbapi/errorcodes.py", "client/dbapi/errors.py",
-        "client/dbapi/executors.py",
+        "client/dbapi/connection.py", "client/dbapi/copying.py", "client/dbapi/cursor.py", "client/dbapi/errorcodes.py",
+        "client/dbapi/errors.py", "client/dbapi/executors.py",
         "client/dbapi/extensions.py", "client/dbapi/extras.py", "client/dbapi/info.py", "client/dbapi/modes.py",
         "client/dbapi/factories.py", "client/dbapi/pool.py", "client/dbapi/rows.py",
         "client/dbapi/sql.py",

@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
+import psycopg2
+
 from client.values import offline
 from client.values.copy_files import has_no_buffer, takes_text
 
@@ -30,7 +32,7 @@ class Copying:
         sep: str = "\t",
         null: str = "\\N",
         size: int = 8192,
-        columns: Iterable[str] | None = None,
+        columns: Iterable[str | bytes] | None = None,
     ) -> None:
         """Write the lines of a file into a table."""
         if not hasattr(file, "read"):
@@ -38,7 +40,7 @@ class Copying:
         self._copy(_table_copy(table, columns, "FROM stdin", sep, null), file, True)
 
     def copy_to(
-        self, file: Any, table: str, sep: str = "\t", null: str = "\\N", columns: Iterable[str] | None = None
+        self, file: Any, table: str, sep: str = "\t", null: str = "\\N", columns: Iterable[str | bytes] | None = None
     ) -> None:
         """Write a table into a file, line by line."""
         if not hasattr(file, "write"):
@@ -108,11 +110,26 @@ def _sink(file: Any) -> Any:
     return (_TextSink if takes_text(file) else _Sink)(file)
 
 
-def _table_copy(table: str, columns: Iterable[str] | None, direction: str, sep: str, null: str) -> bytes:
-    names = "" if columns is None else ", ".join(quoted_name(name) for name in columns)
-    listed = f"({names})" if names else ""
-    text = f"COPY {quoted_name(table)}{listed} {direction} WITH DELIMITER AS %s NULL AS %s"
-    return offline.render(text.replace("%", "%%").replace("AS %%s", "AS %s"), (sep, null))
+def _table_copy(table: str, columns: Iterable[str | bytes] | None, direction: str, sep: str, null: str) -> bytes:
+    for number, given in enumerate((table, sep, null), 2):
+        if not isinstance(given, str):
+            kind = "None" if given is None else type(given).__name__
+            raise TypeError(f"argument {number} must be str, not {kind}")
+    # No columns at all are no list: PostgreSQL refuses that, and would copy all columns without the parentheses.
+    listed = "" if columns is None else f"({', '.join(quoted_name(_column(name)) for name in columns)})"
+    names = f"{quoted_name(table)}{listed}".replace("%", "%%")
+    return offline.render(f"COPY {names} {direction} WITH DELIMITER AS %s NULL AS %s", (sep, null))
+
+
+def _column(name: Any) -> str:
+    if isinstance(name, str):
+        return name
+    if not isinstance(name, bytes):
+        raise TypeError(f"Expected bytes or unicode string, got {type(name).__name__} instead")
+    try:
+        return name.decode()
+    except UnicodeDecodeError as error:
+        raise psycopg2.InterfaceError(f"the column {name!r} is no name in UTF-8: {error}; give it as str") from error
 
 
 def quoted_name(name: str) -> str:

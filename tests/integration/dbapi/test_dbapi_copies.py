@@ -166,3 +166,57 @@ def test_several_statements_with_a_copy_are_refused(broker: Broker, autocommit: 
     with pytest.raises(theirs.InterfaceError, match="several statements"):
         connection.cursor().copy_expert("COPY pg_class FROM STDIN; SELECT 1", io.StringIO(""))
     connection.close()
+
+
+@pytest.mark.parametrize("way", ["copy_from", "copy_to"])
+@pytest.mark.parametrize(
+    ("arguments", "kind", "text"),
+    [
+        (("t", "|", "N"), None, ""),
+        ((1,), TypeError, "argument 2 must be str, not int"),
+        ((None,), TypeError, "argument 2 must be str, not None"),
+        ((b"t",), TypeError, "argument 2 must be str, not bytes"),
+        (("t", 1), TypeError, "argument 3 must be str, not int"),
+        (("t", "|", None), TypeError, "argument 4 must be str, not None"),
+    ],
+)
+def test_a_tables_words_are_text(
+    connection: Any, way: str, arguments: tuple[Any, ...], kind: type[Exception] | None, text: str
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TEMP TABLE t (a int)")
+        if kind is None:
+            getattr(cursor, way)(io.StringIO(), *arguments)
+            return
+        with pytest.raises(kind) as caught:
+            getattr(cursor, way)(io.StringIO(), *arguments)
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize("way", ["copy_from", "copy_to"])
+@pytest.mark.parametrize(
+    ("columns", "kind", "text"),
+    [
+        (["a", b"b AS %s"], None, '("a","b AS %s")'),
+        ("a", None, '("a")'),
+        ({"a": 1}, None, '("a")'),
+        ([1], TypeError, "Expected bytes or unicode string, got int instead"),
+        (["a", None], TypeError, "Expected bytes or unicode string, got NoneType instead"),
+        (b"a", TypeError, "Expected bytes or unicode string, got int instead"),
+        ([bytearray(b"a")], TypeError, "Expected bytes or unicode string, got bytearray instead"),
+        (5, TypeError, "'int' object is not iterable"),
+        ([b"\xff"], theirs.InterfaceError, ""),
+        ([], theirs.ProgrammingError, 'syntax error at or near ")"'),
+        ("", theirs.ProgrammingError, 'syntax error at or near ")"'),
+    ],
+)
+def test_columns_are_names(connection: Any, way: str, columns: Any, kind: type[Exception] | None, text: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute('CREATE TEMP TABLE t (a int, "b AS %s" int)')
+        if kind is None:
+            getattr(cursor, way)(io.StringIO(), "t", columns=columns)
+            assert text in cursor.query.decode().replace(", ", ",")
+            return
+        with pytest.raises(kind) as caught:
+            getattr(cursor, way)(io.StringIO(), "t", columns=columns)
+    assert text in str(caught.value)
