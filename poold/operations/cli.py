@@ -4,7 +4,6 @@ Exit codes: 0 ok, 1 error, 2 usage, 3 no broker is running at the address, 4 one
 only talk to a running broker import neither its event loop nor its backends.
 """
 
-import faulthandler
 import logging
 import os
 import shlex
@@ -285,7 +284,6 @@ def _set_up_log(log_file: Path | None, verbose: bool, must_be_own: bool, form: s
 
     SIGNALS.catch()
     handler = logging.StreamHandler() if log_file is None else LogFile(log_file, must_be_own)
-    faulthandler.enable()  # so that a broker that hangs, and is ended by its watchdog, says where
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
     use(form)
     logging.getLogger("asyncio").setLevel(logging.INFO)

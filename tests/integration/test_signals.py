@@ -60,6 +60,17 @@ def test_what_by_default_ends_a_process_is_either_harmless_or_meant_to() -> None
     assert {each for each in signal.valid_signals() if each >= signal.SIGRTMIN} <= set(harmless())
 
 
+def test_all_harmless_signals_at_once_are_harmless(broker: Broker) -> None:
+    for _ in range(3):
+        broker.signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, broker.pid, os.WSTOPPED | os.WNOWAIT)
+        for number in harmless():
+            os.kill(broker.pid, number)
+        broker.signal(signal.SIGCONT)
+        assert broker.handler().query("SELECT 1").fetchone() == (1,)
+    wait_until(lambda: all(f"name={name_of(number)}" in broker.log() for number in harmless()), what="all in the log")
+
+
 @pytest.mark.parametrize("number", [signal.SIGPIPE, signal.SIGXFSZ])
 def test_what_python_ignores_is_ignored(broker: Broker, number: signal.Signals) -> None:
     broker.signal(number)
