@@ -25,21 +25,39 @@ class LogFile(logging.StreamHandler[TextIO]):
         self._must_be_own = must_be_own
         super().__init__(self._open())
 
-    def reopen(self) -> None:
-        """Open the path again. Lines of before are in the file of before; raises OSError, and that one is kept."""
+    def reopen(self) -> OSError | None:
+        """Open the path again. Lines of before are in the file of before; raises OSError, and that one is kept.
+
+        If that one does not take its last lines, as its disk is full, they are lost: returned is why.
+        """
         new = self._open()
-        old = self.setStream(new)
-        assert old is not None  # it is None only if the stream is the one of before
+        self.acquire()
+        try:
+            # Not setStream, which flushes the file of before first and stays with it if it cannot.
+            old, self.stream = self.stream, new
+        finally:
+            self.release()
         before = os.fstat(old.fileno())
         for standard in (1, 2):
-            if os.path.samestat(os.fstat(standard), before):
+            if _is_open_as(standard, before):
                 os.dup2(new.fileno(), standard)
-        old.close()
+        try:
+            old.close()
+        except OSError as error:
+            return error
+        return None
 
     def _open(self) -> TextIO:
         # Whatever the umask, nobody else may read or write it.
         descriptor = open_own(self.path, _FLAGS) if self._must_be_own else os.open(self.path, _FLAGS, 0o600)
         return os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace")
+
+
+def _is_open_as(descriptor: int, file: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), file)
+    except OSError:  # whoever started the broker has closed it
+        return False
 
 
 def reopen_logs() -> None:
@@ -49,8 +67,11 @@ def reopen_logs() -> None:
         log.info("log not reopened: it goes to stderr, which whoever started the broker has opened")
     for each in files:
         try:
-            each.reopen()
+            unwritten = each.reopen()
         except OSError as error:
             log.warning("log not reopened: it goes on as it is path=%s error=%s", each.path, error.strerror or error)
         else:
             log.info("log reopened path=%s", each.path)
+            if unwritten is not None:
+                reason = unwritten.strerror or unwritten
+                log.warning("log lines lost: the file of before did not take its last ones error=%s", reason)

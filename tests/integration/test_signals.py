@@ -1,5 +1,6 @@
 """Signals to the real broker: which end it and how, which reopen its log, and that no other one harms it."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -30,6 +31,15 @@ def log(start_broker: Callable[..., Broker]) -> tuple[Broker, Path]:
 
 def logged(file: Path, text: str) -> None:
     wait_until(lambda: file.exists() and text in file.read_text("utf-8"), what=f"{text!r} in {file.name}")
+
+
+def open_files(broker: Broker) -> list[str]:
+    """The targets of all its descriptors; one that is closed meanwhile is none."""
+    found = []
+    for each in Path(f"/proc/{broker.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(each))
+    return found
 
 
 def is_ignored(broker: Broker, number: int) -> bool:
@@ -179,6 +189,23 @@ def test_a_log_that_cannot_be_opened_again_goes_on_where_it_is(log: tuple[Broker
     broker.signal(signal.SIGUSR1)
     logged(moved, "log not reopened: it goes on as it is")
     assert broker.handler().query("SELECT 1").fetchone() == (1,)
+
+
+def test_a_log_whose_disk_is_full_can_be_left_for_another_file(log: tuple[Broker, Path]) -> None:
+    broker, file = log
+    file.unlink()
+    file.symlink_to("/dev/full")
+    broker.signal(signal.SIGUSR1)
+    wait_until(lambda: "/dev/full" in open_files(broker), what="the log on the full disk")
+    broker.signal(signal.SIGUSR2)
+    assert broker.handler().query("SELECT 1").fetchone() == (1,)
+    file.unlink()
+    broker.signal(signal.SIGUSR1)
+    logged(file, "log reopened")
+    logged(file, 'log lines lost: the file of before did not take its last ones error="No space left on device"')
+    broker.signal(signal.SIGVTALRM)
+    logged(file, "SIGVTALRM")
+    assert "/dev/full" not in open_files(broker)
 
 
 def test_hup_reloads_the_configuration(broker: Broker) -> None:
