@@ -40,6 +40,7 @@ from poold.operations.log_format import FORMATS, TEXT, complaint, use
 from poold.operations.output import carried_out, written
 from poold.operations.replacement import is_alive, restart
 from poold.operations.top import top
+from poold.system.early_signals import ended_by_interrupt
 from poold.system.file_errors import in_words
 
 # Seconds for which `poold stop` waits: for the drain and for the private PostgreSQL's last checkpoint.
@@ -114,8 +115,9 @@ def start(
         except ConfigError:  # the broker says what is wrong with it, and logs that
             broker = BrokerConfig(address=target_of(address))
         sys.exit(start_detached(arguments, replace(broker, address=address or broker.address), log_file))
-    from poold.operations.start import start_here
-    from poold.system.succession import Inheritance, estate_from
+    with ended_by_interrupt():
+        from poold.operations.start import start_here
+        from poold.system.succession import Inheritance, estate_from
 
     try:
         given = None if estate is None else Inheritance(estate_from(estate))

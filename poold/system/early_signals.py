@@ -4,6 +4,9 @@ A signal mask outlives exec, so whoever starts a broker holds them back ahead of
 they would end it. A broker that a user or a service manager starts holds them back by itself, before it imports what
 takes most of the time of a start; so this module imports next to nothing. A signal that is held back is not lost, as an
 ignored one would be.
+
+Ctrl-C meanwhile ends the process as any other one, without a traceback: imports have nothing to clean up, and some of
+them take an exception in their midst for another one, or for none.
 """
 
 from __future__ import annotations
@@ -34,6 +37,18 @@ def hold_back() -> None:
 def let_through() -> None:
     """Let those come that were held back, and all later ones."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, harmless())
+
+
+@contextmanager
+def ended_by_interrupt() -> Iterator[None]:
+    """SIGINT ends the process meanwhile, if it is not ignored, and raises nothing."""
+    before = signal.getsignal(signal.SIGINT)
+    if before != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

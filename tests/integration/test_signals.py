@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,6 +143,40 @@ def test_a_broker_that_another_process_starts_has_them_wait_from_its_first_instr
                 assert done.returncode == 0, done.stderr
     finally:
         assert poold("stop", f"--address={detached.address}").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "module"), [("start", "click"), ("start", "uvloop"), ("stats", "click"), ("check-config", "click")]
+)
+def test_an_interrupt_during_the_imports_ends_a_command_without_a_traceback(
+    start_broker: Callable[..., Broker], command: str, module: str
+) -> None:
+    broker = start_broker(start=False)
+    code = (
+        "import os, runpy, sys\n"
+        "class Finder:\n    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}: os.kill(os.getpid(), {int(signal.SIGINT)})\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "runpy.run_module('poold', run_name='__main__')"
+    )
+    given = {"start": [f"--config={broker.config}"], "check-config": [str(broker.config)]}.get(command, [])
+    done = subprocess.run(
+        [sys.executable, "-c", code, command, *given], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_an_interrupt_that_is_ignored_stays_so_during_the_imports() -> None:
+    code = (
+        "import os, signal, sys\n"
+        f"signal.signal({int(signal.SIGINT)}, signal.SIG_IGN)\n"
+        "from poold.system.early_signals import ended_by_interrupt\n"
+        "with ended_by_interrupt():\n"
+        f"    os.kill(os.getpid(), {int(signal.SIGINT)})\n"
+        "assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_log_that_cannot_be_opened_is_why_a_restart_fails(log: tuple[Broker, Path]) -> None:
