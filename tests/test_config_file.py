@@ -590,11 +590,28 @@ def test_load_reports_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "no.toml")
     assert str(caught.value).startswith(f"{tmp_path}/no.toml: ")
-    assert caught.value.problems == ["cannot read the file: No such file or directory"]
+    assert caught.value.problems == [f"cannot read the file: there is no {tmp_path}/no.toml"]
+
+
+def test_a_mark_that_an_editor_has_put_ahead_is_none_of_the_text(tmp_path: Path) -> None:
+    file = tmp_path / "marked.toml"
+    file.write_text("\ufeff[endpoints.main]\ndbname = 'd'\nuser = 'u'\n[groups.default]\n", "utf-8")
+    assert list(load(file).groups) == ["default"]
+
+
+def test_a_wrong_address_hides_no_other_problem(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(
+            "[broker]\naddress = 'ipc://rel'\nmetrics_address = 'x'\nkey_file = '/nonexistent/k'\n"
+            "[endpoints.main]\n[groups.default]\n",
+            "wrong.toml",
+        )
+    found = "\n".join(caught.value.problems)
+    assert all(f"[broker] {each}" in found for each in ("address", "metrics_address", "client_keys"))
 
 
 def test_load_reports_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot read the file: Is a directory"):
+    with pytest.raises(ConfigError, match=r"cannot read the file: .* is a folder, expected a file"):
         load(tmp_path)
 
 

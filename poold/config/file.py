@@ -53,7 +53,7 @@ class ConfigError(Exception):
 def load(path: str | os.PathLike[str]) -> Config:
     """Read a configuration file as `parse` does; ConfigError also for a file that cannot be read."""
     try:
-        text = Path(path).read_text("utf-8-sig")  # some editors mark a text so
+        text = Path(path).read_text("utf-8").removeprefix("\ufeff")  # with which some editors begin
     except OSError as error:
         problem = f"cannot read the file: {in_words(Path(path), error)}"
     except UnicodeDecodeError as error:

@@ -116,7 +116,8 @@ def test_what_takes_too_long_is_named_and_the_drain_undone(start_broker: StartBr
     assert broker.group("transactions")["state"] == "running"
     holder.rollback()
     done = poold("drain", "transactions", f"--address={broker.address}")
-    assert done.stdout == "transactions: drained, no connection is left; go on with: poold resume\n"
+    left = "transactions: drained, no connection is left"
+    assert done.stdout == f"{left}; go on with: poold resume --address={broker.address}\n"
     assert poold("drain", "--group=default", "--endpoint=main", f"--address={broker.address}").returncode == 2
     done = poold("drain", "main", f"--address={broker.address}")
     assert (done.returncode, done.stderr) == (
@@ -165,13 +166,14 @@ def test_a_drained_or_paused_group_is_not_ready_and_the_broker_lives(start_broke
         order(broker, word, *(["--group=default"] if word == "drain" else ["default"]))
         done = poold("health", "--ready", address)
         assert done.returncode == 1
-        assert done.stdout == f"group default is {state} by an operator; go on with: poold resume\n"
+        remedy = f"go on with: poold resume --address={broker.address}"
+        assert done.stdout == f"group default is {state} by an operator; {remedy}\n"
         assert poold("health", "--live", address).returncode == 0
         order(broker, "resume")
         assert poold("health", address).returncode == 0
     order(broker, "drain")
     done = poold("health", address)
-    assert done.stdout == "the broker is drained by an operator and takes no new work; go on with: poold resume\n"
+    assert done.stdout == f"the broker is drained by an operator and takes no new work; {remedy}\n"
     assert poold("health", "--live", address).returncode == 0
 
 

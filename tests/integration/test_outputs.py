@@ -72,7 +72,7 @@ def test_what_was_ordered_is_said_to_hold_though_it_could_not_be_printed(
         assert (waiting.returncode, waiting.stderr.count("the pause is undone")) == (1, 1)
         assert "all the same" not in waiting.stderr
     done = redirected(broker, words, where)
-    assert done.stderr.endswith(f"; {told}\n")
+    assert done.stderr.endswith(f"; {told}{f' --address={broker.address}' * told.endswith('resume')}\n")
     assert done.returncode == 1
     if words[0] != "stats":
         assert poold("resume", f"--address={broker.address}").stdout.endswith(": resumed\n")
