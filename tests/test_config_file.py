@@ -595,7 +595,7 @@ def test_load_reports_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_mark_that_an_editor_has_put_ahead_is_none_of_the_text(tmp_path: Path) -> None:
     file = tmp_path / "marked.toml"
-    file.write_text("\ufeff[endpoints.main]\ndbname = 'd'\nuser = 'u'\n[groups.default]\n", "utf-8")
+    file.write_text("\ufeff[endpoints.main]\ndbname = 'd'\nuser = 'u'\nhost = 'h'\n[groups.default]\n", "utf-8")
     assert list(load(file).groups) == ["default"]
 
 

@@ -40,8 +40,7 @@ class PeerState(IntEnum):
 
 # Plain names, used for every message: to look up a member of an Enum costs five times as much.
 READING, WAITING, HELD, LEAVING, DROPPED, CLOSED = PeerState
-# What may follow each of them.
-_NEXT = (
+_NEXT = (  # what may follow each of them
     (WAITING, HELD, LEAVING, DROPPED, CLOSED),
     (HELD, LEAVING, DROPPED, CLOSED),
     (READING, WAITING, LEAVING, DROPPED, CLOSED),

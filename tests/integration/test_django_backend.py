@@ -137,7 +137,7 @@ tell([ask("SHOW transaction_isolation"), ask("SELECT current_user")])
             DATABASE={"OPTIONS": {"isolation_level": 3, "assume_role": "django_role"}},
             TIME_ZONE="UTC",
         )
-        assert worker.finish() == [["serializable", "django_role", "UTC"]] * 2 + [["serializable", "django_role"]]
+        assert worker.finish() == [["serializable", "django_role", "UTC"]] * 2 + [["read committed", "django_role"]]
     finally:
         far_away.stop()
         postgres.execute("DROP ROLE django_role")
