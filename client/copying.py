@@ -87,7 +87,8 @@ class CopyingCalls(Calls):
         blocks = blocks_of(source, PIECE_BYTES)
         sending = _Sending(blocks)
         try:
-            return self._copy(sending, statement, params, timeout, priority, settings, self._group)
+            group = self._group_for(self._read_only)
+            return self._copy(sending, statement, params, timeout, priority, settings, group)
         except DBError as error:
             if sending.error is not None:
                 raise _noted(sending.error, error)  # noqa: B904  the program's own, as it would see it without us
