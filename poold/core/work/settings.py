@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from poold.core.effects import Command
+from poold.core.effects import Command, Plain
 from poold.core.statements.leftovers import NOTHING, UNSEEN
 from poold.core.statements.lexemes import RELIED_ON_WORDS
 from poold.core.statements.statement import Statement, Statements, plain_command
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 # A statement of the broker's own, with NUL for its parameters.
 SET_LOCAL = b"SELECT pg_catalog.set_config(\0, \0, true)"
 _TYPES = bytes(8)  # undeclared; they become text
+# What makes a transaction read only, by what is no query: SET TRANSACTION may follow it.
+_READING = {
+    (name, b"on"): b"SET LOCAL %b = on" % name for name in (b"transaction_read_only", b"default_transaction_read_only")
+}
 # Seconds beyond its deadline that the server has to end a statement by itself before the broker cancels it.
 SERVER_GRACE = 0.1
 
@@ -85,11 +89,18 @@ def until(deadline: float | None, now: float, query_timeout: float) -> int:
 
 
 def commands(
-    statements: Statements, settings: bytes, milliseconds: int, is_literal: bool, run: Run, label: bytes = b""
+    statements: Statements,
+    settings: bytes,
+    milliseconds: int,
+    is_literal: bool,
+    run: Run,
+    label: bytes = b"",
+    ahead_of_set: bool = False,
 ) -> list[Command]:
     """The commands that make the settings hold, a statement_timeout of so many milliseconds if not 0, and the label.
 
-    For each setting, in order, one command that has a result, preceded by those that prepare it.
+    For each setting, in order, one command that has a result, preceded by those that prepare it. ahead_of_set: they
+    come between BEGIN and a SET.
     """
     found: list[Command] = []
     given = pairs(settings) if settings else []
@@ -100,6 +111,9 @@ def commands(
     if given:
         own = statements.own(SET_LOCAL, _TYPES)
         for name, value in given:
+            if ahead_of_set and (name, value) in _READING:
+                found.append(Plain(_READING[name, value]))
+                continue
             found += run(own, sized(name) + sized(value), is_literal)
     return found
 

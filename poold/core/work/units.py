@@ -138,7 +138,8 @@ def _unit_with_settings(
     commands: list[Command] = [*before]
     if request.begin:
         commands += _begin(request, run)
-    commands += settings.commands(own, request.settings, milliseconds, request.is_literal, run.own, label)
+    sets = request.begin and not is_prepared and statement.examine().verb == "SET"
+    commands += settings.commands(own, request.settings, milliseconds, request.is_literal, run.own, label, sets)
     if is_prepared:
         commands += backend.prepared.commands(statement, request.values, run.needed)
     else:
