@@ -36,6 +36,11 @@ class Characteristics:
         return ", ".join(words)
 
     @property
+    def is_for_primary(self) -> bool:
+        """Whether no replica can run such a transaction."""
+        return self.readonly is False or self.isolation == extensions.ISOLATION_LEVEL_SERIALIZABLE
+
+    @property
     def options(self) -> dict[str, Any]:
         """The same as the options of a transaction message."""
         return {

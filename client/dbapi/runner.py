@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import replace
 from typing import Any
 
 from client.dbapi.executors import Executors
@@ -167,10 +168,16 @@ class Runner(Executors):
         Not in one string with the statement: PostgreSQL's errors would tell of other lines and positions.
         """
         self._owes_settings = True
-        modes = (self._defaults if even_by_itself else self._characteristics).modes
-        if modes and (even_by_itself or not self.commits_by_itself):
-            bind(statement, params)  # what cannot be sent begins no transaction
-            self._own.query(f"SET TRANSACTION {modes}", settings={})  # settings would be a statement before it
+        chosen = self._defaults if even_by_itself else self._characteristics
+        if not chosen.modes or (self.commits_by_itself and not even_by_itself):
+            return
+        bind(statement, params)  # what cannot be sent begins no transaction
+        wants_primary = chosen.is_for_primary
+        if wants_primary and chosen.readonly is None and self._own._read_only and not self.is_session:
+            chosen = replace(chosen, readonly=True)
+        # Settings would be a statement before it.
+        reads = False if wants_primary else None
+        self._own.query(f"SET TRANSACTION {chosen.modes}", settings={}, read_only=reads)
 
     def _query_in_transaction(self, statement: Any, params: Any) -> Result:
         """Run a statement in the open transaction, or as the first one of it; or in the session.

@@ -1,5 +1,6 @@
 """Servers that change places under a broker: what its clients are told, and what is in the tables afterwards."""
 
+import io
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,6 +8,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg2.errors
 import pytest
 from brokers import Broker, Worker
 from clusters import STREAMING, Cluster, Node, cluster
@@ -17,7 +19,7 @@ from waiting import wait_until
 from writers import ADD, READ, TABLE, Load
 
 import client
-from client import DBError, Handler
+from client import DBError, Handler, dbapi
 
 StartBroker = Callable[..., Broker]
 StartWorker = Callable[..., Worker]
@@ -592,3 +594,26 @@ def test_unrelated_servers_are_equals_or_refused(strangers: dict[str, Postgres],
         ((system,),) = server.execute("SELECT system_identifier::text FROM pg_control_system()")
         assert system in str(caught.value)
         assert server.execute("SELECT 1 FROM written") == []
+
+
+def test_what_only_reads_copies_nothing_in(servers: Cluster, start: Start) -> None:
+    address = start().address
+    copy_out = "COPY (INSERT INTO written VALUES (1, 0) RETURNING id) TO STDOUT"
+    for group in ("default", "transactions"):
+        db = Handler(group, address=address, read_only=True)
+        with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
+            db.copy_in("COPY written FROM STDIN", "1\t0\n")
+        db.rollback()
+        with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
+            db.copy_out(copy_out, io.StringIO())
+        db.rollback()
+    for level in ("REPEATABLE READ", "SERIALIZABLE"):
+        with closing(dbapi.connect(address, read_only=True)) as connection:
+            connection.set_session(isolation_level=level)
+            with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
+                connection.cursor().copy_from(io.StringIO("1\t0\n"), "written")
+    with closing(dbapi.connect(address, read_only=True)) as connection:
+        connection.set_session(readonly=False)
+        connection.cursor().copy_from(io.StringIO("1\t0\n"), "written")
+        connection.rollback()
+    assert servers.primary.execute("SELECT count(*) FROM written") == [(0,)]
