@@ -199,6 +199,17 @@ def test_a_connection_that_only_reads_has_characteristics(broker_of: Broker, aut
             connection.commit()
 
 
+@pytest.mark.parametrize("session", [False, True])
+@pytest.mark.parametrize("autocommit", [False, True])
+@pytest.mark.parametrize("way", OF_CURSORS.values(), ids=OF_CURSORS)
+def test_a_connection_that_is_told_to_read_only(
+    broker_of: Broker, kept: Postgres, way: Callable[[Any], Any], autocommit: bool, session: bool
+) -> None:
+    with closing(dbapi.connect(broker_of.address, autocommit=autocommit, session=session)) as connection:
+        connection.set_session(readonly=True)
+        refused(kept, lambda: way(connection.cursor()))
+
+
 @pytest.mark.parametrize("autocommit", [False, True])
 def test_a_connection_whose_transactions_are_to_write_does(broker_of: Broker, kept: Postgres, autocommit: bool) -> None:
     with closing(dbapi.connect(broker_of.address, read_only=True, autocommit=autocommit)) as connection:
