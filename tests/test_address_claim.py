@@ -20,9 +20,14 @@ def address(tmp_path: Path) -> str:
 
 
 def test_one_claim_at_a_time_and_the_holder_is_named(address: str) -> None:
-    with AddressClaim(address):
+    with AddressClaim(address), socket.socket(socket.AF_UNIX) as listener:
         assert is_claimed(address)
-        with pytest.raises(AddressInUse, match=f"process {os.getpid()}"), AddressClaim(address):
+        gone = rf"process {os.getpid()}\).*; stop it with: kill {os.getpid()}, as there is no socket"
+        with pytest.raises(AddressInUse, match=gone), AddressClaim(address):
+            pass
+        listener.bind(address.removeprefix("ipc://"))
+        there = rf"process {os.getpid()}\).*; stop it with: poold stop --address {address}"
+        with pytest.raises(AddressInUse, match=there), AddressClaim(address):
             pass
     assert not is_claimed(address)
 

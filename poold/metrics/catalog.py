@@ -128,7 +128,7 @@ METRICS: dict[Level, tuple[Metric, ...]] = {
         Metric("poold_transaction_retries_total", _C, "retries", "Tries of transaction messages after the first."),
         Metric("poold_transactions_in_doubt_total", _C, "in_doubt", "Transactions of which nobody knows the outcome."),
         Metric("poold_wait_seconds", _H, "wait", "From a request's arrival to when it begins."),
-        Metric("poold_run_seconds", _H, "run", "From when a request begins to its end."),
+        Metric("poold_run_seconds", _H, "run", "From when a request begins to its end, of each run."),
         Metric("poold_transaction_seconds", _H, "use", "How long a transaction or session held its backend.", "kind"),
     ),
     Level.POOL: (

@@ -183,7 +183,8 @@ class AddressClaim:
                 os.close(lock)
                 way = f"poold stop --address {self._address}"
                 if self._path is not None and not self._path.exists():
-                    way = f"kill {holder or 'PROCESS'}, as its socket is gone and no command reaches it"
+                    # It begins, or somebody has removed the file: no command reaches it either way.
+                    way = f"kill {holder or 'PROCESS'}, as there is no socket at that address yet, or any more"
                 raise AddressInUse(
                     f"a broker (process {holder or 'unknown'}) already serves {self._address}; stop it with: {way}, or "
                     "choose another --address"

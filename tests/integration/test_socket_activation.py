@@ -18,6 +18,7 @@ from postgres import Postgres
 from waiting import wait_until
 
 from client import DBConnectionError
+from poold.system import inherited_socket as inherited
 from poold.system.inherited_socket import inherited_socket
 
 GIVEN = """
@@ -145,6 +146,12 @@ def test_a_descriptor_that_is_not_the_addresss_socket_is_refused(start_broker: A
     with pytest.raises(AssertionError, match=rf"(?s){said[kind]}.*expected ListenStream={broker.socket} alone"):
         broker.start(before=GIVEN.format(given.fileno()), pass_fds=(given.fileno(),))
     given.close()
+
+
+def test_a_descriptor_that_is_not_there_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inherited, "FIRST", 100_000)
+    with pytest.raises(ValueError, match=r"LISTEN_FDS is 1, .* there is no descriptor 100000: whoever starts"):
+        inherited_socket("ipc:///nowhere/s", {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())})
 
 
 def test_what_another_process_was_given_is_not_touched() -> None:
