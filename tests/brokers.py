@@ -12,6 +12,7 @@ import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -180,6 +181,11 @@ class Broker:
         else:
             self.signal(signal.SIGTERM)
         return self.wait()
+
+    def is_deaf(self) -> bool:
+        """Whether nobody can connect: over ipc:// a broker that ends reads nothing from anybody any more then."""
+        with socket.socket(socket.AF_UNIX) as made:
+            return made.connect_ex(str(self.socket)) != 0
 
     def _ends_now(self) -> bool:
         """Whether it has ended; if not, it is told to once more."""

@@ -2,7 +2,6 @@
 
 import fcntl
 import signal
-import socket
 import termios
 from array import array
 from collections.abc import Callable, Iterator
@@ -167,12 +166,8 @@ class Stopping:
         if not self.size:
             wait_until(lambda: not self._is_copying(), what="PostgreSQL to send the last row")
             self._broker.signal(signal.SIGTERM)
-            wait_until(self._is_deaf, what="the broker to read nothing any more")
+            wait_until(self._broker.is_deaf, what="the broker to read nothing any more")
         self.size += len(piece)
-
-    def _is_deaf(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as made:
-            return made.connect_ex(str(self._broker.socket)) != 0
 
 
 @pytest.mark.parametrize("size", [1500, 4500], ids=["in the socket", "more than that"])
