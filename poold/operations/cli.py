@@ -152,9 +152,9 @@ def stop(address: str | None, now: bool) -> None:
     answer = ask(target, "stop-now" if now else "stop")
     pid, before = answer["pid"], answer.get("predecessors", [])
     deadline = time.monotonic() + STOP_TIMEOUT
-    while is_claimed(target) or (left := [each for each in (pid, *before) if is_alive(each)]):
+    while (left := [each for each in (pid, *before) if is_alive(each)]) or is_claimed(target):
         if time.monotonic() > deadline:
-            there = " and ".join(f"process {each}" for each in left)
+            there = " and ".join(f"process {each}" for each in left or [pid])
             fail(f"{there} was told to stop and is still there after {STOP_TIMEOUT:g} s; try: poold stop --now")
         time.sleep(POLL_INTERVAL)
     earlier = "".join(f", and process {each}, which finished what it had begun before a restart" for each in before)

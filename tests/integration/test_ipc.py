@@ -62,6 +62,11 @@ class Raw:
         query = Query(self._number, group, lease, bool(lease), sql.encode(), b"", b"", True, None, "")
         self.socket.sendall(self._zmtp.encoded(encode(query)))
 
+    def leave_unread(self, broker: Broker) -> None:
+        """Ask the broker's first question, whose reply is larger than a socket's buffer; and wait until it is there."""
+        self.query("SELECT repeat('x', 5000000)")
+        wait_until(lambda: broker.pool()["requests"] == 1 and broker.pool()["idle"] == 1, what="the reply to wait")
+
     def hear(self) -> Any:
         while not self._zmtp.inbox:
             self._receive()
@@ -287,8 +292,7 @@ def test_nothing_more_is_begun_for_who_does_not_read_until_it_does(start_broker:
     broker = start_broker(groups={"default": {"max_size": 1}})
     deaf = connect(broker)
     deaf.greet()
-    deaf.query("SELECT repeat('x', 5000000)")
-    wait_until(lambda: broker.pool()["requests"] == 1 and broker.pool()["idle"] == 1, what="its first request to end")
+    deaf.leave_unread(broker)
     for _ in range(20):
         deaf.query("SELECT 1")
     wait_until(lambda: broker.group()["requests"] == 21, what="the others to come")
@@ -306,8 +310,7 @@ def test_who_is_ended_with_replies_unread_still_gets_them_and_hears_why(
     slow = connect(broker)
     slow.greet()
     slow.query("SELECT 1", "transactions", lease=1)
-    slow.query("SELECT repeat('x', 5000000)")
-    wait_until(lambda: broker.pool()["requests"] == 1 and broker.pool()["idle"] == 1, what="its reply to wait")
+    slow.leave_unread(broker)
     order(broker, "kill", f"--pid={os.getpid()}")
     wait_until(lambda: broker.pool("transactions")["idle"] == 1, what="the transaction to be rolled back")
     with pytest.raises(BrokenPipeError):
@@ -327,8 +330,7 @@ def test_a_broker_that_stops_waits_for_who_reads_its_replies_slowly(
     broker = start_broker()
     slow = connect(broker)
     slow.greet()
-    slow.query("SELECT repeat('x', 5000000)")
-    wait_until(lambda: broker.pool()["requests"] == 1 and broker.pool()["idle"] == 1, what="its reply to wait")
+    slow.leave_unread(broker)
     broker.signal(signal.SIGTERM)
     wait_until(broker.is_deaf, what="the broker to take no more")
     reply = slow.hear()
@@ -344,8 +346,7 @@ def test_who_is_ended_and_never_reads_is_dropped_when_it_has_had_its_time(
     broker = start_broker(broker={"client_write_timeout": 0.3})
     deaf = connect(broker)
     deaf.greet()
-    deaf.query("SELECT repeat('x', 5000000)")
-    wait_until(lambda: broker.pool()["requests"] == 1 and broker.pool()["idle"] == 1, what="its reply to wait")
+    deaf.leave_unread(broker)
     order(broker, "kill", f"--pid={os.getpid()}")
     wait_until(lambda: "unread for client_write_timeout = 0.3 s" in broker.log(), what="the deaf client to be dropped")
     assert deaf.ended() != b""
