@@ -13,6 +13,9 @@ import pytest
 from examples import choose
 from postgres import Factory, Postgres, runnable_bindir, server_folder
 
+# The primary of everybody, once it runs.
+PRIMARY = pytest.StashKey[Postgres]()
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -98,9 +101,24 @@ def postgres(request: pytest.FixtureRequest, session_folder: Path, bindir: Calla
     """One primary for everybody, on a unix socket and on 127.0.0.1. Leave it running and clean up after yourself."""
     factory = Factory(request.config.getoption("--postgres"), session_folder, bindir)
     try:
-        yield factory()
+        request.config.stash[PRIMARY] = factory()
+        yield request.config.stash[PRIMARY]
     finally:
         factory.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails the module that leaves something on the primary of everybody: another one may want the same name."""
+    before = _on_primary(request.config)
+    yield
+    left = [each for each in _on_primary(request.config) if each not in before]
+    assert not left, f"left on everybody's server: {', '.join(left)}"
+
+
+def _on_primary(config: pytest.Config) -> list[str]:
+    primary = config.stash.get(PRIMARY, None)
+    return primary.contents() if primary else []
 
 
 @pytest.fixture

@@ -31,6 +31,25 @@ from poold.embedded.server import EmbeddedPostgres
 TEST_SETTINGS = {"fsync": "off", "wal_level": "replica"}
 IMAGE = "postgres:16"
 
+# Whatever has a number as only users' objects have, but for what is made and removed with others: indexes, columns'
+# types, temporary tables.
+CONTENTS = """
+    WITH made (catalog, oid) AS (
+        SELECT tableoid, oid FROM pg_class WHERE relkind IN ('r', 'v', 'm', 'S', 'p', 'f', 'c') AND relpersistence <> 't'
+        UNION ALL SELECT tableoid, oid FROM pg_type WHERE typtype IN ('d', 'e', 'r')
+        UNION ALL SELECT tableoid, oid FROM pg_proc
+        UNION ALL SELECT tableoid, oid FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp_'
+        UNION ALL SELECT tableoid, oid FROM pg_extension
+        UNION ALL SELECT tableoid, oid FROM pg_authid
+        UNION ALL SELECT tableoid, oid FROM pg_database WHERE datname <> 'postgres'
+    )
+    SELECT named.type || ' ' || named.identity FROM made, pg_identify_object(made.catalog, made.oid, 0) AS named
+    WHERE made.oid >= 16384 AND named.schema IS DISTINCT FROM 'pg_toast'
+    UNION ALL SELECT 'prepared transaction ' || gid FROM pg_prepared_xacts
+    UNION ALL SELECT 'settings of ' || coalesce(setrole::regrole::text, 'everybody') FROM pg_db_role_setting
+    ORDER BY 1
+"""
+
 
 class Postgres(ABC):
     """A running server, as a test sees it."""
@@ -88,6 +107,10 @@ class Postgres(ABC):
                 return [dict(row) for row in cursor.fetchall()]
         finally:
             connection.close()
+
+    def contents(self) -> list[str]:
+        """What was made in its database and for all of them and is still there, in words: `table public.items`."""
+        return [each for (each,) in self.execute(CONTENTS)]
 
 
 class PrivatePostgres(Postgres):
