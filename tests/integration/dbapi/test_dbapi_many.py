@@ -86,6 +86,12 @@ MANY: dict[str, Many] = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module", autouse=True)
+def clean(postgres: Postgres) -> Iterator[None]:
+    yield
+    postgres.execute("DROP TABLE IF EXISTS kept; DROP FUNCTION IF EXISTS said; DROP SEQUENCE IF EXISTS numbers")
+
+
 def seen(connection: Any, query: Any, sets: Any, warm: int = 0) -> dict[str, Any]:
     """What executemany has done there, and what it shows."""
     cursor = connection.cursor()
