@@ -35,7 +35,7 @@ IMAGE = "postgres:16"
 # types, temporary tables.
 CONTENTS = """
     WITH made (catalog, oid) AS (
-        SELECT tableoid, oid FROM pg_class WHERE relkind IN ('r', 'v', 'm', 'S', 'p', 'f', 'c') AND relpersistence <> 't'
+        SELECT tableoid, oid FROM pg_class WHERE relkind = ANY ('{r,v,m,S,p,f,c}') AND relpersistence <> 't'
         UNION ALL SELECT tableoid, oid FROM pg_type WHERE typtype IN ('d', 'e', 'r')
         UNION ALL SELECT tableoid, oid FROM pg_proc
         UNION ALL SELECT tableoid, oid FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp_'

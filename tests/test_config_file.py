@@ -531,7 +531,7 @@ def test_a_password_file_without_a_usable_first_line_is_reported(tmp_path: Path,
     assert "hunter2" not in problem
 
 
-@pytest.mark.parametrize("path", ["", "nowhere/at/all", "."])
+@pytest.mark.parametrize("path", ["", "nowhere/at/all", ".", "/dev/zero"])
 def test_a_password_file_that_cannot_be_read_is_reported(path: str) -> None:
     (problem,) = problems_of(with_lines(endpoint=f'password_file = "{path}"'))
     assert problem.startswith(f'[endpoints.main] password_file: found "{path}", expected a file that can be read: ')
@@ -613,6 +613,11 @@ def test_a_wrong_address_hides_no_other_problem(tmp_path: Path) -> None:
 def test_load_reports_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read the file: .* is a folder, expected a file"):
         load(tmp_path)
+
+
+def test_a_file_without_an_end_is_not_read_for_ever() -> None:
+    with pytest.raises(ConfigError, match=r"cannot read the file: /dev/zero: more than \d+ bytes"):
+        load("/dev/zero")
 
 
 def test_load_reports_the_line_that_is_not_utf8(tmp_path: Path) -> None:

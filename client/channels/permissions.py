@@ -32,7 +32,8 @@ def refusal(socket: Path) -> str:
     ways = [
         f"join group {group} (processes that start afterwards are in it)" if lets_group_in else "",
         f"have the broker's owner list user {os.geteuid()} in allow_uids, or one of its groups in allow_gids",
-        "" if place == socket else f"have {place} opened (chmod a+x), or choose an --address in a folder that is open",
+        "" if place == socket else f"have {place} opened (chmod a+x; the socket's own mode counts too)",
+        "" if place == socket else "choose an --address in a folder that is open",
     ]
     return (
         f"{us}: {place} belongs to user {_user(found.st_uid)} and group {group} with mode {mode:04o}, and you are in "

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from poold.config.model import Config
+from poold.system.named_files import read
 
 # By table and key, as in ("endpoints.main", "sslrootcert").
 Digests = Mapping[tuple[str, str], bytes]
@@ -39,6 +40,6 @@ def renewed(before: Digests, after: Digests) -> list[tuple[str, str]]:
 
 def _digest(path: Path) -> bytes | None:
     try:
-        return hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
+        return hashlib.blake2b(read(path), digest_size=16).digest()
     except OSError:
         return None

@@ -24,6 +24,7 @@ from poold.config.client_keys import key_problems
 from poold.config.model import SIZES, BrokerConfig, Config, EndpointConfig, GroupConfig, Weights
 from poold.config.users import resolved_users
 from poold.system.file_errors import in_words
+from poold.system.named_files import read_text
 from poold.system.tcp_listener import host_and_port
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # narrow, because names appear in log lines and metric labels
@@ -53,7 +54,7 @@ class ConfigError(Exception):
 def load(path: str | os.PathLike[str]) -> Config:
     """Read a configuration file as `parse` does; ConfigError also for a file that cannot be read."""
     try:
-        text = Path(path).read_text("utf-8").removeprefix("\ufeff")  # with which some editors begin
+        text = read_text(Path(path)).removeprefix("\ufeff")  # with which some editors begin
     except OSError as error:
         problem = f"cannot read the file: {in_words(Path(path), error)}"
     except UnicodeDecodeError as error:

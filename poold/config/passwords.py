@@ -12,6 +12,7 @@ import stat
 from pathlib import Path
 
 from poold.config.model import EndpointConfig
+from poold.system.named_files import read_text
 
 
 def find(key: str, value: str) -> tuple[str, str]:
@@ -23,7 +24,7 @@ def find(key: str, value: str) -> tuple[str, str]:
         if key == "password_env":
             text, expected = os.environ.get(value, ""), "expected a variable that is set and not empty"
         else:
-            text = Path(value).read_text("utf-8", errors="surrogateescape").partition("\n")[0]
+            text = read_text(Path(value), "surrogateescape").partition("\n")[0]
             expected = "expected the password in its first line, which is empty"
     except OSError as error:
         return "", f"expected a file that can be read: {error.strerror}"

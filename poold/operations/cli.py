@@ -42,6 +42,7 @@ from poold.operations.replacement import is_alive, restart
 from poold.operations.top import top
 from poold.system.early_signals import ended_by_interrupt
 from poold.system.file_errors import in_words
+from poold.system.named_files import read_text
 
 # Seconds for which `poold stop` waits: for the drain and for the private PostgreSQL's last checkpoint.
 STOP_TIMEOUT = 120.0
@@ -219,7 +220,7 @@ def import_config(file: Path, output: Path | None) -> None:
 
     try:
         is_stdin = str(file) == "-"
-        source = sys.stdin.buffer.read().decode() if is_stdin else file.read_text(encoding="utf-8")
+        source = sys.stdin.buffer.read().decode() if is_stdin else read_text(file)
         text = convert(source, "standard input" if is_stdin else str(file))
     except OSError as error:
         fail(f"cannot read the configuration: {in_words(file, error)}")
