@@ -109,9 +109,14 @@ def postgres(request: pytest.FixtureRequest, session_folder: Path, bindir: Calla
 
 @pytest.fixture(scope="module", autouse=True)
 def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fails the module that leaves something on the primary of everybody: another one may want the same name."""
+    """Fails the module that leaves something on the primary of everybody: another one may want the same name.
+
+    What a module with `CLEAN_UP = "DROP TABLE ..."` has made is removed by that.
+    """
     before = _on_primary(request.config)
     yield
+    if PRIMARY in request.config.stash and hasattr(request.module, "CLEAN_UP"):
+        request.config.stash[PRIMARY].execute(request.module.CLEAN_UP)
     left = [each for each in _on_primary(request.config) if each not in before]
     assert not left, f"left on everybody's server: {', '.join(left)}"
 

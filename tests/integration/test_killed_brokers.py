@@ -17,6 +17,7 @@ from client import Handler
 
 StartBroker = Callable[..., Broker]
 
+CLEAN_UP = "DROP TABLE IF EXISTS begun; DROP FUNCTION IF EXISTS begun_slowly"
 GROUPS = {
     "default": {"max_size": 2, "queue_timeout": 60},
     "transactions": {"autocommit": False, "max_size": 2, "queue_timeout": 60},

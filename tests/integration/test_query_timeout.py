@@ -15,6 +15,7 @@ import client
 StartBroker = Callable[..., Broker]
 
 # Beyond the query_timeout of one second and all that the broker adds to it.
+CLEAN_UP = "DROP TABLE IF EXISTS slowly"
 LONG = 8
 SLOW = f"SELECT pg_sleep({LONG}), 1 AS one"
 

@@ -25,6 +25,7 @@ from client.channels.channel import Channel
 
 StartBroker = Callable[..., Broker]
 
+CLEAN_UP = "DROP TABLE IF EXISTS over_a_restart"
 GROUPS = {
     "default": {"max_size": 4, "queue_timeout": 30},
     "transactions": {"autocommit": False, "max_size": 4, "queue_timeout": 30},

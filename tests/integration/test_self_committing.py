@@ -57,6 +57,7 @@ def table(postgres: Postgres) -> Iterator[Postgres]:
     postgres.execute(OBJECTS)
     yield postgres
     postgres.execute("DROP TABLE outcome_t, outcome_dup, outcome_u CASCADE")
+    postgres.execute("DROP PROCEDURE outcome_commits, outcome_fails, outcome_serial, outcome_commits_serial")
 
 
 def rows(server: Postgres) -> int:

@@ -17,6 +17,7 @@ from poold.core.work.batch import FAILING
 StartBroker = Callable[..., Broker]
 
 EVERY_TRANSPORT = True
+CLEAN_UP = "DROP TABLE IF EXISTS in_session; DROP FUNCTION IF EXISTS hidden_zone"
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ StartBroker = Callable[..., Broker]
 StartWorker = Callable[..., Worker]
 
 EVERY_TRANSPORT = True
+CLEAN_UP = "DROP SCHEMA IF EXISTS one, two CASCADE; DROP TABLE IF EXISTS cancelled_message, refused_settings"
 
 WORK_MEM = "SELECT current_setting('work_mem')"
 # Text that no other statement has; after some runs it is prepared.

@@ -14,6 +14,7 @@ from postgres import Postgres
 
 from client import dbapi
 
+CLEAN_UP = "DROP TABLE IF EXISTS stopped"
 ROWS = "COPY (SELECT repeat('äx€', 5), id FROM generate_series(1, 20000) AS id) TO STDOUT"
 TEXT = "".join(f"{'äx€' * 5}\t{number}\n" for number in range(1, 20001))
 

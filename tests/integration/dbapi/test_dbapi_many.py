@@ -21,6 +21,7 @@ from client.wire.messages import BatchMessage, Commit, Query
 
 StartBroker = Callable[..., Broker]
 
+CLEAN_UP = "DROP TABLE IF EXISTS kept; DROP FUNCTION IF EXISTS said; DROP SEQUENCE IF EXISTS numbers"
 TABLE = """
     DROP TABLE IF EXISTS kept;
     CREATE TABLE kept (id int PRIMARY KEY, name text, CHECK (id >= 0));
@@ -84,12 +85,6 @@ MANY: dict[str, Many] = {
     "an error behind notices": ("SELECT 1 / (5 - said(%s))", lambda: [(n,) for n in range(9)]),
     "empty": ("", lambda: [None, None]),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def clean(postgres: Postgres) -> Iterator[None]:
-    yield
-    postgres.execute("DROP TABLE IF EXISTS kept; DROP FUNCTION IF EXISTS said; DROP SEQUENCE IF EXISTS numbers")
 
 
 def seen(connection: Any, query: Any, sets: Any, warm: int = 0) -> dict[str, Any]:

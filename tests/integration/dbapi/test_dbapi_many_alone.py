@@ -17,6 +17,7 @@ from client import dbapi as psycopg2
 
 StartBroker = Callable[..., Broker]
 
+CLEAN_UP = "DROP TABLE IF EXISTS gathered, gathered_sizes, gathered_too; DROP FUNCTION IF EXISTS gathered_raises"
 TABLE = "DROP TABLE IF EXISTS gathered; CREATE TABLE gathered (id int)"
 INSERT = "INSERT INTO gathered VALUES (%s)"
 MODES = {

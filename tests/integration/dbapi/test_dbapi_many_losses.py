@@ -14,6 +14,7 @@ from client import DBError, dbapi
 
 StartBroker = Callable[..., Broker]
 
+CLEAN_UP = "DROP TABLE IF EXISTS halfway"
 TABLE = "DROP TABLE IF EXISTS halfway; CREATE TABLE halfway (id int)"
 # The set 1200 waits: it is the 201st of the second message.
 WAIT = "pg_sleep(CASE WHEN id = 1200 THEN 60 ELSE 0 END)"
