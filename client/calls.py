@@ -111,12 +111,17 @@ class Calls:
         left = None if until is None else until - time.monotonic()
         return self._until_served(left, lambda own, rest: self._call(own, renewed(message, own, rest), rest))
 
+    def _attempts(self, waits: float | None, at_once: int = 0) -> Attempts:
+        """Return the attempts at a broker of a call for which so many seconds are left."""
+        seconds = self._connect_wait if waits is None else min(self._connect_wait, timeout_in(waits))
+        return Attempts(seconds, at_once)
+
     def _until_served(self, waits: float | None, attempt: Callable[[Channel, float | None], Any]) -> Any:
         """Return what the attempt with a channel returns, if one has failed as no broker had begun its request.
 
         waits is how many seconds are left for all. The first attempt is made at once, on a new connection.
         """
-        attempts = Attempts(self._connect_wait)
+        attempts = self._attempts(waits)
         until = None if waits is None else time.monotonic() + waits
         while True:
             forget_free(self._address, self._keys)
@@ -195,7 +200,7 @@ class Calls:
                 opening = call.channel if call.is_opening else None
                 if opening is None or self._lease.number or not opening.is_unserved(error):
                     raise
-                attempts = attempts or Attempts(self._connect_wait, at_once=1)
+                attempts = attempts or self._attempts(waits, at_once=1)
                 if not attempts.another():
                     raise
                 forget_free(self._address, self._keys)

@@ -22,6 +22,7 @@ from client.options import (
     checked_read_only,
     packed_settings,
     patience,
+    timeout_in,
     wants_dicts,
 )
 from client.origins import Origin
@@ -311,7 +312,7 @@ class Executor(CopyingCalls):
         if waits is None:
             return channel_to(self._address, self._keys, None, self._connect_wait), None
         began = time.monotonic()
-        channel = channel_to(self._address, self._keys, waits, min(waits, self._connect_wait))
+        channel = channel_to(self._address, self._keys, waits, min(timeout_in(waits), self._connect_wait))
         took = time.monotonic() - began
         return channel, waits if took < OPENED_AT_ONCE else max(waits - took, OPENED_AT_ONCE)
 

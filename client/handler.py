@@ -278,11 +278,12 @@ class Handler(Executor):
         if the stream is left early. timeout bounds the wait for each block, in seconds; all other options are those of
         `query`. See `client.stream.Stream`.
         """
+        if self._session is not None:
+            options: dict[str, Any] = {"priority": priority, "settings": settings, "rows": rows}
+            return self._session.stream(statement, params, size, timeout=timeout, **options)
         dicts = self._dicts if rows is None else wants_dicts(rows)
         options = {"priority": priority, "settings": settings, "read_only": read_only}
         request = asked(statement, params, size, timeout, dicts, **options)
-        if self._session is not None and self._session.in_transaction:
-            return Stream(Cursor(self._session, request._replace(options=options | {"read_only": None})))
         return Stream(Cursor(self, request) if self._lease.number else CursorOfItsOwn(self, request))
 
     def run(self, statements: Iterable[Any], **options: Any) -> list[Result]:
@@ -382,10 +383,10 @@ class Handler(Executor):
         return reply
 
     def _check_no_lease(self) -> None:
-        if self._session is not None and self._session.in_transaction:
+        if self._session is not None:
             raise UsageError(
-                "a transaction is open in the session of this with block, and a transaction block would run on another "
-                "backend, beside it; call commit() or rollback() first"
+                "this with block is a session on a backend of its own, and this would run on another one, without what "
+                "the block has set; use query('BEGIN') and commit(), or another Handler"
             )
         if self._lease.number:
             self._lease.check()

@@ -136,7 +136,7 @@ class Session(Executor):
         self._check_open()
         raise UsageError(
             "a session runs its statements one by one; use query() and commit(), after query('BEGIN') in an autocommit "
-            "group, or a transaction block of the Handler outside"
+            "group, or a transaction block of a Handler outside"
         )
 
     run = transaction
@@ -162,7 +162,7 @@ class Session(Executor):
         if self.autocommit and not self.in_transaction and not self.is_lost:  # which its first statement tells
             raise UsageError(
                 "rows are streamed in a transaction, and none is open in this session, where each statement commits by "
-                "itself; call query('BEGIN') first, or stream() of the Handler outside"
+                "itself; call query('BEGIN') first, or stream() of a Handler outside"
             )
         dicts = self._dicts if rows is None else wants_dicts(rows)
         request = asked(statement, params, size, timeout, dicts, priority=priority, settings=settings)

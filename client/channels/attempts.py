@@ -25,12 +25,13 @@ class Attempts:
         return max(0.0, self._until - time.monotonic())
 
     def another(self) -> bool:
-        """Wait, if need be, and return True; False at once if there is no time for another attempt."""
+        """Wait, if need be, and return True; False at once if the time is over. The last attempt is at its end."""
         if self._at_once:
             self._at_once -= 1
             return True
-        if self.left < self._pause:
+        left = self.left
+        if not left:
             return False
-        time.sleep(self._pause)
+        time.sleep(min(self._pause, left))
         self._pause = min(2 * self._pause, CONNECT_SELDOM)
         return True

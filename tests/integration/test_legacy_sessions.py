@@ -1,7 +1,8 @@
 """Programs that rely on one connection for each with block: groups with `legacy_session`, and pgdbpool's Query."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from io import BytesIO
 from typing import Any
 
 import psycopg2
@@ -78,8 +79,6 @@ def test_transactions_in_a_with_block_are_the_programs(legacy: Broker, postgres:
         db.query("BEGIN")
         insert(db, 1)
         assert (db.in_transaction, ids(postgres)) == (True, [])
-        with pytest.raises(UsageError, match="open in the session of this with block"):
-            db.run(["SELECT 1"])
         assert [row.id for row in db.stream("SELECT id FROM legacy_sessions")] == [1]
         db.query("COMMIT")
         assert (db.in_transaction, ids(postgres)) == (False, [1])
@@ -98,6 +97,45 @@ def test_transactions_in_a_with_block_are_the_programs(legacy: Broker, postgres:
         fail_in_a_transaction(legacy.handler())
     assert ids(postgres) == [1]
     assert legacy.handler().query("SELECT 1", timeout=5).scalar() == 1  # the only backend is free
+
+
+ELSEWHERE: dict[str, Callable[[Handler], Any]] = {
+    "transaction": lambda db: db.transaction(),
+    "transaction with options": lambda db: db.transaction(isolation="serializable"),
+    "run": lambda db: db.run(["SELECT 1"]),
+    "session": lambda db: db.session(),
+    "stream": lambda db: db.stream("SELECT 1"),
+    "stream with options": lambda db: db.stream("SELECT 1", timeout=5, read_only=True),
+}
+
+
+@pytest.mark.parametrize("way", ELSEWHERE.values(), ids=ELSEWHERE)
+def test_nothing_in_the_block_runs_without_what_it_has_set(legacy: Broker, way: Callable[[Handler], Any]) -> None:
+    with legacy.handler() as db:
+        with db.transaction() as before:
+            found = before.query("SELECT 1")
+        assert found.scalar() == 1
+        for _ in range(5):
+            db.query("SET search_path = pg_catalog")
+        with pytest.raises(UsageError):
+            way(db)
+        db.query("BEGIN")
+        if "stream" not in way.__code__.co_names:
+            with pytest.raises(UsageError):
+                way(db)
+        db.commit()
+        assert db.query("SHOW search_path").scalar() == "pg_catalog"
+    assert way(db) is not None
+
+
+def test_what_may_run_in_the_block_sees_what_it_has_set(legacy: Broker) -> None:
+    with legacy.handler() as db:
+        db.query("SET search_path = pg_catalog")
+        out = BytesIO()
+        db.copy_out("COPY (SELECT current_setting('search_path')) TO STDOUT", out)
+        db.query("BEGIN")
+        with db.stream("SELECT current_setting('search_path') AS it") as rows:
+            assert (out.getvalue(), [row.it for row in rows]) == (b"pg_catalog\n", ["pg_catalog"])
 
 
 def test_its_notices_options_and_cancels_are_the_handlers(legacy: Broker) -> None:
