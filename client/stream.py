@@ -19,7 +19,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from itertools import chain
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Self
@@ -29,7 +29,7 @@ from client.executor import Executor
 from client.interruptions import is_own, noted, suppressed
 from client.lease import Call, ClientLease
 from client.options import DEFAULT_PRIORITY, Settings, checked_priority, packed_settings, patience
-from client.values.bind import bind
+from client.values.bind import Bound, bind
 from client.values.blanks import BLANKS
 from client.values.offline import plain, render
 from client.values.result import Result
@@ -55,8 +55,7 @@ _PLAN = packed_settings({"cursor_tuple_fraction": 1.0})
 class Asked(NamedTuple):
     """What a stream reads, and how: the arguments of `Handler.stream`, checked."""
 
-    statement: str | bytes
-    params: Sequence[Any] | Mapping[str, Any] | None
+    bound: Bound  # so what becomes of the parameters later is nothing to the stream
     size: int
     timeout: float | None
     dicts: bool
@@ -71,8 +70,11 @@ def asked(statement: Any, params: Any, size: int, timeout: float | None, dicts: 
     if timeout is not None:
         patience(timeout)
     checked_priority(options.get("priority") or DEFAULT_PRIORITY)
-    packed_settings(options.get("settings"))
-    if bind(statement, params).references:
+    if options.get("settings"):
+        packed_settings(options["settings"])
+        options["settings"] = dict(options["settings"])
+    bound = bind(statement, params)
+    if bound.references:
         raise UsageError("a parameter is a result of a statement in a transaction block; read it after the block")
     sent = render(statement, params)
     if _NOTHING.fullmatch(sql := statement.encode() if isinstance(statement, str) else statement) is not None:
@@ -87,7 +89,7 @@ def asked(statement: Any, params: Any, size: int, timeout: float | None, dicts: 
             "stream() reads the rows of SELECT, VALUES, TABLE or WITH, which PostgreSQL can read in blocks; for any "
             "other statement call query()"
         )
-    return Asked(statement, params, size, timeout, dicts, options)
+    return Asked(bound, size, timeout, dicts, options)
 
 
 class Stream:
@@ -222,10 +224,8 @@ class Cursor:
         self._has_ended = True
 
     def _declare(self) -> None:
-        statement: Any = self._asked.statement
-        start = self._declare_as
-        statement = start + statement if isinstance(statement, str) else start.encode() + statement
-        self._query(statement, self._asked.params, **self._asked.options)
+        bound = self._asked.bound
+        self._query(bound._replace(statement=self._declare_as.encode() + bound.statement), **self._asked.options)
         self._transaction = self._executor._open_transaction()
 
     def _next_block(self) -> Result:
@@ -250,9 +250,9 @@ class Cursor:
     def _failed(self, error: BaseException) -> None:
         """Do what follows on an error."""
 
-    def _query(self, statement: Any, params: Any = None, **options: Any) -> Result:
+    def _query(self, statement: str | Bound, **options: Any) -> Result:
         rows = "dict" if self._asked.dicts else "row"
-        return self._executor.query(statement, params, self._asked.timeout, prepare=False, rows=rows, **options)
+        return self._executor.query(statement, None, self._asked.timeout, prepare=False, rows=rows, **options)
 
 
 def _as_written(failure: Failure, ahead: int) -> Failure:

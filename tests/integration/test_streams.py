@@ -14,6 +14,7 @@ import pytest
 from brokers import Broker, run_worker
 from postgres import Postgres
 from psycopg2 import sql
+from psycopg2.extras import Json
 from waiting import wait_until
 
 from client import DBConnectionError, DBQueryError, Handler, ResultTooLarge, TransactionLost, UsageError
@@ -82,6 +83,31 @@ def test_what_a_stream_takes_is_what_query_takes(db: Handler) -> None:
     assert [[row[0] for row in db.stream(reads, read_only=each)] for each in (True, False)] == [["on"], ["off"]]
     dicts = Handler(address=db._address, rows="dict", settings={"work_mem": "2MB"})
     assert next(dicts.stream("SELECT current_setting('work_mem') AS it")) == {"it": "2MB"}
+
+
+@pytest.mark.parametrize("way", ["by itself", "in a transaction", "in a session"])
+def test_what_becomes_of_its_parameters_later_is_nothing_to_a_stream(db: Handler, tx: Handler, way: str) -> None:
+    session = tx.session()
+    executor: Any = {"by itself": db, "in a transaction": tx, "in a session": session}[way]
+    by_name: dict[str, Any] = {}
+    in_order, items, document, settings = [0], [1, 2], {"a": 1}, {"work_mem": "2MB"}
+    asked = []
+    for number in range(3):
+        by_name["x"] = in_order[0] = number
+        asked.append(executor.stream("SELECT %(x)s AS it", by_name))
+        asked.append(executor.stream("SELECT %s AS it", in_order))
+    lists = executor.stream("SELECT %s AS it", (items,))
+    documents = executor.stream("SELECT %s::json AS it", (Json(document),))
+    set_so = executor.stream("SELECT current_setting('work_mem') AS it", settings=settings)
+    by_name.clear()
+    in_order.clear()
+    items.append(3)
+    document["a"] = 2
+    settings["work_mem"] = "3MB"
+    assert [[row.it for row in each] for each in (set_so, *asked)] == [["2MB"], [0], [0], [1], [1], [2], [2]]
+    assert ([row.it for row in lists], [row.it for row in documents]) == ([[1, 2]], [{"a": 1}])
+    tx.rollback()
+    session.close()
 
 
 @pytest.mark.parametrize(
