@@ -147,8 +147,10 @@ class CopyingCalls(Calls):
         if self._unseen:
             self._catch_up(waits)
         rank = self._priority if priority is None else checked_priority(priority)
-        packed = self._settings if settings is None else packed_settings(settings)
-        packed = self._settings_of_copy(packed)
+        packed = wanted = self._settings if settings is None else packed_settings(settings)
+        if packed and settings is None and self._lease.number:
+            packed = self._settings_owed(sql, timeout, None)
+        packed = self._settings_of_copy(packed, wanted)
         rest, origin = (sql, part.is_in, timeout, self._tag, rank, packed), self._origin()
         channel: Channel | None = None
         if not self._needs_lease():
@@ -168,7 +170,7 @@ class CopyingCalls(Calls):
                         waits, lambda own, left: self._converse(own, renewed(message, own, left), left, part)
                     )
                 return Result(reply)
-        return Result(
+        result = Result(
             self._in_lease(
                 lambda own, lease, begin, session: CopyMessage(
                     own.next_request(), self._group_of_lease(group, begin), lease, begin, *rest, session, origin
@@ -178,10 +180,18 @@ class CopyingCalls(Calls):
                 lambda own, message, patience: self._converse(own, message, patience, part),
             )
         )
+        self._follow_settings(sql, has_told=settings is None)
+        return result
 
-    def _settings_of_copy(self, settings: bytes) -> bytes:
-        """Return the settings that travel with a COPY: without a limit of its own it has none."""
-        return settings if b"statement_timeout\0" in settings.lower() else settings + _NO_TIMEOUT
+    def _settings_of_copy(self, owed: bytes, wanted: bytes) -> bytes:
+        """Return the settings that travel with a COPY: if the wanted ones have no limit, it has none."""
+        return owed if b"statement_timeout\0" in wanted.lower() else owed + _NO_TIMEOUT
+
+    def _settings_owed(self, sql: bytes, timeout: float | None, read_only: bool | None) -> bytes:
+        raise NotImplementedError
+
+    def _follow_settings(self, sql: bytes, *, has_told: bool) -> None:
+        raise NotImplementedError
 
     def _block_session(self, waits: float | None) -> CopyingCalls | None:
         raise NotImplementedError

@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from client.channels.begun import Begun
@@ -26,12 +26,14 @@ from client.options import (
     wants_dicts,
 )
 from client.origins import Origin
+from client.owed_settings import OwedSettings, goes_alone
 from client.values import bind as binding
 from client.values.bind import bind
 from client.values.result import Result
 from client.wire.codec import split_steps
 from client.wire.limits import NO_SESSION, ON_REPLICAS
 from client.wire.messages import (
+    TX_FAILED,
     TX_LOST,
     TX_NONE,
     Ask,
@@ -59,6 +61,8 @@ class Executor(CopyingCalls):
     _prepare: bool
     _priority: int
     _settings: bytes
+    # Those of a session, by name, which hold in it from its first statement on; they do not travel.
+    _lasting: Mapping[str, str] = MappingProxyType({})
     _read_only: bool
     _origin: Origin
     _dicts: bool  # whether the rows of results are dicts
@@ -86,6 +90,7 @@ class Executor(CopyingCalls):
         self.notices = deque(maxlen=MAX_NOTICES)
         self._lease = self._new_lease()
         self._transaction = TX_NONE
+        self._owed = OwedSettings()
         self._calls = {}
         self._leased_group = self._group
         self._find_lane()
@@ -116,6 +121,7 @@ class Executor(CopyingCalls):
         In an open transaction what has travelled already holds to its end, if it is not among the new ones.
         """
         self._settings = packed_settings(settings)
+        self._owed.renew()
         if self._lane is not None:
             self._find_lane()
 
@@ -170,8 +176,13 @@ class Executor(CopyingCalls):
                 rest = (sql, types, values, prepare, timeout, self._tag, rank, packed, NO_SESSION, origin)
                 message = Query(number, group, 0, False, *rest)
                 return Result(self._ask(channel, message, waits), dicts)
+        if packed and settings is None:
+            packed = self._settings_owed(sql, timeout, read_only)
+            if channel is not None and self._lease.number:
+                give_back(channel, self._address, self._keys)
+                channel = None
         asked = (sql, types, values, prepare, timeout, self._tag, rank, packed)
-        return Result(
+        result = Result(
             self._in_lease(
                 lambda own, lease, begin, session: Query(
                     own.next_request(), self._group_of_lease(group, begin), lease, begin, *asked, session, origin
@@ -181,39 +192,44 @@ class Executor(CopyingCalls):
             ),
             dicts,
         )
+        if self._settings or self._lasting:
+            self._follow_settings(sql, has_told=settings is None)
+        return result
+
+    def _settings_owed(self, sql: bytes, timeout: float | None, read_only: bool | None) -> bytes:
+        """Return those of the own settings that travel with this statement in a lease."""
+        if not self._settings or self._transaction == TX_FAILED:
+            return b""
+        if not self._owed.are_owed(self._open_transaction()):
+            return b""
+        if not goes_alone(sql):
+            return self._settings
+        self.query("SELECT", None, timeout, read_only=read_only)
+        return b""
+
+    def _follow_settings(self, sql: bytes, *, has_told: bool) -> None:
+        """Take note that this statement has run in a lease, with the own settings as far as they were owed or not."""
+        self._owed.follow(sql, self._open_transaction(), has_told=has_told)
 
     def _run_steps(self, steps: Sequence[Step], settings: Settings | None = None) -> ResultMessage:
         """Run statements one behind the other in the lease, as one message; the first one opens it, if need be.
 
         steps are a BatchMessage's, and so is the reply, or that of a Query for a single one; settings are `query`'s.
         """
-        packed = self._settings if settings is None else packed_settings(settings)
+        packed = self._settings_owed(steps[0].statement, None, None) if settings is None else packed_settings(settings)
         if self._unseen:
             self._catch_up(None)
         group = self._group_for(self._read_only)
         rest, origin = (None, self._tag, self._priority, packed), self._origin()
-        if len(steps) == 1:
-            (sql, types, values, prepare, *_) = steps[0]
-            return self._in_lease(
-                lambda own, lease, begin, session: Query(
-                    own.next_request(), self._group_of_lease(group, begin), lease, begin, sql, types, values, prepare,
-                    *rest, session, origin,
-                )
-            )  # fmt: skip
-        shapes, all_values = split_steps(steps)
-        return self._in_lease(
-            lambda own, lease, begin, session: BatchMessage(
-                own.next_request(),
-                self._group_of_lease(group, begin),
-                lease,
-                begin,
-                shapes,
-                all_values,
-                *rest,
-                session,
-                origin,
+        kind: Any = Query if len(steps) == 1 else BatchMessage
+        asked: tuple[Any, ...] = steps[0][:4] if len(steps) == 1 else split_steps(steps)
+        reply = self._in_lease(
+            lambda own, lease, begin, session: kind(
+                own.next_request(), self._group_of_lease(group, begin), lease, begin, *asked, *rest, session, origin
             )
         )
+        self._follow_settings(steps[0].statement, has_told=settings is None)
+        return reply
 
     def _request_limit(self) -> int:
         """Return how many bytes a request may have; asks the broker if no channel is open."""

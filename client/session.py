@@ -12,7 +12,8 @@ lease_timeout and idle_in_transaction_timeout bound that time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
@@ -20,8 +21,10 @@ from client.channels.channel import Channel
 from client.errors import UsageError
 from client.executor import Executor
 from client.lease import Call, ClientLease
-from client.options import Settings, checked_autocommit, wants_dicts
+from client.options import Settings, checked_autocommit, packed_settings, timeout_in, wants_dicts
+from client.owed_settings import lasting, resets_all
 from client.stream import BLOCK_ROWS, Cursor, Stream, asked
+from client.values.bind import bind
 from client.wire.limits import IN_SESSION, OPENS_SESSION
 from client.wire.messages import (
     NOT_EXECUTED,
@@ -29,6 +32,7 @@ from client.wire.messages import (
     TX_NONE,
     Commit,
     Failure,
+    Query,
     Release,
     ResultMessage,
     Rollback,
@@ -48,6 +52,11 @@ class Session(Executor):
 
     def __init__(self, parent: Executor) -> None:
         self._share(parent)
+        # The Handler's settings are the session's from its first statement on.
+        self._lasting, self._settings = lasting(self._settings)
+        self._others = self._settings  # which cannot last, and travel
+        self._owes_lasting = bool(self._lasting)
+        self._was_lasting: set[str] = set()  # the names of those that the backend has been told
         self._ended = 0  # how many replies have reported that none is open
         self._was_lost = False  # and rolled back or closed since, which brings nothing back
         self._is_closed = False
@@ -102,6 +111,7 @@ class Session(Executor):
     def close(self) -> None:
         """End the session and give its backend back; what is open is rolled back. Again it does nothing."""
         self._lease.check_unused()
+        self._owes_lasting = False
         if self._lease.number:
             self._finish(Release)
             self._was_lost = self.is_lost
@@ -115,9 +125,16 @@ class Session(Executor):
         return super().cancel()
 
     def use_settings(self, settings: Settings | None) -> None:
-        """Have these settings travel with the following statements; see `Executor.use_settings`."""
+        """Have these settings hold in the session, instead of those that it was given before.
+
+        In an open transaction what held holds to its end, if it is not among the new ones.
+        """
         self._check_open()
         super().use_settings(settings)
+        self._lasting, self._others = lasting(self._settings)
+        self._owes_lasting = True
+        if not self.in_transaction:
+            self._settings = self._others
 
     def __enter__(self) -> Self:
         self._check_open()
@@ -172,19 +189,63 @@ class Session(Executor):
         if self._is_closed:
             raise UsageError("this session is over; open another with db.session()")
 
-    def _in_lease(self, *arguments: Any, **options: Any) -> ResultMessage:
+    def _in_lease(
+        self,
+        message: Callable[..., Any] | None,
+        waits: float | None = None,
+        channel: Channel | None = None,
+        converse: Callable[[Channel, Any, float | None], ResultMessage] | None = None,
+        ahead: Call | None = None,
+    ) -> ResultMessage:
         self._check_open()
-        return super()._in_lease(*arguments, **options)
+        if self._owes_lasting and not self.in_transaction:
+            began = time.monotonic()
+            self._set_lasting(waits, channel)
+            channel, waits = None, None if waits is None else max(0.001, waits - (time.monotonic() - began))
+        return super()._in_lease(message, waits, channel, converse, ahead)
+
+    def _set_lasting(self, waits: float | None, channel: Channel | None) -> None:
+        """Set what is to last in the session, and back what was to."""
+        gone = self._was_lasting - {name.lower() for name in self._lasting}
+        if gone:
+            words = "SELECT pg_catalog.set_config(name, reset_val, false) FROM pg_catalog.pg_settings"
+            self._say(f"{words} WHERE pg_catalog.lower(name) = ANY(%s)", [list(gone)], waits, channel)
+            self._was_lasting, channel = self._was_lasting - gone, None
+        if self._lasting:
+            words = ", ".join(["pg_catalog.set_config(%s, %s, false)"] * len(self._lasting))
+            # They travel with it as well: so the broker refuses those that values rely on.
+            values = [word for pair in self._lasting.items() for word in pair]
+            self._say(f"SELECT {words}", values, waits, channel, packed_settings(self._lasting))
+            self._was_lasting |= {name.lower() for name in self._lasting}
+        self._settings, self._owes_lasting = self._others, False
+
+    def _say(
+        self, statement: str, params: list[Any], waits: float | None, channel: Channel | None, settings: bytes = b""
+    ) -> None:
+        """Run a statement of our own, which commits by itself."""
+        sql, types, values, _ = bind(statement, params)
+        timeout = None if waits is None else timeout_in(waits)
+        rest = (sql, types, values, self._prepare, timeout, self._tag, self._priority, settings)
+        super()._in_lease(
+            lambda own, lease, _, session: Query(own.next_request(), self._group, lease, False, *rest, session),
+            waits,
+            channel,
+        )
+
+    def _follow_settings(self, sql: bytes, *, has_told: bool) -> None:
+        super()._follow_settings(sql, has_told=has_told)
+        if self._lasting and resets_all(sql):
+            self._owes_lasting = True
 
     def _group_for(self, is_read_only: bool) -> str:
         return self._group  # a session may do anything, so it is on the primary
 
-    def _settings_of_copy(self, settings: bytes) -> bytes:
-        if settings and not self.in_transaction:
+    def _settings_of_copy(self, owed: bytes, wanted: bytes) -> bytes:
+        if wanted and not self.in_transaction:
             raise UsageError(
                 "settings do not travel with a COPY in a session; change them by query('SET ...') before it"
             )
-        return settings
+        return owed
 
     def _leave(self) -> None:
         self.close()

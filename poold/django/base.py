@@ -183,13 +183,8 @@ class DatabaseWrapper(django_base.DatabaseWrapper):
         """
         if not self.connection.autocommit:
             return self.connection.cursor(name, scrollable=False)
-        parameters = {**self.get_connection_params(), "settings": None}
+        parameters = {**self.get_connection_params(), "settings": self.connection.settings}
         own = self._opened({**parameters, "cursor_factory": SessionCursor}, session=True)
-        settings = self.connection.settings
-        if settings:  # in a session they need not travel with each FETCH
-            with own.cursor(cursor_factory=extensions.cursor) as cursor:
-                words = ", ".join(["pg_catalog.set_config(%s, %s, false)"] * len(settings))
-                cursor.execute(f"SELECT {words}", [str(word) for pair in settings.items() for word in pair])
         return own.cursor(name, scrollable=False, withhold=True)
 
 
