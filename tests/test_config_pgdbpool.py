@@ -358,6 +358,18 @@ def test_code_that_leaves_config_alone_is_no_problem(code: str) -> None:
     convert(f"config = {CONFIG!r}\n{code}", "settings.py")
 
 
+@pytest.mark.parametrize("name", ["config1", "db_config", "CONFIG"])
+def test_the_only_dict_that_looks_like_it_is_taken_under_any_name(name: str) -> None:
+    assert convert(f"others = {{'a': 1}}\n{name} = {CONFIG!r}", "DBConfig.py") == convert(
+        f"config = {CONFIG!r}", "DBConfig.py"
+    )
+
+
+def test_what_it_is_called_is_in_the_advice() -> None:
+    with pytest.raises(LegacyConfigError, match=r"json\.dumps\(DBConfig\.config1\)"):
+        convert("config1 = {'db': made(), 'groups': {'a': {'connection_count': 1}}}", "DBConfig.py")
+
+
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
@@ -366,6 +378,7 @@ def test_code_that_leaves_config_alone_is_no_problem(code: str) -> None:
         ("def f():\n    config = {}", ""),
         ("config: dict", ""),
         ("POOL = {}\nDB = {}", "; rename POOL, DB to config"),
+        (f"other = {{}}\na = {CONFIG!r}\nb = {CONFIG!r}", "; rename a, b to config"),
     ],
 )
 def test_a_python_file_without_config_is_reported(text: str, hint: str) -> None:

@@ -97,8 +97,9 @@ def _from_python(text: str, filename: str) -> object:
     try:
         return read(text, _HARMLESS_KEYS)
     except Unreadable as error:
-        advice = f"Python can print it, with all that it is made of: {how_to_print(filename)}"
-        raise LegacyConfigError(error.problems, filename, advice if error.is_code else "") from None
+        how = how_to_print(filename, error.name) if error.name else ""
+        advice = f"Python can print it, with all that it is made of: {how}" if how else ""
+        raise LegacyConfigError(error.problems, filename, advice) from None
 
 
 def _checked(

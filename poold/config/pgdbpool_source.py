@@ -19,6 +19,7 @@ _MUTATORS = {"append", "clear", "extend", "insert", "pop", "popitem", "remove", 
 _ENVIRON = ("os.environ", "environ")
 _GETTERS = ("os.environ.get", "os.getenv", "environ.get", "getenv")
 _PASSWORD = "pass"
+_KEYS = {"db", "groups"}  # which every configuration has
 
 
 class Variable(str):
@@ -28,17 +29,21 @@ class Variable(str):
 
 
 class Unreadable(Exception):
-    """The file has no configuration that can be read; problems as in ConfigError. is_code: Python can read the file."""
+    """The file has no configuration that can be read; problems as in ConfigError.
 
-    def __init__(self, *problems: str, is_code: bool = True) -> None:
+    name is what the file calls its configuration; "" if Python cannot read the file either.
+    """
+
+    def __init__(self, *problems: str, name: str) -> None:
         super().__init__(*problems)
         self.problems = list(problems)
-        self.is_code = is_code
+        self.name = name
 
 
 def read(text: str, harmless: Container[str]) -> object:
     """Return the value of the last top-level `config = ...`, which is the one that an import would leave.
 
+    Without any it is the only dict that has db and groups, as pgdbpool's documents call it config1 and db_config too.
     harmless are the keys whose values problems may name: beneath any other key, what looks like a name may be an
     unquoted password. Raises Unreadable.
     """
@@ -47,32 +52,45 @@ def read(text: str, harmless: Container[str]) -> object:
             warnings.simplefilter("ignore")  # the warning about an escape like "\d" prints the line to stderr
             module = ast.parse(text)
     except SyntaxError as error:
-        raise Unreadable(f"line {error.lineno}: not valid Python: {error.msg}", is_code=False) from None
+        raise Unreadable(f"line {error.lineno}: not valid Python: {error.msg}", name="") from None
     except (ValueError, RecursionError, MemoryError) as error:
-        raise Unreadable(f"not usable Python: {str(error) or 'nested too deeply'}", is_code=False) from None
+        raise Unreadable(f"not usable Python: {str(error) or 'nested too deeply'}", name="") from None
     assigned = dict(_assignments(module))
-    if "config" not in assigned:
-        others = ", ".join(name for name, node in assigned.items() if isinstance(node, ast.Dict))
-        hint = f"; rename {others} to config" if others else ""
-        raise Unreadable(f"found no top-level config = {{...}}, expected pgdbpool's dict{hint}")
-    node = assigned["config"]
+    name = _name(assigned)
+    node = assigned[name]
     reader = _Reader(module, harmless, node.lineno)
     try:
         value = reader.value(node, "db")
-        problems = [*reader.problems, *_changes(module, "config", node)]
+        problems = [*reader.problems, *_changes(module, name, node)]
     except (ValueError, TypeError, RecursionError, MemoryError):  # a list as a key, -"text"
-        raise Unreadable(f"line {node.lineno}: config cannot be built from its literals") from None
+        raise Unreadable(f"line {node.lineno}: {name} cannot be built from its literals", name=name) from None
     if problems:
-        raise Unreadable(*problems)
+        raise Unreadable(*problems, name=name)
     return value
 
 
-def how_to_print(filename: str) -> str:
-    """Return the command that lets Python print the file's `config`, and imports what is printed."""
+def _name(assigned: dict[str, ast.expr]) -> str:
+    """Return the name of the configuration among these assignments."""
+    if "config" in assigned:
+        return "config"
+    dicts = {name: _keys(node) for name, node in assigned.items() if isinstance(node, ast.Dict)}
+    alike = [name for name, keys in dicts.items() if keys >= _KEYS]
+    if len(alike) == 1:
+        return alike[0]
+    hint = f"; rename {', '.join(alike or dicts)} to config" if dicts else ""
+    raise Unreadable(f"found no top-level config = {{...}}, expected pgdbpool's dict{hint}", name="config")
+
+
+def _keys(node: ast.Dict) -> set[object]:
+    return {key.value for key in node.keys if isinstance(key, ast.Constant)}
+
+
+def how_to_print(filename: str, name: str) -> str:
+    """Return the command that lets Python print the file's configuration, and imports what is printed."""
     path = Path(filename)
     folder = "" if path.parent == Path() else f"cd {shlex.quote(str(path.parent))} && "
     module = path.stem if path.stem.isidentifier() else "MODULE"
-    program = f"import json, {module}; print(json.dumps({module}.config))"
+    program = f"import json, {module}; print(json.dumps({module}.{name}))"
     return f"({folder}python -c {shlex.quote(program)}) | poold import-config -"
 
 
