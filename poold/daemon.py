@@ -36,6 +36,7 @@ from poold import __version__, notes
 from poold.answers import Answers
 from poold.clients.frontend import Frontend
 from poold.clients.transport import Peer
+from poold.config import descriptors
 from poold.config.model import Config
 from poold.config.source import Source
 from poold.core import effects
@@ -86,11 +87,13 @@ def run(
     comes from, None if it cannot be read again.
 
     Raises AddressInUse if another broker serves the address, OSError if it cannot be bound, ValueError if this process
-    has got the socket of another address, NotTakenOver, and BrokerCrashed.
+    has got the socket of another address or may have too few files open, NotTakenOver, and BrokerCrashed.
     """
     # A broker makes many small objects and few cycles, so garbage collection ten times less often does no harm.
     gc.set_threshold(7000, 20, 20)
     broker = config.broker
+    if objection := descriptors.objection(broker, config.endpoints, config.groups):
+        raise ValueError(objection)
     has_keys = broker.key_file is not None and broker.client_keys is not None
     estate = None if inheritance is None else inheritance.estate
     inherited = inherited_socket(broker.address, os.environ) if estate is None else None

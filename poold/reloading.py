@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from client.wire.messages import NOT_EXECUTED, Failure, plain_failure
-from poold.clients.connection_limits import descriptor_objection
-from poold.config import contents
+from poold.config import contents, descriptors
 from poold.config.changes import NEEDS_RESTART, NEEDS_START, Change, unchanged, what_changed
 from poold.config.file import ConfigError
 from poold.config.model import Config
@@ -109,8 +108,8 @@ class Reloading:
             reason = "the broker ends; a new one reads the configuration as it is by then"
             log.error("configuration not reloaded source=%s reason=%s", source.name, reason)
             return plain_failure("usage", NOT_EXECUTED, f"not reloaded: {reason}")
-        if objection := descriptor_objection(config.broker.max_clients):
-            return self._refuse(source, [f"[broker] max_clients: {objection}"])
+        if objection := descriptors.objection(config.broker, config.endpoints, config.groups):
+            return self._refuse(source, [objection])
         renewed = contents.renewed(self._digests, digests)
         changes = what_changed(self._broker.config.as_it_is(), config, renewed)
         self._apply(config, [table.removeprefix("endpoints.") for table, _ in renewed if table != "broker"])

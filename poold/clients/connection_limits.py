@@ -5,18 +5,14 @@ connections, so for the administrator's `poold stats` as well.
 """
 
 import os
-import resource
 import socket
 import struct
 from collections import Counter
 
 from poold.config.current import CurrentConfig
+from poold.config.descriptors import FEW_CLIENTS, RESERVED_CLIENTS, room
+from poold.system import descriptors
 
-# Descriptors for anything but clients: backends while they are replaced, the loop's own, files being read.
-SPARE_DESCRIPTORS = 64
-# So many clients may connect beyond max_clients, if their users have fewer than FEW_CLIENTS.
-RESERVED_CLIENTS = 32
-FEW_CLIENTS = 4
 # <asm-generic/socket.h>: all groups of the peer. Python has no name for it, and getsockopt takes at most so many bytes.
 SO_PEERGROUPS = 59
 GROUPS_BYTES = 1024
@@ -27,21 +23,23 @@ class ConnectionLimits:
 
     def __init__(self, config: CurrentConfig) -> None:
         self._config = config
-        self._room = descriptor_room()
-        if objection := descriptor_objection(config.broker.max_clients):
-            raise ValueError(objection)
         self._count = 0
         self._by_user: Counter[int] = Counter()
 
     @property
     def limit(self) -> int:
         """How many clients there may be."""
-        return self._config.broker.max_clients or max(self._room, FEW_CLIENTS)
+        config = self._config
+        return config.broker.max_clients or max(room(config.endpoints, config.groups), FEW_CLIENTS)
 
     def objection(self, connection: socket.socket, uid: int, gid: int) -> tuple[str, str] | None:
         """Return why this user may not connect another client, for the log and for the client; None if it may."""
-        if not self._has_room(uid):
-            return "max_clients", f"it has {self.limit} clients already, see max_clients"
+        limit = self.limit
+        is_few = self._by_user[uid] < min(FEW_CLIENTS, limit) and self._count < limit + RESERVED_CLIENTS
+        if self._count >= limit and not is_few:
+            return "max_clients", f"it has {limit} clients already, see max_clients"
+        if descriptors.is_kept(connection.fileno()) and not is_few:
+            return "descriptors", f"it has no descriptors left for more clients: {descriptors.WAYS}"
         if not self._is_allowed(connection, uid, gid):
             return "allow_uids, allow_gids", f"user {uid} is not allowed, see allow_uids and allow_gids"
         return None
@@ -58,11 +56,6 @@ class ConnectionLimits:
         if not self._by_user[uid]:
             del self._by_user[uid]
 
-    def _has_room(self, uid: int) -> bool:
-        if self._count < self.limit:
-            return True
-        return self._count < self.limit + RESERVED_CLIENTS and self._by_user[uid] < min(FEW_CLIENTS, self.limit)
-
     def _is_allowed(self, connection: socket.socket, uid: int, gid: int) -> bool:
         """Whether this user may connect; without lists the mode of the socket file has already decided that."""
         config = self._config.broker
@@ -77,23 +70,3 @@ class ConnectionLimits:
         except OSError:
             return False  # Linux before 4.13, or more than 256 groups
         return any(group in config.allow_gids for (group,) in struct.iter_unpack("I", packed))
-
-
-def descriptor_room() -> int:
-    """Return for how many clients there are descriptors; raises the soft limit of descriptors to the hard one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard - SPARE_DESCRIPTORS - RESERVED_CLIENTS
-
-
-def descriptor_objection(max_clients: int) -> str:
-    """Return why there cannot be so many clients, "" if there can."""
-    room = descriptor_room()
-    if max_clients <= room:
-        return ""
-    others = SPARE_DESCRIPTORS + RESERVED_CLIENTS
-    return (
-        f"max_clients = {max_clients} needs {max_clients + others} descriptors, this process may have "
-        f"{room + others}; raise the limit (ulimit -n, LimitNOFILE= of systemd) or lower max_clients"
-    )

@@ -73,6 +73,7 @@ class IpcTransport:
         self._door = ConnectionLimits(config)
         self._is_begun = False  # whether clients are accepted
         self._is_left = False  # whether nobody is accepted any more
+        self._failures = 0  # how often in a row nobody could be accepted; the first of them is logged
         self._is_managed = is_managed
         self._listener = _listener(config.broker, path) if inherited is None else inherited
         self.is_ending = False  # nothing more is read
@@ -158,10 +159,15 @@ class IpcTransport:
                 return False
             except OSError as error:
                 # No descriptor or no memory is left; the listener stays readable, so it is not watched for a moment.
-                log.warning("accept failed clients=%d error=%s", len(self.peers), error)
+                if not self._failures:
+                    self.log.warning("accept failed clients=%d error=%s", len(self.peers), error)
+                self._failures += 1
                 self.poller.remove_reader(self._listener.fileno())
                 self.loop.call_later(ACCEPT_AGAIN, self._accept_again)
                 return False
+            if self._failures:
+                self.log.warning("clients are accepted again failures=%d", self._failures)
+                self._failures = 0
             credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
             pid, uid, gid = struct.unpack("3i", credentials)
             connection.setblocking(False)

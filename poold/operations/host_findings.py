@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-import resource
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from client.wire.address import folder_trap, ipc_path, runtime_dir
+from poold.config.descriptors import backends, objection, others, room
 from poold.config.model import Config
 from poold.config.permissions import exposed_files
 from poold.operations.findings import OK, PROBLEM, WARNING, Finding
 from poold.system.address_claim import is_claimed
+from poold.system.descriptors import limit
 from poold.system.tcp_listener import listening_socket
 from poold.system.timelines import default_folder
-
-# Descriptors of the process itself, and those of a few clients that come in the worst moment.
-SPARE = 64
 
 
 def exposures(config: Config, config_file: Path) -> Iterator[Finding]:
@@ -85,13 +83,10 @@ def _metrics(address: str) -> Finding:
 
 def _descriptors(config: Config) -> Finding:
     """Each client and each backend is an open file; the broker raises the soft limit to the hard one."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    backends = sum(group.max_size for group in config.groups.values())
-    clients = config.broker.max_clients
-    needed = backends + clients + SPARE
-    subject, text = "open files", f"the limit is {hard}; backends need up to {backends}"
-    if hard != resource.RLIM_INFINITY and needed > hard:
+    subject, most, needed = "open files", limit(), backends(config.groups)
+    text = f"the limit is {most}; backends need up to {needed}"
+    if objection(config.broker, config.endpoints, config.groups):
+        clients, own = config.broker.max_clients, others(config.endpoints)
         advice = "raise it: ulimit -n, LimitNOFILE= in systemd; or lower max_size and max_clients"
-        return Finding(subject, PROBLEM, f"{text}, {clients} clients and the broker itself {clients + SPARE}", advice)
-    room = "as many clients as needed" if hard == resource.RLIM_INFINITY else f"{hard - backends - SPARE} clients"
-    return Finding(subject, OK, f"{text}, which leaves room for {room}")
+        return Finding(subject, PROBLEM, f"{text}, {clients} clients and the broker itself {clients + own}", advice)
+    return Finding(subject, OK, f"{text}, which leaves room for {room(config.endpoints, config.groups)} clients")

@@ -17,6 +17,7 @@ from poold.config import passwords
 from poold.config.model import EndpointConfig, GroupConfig
 from poold.core.facts import Server
 from poold.postgres import libpq, startup
+from poold.system import descriptors
 from poold.system.side_threads import Aside
 
 log = logging.getLogger(__name__)
@@ -68,8 +69,10 @@ async def connect(config: EndpointConfig, group: GroupConfig, learned: Learned |
         parameters["options"] = startup.options(config, group, has_check, date_style)
         connection: Any = None
         try:
-            connection = psycopg2.connect(async_=1, **parameters)
+            connection = _begun(parameters)
+            _refuse_kept(connection)
             await _finish_polling(connection)
+            _refuse_kept(connection)  # libpq may have tried another address
             settings = await _settings(connection, config, group)
             learned.date_style = startup.iso_for(settings) or date_style
             if learned.date_style == date_style:
@@ -86,6 +89,30 @@ async def connect(config: EndpointConfig, group: GroupConfig, learned: Learned |
                 raise
             learned.refuses_check = True
             log.info("startup option not set name=%s error=%s", startup.CHECK, " ".join(str(error).split()))
+
+
+def _begun(parameters: dict[str, Any]) -> Any:
+    """Return a connection that begins to connect; raises as connect does."""
+    try:
+        return psycopg2.connect(async_=1, **parameters)
+    except psycopg2.OperationalError as error:
+        if str(error).strip():
+            raise
+    # Without a socket libpq has no connection that could keep its text; what it has tried says it.
+    try:
+        socket.socket(socket.AF_UNIX).close()
+    except OSError as error:
+        raise UnsuitableServer(f"no socket can be opened: {error.strerror}; {descriptors.WAYS}") from None
+    raise UnsuitableServer("libpq cannot begin to connect, and does not say why")
+
+
+def _refuse_kept(connection: Any, what: str = "another backend", count: int = descriptors.KEPT) -> None:
+    """Raise an error if the connection has one of so many descriptors that are kept for others."""
+    if descriptors.is_kept(connection.fileno(), count):
+        raise UnsuitableServer(
+            f"no descriptor is left for {what}: this process may have {descriptors.limit()}, of which {count} are kept "
+            f"for operators; {descriptors.WAYS}, or lower max_size"
+        )
 
 
 async def _parameters(config: EndpointConfig, learned: Learned) -> dict[str, Any]:
@@ -172,7 +199,7 @@ def _set_ready(future: asyncio.Future[None]) -> None:
 
 async def plain(config: EndpointConfig, learned: Learned) -> Any:
     """Return a connection in asynchronous mode for the broker's own questions; raises as connect does."""
-    connection = psycopg2.connect(async_=1, **await _parameters(config, learned))
+    connection = _begun(await _parameters(config, learned))
     try:
         await _finish_polling(connection)
     except BaseException:
@@ -198,6 +225,7 @@ async def doing(config: EndpointConfig, learned: Learned, pid: int) -> Doing:
     try:
         async with asyncio.timeout(config.connect_timeout):
             connection = await plain(config, learned)
+            _refuse_kept(connection, "a question about a backend", descriptors.LAST)
             rows = await ask(connection, _STATE, (pid,))
             if not rows:
                 return await _without(connection)

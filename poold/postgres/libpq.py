@@ -19,6 +19,8 @@ from typing import Any
 
 from psycopg2 import _psycopg, extensions
 
+from poold.system import descriptors
+
 # PostgresPollingStatusType; libpq-fe.h.
 _POLLING_FAILED, _POLLING_READING, _POLLING_WRITING, _POLLING_OK = range(4)
 # SSL_get_error's answers; https://docs.openssl.org/master/man3/SSL_get_error/
@@ -131,6 +133,8 @@ async def cancel(connection: Any, threads: ThreadPoolExecutor) -> None:
     try:
         status = _POLLING_WRITING if library.PQcancelStart(handle) else _POLLING_FAILED
         while status in (_POLLING_READING, _POLLING_WRITING):
+            if descriptors.is_kept(library.PQcancelSocket(handle), descriptors.LAST):
+                raise LibpqError(f"no descriptor is left for another cancel; {descriptors.WAYS}")
             await _ready(library.PQcancelSocket(handle), status)
             status = library.PQcancelPoll(handle)
         if status == _POLLING_FAILED:
