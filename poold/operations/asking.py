@@ -28,18 +28,10 @@ LONGEST_SUMMARY = 1000
 
 
 class GivenPath(click.Path):
-    """A path. An empty one, of a variable that is not set say, would silently mean the current folder.
-
-    Whether it can be read is found out by reading, which can say why not.
-    """
+    """A path. Whether it can be read is found out by reading, which can say why not."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path, readable=False)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value == "":
-            self.fail("expected a path, found an empty text", param, ctx)
-        return super().convert(value, param, ctx)
 
 
 class Seconds(click.FloatRange):
@@ -54,8 +46,25 @@ class Seconds(click.FloatRange):
         return seconds
 
 
-class Summarised(click.Command):
-    """A command whose summary in the list of commands is a whole sentence, on as many lines as it needs."""
+class PlainCommand(click.Command):
+    """A command of poold's: it takes what it is given, and nothing else.
+
+    An empty text, of a variable that is not set say, is a usage error, as it would silently mean everything, the usual
+    value or the current folder; and so is an option that is given twice, of which click takes the last one. The summary
+    in the list of commands is a whole sentence, on as many lines as it needs.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:
+            given, _, order = self.make_parser(ctx).parse_args(args=[*args])
+            for param in order:
+                value = given.get(param.name) if param.name else None
+                if "" in (value if isinstance(value, list | tuple) else [value]):
+                    raise click.BadParameter("expected a value, found an empty text", ctx, param)
+                is_single = isinstance(param, click.Option) and not (param.multiple or param.is_flag)
+                if is_single and (count := order.count(param)) > 1:
+                    raise click.UsageError(f"{param.opts[-1]} is given {count} times; give it once", ctx)
+        return super().parse_args(ctx, args)
 
     def get_short_help_str(self, limit: int = 45) -> str:
         del limit

@@ -22,7 +22,7 @@ from poold.operations import orders
 from poold.operations.asking import (
     EXIT_ERROR,
     GivenPath,
-    Summarised,
+    PlainCommand,
     address_option,
     ask,
     ask_through,
@@ -50,7 +50,7 @@ POLL_INTERVAL = 0.05
 
 
 class _Commands(click.Group):
-    command_class = Summarised
+    command_class = PlainCommand
 
     def main(self, *args: Any, **more: Any) -> Any:
         """Run a command; what it prints is written, or the exit code tells that it was not."""

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from poold.operations.asking import GivenPath, Summarised, json_option, print_json
+from poold.operations.asking import GivenPath, PlainCommand, json_option, print_json
 from poold.operations.findings import PROBLEM, WARNING, Finding
 from poold.operations.log_format import printable_lines
 
 
-@click.command(cls=Summarised)
+@click.command(cls=PlainCommand)
 @click.argument("file", type=GivenPath())
 @json_option
 def doctor(file: Path, as_json: bool) -> None:

@@ -11,7 +11,7 @@ import click
 
 from client.wire.arguments import MOST_ROWS, ORDERS, SECTIONS
 from poold.operations import tables
-from poold.operations.asking import Summarised, address_option, ask, fail, json_option, print_json, target_of
+from poold.operations.asking import PlainCommand, address_option, ask, fail, json_option, print_json, target_of
 from poold.operations.cells import fitted
 from poold.operations.layout import Room, Table, render
 from poold.operations.output import carried_out
@@ -25,7 +25,7 @@ _PROOFS = {"endpoints": "pools", "clients": "processes"}
 Take = Callable[[], dict[str, Any]]
 
 
-@click.command(cls=Summarised)
+@click.command(cls=PlainCommand)
 @click.argument("sections", nargs=-1, metavar="[SECTION]...", type=click.Choice(SECTIONS))
 @address_option
 @json_option

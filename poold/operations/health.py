@@ -15,7 +15,7 @@ from client.channels.registry import broker_address, broker_keys
 from client.errors import DBError
 from client.wire.arguments import packed_arguments
 from client.wire.messages import Answer, Ask
-from poold.operations.asking import Seconds, Summarised, for_address, json_option, print_json
+from poold.operations.asking import PlainCommand, Seconds, for_address, json_option, print_json
 from poold.operations.cells import duration
 from poold.operations.log_format import printable
 
@@ -24,7 +24,7 @@ EXIT_NOT_HEALTHY = 1
 TIMEOUT = 5.0
 
 
-@click.command(cls=Summarised)
+@click.command(cls=PlainCommand)
 @click.option("--address", help="The broker's address; as for poold ping.")
 @click.option("--live", "is_live", is_flag=True, help="Only ask whether the broker answers.")
 @click.option("--ready", "is_ready", is_flag=True, help="Ask whether each group can serve as well (the default).")

@@ -11,8 +11,8 @@ from poold.operations import tables
 from poold.operations.asking import (
     ANSWER_TIMEOUT,
     EXIT_ERROR,
+    PlainCommand,
     Seconds,
-    Summarised,
     address_option,
     ask,
     fail,
@@ -51,7 +51,7 @@ def _in_words(answer: dict[str, Any]) -> str:
     return names if answer["endpoint"] is None else f"endpoint {answer['endpoint']} in {names}"
 
 
-@click.command(cls=Summarised)
+@click.command(cls=PlainCommand)
 @groups_argument
 @endpoint_option
 @address_option
@@ -72,7 +72,7 @@ def reconnect(groups: tuple[str, ...], endpoint: str | None, address: str | None
         click.echo(f"{_in_words(answer)}: {closed} closed, {left} more {behind} to rest")
 
 
-@click.command(cls=Summarised)
+@click.command(cls=PlainCommand)
 @groups_argument
 @endpoint_option
 @timeout_option
@@ -88,7 +88,7 @@ def pause(groups: tuple[str, ...], endpoint: str | None, timeout: float, address
     _pause_or_drain("pause", _chosen(groups, endpoint), timeout, address, as_json)
 
 
-@click.command(cls=Summarised)
+@click.command(cls=PlainCommand)
 @click.argument("named", nargs=-1, metavar="[GROUP]...")
 @click.option("--endpoint", metavar="NAME", help="What the broker has at this endpoint.")
 @click.option("--group", "groups", metavar="NAME", multiple=True, help="What this group has; may be given again.")
@@ -149,7 +149,7 @@ def _busy_in_words(busy: dict[str, Any]) -> str:
     return f"{busy['group']} on {busy['endpoint']}: {busy['what']} of {who}, for {busy['age_ms'] / 1000:.3g} s"
 
 
-@click.command(cls=Summarised)
+@click.command(cls=PlainCommand)
 @groups_argument
 @endpoint_option
 @address_option
@@ -183,7 +183,7 @@ def _resumed_in_words(answer: dict[str, Any], address: str | None) -> str:
     )
 
 
-@click.command(cls=Summarised)
+@click.command(cls=PlainCommand)
 @click.option("--client", metavar="KEY", help="A client: its connection is ended.")
 @click.option("--pid", metavar="PID", help="All clients of a process.")
 @click.option("--lease", metavar="CLIENT/NUMBER", help="A transaction or a session that is open.")
@@ -222,7 +222,7 @@ def kill(
 RELOAD_TIMEOUT = 30.0
 
 
-@click.command(cls=Summarised)
+@click.command(cls=PlainCommand)
 @click.option("-v", "--verbose", is_flag=True, help="Also list what is unchanged.")
 @address_option
 @json_option

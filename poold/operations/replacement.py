@@ -12,7 +12,7 @@ from client.channels.registry import broker_keys
 from client.errors import DBConnectionError, DBError
 from poold.operations.asking import (
     ANSWER_TIMEOUT,
-    Summarised,
+    PlainCommand,
     address_option,
     call,
     fail,
@@ -29,7 +29,7 @@ RESTART_TIMEOUT = 90.0
 POLL_INTERVAL = 0.05
 
 
-@click.command(cls=Summarised)
+@click.command(cls=PlainCommand)
 @click.option("--force", is_flag=True, help="Also if groups cannot be served that are served at the moment.")
 @address_option
 @json_option

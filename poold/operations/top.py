@@ -12,7 +12,7 @@ import click
 
 from client.wire.arguments import ORDERS
 from poold.operations import tables
-from poold.operations.asking import Summarised, address_option, fail, target_of
+from poold.operations.asking import PlainCommand, address_option, fail, target_of
 from poold.operations.cells import cell, counted, cut, duration, fitted
 from poold.operations.layout import Room, Table, head_of, joined, render
 from poold.operations.polling import Order, Polling
@@ -292,7 +292,7 @@ def watch(screen: Screen, top: Top) -> None:
                 return
 
 
-@click.command(cls=Summarised)
+@click.command(cls=PlainCommand)
 @address_option
 def top(address: str | None) -> None:
     """Show what the broker is doing live on the whole screen; choose rows and end them. h is help, q quits."""

@@ -105,6 +105,8 @@ def test_only_the_endpoint_that_is_named() -> None:
         ({"group": ["tx", "no such"]}, "there is no group 'no such'; there are default, tx"),
         ({"endpoint": "no such"}, "there is no endpoint 'no such'; there are main"),
         ({"endpoint": ["main", "main"]}, "endpoint is given 2 times; give it once"),
+        ({"endpoint": ""}, "the endpoint of reconnect is an empty text; give a value, or leave it out"),
+        ({"group": ["tx", ""]}, "the group of reconnect is an empty text; give a value, or leave it out"),
         ({"force": "yes"}, "reconnect has no 'force'; it has group, endpoint"),
     ],
 )

@@ -82,6 +82,8 @@ def test_without_a_section_it_is_the_overview() -> None:
         ([("limit", "0")], "limit is '0'"),
         ([("limit", "-1")], "limit is '-1'"),
         ([("limit", "1"), ("limit", "2")], "given 2 times"),
+        ([("limit", "")], "the limit of stats is an empty text"),
+        ([("sort", "")], "the sort of stats is an empty text"),
         ([("locks", "yes")], "locks belong to section backends"),
         ([("reset", "yes")], "reset belongs to section statements"),
         ([("what", "x")], "stats has no 'what'"),

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import pytest
 from brokers import Broker, poold, run, toml, wait_gone
+from click.testing import CliRunner
 from people import NOBODY, only_root, poold_as
 from postgres import Postgres, free_port, server_folder
 
@@ -167,29 +168,44 @@ def test_a_server_that_does_not_answer_is_waited_for_no_longer_than_that(
 # Wrong inputs.
 
 
-def path_parameters() -> list[list[str]]:
-    """Each command with an empty text in the place of one of its paths."""
+def parameters() -> list[tuple[str, click.Parameter]]:
+    """Each option and argument that takes a value, with its command."""
+    commands = cli.main.commands.items()
+    return [
+        (name, each)
+        for name, command in commands
+        for each in command.params
+        if not (isinstance(each, click.Option) and each.is_flag)
+    ]
+
+
+def with_empty_text(name: str, parameter: click.Parameter) -> list[str]:
+    """The command with an empty text as this parameter's value."""
+    needed = ["x" for each in cli.main.commands[name].params if isinstance(each, click.Argument) and each.required]
+    return [name, ""] if isinstance(parameter, click.Argument) else [name, *needed, f"{parameter.opts[-1]}="]
+
+
+@pytest.mark.parametrize("words", [with_empty_text(*each) for each in parameters()], ids=" ".join)
+def test_an_empty_text_is_a_mistake_and_means_neither_all_nor_the_usual_value(words: list[str]) -> None:
+    done = CliRunner().invoke(cli.main, words)
+    assert (done.exit_code, done.stdout) == (USAGE, "")
+    assert "expected a value, found an empty text" in done.stderr
+
+
+def given_twice() -> list[list[str]]:
     found = []
-    for name, command in cli.main.commands.items():
-        needed = ["x" for parameter in command.params if isinstance(parameter, click.Argument)]
-        for parameter in command.params:
-            if isinstance(parameter.type, click.Path):
-                is_option = isinstance(parameter, click.Option)
-                found.append([name, *needed, f"{parameter.opts[-1]}="] if is_option else [name, ""])
+    for name, each in parameters():
+        if isinstance(each, click.Option) and not each.multiple:
+            words = with_empty_text(name, each)
+            found.append([*words[:-1], f"{each.opts[0]}=1", f"{each.opts[-1]}=2"])
     return found
 
 
-@pytest.mark.parametrize("words", path_parameters(), ids=" ".join)
-def test_an_empty_path_is_a_mistake_and_no_name_for_the_current_folder(words: list[str]) -> None:
-    done = poold(*words)
-    assert (done.returncode, done.stdout) == (USAGE, "")
-    assert "expected a path, found an empty text" in done.stderr
-
-
-def test_an_empty_address_is_no_name_for_the_default_one() -> None:
-    done = poold("ping", "--address=")
-    assert done.returncode == USAGE
-    assert "expected ipc:///absolute/path or tcp://HOST:PORT" in done.stderr
+@pytest.mark.parametrize("words", given_twice(), ids=" ".join)
+def test_an_option_that_is_given_twice_is_a_mistake_of_which_none_is_ignored(words: list[str]) -> None:
+    done = CliRunner().invoke(cli.main, words)
+    assert (done.exit_code, done.stdout) == (USAGE, "")
+    assert f"{words[-1].partition('=')[0]} is given 2 times; give it once" in done.stderr
 
 
 OUTPUTS = {"keygen": lambda path: ["keygen", path], "import-config": lambda path: ["import-config", "FILE", "-o", path]}

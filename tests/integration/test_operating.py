@@ -77,6 +77,29 @@ def test_a_name_that_is_not_there_is_an_error_with_those_that_are(broker: Broker
     assert (done.returncode, done.stderr) == (1, "poold: there is no endpoint 'missing'; there are main\n")
 
 
+@pytest.mark.parametrize("what", ["pause", "drain", "reconnect", "resume"])
+def test_an_endpoint_without_a_name_or_with_two_does_not_mean_everything_or_the_last(broker: Broker, what: str) -> None:
+    address = f"--address={broker.address}"
+    opened = broker.pool()["opened"]
+    for words in (["--endpoint="], ["--endpoint", ""], ["--endpoint=missing", "--endpoint=main"]):
+        assert poold(what, *words, address).returncode == 2
+        found = broker.stats()
+        assert {each["state"] for each in (found, *found["groups"].values())} == {"running"}
+    assert broker.pool()["opened"] == opened
+
+
+def test_a_command_that_ends_one_thing_refuses_two(broker: Broker) -> None:
+    holders = [broker.handler("transactions"), broker.handler("transactions")]
+    for each in holders:
+        each.query("SELECT 1")
+    ids = [each["id"] for each in broker.stats()["work"] if each["what"] == "transaction"]
+    done = poold("kill", f"--lease={ids[0]}", f"--lease={ids[1]}", f"--address={broker.address}")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (2, "Error: --lease is given 2 times; give it once")
+    for each in holders:
+        assert each.query("SELECT 1").fetchone() == (1,)
+        each.rollback()
+
+
 def test_an_order_needs_a_broker() -> None:
     done = poold("reconnect", "--address=ipc:///tmp/poold-nobody-is-here")
     assert (done.returncode, done.stdout) == (3, "")

@@ -34,10 +34,16 @@ class Selection(NamedTuple):
 
 
 def arguments_of(message: Ask, *known: str) -> dict[str, list[str]]:
-    """Return the question's arguments, which have to be of the known ones."""
+    """Return the question's arguments, which have to be of the known ones.
+
+    An empty value is refused: of a variable that is not set, say, it must not mean everything.
+    """
     found = unpacked_arguments(message.arguments)
-    for name in found.keys() - set(known):
-        raise NotPossible(f"{message.what} has no {name!r}; it has {', '.join(known)}")
+    for name, values in found.items():
+        if name not in known:
+            raise NotPossible(f"{message.what} has no {name!r}; it has {', '.join(known)}")
+        if "" in values:
+            raise NotPossible(f"the {name} of {message.what} is an empty text; give a value, or leave it out")
     return found
 
 
