@@ -22,6 +22,7 @@ from client.wire.limits import PRIORITIES
 from poold.config import passwords
 from poold.config.client_keys import key_problems
 from poold.config.model import SIZES, BrokerConfig, Config, EndpointConfig, GroupConfig, Weights
+from poold.config.usable import Usable, usable
 from poold.config.users import resolved_users
 from poold.system.file_errors import in_words
 from poold.system.named_files import read_text
@@ -38,10 +39,10 @@ class ConfigError(Exception):
     """The configuration cannot be used.
 
     `problems` holds every problem found, one line each; str() puts the source's name above them. Neither has secrets.
-    `usable` has the endpoints and groups with which nothing is wrong, to try them all the same; None if there are none.
+    `usable` has what can be tried all the same, None if there is nothing.
     """
 
-    def __init__(self, problems: list[str], source_name: str = "configuration", usable: Config | None = None) -> None:
+    def __init__(self, problems: list[str], source_name: str = "configuration", usable: Usable | None = None) -> None:
         super().__init__(problems, source_name)
         self.problems = problems
         self.source_name = source_name
@@ -86,7 +87,8 @@ def parse(source: str | Mapping[str, object], source_name: str) -> Config:
         values["allow_users"], wrong = resolved_users(values.get("allow_users", ()), address, client_keys)
         problems += [f"{where} allow_users: {each}" for each in wrong]
     if problems:
-        raise ConfigError(problems, source_name, _usable(broker, endpoints, groups, problems))
+        parts = _wrong("endpoints", endpoints, problems), _wrong("groups", groups, problems)
+        raise ConfigError(problems, source_name, usable(broker, endpoints, groups, *parts))
     return Config(
         broker=BrokerConfig(**broker),
         endpoints={name: EndpointConfig(**values) for name, values in endpoints.items()},
@@ -94,27 +96,13 @@ def parse(source: str | Mapping[str, object], source_name: str) -> Config:
     )
 
 
-def _usable(broker: dict[str, Any], endpoints: _Tables, groups: _Tables, problems: list[str]) -> Config | None:
-    """Return what nothing is wrong with: a group that loses endpoints takes any that are left."""
-
-    def good(kind: str, tables: _Tables) -> _Tables:
-        starts = {name: f"[{kind}.{quoted_key(name)}]" for name in tables}
-        return {name: tables[name] for name in tables if not any(each.startswith(starts[name]) for each in problems)}
-
-    left = good("endpoints", endpoints)
-    able = {}
-    for name, values in good("groups", groups).items():
-        names = tuple(each for each in values["endpoints"] if each in left)
-        if names:
-            role = values["role"] if names == values["endpoints"] else "any"
-            able[name] = GroupConfig(**values | {"endpoints": names, "role": role})
-    if not able:
-        return None
-    return Config(
-        broker=BrokerConfig(**broker),
-        endpoints={name: EndpointConfig(**values) for name, values in left.items()},
-        groups=able,
-    )
+def _wrong(kind: str, names: Collection[str], problems: list[str]) -> dict[str, list[str]]:
+    """Return what is wrong with each table `[kind.NAME]`, without its name."""
+    starts = {name: f"[{kind}.{quoted_key(name)}]" for name in names}
+    return {
+        name: [each.removeprefix(start).lstrip() for each in problems if each.startswith(start)]
+        for name, start in starts.items()
+    }
 
 
 def at_address(config: Config, address: str) -> Config:

@@ -60,7 +60,8 @@ def _logins(subject: str, endpoint: EndpointConfig, visit: Visit) -> Iterator[Fi
         reasons.setdefault(error, []).append(group)
     for error, groups in reasons.items():
         advice = next((each for words, each in _ADVICE.items() if words in error), "see the server's log")
-        yield Finding(subject, PROBLEM, f"no login for {where}, group {', '.join(groups)}: {error}", advice)
+        whose = "" if groups == [""] else f", group {', '.join(each for each in groups if each)}"
+        yield Finding(subject, PROBLEM, f"no login for {where}{whose}: {error}", advice)
 
 
 def _version(subject: str, found: Found) -> Iterator[Finding]:

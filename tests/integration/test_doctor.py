@@ -320,3 +320,55 @@ def test_a_broker_that_runs_is_named_and_its_own_backends_are_not_others(
     code, report = examine({"main": patient}, {"default": {"max_size": 3}}, {"address": broker.address})
     assert code == 0
     assert advice(report, f"address: a broker runs at {broker.address}") == ""
+
+
+# What is right of a file with mistakes is tried.
+
+
+MISTAKES = {
+    "an unknown key of the group": ({}, {"wieghts": 1}),
+    "a refused value of the group": ({}, {"role": "primry"}),
+    "a value of another type": ({}, {"max_size": "x"}),
+    "an endpoint of the group that is not there": ({}, {"endpoints": ["main", "mian"]}),
+    "no endpoint of the group that is there": ({}, {"endpoints": ["mian"]}),
+    "an unknown key of the endpoint": ({"weigth": 2}, {}),
+    "a refused value of the endpoint": ({"query_timeout": -1}, {}),
+}
+
+
+@pytest.mark.parametrize("command", [("doctor",), ("check-config", "--connect")], ids=" ".join)
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_elsewhere_does_not_keep_a_login_from_being_tried(
+    examine: Examine, patient: dict[str, Any], mistake: str, command: tuple[str, ...]
+) -> None:
+    endpoint, group = MISTAKES[mistake]
+    wrong = {**patient, "dbname": "not_there", **endpoint}
+    code, report = examine({"main": wrong}, {"default": group}, command=command)
+    assert code == 1
+    assert len([each for each in report["problems"] if each.startswith("configuration: ")]) == 1
+    [login] = [each for each in report["problems"] if each.startswith("endpoint main: ")]
+    assert "no login for patient in not_there" in login
+    assert ("group default" in login) is (mistake != "no endpoint of the group that is there")
+
+
+def test_logins_are_tried_if_there_is_no_group_at_all(examine: Examine, patient: dict[str, Any]) -> None:
+    _, report = examine({"main": {**patient, "dbname": "not_there"}, "fine": patient}, {})
+    assert [each.partition(":")[0] for each in report["problems"]] == ["configuration", "endpoint main"]
+    assert "endpoint fine: PostgreSQL" in " | ".join(
+        f"{each['subject']}: {each['text']}" for each in report["findings"]
+    )
+
+
+@pytest.mark.parametrize("keys", [{"port": "x"}, {"prot": 5432}, {"passwrod": "x"}, {"sslmode": "on"}], ids=str)
+def test_a_mistake_in_what_one_logs_in_by_is_no_other_login(
+    examine: Examine, patient: dict[str, Any], keys: dict[str, Any]
+) -> None:
+    wrong = {**{key: value for key, value in patient.items() if key not in keys}, "dbname": "not_there", **keys}
+    _, report = examine({"main": wrong}, {"default": {}})
+    assert [each.partition(":")[0] for each in report["problems"]] == ["configuration"]
+
+
+def test_a_group_with_a_mistake_is_not_judged(examine: Examine, patient: dict[str, Any]) -> None:
+    groups = {"default": {"max_size": 5000, "wieghts": 1}, "other": {"role": "replica", "max_size": "x"}}
+    _, report = examine({"main": patient}, groups)
+    assert {each.partition(":")[0] for each in report["problems"]} == {"configuration"}
