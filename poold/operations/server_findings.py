@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from poold.config.model import Config, EndpointConfig, GroupConfig
+from poold.operations.advice import advice_on
 from poold.operations.findings import OK, PROBLEM, WARNING, Finding
 from poold.postgres.examination import Found, Visit
 
@@ -13,25 +14,6 @@ from poold.postgres.examination import Found, Visit
 OLDEST = 140000
 # Besides a group's backends: the connection that asks for the role, and one for a question about a backend.
 QUESTIONS = 2
-# What to do about a login that failed, by words of libpq's and PostgreSQL's error.
-_ADVICE = {
-    "password authentication failed": "check user and password, or the password file, of the endpoint",
-    "no password supplied": "give the endpoint a password_file",
-    "no pg_hba.conf entry": "let the role in by a line in the server's pg_hba.conf, then reload the server",
-    "authentication failed": "check the role's line in the server's pg_hba.conf",
-    "remaining connection slots": "the server has no connection left: raise its max_connections, or lower max_size",
-    "too many connections": "a limit of role or database is reached: raise it, or lower max_size",
-    "too many clients": "the server has no connection left: raise its max_connections, or lower max_size",
-    "does not exist": "create it on the server, or correct the endpoint",
-    "is not permitted to log in": "ALTER ROLE ... LOGIN",
-    "Connection refused": "start the server, or correct host and port; for tcp check its listen_addresses",
-    "No such file": "start the server, or correct host: the folder of its socket (unix_socket_directories)",
-    "connect_timeout": "check host, port and what is on the way, as a firewall",
-    "not known": "correct the host's name, or the machine's name server",
-    "starting up": "wait until the server has started",
-    "certificate": "check sslrootcert, sslcert and sslkey of the endpoint, and the server's certificate",
-    "private key": "make sslkey readable for the broker's user only: chmod 600",
-}
 
 
 def server_findings(config: Config, visits: Mapping[str, Visit], is_brief: bool = False) -> Iterator[Finding]:
@@ -59,9 +41,8 @@ def _logins(subject: str, endpoint: EndpointConfig, visit: Visit) -> Iterator[Fi
     for group, error in visit.failures.items():
         reasons.setdefault(error, []).append(group)
     for error, groups in reasons.items():
-        advice = next((each for words, each in _ADVICE.items() if words in error), "see the server's log")
         whose = "" if groups == [""] else f", group {', '.join(each for each in groups if each)}"
-        yield Finding(subject, PROBLEM, f"no login for {where}{whose}: {error}", advice)
+        yield Finding(subject, PROBLEM, f"no login for {where}{whose}: {error}", advice_on(error))
 
 
 def _version(subject: str, found: Found) -> Iterator[Finding]:

@@ -1,15 +1,19 @@
 """`poold doctor` and `poold check-config --connect` on real servers: what is well, what is not, and what to do."""
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from brokers import ROOT, Broker, environment, poold, toml
+from certificates import Authority
 from clusters import Cluster, cluster
 from postgres import Postgres, free_port
 
@@ -320,6 +324,78 @@ def test_a_broker_that_runs_is_named_and_its_own_backends_are_not_others(
     code, report = examine({"main": patient}, {"default": {"max_size": 3}}, {"address": broker.address})
     assert code == 0
     assert advice(report, f"address: a broker runs at {broker.address}") == ""
+
+
+# What to do about files of certificates.
+
+
+@pytest.fixture
+def willing() -> Iterator[int]:
+    """The port of one that wants TLS of whoever comes: only then libpq reads its files."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.recv(8)
+                        connection.sendall(b"S")
+                        while connection.recv(100):
+                            pass
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            yield int(listener.getsockname()[1])
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        ("another pair's key", "sslkey is not the key of sslcert"),
+        ("no key", "sslkey must hold one private key"),
+        ("a key that others can read", "chmod 600"),
+        ("no certificate", "sslcert must hold a certificate"),
+        ("no key for the certificate", "name the key of sslcert by sslkey"),
+        ("no authority", "sslrootcert must hold certificates of authorities"),
+    ],
+)
+def test_what_is_wrong_with_certificates_has_an_advice_that_fits(
+    willing: int, tmp_path: Path, damage: str, what: str
+) -> None:
+    folder = tmp_path / "certificates"
+    folder.mkdir()
+    authority = Authority(folder, "authority")
+    own, other = authority.sign("app"), authority.sign("other")
+    keys = {"sslcert": own.certificate, "sslkey": own.key, "sslrootcert": authority.certificate}
+    match damage:
+        case "another pair's key":
+            keys["sslkey"] = other.key
+        case "no key":
+            own.key.write_text("garbage")
+        case "a key that others can read":
+            own.key.chmod(0o644)
+        case "no certificate":
+            own.certificate.write_text("garbage")
+        case "no key for the certificate":
+            del keys["sslkey"]
+        case _:
+            authority.certificate.write_text("garbage")
+    endpoint = {
+        "host": "127.0.0.1", "port": willing, "dbname": "app", "user": "app", "sslmode": "require",
+        "connect_timeout": 20,
+        **{key: str(path) for key, path in keys.items()},
+    }  # fmt: skip
+    file = tmp_path / "poold.toml"
+    file.write_text(toml({"endpoints": {"main": endpoint}, "groups": {"default": {}}}), "utf-8")
+    done = poold("check-config", "--connect", str(file), HOME=str(tmp_path))
+    assert done.returncode == 1
+    [advised] = [line for line in done.stdout.splitlines() if line.lstrip().startswith("->")]
+    assert what in advised, done.stdout
 
 
 # What is right of a file with mistakes is tried.
