@@ -37,7 +37,12 @@ class ConnectionLimits:
         limit = self.limit
         is_few = self._by_user[uid] < min(FEW_CLIENTS, limit) and self._count < limit + RESERVED_CLIENTS
         if self._count >= limit and not is_few:
-            return "max_clients", f"it has {limit} clients already, see max_clients"
+            if self._config.broker.max_clients:
+                return "max_clients", f"it has {limit} clients already, see max_clients"
+            return (
+                "descriptors",
+                f"it has {self._count} clients already, and descriptors for {limit}: {descriptors.WAYS}",
+            )
         if descriptors.is_kept(connection.fileno()) and not is_few:
             return "descriptors", f"it has no descriptors left for more clients: {descriptors.WAYS}"
         if not self._is_allowed(connection, uid, gid):

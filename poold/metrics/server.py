@@ -71,6 +71,7 @@ class MetricsServer:
         self._maker: Iterator[str] | None = None
         self._is_listening = False  # whether the listener is watched
         self._is_leaving = False  # whether nobody else is accepted any more
+        self._failures = 0  # how often in a row nobody could be accepted; the first of them is logged
         self._ended: asyncio.Future[None] | None = None  # whoever waits for the last connection to end
         self._is_resting = False  # whether the budget is used up
         self._postponed: list[Callable[[], None]] = []  # what was to be done meanwhile
@@ -146,10 +147,15 @@ class MetricsServer:
             return
         except OSError as error:
             # No descriptor or no memory is left; or only this connection has failed, which is rare enough.
-            log.warning("metrics not served for a moment error=%s", error.strerror)
+            if not self._failures:
+                log.warning("metrics not served error=%s", error.strerror)
+            self._failures += 1
             self._unlisten()
             self._later(ACCEPT_AGAIN, self._listen)
             return
+        if self._failures:
+            log.warning("metrics are served again failures=%d", self._failures)
+            self._failures = 0
         accepted.setblocking(False)
         connection = Connection(accepted, monotonic())
         self._connections[connection.descriptor] = connection

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 from brokers import Broker, order, poold, run
-from postgres import Postgres
+from postgres import Postgres, free_port
 from waiting import wait_until
 
 import client
@@ -91,7 +91,9 @@ def test_what_backends_may_take_is_not_for_clients(start_broker: StartBroker) ->
     with ExitStack() as cleanup:
         for _ in range(room):
             cleanup.callback(Channel(broker.address).close)
-        with pytest.raises(DBConnectionError, match=f"it has {room} clients already"):
+        with pytest.raises(
+            DBConnectionError, match=f"it has {room} clients already, and descriptors for {room}: raise the limit"
+        ):
             Channel(broker.address)
 
 
@@ -148,3 +150,18 @@ def test_that_nobody_can_be_accepted_is_logged_once_and_why_nobody_can_be_connec
         wait_until(lambda: "clients are accepted again failures=" in broker.log(), what="the other line")
     assert broker.log().count("accept failed") == 1
     assert db.query("SELECT 1").fetchone() == (1,)
+
+
+def test_that_metrics_cannot_be_served_is_logged_once(start_broker: StartBroker) -> None:
+    port = free_port()
+    broker = start_broker(broker={"metrics_address": f"127.0.0.1:{port}"})
+    wait_until(lambda: broker.pool()["idle"] == 1, what="min_size backends")
+    soft, hard = resource.prlimit(broker.pid, resource.RLIMIT_NOFILE)
+    allow(broker, free(broker.pid)[0], hard)
+    with socket.create_connection(("127.0.0.1", port)) as one:
+        one.sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+        wait_until(lambda: "metrics not served error=" in broker.log(), what="the line in the log")
+        allow(broker, soft, hard)
+        assert one.recv(100).startswith(b"HTTP/1.1 200")
+    assert "metrics are served again failures=" in broker.log()
+    assert broker.log().count("metrics not served") == 1
