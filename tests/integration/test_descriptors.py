@@ -28,7 +28,10 @@ TOO_LARGE = {"default": {"max_size": 8}, "other": {"max_size": 60}}
 
 
 def free(pid: int) -> list[int]:
-    """The lowest descriptors that the process does not have, in their order."""
+    """The lowest descriptors that the process does not have, in their order.
+
+    Whoever has just left it still has one, so nobody has left it in these tests.
+    """
     taken = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
     return [each for each in range(max(taken) + 20) if each not in taken]
 
@@ -101,7 +104,6 @@ def test_backends_leave_the_last_descriptors_to_operators(start_broker: StartBro
     groups = {"default": {"min_size": 0, "max_size": 8, "autocommit": False, "queue_timeout": 0.5}}
     broker = start_broker(groups=groups)
     handlers = [broker.handler() for _ in range(3)]
-    assert broker.stats()["state"] == "running"
     with ExitStack() as cleanup:
         # Two clients in a transaction, with a backend each; the third is a client, and its backend has no descriptor.
         limit = free(broker.pid)[4] + KEPT
@@ -154,8 +156,7 @@ def test_that_nobody_can_be_accepted_is_logged_once_and_why_nobody_can_be_connec
 
 def test_that_metrics_cannot_be_served_is_logged_once(start_broker: StartBroker) -> None:
     port = free_port()
-    broker = start_broker(broker={"metrics_address": f"127.0.0.1:{port}"})
-    wait_until(lambda: broker.pool()["idle"] == 1, what="min_size backends")
+    broker = start_broker(groups={"default": {"min_size": 1}}, broker={"metrics_address": f"127.0.0.1:{port}"})
     soft, hard = resource.prlimit(broker.pid, resource.RLIMIT_NOFILE)
     allow(broker, free(broker.pid)[0], hard)
     with socket.create_connection(("127.0.0.1", port)) as one:
