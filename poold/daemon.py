@@ -183,7 +183,8 @@ class Daemon:
         inheriting = Inheriting(self._inheritance, self._claim, *served, poller, self._stopped)
         parts = (self._frontend, self._metrics, self._service, self._predecessors, poller)
         self._replacing = Replacing(self._command, self._claim, self._broker, *parts, self._begin_stop)
-        self._reloading = Reloading(self._source, self._broker, self._apply, self._service.reload)
+        lost = partial(self._replacing.objection, "reload")
+        self._reloading = Reloading(self._source, self._broker, self._apply, self._service.reload, lost)
         for number in STOP_SIGNALS:
             self._loop.add_signal_handler(number, self._signalled, number)
         self._service.begin(self._loop)
@@ -363,6 +364,8 @@ class Daemon:
         if refused is not None:
             log.warning("question refused pid=%d uid=%s what=%s", peer.pid, peer.uid, message.what)
             return refused
+        if message.what not in ("reload", "restart") and (lost := self._replacing.objection(message.what)):
+            return self._frontend.refuse(peer, message, lost)
         match message.what:
             case "ping":
                 return {"pid": os.getpid(), "version": __version__, "state": self._broker.state.name.lower()}

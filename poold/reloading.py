@@ -47,16 +47,19 @@ class Reloading:
         broker: Broker,
         apply: Callable[[Config, Sequence[str]], None],
         about: Callable[[bool], None],
+        objection: Callable[[], str],
     ) -> None:
         """source is None if there is no file to read.
 
         apply lets a configuration hold, with the names of endpoints whose files have another content. about is told
-        when a reload begins (True), and when it is over.
+        when a reload begins (True), and when it is over. objection says why none is possible at the moment, "" if one
+        is.
         """
         self._source = source
         self._broker = broker
         self._apply = apply
         self._about = about
+        self._objection = objection
         self._aside: Aside[_Reading] = Aside("configuration")
         # As of the configuration that holds.
         self._digests: contents.Digests = {} if source is None else contents.digests(broker.config.as_it_is())
@@ -71,6 +74,11 @@ class Reloading:
             self._about(True)
             self._about(False)
             tell(plain_failure("usage", NOT_EXECUTED, f"not reloaded: {NO_FILE}"))
+            return
+        if refusal := self._impossible(self._source):
+            self._about(True)
+            self._about(False)
+            tell(refusal)
             return
         self._asking.append(tell)
         if self._task is None:
@@ -104,10 +112,9 @@ class Reloading:
         except (OSError, ValueError) as error:
             return self._refuse(source, [str(error)])
         config, warnings, digests = reading
-        if self._broker.state in (BrokerState.DRAINING, BrokerState.STOPPED):
-            reason = "the broker ends; a new one reads the configuration as it is by then"
-            log.error("configuration not reloaded source=%s reason=%s", source.name, reason)
-            return plain_failure("usage", NOT_EXECUTED, f"not reloaded: {reason}")
+        # A restart that has begun meanwhile has read at least what this one has.
+        if refusal := self._impossible(source):
+            return refusal
         if objection := descriptors.objection(config.broker, config.endpoints, config.groups):
             return self._refuse(source, [objection])
         renewed = contents.renewed(self._digests, digests)
@@ -116,6 +123,16 @@ class Reloading:
         kept = {key: digest for key, digest in self._digests.items() if key[0] == "broker"}  # until a restart
         self._digests = {**digests, **kept}
         return _told(source, changes, unchanged(config, changes), warnings)
+
+    def _impossible(self, source: Source) -> Failure | None:
+        """Return what is told if no reload is possible at the moment, or not by this broker."""
+        reason = self._objection()
+        if not reason and self._broker.state in (BrokerState.DRAINING, BrokerState.STOPPED):
+            reason = "the broker ends; a new one reads the configuration as it is by then"
+        if not reason:
+            return None
+        log.error("configuration not reloaded source=%s reason=%s", source.name, reason)
+        return plain_failure("usage", NOT_EXECUTED, f"not reloaded: {reason}")
 
     def _refuse(self, source: Source, problems: list[str]) -> Failure:
         for problem in problems:

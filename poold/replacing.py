@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 REPORT_INTERVAL = 0.2
 FORCE = "force"
 GIVEN_UP = "it was told to stop meanwhile"
+# Orders whose effect would be forgotten with this broker while a new one starts, which has read its configuration and
+# opened backends by then; and those that nobody would notice here once that one has taken over.
+_FORGOTTEN = frozenset(("reload", "pause", "drain", "reconnect"))
+_MISSED = _FORGOTTEN | {"resume", "restart", "stop", "stop-now"}
 
 
 class _State(Enum):
@@ -79,6 +83,8 @@ class Replacing:
             why = "a private PostgreSQL ends with its broker; use poold stop and poold start"
         elif self._frontend.listener < 0:
             why = "the socket of a tcp:// address cannot be handed over; stop the broker and start it again"
+        elif missed := self.objection("restart"):
+            why = missed
         elif self._state is not _State.SERVING or self._broker.state.name in ("DRAINING", "STOPPED"):
             why = "a restart or a stop is under way already"
         else:
@@ -99,7 +105,23 @@ class Replacing:
                 self._state = _State.STARTING
                 self._asker, self._is_forced = (peer, message.request), FORCE in arguments
                 return None
+        log.warning("restart refused pid=%d uid=%s reason=%s", peer.pid, peer.uid, why)
         return plain_failure("usage", NOT_EXECUTED, f"not restarted: {why}")
+
+    def objection(self, what: str) -> str:
+        """Return why an operator's order would get lost here, "" if it would not; what is a question of the protocol.
+
+        Refused is what would hold only for this broker, and not for the one that takes over.
+        """
+        if self._state is _State.LEFT and what in _MISSED:
+            assert self._succession is not None
+            return f"process {self._succession.pid} has taken over from this broker meanwhile; give it the order again"
+        if self._state is _State.STARTING and what in _FORGOTTEN:
+            return (
+                "a restart is under way, and the process that is to take over would not hear of this; wait for the end "
+                f"of the restart, then: poold {what}"
+            )
+        return ""
 
     def stopping(self) -> None:
         """This broker has been told to stop: nobody takes over from it."""

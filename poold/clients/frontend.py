@@ -133,6 +133,12 @@ class Frontend:
         """Take note that an admin's order is given later, or not at all; whoever holds it calls `order` or `reply`."""
         self._audit.held(peer, message)
 
+    def refuse(self, peer: Peer, message: Ask, why: str) -> Failure:
+        """Return the answer to an admin's order that cannot be given to the core at the moment."""
+        refusal = plain_failure("usage", NOT_EXECUTED, why)
+        self._audit.given(peer, message, refusal)
+        return refusal
+
     def order(self, peer: Peer, message: Ask, undone: int = 0) -> Answer | Failure | None:
         """Give the core an admin's order, and before that all that it is about. None: the answer comes later.
 

@@ -1,0 +1,162 @@
+"""What operators order of a broker while another one starts to take over from it: refused with a reason, or kept."""
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from brokers import ROOT, Broker, environment, order, poold
+from postgres import Postgres
+from test_successions import GROUPS, LONG, Tables, succeeded
+from waiting import wait_until
+
+from client import UsageError
+from client.channels.channel import Channel
+from client.wire.messages import Ask
+
+StartBroker = Callable[..., Broker]
+
+
+class Waiting:
+    """A restart in the background whose new broker has read its configuration and is not ready yet."""
+
+    def __init__(self, broker: Broker, endpoints: Tables, groups: Tables) -> None:
+        self.broker, self.endpoints, self.groups = broker, endpoints, groups
+        self._mute = socket.create_server(("127.0.0.1", 0))
+        self._mute.settimeout(LONG)
+        host, port = self._mute.getsockname()
+        mute = {"host": host, "port": port, "dbname": "app", "user": "app", "connect_timeout": 600}
+        broker.configure({**endpoints, "mute": mute}, {**self._on_main(groups), "late": {"endpoints": ["mute"]}})
+        command = [sys.executable, "-m", "poold", "restart", f"--address={broker.address}"]
+        self.restart = subprocess.Popen(
+            command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self._connection, _ = self._mute.accept()  # by the new broker: the old one knows nothing of that endpoint
+
+    def configure(self, groups: Tables) -> None:
+        """Write another configuration than the new broker has read."""
+        self.broker.configure(self.endpoints, self._on_main(groups))
+
+    def end(self) -> str:
+        """Let the new broker be ready, and wait until it has taken over; returns what the command warns of."""
+        self._mute.close()
+        self._connection.close()
+        told, warned = self.restart.communicate(timeout=LONG)
+        assert self.restart.returncode == 0, warned
+        succeeded(self.broker, told)
+        return warned
+
+    def close(self) -> None:
+        """End what is left."""
+        self._mute.close()
+        self._connection.close()
+        self.restart.kill()
+        self.restart.communicate()
+
+    def _on_main(self, groups: Tables) -> Tables:
+        return {name: {**each, "endpoints": list(self.endpoints)} for name, each in groups.items()}
+
+
+@pytest.fixture
+def endpoints(postgres: Postgres) -> Tables:
+    return {"main": postgres.parameters}
+
+
+@pytest.fixture
+def broker(endpoints: Tables, start_broker: StartBroker) -> Broker:
+    return start_broker(endpoints, GROUPS)
+
+
+@contextmanager
+def waiting(broker: Broker, endpoints: Tables, groups: Tables = GROUPS) -> Iterator[Waiting]:
+    """A restart that waits for its end, for a block."""
+    made = Waiting(broker, endpoints, groups)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def reasons(broker: Broker, words: str) -> list[str]:
+    """The reasons of these lines of the log."""
+    return [line.partition("reason=")[2] for line in broker.log().splitlines() if words in line]
+
+
+# Refused.
+
+
+def test_a_reload_is_refused_and_one_behind_the_restart_holds(broker: Broker, endpoints: Tables) -> None:
+    with waiting(broker, endpoints) as restart:
+        restart.configure({**GROUPS, "default": {"min_size": 1, "max_size": 9}})
+        done = poold("reload", f"--address={broker.address}")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("poold: not reloaded: a restart is under way")
+        assert "wait for the end of the restart, then: poold reload" in done.stderr
+        broker.signal(signal.SIGHUP)
+        wait_until(lambda: len(reasons(broker, "configuration not reloaded")) == 2, what="the refusal in the log")
+        assert all("a restart is under way" in each for each in reasons(broker, "configuration not reloaded"))
+        assert broker.group()["max_size"] == 4
+        restart.end()
+    assert broker.group()["max_size"] == 4
+    assert poold("reload", f"--address={broker.address}").returncode == 0
+    assert broker.group()["max_size"] == 9
+    broker.restart()
+    assert broker.group()["max_size"] == 9
+
+
+@pytest.mark.parametrize("what", ["pause", "drain", "reconnect"])
+def test_what_would_end_with_the_old_broker_is_refused(broker: Broker, endpoints: Tables, what: str) -> None:
+    with waiting(broker, endpoints) as restart:
+        done = poold(what, f"--address={broker.address}")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("poold: a restart is under way")
+        assert f"wait for the end of the restart, then: poold {what}" in done.stderr
+        assert f"order refused what={what} on=everything" in broker.log()
+        assert broker.group()["state"] == "running"
+        assert "goes on" not in restart.end()
+    order(broker, what)
+    order(broker, "resume")
+
+
+def test_a_second_restart_is_refused_and_the_log_says_why(broker: Broker, endpoints: Tables) -> None:
+    with waiting(broker, endpoints) as restart:
+        done = poold("restart", f"--address={broker.address}")
+        assert "not restarted: a restart or a stop is under way already" in done.stderr
+        assert reasons(broker, "restart refused pid=") == ['"a restart or a stop is under way already"']
+        restart.end()
+
+
+@pytest.mark.parametrize("what", ["stop", "stop-now", "restart", "reload", "pause", "drain", "resume", "reconnect"])
+def test_who_still_talks_to_the_one_that_has_been_replaced_is_told_so(broker: Broker, what: str) -> None:
+    channel = Channel(broker.address)
+    with broker.handler("transactions") as holder:
+        holder.query("SELECT 1")
+        broker.restart()
+        with pytest.raises(UsageError, match=f"process {broker.pid} has taken over from this broker"):
+            channel.call(Ask(channel.next_request(), what), LONG)
+        assert broker.handler().query("SELECT 1").fetchone() == (1,)
+        holder.commit()
+    channel.close()
+
+
+# Kept.
+
+
+def test_a_resume_holds_in_the_new_one_as_well(broker: Broker, endpoints: Tables) -> None:
+    order(broker, "pause", "default")
+    with waiting(broker, endpoints) as restart:
+        assert order(broker, "resume")["groups"] == ["default"]
+        assert broker.handler().query("SELECT 1").fetchone() == (1,)
+        assert "goes on" not in restart.end()
+    assert broker.handler().query("SELECT 1").fetchone() == (1,)
+
+
+def test_a_reset_of_the_figures_holds_in_the_new_one_as_well(broker: Broker, endpoints: Tables) -> None:
+    broker.handler().query("SELECT 1")
+    with waiting(broker, endpoints) as restart:
+        order(broker, "stats", "statements", "--reset")
+        restart.end()
+    assert order(broker, "stats", "statements")["statements"] == []
