@@ -161,9 +161,7 @@ class Replacing:
             return
         if not self._leave(message["mode"]):
             return  # the end of the conversation tells why
-        paused = [
-            f"{name} was {each['state']}, and goes on" for name, each in figures.items() if each["state"] != "running"
-        ]
+        paused = [f"{what} was {how}, and goes on" for what, how in self._broker.pausing.in_force().items()]
         self._tell(
             {
                 "pid": os.getpid(),

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from brokers import ROOT, Broker, Successor, environment, poold
+from brokers import ROOT, Broker, Successor, environment, order, poold
 from people import LISTED, NOBODY, Person, only_root
 from postgres import Postgres
 from waiting import wait_until
@@ -212,8 +212,31 @@ def test_the_one_that_is_not_ready_serves_nobody(broker: Broker) -> None:
 
 def test_a_restart_says_of_a_pause_that_it_is_over(broker: Broker) -> None:
     assert poold("pause", "default", f"--address={broker.address}").returncode == 0
-    assert restarted(broker)["warnings"] == ["default was paused, and goes on"]
+    assert restarted(broker)["warnings"] == ["group default was paused, and goes on"]
     assert broker.handler().query("SELECT 1").fetchone() == (1,)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["pause", "--endpoint=other"], ["endpoint other was paused, and goes on"]),
+        (["drain", "--endpoint=other"], ["endpoint other was drained, and goes on"]),
+        (["pause", "both", "--endpoint=other"], ["endpoint other of both was paused, and goes on"]),
+        (
+            ["drain"],
+            [f"group {name} was drained, and goes on" for name in ("both", "alone")],
+        ),
+    ],
+)
+def test_a_restart_says_of_all_that_was_paused_or_drained_that_it_goes_on(
+    start_broker: StartBroker, postgres: Postgres, words: list[str], told: list[str]
+) -> None:
+    groups = {"both": {"endpoints": ["main", "other"], "role": "any"}, "alone": {"endpoints": ["other"]}}
+    broker = start_broker({"main": postgres.parameters, "other": postgres.parameters}, groups)
+    order(broker, *words)
+    assert restarted(broker)["warnings"] == told
+    pools = [pool for group in broker.stats()["groups"].values() for pool in group["endpoints"].values()]
+    assert not any(pool["is_paused"] or pool["is_drained"] for pool in pools)
 
 
 # One of them ends meanwhile.

@@ -138,6 +138,29 @@ class Pausing:
                 pending.chosen = pending.chosen._replace(pools=(*pending.chosen.pools, pool))
                 pending.pools = (*pending.pools, pool)
 
+    def in_force(self) -> dict[str, str]:
+        """What an operator has paused or drained, in words, and which of it; pausing is what waits for rest."""
+        groups = [group for group in self._directory.groups.values() if group.main is None]
+        there = [pool for group in groups for pool in group.pools if not pool.left]
+        found: dict[str, str] = {}
+        for kind in PAUSES:
+            by_name: dict[str, list[Pool]] = {}
+            for pool in there:
+                name = f"endpoint {pool.endpoint.name}" if kind in OF_ENDPOINTS else f"group {pool.group.name}"
+                by_name.setdefault(name, []).append(pool)
+            for name, pools in by_name.items():
+                held = [pool for pool in pools if kind in pool.pauses]
+                if held:
+                    of_groups = f" of {', '.join(pool.group.name for pool in held)}" if len(held) < len(pools) else ""
+                    found[f"{name}{of_groups}"] = self._word(kind, held)
+        return found
+
+    def _word(self, kind: Pause, pools: list[Pool]) -> str:
+        is_pending = any(each.kind is kind and not set(pools).isdisjoint(each.pools) for each in self.pending)
+        if kind in DRAINS:
+            return "draining" if is_pending else "drained"
+        return "pausing" if is_pending else "paused"
+
     def look(self, now: float) -> None:
         """Answer the orders whose pools have come to rest."""
         for pending in list(self.pending):
