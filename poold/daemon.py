@@ -142,7 +142,8 @@ class Daemon:
             make_queue=make_queue,
             timelines=self._timelines.remembered(),
         )
-        self._service = Service(self._broker, self._turn, lambda: self._reloading.begin(lambda _: None))
+        reload, reopened = lambda: self._reloading.begin(lambda _: None), lambda: self._predecessors.reopen_logs()
+        self._service = Service(self._broker, self._turn, reload, reopened)
         self._lane: Any = None
         self._frontend: Frontend
         self._backends: Backends

@@ -11,6 +11,7 @@ from poold.metrics.server import MetricsServer
 from poold.predecessors import Predecessors
 from poold.system.address_claim import AddressClaim
 from poold.system.conversation import Conversation
+from poold.system.log_file import reopen_moved_logs
 from poold.system.poller import Poller
 from poold.system.succession import Inheritance
 
@@ -93,6 +94,8 @@ class Inheriting:
         for pid, descriptor in inheritance.estate.earlier:
             self._predecessors.add(pid, Conversation(descriptor))
         self._take()
+        # While this one started, whoever has moved the log has told the broker that had the address.
+        reopen_moved_logs()
 
     def _leave_control(self) -> None:
         assert self._inheritance is not None

@@ -139,6 +139,12 @@ class Predecessors:
         for held in list(self._held):
             self._tell(held, failures.draining())
 
+    def reopen_logs(self) -> None:
+        """This broker has opened its log again: theirs is the same file, and signals reach only this one."""
+        for each in self._known.values():
+            if not each.conversation.say(say="reopen"):
+                log.warning("a broker before this one was not told to open its log again pid=%d", each.pid)
+
     def cut_off(self) -> None:
         """The broker ends, and has not waited for those that are left: whatever runs is cut off, so theirs as well."""
         for each in self._known.values():

@@ -22,6 +22,7 @@ from poold.readiness import serving_groups
 from poold.service import Service
 from poold.system.address_claim import OPEN_SOCKET, AddressClaim, set_mode
 from poold.system.conversation import Message
+from poold.system.log_file import reopen_logs
 from poold.system.poller import Poller
 from poold.system.succession import Estate, Succession
 
@@ -145,6 +146,8 @@ class Replacing:
             case "stop" if self._state is _State.LEFT:
                 log.info("stop requested by the broker that has taken over")
                 self._end(True)
+            case "reopen" if self._state is _State.LEFT:
+                reopen_logs()
 
     def _decide(self, message: Message) -> None:
         """The new broker is ready: leave the address to it, unless it would serve less than this one does."""

@@ -31,11 +31,17 @@ LONGEST_REASON = 200
 class Service:
     """One broker process, as whoever runs it sees it."""
 
-    def __init__(self, broker: Broker, turn: Callable[[], None], reload: Callable[[], None]) -> None:
-        """turn is the broker's whole turn; reload begins to read the configuration again."""
+    def __init__(
+        self, broker: Broker, turn: Callable[[], None], reload: Callable[[], None], reopened: Callable[[], None]
+    ) -> None:
+        """turn is the broker's whole turn; reload begins to read the configuration again.
+
+        reopened is called behind a signal to open the log again.
+        """
         self._broker = broker
         self._turn = turn
         self._reload = reload
+        self._reopened = reopened
         self._manager = ServiceManager(os.environ)
         self._loop: asyncio.AbstractEventLoop
         self._is_stopping = False
@@ -47,7 +53,7 @@ class Service:
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Answer signals from here on."""
         self._loop = loop
-        SIGNALS.attach(loop, {signal.SIGHUP: self._reload_all, signal.SIGUSR1: reopen_logs})
+        SIGNALS.attach(loop, {signal.SIGHUP: self._reload_all, signal.SIGUSR1: self._reopen})
 
     def ready(self) -> None:
         """Clients may connect."""
@@ -100,9 +106,13 @@ class Service:
 
     def _reload_all(self) -> None:
         self.reload(is_begun=True)
-        reopen_logs()
+        self._reopen()
         self._reload()
         self.reload(is_begun=False)
+
+    def _reopen(self) -> None:
+        reopen_logs()
+        self._reopened()
 
     def _watch(self) -> None:
         self._turn()

@@ -47,6 +47,14 @@ class LogFile(logging.StreamHandler[TextIO]):
             return error
         return None
 
+    @property
+    def is_moved(self) -> bool:
+        """Whether its path leads to another file than it writes to, or to none."""
+        try:
+            return not os.path.samestat(os.stat(self.path), os.fstat(self.stream.fileno()))
+        except OSError:  # to open it again tells more
+            return True
+
     def _open(self) -> TextIO:
         # Whatever the umask, nobody else may read or write it.
         descriptor = open_own(self.path, _FLAGS) if self._must_be_own else os.open(self.path, _FLAGS, 0o600)
@@ -60,9 +68,15 @@ def _is_open_as(descriptor: int, file: os.stat_result) -> bool:
         return False
 
 
+def reopen_moved_logs() -> None:
+    """Reopen the file of this process's log if it was moved while nobody could tell this process."""
+    if any(each.is_moved for each in _files()):
+        reopen_logs()
+
+
 def reopen_logs() -> None:
     """Reopen the file of this process's log, and say in the log what was done."""
-    files = [each for each in logging.getLogger().handlers if isinstance(each, LogFile)]
+    files = _files()
     if not files:
         log.info("log not reopened: it goes to stderr, which whoever started the broker has opened")
     for each in files:
@@ -75,3 +89,7 @@ def reopen_logs() -> None:
             if unwritten is not None:
                 reason = unwritten.strerror or unwritten
                 log.warning("log lines lost: the file of before did not take its last ones error=%s", reason)
+
+
+def _files() -> list[LogFile]:
+    return [each for each in logging.getLogger().handlers if isinstance(each, LogFile)]

@@ -1,21 +1,25 @@
 """What operators order of a broker while another one starts to take over from it: refused with a reason, or kept."""
 
+import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from brokers import ROOT, Broker, environment, order, poold
 from postgres import Postgres
+from test_signals import logged, open_files
 from test_successions import GROUPS, LONG, Tables, succeeded
 from waiting import wait_until
 
 from client import UsageError
 from client.channels.channel import Channel
 from client.wire.messages import Ask
+from poold.system.address_claim import lock_path
 
 StartBroker = Callable[..., Broker]
 
@@ -68,6 +72,14 @@ def endpoints(postgres: Postgres) -> Tables:
 @pytest.fixture
 def broker(endpoints: Tables, start_broker: StartBroker) -> Broker:
     return start_broker(endpoints, GROUPS)
+
+
+@pytest.fixture
+def log(endpoints: Tables, start_broker: StartBroker) -> tuple[Broker, Path]:
+    """A broker that logs to a file of its own, and the file."""
+    broker = start_broker(endpoints, GROUPS, start=False)
+    file = broker.folder / "poold.log"
+    return broker.start(f"--log-file={file}"), file
 
 
 @contextmanager
@@ -160,3 +172,51 @@ def test_a_reset_of_the_figures_holds_in_the_new_one_as_well(broker: Broker, end
         order(broker, "stats", "statements", "--reset")
         restart.end()
     assert order(broker, "stats", "statements")["statements"] == []
+
+
+# The log.
+
+
+def test_a_log_that_is_moved_meanwhile_is_left_by_the_new_one_as_well(
+    log: tuple[Broker, Path], endpoints: Tables
+) -> None:
+    broker, file = log
+    moved = file.with_suffix(".1")
+    with waiting(broker, endpoints) as restart:
+        file.rename(moved)
+        os.kill(int(lock_path(broker.socket).read_text()), signal.SIGUSR1)
+        logged(file, "log reopened")
+        restart.end()
+    broker.signal(signal.SIGUSR2)
+    logged(file, "signal ignored name=SIGUSR2")
+    assert not [each for each in open_files(broker) if each == str(moved)]
+
+
+def test_one_that_is_not_moved_is_left_alone(log: tuple[Broker, Path]) -> None:
+    broker, file = log
+    broker.restart()
+    broker.signal(signal.SIGUSR2)
+    logged(file, "signal ignored name=SIGUSR2")
+    assert "log reopened" not in file.read_text("utf-8")
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
+def test_those_that_have_been_replaced_and_have_not_ended_follow_as_well(
+    log: tuple[Broker, Path], number: signal.Signals
+) -> None:
+    broker, file = log
+    moved = file.with_suffix(".1")
+    with broker.handler("transactions") as first, broker.handler("transactions") as second:
+        first.query("SELECT 1")
+        broker.restart()
+        second.query("SELECT 1")
+        broker.restart()
+        file.rename(moved)
+        broker.signal(number)
+        wait_until(
+            lambda: file.exists() and file.read_text("utf-8").count("log reopened") == 3, what="three brokers' answers"
+        )
+        first.commit()
+        second.commit()
+    for each in broker._earlier:
+        logged(file, f"broker stopped pid={each.pid}")
