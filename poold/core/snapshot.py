@@ -89,8 +89,10 @@ def snapshot_group(group: Group, now: float) -> dict[str, Any]:
 def state_of(group: Group) -> str:
     """Whether requests begin in the group; if not, whether what had begun has come to its end."""
     if not group.is_paused:
-        return "running"
-    if all(pool.is_drained for pool in group.pools):
+        # Nobody asks what is drained, so it is not used.
+        has_drained = any(pool.endpoint.is_resting and not pool.left for pool in group.pools)
+        return "drained" if has_drained and not any(pool.is_serving for pool in group.pools) else "running"
+    if all(pool.is_drained for pool in group.useful):
         return "draining" if group.size else "drained"
     return "pausing" if any(busy(group.pools)) else "paused"
 

@@ -82,18 +82,22 @@ def unready(stats: dict[str, Any], address: str | None = None) -> list[str]:
         return [f"the broker is {stats['state']} and takes no new work"]
     problems = []
     for name, group in stats["groups"].items():
-        # Reads that find no replica run on the primary, so NAME/replicas need not be there.
-        if "/" not in name and group["state"] != "running":
+        if "/" in name:
+            continue  # reads that find no replica run on the primary, so NAME/replicas need not be there
+        pools = group["endpoints"]
+        is_paused = [pool["is_paused"] for pool in pools.values()]
+        if group["state"] != "running" and all(is_paused):
             problems.append(f"group {name} is {group['state']} by an operator; {remedy}")
-        elif "/" not in name and not any(_can_serve(pool) for pool in group["endpoints"].values()):
-            reasons = [_reason(endpoint, pool, stats) for endpoint, pool in group["endpoints"].items()]
+        elif not any(map(_can_serve, pools.values())):
+            reasons = [_reason(endpoint, pool, stats) for endpoint, pool in pools.items()]
+            reasons += [remedy] if any(is_paused) else []
             problems.append(f"group {name} cannot serve: {'; '.join(reasons)}")
     return problems
 
 
 def _can_serve(pool: dict[str, Any]) -> bool:
     """Whether there is a backend, or one could be opened as far as anybody knows."""
-    if not pool["is_serving"]:
+    if not pool["is_serving"] or pool["is_paused"]:
         return False
     if pool["size"] > pool["connecting"]:
         return True
@@ -102,6 +106,8 @@ def _can_serve(pool: dict[str, Any]) -> bool:
 
 
 def _reason(endpoint: str, pool: dict[str, Any], stats: dict[str, Any]) -> str:
+    if pool["is_paused"]:
+        return f"endpoint {endpoint} is {'drained' if pool['is_drained'] else 'paused'} by an operator"
     if not pool["is_serving"]:
         known = stats["endpoints"].get(endpoint)
         why = f"{known['role']}: {known['why']}" if known else "of another role"

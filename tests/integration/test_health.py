@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import Broker, poold
+from brokers import Broker, order, poold
 from postgres import Postgres
 from waiting import wait_until
+
+from client import PoolTimeout
 
 NOWHERE = {"host": "127.0.0.1", "port": 1, "dbname": "app", "user": "app"}
 
@@ -134,3 +136,47 @@ def test_both_at_once_and_a_wrong_address_are_mistakes_of_usage() -> None:
     wrong = poold("health", "--address=nowhere")
     assert wrong.returncode == 2
     assert "expected ipc:///absolute/path" in wrong.stderr
+
+
+def test_a_group_whose_only_useful_endpoint_is_paused_is_not_ready_and_says_which(
+    start_broker: Callable[..., Broker], fresh_postgres: Any
+) -> None:
+    primary = fresh_postgres()
+    standby = fresh_postgres.standby(primary)
+    broker = start_broker(
+        endpoints={"one": primary.parameters, "two": standby.parameters},
+        groups={"default": {"queue_timeout": 0.3}, "reports": {"role": "replica", "queue_timeout": 0.3}},
+    )
+    wait_until(lambda: health(broker.address)[0] == 0, what="both groups to be ready")
+    for group, used, other in (("default", "one", "two"), ("reports", "two", "one")):
+        order(broker, "pause", f"--endpoint={used}")
+        assert (broker.group(group)["state"], broker.pool(group, used)["is_paused"]) == ("paused", True)
+        code, report = health(broker.address)
+        assert code == 1
+        [problem] = report["problems"]
+        assert problem.startswith(f"group {group} cannot serve: ")
+        assert f"endpoint {used} is paused by an operator" in problem
+        assert f"endpoint {other} is not used, it is " in problem
+        assert problem.endswith(f"; go on with: poold resume --address={broker.address}")
+        with pytest.raises(PoolTimeout, match=f"endpoint {used} of group '{group}' was paused by an operator"):
+            broker.handler(group).query("SELECT 1")
+        order(broker, "resume", f"--endpoint={used}")
+        assert broker.handler(group).query("SELECT 1").fetchone() == (1,)
+        assert (broker.group(group)["state"], health(broker.address)[0]) == ("running", 0)
+    order(broker, "drain", "--endpoint=one")
+    assert broker.group()["state"] == "drained"
+    assert (
+        "endpoint one is drained by an operator; endpoint two is not used" in health(broker.address)[1]["problems"][0]
+    )
+
+
+def test_so_is_one_whose_other_endpoint_is_away(start_broker: Callable[..., Broker], postgres: Postgres) -> None:
+    endpoints = {"main": postgres.parameters, "away": NOWHERE}
+    broker = start_broker(endpoints=endpoints, groups={"default": {"role": "any", "min_size": 2}})
+    wait_until(lambda: broker.pool("default", "main")["opened"] > 0, what="a backend")
+    order(broker, "pause", "--endpoint=main")
+    wait_until(lambda: broker.pool("default", "away")["failed"] > 0, what="a connect that failed")
+    code, report = health(broker.address)
+    assert code == 1
+    [problem] = report["problems"]
+    assert problem.startswith("group default cannot serve: endpoint main is paused by an operator; endpoint away: ")

@@ -33,6 +33,7 @@ from poold.core.clients.objections import (
     statement_objection,
     would_write,
 )
+from poold.core.pools import shortage
 from poold.core.pools.group import Group
 from poold.core.records.client import Client
 from poold.core.records.flow import MAX_MESSAGE_BYTES, Flight
@@ -306,7 +307,7 @@ class Admission:
             return failures.drained() if self.is_drained else failures.draining()
         if 0 < group.config.max_waiting <= len(group.queue):
             group.stats.refused_for[Refusal.MAX_WAITING] += 1
-            return group.full()
+            return shortage.full(group)
         return None
 
     def _end(self, client: Client, message: Commit | Rollback, now: float) -> Request | ResultMessage | Failure:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import cast
 
 from client.wire.limits import BATCH, ON_REPLICAS
-from client.wire.messages import NOT_EXECUTED, Failure, plain_failure
 from poold.config.model import GroupConfig
 from poold.core.pools import roles, routing
 from poold.core.pools.availability import AvailabilityState
@@ -25,7 +24,6 @@ from poold.core.state import ACTIVE, BackendState
 from poold.core.statements.statement import Statement, Statements, StatementState
 from poold.core.stats import GroupStats
 from poold.core.tallies import Tallies
-from poold.core.work import failures
 from poold.core.work.time_limits import is_hopeless
 from poold.core.work.transaction_plan import Plans
 
@@ -107,8 +105,13 @@ class Group:
 
     @property
     def is_paused(self) -> bool:
-        """Whether nothing begins in it, on any endpoint."""
-        return all(pool.is_paused for pool in self.pools)
+        """Whether nothing begins in it, by an operator's word."""
+        return all(pool.is_paused for pool in self.useful)
+
+    @property
+    def useful(self) -> list[Pool]:
+        """The pools that its requests may use; all of them if they may use none."""
+        return [pool for pool in self.pools if pool.is_serving] or list(self.pools)
 
     @property
     def has_lent(self) -> bool:
@@ -334,51 +337,6 @@ class Group:
             and self.size >= self.config.max_size
             and pool.availability.state is AvailabilityState.AVAILABLE
             and routing.needs_room(self.pools)
-        )
-
-    def overdue(self, waited: str, limit: str, is_hopeless: bool = False) -> Failure:
-        """The failure of a request that waited for so long, and no longer because of this limit; both in words.
-
-        is_hopeless: the limit is not reached yet, and the request would not end before it.
-        """
-        if self.is_paused:
-            text = f"group {self.name!r} was paused by an operator, and not resumed within {waited} ({limit})"
-            return plain_failure("pool-timeout", NOT_EXECUTED, text)
-        if not any(pool.is_serving for pool in self.pools):
-            wanted = "replica" if self.role == "replica" else "primary"
-            known = "; ".join(each.in_words() for each in self.endpoints)
-            text = f"no endpoint of group {self.name!r} was a {wanted} within {waited} ({limit}): {known}"
-            return plain_failure("offline", NOT_EXECUTED, text)
-        serving = [pool for pool in self.pools if pool.is_serving]
-        unreachable = [pool for pool in serving if pool.availability.state is not AvailabilityState.AVAILABLE]
-        errors = "; ".join(f"{pool.endpoint.name}: {pool.availability.error}" for pool in unreachable)
-        if len(unreachable) == len(serving) and not any(pool.open for pool in self.pools):
-            roles = f" ({'; '.join(each.in_words() for each in self.endpoints)})" if self.has_roles else ""
-            text = f"no endpoint of group {self.name!r} could be reached within {waited} ({limit}): {errors}{roles}"
-            return plain_failure("offline", NOT_EXECUTED, text)
-        if is_hopeless:
-            text = (
-                f"not begun after {waited} in the queue: {limit}; give it a longer timeout, or group {self.name!r} "
-                f"more backends (max_size = {self.config.max_size})"
-            )
-        else:
-            text = f"no backend of group {self.name!r} became free within {waited} ({limit}); {self.load()}"
-        if unreachable:
-            text += f"; no further connection: {errors}"
-        return plain_failure("pool-timeout", NOT_EXECUTED, text)
-
-    def full(self) -> Failure:
-        """The failure of a request that finds max_waiting others waiting."""
-        text = f"group {self.name!r} has max_waiting = {self.config.max_waiting} requests waiting; {self.load()}"
-        return failures.too_many(text)
-
-    def load(self) -> str:
-        """The group's state in words, for error texts."""
-        opening = self.count(BackendState.CONNECTING)
-        resting = sum(not each.flights for pool in self.pools for each in pool.lent.values())
-        busy = self.size - self.count(BackendState.IDLE) - resting - opening
-        return (
-            f"of {self.config.max_size} backends {busy} busy, {opening} connecting; {len(self.queue)} requests waiting"
         )
 
 

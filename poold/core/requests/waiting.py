@@ -6,6 +6,7 @@ from client.wire.messages import TX_NONE, Failure, ResultMessage
 from poold.core.agenda import Agenda
 from poold.core.clients.accounts import Accounts
 from poold.core.clients.leases import Leases, transaction_of
+from poold.core.pools import shortage
 from poold.core.pools.group import Group
 from poold.core.records.client import Client
 from poold.core.records.lease import Lease
@@ -109,14 +110,14 @@ class Waiting:
         elif request.state is RequestState.PENDING and request.lease is not None:
             failure = failures.behind(waited, limit, request.lease.is_session)
         else:
-            failure = request.group.overdue(waited, limit)
+            failure = shortage.overdue(request.group, waited, limit)
         request.group.stats.timeouts += 1
         self.discard(request, failure)
 
     def refuse(self, request: Request, now: float) -> None:
         """The request would not end in time: take it out, unexecuted."""
         request.group.stats.timeouts += 1
-        failure = request.group.overdue(self._waited(request, now), too_little(request, now), is_hopeless=True)
+        failure = shortage.overdue(request.group, self._waited(request, now), too_little(request, now), True)
         self.discard(request, failure)
 
     def _waited(self, request: Request, now: float) -> str:

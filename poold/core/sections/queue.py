@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, cast
 from client.wire.limits import BATCH, PRIORITIES
 from poold.core.pools.availability import AvailabilityState
 from poold.core.pools.group import Group
-from poold.core.pools.pool import Pause, Pool
+from poold.core.pools.pool import Pool
+from poold.core.pools.shortage import paused_endpoints, wanted_role
 from poold.core.records.client import Client
 from poold.core.records.flow import Flight
 from poold.core.records.lease import Lease
@@ -112,16 +113,18 @@ class _Reasons:
     def _of_group(self, group: Group, is_kept_back: bool) -> str:
         """Why nobody of the group gets a backend, or nobody of priority batch, which is kept back."""
         if group.is_paused:
-            endpoints = [pool.endpoint.name for pool in group.pools if Pause.GROUP not in pool.pauses]
-            what = f"endpoint {', '.join(endpoints)} is" if endpoints else f"group {group.configured} is"
-            return f"{what} paused; poold resume"
+            endpoints = paused_endpoints(group)
+            return f"{f'endpoint {endpoints}' if endpoints else f'group {group.configured}'} is paused; poold resume"
         serving = [pool for pool in group.pools if pool.is_serving]
         if not serving:
             known = "; ".join(each.in_words() for each in group.endpoints)
-            return f"no endpoint is a {'replica' if group.role == 'replica' else 'primary'}: {known}"
-        away = [pool for pool in serving if pool.availability.state is not AvailabilityState.AVAILABLE]
-        if len(away) == len(serving) and not any(pool.open for pool in serving):
-            return self._away(away)
+            return f"no endpoint is a {wanted_role(group)}: {known}"
+        going = [pool for pool in serving if not pool.is_paused]
+        away = [pool for pool in going if pool.availability.state is not AvailabilityState.AVAILABLE]
+        paused = ", ".join(pool.endpoint.name for pool in serving if pool.is_paused)
+        besides = f"; endpoint {paused} is paused" if paused else ""
+        if len(away) == len(going) and not any(pool.open for pool in going):
+            return f"{self._away(away)}{besides}"
         if is_kept_back:
             return (
                 f"batch_share is used up: priority batch has {len(group.batched)} of {group.batch_limit} backends, "
@@ -130,9 +133,7 @@ class _Reasons:
         reason = f"no backend is free: {self._holders(group)}"
         if opening := group.count(BackendState.CONNECTING):
             reason += f"; {opening} being opened"
-        paused = [pool.endpoint.name for pool in serving if pool.is_paused]
-        if paused:
-            reason += f"; endpoint {', '.join(paused)} is paused"
+        reason += besides
         return f"{reason}; {self._away(away)}" if away else reason
 
     def _away(self, pools: list[Pool]) -> str:
