@@ -74,7 +74,8 @@ async def unready_groups(
     deadline = monotonic() + READY_TIMEOUT
     while True:
         figures = look()
-        missing = {name: figures["groups"][name] for name in awaited if not _has_opened(figures["groups"][name])}
+        there = figures["groups"]  # a reload may have removed some
+        missing = {name: there[name] for name in awaited if name in there and not _has_opened(there[name])}
         if all(map(_is_hopeless, missing.values())) or stopped.done() or monotonic() > deadline:
             return {name: _reason(group, figures["endpoints"]) for name, group in missing.items()}
         await asyncio.wait([stopped], timeout=POLL_INTERVAL)

@@ -1,4 +1,4 @@
-"""What operators order of a broker while another one starts to take over from it: refused with a reason, or kept."""
+"""What operators order of a broker while one starts, above all to take over from it: refused with a reason, or kept."""
 
 import os
 import signal
@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -220,3 +221,27 @@ def test_those_that_have_been_replaced_and_have_not_ended_follow_as_well(
         second.commit()
     for each in broker._earlier:
         logged(file, f"broker stopped pid={each.pid}")
+
+
+# The start of the only one.
+
+
+def test_a_reload_that_removes_a_group_which_a_start_waits_for_holds(
+    start_broker: StartBroker, endpoints: Tables
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        mute.settimeout(LONG)
+        host, port = mute.getsockname()
+        silent = {"host": host, "port": port, "dbname": "app", "user": "app", "connect_timeout": 600}
+        kept: Tables = {"default": {"endpoints": ["main"]}}
+        groups = {**kept, "late": {"endpoints": ["mute"]}}
+        broker = start_broker({**endpoints, "mute": silent}, groups, start=False)
+        with ThreadPoolExecutor(1) as threads:
+            starting = threads.submit(broker.start)
+            connection, _ = mute.accept()  # from here on it waits for the group, for seconds
+            wait_until(lambda: "broker started" in broker.log(), what="the broker")
+            broker.configure(endpoints, kept)
+            assert "groups.late: removed" in poold("reload", f"--address={broker.address}").stdout
+            starting.result(LONG)
+        connection.close()
+    assert broker.handler().query("SELECT 1").fetchone() == (1,)
