@@ -24,6 +24,17 @@ from poold.system.address_claim import lock_path
 
 StartBroker = Callable[..., Broker]
 
+# A broker that reloads has read its configuration, and then waits until somebody writes to this pipe.
+_SLOW_READING = """
+from poold import reloading
+read = reloading._read
+def slowly(source):
+    found = read(source)
+    open({gate!r}).read()
+    return found
+reloading._read = slowly
+"""
+
 
 class Waiting:
     """A restart in the background whose new broker has read its configuration and is not ready yet."""
@@ -118,6 +129,21 @@ def test_a_reload_is_refused_and_one_behind_the_restart_holds(broker: Broker, en
     assert broker.group()["max_size"] == 9
     broker.restart()
     assert broker.group()["max_size"] == 9
+
+
+def test_so_is_one_that_is_not_over_when_the_restart_begins(start_broker: StartBroker, endpoints: Tables) -> None:
+    broker = start_broker(endpoints, GROUPS, start=False)
+    gate = broker.folder / "gate"
+    os.mkfifo(gate)
+    broker.start(before=_SLOW_READING.format(gate=str(gate)))
+    with ThreadPoolExecutor(1) as threads:
+        reloading = threads.submit(poold, "reload", f"--address={broker.address}")
+        wait_until(lambda: "reload requested" in broker.log(), what="the reload")
+        with waiting(broker, endpoints) as restart:
+            gate.write_text("go on", "utf-8")
+            assert "poold: not reloaded: a restart is under way" in reloading.result(LONG).stderr
+            restart.end()
+    assert set(broker.stats()["groups"]) >= {"default", "transactions", "late"}
 
 
 @pytest.mark.parametrize("what", ["pause", "drain", "reconnect"])
