@@ -106,7 +106,13 @@ class Group:
     @property
     def is_paused(self) -> bool:
         """Whether nothing begins in it, by an operator's word."""
-        return all(pool.is_paused for pool in self.useful)
+        is_used = False
+        for pool in self.pools:  # asked again and again while requests wait
+            if pool.is_serving:
+                if not pool.is_paused:
+                    return False
+                is_used = True
+        return is_used or all(pool.is_paused for pool in self.pools)
 
     @property
     def useful(self) -> list[Pool]:
