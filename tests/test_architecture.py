@@ -110,7 +110,7 @@ LIBRARIES = {
         "client/dbapi/connection.py", "client/dbapi/copying.py", "client/dbapi/cursor.py", "client/dbapi/errorcodes.py",
         "client/dbapi/errors.py", "client/dbapi/executors.py",
         "client/dbapi/extensions.py", "client/dbapi/extras.py", "client/dbapi/info.py", "client/dbapi/modes.py",
-        "client/dbapi/factories.py", "client/dbapi/pool.py", "client/dbapi/rows.py",
+        "client/dbapi/factories.py", "client/dbapi/named.py", "client/dbapi/pool.py", "client/dbapi/rows.py",
         "client/dbapi/sql.py",
         "client/dbapi/two_phase.py", "client/dbapi/tz.py", "client/errors.py", "client/values/bind.py",
         "client/values/casting.py", "client/values/offline.py",

@@ -19,6 +19,7 @@ from psycopg2 import extensions
 
 from client.dbapi.copying import Copying, quoted_name
 from client.dbapi.many import Progress
+from client.dbapi.named import OnServer
 from client.dbapi.rows import NO_ROWS, Rows, Values, rows_of
 from client.errors import DBError
 from client.values import offline
@@ -34,7 +35,7 @@ else:
 Params = Sequence[Any] | Mapping[str, Any] | None
 
 
-class Cursor(Copying, _Theirs):
+class Cursor(OnServer, Copying, _Theirs):
     """What Connection.cursor() returns. A base class for cursor_factory.
 
     row_factory, if it is set, is called with the cursor for each row and returns a sequence whose items are then
@@ -57,10 +58,10 @@ class Cursor(Copying, _Theirs):
     ) -> None:
         theirs: Any = extensions.cursor
         theirs.__init__(self, conn, name)
-        self._quoted_name = None if name is None else quoted_name(name)
+        self._quoted_name = "" if name is None else quoted_name(name)
         self._is_closed = False
         self._withhold = False
-        self._mark = conn.mark  # the transaction to which a named cursor belongs
+        self._mark = conn.mark
         self._count = -1
         self._status: str | None = None
         self._result: Result | None = None
@@ -276,65 +277,6 @@ class Cursor(Copying, _Theirs):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    # Cursors with a name.
-
-    @property
-    def withhold(self) -> bool:
-        """Whether a named cursor outlives its transaction; only in a connection with session=True."""
-        return self._withhold
-
-    @withhold.setter
-    def withhold(self, value: Any) -> None:
-        if value and self.name is None:
-            raise psycopg2.ProgrammingError("trying to set .withhold on unnamed cursor")
-        if value and not self.connection.is_session:
-            text = (
-                "a cursor WITH HOLD outlives its transaction in one backend, and this connection gives its backend "
-                "back at commit; connect with session=True"
-            )
-            raise psycopg2.NotSupportedError(self.connection.advised(text))
-        self._withhold = bool(value)
-
-    def _check_may_declare(self) -> None:
-        if self._sent is not None:
-            raise psycopg2.ProgrammingError("can't call .execute() on named cursors more than once")
-        if self.connection.autocommit and not self._withhold:
-            raise psycopg2.ProgrammingError("can't use a named cursor outside of transactions")
-        self._check_mark()
-
-    def _check_mark(self) -> None:
-        if self._mark != self.connection.mark and not self._withhold:
-            raise psycopg2.ProgrammingError("named cursor isn't valid anymore")
-
-    def _is_alive_on_server(self) -> bool:
-        if self.connection.closed:
-            return False
-        status = self.connection.get_transaction_status()
-        if status in (extensions.TRANSACTION_STATUS_UNKNOWN, extensions.TRANSACTION_STATUS_INERROR):
-            return False
-        is_idle = status == extensions.TRANSACTION_STATUS_IDLE
-        if self._sent is not None:
-            # Behind an end that was sent as a statement the mark is the same.
-            return self._withhold or not is_idle or self._mark != self.connection.mark
-        # It was not made here; another cursor may have made it.
-        if is_idle and not self.connection.is_session:
-            return False
-        look = offline.render("SELECT 1 FROM pg_catalog.pg_cursors WHERE name = %s", (self.name,))
-        return len(self.connection.ask_in_place(look)) > 0
-
-    def _fetch(self, which: str) -> Rows:
-        """Fetch rows of the server's cursor."""
-        self._check_mark()
-        self._keep(self._on_server(f"FETCH {which} FROM {self._quoted_name}"))
-        assert self._rows is not None
-        return self._rows
-
-    def _on_server(self, statement: str) -> Result:
-        """Run a statement about the server's cursor; for one that outlives transactions it begins none."""
-        run = self.connection.ask_in_place if self._withhold else self.connection.run
-        found: Result = self.noted(run, statement)
-        return found
 
     # What all of them do.
 
