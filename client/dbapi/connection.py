@@ -93,6 +93,8 @@ class Connection(Modes):
         made = with_ours(factory, Cursor)(self, name)
         if not isinstance(made, Cursor):
             raise TypeError(f"cursor factory must be subclass of client.dbapi.extensions.cursor, got {factory!r}")
+        if made._is_closed and made.connection is self:  # its __init__ has called psycopg2's, past ours
+            made._begin(self, name)
         made.withhold = withhold
         made.scrollable = scrollable
         return made

@@ -4,8 +4,9 @@ Without a name all rows of a result have come when execute returns. With a name 
 transaction's backend, and each fetch brings some rows from there.
 
 A cursor is one of psycopg2's class too, whose connection leads to nowhere (`client.dbapi.executors`): C code of
-psycopg2's that is given a cursor, as a caster is, reads its memory. Of its own it keeps there name, row_factory,
-tzinfo_factory, arraysize, itersize and the casters registered for it; it does nothing else by itself.
+psycopg2's that is given a cursor, as a caster is, reads its memory. Of its own it keeps there row_factory,
+tzinfo_factory, arraysize, itersize and the casters registered for it; it does nothing else by itself. The name is kept
+here, or C code would look for a cursor of the server's.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from psycopg2 import extensions
 
 from client.dbapi.copying import Copying, quoted_name
 from client.dbapi.many import Progress
-from client.dbapi.named import OnServer
+from client.dbapi.named import OnServer, checked_name
 from client.dbapi.rows import NO_ROWS, Rows, Values, rows_of
 from client.errors import DBError
 from client.values import offline
@@ -44,8 +45,6 @@ class Cursor(OnServer, Copying, _Theirs):
 
     # psycopg2's own; string_types has the casters registered for this cursor, by the OIDs of their types.
     connection: Connection
-    name: str | None
-    scrollable: bool | None
     arraysize: int
     itersize: int
     row_factory: Any
@@ -57,8 +56,15 @@ class Cursor(OnServer, Copying, _Theirs):
         self, conn: Connection, name: str | None = None, scrollable: bool | None = None, withhold: bool = False
     ) -> None:
         theirs: Any = extensions.cursor
-        theirs.__init__(self, conn, name)
-        self._quoted_name = "" if name is None else quoted_name(name)
+        theirs.__init__(self, conn)
+        self._begin(conn, name)
+        self.scrollable = scrollable
+        self.withhold = withhold
+
+    def _begin(self, conn: Connection, name: Any) -> None:
+        """Do what __init__ does beside calling psycopg2's; a program's class may have called that alone."""
+        self._name = None if name is None else checked_name(name)
+        self._quoted_name = "" if self._name is None else quoted_name(self._name)
         self._is_closed = False
         self._withhold = False
         self._mark = conn.mark
@@ -68,8 +74,6 @@ class Cursor(OnServer, Copying, _Theirs):
         self._rows: Rows | None = None
         # What was sent last, to be written with literals if somebody asks.
         self._sent: tuple[Any, Params] | None = None
-        self.scrollable = scrollable
-        self.withhold = withhold
 
     def __repr__(self) -> str:
         return f"<cursor object at {id(self):#x}; closed: {-1 if self._is_closed else 0}>"

@@ -1,7 +1,9 @@
 """What a connection is made of: its executors, its lock, whether it is open, and its own questions.
 
 A connection is one of psycopg2's class too, connected to nowhere (`client.values.offline`): that knows how to quote and
-keeps the casters that were registered for it, so psycopg2's own functions take it. Its C code never sends anything.
+keeps the casters that were registered for it, so psycopg2's own functions take it. Its C code never sends anything:
+for it an asynchronous statement is under way for ever, so each method of psycopg2's own classes that would send one
+raises an error, of this connection and of all cursors on it.
 """
 
 from __future__ import annotations
@@ -47,6 +49,8 @@ class Executors(_Theirs):
     def __init__(self, group: str, autocommit: bool, session: bool, options: Mapping[str, Any]) -> None:
         """options are the Handlers'."""
         _, server = offline.connect_to_nowhere(self._connected_to)
+        theirs: Any = extensions.cursor
+        theirs.execute(theirs(self), "SELECT")  # to which nobody will ever answer
         server.close()
         # psycopg2's list of PostgreSQL's messages to the client, the newest last; a program may put another one here.
         self.notices: Any = []

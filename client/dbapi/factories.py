@@ -12,6 +12,8 @@ from typing import Any
 
 from psycopg2 import extensions
 
+from client.dbapi.guards import guarded_methods
+
 # Programs have a few; one that makes classes in a loop must not grow memory for ever.
 CLASSES_KEPT = 256
 
@@ -35,4 +37,5 @@ def with_ours(factory: Any, ours: type) -> Any:
 
 @lru_cache(CLASSES_KEPT)
 def _derived(theirs: Any, ours: Any) -> Any:
-    return type(theirs.__name__, (theirs, ours), {"__module__": theirs.__module__, "__doc__": theirs.__doc__})
+    own = {"__module__": theirs.__module__, "__doc__": theirs.__doc__}
+    return type(theirs.__name__, (theirs, ours), {**own, **guarded_methods(theirs, ours)})

@@ -20,13 +20,30 @@ class OnServer:
     """The part of a cursor that knows of the server's cursor."""
 
     connection: Connection
-    name: str | None
+    _name: str | None = None
     _quoted_name: str
+    _scrollable: bool | None = None
     _withhold: bool
     _mark: int  # of the transaction to which it belongs
     # What was sent last; None before execute.
     _sent: Any
     _rows: Rows | None
+
+    @property
+    def name(self) -> str | None:
+        """The name of the server's cursor; None without one, where all rows come with the result."""
+        return self._name
+
+    @property
+    def scrollable(self) -> bool | None:
+        """Whether a named cursor moves backwards too; None: if its statement lets it."""
+        return self._scrollable
+
+    @scrollable.setter
+    def scrollable(self, value: Any) -> None:
+        if value is not None and self.name is None:
+            raise psycopg2.ProgrammingError("trying to set .scrollable on unnamed cursor")
+        self._scrollable = None if value is None else bool(value)
 
     @property
     def withhold(self) -> bool:
@@ -91,3 +108,13 @@ class OnServer:
 
     def _keep(self, result: Result, has_rows: bool = True) -> None:
         raise NotImplementedError
+
+
+def checked_name(name: Any) -> str:
+    """Return a cursor's name as text, which ends before a NUL, as in psycopg2."""
+    if isinstance(name, bytes):
+        name = name.decode()
+    if not isinstance(name, str):
+        raise TypeError(f"Expected bytes or unicode string, got {type(name).__name__} instead")
+    name.encode()  # raises UnicodeEncodeError for what PostgreSQL cannot be told
+    return str(name).partition("\0")[0]
