@@ -160,7 +160,7 @@ class Cursor(OnServer, Copying, _Theirs):
         """The next row, None after the last."""
         rows = self._readable("fetchone")
         if self.name is not None:
-            rows = self._fetch("FORWARD 1")
+            rows = self._fetch(1)
         values = rows.one()
         return None if values is None else self._made(values)
 
@@ -169,14 +169,14 @@ class Cursor(OnServer, Copying, _Theirs):
         wanted = self.arraysize if size is None else size
         rows = self._readable("fetchmany")
         if self.name is not None:
-            rows = self._fetch(f"FORWARD {int(wanted)}")
+            rows = self._fetch(int(wanted))
         return self._all_made(rows.all() if wanted < 0 else rows.many(wanted))
 
     def fetchall(self) -> list[Any]:
         """All remaining rows."""
         rows = self._readable("fetchall")
         if self.name is not None:
-            rows = self._fetch("FORWARD ALL")
+            rows = self._fetch(None)
         return self._all_made(rows.all())
 
     def scroll(self, value: int, mode: str = "relative") -> None:
@@ -190,10 +190,7 @@ class Cursor(OnServer, Copying, _Theirs):
         if self.name is None and mode not in ("relative", "absolute"):
             raise psycopg2.ProgrammingError(f"scroll mode must be 'relative' or 'absolute', got {mode!r}")
         if self.name is not None:
-            self._check_mark()
-            how = "ABSOLUTE " if mode == "absolute" else ""
-            self._status = self._on_server(f"MOVE {how}{int(value)} FROM {self._quoted_name}").statusmessage
-            self._rows = None if self._rows is None else NO_ROWS
+            self._scroll(value, mode == "absolute")
             return
         if self._rows is None:
             raise psycopg2.ProgrammingError("no results to scroll")
@@ -208,7 +205,7 @@ class Cursor(OnServer, Copying, _Theirs):
     def __next__(self) -> Any:
         rows = self._readable("next")
         if self.name is not None and rows.position >= rows.count:
-            rows = self._fetch(f"FORWARD {self.itersize}")
+            rows = self._fetch(self.itersize)
         values = rows.one()
         if values is None:
             raise StopIteration

@@ -1,4 +1,9 @@
-"""What a cursor with a name has of its own: the cursor of the server's, from which each fetch brings some rows."""
+"""What a cursor with a name has of its own: the cursor of the server's, from which each fetch brings some rows.
+
+A result is at most max_result_bytes long, and rows that a FETCH has passed and that do not come are gone: most cursors
+cannot go back. So many rows come in parts, whose size follows from the bytes of the rows before: one row first, then
+more. If a part is too large all the same, or its answer was not taken, all that follows raises an error.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +13,22 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 from psycopg2 import extensions
 
+from client.dbapi.rows import NO_ROWS, Rows
+from client.dbapi.wording import rewrite
+from client.errors import DBError, ResultTooLarge
 from client.values import offline
+from client.values.result import Result
+from client.wire.messages import NOT_EXECUTED, TX_NONE
 
 if TYPE_CHECKING:
     from client.dbapi.connection import Connection
-    from client.dbapi.rows import Rows
-    from client.values.result import Result
+
+# What a part should have at most.
+_PART_BYTES = 1 << 20
+# A part is that much smaller than the largest result, for rows that are larger than those before.
+_MARGIN = 16
+# A part has at most so many times the rows of the part before.
+_GROWTH = 64
 
 
 class OnServer:
@@ -28,6 +43,14 @@ class OnServer:
     # What was sent last; None before execute.
     _sent: Any
     _rows: Rows | None
+    _result: Result | None
+    _count: int
+    _status: str | None
+    # The rows of the last part, 0 before the first one; and the bytes of a row, as far as is known.
+    _part_rows = 0
+    _row_bytes = 1
+    # Rows were passed that have not come.
+    _has_passed: bool = False
 
     @property
     def name(self) -> str | None:
@@ -89,12 +112,80 @@ class OnServer:
         look = offline.render("SELECT 1 FROM pg_catalog.pg_cursors WHERE name = %s", (self.name,))
         return len(self.connection.ask_in_place(look)) > 0
 
-    def _fetch(self, which: str) -> Rows:
-        """Fetch rows of the server's cursor."""
+    def _fetch(self, count: int | None) -> Rows:
+        """Fetch so many rows of the server's cursor, None: all."""
         self._check_mark()
-        self._keep(self._on_server(f"FETCH {which} FROM {self._quoted_name}"))
+        self._check_place()
+        with self.connection._lock:
+            try:
+                self._keep(self._in_parts(count))
+            except BaseException as error:
+                self._result, self._rows, self._count = None, None, -1
+                self._has_passed |= not isinstance(error, DBError)
+                raise
         assert self._rows is not None
         return self._rows
+
+    def _in_parts(self, count: int | None) -> Result:
+        most = self._most_bytes()
+        parts: list[Result] = []
+        rows = 0
+        while True:
+            wanted = self._next_part(most) if count is None else min(self._next_part(most), count - rows)
+            if count is not None and count < 1:
+                wanted = count  # the row where the cursor is, or those before it
+            try:
+                part = self._on_server(f"FETCH FORWARD {wanted} FROM {self._quoted_name}")
+                parts.append(part)
+                rows += len(part)
+                if len(part):
+                    self._part_rows = max(self._part_rows, wanted)
+                    self._row_bytes = max(self._row_bytes, len(part.as_sent()[1]) // len(part))
+                if len(part) < wanted or rows == count or wanted < 1:
+                    return _joined(parts, rows)
+            except BaseException as error:
+                self._explain_too_large(error, wanted)
+                self._has_passed = bool(parts) or not (isinstance(error, DBError) and error.outcome == NOT_EXECUTED)
+                raise
+
+    def _most_bytes(self) -> int:
+        """How many bytes a part should have at most."""
+        channel = self.connection._own._lease._channel
+        return _PART_BYTES if channel is None else min(_PART_BYTES, channel.welcome.max_result_bytes // _MARGIN)
+
+    def _next_part(self, most_bytes: int) -> int:
+        """How many rows to fetch: one at first, then as many as are likely to fit, but not many more at once."""
+        return max(1, min(most_bytes // self._row_bytes, self._part_rows * _GROWTH))
+
+    def _explain_too_large(self, error: BaseException, rows: int) -> None:
+        if isinstance(error, ResultTooLarge):
+            self._row_bytes = max(self._row_bytes, _PART_BYTES)
+            way = (
+                "the row is too large"
+                if rows == 1
+                else "give a smaller itersize, or call fetchmany(size) for fewer rows"
+            )
+            rewrite(error, f"{error.failure.message}; {way}: the server's cursor has moved past {rows} of its rows")
+
+    def _check_place(self) -> None:
+        """Raise ProgrammingError if rows would be missing before those that come next."""
+        status = self.connection.get_transaction_status()
+        if self._has_passed and status in (extensions.TRANSACTION_STATUS_INTRANS, extensions.TRANSACTION_STATUS_IDLE):
+            raise psycopg2.ProgrammingError(
+                f"the server's cursor {self.name!r} has moved past rows that have not come: a part was too large, or a "
+                "call ended by an exception; read them again by another cursor, with a smaller itersize or by "
+                "fetchmany(size), or scroll(0, 'absolute') if it is scrollable"
+            )
+
+    def _scroll(self, value: int, is_absolute: bool) -> None:
+        """Move the server's cursor."""
+        self._check_mark()
+        if not is_absolute:
+            self._check_place()
+        how = "ABSOLUTE " if is_absolute else ""
+        self._status = self._on_server(f"MOVE {how}{int(value)} FROM {self._quoted_name}").statusmessage
+        self._rows = None if self._rows is None else NO_ROWS
+        self._has_passed = False
 
     def _on_server(self, statement: str) -> Result:
         """Run a statement about the server's cursor; for one that outlives transactions it begins none."""
@@ -118,3 +209,13 @@ def checked_name(name: Any) -> str:
         raise TypeError(f"Expected bytes or unicode string, got {type(name).__name__} instead")
     name.encode()  # raises UnicodeEncodeError for what PostgreSQL cannot be told
     return str(name).partition("\0")[0]
+
+
+def _joined(parts: list[Result], rows: int) -> Result:
+    """Return the rows of all parts as one result, as if one FETCH had brought them."""
+    if len(parts) == 1:
+        return parts[0]
+    notices = tuple(notice for part in parts for notice in part.notices)
+    columns = parts[0].as_sent()[0]
+    data = b"".join(part.as_sent()[1] for part in parts)
+    return Result.from_fields((0, TX_NONE, f"FETCH {rows}", rows, columns, data, notices))
