@@ -111,7 +111,7 @@ LIBRARIES = {
         "client/dbapi/errors.py", "client/dbapi/executors.py",
         "client/dbapi/extensions.py", "client/dbapi/extras.py", "client/dbapi/info.py", "client/dbapi/modes.py",
         "client/dbapi/factories.py", "client/dbapi/guards.py", "client/dbapi/named.py", "client/dbapi/pool.py",
-        "client/dbapi/rows.py",
+        "client/dbapi/rows.py", "client/dbapi/sent.py",
         "client/dbapi/sql.py",
         "client/dbapi/two_phase.py", "client/dbapi/tz.py", "client/errors.py", "client/values/bind.py",
         "client/values/casting.py", "client/values/offline.py",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 
+from client.dbapi.sent import Sent
 from client.values import offline
 from client.values.copy_files import has_no_buffer, takes_text
 
@@ -60,10 +61,10 @@ class Copying:
     def _copy(self, statement: bytes, file: Any, reads: bool) -> None:
         self._check("copy_from" if reads else "copy_to")
         self._clear()
-        self._sent, self._status = (statement, None), ""
+        self._sent, self._status = Sent(statement, None), ""
         self._keep(self.noted(self.connection.copy, statement, file if reads else _sink(file), reads))
 
-    _sent: Any
+    _sent: Sent | None
     _status: str | None
 
     def _check(self, what: str) -> None:

@@ -11,7 +11,7 @@ here, or C code would look for a cursor of the server's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
@@ -22,6 +22,7 @@ from client.dbapi.copying import Copying, quoted_name
 from client.dbapi.many import Progress
 from client.dbapi.named import OnServer, checked_name
 from client.dbapi.rows import NO_ROWS, Rows, Values, rows_of
+from client.dbapi.sent import Params, Sent, fixed, statement_of
 from client.errors import DBError
 from client.values import offline
 from client.values.result import Result
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     _Theirs = object
 else:
     _Theirs = extensions.cursor
-
-Params = Sequence[Any] | Mapping[str, Any] | None
 
 
 class Cursor(OnServer, Copying, _Theirs):
@@ -73,7 +72,7 @@ class Cursor(OnServer, Copying, _Theirs):
         self._result: Result | None = None
         self._rows: Rows | None = None
         # What was sent last, to be written with literals if somebody asks.
-        self._sent: tuple[Any, Params] | None = None
+        self._sent: Sent | None = None
 
     def __repr__(self) -> str:
         return f"<cursor object at {id(self):#x}; closed: {-1 if self._is_closed else 0}>"
@@ -87,6 +86,7 @@ class Cursor(OnServer, Copying, _Theirs):
         self._check("execute")
         if self.name is not None:
             self._check_may_declare()
+        query = statement_of(query)
         self._clear()
         if self.name is None:
             self._run(query, vars)
@@ -111,19 +111,19 @@ class Cursor(OnServer, Copying, _Theirs):
         except BaseException:
             if progress.has_failed:
                 self._clear()
-                self._sent = query, progress.last
+                self._sent = Sent(query, progress.last).settled()
                 raise
             # Of the iterable, or of a set that does not fit: some sets before it may have run.
             if progress.result is not None or progress.is_unfit:
                 self._clear()
             if progress.result is not None:
-                self._sent = None if progress.is_unfit else (query, progress.last)
+                self._sent = None if progress.is_unfit else Sent(query, progress.last).settled()
                 self._status = progress.result.statusmessage
             self._count = -1 if progress.is_unfit or not progress.is_begun else progress.count
             raise
         if progress.result is not None:
             self._clear()
-            self._sent = query, progress.last
+            self._sent = Sent(query, progress.last).settled()
             self._keep(progress.result, has_rows=False)
         self._count = progress.count
 
@@ -152,7 +152,7 @@ class Cursor(OnServer, Copying, _Theirs):
     @property
     def query(self) -> bytes | None:
         """The last statement with literals in the place of its parameters, None if there was none."""
-        return None if self._sent is None else offline.render(*self._sent)
+        return None if self._sent is None else self._sent.text()
 
     # Rows.
 
@@ -306,8 +306,15 @@ class Cursor(OnServer, Copying, _Theirs):
         self._count = -1
 
     def _run(self, statement: Any, params: Params) -> None:
-        self._sent = statement, params
-        self._keep(self.noted(self.connection.run, statement, params))
+        params = fixed(params)
+        sent = self._sent = Sent(statement, params)
+        try:
+            result = self.noted(self.connection.run, statement, params)
+        except BaseException as error:
+            self._sent = sent.left(error)
+            raise
+        self._sent = sent.settled()
+        self._keep(result)
 
     def _keep(self, result: Result, has_rows: bool = True) -> None:
         self._result = result if has_rows else None

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from client.dbapi.sent import fixed
 from client.errors import DBError, error_from, place_of
 from client.interruptions import is_own
 from client.values.bind import bind
@@ -116,7 +117,8 @@ def collected(
     progress.is_begun = True
     most = min(MESSAGE_BYTES, most_bytes // 2)
     kept, size = Sets([], []), 0
-    for each in parameters:
+    for given in parameters:
+        each = fixed(given)  # the iterable may give the same object again, changed
         try:
             text, types, values, references = bind(statement, each)
         except Exception as error:

@@ -14,6 +14,7 @@ import psycopg2
 from psycopg2 import extensions
 
 from client.dbapi.rows import NO_ROWS, Rows
+from client.dbapi.sent import Sent
 from client.dbapi.wording import rewrite
 from client.errors import DBError, ResultTooLarge
 from client.values import offline
@@ -41,7 +42,7 @@ class OnServer:
     _withhold: bool
     _mark: int  # of the transaction to which it belongs
     # What was sent last; None before execute.
-    _sent: Any
+    _sent: Sent | None
     _rows: Rows | None
     _result: Result | None
     _count: int
