@@ -78,8 +78,9 @@ class ClientLease:
         self._was_in_doubt = False  # and the program knows
         # The last error that told of the lease's loss; held weakly, as a channel's.
         self._error: weakref.ref[DBConnectionError] | None = None
-        # The one call that uses it. A dict, because setdefault lets exactly one of several threads through.
-        self._use: dict[str, Call] = {}
+        # The one call that uses it, by its process: in a child the parent's is over. A dict, because setdefault lets
+        # exactly one of several threads through.
+        self._use: dict[int, Call] = {}
 
     def begin(self, call: Call) -> Channel | None:
         """Give the call the use of the lease; return the lease's channel, None if no lease is open.
@@ -87,7 +88,7 @@ class ClientLease:
         Raises UsageError if another call uses it, or if a parent process opened it, and TransactionLost or
         CommitOutcomeUnknown if it is lost.
         """
-        if self._use.setdefault("", call) is not call:
+        if self._use.setdefault(os.getpid(), call) is not call:
             raise self._used()
         if not self.number:
             return None
@@ -96,7 +97,7 @@ class ClientLease:
 
     def check_unused(self) -> None:
         """Raise UsageError if a call uses it: whether a transaction is open only the answer to that will tell."""
-        if self._use:
+        if os.getpid() in self._use:
             raise self._used()
 
     def _used(self) -> UsageError:
@@ -128,12 +129,12 @@ class ClientLease:
 
     def has(self, call: Call) -> bool:
         """Whether the call uses the lease."""
-        return self._use.get("") is call
+        return self._use.get(os.getpid()) is call
 
     def end(self, call: Call) -> None:
         """Let other calls use the lease: this one has its reply, or will never have it."""
-        if self._use.get("") is call:
-            del self._use[""]
+        if self._use.get(os.getpid()) is call:
+            del self._use[os.getpid()]
 
     def told(self, call: Call, error: BaseException) -> Failure | None:
         """Return the failure with which the broker answered the call; None if the error is another one."""
@@ -238,4 +239,4 @@ class ClientLease:
         channel, self._channel = self._channel, None
         self.number = 0
         is_lost, self._is_lost, self.is_in_doubt = self._is_lost, False, False
-        return None if is_lost or self._use.get("", call) is not call else channel
+        return None if is_lost or self._use.get(os.getpid(), call) is not call else channel

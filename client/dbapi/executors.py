@@ -8,6 +8,7 @@ raises an error, of this connection and of all cursors on it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -88,12 +89,12 @@ class Executors(_Theirs):
     @property
     def _is_waiting(self) -> bool:
         """Whether a request is under way; the connection's socket is not looked at."""
-        return bool(self._own._calls or self._by_itself._calls)
+        return _is_asking(self._own) or _is_asking(self._by_itself)
 
     @property
     def _is_beginning(self) -> bool:
         """Whether a statement is under way that runs in a transaction, and no question of the connection's own."""
-        return self._own._autocommit is False and bool(self._own._calls)
+        return self._own._autocommit is False and _is_asking(self._own)
 
     @property
     def _is_by_itself(self) -> bool:
@@ -199,3 +200,11 @@ class Executors(_Theirs):
                     append(notice)
         if isinstance(self.notices, list) and len(self.notices) > MAX_NOTICES:
             del self.notices[:-MAX_NOTICES]
+
+
+def _is_asking(executor: Handler | Session) -> bool:
+    """Whether a request of this very process is under way."""
+    if not executor._calls:
+        return False
+    channels = [each() for each in list(executor._calls)]
+    return any(channel is not None and channel.pid == os.getpid() for channel in channels)

@@ -6,8 +6,10 @@ that calls `connect` itself.
 
 from __future__ import annotations
 
+import os
 import threading
 from types import TracebackType
+from typing import Any
 
 from client.errors import DBError
 from client.wire.messages import Outcome
@@ -49,21 +51,28 @@ IN_TWO_PHASES: Words = (("call rollback()", "call tpc_rollback()"),)
 class Turns:
     """The lock of a connection: calls take turns, and the errors that leave them speak the connection's words."""
 
-    __slots__ = ("_lock", "more_words", "words")
+    __slots__ = ("_locks", "more_words", "words")
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        # By processes: in a child the parent's may be held by a thread that is not there, for ever.
+        self._locks: dict[int, Any] = {}
         self.words = WORDS
         # For the state in which the connection is; replaced behind those.
         self.more_words: Words = ()
 
     def __enter__(self) -> None:
-        self._lock.acquire()
+        pid = os.getpid()
+        lock = self._locks.get(pid)
+        if lock is None:
+            lock = self._locks.setdefault(pid, threading.RLock())
+        lock.acquire()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lock.release()
+        lock = self._locks.get(os.getpid())
+        if lock is not None and lock._is_owned():  # else the process was forked in the middle of this call
+            lock.release()
         # What PostgreSQL says is left alone, but for the broker's reason behind it.
         if isinstance(error, DBError) and error.failure.sqlstate in (None, QUERY_CANCELED):
             rewrite(error, self.in_words(error.failure.message))
