@@ -97,7 +97,7 @@ class ClientLease:
 
     def check_unused(self) -> None:
         """Raise UsageError if a call uses it: whether a transaction is open only the answer to that will tell."""
-        if os.getpid() in self._use:
+        if self.is_in_use:
             raise self._used()
 
     def _used(self) -> UsageError:
@@ -187,6 +187,11 @@ class ClientLease:
         return self.number != 0 and (
             self._is_lost or channel is None or channel.pid != os.getpid() or is_over(channel._socket.fileno())
         )
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether a call of this process uses it: of another thread, or one that a signal handler has interrupted."""
+        return os.getpid() in self._use
 
     @property
     def is_inherited(self) -> bool:

@@ -117,17 +117,27 @@ class Connection(Modes):
             self._rollback()
 
     def close(self) -> None:
-        """Close the connection; what is open is rolled back, unless it was begun by a parent process."""
+        """Close the connection; what is open is rolled back, unless it was begun by a parent process.
+
+        If a signal handler closes it in the middle of a call, the end of that call does this, and returns its result.
+        """
         with self._lock:
             if self._is_closed:
                 return
             self._is_closed = True
-            if self._own._lease.is_inherited:
-                return
-            if isinstance(self._own, Session):
-                self._own.close()
-            else:
-                self._own.rollback()
+            self._end_own()
+
+    def _end_own(self) -> None:
+        """End the transaction or the session, unless a call is in the middle: the end of that comes here again."""
+        self._lock.at_end = None
+        if self._own._lease.is_inherited:
+            return
+        if self._own._lease.is_in_use:
+            self._lock.at_end = self._end_own
+        elif isinstance(self._own, Session):
+            self._own.close()
+        else:
+            self._own.rollback()
 
     @property
     def closed(self) -> int:

@@ -184,7 +184,8 @@ class Executors(_Theirs):
         """Run a question where the connection's open transaction, if there is one, can be seen."""
         with self._lock:
             self.check_open()
-            return self._own.query(statement) if self._own.in_transaction else self.ask(statement)
+            is_begun = self._own.in_transaction or self._is_beginning
+            return self._own.query(statement) if is_begun else self.ask(statement)
 
     @property
     def is_session(self) -> bool:

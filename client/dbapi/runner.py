@@ -213,6 +213,7 @@ class Runner(Executors):
             own.rollback()
 
     def _commit(self) -> None:
+        self._own._lease.check_unused()  # by what a signal handler interrupts
         self.mark += 1
         if self._own.transaction_status == TX_FAILED:
             self._own.rollback()  # so does PostgreSQL, and psycopg2's commit() is silent about it
@@ -223,6 +224,7 @@ class Runner(Executors):
             self._take_notices()
 
     def _rollback(self) -> None:
+        self._own._lease.check_unused()
         self.mark += 1
         self._own.rollback()
         if self._is_lost:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -51,11 +52,13 @@ IN_TWO_PHASES: Words = (("call rollback()", "call tpc_rollback()"),)
 class Turns:
     """The lock of a connection: calls take turns, and the errors that leave them speak the connection's words."""
 
-    __slots__ = ("_locks", "more_words", "words")
+    __slots__ = ("_locks", "at_end", "more_words", "words")
 
     def __init__(self) -> None:
         # By processes: in a child the parent's may be held by a thread that is not there, for ever.
         self._locks: dict[int, Any] = {}
+        # What a signal handler could not do in the middle of this thread's call; it is tried at the end of each call.
+        self.at_end: Callable[[], None] | None = None
         self.words = WORDS
         # For the state in which the connection is; replaced behind those.
         self.more_words: Words = ()
@@ -70,9 +73,13 @@ class Turns:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        lock = self._locks.get(os.getpid())
-        if lock is not None and lock._is_owned():  # else the process was forked in the middle of this call
-            lock.release()
+        try:
+            if self.at_end is not None:
+                self.at_end()
+        finally:
+            lock = self._locks.get(os.getpid())
+            if lock is not None and lock._is_owned():  # else the process was forked in the middle of this call
+                lock.release()
         # What PostgreSQL says is left alone, but for the broker's reason behind it.
         if isinstance(error, DBError) and error.failure.sqlstate in (None, QUERY_CANCELED):
             rewrite(error, self.in_words(error.failure.message))
