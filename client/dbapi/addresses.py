@@ -6,6 +6,8 @@ from typing import Any
 
 import psycopg2
 
+from client.wire.address import check_address
+
 # Keywords of libpq's that say where the database is, or how to get there.
 _SERVERS = (
     "dsn", "dbname", "database", "host", "hostaddr", "port", "user", "password", "service", "sslmode", "options",
@@ -19,10 +21,14 @@ _INSTEAD = {
 }
 
 
+class AddressError(psycopg2.ProgrammingError, ValueError):
+    """The address has no form that poold knows; a ValueError as the Handler's."""
+
+
 def refuse_servers(address: Any, options: dict[str, Any]) -> None:
     """Raise psycopg2's ProgrammingError if a server is named, by a connection string or by keywords.
 
-    The error shows no values: one of them may be a password.
+    The error shows no values: one of them may be a password. An address that is none raises one too.
     """
     named = [name for name in _SERVERS if name in options]
     text = address if isinstance(address, str) else ""
@@ -40,3 +46,9 @@ def refuse_servers(address: Any, options: dict[str, Any]) -> None:
             raise psycopg2.NotSupportedError(
                 "there are no asynchronous connections; run calls in threads (asyncio.to_thread) instead"
             )
+    if isinstance(address, str):
+        try:
+            check_address(address)
+        except ValueError as error:
+            default = "; leave it out, or None, for the default one (POOLD_ADDRESS, or this user's broker)"
+            raise AddressError(f"{error}{default}") from None

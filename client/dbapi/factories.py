@@ -10,7 +10,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from psycopg2 import extensions
+import psycopg2
+from psycopg2 import _psycopg, extensions
 
 from client.dbapi.guards import guarded_methods
 
@@ -19,9 +20,24 @@ CLASSES_KEPT = 256
 
 
 def checked_factory(name: str, factory: Any) -> Any:
-    """Return the factory, if it can be called or is None."""
-    if factory is not None and not callable(factory):
-        raise TypeError(f"{name} is {factory!r:.200}; expected a class, or a function that makes one's instances")
+    """Return the factory, if it can be called or is None; a class has to be one of psycopg2's side or of ours.
+
+    name is cursor_factory or connection_factory.
+    """
+    if factory is None:
+        return None
+    base: Any = extensions.cursor if name == "cursor_factory" else extensions.connection
+    kind = name.removesuffix("_factory")
+    if not callable(factory) or (isinstance(factory, type) and not issubclass(factory, base)):
+        raise TypeError(
+            f"{name} is {factory!r:.200}; expected a class derived from psycopg2.extensions.{kind} or "
+            f"client.dbapi.extensions.{kind}, or a function that makes one's instances"
+        )
+    if isinstance(factory, type) and issubclass(factory, (_psycopg.ReplicationConnection, _psycopg.ReplicationCursor)):
+        raise psycopg2.NotSupportedError(
+            f"{name} is {factory!r:.200}, and the broker passes no messages of replication; "
+            "connect to PostgreSQL with psycopg2 for that"
+        )
     return factory
 
 
