@@ -39,12 +39,11 @@ class Runner(Executors):
             own = self._own
             try:
                 if self._is_by_itself:
-                    if self._settings and _is_several(statement):
+                    if (self._settings or self._defaults.modes) and _is_several(statement):
                         return self._run_several(statement, params)
                     if not self._defaults.modes:
                         return self._by_itself.query(statement, params)
-                    found = self._by_itself.run([(statement, params)], retries=0, **self._defaults.options)
-                    return found[0]
+                    return self._run_alone(statement, params)
                 if not own.in_transaction:
                     self._begin(statement, params)
                 return self._query_in_transaction(statement, params)
@@ -198,8 +197,16 @@ class Runner(Executors):
         self._owes_settings = bool(words and words[1].lower() == "rollback")
         return result
 
+    def _run_alone(self, statement: Any, params: Any) -> Result:
+        """Run one statement as a transaction message; an error does not say which statement of it has failed."""
+        try:
+            return self._by_itself.run([(statement, params)], retries=0, **self._defaults.options)[0]
+        except DBError as error:
+            error.place, error.args = None, (error.failure.message,)
+            raise
+
     def _run_several(self, statement: Any, params: Any) -> Result:
-        """Run a string of several statements by itself; settings do not travel with it, so it is a transaction here.
+        """Run a string of several statements by itself; with settings or characteristics it is a transaction here.
 
         It is one for PostgreSQL as well.
         """

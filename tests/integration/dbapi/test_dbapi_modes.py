@@ -84,3 +84,35 @@ def test_what_cannot_be_in_a_transaction_runs_by_itself_whatever_was_set_before(
             cursor.execute("VACUUM pg_class")
             cursor.execute("CREATE TABLE modes (n int)")
             cursor.execute("DROP TABLE modes")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT 1 / 0",
+        "SELECT nothing",
+        "SELEC 1",
+        "SELECT 1; SELECT 2",
+        "SELECT 1; SELECT 1 / 0",
+        "SELECT ';'",
+        "DO $$ BEGIN RAISE EXCEPTION 'a' USING DETAIL = 'b', HINT = 'c'; END $$",
+        "CREATE TABLE never_made (a int)",
+        b"SELECT 1; SELECT 2",
+        "",
+    ],
+)
+def test_errors_with_autocommit_and_characteristics_are_psycopg2s(
+    broker: Broker, postgres: Postgres, statement: Any
+) -> None:
+    told = []
+    for connection in (theirs.connect(postgres.dsn()), psycopg2.connect(broker.address)):
+        connection.set_session(readonly=True, autocommit=True)
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+                told.append((cursor.statusmessage, cursor.fetchall()))
+        except theirs.Error as error:
+            told.append((error.pgcode, str(error), error.pgerror))
+        finally:
+            connection.close()
+    assert told[0] == told[1]
