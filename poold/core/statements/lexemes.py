@@ -28,6 +28,13 @@ _MAY_SET = re.compile(rb"set|u&", re.IGNORECASE)
 _IN_PARTS = rb"'[^\S\r\n]*+(?:--[^\r\n]*+)?[\r\n]"
 _MAY_NAME = re.compile(rb"names|u&|\\|" + _IN_PARTS + b"|" + b"|".join(RELIED_ON_WORDS), re.IGNORECASE)
 _SCOPES = (b"local", b"session")
+# Values that these have on each backend; dumps begin with statements that set them.
+_HELD = {
+    b"client_encoding": (b"utf8", b"utf-8"),
+    b"names": (b"utf8", b"utf-8"),
+    b"standard_conforming_strings": (b"on", b"true"),
+}
+_ENDS: tuple[list[tuple[str, bytes]], ...] = ([], [(OTHER, b";")])
 
 _ESCAPE = re.compile(rb"\\(?:([0-7]{1,3})|x([0-9A-Fa-f]{1,2})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|(.))", re.DOTALL)
 _UNICODE = re.compile(rb"\\(?:([0-9A-Fa-f]{4})|\+([0-9A-Fa-f]{6})|(\\))")
@@ -95,12 +102,16 @@ def holds_structure(statement: bytes) -> bool:
 
 
 def sets_relied_on(statement: bytes) -> bool:
-    """Whether the statement changes, as far as its text shows, a setting that literals and values rely on."""
+    """Whether the statement changes, as far as its text shows, a setting that literals and values rely on.
+
+    SET to the value that it has is no change, if it is written plainly.
+    """
     if not _MAY_SET.search(statement) or not _MAY_NAME.search(statement):
         return False
     is_named = is_hidden = may_set = has_target = is_update = False
     before, previous = b"", b""
-    for kind, text in lexemes(statement):
+    found = list(lexemes(statement))
+    for place, (kind, text) in enumerate(found, 1):
         word = text.lower()
         if (kind, text) == (OTHER, b";"):
             is_update = False
@@ -109,7 +120,8 @@ def sets_relied_on(statement: bytes) -> bool:
         if kind in (WORD, NAME):
             # In UPDATE and ON CONFLICT DO UPDATE a name after SET is a column.
             is_target = not is_update and (previous == b"set" or (before == b"set" and previous in _SCOPES))
-            if is_target and (word in RELIED_ON_WORDS or (kind == WORD and word == b"names")):
+            is_names = kind == WORD and word == b"names"
+            if is_target and (word in RELIED_ON_WORDS or is_names) and not _is_held(word, found[place : place + 3]):
                 return True
             may_set = may_set or word == b"set_config" or (kind == WORD and word == b"do" and not previous)
             is_update = is_update or (kind == WORD and word == b"update")
@@ -120,6 +132,16 @@ def sets_relied_on(statement: bytes) -> bool:
         is_named = is_named or (kind == STRING and _RELIED_ON.search(text) is not None)
         before, previous = previous, word
     return (is_named and may_set) or (is_hidden and (may_set or has_target))
+
+
+def _is_held(name: bytes, behind: list[tuple[str, bytes]]) -> bool:
+    """Whether SET gives the setting of this name the value that it has; behind are the lexemes after the name."""
+    if name != b"names":
+        if behind[:1] not in ([(OTHER, b"=")], [(WORD, b"to")]):
+            return False
+        behind = behind[1:]
+    values = [text.lower() for kind, text in behind[:1] if kind in (WORD, STRING)]
+    return behind[1:2] in _ENDS and any(value in _HELD.get(name, ()) for value in values)
 
 
 def _body(token: str, raw: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import Any
 
 import psycopg2 as theirs
@@ -96,3 +96,42 @@ def test_what_runs_in_no_transaction_wants_autocommit_behind_commit(psycopg2: Co
 def test_nothing_here_is_encrypted_or_not(poold: Connect) -> None:
     with closing(poold()) as connection, pytest.raises(theirs.NotSupportedError, match="no connection to PostgreSQL"):
         connection.info.ssl_in_use  # noqa: B018 - the attribute raises
+
+
+# As pg_dump's output begins.
+DUMP = """
+SET statement_timeout = 0;
+SET lock_timeout = 0;
+SET idle_in_transaction_session_timeout = 0;
+SET client_encoding = 'UTF8';
+SET standard_conforming_strings = on;
+SELECT pg_catalog.set_config('search_path', '', false);
+SET check_function_bodies = false;
+SET xmloption = content;
+SET client_min_messages = warning;
+SET row_security = off;
+CREATE TEMPORARY TABLE dumped (a text);
+INSERT INTO dumped VALUES ('a\\');
+"""
+
+
+def test_the_head_of_a_dump_runs(psycopg2: Connect, poold: Connect) -> None:
+    for connect in (psycopg2, poold):
+        with closing(connect()) as connection, connection.cursor() as cursor:
+            cursor.execute(DUMP)
+            cursor.execute("SELECT a, current_setting('client_encoding') FROM dumped")
+            assert cursor.fetchall() == [("a\\", "UTF8")]
+            connection.rollback()
+            with pytest.raises(theirs.Error) if connect is poold else nullcontext():
+                cursor.execute("SET client_encoding = 'LATIN1'")
+
+
+def test_what_all_rely_on_is_not_changed_behind_what_holds(poold: Connect) -> None:
+    with closing(poold()) as connection, connection.cursor() as cursor:
+        for statement in ("SET NAMES 'UTF8'; SET NAMES 'LATIN1'", "SET DateStyle = 'ISO, MDY'", "SET NAMES 'latin1'"):
+            with pytest.raises(dbapi.InterfaceError, match="must not change"):
+                cursor.execute(statement)
+            connection.rollback()
+        cursor.execute("SET NAMES 'utf8'")
+        cursor.execute("SHOW client_encoding")
+        assert cursor.fetchone() == ("UTF8",)
