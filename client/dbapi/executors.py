@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
-from psycopg2 import extensions
+from psycopg2 import _psycopg, extensions
 
 from client.dbapi.characteristics import Characteristics
 from client.dbapi.wording import WORDS, Turns, Words
@@ -50,7 +50,7 @@ class Executors(_Theirs):
     def __init__(self, group: str, autocommit: bool, session: bool, options: Mapping[str, Any]) -> None:
         """options are the Handlers'."""
         _, server = offline.connect_to_nowhere(self._connected_to)
-        theirs: Any = extensions.cursor
+        theirs: Any = _psycopg.cursor  # which nobody replaces
         theirs.execute(theirs(self), "SELECT")  # to which nobody will ever answer
         server.close()
         # psycopg2's list of PostgreSQL's messages to the client, the newest last; a program may put another one here.

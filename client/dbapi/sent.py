@@ -49,7 +49,7 @@ class Literal:
         """Return the literal; raises what the adapter raises."""
         if self._literal is None:
             adapted: Any = extensions.adapt(self._value)
-            if hasattr(adapted, "prepare"):
+            if self._connection is not None and hasattr(adapted, "prepare"):
                 adapted.prepare(self._connection)
             quoted = adapted.getquoted()
             self._literal = quoted.encode() if isinstance(quoted, str) else bytes(quoted)
