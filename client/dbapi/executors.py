@@ -64,8 +64,7 @@ class Executors(_Theirs):
         self._defaults = Characteristics()  # of what commits by itself; see Modes
         # Statements that are by themselves, and the connection's own questions.
         self._by_itself = _Unchecked(group, autocommit=True, **options)
-        # Settings that travel with statements; whether the open transaction has still to be told of them.
-        self._owes_settings = True
+        # Settings that travel with statements.
         self._settings: dict[str, Any] = dict(options.get("settings") or {})
         begun = _Unchecked(group, autocommit=False, **options)
         # The connection's transactions; in a session all its statements.
@@ -119,7 +118,6 @@ class Executors(_Theirs):
             for executor in (self._by_itself, self._own):
                 executor.use_settings(wanted)
             self._settings = wanted
-            self._owes_settings = True
             return True
 
     def advise(self, words: Words) -> None:

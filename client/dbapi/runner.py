@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import replace
 from typing import Any
@@ -25,9 +24,6 @@ from client.wire.messages import (
     plain_failure,
 )
 
-# Statements about transactions and savepoints.
-_CONTROL = re.compile(r"\s*(savepoint|release|rollback|begin|start|commit|end|abort|prepare)\b", re.IGNORECASE)
-
 
 class Runner(Executors):
     """Runs statements of one connection."""
@@ -46,7 +42,7 @@ class Runner(Executors):
                     return self._run_alone(statement, params)
                 if not own.in_transaction:
                     self._begin(statement, params)
-                return self._query_in_transaction(statement, params)
+                return own.query(statement, params)
             finally:
                 self._take_notices()
 
@@ -123,12 +119,7 @@ class Runner(Executors):
         if own.in_transaction or not self.commits_by_itself:
             if not own.in_transaction:
                 self._begin(statement, sets.parameters[0])
-            if not self._settings or isinstance(own, Session):
-                return own._run_steps(sets.steps)
-            is_failed = own.in_transaction and own.transaction_status != TX_ACTIVE
-            reply = own._run_steps(sets.steps, settings=None if self._owes_settings and not is_failed else {})
-            self._owes_settings = False
-            return reply
+            return own._run_steps(sets.steps)
         assert isinstance(own, Session)
         own.autocommit = False
         try:
@@ -166,7 +157,6 @@ class Runner(Executors):
 
         Not in one string with the statement: PostgreSQL's errors would tell of other lines and positions.
         """
-        self._owes_settings = True
         chosen = self._defaults if even_by_itself else self._characteristics
         if not chosen.modes or (self.commits_by_itself and not even_by_itself):
             return
@@ -177,25 +167,6 @@ class Runner(Executors):
         # Settings would be a statement before it.
         reads = False if wants_primary else None
         self._own.query(f"SET TRANSACTION {chosen.modes}", settings={}, read_only=reads)
-
-    def _query_in_transaction(self, statement: Any, params: Any) -> Result:
-        """Run a statement in the open transaction, or as the first one of it; or in the session.
-
-        Settings hold to the end of a transaction, so they travel once: with its first statement, and again behind what
-        may have undone them. What is about transactions itself, and several statements in one string, takes none along.
-        """
-        own = self._own
-        if not self._settings or isinstance(own, Session):
-            return own.query(statement, params)
-        words = _CONTROL.match(statement) if isinstance(statement, str) else None
-        is_failed = own.in_transaction and own.transaction_status != TX_ACTIVE
-        if self._owes_settings and not is_failed and (words or _is_several(statement)):
-            own.query("SELECT")
-            self._owes_settings = False
-        result = own.query(statement, params, settings=None if self._owes_settings and not is_failed else {})
-        # ROLLBACK TO SAVEPOINT undoes what travelled behind the savepoint.
-        self._owes_settings = bool(words and words[1].lower() == "rollback")
-        return result
 
     def _run_alone(self, statement: Any, params: Any) -> Result:
         """Run one statement as a transaction message; an error does not say which statement of it has failed."""
@@ -213,7 +184,7 @@ class Runner(Executors):
         own = self._own
         try:
             self._begin(statement, params, even_by_itself=True)
-            result = self._query_in_transaction(statement, params)
+            result = own.query(statement, params)
             own.commit()
             return result
         finally:
