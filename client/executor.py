@@ -1,5 +1,6 @@
 """What a Handler and a Session share: running statements one by one, and the with block around them."""
 
+import os
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -266,7 +267,8 @@ class Executor(CopyingCalls):
         not counted.
         """
         calls = [(each(), request) for each, request in list(self._calls.items())]
-        waiting = [(channel, request) for channel, request in calls if channel is not None]
+        # In a child, what waits in the parent is the parent's.
+        waiting = [(each, request) for each, request in calls if each is not None and each.pid == os.getpid()]
         if not waiting:
             return 0
         channel = new_channel(self._address, self._keys)  # of its own: this thread's may be in the middle of a call
