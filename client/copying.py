@@ -148,8 +148,6 @@ class CopyingCalls(Calls):
             self._catch_up(waits)
         rank = self._priority if priority is None else checked_priority(priority)
         packed = wanted = self._settings if settings is None else packed_settings(settings)
-        if packed and settings is None and self._lease.number:
-            packed = self._settings_owed(sql, timeout, None)
         packed = self._settings_of_copy(packed, wanted)
         rest, origin = (sql, part.is_in, timeout, self._tag, rank, packed), self._origin()
         channel: Channel | None = None
@@ -170,6 +168,9 @@ class CopyingCalls(Calls):
                         waits, lambda own, left: self._converse(own, renewed(message, own, left), left, part)
                     )
                 return Result(reply)
+        if wanted and self._settings:
+            owed = self._settings_owed(sql, timeout, None) + (b"" if settings is None else wanted)
+            rest = (*rest[:-1], self._settings_of_copy(owed, wanted))
         result = Result(
             self._in_lease(
                 lambda own, lease, begin, session: CopyMessage(
@@ -180,7 +181,7 @@ class CopyingCalls(Calls):
                 lambda own, message, patience: self._converse(own, message, patience, part),
             )
         )
-        self._follow_settings(sql, has_told=settings is None)
+        self._follow_settings(sql, has_told=settings is None or bool(settings))
         return result
 
     def _settings_of_copy(self, owed: bytes, wanted: bytes) -> bytes:

@@ -177,8 +177,8 @@ class Executor(CopyingCalls):
                 rest = (sql, types, values, prepare, timeout, self._tag, rank, packed, NO_SESSION, origin)
                 message = Query(number, group, 0, False, *rest)
                 return Result(self._ask(channel, message, waits), dicts)
-        if packed and settings is None:
-            packed = self._settings_owed(sql, timeout, read_only)
+        if packed and self._settings:
+            packed = self._settings_owed(sql, timeout, read_only) + (b"" if settings is None else packed)
             if channel is not None and self._lease.number:
                 give_back(channel, self._address, self._keys)
                 channel = None
@@ -194,7 +194,7 @@ class Executor(CopyingCalls):
             dicts,
         )
         if self._settings or self._lasting:
-            self._follow_settings(sql, has_told=settings is None)
+            self._follow_settings(sql, has_told=settings is None or bool(settings))
         return result
 
     def _settings_owed(self, sql: bytes, timeout: float | None, read_only: bool | None) -> bytes:

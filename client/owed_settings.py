@@ -12,7 +12,7 @@ from client.values.statements import is_single
 _CONTROL = re.compile(BLANKS + rb"(?:savepoint|release|rollback|begin|start|commit|end|abort|prepare)\b", re.IGNORECASE)
 _ROLLS_BACK = re.compile(BLANKS + rb"rollback\b", re.IGNORECASE)
 _OF_TRANSACTIONS = (b"transaction_isolation", b"transaction_read_only", b"transaction_deferrable")
-_RESETS = re.compile(BLANKS + rb"(?:reset|discard)\s+all\b", re.IGNORECASE)
+_RESETS = re.compile(rb"(?:\A|;)" + BLANKS + rb"(?:reset|discard)\b" + BLANKS + rb"all\b", re.IGNORECASE)
 
 
 class OwedSettings:
@@ -61,5 +61,5 @@ def goes_alone(sql: bytes) -> bool:
 
 
 def resets_all(sql: bytes) -> bool:
-    """Whether the statement undoes what was set in the session."""
-    return _RESETS.match(sql) is not None
+    """Whether a statement of the text undoes what was set in the session."""
+    return _RESETS.search(sql) is not None

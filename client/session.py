@@ -236,6 +236,9 @@ class Session(Executor):
         super()._follow_settings(sql, has_told=has_told)
         if self._lasting and resets_all(sql):
             self._owes_lasting = True
+            if self.in_transaction:  # in which they travel again
+                self._settings = packed_settings(self._lasting) + self._others
+                self._owed.renew()
 
     def _group_for(self, is_read_only: bool) -> str:
         return self._group  # a session may do anything, so it is on the primary

@@ -204,6 +204,8 @@ class Cursor(OnServer, Copying, _Theirs):
 
     def __next__(self) -> Any:
         rows = self._readable("next")
+        if self.name is not None:
+            self._check_mark()
         if self.name is not None and rows.position >= rows.count:
             rows = self._fetch(self.itersize)
         values = rows.one()

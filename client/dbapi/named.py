@@ -20,6 +20,7 @@ from client.errors import DBError, ResultTooLarge
 from client.values import offline
 from client.values.result import Result
 from client.wire.messages import NOT_EXECUTED, TX_NONE
+from client.wire.sqlstates import INVALID_CURSOR_NAME
 
 if TYPE_CHECKING:
     from client.dbapi.connection import Connection
@@ -146,7 +147,7 @@ class OnServer:
                     return _joined(parts, rows)
             except BaseException as error:
                 self._explain_too_large(error, wanted)
-                self._has_passed = bool(parts) or not (isinstance(error, DBError) and error.outcome == NOT_EXECUTED)
+                self._has_passed = bool(parts) or not _is_where_it_was(error)
                 raise
 
     def _most_bytes(self) -> int:
@@ -200,6 +201,13 @@ class OnServer:
 
     def _keep(self, result: Result, has_rows: bool = True) -> None:
         raise NotImplementedError
+
+
+def _is_where_it_was(error: BaseException) -> bool:
+    """Whether a FETCH that ended by this error has passed no rows: it was not run, or there is no such cursor."""
+    return isinstance(error, DBError) and (
+        error.outcome == NOT_EXECUTED or error.failure.sqlstate == INVALID_CURSOR_NAME
+    )
 
 
 def checked_name(name: Any) -> str:

@@ -6,6 +6,7 @@ https://www.postgresql.org/docs/current/errcodes-appendix.html
 FEATURE_NOT_SUPPORTED = "0A000"
 INVALID_PARAMETER_VALUE = "22023"
 IN_FAILED_SQL_TRANSACTION = "25P02"
+INVALID_CURSOR_NAME = "34000"  # there is no such cursor
 INVALID_SQL_STATEMENT_NAME = "26000"  # no statement is prepared under that name
 UNDEFINED_OBJECT = "42704"
 SERIALIZATION_FAILURE = "40001"

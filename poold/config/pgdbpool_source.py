@@ -78,7 +78,7 @@ def _name(assigned: dict[str, ast.expr]) -> str:
     if len(alike) == 1:
         return alike[0]
     hint = f"; rename {', '.join(alike or dicts)} to config" if dicts else ""
-    raise Unreadable(f"found no top-level config = {{...}}, expected pgdbpool's dict{hint}", name="config")
+    raise Unreadable(f"found no top-level config = {{...}}, expected pgdbpool's dict{hint}", name="NAME")
 
 
 def _keys(node: ast.Dict) -> set[object]:

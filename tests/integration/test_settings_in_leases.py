@@ -154,6 +154,73 @@ def test_a_setting_that_cannot_be_fails_each_statement_of_a_session(broker: Brok
                 session.query("SELECT 1")
 
 
+OWN = {"role": "set_in_leases", "work_mem": "3MB", "my.own": "a"}
+SEEN = "SELECT current_user::text, current_setting('work_mem'), current_setting('my.own')"
+FIRST: dict[str, Callable[[Handler], Any]] = {
+    "query": lambda tx: tx.query("SELECT 1", settings={"work_mem": "8MB"}),
+    "copy_out": lambda tx: tx.copy_out("COPY (SELECT 1) TO STDOUT", BytesIO(), settings={"work_mem": "8MB"}),
+    "own first": lambda tx: (tx.query("SELECT 1"), tx.query("SELECT 1", settings={"work_mem": "8MB"})),
+}
+
+
+@pytest.mark.parametrize("autocommit", [False, None])
+@pytest.mark.parametrize("first", FIRST.values(), ids=FIRST)
+def test_those_of_a_call_are_added_to_them_in_a_transaction(
+    broker: Broker, postgres: Postgres, first: Callable[[Handler], Any], autocommit: bool | None
+) -> None:
+    postgres.execute("CREATE ROLE set_in_leases")
+    try:
+        tx = broker.handler("transactions", settings=OWN, autocommit=autocommit)
+        first(tx)
+        assert tuple(tx.query(SEEN)[0]) == ("set_in_leases", "8MB", "a")
+        tx.rollback()
+        assert tuple(tx.query(SEEN)[0]) == ("set_in_leases", "3MB", "a")
+        tx.rollback()
+    finally:
+        postgres.execute("DROP ROLE set_in_leases")
+
+
+@pytest.mark.parametrize(
+    "statement", ["RESET ALL", "SET enable_seqscan = off; RESET ALL", "/* x */ reset /* y */ all", "RESET ALL;"]
+)
+@pytest.mark.parametrize("begin", ["", "BEGIN"])
+def test_what_resets_all_of_a_session_does_so_anywhere(broker: Broker, statement: str, begin: str) -> None:
+    with broker.handler("default", settings=SETTINGS).session() as session:
+        if begin:
+            session.query(begin)
+        session.query("SET work_mem = '6MB'")
+        session.query(statement)
+        assert [shown(session), shown(session, "enable_seqscan")] == ["5MB", "on"]
+        session.commit()
+        assert [shown(session), shown(session, "enable_seqscan")] == ["5MB", "on"]
+
+
+WRITES: dict[str, Callable[[Handler, Any], Any]] = {
+    "INSERT": lambda db, settings: db.query("INSERT INTO set_in_leases VALUES (1)", settings=settings),
+    "TRUNCATE": lambda db, settings: db.query("TRUNCATE set_in_leases", settings=settings),
+    "DO": lambda db, settings: db.query("DO $$ BEGIN INSERT INTO set_in_leases VALUES (1); END $$", settings=settings),
+    "CREATE": lambda db, settings: db.query("CREATE TABLE set_in_leases_too (a int)", settings=settings),
+    "COPY": lambda db, settings: db.copy_in("COPY set_in_leases FROM STDIN", "1\n", settings=settings),
+    "message": lambda db, settings: db.run(["INSERT INTO set_in_leases VALUES (1)"], settings=settings),
+}
+
+
+@pytest.mark.parametrize("name", ["transaction_read_only", "default_transaction_read_only"])
+@pytest.mark.parametrize("value", ["on", True, "TRUE", 1])
+@pytest.mark.parametrize("way", WRITES.values(), ids=WRITES)
+@pytest.mark.parametrize("of_call", [True, False], ids=["of the call", "of the handler"])
+def test_what_makes_a_statement_read_only_does_so_by_any_name(
+    broker: Broker, postgres: Postgres, name: str, value: Any, way: Callable[[Handler, Any], Any], of_call: bool
+) -> None:
+    postgres.execute("CREATE TABLE IF NOT EXISTS set_in_leases (a int)")
+    settings = {name: value}
+    db = broker.handler("default", settings=None if of_call else settings)
+    with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
+        way(db, settings if of_call else None)
+    usual = broker.handler("default")
+    usual.query("INSERT INTO set_in_leases VALUES (1)")  # nothing of it is left
+
+
 def test_what_makes_a_transaction_read_only_does_so_in_each(broker: Broker, postgres: Postgres) -> None:
     for settings in ({"transaction_read_only": True}, {"default_transaction_read_only": "on"}):
         with broker.handler("transactions", settings=settings).session() as session:

@@ -31,6 +31,8 @@ _TYPES = bytes(8)  # undeclared; they become text
 _READING = {
     (name, b"on"): b"SET LOCAL %b = on" % name for name in (b"transaction_read_only", b"default_transaction_read_only")
 }
+_READS, _WILL_READ = b"transaction_read_only", b"default_transaction_read_only"
+_TRUE = (b"on", b"true", b"t", b"yes", b"y", b"1")
 # Seconds beyond its deadline that the server has to end a statement by itself before the broker cancels it.
 SERVER_GRACE = 0.1
 
@@ -110,12 +112,23 @@ def commands(
         given.append((SETTING, label))
     if given:
         own = statements.own(SET_LOCAL, _TYPES)
-        for name, value in given:
+        for asked, value in given:
+            name = reading(asked, value, is_begun=True)
             if ahead_of_set and (name, value) in _READING:
                 found.append(Plain(_READING[name, value]))
                 continue
             found += run(own, sized(name) + sized(value), is_literal)
     return found
+
+
+def reading(name: bytes, value: bytes, *, is_begun: bool) -> bytes:
+    """The setting that makes transactions read only, if this one is to: that of the one that has begun, or of others.
+
+    The default says nothing of a transaction that has begun, and what is set for one ends with it.
+    """
+    if name.lower() in (_READS, _WILL_READ) and value.strip().lower() in _TRUE:
+        return _READS if is_begun else _WILL_READ
+    return name
 
 
 def count(settings: bytes) -> int:
