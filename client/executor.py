@@ -67,7 +67,8 @@ class Executor(CopyingCalls):
     _read_only: bool
     _origin: Origin
     _dicts: bool  # whether the rows of results are dicts
-    # Whether the Handler's with block was entered and not left.
+    # How many with blocks were entered and not left, and whether they may have a session.
+    _blocks = 0
     _is_in_block = False
     # Another process's position that the first call has to hand over.
     _unseen = ""
@@ -304,6 +305,7 @@ class Executor(CopyingCalls):
         raise NotImplementedError
 
     def __enter__(self) -> Self:
+        self._blocks += 1
         return self
 
     def __exit__(
@@ -319,6 +321,7 @@ class Executor(CopyingCalls):
                 raise
             noted(error, f"rolling back after it failed as well: {second}")
         finally:
+            self._blocks -= 1
             self._leave()
 
     def _leave(self) -> None:

@@ -180,14 +180,14 @@ class Handler(Executor):
 
     def __enter__(self) -> Self:
         self._is_in_block = self._autocommit is None
-        return self
+        return super().__enter__()
 
     def _leave(self) -> None:
-        self._is_in_block = False
-        session, self._session = self._session, None
-        if session is not None:
-            self._find_lane()
-            session.close()
+        if not self._blocks:  # one inside of another is in its session
+            session, self._session, self._is_in_block = self._session, None, False
+            if session is not None:
+                self._find_lane()
+                session.close()
         super()._leave()
 
     def _block_session(self, waits: float | None) -> Session | None:

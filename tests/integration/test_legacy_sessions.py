@@ -128,6 +128,23 @@ def test_nothing_in_the_block_runs_without_what_it_has_set(legacy: Broker, way: 
     assert way(db) is not None
 
 
+def test_a_block_inside_of_another_is_in_its_session(legacy: Broker, postgres: Postgres) -> None:
+    with legacy.handler() as db:
+        with db:
+            db.query("SET work_mem = '3MB'")
+        for _ in range(5):
+            assert db.query("SHOW work_mem").scalar() == "3MB"
+        with pytest.raises(ZeroDivisionError):
+            fail_in_a_transaction(db)
+        with db:
+            db.query("BEGIN")
+            insert(db, 3)
+        assert (ids(postgres), db.query("SHOW work_mem").scalar()) == ([1, 3], "3MB")
+    with pytest.raises(UsageError):
+        db.query("SET work_mem = '3MB'")
+    assert legacy.handler().query("SELECT 1", timeout=5).scalar() == 1  # the only backend is free
+
+
 def test_what_may_run_in_the_block_sees_what_it_has_set(legacy: Broker) -> None:
     with legacy.handler() as db:
         db.query("SET search_path = pg_catalog")

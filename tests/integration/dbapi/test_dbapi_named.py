@@ -174,3 +174,16 @@ def test_rows_before_an_error_are_forgotten_as_psycopg2s(connect: Callable[[], A
                 found.append((error.pgcode, cursor.rowcount, cursor.rownumber, cursor.description))
         seen.append(found)
     assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_a_transaction_that_ends_in_the_loop_is_noticed_by_the_next_row(
+    small: Broker, other: Callable[[], Any], end: str
+) -> None:
+    with closing(dbapi.connect(small.address)) as connection:
+        for cursor in (connection.cursor("looped"), other()):
+            cursor.execute("SELECT generate_series(1, 10)")
+            assert next(cursor) == (1,)
+            getattr(cursor.connection, end)()
+            with pytest.raises(theirs.ProgrammingError, match="named cursor isn't valid anymore"):
+                next(cursor)
