@@ -28,6 +28,7 @@ from client.channels.channel import Channel
 from client.channels.registry import ADDRESS_VARIABLE
 from client.errors import DBConnectionError
 from client.handler import Handler
+from client.wire.arguments import packed_arguments
 from client.wire.messages import Answer, Ask
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -145,11 +146,11 @@ class Broker:
         """A Handler of this process on this broker."""
         return Handler(group, address=self.address, **more)
 
-    def ask(self, what: str) -> dict[str, Any]:
+    def ask(self, what: str, *arguments: tuple[str, str]) -> dict[str, Any]:
         """The broker's answer to a question of the protocol, through a channel of its own."""
         channel = Channel(self.address)
         try:
-            answer = channel.call(Ask(channel.next_request(), what), EXIT_TIMEOUT)
+            answer = channel.call(Ask(channel.next_request(), what, packed_arguments(arguments)), EXIT_TIMEOUT)
         finally:
             channel.close()
         assert isinstance(answer, Answer)

@@ -20,6 +20,7 @@ from waiting import wait_until
 
 import client
 
+CLEAN_UP = "DROP TABLE IF EXISTS copied"
 GROUPS = {"default": {"max_size": 1}, "patient": {"max_size": 1}}
 # Beyond query_timeout, GUARD and CANCEL_TIMEOUT together; only what nothing notices reaches it.
 NOTICED = 30.0
