@@ -168,6 +168,10 @@ class Broker:
         """One pool of `stats`: a group's backends on one endpoint."""
         return dict(self.group(group)["endpoints"][endpoint])
 
+    def server_pids(self) -> set[int]:
+        """PostgreSQL's processes of its backends; its own questions have other ones, by the same application_name."""
+        return {each["server_pid"] for each in self.ask("stats", ("section", "backends"))["backends"]}
+
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 

@@ -141,7 +141,7 @@ def test_while_backends_die_every_statement_is_answered_with_the_truth(
     def victims() -> list[int]:
         served = "SELECT pid FROM pg_stat_activity WHERE application_name = 'poold'"
         with suppress(psycopg2.OperationalError):  # it still recovers
-            return [pid for (pid,) in server.execute(served) if pid not in killed]
+            return [pid for (pid,) in server.execute(served) if pid in broker.server_pids() - killed]
         return []
 
     def lost() -> int:

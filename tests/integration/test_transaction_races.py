@@ -118,11 +118,8 @@ def test_under_load_with_backends_dying_every_transaction_is_committed_once_or_n
                 found[tag] = "committed"
         return found
 
-    def backends() -> set[int]:
-        return {each["server_pid"] for each in broker.ask("stats", ("section", "backends"))["backends"]}
-
     def victims() -> list[int]:
-        known = backends()  # other brokers, and the broker's own questions, have connections of that name too
+        known = broker.server_pids()  # other brokers have backends of that name too
         served = "application_name = 'poold' AND backend_type = 'client backend' AND state <> 'idle'"
         found = server.execute(f"SELECT pid FROM pg_stat_activity WHERE {served}")
         return [pid for (pid,) in found if pid in known and pid not in killed]
@@ -133,7 +130,7 @@ def test_under_load_with_backends_dying_every_transaction_is_committed_once_or_n
             pid = chance.choice(wait_until(victims, what="a busy backend"))
             terminate(server, pid)
             killed.add(pid)
-            wait_until(lambda pid=pid: pid not in backends(), what="the broker to notice")
+            wait_until(lambda pid=pid: pid not in broker.server_pids(), what="the broker to notice")
     finally:
         is_over.set()
     found = {tag: outcome for worker in workers for tag, outcome in worker.result(30).items()}
