@@ -150,7 +150,7 @@ def settings_before(request: Request) -> Unit:
     The settings last for the session, as the statement would end a transaction that held them.
     """
     pairs = settings.pairs(request.settings) + ([(labels.SETTING, request.label)] if request.label else [])
-    lasting = [(settings.reading(name, value, is_begun=False), value) for name, value in pairs]
+    lasting = [(settings.WILL_READ if settings.makes_read_only(*pair) else pair[0], pair[1]) for pair in pairs]
     found = [Plain(literals.render(SET, bytes(8), _sized(pair))) for pair in lasting]
     return (*found, Plain(QUESTION))
 

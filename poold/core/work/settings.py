@@ -27,11 +27,9 @@ if TYPE_CHECKING:
 # A statement of the broker's own, with NUL for its parameters.
 SET_LOCAL = b"SELECT pg_catalog.set_config(\0, \0, true)"
 _TYPES = bytes(8)  # undeclared; they become text
+READS, WILL_READ = b"transaction_read_only", b"default_transaction_read_only"
 # What makes a transaction read only, by what is no query: SET TRANSACTION may follow it.
-_READING = {
-    (name, b"on"): b"SET LOCAL %b = on" % name for name in (b"transaction_read_only", b"default_transaction_read_only")
-}
-_READS, _WILL_READ = b"transaction_read_only", b"default_transaction_read_only"
+_READING = b"SET LOCAL transaction_read_only = on"
 _TRUE = (b"on", b"true", b"t", b"yes", b"y", b"1")
 # Seconds beyond its deadline that the server has to end a statement by itself before the broker cancels it.
 SERVER_GRACE = 0.1
@@ -112,23 +110,21 @@ def commands(
         given.append((SETTING, label))
     if given:
         own = statements.own(SET_LOCAL, _TYPES)
-        for asked, value in given:
-            name = reading(asked, value, is_begun=True)
-            if ahead_of_set and (name, value) in _READING:
-                found.append(Plain(_READING[name, value]))
+        for name, value in given:
+            reads = makes_read_only(name, value)
+            if reads and ahead_of_set:
+                found.append(Plain(_READING))
                 continue
-            found += run(own, sized(name) + sized(value), is_literal)
+            found += run(own, sized(READS if reads else name) + sized(value), is_literal)
     return found
 
 
-def reading(name: bytes, value: bytes, *, is_begun: bool) -> bytes:
-    """The setting that makes transactions read only, if this one is to: that of the one that has begun, or of others.
+def makes_read_only(name: bytes, value: bytes) -> bool:
+    """Whether transactions are to be read only by this setting: READS for one that has begun, WILL_READ for others.
 
     The default says nothing of a transaction that has begun, and what is set for one ends with it.
     """
-    if name.lower() in (_READS, _WILL_READ) and value.strip().lower() in _TRUE:
-        return _READS if is_begun else _WILL_READ
-    return name
+    return name.lower() in (READS, WILL_READ) and value.strip().lower() in _TRUE
 
 
 def count(settings: bytes) -> int:
