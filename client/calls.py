@@ -113,8 +113,11 @@ class Calls:
 
     def _attempts(self, waits: float | None, at_once: int = 0) -> Attempts:
         """Return the attempts at a broker of a call for which so many seconds are left."""
-        seconds = self._connect_wait if waits is None else min(self._connect_wait, timeout_in(waits))
-        return Attempts(seconds, at_once)
+        return Attempts(self._connect_wait if waits is None else self._wait_within(waits), at_once)
+
+    def _wait_within(self, waits: float) -> float:
+        """Return for how many seconds a broker is waited for by a call for which so many are left."""
+        return min(self._connect_wait, timeout_in(waits))
 
     def _until_served(self, waits: float | None, attempt: Callable[[Channel, float | None], Any]) -> Any:
         """Return what the attempt with a channel returns, if one has failed as no broker had begun its request.

@@ -4,7 +4,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 from client.channels.begun import Begun
@@ -23,7 +23,6 @@ from client.options import (
     checked_read_only,
     packed_settings,
     patience,
-    timeout_in,
     wants_dicts,
 )
 from client.origins import Origin
@@ -62,8 +61,6 @@ class Executor(CopyingCalls):
     _prepare: bool
     _priority: int
     _settings: bytes
-    # Those of a session, by name, which hold in it from its first statement on; they do not travel.
-    _lasting: Mapping[str, str] = MappingProxyType({})
     _read_only: bool
     _origin: Origin
     _dicts: bool  # whether the rows of results are dicts
@@ -194,8 +191,7 @@ class Executor(CopyingCalls):
             ),
             dicts,
         )
-        if self._settings or self._lasting:
-            self._follow_settings(sql, has_told=settings is None or bool(settings))
+        self._follow_settings(sql, has_told=settings is None or bool(settings))
         return result
 
     def _settings_owed(self, sql: bytes, timeout: float | None, read_only: bool | None) -> bytes:
@@ -211,14 +207,15 @@ class Executor(CopyingCalls):
 
     def _follow_settings(self, sql: bytes, *, has_told: bool) -> None:
         """Take note that this statement has run in a lease, with the own settings as far as they were owed or not."""
-        self._owed.follow(sql, self._open_transaction(), has_told=has_told)
+        if self._settings:
+            self._owed.follow(sql, self._open_transaction(), has_told=has_told)
 
-    def _run_steps(self, steps: Sequence[Step], settings: Settings | None = None) -> ResultMessage:
+    def _run_steps(self, steps: Sequence[Step]) -> ResultMessage:
         """Run statements one behind the other in the lease, as one message; the first one opens it, if need be.
 
-        steps are a BatchMessage's, and so is the reply, or that of a Query for a single one; settings are `query`'s.
+        steps are a BatchMessage's, and so is the reply, or that of a Query for a single one.
         """
-        packed = self._settings_owed(steps[0].statement, None, None) if settings is None else packed_settings(settings)
+        packed = self._settings_owed(steps[0].statement, None, None)
         if self._unseen:
             self._catch_up(None)
         group = self._group_for(self._read_only)
@@ -230,7 +227,7 @@ class Executor(CopyingCalls):
                 own.next_request(), self._group_of_lease(group, begin), lease, begin, *asked, *rest, session, origin
             )
         )
-        self._follow_settings(steps[0].statement, has_told=settings is None)
+        self._follow_settings(steps[0].statement, has_told=True)
         return reply
 
     def _request_limit(self) -> int:
@@ -333,7 +330,7 @@ class Executor(CopyingCalls):
         if waits is None:
             return channel_to(self._address, self._keys, None, self._connect_wait), None
         began = time.monotonic()
-        channel = channel_to(self._address, self._keys, waits, min(timeout_in(waits), self._connect_wait))
+        channel = channel_to(self._address, self._keys, waits, self._wait_within(waits))
         took = time.monotonic() - began
         return channel, waits if took < OPENED_AT_ONCE else max(waits - took, OPENED_AT_ONCE)
 
