@@ -16,6 +16,14 @@ def state(made: World) -> str:
     return str(made.broker.snapshot(made.now)["groups"]["default"]["state"])
 
 
+def assert_it_runs(made: World, request: int) -> None:
+    """The group goes on, and serves the request that waited."""
+    assert state(made) == "running"
+    open_all(made)
+    made.finish(request)
+    assert isinstance(made.reply_to(request), ResultMessage)
+
+
 @pytest.mark.parametrize(
     ("role", "endpoint", "others"),
     [
@@ -44,10 +52,7 @@ def test_a_group_whose_only_useful_endpoint_is_paused_is_paused(role: str, endpo
     assert told.message.endswith(others)
     request = made.query()
     made.ask("resume", endpoint=endpoint)
-    assert state(made) == "running"
-    open_all(made)
-    made.finish(request)
-    assert isinstance(made.reply_to(request), ResultMessage)
+    assert_it_runs(made, request)
 
 
 def test_it_goes_on_where_another_one_becomes_useful() -> None:
@@ -57,10 +62,7 @@ def test_it_goes_on_where_another_one_becomes_useful() -> None:
     assert state(made) == "paused"
     request = made.query()
     tell(made, b=seen(2, started="b"))
-    assert state(made) == "running"
-    open_all(made)
-    made.finish(request)
-    assert isinstance(made.reply_to(request), ResultMessage)
+    assert_it_runs(made, request)
 
 
 def test_a_paused_endpoint_of_another_role_pauses_nothing() -> None:
