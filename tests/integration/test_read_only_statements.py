@@ -1,6 +1,7 @@
 """What is said to be read-only writes nothing, whatever it is, where there is no replica to refuse it."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import psycopg2.errors
@@ -46,11 +47,8 @@ def written(postgres: Postgres) -> Iterator[Postgres]:
 @pytest.fixture(scope="module", params=["one endpoint", "two addresses of the primary"])
 def broker_of(request: pytest.FixtureRequest, written: Postgres) -> Iterator[Broker]:
     names = ("a",) if request.param == "one endpoint" else ("a", "b")
-    broker = Broker(dict.fromkeys(names, written.parameters), {"default": {"max_size": 2}})
-    try:
+    with closing(Broker(dict.fromkeys(names, written.parameters), {"default": {"max_size": 2}})) as broker:
         yield broker.start()
-    finally:
-        broker.close()
 
 
 @pytest.mark.parametrize("statement", WRITES)

@@ -89,11 +89,8 @@ def kept(postgres: Postgres) -> Iterator[Postgres]:
 def broker_of(request: pytest.FixtureRequest, kept: Postgres) -> Iterator[Broker]:
     names = ("a",) if request.param == "one endpoint" else ("a", "b")
     groups = {"default": {"max_size": 2}, "transactions": {"max_size": 2, "autocommit": False}}
-    broker = Broker(dict.fromkeys(names, kept.parameters), groups)
-    try:
+    with closing(Broker(dict.fromkeys(names, kept.parameters), groups)) as broker:
         yield broker.start()
-    finally:
-        broker.close()
 
 
 def refused(kept: Postgres, way: Callable[[], Any]) -> str:
